@@ -30,7 +30,6 @@ class Action(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 
 class Assertion(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    None: _ClassVar[Assertion]
     Exist: _ClassVar[Assertion]
     NotExist: _ClassVar[Assertion]
 
@@ -105,7 +104,6 @@ LockNotExistRollback: Action
 MinCommitTSPushed: Action
 TTLExpirePessimisticRollback: Action
 LockNotExistDoNothing: Action
-None: Assertion
 Exist: Assertion
 NotExist: Assertion
 Off: AssertionLevel
