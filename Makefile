@@ -1,0 +1,5 @@
+# Every target is a command of ./dev, which needs no make. See `./dev help`.
+.PHONY: playground test check bench soak setup fmt
+
+playground test check bench soak setup fmt:
+	@./dev $@
