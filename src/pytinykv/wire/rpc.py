@@ -1,7 +1,8 @@
 """The status of a remote call, apart from the transport that carries it.
 
-Services raise `RpcError`, connectors raise `RpcError`, and only the module that binds a service to gRPC knows gRPC's own
-exceptions. So the same service runs behind a socket and inside the simulator, and a client sees the same failure in both.
+Services raise `RpcError`, connectors raise `RpcError`, and only the module that binds a service to gRPC knows gRPC's
+own exceptions. So the same service runs behind a socket and inside the simulator, and a client sees the same failure
+in both.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a service is, and how a client reaches one, without saying what carries the messages.
 
-A `Service` is a plain object. `server.grpc_binding` puts it behind a socket, the simulator behind its virtual network; a
-client reaches both through a `Connector`. Method paths (`/tikvpb.Tikv/RawGet`) and message classes come from the protobuf
-descriptors, so nobody lists them a second time:
+A `Service` is a plain object. `server.grpc_binding` puts it behind a socket, the simulator behind its virtual
+network; a client reaches both through a `Connector`. Method paths (`/tikvpb.Tikv/RawGet`) and message classes come
+from the protobuf descriptors, so nobody lists them a second time:
 
     METHODS = service_methods("tikvpb.Tikv", only=["RawGet", "RawPut", "BatchCommands"])
     METHODS["/tikvpb.Tikv/RawGet"].request_type        # kvrpcpb_pb2.GetRequest's class
@@ -73,8 +73,8 @@ def service_methods(name: str, *, only: Iterable[str] | None = None) -> dict[str
 class Service(Protocol):
     """The serving end of some remote methods, free of any transport.
 
-    A host calls `unary` or `stream` by the streaming flags of the `MethodSpec`; it cancels the call when the caller has gone
-    or the host stops. Both may run many times at once, on the host's event loop.
+    A host calls `unary` or `stream` by the streaming flags of the `MethodSpec`; it cancels the call when the caller
+    has gone or the host stops. Both may run many times at once, on the host's event loop.
     """
 
     @property
@@ -100,16 +100,17 @@ class BidiStream(Protocol):
     def send_nowait(self, message: Message) -> None:
         """Hand `message` over without waiting.
 
-        Raises `RpcError`: RESOURCE_EXHAUSTED when the bounded buffer is full (the message was not taken), the stream's own
-        status when it is broken, CANCELLED after `close`.
+        Raises `RpcError`: RESOURCE_EXHAUSTED when the bounded buffer is full (the message was not taken), the
+        stream's own status when it is broken, CANCELLED after `close`.
         """
         ...
 
     async def receive(self) -> Message:
         """Wait for the next message.
 
-        Has no deadline of its own: the caller's scope cancels it, or `close` ends it. Raises `RpcError` with the status of
-        the stream when it is over: UNAVAILABLE also when the other end closed it in good order, CANCELLED after `close`.
+        Has no deadline of its own: the caller's scope cancels it, or `close` ends it. Raises `RpcError` with the
+        status of the stream when it is over: UNAVAILABLE also when the other end closed it in good order, CANCELLED
+        after `close`.
         """
         ...
 
@@ -124,8 +125,8 @@ class Connector(Protocol):
     async def unary(self, address: str, path: str, request: Message, *, timeout_s: float) -> Message:
         """Call `path` at `address` ("host:port", no scheme) and wait at most `timeout_s` seconds.
 
-        Raises `RpcError`: the server's status, UNAVAILABLE when there is no connection, DEADLINE_EXCEEDED, CANCELLED after
-        `close`.
+        Raises `RpcError`: the server's status, UNAVAILABLE when there is no connection, DEADLINE_EXCEEDED, CANCELLED
+        after `close`.
         """
         ...
 
