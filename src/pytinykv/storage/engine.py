@@ -1,8 +1,19 @@
 """The `Engine` protocol: what every storage engine here promises.
 
-An engine is an ordered map of byte keys to byte values in a few column families. Writes come in atomic batches and are
-visible to readers as soon as `Engine.write` returns. They are *durable* only once a later `Engine.sync` has returned:
-a crash may lose writes that were not synced, always from the end, never from the middle, and always whole batches.
+An engine is an ordered map of byte keys to byte values in a few column families. Changes come in atomic batches.
+
+Rules that every engine keeps (`tests/storage/test_engine_conformance.py` checks them on each):
+
+1. A batch is visible to readers as soon as `Engine.write` has returned, all of it or nothing.
+2. It is *durable* only once a later `Engine.sync` has returned. A crash may lose batches that were not synced:
+   always from the end, never from the middle, always whole ones, over all column families together.
+3. Snapshots and iterators see one state, that of the moment they were made, whatever is written later.
+4. After a failed `write` or `sync` the engine is *failed*: every later one raises the first error again. The operating
+   system may have dropped the dirty pages of a failed fsync, so a later success would prove nothing ("fsyncgate").
+5. Use after `close` raises `EngineClosedError`. `close` ends all snapshots and iterators and may be called twice.
+
+Threads: one thread writes; `sync` may run in another one at the same time, and covers every batch whose `write` returned
+before the call. Snapshots may be read in another thread.
 """
 
 from __future__ import annotations
@@ -24,14 +35,16 @@ class ColumnFamily(StrEnum):
 
 
 class WriteBatch(Protocol):
-    """Changes that are applied together or not at all, in the order they were added."""
+    """Changes that are applied together or not at all, in the order they were added. Written once, then spent."""
 
     def put(self, cf: ColumnFamily, key: bytes, value: bytes) -> None: ...
 
-    def delete(self, cf: ColumnFamily, key: bytes) -> None: ...
+    def delete(self, cf: ColumnFamily, key: bytes) -> None:
+        """Delete one key; deleting a key that isn't there is no error."""
+        ...
 
     def delete_range(self, cf: ColumnFamily, start: bytes, end: bytes) -> None:
-        """Delete every key with start <= key < end."""
+        """Delete every key with start <= key < end that is there at this point of the batch. Empty when start >= end."""
         ...
 
     def __len__(self) -> int:
@@ -39,7 +52,9 @@ class WriteBatch(Protocol):
         ...
 
     @property
-    def size_bytes(self) -> int: ...
+    def size_bytes(self) -> int:
+        """Approximate size of the batch in the write-ahead log."""
+        ...
 
 
 class Reader(Protocol):
@@ -69,34 +84,68 @@ class Snapshot(Reader, Protocol):
 
 
 class Engine(Reader, Protocol):
-    """An ordered, atomic, crash-safe key-value engine. One owner thread writes; `sync` may run in another thread."""
+    """An ordered, atomic, crash-safe key-value engine. See the module's rules."""
 
     def write_batch(self) -> WriteBatch: ...
 
     def write(self, batch: WriteBatch) -> None:
-        """Apply a batch atomically; visible at once, durable after the next `sync`. Raises EngineError."""
+        """Apply a batch atomically; visible at once, durable after the next `sync`. An empty one is no write.
+
+        Raises:
+            EngineError: the batch was not applied; the engine is failed from now on (rule 4).
+        """
         ...
 
     def sync(self) -> None:
-        """Block until everything written before this call is durable. Raises EngineError; then nothing may be acknowledged any more."""
+        """Block until everything written before this call is durable.
+
+        Raises:
+            EngineError: nothing written since the last successful sync may be acknowledged any more (rule 4).
+        """
         ...
 
     def snapshot(self) -> Snapshot: ...
 
     def export_sst(self, cf: ColumnFamily, reader: Reader, start: bytes, end: bytes | None, path: Path) -> int:
-        """Write the range's pairs as seen by `reader` into one new file; return how many. 0 pairs: no file is made."""
+        """Write the range's pairs as seen by `reader` into one new file; return how many. 0 pairs: no file is made.
+
+        The file is synced when this returns. After an error no file is left.
+        """
+        ...
+
+    def export_sst_steps(
+        self,
+        cf: ColumnFamily,
+        reader: Reader,
+        start: bytes,
+        end: bytes | None,
+        path: Path,
+        *,
+        pairs_per_step: int = 1000,
+    ) -> Iterator[int]:
+        """Do the same as `export_sst` step by step: yield the pairs written so far after every `pairs_per_step`.
+
+        The last value is the total. The file is complete and synced only once the iterator is exhausted; when it is
+        closed or dropped before, the file is removed.
+        """
         ...
 
     def ingest_sst(self, cf: ColumnFamily, path: Path) -> None:
-        """Add a file made by `export_sst`; the file is consumed (moved or deleted). Durable when this returns."""
+        """Add a file made by `export_sst` of the same kind of engine; the file is consumed. Durable when this returns.
+
+        Its pairs replace those of the same keys; other keys in the range stay: delete the range first. Everything
+        written before is synced, too, so that rule 2 holds.
+        """
         ...
 
     def checkpoint(self, path: Path) -> None:
         """Write an openable copy of the engine into a directory that does not exist yet."""
         ...
 
-    def approximate_size_bytes(self, cf: ColumnFamily, start: bytes, end: bytes | None) -> int: ...
+    def approximate_size_bytes(self, cf: ColumnFamily, start: bytes, end: bytes | None) -> int:
+        """Estimate the bytes that keys and values of the range take. Costs far less than reading them."""
+        ...
 
     def close(self) -> None:
-        """Sync and release everything. Idempotent."""
+        """Sync and release everything. Idempotent. A failed engine is released without an error."""
         ...

@@ -1,0 +1,404 @@
+"""The production engine: RocksDB through `rocksdict`, one instance with all column families.
+
+How writes become durable
+-------------------------
+`write` appends the batch to RocksDB's write-ahead log (one `write(2)`, no fsync) and to the memtables; it takes
+microseconds and holds the GIL. `sync` is `flush_wal(sync=True)`: one fsync for everything written before; it releases the
+GIL, so it belongs into a thread of its own while the event loop fills the next batch (group commit).
+
+The log is shared by all column families, so recovery replays batches whole and in order. A memtable of one family reaches
+its SST file only after the logs it came from were synced (RocksDB does so when there are several families), so no family
+can be ahead of a hole in another one. Recovery runs in the mode that accepts a record torn at the end of the log and
+reports damage anywhere else; `wal.py` adds the check that no log file lost its end while a younger one survived.
+
+Invariants
+----------
+1. `_handles`, `_gets` and `_columns` are empty exactly when the engine is closed: the hot paths need no other check.
+2. `_failure` is the first error of a write or sync, and never changes again.
+3. Every open iterator and snapshot is in `_dependents` (weakly): RocksDB is closed only after all of them are.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import rocksdict
+
+from pytinykv.storage.engine import ColumnFamily, Reader, Snapshot, WriteBatch
+from pytinykv.storage.errors import EngineClosedError, EngineError, UnknownColumnFamilyError
+from pytinykv.storage.rocks_errors import translate
+from pytinykv.storage.rocks_options import RocksConfig, RocksOptions
+
+_EMPTY_SCAN: Final[tuple[tuple[bytes, bytes], ...]] = ()
+_KEY_NOT_FOUND: Final = "key not found"
+
+
+class RocksWriteBatch:
+    """A batch for `RocksEngine.write`."""
+
+    __slots__ = ("_delete", "_delete_range", "_handles", "_put", "raw", "spent")
+
+    def __init__(self, handles: dict[ColumnFamily, Any]) -> None:
+        raw: Any = rocksdict.WriteBatch(raw_mode=True)
+        self.raw = raw
+        self.spent: tuple[int, int] | None = None
+        """(changes, bytes) once written, None before."""
+        self._handles = handles
+        self._put = raw.put
+        self._delete = raw.delete
+        self._delete_range = raw.delete_range
+
+    def put(self, cf: ColumnFamily, key: bytes, value: bytes) -> None:
+        self._put(key, value, self._handles[cf])
+
+    def delete(self, cf: ColumnFamily, key: bytes) -> None:
+        self._delete(key, self._handles[cf])
+
+    def delete_range(self, cf: ColumnFamily, start: bytes, end: bytes) -> None:
+        if start < end:
+            self._delete_range(start, end, self._handles[cf])
+
+    def __len__(self) -> int:
+        return self.raw.len() if self.spent is None else self.spent[0]
+
+    @property
+    def size_bytes(self) -> int:
+        return self.raw.size_in_bytes() if self.spent is None else self.spent[1]
+
+
+class _ByFamily(dict[ColumnFamily, Any]):
+    """A table per column family that says clearly why an entry is missing."""
+
+    def __missing__(self, cf: ColumnFamily) -> Any:
+        if not self:
+            raise EngineClosedError("the engine is closed")
+        raise UnknownColumnFamilyError(f"no column family {cf!r}; there are {', '.join(sorted(self))}")
+
+
+class RocksScan(Iterator[tuple[bytes, bytes]]):
+    """An iterator over a range. After the engine or the snapshot was closed it raises `EngineClosedError`.
+
+    Three traps of rocksdict 0.3 that shape it, each shown by `tests/storage/test_rocks_traps.py`:
+
+    * `Rdict.items()` ends silently where RocksDB met a damaged block. `RdictIter` tells: ask `status` at the end.
+    * `ReadOptions.set_iterate_lower_bound` sets the upper bound. So `start` is checked here in a reverse scan.
+    * The upper bound is kept as a bare pointer into the bytes object. So this object must hold it: `_end`.
+    """
+
+    __slots__ = ("__weakref__", "_advance", "_at_first", "_end", "_key", "_root", "_start", "_status", "_value")
+
+    def __init__(self, source: Any, start: bytes, end: bytes | None, reverse: bool, root: Path) -> None:
+        self._end = end
+        self._root = root
+        self._start = start if reverse and start else None
+        self._at_first = True
+        options = rocksdict.ReadOptions()
+        if end is not None:
+            options.set_iterate_upper_bound(end)
+        try:
+            iterator = source.iter(options)
+            if reverse:
+                iterator.seek_to_last()
+            else:
+                iterator.seek(start)
+        except Exception as error:
+            raise translate(error, root) from error
+        self._advance = iterator.prev if reverse else iterator.next
+        self._key, self._value, self._status = iterator.key, iterator.value, iterator.status
+
+    def __next__(self) -> tuple[bytes, bytes]:
+        if self._at_first:
+            self._at_first = False
+        else:
+            self._advance()
+        key = self._key()
+        if key is None or (self._start is not None and key < self._start):
+            self._finish()
+            raise StopIteration
+        return key, self._value()
+
+    def _finish(self) -> None:
+        """Raise if the end is no end but a damaged file; else release the iterator."""
+        try:
+            self._status()
+        except Exception as error:
+            raise translate(error, self._root) from error
+        self._advance = self._value = self._status = self._key = _nothing
+
+    def close(self) -> None:
+        self._at_first = True
+        self._advance = self._value = self._status = self._key = _raise_closed
+
+
+def _nothing() -> None:
+    return None
+
+
+def _raise_closed() -> Any:
+    raise EngineClosedError("the engine or snapshot that this iterator reads is closed")
+
+
+class _Dependents:
+    """Weak references to whatever must be closed before the database; forgets dead ones now and then."""
+
+    __slots__ = ("_limit", "_references")
+
+    def __init__(self) -> None:
+        self._references: list[weakref.ref[Any]] = []
+        self._limit = 64
+
+    def add(self, dependent: RocksScan | RocksSnapshot) -> None:
+        self._references.append(weakref.ref(dependent))
+        if len(self._references) > self._limit:
+            self._references = [reference for reference in self._references if reference() is not None]
+            self._limit = max(64, 2 * len(self._references))
+
+    def close_all(self) -> None:
+        references, self._references = self._references, []
+        for reference in references:
+            dependent = reference()
+            if dependent is not None:
+                dependent.close()
+
+
+class RocksSnapshot:
+    """One state of a `RocksEngine`. RocksDB keeps the old versions as long as it is open: close it soon."""
+
+    __slots__ = ("__weakref__", "_dependents", "_root", "_snapshots")
+
+    def __init__(self, snapshots: dict[ColumnFamily, Any], root: Path) -> None:
+        self._snapshots = _ByFamily(snapshots)
+        self._dependents = _Dependents()
+        self._root = root
+
+    def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
+        try:
+            return self._snapshots[cf][key]  # type: ignore[no-any-return]
+        except EngineError:
+            raise
+        except Exception as error:
+            if error.args == (_KEY_NOT_FOUND,):
+                return None
+            raise translate(error, self._root) from error
+
+    def scan(
+        self, cf: ColumnFamily, start: bytes, end: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        source = self._snapshots[cf]
+        if end is not None and start >= end:
+            return iter(_EMPTY_SCAN)
+        scan = RocksScan(source, start, end, reverse, self._root)
+        self._dependents.add(scan)
+        return scan
+
+    def close(self) -> None:
+        self._dependents.close_all()
+        self._snapshots.clear()
+
+    def __enter__(self) -> RocksSnapshot:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class RocksEngine:
+    """An `Engine` over one RocksDB instance. Made by `open`."""
+
+    def __init__(self, path: Path, options: RocksOptions, database: Any) -> None:
+        self.path = path
+        self._options = options
+        self._database = database
+        self._database_write = database.write
+        self._database_flush_wal = database.flush_wal
+        columns = {cf: database.get_column_family(cf.value) for cf in ColumnFamily}
+        self._columns = _ByFamily(columns)
+        self._handles = _ByFamily({cf: database.get_column_family_handle(cf.value) for cf in ColumnFamily})
+        self._gets = _ByFamily({cf: column.get for cf, column in columns.items()})
+        self._snapshot_makers = tuple((cf, column.snapshot) for cf, column in columns.items())
+        self._dependents = _Dependents()
+        self._failure: EngineError | None = None
+        self._sync_lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path | str, config: RocksConfig | None = None) -> RocksEngine:
+        """Open the database in directory `path`, made if missing. Its parent must exist.
+
+        Raises:
+            DataDirectoryInUseError: another process has it open.
+            CorruptionError: a file is damaged or missing; the message names it.
+            DiskFullError, EngineError: as they say.
+        """
+        path = Path(path)
+        options = RocksOptions(config or RocksConfig())
+        try:
+            database: Any = rocksdict.Rdict(str(path), options.database, options.column_families)
+        except Exception as error:
+            raise translate(error, path) from error
+        return cls(path, options, database)
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
+        try:
+            return self._gets[cf](key)  # type: ignore[no-any-return]
+        except EngineError:
+            raise
+        except Exception as error:
+            raise translate(error, self.path) from error
+
+    def scan(
+        self, cf: ColumnFamily, start: bytes, end: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        source = self._columns[cf]
+        if end is not None and start >= end:
+            return iter(_EMPTY_SCAN)
+        scan = RocksScan(source, start, end, reverse, self.path)
+        self._dependents.add(scan)
+        return scan
+
+    def snapshot(self) -> Snapshot:
+        if not self._columns:
+            raise EngineClosedError("the engine is closed")
+        snapshot = RocksSnapshot({cf: make() for cf, make in self._snapshot_makers}, self.path)
+        self._dependents.add(snapshot)
+        return snapshot
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def write_batch(self) -> RocksWriteBatch:
+        return RocksWriteBatch(self._handles)
+
+    def write(self, batch: WriteBatch) -> None:
+        assert isinstance(batch, RocksWriteBatch)
+        self._check_usable()
+        if batch.spent is not None:
+            raise EngineError("this batch was written before: make a new one")
+        size = (len(batch), batch.size_bytes)
+        if size[0] == 0:
+            return
+        batch.spent = size
+        try:
+            self._database_write(batch.raw)
+        except Exception as error:
+            raise self._fail(error) from error
+
+    def sync(self) -> None:
+        with self._sync_lock:
+            self._check_usable()
+            try:
+                self._database_flush_wal(True)
+            except Exception as error:
+                raise self._fail(error) from error
+
+    @property
+    def failure(self) -> EngineError | None:
+        """The first error of a write or sync; None while all is well."""
+        return self._failure
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        if not self._columns:
+            raise EngineClosedError("the engine is closed")
+
+    def _fail(self, error: Exception) -> EngineError:
+        """Record a failed write or sync; return the error that is raised from now on."""
+        if self._failure is None:
+            self._failure = translate(error, self.path)
+        return self._failure
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def export_sst(self, cf: ColumnFamily, reader: Reader, start: bytes, end: bytes | None, path: Path) -> int:
+        total = 0
+        for total in self.export_sst_steps(cf, reader, start, end, path):  # noqa: B007 - the last value is the total
+            pass
+        return total
+
+    def export_sst_steps(
+        self,
+        cf: ColumnFamily,
+        reader: Reader,
+        start: bytes,
+        end: bytes | None,
+        path: Path,
+        *,
+        pairs_per_step: int = 1000,
+    ) -> Iterator[int]:
+        writer: Any = None
+        count = 0
+        done = False
+        try:
+            for key, value in reader.scan(cf, start, end):
+                if writer is None:
+                    writer = rocksdict.SstFileWriter(self._options.column_families[cf.value])
+                    writer.open(str(path))
+                writer[key] = value
+                count += 1
+                if count % pairs_per_step == 0:
+                    yield count
+            if writer is not None:
+                writer.finish()
+            done = True
+        except EngineError:
+            raise
+        except Exception as error:
+            raise translate(error, path.parent) from error
+        finally:
+            if writer is not None and not done:
+                path.unlink(missing_ok=True)
+        yield count
+
+    def ingest_sst(self, cf: ColumnFamily, path: Path) -> None:
+        self.sync()
+        options = rocksdict.IngestExternalFileOptions()
+        options.set_move_files(True)
+        try:
+            self._columns[cf].ingest_external_file([str(path)], options)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise translate(error, self.path) from error
+        path.unlink(missing_ok=True)
+
+    def checkpoint(self, path: Path) -> None:
+        self._check_usable()
+        try:
+            rocksdict.Checkpoint(self._database).create_checkpoint(str(path))
+        except Exception as error:
+            raise translate(error, path) from error
+
+    def approximate_size_bytes(self, cf: ColumnFamily, start: bytes, end: bytes | None) -> int:
+        return sum(len(key) + len(value) for key, value in self.scan(cf, start, end))
+
+    def close(self) -> None:
+        with self._sync_lock:
+            if not self._columns:
+                return
+            columns = list(self._columns.values())
+            self._dependents.close_all()
+            for table in (self._columns, self._handles, self._gets):
+                table.clear()
+            self._snapshot_makers = ()
+            database, self._database = self._database, None
+            self._database_write = self._database_flush_wal = _refuse_closed
+        self._close_database(database, columns)
+
+    def _close_database(self, database: Any, columns: list[Any]) -> None:
+        first: Exception | None = None
+        for handle in [database, *columns]:
+            try:
+                handle.close()
+            except Exception as error:  # noqa: BLE001 - all handles must be released; the first error is raised below
+                first = first or error
+        if first is not None and self._failure is None:
+            raise self._fail(first) from first
+
+
+def _refuse_closed(*_arguments: object) -> None:
+    raise EngineClosedError("the engine is closed")
