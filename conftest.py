@@ -1,0 +1,23 @@
+"""Spreads the tests over pytest-xdist's workers.
+
+Tests that start servers as processes, or measure, want the machine to themselves: they form one group, so one worker
+runs them one after the other (`--dist loadgroup`) while the other worker does the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent / "tests"
+HEAVY_DIRECTORIES = ("bench", "cli", "docs", "interop", "packaging", "process")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests in the directories of heavy ones."""
+    heavy = {TESTS / name for name in HEAVY_DIRECTORIES}
+    for item in items:
+        if heavy.intersection(item.path.parents):
+            item.add_marker(pytest.mark.xdist_group("processes"))
