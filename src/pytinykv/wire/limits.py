@@ -32,7 +32,7 @@ MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
 and some clients don't split batches; a command within it that is too large gets an answer of its own."""
 
 RAW_SCAN_LIMIT_MAX: Final = 10_240
-"""Largest `limit` of a raw scan. More is refused, never shortened: clients read a short page as the end of the region."""
+"""Largest `limit` of a raw scan. More is refused, never shortened: a short page means the end of the region."""
 
 
 def key_problem(key: bytes) -> str | None:

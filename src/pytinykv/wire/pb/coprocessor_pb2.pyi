@@ -39,7 +39,7 @@ class Request(_message.Message):
     paging_size_bytes: int
     allow_batch_task_data_merge: bool
     execute_batch_tasks_serially: bool
-    def __init__(self, context: _Optional[_Union[_kvrpcpb_pb2.Context, _Mapping]] = ..., tp: _Optional[int] = ..., data: _Optional[bytes] = ..., is_cache_enabled: _Optional[bool] = ..., cache_if_match_version: _Optional[int] = ..., start_ts: _Optional[int] = ..., schema_ver: _Optional[int] = ..., is_trace_enabled: _Optional[bool] = ..., paging_size: _Optional[int] = ..., connection_id: _Optional[int] = ..., connection_alias: _Optional[str] = ..., max_keys_read: _Optional[int] = ..., paging_size_bytes: _Optional[int] = ..., allow_batch_task_data_merge: _Optional[bool] = ..., execute_batch_tasks_serially: _Optional[bool] = ...) -> None: ...
+    def __init__(self, context: _Optional[_Union[_kvrpcpb_pb2.Context, _Mapping]] = ..., tp: _Optional[int] = ..., data: _Optional[bytes] = ..., is_cache_enabled: bool = ..., cache_if_match_version: _Optional[int] = ..., start_ts: _Optional[int] = ..., schema_ver: _Optional[int] = ..., is_trace_enabled: bool = ..., paging_size: _Optional[int] = ..., connection_id: _Optional[int] = ..., connection_alias: _Optional[str] = ..., max_keys_read: _Optional[int] = ..., paging_size_bytes: _Optional[int] = ..., allow_batch_task_data_merge: bool = ..., execute_batch_tasks_serially: bool = ...) -> None: ...
 
 class Response(_message.Message):
     __slots__ = ("data", "region_error", "locked", "other_error", "exec_details", "is_cache_hit", "cache_last_version", "can_be_cached", "exec_details_v2", "latest_buckets_version")
@@ -63,4 +63,4 @@ class Response(_message.Message):
     can_be_cached: bool
     exec_details_v2: _kvrpcpb_pb2.ExecDetailsV2
     latest_buckets_version: int
-    def __init__(self, data: _Optional[bytes] = ..., region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., locked: _Optional[_Union[_kvrpcpb_pb2.LockInfo, _Mapping]] = ..., other_error: _Optional[str] = ..., exec_details: _Optional[_Union[_kvrpcpb_pb2.ExecDetails, _Mapping]] = ..., is_cache_hit: _Optional[bool] = ..., cache_last_version: _Optional[int] = ..., can_be_cached: _Optional[bool] = ..., exec_details_v2: _Optional[_Union[_kvrpcpb_pb2.ExecDetailsV2, _Mapping]] = ..., latest_buckets_version: _Optional[int] = ...) -> None: ...
+    def __init__(self, data: _Optional[bytes] = ..., region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., locked: _Optional[_Union[_kvrpcpb_pb2.LockInfo, _Mapping]] = ..., other_error: _Optional[str] = ..., exec_details: _Optional[_Union[_kvrpcpb_pb2.ExecDetails, _Mapping]] = ..., is_cache_hit: bool = ..., cache_last_version: _Optional[int] = ..., can_be_cached: bool = ..., exec_details_v2: _Optional[_Union[_kvrpcpb_pb2.ExecDetailsV2, _Mapping]] = ..., latest_buckets_version: _Optional[int] = ...) -> None: ...

@@ -161,7 +161,7 @@ class BatchScanRegionsRequest(_message.Message):
     ranges: _containers.RepeatedCompositeFieldContainer[KeyRange]
     limit: int
     contain_all_key_range: bool
-    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., need_buckets: _Optional[bool] = ..., ranges: _Optional[_Iterable[_Union[KeyRange, _Mapping]]] = ..., limit: _Optional[int] = ..., contain_all_key_range: _Optional[bool] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., need_buckets: bool = ..., ranges: _Optional[_Iterable[_Union[KeyRange, _Mapping]]] = ..., limit: _Optional[int] = ..., contain_all_key_range: bool = ...) -> None: ...
 
 class BatchScanRegionsResponse(_message.Message):
     __slots__ = ("header", "regions")
@@ -219,7 +219,7 @@ class ChangeSplit(_message.Message):
     __slots__ = ("auto_split_enabled",)
     AUTO_SPLIT_ENABLED_FIELD_NUMBER: _ClassVar[int]
     auto_split_enabled: bool
-    def __init__(self, auto_split_enabled: _Optional[bool] = ...) -> None: ...
+    def __init__(self, auto_split_enabled: bool = ...) -> None: ...
 
 class ControlGrpc(_message.Message):
     __slots__ = ("ctrl_event",)
@@ -255,7 +255,7 @@ class DfsStatScope(_message.Message):
     keyspace_id: int
     component: str
     keyspace_identities: _containers.RepeatedCompositeFieldContainer[_apipb_pb2.KeyspaceIdentity]
-    def __init__(self, is_global: _Optional[bool] = ..., keyspace_id: _Optional[int] = ..., component: _Optional[str] = ..., keyspace_identities: _Optional[_Iterable[_Union[_apipb_pb2.KeyspaceIdentity, _Mapping]]] = ...) -> None: ...
+    def __init__(self, is_global: bool = ..., keyspace_id: _Optional[int] = ..., component: _Optional[str] = ..., keyspace_identities: _Optional[_Iterable[_Union[_apipb_pb2.KeyspaceIdentity, _Mapping]]] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("type", "message")
@@ -295,7 +295,7 @@ class GCState(_message.Message):
     txn_safe_point: int
     gc_safe_point: int
     gc_barriers: _containers.RepeatedCompositeFieldContainer[GCBarrierInfo]
-    def __init__(self, keyspace_scope: _Optional[_Union[KeyspaceScope, _Mapping]] = ..., is_keyspace_level_gc: _Optional[bool] = ..., txn_safe_point: _Optional[int] = ..., gc_safe_point: _Optional[int] = ..., gc_barriers: _Optional[_Iterable[_Union[GCBarrierInfo, _Mapping]]] = ...) -> None: ...
+    def __init__(self, keyspace_scope: _Optional[_Union[KeyspaceScope, _Mapping]] = ..., is_keyspace_level_gc: bool = ..., txn_safe_point: _Optional[int] = ..., gc_safe_point: _Optional[int] = ..., gc_barriers: _Optional[_Iterable[_Union[GCBarrierInfo, _Mapping]]] = ...) -> None: ...
 
 class GetAllStoresRequest(_message.Message):
     __slots__ = ("header", "exclude_tombstone_stores")
@@ -303,7 +303,7 @@ class GetAllStoresRequest(_message.Message):
     EXCLUDE_TOMBSTONE_STORES_FIELD_NUMBER: _ClassVar[int]
     header: RequestHeader
     exclude_tombstone_stores: bool
-    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., exclude_tombstone_stores: _Optional[bool] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., exclude_tombstone_stores: bool = ...) -> None: ...
 
 class GetAllStoresResponse(_message.Message):
     __slots__ = ("header", "stores")
@@ -367,7 +367,7 @@ class GetGCStateRequest(_message.Message):
     keyspace_scope: KeyspaceScope
     exclude_gc_barriers: bool
     include_global_gc_barriers: bool
-    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., keyspace_scope: _Optional[_Union[KeyspaceScope, _Mapping]] = ..., exclude_gc_barriers: _Optional[bool] = ..., include_global_gc_barriers: _Optional[bool] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., keyspace_scope: _Optional[_Union[KeyspaceScope, _Mapping]] = ..., exclude_gc_barriers: bool = ..., include_global_gc_barriers: bool = ...) -> None: ...
 
 class GetGCStateResponse(_message.Message):
     __slots__ = ("header", "gc_state", "global_gc_barriers")
@@ -450,7 +450,7 @@ class GetRegionByIDRequest(_message.Message):
     header: RequestHeader
     region_id: int
     need_buckets: bool
-    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., region_id: _Optional[int] = ..., need_buckets: _Optional[bool] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., region_id: _Optional[int] = ..., need_buckets: bool = ...) -> None: ...
 
 class GetRegionRequest(_message.Message):
     __slots__ = ("header", "region_key", "need_buckets")
@@ -460,7 +460,7 @@ class GetRegionRequest(_message.Message):
     header: RequestHeader
     region_key: bytes
     need_buckets: bool
-    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., region_key: _Optional[bytes] = ..., need_buckets: _Optional[bool] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., region_key: _Optional[bytes] = ..., need_buckets: bool = ...) -> None: ...
 
 class GetRegionResponse(_message.Message):
     __slots__ = ("header", "region", "leader", "down_peers", "pending_peers", "buckets")
@@ -524,7 +524,7 @@ class IsBootstrappedResponse(_message.Message):
     BOOTSTRAPPED_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     bootstrapped: bool
-    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., bootstrapped: _Optional[bool] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., bootstrapped: bool = ...) -> None: ...
 
 class IsSnapshotRecoveringRequest(_message.Message):
     __slots__ = ("header",)
@@ -538,7 +538,7 @@ class IsSnapshotRecoveringResponse(_message.Message):
     MARKED_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     marked: bool
-    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., marked: _Optional[bool] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., marked: bool = ...) -> None: ...
 
 class KeyRange(_message.Message):
     __slots__ = ("start_key", "end_key")
@@ -596,7 +596,7 @@ class PeerReport(_message.Message):
     is_force_leader: bool
     has_commit_merge: bool
     applied_index: int
-    def __init__(self, raft_state: _Optional[_Union[_raft_serverpb_pb2.RaftLocalState, _Mapping]] = ..., region_state: _Optional[_Union[_raft_serverpb_pb2.RegionLocalState, _Mapping]] = ..., is_force_leader: _Optional[bool] = ..., has_commit_merge: _Optional[bool] = ..., applied_index: _Optional[int] = ...) -> None: ...
+    def __init__(self, raft_state: _Optional[_Union[_raft_serverpb_pb2.RaftLocalState, _Mapping]] = ..., region_state: _Optional[_Union[_raft_serverpb_pb2.RegionLocalState, _Mapping]] = ..., is_force_leader: bool = ..., has_commit_merge: bool = ..., applied_index: _Optional[int] = ...) -> None: ...
 
 class PeerStat(_message.Message):
     __slots__ = ("region_id", "read_keys", "read_bytes", "query_stats", "written_keys", "written_bytes", "cpu_stats")
@@ -664,7 +664,7 @@ class QueryRegionRequest(_message.Message):
     ids: _containers.RepeatedScalarFieldContainer[int]
     keys: _containers.RepeatedScalarFieldContainer[bytes]
     prev_keys: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., need_buckets: _Optional[bool] = ..., ids: _Optional[_Iterable[int]] = ..., keys: _Optional[_Iterable[bytes]] = ..., prev_keys: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., need_buckets: bool = ..., ids: _Optional[_Iterable[int]] = ..., keys: _Optional[_Iterable[bytes]] = ..., prev_keys: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class QueryRegionResponse(_message.Message):
     __slots__ = ("header", "key_id_map", "prev_key_id_map", "regions_by_id")
@@ -923,7 +923,7 @@ class ScatterRegionRequest(_message.Message):
     regions_id: _containers.RepeatedScalarFieldContainer[int]
     retry_limit: int
     skip_store_limit: bool
-    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., region_id: _Optional[int] = ..., region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., leader: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ..., group: _Optional[str] = ..., regions_id: _Optional[_Iterable[int]] = ..., retry_limit: _Optional[int] = ..., skip_store_limit: _Optional[bool] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., region_id: _Optional[int] = ..., region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., leader: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ..., group: _Optional[str] = ..., regions_id: _Optional[_Iterable[int]] = ..., retry_limit: _Optional[int] = ..., skip_store_limit: bool = ...) -> None: ...
 
 class ScatterRegionResponse(_message.Message):
     __slots__ = ("header", "finished_percentage", "failed_regions_id")
@@ -1047,7 +1047,7 @@ class StoreHeartbeatResponse(_message.Message):
     awaken_regions: AwakenRegions
     control_grpc: ControlGrpc
     state: _metapb_pb2.NodeState
-    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., cluster_version: _Optional[str] = ..., require_detailed_report: _Optional[bool] = ..., recovery_plan: _Optional[_Union[RecoveryPlan, _Mapping]] = ..., awaken_regions: _Optional[_Union[AwakenRegions, _Mapping]] = ..., control_grpc: _Optional[_Union[ControlGrpc, _Mapping]] = ..., state: _Optional[_Union[_metapb_pb2.NodeState, str]] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., cluster_version: _Optional[str] = ..., require_detailed_report: bool = ..., recovery_plan: _Optional[_Union[RecoveryPlan, _Mapping]] = ..., awaken_regions: _Optional[_Union[AwakenRegions, _Mapping]] = ..., control_grpc: _Optional[_Union[ControlGrpc, _Mapping]] = ..., state: _Optional[_Union[_metapb_pb2.NodeState, str]] = ...) -> None: ...
 
 class StoreReport(_message.Message):
     __slots__ = ("peer_reports", "step")
@@ -1130,7 +1130,7 @@ class StoreStats(_message.Message):
     network_slow_scores: _containers.ScalarMap[int, int]
     dfs: _containers.RepeatedCompositeFieldContainer[DfsStatItem]
     is_stopping: bool
-    def __init__(self, store_id: _Optional[int] = ..., capacity: _Optional[int] = ..., available: _Optional[int] = ..., region_count: _Optional[int] = ..., sending_snap_count: _Optional[int] = ..., receiving_snap_count: _Optional[int] = ..., start_time: _Optional[int] = ..., applying_snap_count: _Optional[int] = ..., is_busy: _Optional[bool] = ..., used_size: _Optional[int] = ..., bytes_written: _Optional[int] = ..., keys_written: _Optional[int] = ..., bytes_read: _Optional[int] = ..., keys_read: _Optional[int] = ..., interval: _Optional[_Union[TimeInterval, _Mapping]] = ..., cpu_usages: _Optional[_Iterable[_Union[RecordPair, _Mapping]]] = ..., read_io_rates: _Optional[_Iterable[_Union[RecordPair, _Mapping]]] = ..., write_io_rates: _Optional[_Iterable[_Union[RecordPair, _Mapping]]] = ..., op_latencies: _Optional[_Iterable[_Union[RecordPair, _Mapping]]] = ..., peer_stats: _Optional[_Iterable[_Union[PeerStat, _Mapping]]] = ..., query_stats: _Optional[_Union[QueryStats, _Mapping]] = ..., slow_score: _Optional[int] = ..., damaged_regions_id: _Optional[_Iterable[int]] = ..., is_apply_busy: _Optional[bool] = ..., snapshot_stats: _Optional[_Iterable[_Union[SnapshotStat, _Mapping]]] = ..., slow_trend: _Optional[_Union[SlowTrend, _Mapping]] = ..., is_grpc_paused: _Optional[bool] = ..., total_memory: _Optional[int] = ..., used_memory: _Optional[int] = ..., network_slow_scores: _Optional[_Mapping[int, int]] = ..., dfs: _Optional[_Iterable[_Union[DfsStatItem, _Mapping]]] = ..., is_stopping: _Optional[bool] = ...) -> None: ...
+    def __init__(self, store_id: _Optional[int] = ..., capacity: _Optional[int] = ..., available: _Optional[int] = ..., region_count: _Optional[int] = ..., sending_snap_count: _Optional[int] = ..., receiving_snap_count: _Optional[int] = ..., start_time: _Optional[int] = ..., applying_snap_count: _Optional[int] = ..., is_busy: bool = ..., used_size: _Optional[int] = ..., bytes_written: _Optional[int] = ..., keys_written: _Optional[int] = ..., bytes_read: _Optional[int] = ..., keys_read: _Optional[int] = ..., interval: _Optional[_Union[TimeInterval, _Mapping]] = ..., cpu_usages: _Optional[_Iterable[_Union[RecordPair, _Mapping]]] = ..., read_io_rates: _Optional[_Iterable[_Union[RecordPair, _Mapping]]] = ..., write_io_rates: _Optional[_Iterable[_Union[RecordPair, _Mapping]]] = ..., op_latencies: _Optional[_Iterable[_Union[RecordPair, _Mapping]]] = ..., peer_stats: _Optional[_Iterable[_Union[PeerStat, _Mapping]]] = ..., query_stats: _Optional[_Union[QueryStats, _Mapping]] = ..., slow_score: _Optional[int] = ..., damaged_regions_id: _Optional[_Iterable[int]] = ..., is_apply_busy: bool = ..., snapshot_stats: _Optional[_Iterable[_Union[SnapshotStat, _Mapping]]] = ..., slow_trend: _Optional[_Union[SlowTrend, _Mapping]] = ..., is_grpc_paused: bool = ..., total_memory: _Optional[int] = ..., used_memory: _Optional[int] = ..., network_slow_scores: _Optional[_Mapping[int, int]] = ..., dfs: _Optional[_Iterable[_Union[DfsStatItem, _Mapping]]] = ..., is_stopping: bool = ...) -> None: ...
 
 class SwitchWitness(_message.Message):
     __slots__ = ("peer_id", "is_witness")
@@ -1138,7 +1138,7 @@ class SwitchWitness(_message.Message):
     IS_WITNESS_FIELD_NUMBER: _ClassVar[int]
     peer_id: int
     is_witness: bool
-    def __init__(self, peer_id: _Optional[int] = ..., is_witness: _Optional[bool] = ...) -> None: ...
+    def __init__(self, peer_id: _Optional[int] = ..., is_witness: bool = ...) -> None: ...
 
 class TimeInterval(_message.Message):
     __slots__ = ("start_timestamp", "end_timestamp")

@@ -74,7 +74,7 @@ class AvailabilityContext(_message.Message):
     from_region_epoch: _metapb_pb2.RegionEpoch
     unavailable: bool
     trimmed: bool
-    def __init__(self, from_region_id: _Optional[int] = ..., from_region_epoch: _Optional[_Union[_metapb_pb2.RegionEpoch, _Mapping]] = ..., unavailable: _Optional[bool] = ..., trimmed: _Optional[bool] = ...) -> None: ...
+    def __init__(self, from_region_id: _Optional[int] = ..., from_region_epoch: _Optional[_Union[_metapb_pb2.RegionEpoch, _Mapping]] = ..., unavailable: bool = ..., trimmed: bool = ...) -> None: ...
 
 class CheckGcPeer(_message.Message):
     __slots__ = ("from_region_id", "check_region_id", "check_region_epoch", "check_peer")
@@ -114,7 +114,7 @@ class ExtraMessage(_message.Message):
     availability_context: AvailabilityContext
     refresh_buckets: RefreshBuckets
     snap_gen_precheck_passed: bool
-    def __init__(self, type: _Optional[_Union[ExtraMessageType, str]] = ..., index: _Optional[int] = ..., check_peers: _Optional[_Iterable[_Union[_metapb_pb2.Peer, _Mapping]]] = ..., wait_data: _Optional[bool] = ..., forcely_awaken: _Optional[bool] = ..., check_gc_peer: _Optional[_Union[CheckGcPeer, _Mapping]] = ..., flush_memtable: _Optional[_Union[FlushMemtable, _Mapping]] = ..., availability_context: _Optional[_Union[AvailabilityContext, _Mapping]] = ..., refresh_buckets: _Optional[_Union[RefreshBuckets, _Mapping]] = ..., snap_gen_precheck_passed: _Optional[bool] = ...) -> None: ...
+    def __init__(self, type: _Optional[_Union[ExtraMessageType, str]] = ..., index: _Optional[int] = ..., check_peers: _Optional[_Iterable[_Union[_metapb_pb2.Peer, _Mapping]]] = ..., wait_data: bool = ..., forcely_awaken: bool = ..., check_gc_peer: _Optional[_Union[CheckGcPeer, _Mapping]] = ..., flush_memtable: _Optional[_Union[FlushMemtable, _Mapping]] = ..., availability_context: _Optional[_Union[AvailabilityContext, _Mapping]] = ..., refresh_buckets: _Optional[_Union[RefreshBuckets, _Mapping]] = ..., snap_gen_precheck_passed: bool = ...) -> None: ...
 
 class FlushMemtable(_message.Message):
     __slots__ = ("region_id",)
@@ -188,7 +188,7 @@ class RaftMessage(_message.Message):
     extra_msg: ExtraMessage
     extra_ctx: bytes
     disk_usage: _disk_usage_pb2.DiskUsage
-    def __init__(self, region_id: _Optional[int] = ..., from_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ..., to_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ..., message: _Optional[_Union[_eraftpb_pb2.Message, _Mapping]] = ..., region_epoch: _Optional[_Union[_metapb_pb2.RegionEpoch, _Mapping]] = ..., is_tombstone: _Optional[bool] = ..., start_key: _Optional[bytes] = ..., end_key: _Optional[bytes] = ..., merge_target: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., extra_msg: _Optional[_Union[ExtraMessage, _Mapping]] = ..., extra_ctx: _Optional[bytes] = ..., disk_usage: _Optional[_Union[_disk_usage_pb2.DiskUsage, str]] = ...) -> None: ...
+    def __init__(self, region_id: _Optional[int] = ..., from_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ..., to_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ..., message: _Optional[_Union[_eraftpb_pb2.Message, _Mapping]] = ..., region_epoch: _Optional[_Union[_metapb_pb2.RegionEpoch, _Mapping]] = ..., is_tombstone: bool = ..., start_key: _Optional[bytes] = ..., end_key: _Optional[bytes] = ..., merge_target: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., extra_msg: _Optional[_Union[ExtraMessage, _Mapping]] = ..., extra_ctx: _Optional[bytes] = ..., disk_usage: _Optional[_Union[_disk_usage_pb2.DiskUsage, str]] = ...) -> None: ...
 
 class RefreshBuckets(_message.Message):
     __slots__ = ("version", "keys", "sizes")
