@@ -1,0 +1,110 @@
+"""Where was it started, and where does it stand now: cheap call sites, await chains and thread stacks.
+
+A call site is taken at every start of a task, so it costs one frame walk and no formatting. The await chain of a task is
+what `Task.get_stack()` does not show: the coroutine it runs, the one that one awaits, and so on down to the future at the
+bottom, which is the thing the task really waits for.
+
+Left out: who will resolve that future. That is the wait-for graph, which needs the holder to be known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import traceback
+from types import CodeType, FrameType
+from typing import Any, Final, NamedTuple
+
+_FRAMES_MAX: Final = 32
+"""A chain longer than this is cut in the middle of nowhere: recursion, not information."""
+
+
+class CallSite(NamedTuple):
+    """One line of source that started something."""
+
+    path: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line} in {self.function}"
+
+
+UNKNOWN_SITE: Final = CallSite("<unknown>", 0, "?")
+
+
+def call_site(depth: int = 1) -> CallSite:
+    """Return the line that called the caller of this function (`depth` 1), or one further out (2, 3, …)."""
+    try:
+        frame = sys._getframe(depth + 1)  # noqa: SLF001 - the documented way to a frame without building a traceback
+    except ValueError:
+        return UNKNOWN_SITE
+    return CallSite(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def call_sites(*, skip_paths: tuple[str, ...] = (), count: int = 8, depth: int = 1) -> tuple[CallSite, ...]:
+    """Return up to `count` lines of the current stack, innermost first, without those whose file ends in `skip_paths`."""
+    frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - as above
+    sites: list[CallSite] = []
+    while frame is not None and len(sites) < count:
+        path = frame.f_code.co_filename
+        if not path.endswith(skip_paths):
+            sites.append(CallSite(path, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back
+    return tuple(sites)
+
+
+def await_chain(task: asyncio.Task[Any]) -> tuple[str, ...]:
+    """Return the lines the task stands in, outermost first; the last names what it waits for.
+
+    Callable from another thread than the task's: it only reads, and a chain that moves meanwhile is merely stale.
+    """
+    lines: list[str] = []
+    step: Any = task.get_coro()
+    while step is not None and len(lines) < _FRAMES_MAX:
+        frame, code, inner = _step(step)
+        if code is None:
+            waited_for = getattr(task, "_fut_waiter", None)  # the future itself; `step` is only its iterator
+            lines.append(f"waits for {_describe_awaitable(step if waited_for is None else waited_for)}")
+            break
+        line = frame.f_lineno if frame is not None else code.co_firstlineno
+        lines.append(f"{code.co_filename}:{line} in {code.co_qualname}")
+        if inner is None and frame is not None and task is _current_task_of(task):
+            lines.append("is running now")
+        step = inner
+    return tuple(lines)
+
+
+def thread_stack(thread: threading.Thread) -> tuple[str, ...]:
+    """Return the lines the thread stands in right now, outermost first; empty when it has ended."""
+    if thread.ident is None:
+        return ()
+    frame = sys._current_frames().get(thread.ident)  # noqa: SLF001 - public in all but name
+    if frame is None:
+        return ()
+    summary = traceback.extract_stack(frame)[-_FRAMES_MAX:]
+    return tuple(f"{entry.filename}:{entry.lineno} in {entry.name}" for entry in summary)
+
+
+def _step(step: Any) -> tuple[FrameType | None, CodeType | None, Any]:
+    """Return frame, code and what it awaits, of a coroutine, generator or async generator; code None for a leaf."""
+    for prefix, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
+        code = getattr(step, f"{prefix}_code", None)
+        if isinstance(code, CodeType):
+            return getattr(step, f"{prefix}_frame", None), code, getattr(step, inner, None)
+    return None, None, None
+
+
+def _describe_awaitable(awaitable: Any) -> str:
+    if isinstance(awaitable, asyncio.Task):
+        return f"task {awaitable.get_name()!r}"
+    text = repr(awaitable)
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def _current_task_of(task: asyncio.Task[Any]) -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task(task.get_loop())
+    except RuntimeError:
+        return None
