@@ -5,6 +5,8 @@ engine of tests and simulation, which can lose what was not synced and fail on c
 both. `data_dir.py` guards the directory on disk: one process at a time, and never somebody else's data.
 """
 
+from __future__ import annotations
+
 from pytinykv.storage.engine import ColumnFamily, Engine, Reader, Snapshot, WriteBatch
 from pytinykv.storage.errors import (
     CorruptionError,
@@ -16,6 +18,7 @@ from pytinykv.storage.errors import (
     EngineError,
     UnknownColumnFamilyError,
 )
+from pytinykv.storage.memory import Faults, MemoryEngine
 from pytinykv.storage.rocks import RocksEngine
 from pytinykv.storage.rocks_options import RocksConfig
 
@@ -29,6 +32,8 @@ __all__ = [
     "Engine",
     "EngineClosedError",
     "EngineError",
+    "Faults",
+    "MemoryEngine",
     "Reader",
     "RocksConfig",
     "RocksEngine",

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 
 class ColumnFamily(StrEnum):
@@ -78,7 +78,7 @@ class Snapshot(Reader, Protocol):
 
     def close(self) -> None: ...
 
-    def __enter__(self) -> Snapshot: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
 

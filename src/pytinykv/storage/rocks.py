@@ -21,15 +21,15 @@ Invariants
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import rocksdict
 
 from pytinykv.storage.engine import ColumnFamily, Reader, Snapshot, WriteBatch
-from pytinykv.storage.errors import EngineClosedError, EngineError, UnknownColumnFamilyError
+from pytinykv.storage.errors import EngineClosedError, EngineError
+from pytinykv.storage.handles import ByFamily, Dependents
 from pytinykv.storage.rocks_errors import translate
 from pytinykv.storage.rocks_options import RocksConfig, RocksOptions
 
@@ -70,15 +70,6 @@ class RocksWriteBatch:
         return self.raw.size_in_bytes() if self.spent is None else self.spent[1]
 
 
-class _ByFamily(dict[ColumnFamily, Any]):
-    """A table per column family that says clearly why an entry is missing."""
-
-    def __missing__(self, cf: ColumnFamily) -> Any:
-        if not self:
-            raise EngineClosedError("the engine is closed")
-        raise UnknownColumnFamilyError(f"no column family {cf!r}; there are {', '.join(sorted(self))}")
-
-
 class RocksScan(Iterator[tuple[bytes, bytes]]):
     """An iterator over a range. After the engine or the snapshot was closed it raises `EngineClosedError`.
 
@@ -91,7 +82,7 @@ class RocksScan(Iterator[tuple[bytes, bytes]]):
 
     __slots__ = ("__weakref__", "_advance", "_at_first", "_end", "_key", "_root", "_start", "_status", "_value")
 
-    def __init__(self, source: Any, start: bytes, end: bytes | None, reverse: bool, root: Path) -> None:
+    def __init__(self, source: Any, start: bytes, end: bytes | None, root: Path, *, reverse: bool) -> None:
         self._end = end
         self._root = root
         self._start = start if reverse and start else None
@@ -142,37 +133,14 @@ def _raise_closed() -> Any:
     raise EngineClosedError("the engine or snapshot that this iterator reads is closed")
 
 
-class _Dependents:
-    """Weak references to whatever must be closed before the database; forgets dead ones now and then."""
-
-    __slots__ = ("_limit", "_references")
-
-    def __init__(self) -> None:
-        self._references: list[weakref.ref[Any]] = []
-        self._limit = 64
-
-    def add(self, dependent: RocksScan | RocksSnapshot) -> None:
-        self._references.append(weakref.ref(dependent))
-        if len(self._references) > self._limit:
-            self._references = [reference for reference in self._references if reference() is not None]
-            self._limit = max(64, 2 * len(self._references))
-
-    def close_all(self) -> None:
-        references, self._references = self._references, []
-        for reference in references:
-            dependent = reference()
-            if dependent is not None:
-                dependent.close()
-
-
 class RocksSnapshot:
     """One state of a `RocksEngine`. RocksDB keeps the old versions as long as it is open: close it soon."""
 
     __slots__ = ("__weakref__", "_dependents", "_root", "_snapshots")
 
     def __init__(self, snapshots: dict[ColumnFamily, Any], root: Path) -> None:
-        self._snapshots = _ByFamily(snapshots)
-        self._dependents = _Dependents()
+        self._snapshots = ByFamily(snapshots)
+        self._dependents = Dependents()
         self._root = root
 
     def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
@@ -191,7 +159,7 @@ class RocksSnapshot:
         source = self._snapshots[cf]
         if end is not None and start >= end:
             return iter(_EMPTY_SCAN)
-        scan = RocksScan(source, start, end, reverse, self._root)
+        scan = RocksScan(source, start, end, self._root, reverse=reverse)
         self._dependents.add(scan)
         return scan
 
@@ -199,7 +167,7 @@ class RocksSnapshot:
         self._dependents.close_all()
         self._snapshots.clear()
 
-    def __enter__(self) -> RocksSnapshot:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -216,11 +184,11 @@ class RocksEngine:
         self._database_write = database.write
         self._database_flush_wal = database.flush_wal
         columns = {cf: database.get_column_family(cf.value) for cf in ColumnFamily}
-        self._columns = _ByFamily(columns)
-        self._handles = _ByFamily({cf: database.get_column_family_handle(cf.value) for cf in ColumnFamily})
-        self._gets = _ByFamily({cf: column.get for cf, column in columns.items()})
+        self._columns = ByFamily(columns)
+        self._handles = ByFamily({cf: database.get_column_family_handle(cf.value) for cf in ColumnFamily})
+        self._gets = ByFamily({cf: column.get for cf, column in columns.items()})
         self._snapshot_makers = tuple((cf, column.snapshot) for cf, column in columns.items())
-        self._dependents = _Dependents()
+        self._dependents = Dependents()
         self._failure: EngineError | None = None
         self._sync_lock = threading.Lock()
 
@@ -257,7 +225,7 @@ class RocksEngine:
         source = self._columns[cf]
         if end is not None and start >= end:
             return iter(_EMPTY_SCAN)
-        scan = RocksScan(source, start, end, reverse, self.path)
+        scan = RocksScan(source, start, end, self.path, reverse=reverse)
         self._dependents.add(scan)
         return scan
 
