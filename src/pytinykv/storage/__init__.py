@@ -7,6 +7,8 @@ both. `data_dir.py` guards the directory on disk: one process at a time, and nev
 
 from __future__ import annotations
 
+from pytinykv.storage.atomic_file import write_atomically
+from pytinykv.storage.data_dir import DataDirectory, DataKind
 from pytinykv.storage.engine import ColumnFamily, Engine, Reader, Snapshot, WriteBatch
 from pytinykv.storage.errors import (
     CorruptionError,
@@ -25,9 +27,11 @@ from pytinykv.storage.rocks_options import RocksConfig
 __all__ = [
     "ColumnFamily",
     "CorruptionError",
+    "DataDirectory",
     "DataDirectoryError",
     "DataDirectoryInUseError",
     "DataDirectoryMismatchError",
+    "DataKind",
     "DiskFullError",
     "Engine",
     "EngineClosedError",
@@ -40,4 +44,5 @@ __all__ = [
     "Snapshot",
     "UnknownColumnFamilyError",
     "WriteBatch",
+    "write_atomically",
 ]
