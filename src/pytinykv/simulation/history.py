@@ -1,0 +1,117 @@
+"""What the clients of a simulated cluster asked and saw: the raw material of the checkers.
+
+An operation is invoked, and then completes with an output, or fails for certain (it had no effect), or its outcome stays
+unknown (it may take effect at any later moment, or never). Recording is detangle's (`detangle.lin.History`); what is added
+here is the taking apart of operations on many keys and the removal of what can't matter, which keeps the search short:
+
+* a scan or a batch is one operation per key, all with the same interval. This is weaker than "the scan is one moment" but
+  holds for every correct store, also across regions;
+* a read without an outcome says nothing, so it is dropped;
+* a write without an outcome whose value nobody ever saw is dropped as well: if some order explains the history with it,
+  the same order without it does, because no read stands between it and the next write. (Values are unique.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pytinykv.simulation.errors import SimulationError
+
+if TYPE_CHECKING:
+    from detangle.lin import History, Operation
+
+__all__ = ["CompareAndSwap", "Event", "RawHistory"]
+
+
+class CompareAndSwap(msgspec.Struct, frozen=True):
+    """What a compare-and-swap answered: whether it swapped, and the value it found."""
+
+    succeeded: bool
+    previous: bytes | None
+
+
+class Event(msgspec.Struct, kw_only=True):
+    """One client operation on some keys, as the workload reports it."""
+
+    client: str
+    kind: str
+    """get, put, delete, cas"""
+    operations: list[Any]
+    """detangle's operations, one per key."""
+
+
+class RawHistory:
+    """Records raw operations. Values that a workload writes must be unique, or the checker's short cuts are not sound."""
+
+    def __init__(self, observe: Callable[..., None] | None = None) -> None:
+        self._history = new_history()
+        self._observe = observe or (lambda *_: None)
+        self.invoked = 0
+        self.unknown = 0
+
+    def invoke(self, client: str, kind: str, arguments: Sequence[tuple[Any, ...]]) -> Event:
+        """Note that `client` begins an operation: one tuple of arguments per key, the key first."""
+        self.invoked += 1
+        self._observe("invoke", client, kind, *arguments)
+        return Event(
+            client=client,
+            kind=kind,
+            operations=[self._history.invoke(client, kind, tuple(argument)) for argument in arguments],
+        )
+
+    def complete(self, event: Event, outputs: Sequence[Any]) -> None:
+        """Note the outputs, one per key, in the order of the arguments."""
+        self._observe("complete", event.client, event.kind, *outputs)
+        for operation, output in zip(event.operations, outputs, strict=True):
+            self._history.ok(operation, output)
+
+    def fail(self, event: Event) -> None:
+        """Note that the operation certainly had no effect."""
+        self._observe("fail", event.client, event.kind)
+        for operation in event.operations:
+            self._history.fail(operation)
+
+    def lose(self, event: Event) -> None:
+        """Note that nobody knows what became of the operation."""
+        self.unknown += 1
+        self._observe("unknown", event.client, event.kind)
+        for operation in event.operations:
+            self._history.info(operation)
+
+    def relevant_operations(self) -> list[Operation]:
+        """Return what the checker has to explain (see the module's text)."""
+        operations = self._history.operations
+        seen = {value for operation in operations for value in _values_seen(operation)}
+        return [operation for operation in operations if _matters(operation, seen)]
+
+
+def new_history() -> History:
+    """Make detangle's history, or say how to get detangle."""
+    try:
+        from detangle.lin import History
+    except ImportError as error:
+        raise SimulationError("the simulator's checkers need detangle: pip install 'pytinykv[sim]'") from error
+    return History()
+
+
+def _values_seen(operation: Operation) -> Iterable[object]:
+    if operation.status != "ok":
+        return ()
+    if operation.f == "get":
+        return (operation.output,)
+    if operation.f == "cas":
+        return (operation.output.previous,)
+    return ()
+
+
+def _matters(operation: Operation, seen: set[object]) -> bool:
+    if operation.status == "ok":
+        return True
+    if operation.status == "fail" or operation.f == "get":
+        return False
+    if operation.f == "delete":
+        return None in seen
+    return operation.arg[-1] in seen

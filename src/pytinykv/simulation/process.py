@@ -1,0 +1,95 @@
+"""A simulated operating-system process: what runs in it, what it owns, how it dies.
+
+Everything a process starts (tasks, callbacks, timers) inherits its context, so the loop knows whose handle it runs. A
+process that crashes is dead at once: its connections and its disk handle answer nothing any more, its timers are gone, and
+its tasks are cancelled so that they end; whatever they do on the way out reaches nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any, TypeVar
+
+from pytinykv.simulation.errors import Violation
+from pytinykv.simulation.loop import SimLoop, current_process
+
+__all__ = ["Process"]
+
+T = TypeVar("T")
+_CANCEL_ROUNDS = 50
+
+
+class Process:
+    """One incarnation of a program on one host. A restart is a new `Process` with the same `host`."""
+
+    def __init__(self, loop: SimLoop, host: str, incarnation: int = 1) -> None:
+        self.loop = loop
+        self.host = host
+        self.incarnation = incarnation
+        self.alive = True
+        self.stalled = False
+        self.context: Context = copy_context()
+        self.context.run(current_process.set, self)
+        self.on_death: list[Callable[[], None]] = []
+        """Called at the moment of death, in order: the network closes sockets, the disk forgets what wasn't synced."""
+
+    def __repr__(self) -> str:
+        return f"{self.host}#{self.incarnation}"
+
+    def spawn(self, name: str, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a task that belongs to this process. Its starter waits for it or stops it."""
+        return self.loop.create_task(coroutine, name=f"{self}:{name}", context=self.context.copy())
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a plain function on behalf of this process."""
+        return self.context.copy().run(function, *args)
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have the process run a plain function in its next turn: at once, or when its stall is over."""
+        self.loop.call_soon(function, *args, context=self.context)
+
+    def stall(self) -> None:
+        """Hold every handle of the process, as SIGSTOP does. Time goes on for everybody else."""
+        if self.alive and not self.stalled:
+            self.stalled = True
+            self.loop.gates += 1
+
+    def resume(self) -> None:
+        """Let a stalled process go on; timers that came due meanwhile fire now."""
+        if self.stalled:
+            self.stalled = False
+            self.loop.gates -= 1
+            self.loop.release_held()
+
+    def exit(self) -> None:
+        """Note that the program has ended in good order: its sockets close, its tasks should be gone already."""
+        if self.alive:
+            self.alive = False
+            self.resume()
+            for callback in self.on_death:
+                callback()
+            self.on_death.clear()
+
+    async def crash(self) -> None:
+        """Kill the process: nothing it does from now on reaches the outside; its tasks are swept up without time passing.
+
+        Raises `Violation` when a task refuses to end although it is cancelled again and again.
+        """
+        if not self.alive:
+            return
+        self.exit()
+        self.loop.drop_handles_of(self)
+        for _ in range(_CANCEL_ROUNDS):
+            tasks = self.loop.pending_tasks(self)
+            if not tasks:
+                break
+            for task in tasks:
+                task.cancel()
+            for _ in range(10):
+                await asyncio.sleep(0)
+        else:
+            names = ", ".join(task.get_name() for task in self.loop.pending_tasks(self))
+            raise Violation("cancellation", f"tasks of {self} survive {_CANCEL_ROUNDS} cancellations: {names}")
+        self.loop.drop_handles_of(self)

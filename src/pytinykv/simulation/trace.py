@@ -1,0 +1,42 @@
+"""What happened in one simulated history, as a digest and, on request, as lines.
+
+Two runs of one seed must agree on every event: what was sent and delivered when, which disk write became durable, which
+process fell, what each client saw. Each event goes into a running BLAKE2 digest, so a run is compared with another by
+sixteen hex digits, and the place where two runs part is found by comparing their lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["Trace"]
+
+LINES_KEPT = 20_000
+
+
+class Trace:
+    """The running digest of all events, and the last lines of them when `keep_lines` is set.
+
+    Events are built from names, numbers and times only: never from `id()`, `hash()` of a string, or a default task name,
+    which differ between interpreters.
+    """
+
+    def __init__(self, now: Callable[[], float], *, keep_lines: bool = False) -> None:
+        self._now = now
+        self._digest = hashlib.blake2b(digest_size=8)
+        self.events = 0
+        self.lines: deque[str] | None = deque(maxlen=LINES_KEPT) if keep_lines else None
+
+    def record(self, kind: str, *details: object) -> None:
+        """Add one event. `details` need a `str` that is the same in every interpreter."""
+        self.events += 1
+        line = f"{self._now():.9f} {kind} {' '.join(map(str, details))}"
+        self._digest.update(line.encode())
+        if self.lines is not None:
+            self.lines.append(line)
+
+    def digest(self) -> str:
+        """Return the digest of everything recorded so far, 16 hex digits."""
+        return self._digest.copy().hexdigest()
