@@ -234,6 +234,11 @@ class Scope:
         return self._sequence is not None
 
     @property
+    def stopped(self) -> bool:
+        """Whether the stop is over and the report there."""
+        return self._report is not None
+
+    @property
     def report(self) -> StopReport | None:
         """The report of the stop, once it is over."""
         return self._report

@@ -55,13 +55,15 @@ def call_sites(*, skip_paths: tuple[str, ...] = (), count: int = 8, depth: int =
     return tuple(sites)
 
 
-def await_chain(task: asyncio.Task[Any]) -> tuple[str, ...]:
+def await_chain(task: asyncio.Task[Any], start: Any = None) -> tuple[str, ...]:
     """Return the lines the task stands in, outermost first; the last names what it waits for.
 
-    Callable from another thread than the task's: it only reads, and a chain that moves meanwhile is merely stale.
+    `start` is where to begin instead of the task's own coroutine: for tasks of compiled code, which shows no chain, give
+    the first coroutine that is Python again. Callable from another thread than the task's: it only reads, and a chain that
+    moves meanwhile is merely stale.
     """
     lines: list[str] = []
-    step: Any = task.get_coro()
+    step: Any = task.get_coro() if start is None else start
     while step is not None and len(lines) < _FRAMES_MAX:
         frame, code, inner = _step(step)
         if code is None:
@@ -69,7 +71,7 @@ def await_chain(task: asyncio.Task[Any]) -> tuple[str, ...]:
             lines.append(f"waits for {_describe_awaitable(step if waited_for is None else waited_for)}")
             break
         line = frame.f_lineno if frame is not None else code.co_firstlineno
-        lines.append(f"{code.co_filename}:{line} in {code.co_qualname}")
+        lines.append(f"{code.co_filename}:{line or code.co_firstlineno} in {code.co_qualname}")
         if inner is None and frame is not None and task is _current_task_of(task):
             lines.append("is running now")
         step = inner

@@ -96,7 +96,7 @@ class StopSequence:
 
     async def _stop_child(self, child: Scope) -> None:
         """Stop a child scope. It bounds itself; the bound here is for one whose stop was begun by another with more time."""
-        if child.report is not None:
+        if child.stopped:
             return
         self._waiting_for = child
         left = self._left()

@@ -1,0 +1,112 @@
+"""What every user of grpc.aio needs to know: status errors, options, and an engine that is never shut down.
+
+grpc.aio runs one poller thread for the whole process. It hands each event over by writing a byte into a socket pair that
+the event loop reads, and grpc.aio ends and joins the thread when the last server and channel are gone. If at that moment
+nobody reads any more and the socket is full, the thread stands in `write` for ever, and so does whoever joins it: the
+collector that happened to free the last channel, or `asyncio.run` on its way out (grpc issue 40989). Therefore the engine
+is started once and kept (`keep_engine`): its thread is a daemon, costs nothing while idle, and is never joined.
+
+The price: grpc keeps every event loop it has met. A process has one or a few; a test run has one per test that uses gRPC.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, Final, cast
+
+import grpc
+import grpc.aio
+
+from pytinykv.lifecycle.errors import LifecycleError
+
+Options = Sequence[tuple[str, int | str]]
+
+UNLIMITED_MESSAGES: Final[Options] = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
+
+SERVER_OPTIONS: Final[Options] = (
+    *UNLIMITED_MESSAGES,
+    # Two servers on one port would share its connections without noticing; the second one has to fail instead.
+    ("grpc.so_reuseport", 0),
+    # Foreign clients ping every 10 s, some without a call under way; the defaults answer that with GOAWAY too_many_pings.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+CHANNEL_OPTIONS: Final[Options] = (
+    *UNLIMITED_MESSAGES,
+    # A peer that vanished without closing (power, cable, SIGSTOP) is noticed after at most 10 s + 3 s.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A restarted peer is found again quickly; the default backs off up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # Channels to one address do not share a connection, so closing one cannot disturb another.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class Status(IntEnum):
+    """gRPC's status codes, by their numbers on the wire."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class StatusError(LifecycleError):
+    """A call that ended with a status other than OK: raised to callers, and raised by handlers to answer with it."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{Status(code).name}: {message}")
+        self.code: Final = Status(code)
+        self.message: Final = message
+
+
+_GRPC_CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
+_engine_lock: Final = threading.Lock()
+_engine_kept = False
+
+
+def grpc_code(code: int) -> grpc.StatusCode:
+    """Return grpc's own object for a status number; UNKNOWN for a number it does not know."""
+    return _GRPC_CODES.get(code, grpc.StatusCode.UNKNOWN)
+
+
+def status_error(error: grpc.RpcError) -> StatusError:
+    """Return what an exception of grpc means, without grpc's types."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return StatusError(error.code().value[0], error.details() or "")
+    return StatusError(Status.UNKNOWN, repr(error))
+
+
+def keep_engine() -> None:
+    """Start grpc.aio's engine, if it is not running, and see to it that it is never shut down. Needs a running loop."""
+    global _engine_kept  # noqa: PLW0603 - it mirrors the one global that grpc.aio has
+    with _engine_lock:
+        if not _engine_kept:
+            cast("Any", grpc.aio).init_grpc_aio()  # public, but the stubs do not know it
+            _engine_kept = True
