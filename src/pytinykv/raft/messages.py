@@ -71,3 +71,148 @@ class SnapshotMeta(msgspec.Struct, frozen=True, array_like=True):
     index: LogIndex
     term: Term
     conf_state: ConfState
+
+
+def encode_conf_change(change: ConfChange) -> bytes:
+    """Return the bytes that a CONF_CHANGE entry holds."""
+    return _ENCODER.encode(change)
+
+
+def decode_conf_change(data: bytes) -> ConfChange:
+    """Read what a CONF_CHANGE entry holds.
+
+    Raises:
+        msgspec.DecodeError: the bytes are not a membership change (ValidationError is one of its kinds).
+    """
+    return _CONF_CHANGE_DECODER.decode(data)
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What every message carries. `term` is the sender's term, except where a kind says otherwise."""
+
+    to: PeerId
+    sender: PeerId
+    term: Term
+
+
+class AppendEntries(_Message, frozen=True, array_like=True, gc=False, tag=1):
+    """The leader's log from `prev_index` + 1 on (Raft figure 2). Without entries: a probe, or news of the commit index.
+
+    `sent_at` is the leader's clock in seconds; the answer carries it back unread (see `RawNode.lease_until`).
+    """
+
+    prev_index: LogIndex
+    prev_term: Term
+    commit: LogIndex
+    sent_at: float
+    entries: tuple[Entry, ...] = ()
+
+
+class AppendResponse(_Message, frozen=True, array_like=True, gc=False, tag=2):
+    """The sender's log equals the leader's up to `match`, durably. Answers AppendEntries and InstallSnapshot."""
+
+    match: LogIndex
+    sent_at: float
+
+
+class AppendRejection(_Message, frozen=True, array_like=True, gc=False, tag=3):
+    """The sender has no entry at `rejected` (the `prev_index` it was asked about) with the term asked about.
+
+    The hint is the last position where both logs might agree: the sender's last index not above `rejected` whose term is
+    not above the asked one, and the term it has there.
+    """
+
+    rejected: LogIndex
+    hint_index: LogIndex
+    hint_term: Term
+    sent_at: float
+
+
+class Heartbeat(_Message, frozen=True, array_like=True, gc=False, tag=4):
+    """Sign of life. `commit` never exceeds what the receiver has acknowledged; `round` counts for read index."""
+
+    commit: LogIndex
+    round: int
+    sent_at: float
+
+
+class HeartbeatResponse(_Message, frozen=True, array_like=True, gc=False, tag=5):
+    """The sender still followed the leader of this term when round `round` reached it."""
+
+    round: int
+    sent_at: float
+
+
+class VoteRequest(_Message, frozen=True, array_like=True, gc=False, tag=6):
+    """A candidate asks for the vote of `term`.
+
+    `transfer_at` is set when the old leader asked for the election (thesis 3.10): that leader's clock when it did. Voters
+    then drop their promise to it, unless they have heard from it since.
+    """
+
+    last_index: LogIndex
+    last_term: Term
+    transfer_at: float | None = None
+
+
+class VoteResponse(_Message, frozen=True, array_like=True, gc=False, tag=7):
+    """The vote of `term`, durably given or refused."""
+
+    granted: bool
+
+
+class PreVoteRequest(_Message, frozen=True, array_like=True, gc=False, tag=8):
+    """Would you vote for me? (thesis 9.6). `term` is the term that the sender would campaign in, its own plus one."""
+
+    last_index: LogIndex
+    last_term: Term
+
+
+class PreVoteResponse(_Message, frozen=True, array_like=True, gc=False, tag=9):
+    """Granted: `term` repeats the request's. Refused: `term` is the sender's own."""
+
+    granted: bool
+
+
+class InstallSnapshot(_Message, frozen=True, array_like=True, gc=False, tag=10):
+    """The receiver is too far behind for the leader's log. The data travels beside this message, by the driver."""
+
+    meta: SnapshotMeta
+    sent_at: float
+
+
+class TimeoutNow(_Message, frozen=True, array_like=True, gc=False, tag=11):
+    """The leader hands over: campaign at once, without pre-vote (thesis 3.10)."""
+
+    sent_at: float
+
+
+class TransferRequest(_Message, frozen=True, array_like=True, gc=False, tag=12):
+    """A follower passes on the wish that `transferee` should lead."""
+
+    transferee: PeerId
+
+
+class StaleTerm(_Message, frozen=True, array_like=True, gc=False, tag=13):
+    """Answer to a leader whose term is over: `term` is newer. Without it a peer that moved on alone could never rejoin."""
+
+
+Message = (
+    AppendEntries
+    | AppendResponse
+    | AppendRejection
+    | Heartbeat
+    | HeartbeatResponse
+    | VoteRequest
+    | VoteResponse
+    | PreVoteRequest
+    | PreVoteResponse
+    | InstallSnapshot
+    | TimeoutNow
+    | TransferRequest
+    | StaleTerm
+)
+"""Everything that peers of a group say to each other; tags are sent, never renumber."""
+
+_ENCODER = msgspec.msgpack.Encoder()
+_CONF_CHANGE_DECODER = msgspec.msgpack.Decoder(ConfChange)

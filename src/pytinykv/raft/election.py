@@ -1,0 +1,167 @@
+"""Elections: campaigns and votes (Raft 5.2 and 5.4.1, thesis 3.10, 4.2.3, 6.2 and 9.6).
+
+Invariants:
+1. A vote is given once a term, to a candidate whose log is at least as new, and it is sent only when it is durable.
+2. A peer that knows of a committed membership change which it has not applied does not campaign: it would count in a
+   configuration that is two steps old, whose majorities need not overlap with the newest one's.
+3. A pre-vote changes nothing at the voter.
+"""
+
+from __future__ import annotations
+
+from pytinykv.raft import leading
+from pytinykv.raft.core import Core
+from pytinykv.raft.messages import (
+    NO_PEER,
+    EntryKind,
+    LogIndex,
+    PeerId,
+    PreVoteRequest,
+    PreVoteResponse,
+    Term,
+    TimeoutNow,
+    VoteRequest,
+    VoteResponse,
+)
+from pytinykv.raft.quorum import VoteResult
+from pytinykv.raft.roles import Candidate, Follower, Leader
+
+_SCAN_BYTES_MAX = 1 << 20
+
+
+def tick(core: Core) -> None:
+    """Let a tick pass for a peer that does not lead."""
+    core.tick_promise()
+    core.election_elapsed += 1
+    if core.election_elapsed >= core.election_timeout and not core.is_promised():
+        core.reset_election_timer()
+        campaign(core)
+
+
+def campaign(core: Core, transfer_at: float | None = None) -> bool:
+    """Try to become the leader; return whether a campaign began.
+
+    `transfer_at` comes from a leader's TimeoutNow: its promise is released and no pre-vote is needed.
+    """
+    if isinstance(core.role, Leader) or not core.is_promotable() or _has_unapplied_conf_change(core):
+        return False
+    if transfer_at is None and core.is_promised():
+        return False
+    if core.config.pre_vote and transfer_at is None:
+        _begin_pre_vote(core)
+    else:
+        _begin_vote(core, transfer_at)
+    return True
+
+
+def _has_unapplied_conf_change(core: Core) -> bool:
+    log = core.log
+    low = LogIndex(log.applied + 1)
+    while low <= log.committed:
+        for entry in log.entries(low, log.committed, _SCAN_BYTES_MAX):
+            if entry.kind is EntryKind.CONF_CHANGE:
+                return True
+            low = LogIndex(entry.index + 1)
+    return False
+
+
+def _begin_pre_vote(core: Core) -> None:
+    role = core.become_pre_candidate()
+    role.votes[core.id] = True
+    if core.conf.tally(role.votes) is VoteResult.WON:
+        _begin_vote(core, None)
+        return
+    last_index, last_term = core.last_position()
+    for peer_id in _other_voters(core):
+        core.send(PreVoteRequest(peer_id, core.id, Term(core.term + 1), last_index, last_term))
+
+
+def _begin_vote(core: Core, transfer_at: float | None) -> None:
+    role = core.become_candidate()
+    role.votes[core.id] = True
+    if core.conf.tally(role.votes) is VoteResult.WON:
+        leading.become_leader(core)
+        return
+    last_index, last_term = core.last_position()
+    for peer_id in _other_voters(core):
+        core.send_after_sync(VoteRequest(peer_id, core.id, core.term, last_index, last_term, transfer_at))
+
+
+def _other_voters(core: Core) -> list[PeerId]:
+    return [peer_id for peer_id in core.conf.voters if peer_id != core.id]
+
+
+# -- the voter's side
+
+
+def ignores_vote_request(core: Core, message: VoteRequest | PreVoteRequest) -> bool:
+    """Tell whether a promise keeps this peer from even looking at a request of this or a newer term."""
+    if not core.is_promised():
+        return False
+    transfer_at = message.transfer_at if isinstance(message, VoteRequest) else None
+    return not core.is_released_by(transfer_at, message.term)
+
+
+def on_vote_request(core: Core, message: VoteRequest) -> None:
+    """Vote, in this peer's own term."""
+    may_vote = core.vote == message.sender or (core.vote == NO_PEER and core.leader_id == NO_PEER)
+    granted = may_vote and core.log.is_up_to_date(message.last_index, message.last_term)
+    if granted:
+        core.vote = message.sender
+        core.election_elapsed = 0
+    core.send_after_sync(VoteResponse(message.sender, core.id, core.term, granted))
+
+
+def on_pre_vote_request(core: Core, message: PreVoteRequest) -> None:
+    """Say whether a vote would be given, in a term that is this peer's own or newer."""
+    may_vote = message.term > core.term or (
+        core.vote == message.sender or (core.vote == NO_PEER and core.leader_id == NO_PEER)
+    )
+    granted = may_vote and core.log.is_up_to_date(message.last_index, message.last_term)
+    term = message.term if granted else core.term
+    core.send(PreVoteResponse(message.sender, core.id, term, granted))
+
+
+def refuse_old_vote_request(core: Core, message: VoteRequest | PreVoteRequest) -> None:
+    """Tell a candidate of an older term about the newer one."""
+    if isinstance(message, VoteRequest):
+        core.send_after_sync(VoteResponse(message.sender, core.id, core.term, False))  # noqa: FBT003 - positional struct
+    else:
+        core.send(PreVoteResponse(message.sender, core.id, core.term, False))  # noqa: FBT003 - positional struct
+
+
+# -- the candidate's side
+
+
+def on_vote_response(core: Core, message: VoteResponse) -> None:
+    """Count a vote of this term."""
+    role = core.role
+    if not isinstance(role, Candidate) or role.is_pre_vote:
+        return
+    role.votes.setdefault(message.sender, message.granted)
+    result = core.conf.tally(role.votes)
+    if result is VoteResult.WON:
+        leading.become_leader(core)
+    elif result is VoteResult.LOST:
+        core.become_follower(core.term, NO_PEER)
+
+
+def on_pre_vote_response(core: Core, message: PreVoteResponse) -> None:
+    """Count consent for the next term, or a refusal in this one."""
+    role = core.role
+    if not isinstance(role, Candidate) or not role.is_pre_vote:
+        return
+    if message.term != (core.term + 1 if message.granted else core.term):
+        return
+    role.votes.setdefault(message.sender, message.granted)
+    result = core.conf.tally(role.votes)
+    if result is VoteResult.WON:
+        _begin_vote(core, None)
+    elif result is VoteResult.LOST:
+        core.become_follower(core.term, NO_PEER)
+
+
+def on_timeout_now(core: Core, message: TimeoutNow) -> None:
+    """Campaign because the leader wants to hand over, unless it has been heard since it asked."""
+    if isinstance(core.role, Follower) and core.is_released_by(message.sent_at, Term(core.term + 1)):
+        campaign(core, message.sent_at)

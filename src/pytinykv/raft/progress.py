@@ -1,0 +1,158 @@
+"""What a leader knows about one follower, and how much it may send.
+
+              reject, unreachable                 log starts above `next`
+        ┌────────────────────────┐        ┌────────────────────────────────┐
+        ▼                        │        │                                ▼
+      PROBE ──── accepted ──▶ REPLICATE ──┘   PROBE ───────────────▶ SNAPSHOT
+     one message at a         a window of       ▲    follower has it, or    │
+     time, to find `match`    messages          └──── the sending failed ───┘
+
+Invariants:
+1. `match` < `next`; the follower's log equals the leader's up to `match`, on its disk, so `match` never falls.
+2. In REPLICATE `next` is a guess: everything below it was sent. A reject or a report of loss sends back to `match` + 1.
+3. In SNAPSHOT nothing is sent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+
+from pytinykv.raft.messages import LogIndex
+
+NEVER = float("-inf")
+
+
+class ProgressState(Enum):
+    """How a follower is being fed."""
+
+    PROBE = "probe"
+    REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
+
+
+class Progress:
+    """One follower (or the leader itself) in the leader's eyes."""
+
+    __slots__ = (
+        "_inflight",
+        "acked_at",
+        "acked_round",
+        "commit_sent",
+        "inflight_max",
+        "is_paused",
+        "is_poked",
+        "match",
+        "next",
+        "pending_snapshot",
+        "recent_active",
+        "snapshot_ticks",
+        "state",
+    )
+
+    def __init__(self, match: LogIndex, next_index: LogIndex, inflight_max: int) -> None:
+        self.match = match
+        self.next = next_index
+        self.state = ProgressState.PROBE
+        self.inflight_max = inflight_max
+        self._inflight: deque[LogIndex] = deque()
+        """Last index of each unanswered append message that carried entries."""
+        self.is_paused = False
+        """A probe is on its way; a response or the next heartbeat's answer ends the pause."""
+        self.is_poked = False
+        """Something may have been lost: send an append even if it is empty, so that a gap shows."""
+        self.commit_sent = LogIndex(0)
+        """Highest commit index sent; repeats are useless, loss is mended by heartbeats."""
+        self.pending_snapshot = LogIndex(0)
+        self.snapshot_ticks = 0
+        self.recent_active = False
+        """Heard from since the last check of the quorum."""
+        self.acked_at = NEVER
+        """Newest send time (leader's clock) of a message that the follower has answered in this term."""
+        self.acked_round = 0
+        """Newest heartbeat round that the follower has answered in this term."""
+
+    def become_probe(self) -> None:
+        """Look for the point of agreement again."""
+        if self.state is ProgressState.SNAPSHOT:
+            self.next = LogIndex(max(self.match, self.pending_snapshot) + 1)
+        else:
+            self.next = LogIndex(self.match + 1)
+        self._enter(ProgressState.PROBE)
+
+    def become_replicate(self) -> None:
+        """Send a stream."""
+        self.next = LogIndex(self.match + 1)
+        self._enter(ProgressState.REPLICATE)
+
+    def become_snapshot(self, index: LogIndex) -> None:
+        """Wait for a snapshot that ends at `index` to arrive."""
+        self._enter(ProgressState.SNAPSHOT)
+        self.pending_snapshot = index
+
+    def _enter(self, state: ProgressState) -> None:
+        self.state = state
+        self.is_paused = self.is_poked = False
+        self.pending_snapshot = LogIndex(0)
+        self.snapshot_ticks = 0
+        self.commit_sent = LogIndex(0)
+        self._inflight.clear()
+
+    def is_due(self, last_index: LogIndex, commit: LogIndex) -> bool:
+        """Tell whether an append message should go out now."""
+        if self.state is ProgressState.REPLICATE:
+            if self.next <= last_index and len(self._inflight) < self.inflight_max:
+                return True
+            return self.is_poked or self.commit_sent < min(commit, self.next - 1)
+        return self.state is ProgressState.PROBE and not self.is_paused
+
+    def is_full(self) -> bool:
+        """Tell whether the window of unanswered messages is used up."""
+        return len(self._inflight) >= self.inflight_max
+
+    @property
+    def inflight(self) -> int:
+        """How many append messages with entries are unanswered."""
+        return len(self._inflight)
+
+    def on_sent(self, last_index: LogIndex | None, commit: LogIndex) -> None:
+        """Note that an append went out, with entries up to `last_index`, or without."""
+        self.is_poked = False
+        if self.state is ProgressState.PROBE:
+            self.is_paused = True
+        elif last_index is not None:
+            self.next = LogIndex(last_index + 1)
+            self._inflight.append(last_index)
+        self.commit_sent = commit
+
+    def on_accepted(self, match: LogIndex) -> bool:
+        """Note an acknowledgement; return whether anything new was learned."""
+        if match < self.match or (match == self.match and self.state is not ProgressState.PROBE):
+            return False
+        self.match = match
+        if self.state is ProgressState.PROBE or (
+            self.state is ProgressState.SNAPSHOT and match >= self.pending_snapshot
+        ):
+            self.become_replicate()
+            return True
+        if self.next <= match:
+            self.next = LogIndex(match + 1)
+        inflight = self._inflight
+        while inflight and inflight[0] <= match:
+            inflight.popleft()
+        return True
+
+    def on_rejected(self, rejected: LogIndex, hint: LogIndex) -> bool:
+        """Note that the follower lacks `rejected` and may agree at `hint`; return whether to probe again.
+
+        An answer to an older question is ignored: in REPLICATE one at or below `match`, in PROBE any but the last one's.
+        """
+        if self.state is ProgressState.REPLICATE:
+            if rejected <= self.match:
+                return False
+            self.become_probe()
+        elif self.state is ProgressState.SNAPSHOT or self.next - 1 != rejected:
+            return False
+        self.next = LogIndex(max(min(rejected, hint + 1), self.match + 1))
+        self.is_paused = False
+        return True

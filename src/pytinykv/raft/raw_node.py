@@ -1,0 +1,454 @@
+"""The face of the core: one peer of a group, driven by ticks, messages, proposals and completions.
+
+Every method takes what happened and changes the state in memory; what should be done about it waits for `ready`. A call that
+raises one of `RaftError`'s kinds has changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pytinykv.raft import describe, election, following, leading, membership
+from pytinykv.raft.config import Config
+from pytinykv.raft.core import Core, Rng
+from pytinykv.raft.errors import DropReason, NotLeader, ProposalDropped, ProtocolViolation, ReadNotReady
+from pytinykv.raft.messages import (
+    NO_PEER,
+    AppendEntries,
+    AppendRejection,
+    AppendResponse,
+    ConfChange,
+    ConfState,
+    EntryKind,
+    Heartbeat,
+    HeartbeatResponse,
+    InstallSnapshot,
+    LogIndex,
+    Message,
+    PeerId,
+    PreVoteRequest,
+    PreVoteResponse,
+    StaleTerm,
+    Term,
+    TimeoutNow,
+    TransferRequest,
+    VoteRequest,
+    VoteResponse,
+)
+from pytinykv.raft.progress import Progress
+from pytinykv.raft.read_index import ReadState
+from pytinykv.raft.ready import Ready, SoftState
+from pytinykv.raft.roles import Leader
+from pytinykv.raft.storage import Storage
+
+_NEVER = float("-inf")
+
+
+class RawNode:
+    """One peer of a Raft group, without I/O.
+
+    `now` is always the driver's monotonic clock in seconds; it must not go back from call to call.
+    """
+
+    def __init__(self, config: Config, storage: Storage, rng: Rng) -> None:
+        """Start or restart from what `storage` has; `rng` draws election timeouts.
+
+        Raises:
+            ValueError: the configuration contradicts itself.
+        """
+        self._core = Core(config, storage, rng)
+        self._number = 0
+        self._last_hard = self._core.hard_state
+        self._last_soft = self._soft_state()
+
+    # -- what happened
+
+    def tick(self, now: float) -> None:
+        """Let one tick pass."""
+        core = self._core
+        core.now = now
+        if isinstance(core.role, Leader):
+            leading.tick(core, core.role)
+        else:
+            election.tick(core)
+
+    def step(self, message: Message, now: float) -> None:
+        """Take a message from another peer; what is old or not for this role is ignored.
+
+        Raises:
+            ProtocolViolation: no correct peer sends that here.
+        """
+        core = self._core
+        if message.to != core.id:
+            raise ProtocolViolation(f"message for peer {message.to} reached peer {core.id}")
+        core.now = now
+        _HANDLERS[type(message)](core, message)
+
+    def campaign(self, now: float) -> bool:
+        """Try to become the leader without waiting for the timeout; return whether a campaign began.
+
+        It does not while this peer leads already, may not lead, or has promised a leader not to.
+        """
+        self._core.now = now
+        return election.campaign(self._core)
+
+    def propose(self, data: bytes, now: float) -> tuple[Term, LogIndex]:
+        """Append an entry; it is committed if an entry of this term is applied at this index.
+
+        Raises:
+            NotLeader, ProposalDropped: nothing was appended.
+        """
+        core, role = self._leading()
+        if role.transfer is not None:
+            raise ProposalDropped(DropReason.TRANSFERRING)
+        waiting = role.uncommitted_bytes
+        if waiting and waiting + len(data) > core.config.uncommitted_bytes_max:
+            raise ProposalDropped(DropReason.TOO_MUCH_UNCOMMITTED)
+        core.now = now
+        return core.term, leading.append(core, role, EntryKind.NORMAL, data)
+
+    def propose_conf_change(self, change: ConfChange, now: float) -> tuple[Term, LogIndex]:
+        """Append a membership change; the driver calls `apply_conf_change` when it is committed.
+
+        Raises:
+            NotLeader, ProposalDropped: nothing was appended; among the reasons, an earlier change is not applied yet.
+        """
+        core, role = self._leading()
+        if role.transfer is not None:
+            raise ProposalDropped(DropReason.TRANSFERRING)
+        index = membership.propose(core, role, change)
+        core.now = now
+        return core.term, index
+
+    def apply_conf_change(self, change: ConfChange) -> ConfState:
+        """Count in the changed group from now on; return it, to be persisted together with the applied index.
+
+        Called while applying the CONF_CHANGE entry, before `on_applied`. A driver that decides not to make the change (its
+        epoch is old) does not call this; `on_applied` alone allows the next change then.
+        """
+        return membership.apply(self._core, change)
+
+    def read_index(self, context: bytes, now: float) -> None:
+        """Ask for the index from which a read is linearizable; `Ready.read_states` answers with `context`.
+
+        Raises:
+            NotLeader: ask the leader.
+            ReadNotReady: the leader is too new to know.
+        """
+        core, role = self._leading()
+        if not leading.has_committed_in_term(core, role):
+            raise ReadNotReady
+        core.now = now
+        if core.conf.is_sole_voter(core.id):
+            core.read_states.append(ReadState(context, core.log.committed))
+        else:
+            role.reads.add(context)
+
+    def transfer_leader(self, peer_id: PeerId, now: float) -> bool:
+        """Hand leadership to `peer_id`, or ask the leader to; return whether that is under way.
+
+        Not for the leader itself nor for one who is no voter. Proposals are dropped until the new leader is heard, or the
+        transfer is given up after `election_ticks`.
+        """
+        core = self._core
+        role = core.role
+        if isinstance(role, Leader):
+            core.now = now
+            return leading.begin_transfer(core, role, peer_id)
+        if role.leader_id == NO_PEER:
+            return False
+        core.now = now
+        core.send(TransferRequest(role.leader_id, core.id, core.term, peer_id))
+        return True
+
+    def report_unreachable(self, peer_id: PeerId) -> None:
+        """Messages to `peer_id` were lost: send to it one at a time until it answers."""
+        progress = self._progress_of(peer_id)
+        if progress is not None:
+            leading.on_unreachable(progress)
+
+    def report_snapshot(self, peer_id: PeerId, ok: bool) -> None:  # noqa: FBT001 - the driver's agreed signature
+        """The sending of a snapshot to `peer_id` ended. After a failure the leader tries again at the next heartbeat."""
+        progress = self._progress_of(peer_id)
+        if progress is not None:
+            leading.on_snapshot_report(progress, ok=ok)
+
+    # -- what to do
+
+    def has_ready(self) -> bool:
+        """Tell whether `ready` has something to do."""
+        core = self._core
+        log, role = core.log, core.role
+        return bool(
+            log.handed < log.last_index
+            or core.messages
+            or core.after_sync
+            or log.has_committed()
+            or log.pending_snapshot is not None
+            or core.read_states
+            or core.dropped_reads
+            or self._hard_changed()
+            or self._soft_changed()
+            or (isinstance(role, Leader) and leading.has_due_messages(core, role))
+        )
+
+    def ready(self, now: float) -> Ready:
+        """Take everything there is to do. By now the driver has written what the Ready before asked for."""
+        core = self._core
+        log, role = core.log, core.role
+        core.now = now
+        log.trim(core.config.cache_bytes_max)
+        if isinstance(role, Leader):
+            leading.send_due(core, role)
+        self._number += 1
+        hard_state = core.hard_state if self._hard_changed() else None
+        entries, snapshot = log.take_unhanded(), log.take_snapshot()
+        must_sync = bool(entries) or snapshot is not None or self._term_or_vote_changed()
+        if core.after_sync and not must_sync:
+            if log.durability.idle:
+                core.messages.extend(core.after_sync)
+                core.after_sync = []
+            else:
+                must_sync = True
+        if must_sync:
+            log.durability.handed(self._number, log.last_index, core.term)
+        if hard_state is not None:
+            self._last_hard = hard_state
+        ready = Ready(
+            number=self._number,
+            soft_state=self._take_soft_state(),
+            hard_state=hard_state,
+            entries=entries,
+            snapshot=snapshot,
+            committed_entries=log.take_committed(core.config.committed_bytes_max),
+            messages=tuple(core.messages),
+            messages_after_sync=tuple(core.after_sync),
+            read_states=tuple(core.read_states),
+            dropped_reads=tuple(core.dropped_reads),
+            must_sync=must_sync,
+        )
+        self._clear_handed_out()
+        return ready
+
+    def _clear_handed_out(self) -> None:
+        core = self._core
+        core.messages.clear()
+        core.after_sync.clear()
+        core.read_states.clear()
+        core.dropped_reads.clear()
+
+    def on_persisted(self, number: int, now: float) -> None:
+        """Ready `number`, and every one before it, is durable."""
+        assert number <= self._number, f"Ready {number} was never handed out"
+        core = self._core
+        core.now = now
+        if core.log.durability.persisted(number) and isinstance(core.role, Leader):
+            leading.on_durable(core, core.role)
+
+    def on_applied(self, index: LogIndex) -> None:
+        """Everything up to `index` is applied; after installing a snapshot, its index."""
+        self._core.log.on_applied(index)
+
+    # -- how it stands
+
+    @property
+    def id(self) -> PeerId:
+        """Who this peer is."""
+        return self._core.id
+
+    @property
+    def term(self) -> Term:
+        """The current term."""
+        return self._core.term
+
+    @property
+    def leader_id(self) -> PeerId:
+        """The leader of the current term, 0 when none is known."""
+        return self._core.leader_id
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this peer leads, as far as it knows."""
+        return isinstance(self._core.role, Leader)
+
+    @property
+    def commit_index(self) -> LogIndex:
+        """Highest index known to be committed."""
+        return self._core.log.committed
+
+    @property
+    def applied_index(self) -> LogIndex:
+        """Highest index that `on_applied` has reported."""
+        return self._core.log.applied
+
+    @property
+    def last_index(self) -> LogIndex:
+        """Highest index of the log, durable or not."""
+        return self._core.log.last_index
+
+    @property
+    def conf_state(self) -> ConfState:
+        """The members, as far as applied."""
+        return self._core.conf.state
+
+    @property
+    def has_committed_in_term(self) -> bool:
+        """Whether this peer leads and has committed an entry of its own term, so that its commit index is up to date."""
+        role = self._core.role
+        return isinstance(role, Leader) and leading.has_committed_in_term(self._core, role)
+
+    @property
+    def lease_until(self) -> float:
+        """Until when, on the driver's clock, no other peer can lead: send time of the newest round that a majority has
+        answered, plus `lease_s`.
+
+        A read is linearizable when its data was taken before that moment and at a time when `applied_index` had reached the
+        commit index. Minus infinity without a lease: not the leader, none of its entries committed, a transfer or a change of
+        members under way, leases not configured. Infinity when this peer is the only voter.
+        """
+        role = self._core.role
+        return leading.lease_until(self._core, role) if isinstance(role, Leader) else _NEVER
+
+    def status(self) -> describe.Status:
+        """Return how this peer stands, as a record of its own."""
+        return describe.status(self._core)
+
+    # -- inside
+
+    def _leading(self) -> tuple[Core, Leader]:
+        role = self._core.role
+        if not isinstance(role, Leader):
+            raise NotLeader(role.leader_id)
+        return self._core, role
+
+    def _progress_of(self, peer_id: PeerId) -> Progress | None:
+        role = self._core.role
+        return role.progress.get(peer_id) if isinstance(role, Leader) and peer_id != self._core.id else None
+
+    def _soft_state(self) -> SoftState:
+        return SoftState(self._core.role.leader_id, self._core.role.kind)
+
+    def _soft_changed(self) -> bool:
+        role, last = self._core.role, self._last_soft
+        return role.leader_id != last.leader_id or role.kind is not last.role
+
+    def _take_soft_state(self) -> SoftState | None:
+        if not self._soft_changed():
+            return None
+        self._last_soft = self._soft_state()
+        return self._last_soft
+
+    def _hard_changed(self) -> bool:
+        return self._core.log.committed != self._last_hard.commit or self._term_or_vote_changed()
+
+    def _term_or_vote_changed(self) -> bool:
+        core, last = self._core, self._last_hard
+        return core.term != last.term or core.vote != last.vote
+
+
+# -- who takes which message, by its kind and by its term
+
+
+def _on_leader_message(core: Core, message: AppendEntries | Heartbeat | InstallSnapshot) -> None:
+    """Of an older term: say so. Otherwise its sender is the leader of its term."""
+    if message.term < core.term:
+        following.answer_old_leader(core, message)
+        return
+    following.check(core, message)
+    if message.term > core.term:
+        core.become_follower(message.term, message.sender)
+    if type(message) is AppendEntries:
+        following.on_append(core, message)
+    elif type(message) is Heartbeat:
+        following.on_heartbeat(core, message)
+    else:
+        assert isinstance(message, InstallSnapshot), "the other two were handled above"
+        following.on_install_snapshot(core, message)
+
+
+def _on_follower_answer(core: Core, message: AppendResponse | AppendRejection | HeartbeatResponse) -> None:
+    """Only the leader of just that term cares, and only about its members."""
+    role = core.role
+    if not _adopt_answer_term(core, message) or not isinstance(role, Leader):
+        return
+    progress = role.progress.get(message.sender)
+    if progress is None or message.sender == core.id:
+        return
+    if type(message) is AppendResponse:
+        leading.on_append_response(core, role, progress, message)
+    elif type(message) is HeartbeatResponse:
+        leading.on_heartbeat_response(core, role, progress, message)
+    else:
+        assert isinstance(message, AppendRejection), "the other two were handled above"
+        leading.on_append_rejection(core, progress, message)
+
+
+def _adopt_answer_term(core: Core, message: Message) -> bool:
+    """Go along with a newer term; return whether the message is of the term that was current before.
+
+    A leader does not listen to strangers: a removed member's term must not end its own.
+    """
+    if message.term > core.term and not (isinstance(core.role, Leader) and message.sender not in core.role.progress):
+        core.become_follower(message.term, NO_PEER)
+        return False
+    return message.term == core.term
+
+
+def _on_stale_term(core: Core, message: StaleTerm) -> None:
+    _adopt_answer_term(core, message)
+
+
+def _on_vote_request(core: Core, message: VoteRequest) -> None:
+    if message.term < core.term:
+        election.refuse_old_vote_request(core, message)
+    elif not election.ignores_vote_request(core, message):
+        if message.term > core.term:
+            core.become_follower(message.term, NO_PEER)
+        election.on_vote_request(core, message)
+
+
+def _on_pre_vote_request(core: Core, message: PreVoteRequest) -> None:
+    if message.term < core.term:
+        election.refuse_old_vote_request(core, message)
+    elif not election.ignores_vote_request(core, message):
+        election.on_pre_vote_request(core, message)
+
+
+def _on_vote_response(core: Core, message: VoteResponse) -> None:
+    if _adopt_answer_term(core, message):
+        election.on_vote_response(core, message)
+
+
+def _on_pre_vote_response(core: Core, message: PreVoteResponse) -> None:
+    if message.granted or _adopt_answer_term(core, message):
+        election.on_pre_vote_response(core, message)
+
+
+def _on_timeout_now(core: Core, message: TimeoutNow) -> None:
+    if message.term > core.term:
+        core.become_follower(message.term, message.sender)
+    if message.term == core.term:
+        election.on_timeout_now(core, message)
+
+
+def _on_transfer_request(core: Core, message: TransferRequest) -> None:
+    if message.term == core.term and isinstance(core.role, Leader):
+        leading.begin_transfer(core, core.role, message.transferee)
+
+
+_HANDLERS: dict[type, Callable[[Core, Any], None]] = {  # Any: each kind goes to the function that takes just that kind
+    AppendEntries: _on_leader_message,
+    Heartbeat: _on_leader_message,
+    InstallSnapshot: _on_leader_message,
+    AppendResponse: _on_follower_answer,
+    AppendRejection: _on_follower_answer,
+    HeartbeatResponse: _on_follower_answer,
+    StaleTerm: _on_stale_term,
+    VoteRequest: _on_vote_request,
+    VoteResponse: _on_vote_response,
+    PreVoteRequest: _on_pre_vote_request,
+    PreVoteResponse: _on_pre_vote_response,
+    TimeoutNow: _on_timeout_now,
+    TransferRequest: _on_transfer_request,
+}
