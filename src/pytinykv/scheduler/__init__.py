@@ -1,0 +1,66 @@
+"""The scheduler: the one place in a cluster that hands out ids and timestamps, knows where every region is, and decides
+where its replicas should be (TinyScheduler in TinyKV, PD in TiKV).
+
+    records        stores, regions, peers: immutable
+    commands       the only ways the durable state changes
+    state          the durable state, and the pure function that applies a command to it
+    commit         durable first, visible afterwards; one sync for all who wait
+    ids, tso       windows reserved on disk, handed out from memory
+    regions        the region map: by key, by id, tallies per store
+    stores         when stores were last heard of, and what that makes of them
+    cluster        stores and regions as observed; lookups that refuse to answer in part
+    operators      steps for one region, read off its heartbeats
+    operator_controller   which operators run; what a leader is told next
+    quorum, placement, replica_checker   what should be done about a region
+    scheduler      all of it behind one object
+
+No gRPC and no protobuf here: `server.pd_service` translates. Decisions are synchronous and take the time as an argument;
+only the committer waits for the disk. Single node for now; the commands and `state.transition` are the shape in which
+it can be replicated by `raft` later. Not here yet: balancing of leaders and of regions, which are further checkers that
+make operators.
+"""
+
+from __future__ import annotations
+
+from pytinykv.scheduler.commit import InlineWorker, Worker
+from pytinykv.scheduler.config import SchedulerConfig
+from pytinykv.scheduler.errors import (
+    AlreadyBootstrapped,
+    DuplicateAddress,
+    InvalidInput,
+    LookupIncomplete,
+    NotBootstrapped,
+    RegionNotFound,
+    SchedulerError,
+    SchedulerStopped,
+    StaleRegion,
+    StateCorrupted,
+    StoreNotFound,
+    StoreTombstone,
+    TimestampUnavailable,
+)
+from pytinykv.scheduler.scheduler import Scheduler, SplitIds
+from pytinykv.scheduler.stores import StoreHealth, StoreInfo
+
+__all__ = [
+    "AlreadyBootstrapped",
+    "DuplicateAddress",
+    "InlineWorker",
+    "InvalidInput",
+    "LookupIncomplete",
+    "NotBootstrapped",
+    "RegionNotFound",
+    "Scheduler",
+    "SchedulerConfig",
+    "SchedulerError",
+    "SchedulerStopped",
+    "SplitIds",
+    "StaleRegion",
+    "StateCorrupted",
+    "StoreHealth",
+    "StoreInfo",
+    "StoreNotFound",
+    "StoreTombstone",
+    "TimestampUnavailable",
+    "Worker",
+]

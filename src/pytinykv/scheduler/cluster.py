@@ -1,0 +1,178 @@
+"""The cluster as it is now: stores and regions, from the durable state and from heartbeats.
+
+What the administrator decided comes from `State` (durable); what is observed (heartbeats) lives here and is rebuilt after
+a restart. Region metas are kept on disk too, but lazily: `on_region` says which records changed and the owner writes them
+without a sync of its own. Losing some costs nothing but waiting for the next heartbeats; they are a memory, not a truth.
+A region loaded from disk has no leader until somebody reports as its leader, so nobody is sent to a wrong place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from pytinykv.scheduler.config import SchedulerConfig
+from pytinykv.scheduler.errors import InvalidInput, LookupIncomplete, StaleRegion, StoreNotFound, StoreTombstone
+from pytinykv.scheduler.records import RegionInfo, RegionMeta, StoreId, StoreMeta, StoreStats
+from pytinykv.scheduler.regions import RegionMap
+from pytinykv.scheduler.stores import StoreHealth, StoreInfo
+
+KEY_MAX = 64
+"""How much of a key an error message shows, in bytes."""
+
+
+class RegionChange(msgspec.Struct, frozen=True):
+    """What a heartbeat changed: the record to write (None if the meta is as before) and the regions that went."""
+
+    put: RegionMeta | None
+    removed: tuple[RegionMeta, ...]
+
+
+class Cluster:
+    """Stores and regions at run time. Time is handed in as monotonic seconds."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self._config = config
+        self.regions = RegionMap()
+        self._stores: dict[StoreId, StoreInfo] = {}
+
+    @property
+    def config(self) -> SchedulerConfig:
+        return self._config
+
+    def load_regions(self, metas: Iterable[RegionMeta]) -> None:
+        """Take in the regions that were known before a restart, without leaders. Of two that overlap the newer wins."""
+        for meta in metas:
+            info = RegionInfo(meta)
+            try:
+                self.regions.check_not_stale(info)
+            except StaleRegion:
+                continue
+            self.regions.put(info)
+
+    # stores
+
+    def sync_stores(self, metas: Mapping[StoreId, StoreMeta], now: float) -> None:
+        """Follow the durable list of stores. One that is new counts as heard of now."""
+        for store_id in sorted(metas):
+            known = self._stores.get(store_id)
+            if known is None:
+                self._stores[store_id] = StoreInfo(metas[store_id], heard_at=now)
+            elif known.meta is not metas[store_id]:
+                if known.meta.state is metas[store_id].state:
+                    known.heard_at = now  # it registered again; a decision about it would say nothing of its health
+                known.meta = metas[store_id]
+
+    def stores(self) -> list[StoreInfo]:
+        """Return all stores by id."""
+        return [self._stores[store_id] for store_id in sorted(self._stores)]
+
+    def store(self, store_id: int) -> StoreInfo | None:
+        return self._stores.get(StoreId(store_id))
+
+    def health(self, store_id: int, now: float) -> StoreHealth | None:
+        """Judge a store; None for one that nobody registered."""
+        store = self.store(store_id)
+        return None if store is None else store.health(now, self._config)
+
+    def on_store_heartbeat(self, stats: StoreStats, *, now: float, wall_ms: int) -> None:
+        """Take in what a store says about itself. Raises StoreNotFound, StoreTombstone."""
+        store = self.store(stats.store_id)
+        if store is None:
+            raise StoreNotFound(stats.store_id)
+        if store.meta.is_tombstone:
+            raise StoreTombstone(stats.store_id)
+        store.stats = stats
+        store.heard_at = now
+        store.last_heartbeat_ms = wall_ms
+
+    # regions
+
+    def on_region(self, info: RegionInfo) -> RegionChange:
+        """Take in what a leader says about its region. Raises InvalidInput, StaleRegion; then nothing has changed."""
+        check_region(info)
+        self.regions.check_not_stale(info)
+        known = self.regions.get(info.id)
+        removed = self.regions.put(info)
+        changed = known is None or known.meta != info.meta
+        return RegionChange(info.meta if changed else None, tuple(region.meta for region in removed))
+
+    def lookup(self, key: bytes) -> RegionInfo:
+        """Return the region that holds a key. Raises LookupIncomplete in a gap or while no leader is known."""
+        region = self.regions.find(key)
+        if region is None:
+            raise LookupIncomplete(f"no region is known for key {_shorten(key)} at the moment, try again")
+        return require_leader(region)
+
+    def lookup_previous(self, key: bytes) -> RegionInfo | None:
+        """Return the region before the one that holds `key`; None if that is the first. Raises LookupIncomplete."""
+        region = self.regions.find(key)
+        if region is None:
+            raise LookupIncomplete(f"no region is known for key {_shorten(key)} at the moment, try again")
+        if not region.meta.start_key:
+            return None
+        previous = self.regions.neighbours(region.meta)[0]
+        if previous is None:
+            raise LookupIncomplete(f"the region before region {region.id} is not known at the moment, try again")
+        return require_leader(previous)
+
+    def lookup_range(self, start: bytes, end: bytes, limit: int) -> list[RegionInfo]:
+        """Return the regions of [start, end), at most `limit` (0: all), without gaps.
+
+        The first one has a leader; later ones may have none, and clients then ask again for those. A range that is
+        unknown in part raises LookupIncomplete: clients take a short list for the end.
+        """
+        if end and start >= end:
+            return []
+        found = self.regions.scan(start, end, limit)
+        expected = start
+        for index, region in enumerate(found):
+            if not region.meta.contains(expected) or (index and region.meta.start_key != expected):
+                raise LookupIncomplete(f"no region is known for key {_shorten(expected)} at the moment, try again")
+            expected = region.meta.end_key
+        is_short = not limit or len(found) < limit
+        if not found or (is_short and expected and (not end or expected < end)):
+            raise LookupIncomplete(f"no region is known for key {_shorten(expected)} at the moment, try again")
+        require_leader(found[0])
+        return found
+
+    def check_epoch(self, meta: RegionMeta) -> RegionInfo:
+        """Return the known region for a request about it. Raises LookupIncomplete or StaleRegion."""
+        known = self.regions.get(meta.id)
+        if known is None:
+            raise LookupIncomplete(f"region {meta.id} is not known yet, try again after its first heartbeat")
+        if meta.epoch.is_behind(known.meta.epoch):
+            raise StaleRegion(f"request for region {meta.id} with epoch {meta.epoch}, known {known.meta.epoch}")
+        return known
+
+    def walk(self, after: bytes | None, count: int) -> Iterator[RegionInfo]:
+        """Yield up to `count` regions that start after `after` in key order (None: from the first)."""
+        start = b"" if after is None else after + b"\x00"
+        for region in self.regions.scan(start, limit=count + 1):
+            if after is None or region.meta.start_key > after:
+                yield region
+
+
+def check_region(info: RegionInfo) -> None:
+    """Raise InvalidInput unless the report makes sense in itself."""
+    meta = info.meta
+    if meta.id < 0 or not meta.peers:
+        raise InvalidInput(f"region {meta.id} is reported without peers")
+    if meta.end_key and meta.start_key >= meta.end_key:
+        raise InvalidInput(f"region {meta.id} has an empty range")
+    if len({peer.id for peer in meta.peers}) != len(meta.peers):
+        raise InvalidInput(f"region {meta.id} has two peers with one id")
+    if info.leader is not None and meta.peer(info.leader.id) is None:
+        raise InvalidInput(f"leader {info.leader.id} of region {meta.id} is not one of its peers")
+
+
+def require_leader(region: RegionInfo) -> RegionInfo:
+    """Return the region. Raises LookupIncomplete while its leader is unknown."""
+    if region.leader is None:
+        raise LookupIncomplete(f"leader of region {region.id} is not known yet, try again")
+    return region
+
+
+def _shorten(key: bytes) -> str:
+    return key.hex() if len(key) <= KEY_MAX else f"{key[:KEY_MAX].hex()}… ({len(key)} bytes)"

@@ -1,0 +1,91 @@
+"""Commands: the only ways in which the scheduler's durable state changes.
+
+One class per change, immutable, encodable. Today they go through `commit.Committer` straight into the local engine; a
+replicated scheduler would send the same records through a Raft log and apply them with the same function
+(`state.transition`). So a command carries everything its outcome depends on: no clock, no randomness inside.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from pytinykv.scheduler.records import RegionMeta, StoreId, StoreMeta, StoreState
+
+
+class InitCluster(msgspec.Struct, frozen=True, tag=1):
+    """Give the cluster its id. The first command of every scheduler."""
+
+    cluster_id: int
+
+
+class Bootstrap(msgspec.Struct, frozen=True, tag=2):
+    """Found the cluster with its first store and a first region that covers all keys and lives there alone."""
+
+    store: StoreMeta
+    region: RegionMeta
+
+
+class PutStore(msgspec.Struct, frozen=True, tag=3):
+    """Register a store, or renew what it says about itself. The state decided here (offline) is kept."""
+
+    store: StoreMeta
+
+
+class SetStoreState(msgspec.Struct, frozen=True, tag=4):
+    """Move a store one way: UP <-> OFFLINE -> TOMBSTONE."""
+
+    store_id: StoreId
+    state: StoreState
+
+
+class ReserveIds(msgspec.Struct, frozen=True, tag=5):
+    """Reserve all ids below `end`. Never goes down."""
+
+    end: int
+
+
+class SetTsoWindow(msgspec.Struct, frozen=True, tag=6):
+    """Reserve all timestamps whose physical part is below `end_ms`.
+
+    It may go down, to hand back what a scheduler that stops in good order has not used: then the sender guarantees
+    that it issued nothing at or above `end_ms` and never will.
+    """
+
+    end_ms: int
+
+
+class PutClusterConfig(msgspec.Struct, frozen=True, tag=7):
+    """Set how many peers a region shall have, overriding the configuration file."""
+
+    max_peer_count: int
+
+
+class UpdateGcSafePoint(msgspec.Struct, frozen=True, tag=8):
+    """Allow stores to drop versions older than this timestamp. Never goes down; the outcome is the safe point now."""
+
+    safe_point: int
+
+
+class UpdateServiceSafePoint(msgspec.Struct, frozen=True, tag=9):
+    """Hold garbage collection back on behalf of a service until `expires_at_s` (0: let go of it)."""
+
+    service_id: str
+    safe_point: int
+    expires_at_s: int
+    """Seconds since the Unix epoch by the scheduler's clock."""
+    now_s: int
+
+
+Command: TypeAlias = (
+    InitCluster
+    | Bootstrap
+    | PutStore
+    | SetStoreState
+    | ReserveIds
+    | SetTsoWindow
+    | PutClusterConfig
+    | UpdateGcSafePoint
+    | UpdateServiceSafePoint
+)

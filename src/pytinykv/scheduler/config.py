@@ -1,0 +1,72 @@
+"""Configuration of the scheduler."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator of the cluster may tune. `validate` checks the rules between the fields."""
+
+    max_replicas: int = 3
+    """How many peers every region shall have. Odd numbers only make sense: an even one adds cost and no safety."""
+
+    store_disconnect_time_s: float = 20.0
+    """A store silent for this long gets no new peers. Twice the store heartbeat interval or more."""
+    max_store_down_time_s: float = 1800.0
+    """A store silent for this long is taken for lost: its peers are replaced when another store has room."""
+
+    tso_window_ms: int = 3000
+    """How far ahead of the clock timestamps are reserved on disk. After an unclean restart timestamps begin at the end
+    of the window, so they may run ahead of the clock by as much; a short window means more frequent syncs."""
+    tso_ahead_max_ms: int = 5
+    """How far a burst of requests may push the physical part past the clock before requests wait for the clock."""
+    tso_wait_max_s: float = 3.0
+    """How long a timestamp request may wait for the disk or the clock before it fails."""
+    id_window: int = 1000
+    """How many ids are reserved on disk at a time. A restart skips what was left of the window."""
+
+    tick_interval_s: float = 0.5
+    """How often stores are judged, time limits are checked and regions are looked over without waiting for heartbeats."""
+    patrol_regions_max: int = 256
+    """How many regions one tick looks over at most, in key order and going round."""
+
+    operator_timeout_s: float = 600.0
+    """Time limit of an operator that adds or removes a peer (a snapshot may have to be sent)."""
+    leader_operator_timeout_s: float = 10.0
+    """Time limit of an operator that only moves leadership."""
+    operators_max: int = 64
+    """How many replica operators may run at once in the cluster."""
+    store_operators_max: int = 8
+    """How many running operators may add a peer to the same store, or take one from it."""
+    operator_history_max: int = 1024
+    """How many finished operators are remembered for GetOperator."""
+
+    low_space_ratio: float = 0.8
+    """A store whose disk is used beyond this share gets no new peers."""
+
+    def validate(self) -> None:
+        """Raise ValueError with the first rule that is broken."""
+        for name in (
+            "max_replicas",
+            "tso_window_ms",
+            "id_window",
+            "patrol_regions_max",
+            "operators_max",
+            "store_operators_max",
+            "operator_history_max",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("tso_wait_max_s", "tick_interval_s", "operator_timeout_s", "leader_operator_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if not 0 < self.store_disconnect_time_s <= self.max_store_down_time_s:
+            raise ValueError(
+                "store_disconnect_time_s must be positive and not above max_store_down_time_s:"
+                f" {self.store_disconnect_time_s} and {self.max_store_down_time_s}"
+            )
+        if self.tso_ahead_max_ms < 1 or self.tso_ahead_max_ms * 2 > self.tso_window_ms:
+            raise ValueError("tso_ahead_max_ms must be at least 1 and at most half of tso_window_ms")
+        if not 0 < self.low_space_ratio <= 1:
+            raise ValueError(f"low_space_ratio must be above 0 and at most 1, not {self.low_space_ratio}")

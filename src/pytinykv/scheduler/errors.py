@@ -1,0 +1,111 @@
+"""Errors of the scheduler. Each leaves the state as it was.
+
+SchedulerError
+├── NotBootstrapped         there is no cluster yet; only bootstrap, ids and timestamps work
+├── AlreadyBootstrapped     another store was first
+├── StoreNotFound           no store of this id was ever registered
+├── StoreTombstone          the store was removed for good
+├── DuplicateAddress        another living store has this address
+├── InvalidInput            the request contradicts itself or the rules; sending it again is pointless
+├── RegionNotFound          no such region
+├── StaleRegion             the report describes a past state of the region, newer news is known
+├── LookupIncomplete        a key range is not known at the moment, or its leader is not (retryable)
+├── TimestampUnavailable    the clock or the disk did not allow a timestamp in time (retryable)
+├── SchedulerStopped        the scheduler is stopping (retryable: with the next one)
+└── StateCorrupted          what is on disk can't be read by this version
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SchedulerError(Exception):
+    """Base of all errors of this package. `retryable`: the same request can succeed later."""
+
+    retryable: ClassVar[bool] = False
+
+
+class NotBootstrapped(SchedulerError):
+    """The cluster has no first store and region yet."""
+
+    retryable: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__("cluster is not bootstrapped: start a store first")
+
+
+class AlreadyBootstrapped(SchedulerError):
+    """A cluster exists; this store joins it instead of founding one."""
+
+    def __init__(self) -> None:
+        super().__init__("cluster is already bootstrapped")
+
+
+class StoreNotFound(SchedulerError):
+    """No store with this id."""
+
+    def __init__(self, store_id: int) -> None:
+        # Go clients recognise both halves of this text.
+        super().__init__(f"invalid store ID {store_id}, not found")
+        self.store_id = store_id
+
+
+class StoreTombstone(SchedulerError):
+    """The store was removed; it must come back with an empty data directory, and so with a new id."""
+
+    def __init__(self, store_id: int) -> None:
+        super().__init__(f"store {store_id} is tombstone: it was removed from the cluster and its id is not used again")
+        self.store_id = store_id
+
+
+class DuplicateAddress(SchedulerError):
+    """Two living stores can't be dialled at one address."""
+
+    def __init__(self, address: str, store_id: int, owner_id: int) -> None:
+        super().__init__(
+            f"duplicated store address: store {store_id} wants {address}, which store {owner_id} has;"
+            f" remove store {owner_id} or start with another address"
+        )
+        self.owner_id = owner_id
+
+
+class InvalidInput(SchedulerError):
+    """The request is wrong in itself."""
+
+
+class RegionNotFound(SchedulerError):
+    """No region with this id."""
+
+    def __init__(self, region_id: int) -> None:
+        super().__init__(f"region {region_id} is not known")
+        self.region_id = region_id
+
+
+class StaleRegion(SchedulerError):
+    """A report or request whose epoch or term is older than what is known."""
+
+
+class LookupIncomplete(SchedulerError):
+    """The answer would be partial: a gap in the region map, or a region whose leader is unknown."""
+
+    retryable: ClassVar[bool] = True
+
+
+class TimestampUnavailable(SchedulerError):
+    """No timestamp within the bound."""
+
+    retryable: ClassVar[bool] = True
+
+
+class SchedulerStopped(SchedulerError):
+    """The scheduler is stopping or has failed; nothing more is decided here."""
+
+    retryable: ClassVar[bool] = True
+
+    def __init__(self, reason: str = "scheduler is stopping") -> None:
+        super().__init__(reason)
+
+
+class StateCorrupted(SchedulerError):
+    """A stored record can't be decoded."""

@@ -1,0 +1,182 @@
+"""The operator controller: which operators run, and what each region's leader is to be told next.
+
+Invariants:
+ 1. At most one operator runs per region.
+ 2. An operator ends by what heartbeats show (success), by time (timeout), by a change of the region that it does not
+    explain or a target that is gone (cancel), or by a more urgent one (replace).
+ 3. An order never puts a second peer of a region on a store, and never takes a peer the majority depends on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+
+from pytinykv.scheduler.cluster import Cluster
+from pytinykv.scheduler.operators import (
+    AddPeer,
+    ChangeKind,
+    ChangePeer,
+    Instruction,
+    MoveLeader,
+    Operator,
+    OperatorKind,
+    OperatorStatus,
+    Order,
+    RemovePeer,
+    Step,
+    TransferLeader,
+)
+from pytinykv.scheduler.quorum import can_remove, is_working, next_leader
+from pytinykv.scheduler.records import Peer, RegionId, RegionInfo
+from pytinykv.scheduler.stores import StoreHealth
+
+_logger = logging.getLogger(__name__)
+
+
+class OperatorController:
+    """Runs operators over the cluster. Time is handed in as monotonic seconds."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._running: dict[RegionId, Operator] = {}
+        self._ended: OrderedDict[RegionId, Operator] = OrderedDict()
+        """The last operator of each region that had one, oldest first."""
+
+    def get(self, region_id: int) -> Operator | None:
+        """Return the operator that runs for a region."""
+        return self._running.get(RegionId(region_id))
+
+    def last(self, region_id: int) -> Operator | None:
+        """Return the operator that runs, or else the last one that ended."""
+        return self.get(region_id) or self._ended.get(RegionId(region_id))
+
+    def running(self) -> list[Operator]:
+        """Return all running operators by region."""
+        return [self._running[region_id] for region_id in sorted(self._running)]
+
+    def count(self, kind: OperatorKind) -> int:
+        """Return how many operators of a kind run."""
+        return sum(operator.kind is kind for operator in self._running.values())
+
+    def pending_additions(self, store_id: int) -> int:
+        """Return how many peers running operators are still to add on a store."""
+        return sum(operator.adds_to(store_id) for operator in self._running.values())
+
+    def store_load(self, store_id: int) -> int:
+        """Return how many running operators add a peer on a store or take one away."""
+        return sum(store_id in operator.changed_stores for operator in self._running.values())
+
+    def add(self, operator: Operator, now: float) -> bool:
+        """Start an operator if the region is as it was when the operator was made, and no limit stands against it."""
+        region = self._cluster.regions.get(operator.region_id)
+        if region is None or region.meta.epoch != operator.epoch or not operator.steps:
+            return False
+        current = self.get(operator.region_id)
+        if current is not None:
+            if operator.kind is not OperatorKind.ADMIN or current.kind is OperatorKind.ADMIN:
+                return False
+            self._end(current, OperatorStatus.REPLACE, "a person wants something else")
+        if operator.kind is not OperatorKind.ADMIN and not self._is_within_limits(operator):
+            return False
+        operator.started_at = now
+        self._running[operator.region_id] = operator
+        _logger.info("operator starts: %s", operator)
+        return True
+
+    def cancel(self, operator: Operator, reason: str) -> bool:
+        """End an operator early. Returns whether it was running."""
+        if self._running.get(operator.region_id) is not operator:
+            return False
+        self._end(operator, OperatorStatus.CANCEL, reason)
+        return True
+
+    def on_region(self, region: RegionInfo, now: float) -> Order | None:
+        """Follow the region's operator by what was reported; return what its leader is to do now, if anything."""
+        operator = self.get(region.id)
+        if operator is None:
+            return None
+        step = operator.advance(region)
+        if step is None:
+            self._end(operator, OperatorStatus.SUCCESS)
+            return None
+        if self._end_if_hopeless(operator, step, region, now):
+            return None
+        return self._order(step, region, now)
+
+    def expire(self, now: float) -> None:
+        """End the operators whose time is up or whose region is gone."""
+        for operator in self.running():
+            if self._cluster.regions.get(operator.region_id) is None:
+                self._end(operator, OperatorStatus.CANCEL, "the region is gone")
+            elif self._is_timed_out(operator, now):
+                self._end(operator, OperatorStatus.TIMEOUT)
+
+    def _is_within_limits(self, operator: Operator) -> bool:
+        config = self._cluster.config
+        if operator.kind is OperatorKind.REPLICA and self.count(OperatorKind.REPLICA) >= config.operators_max:
+            return False
+        return all(self.store_load(store_id) < config.store_operators_max for store_id in operator.changed_stores)
+
+    def _is_timed_out(self, operator: Operator, now: float) -> bool:
+        config = self._cluster.config
+        limit_s = config.leader_operator_timeout_s if operator.moves_only_leader else config.operator_timeout_s
+        return now - operator.started_at > limit_s
+
+    def _end_if_hopeless(self, operator: Operator, step: Step, region: RegionInfo, now: float) -> bool:
+        if self._is_timed_out(operator, now):
+            self._end(operator, OperatorStatus.TIMEOUT)
+            return True
+        if region.meta.epoch.conf_ver - operator.epoch.conf_ver > operator.conf_changes(region):
+            self._end(operator, OperatorStatus.CANCEL, "the region's members changed meanwhile")
+            return True
+        if isinstance(step, AddPeer):
+            present = region.meta.peer_on(step.store_id)
+            if present is not None and present.id != step.peer_id:
+                self._end(operator, OperatorStatus.CANCEL, f"store {step.store_id} has another peer of the region")
+                return True
+        target = step.target if isinstance(step, TransferLeader) else step.store_id
+        if not isinstance(step, RemovePeer) and self._is_gone(target, now):
+            self._end(operator, OperatorStatus.CANCEL, f"store {target} went away")
+            return True
+        return False
+
+    def _is_gone(self, store_id: int, now: float) -> bool:
+        return self._cluster.health(store_id, now) not in (StoreHealth.UP, StoreHealth.OFFLINE)
+
+    def _order(self, step: Step, region: RegionInfo, now: float) -> Order | None:
+        if region.leader is None:
+            return None
+        instruction = self._instruction(step, region, region.leader, now)
+        if instruction is None:
+            return None
+        return Order(region.id, region.meta.epoch, region.leader, instruction)
+
+    def _instruction(self, step: Step, region: RegionInfo, leader: Peer, now: float) -> Instruction | None:
+        match step:
+            case AddPeer():
+                return ChangePeer(ChangeKind.ADD, Peer(step.peer_id, step.store_id))
+            case TransferLeader():
+                target = region.meta.peer_on(step.target)
+                if target is None or not is_working(self._cluster, region, target, now):
+                    target = next_leader(self._cluster, region, now)
+                return None if target is None else MoveLeader(target)
+            case RemovePeer():
+                peer = region.meta.peer_on(step.store_id)
+                if peer is None or not can_remove(self._cluster, region, peer, now):
+                    return None
+                if peer.id == leader.id:
+                    # It came to lead after the operator was made; a leader does not remove itself.
+                    heir = next_leader(self._cluster, region, now)
+                    return None if heir is None else MoveLeader(heir)
+                return ChangePeer(ChangeKind.REMOVE, peer)
+
+    def _end(self, operator: Operator, status: OperatorStatus, reason: str = "") -> None:
+        operator.status = status
+        operator.reason = reason
+        del self._running[operator.region_id]
+        self._ended.pop(operator.region_id, None)
+        self._ended[operator.region_id] = operator
+        while len(self._ended) > self._cluster.config.operator_history_max:
+            self._ended.popitem(last=False)
+        _logger.info("operator ends, %s%s: %s", status.name.lower(), reason and f" ({reason})", operator)

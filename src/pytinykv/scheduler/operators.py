@@ -1,0 +1,176 @@
+"""Operators: what the scheduler wants changed about one region, step by step.
+
+An operator is a short list of steps; the leader of the region is told the first one that is not finished, again with
+every heartbeat until a heartbeat shows that it is. Steps are idempotent to say and are read off the region itself, so
+nothing depends on a message arriving.
+
+    replace a lost peer   AddPeer(4) ─► RemovePeer(2)
+    ... that leads        AddPeer(4) ─► TransferLeader(2→3) ─► RemovePeer(2)
+
+Each step that changes the membership raises the region's conf_ver by one. If it has grown by more than the finished
+steps explain, somebody else changed the region too, and the operator is given up.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import TypeAlias
+
+import msgspec
+
+from pytinykv.scheduler.records import Epoch, Peer, PeerId, RegionId, RegionInfo, StoreId
+
+
+class AddPeer(msgspec.Struct, frozen=True):
+    """Give the region a peer on another store. Finished when it is a member and no longer behind."""
+
+    store_id: StoreId
+    peer_id: PeerId
+
+    def is_finished(self, region: RegionInfo) -> bool:
+        return (
+            self.conf_changes(region) > 0 and not region.is_pending(self.peer_id) and not region.is_down(self.peer_id)
+        )
+
+    def conf_changes(self, region: RegionInfo) -> int:
+        """Say how many membership changes of the region this step explains."""
+        peer = region.meta.peer_on(self.store_id)
+        return 1 if peer is not None and peer.id == self.peer_id else 0
+
+    def __str__(self) -> str:
+        return f"add peer {self.peer_id} on store {self.store_id}"
+
+
+class RemovePeer(msgspec.Struct, frozen=True):
+    """Take the region's peer off a store. Finished when none is left there."""
+
+    store_id: StoreId
+
+    def is_finished(self, region: RegionInfo) -> bool:
+        return region.meta.peer_on(self.store_id) is None
+
+    def conf_changes(self, region: RegionInfo) -> int:
+        return 1 if self.is_finished(region) else 0
+
+    def __str__(self) -> str:
+        return f"remove peer on store {self.store_id}"
+
+
+class TransferLeader(msgspec.Struct, frozen=True):
+    """Move leadership from one store to another. Finished when it has left the first one, wherever it went."""
+
+    source: StoreId
+    target: StoreId
+
+    def is_finished(self, region: RegionInfo) -> bool:
+        return region.leader is not None and region.leader.store_id != self.source
+
+    def conf_changes(self, region: RegionInfo) -> int:
+        return 0
+
+    def __str__(self) -> str:
+        return f"transfer leader from store {self.source} to store {self.target}"
+
+
+Step: TypeAlias = AddPeer | RemovePeer | TransferLeader
+
+
+class ChangeKind(IntEnum):
+    """The numbers of eraftpb.ConfChangeType."""
+
+    ADD = 0
+    REMOVE = 1
+
+
+class ChangePeer(msgspec.Struct, frozen=True):
+    """What a leader is told to do: propose this membership change."""
+
+    kind: ChangeKind
+    peer: Peer
+
+
+class MoveLeader(msgspec.Struct, frozen=True):
+    """What a leader is told to do: hand leadership to this peer."""
+
+    peer: Peer
+
+
+Instruction: TypeAlias = ChangePeer | MoveLeader
+
+
+class Order(msgspec.Struct, frozen=True):
+    """An instruction and whom it is for: the leader of the region at this epoch."""
+
+    region_id: RegionId
+    epoch: Epoch
+    leader: Peer
+    instruction: Instruction
+
+
+class OperatorKind(StrEnum):
+    """Why an operator exists."""
+
+    REPLICA = "replica"
+    """The region has too few, too many or lost peers."""
+    LEADER = "leader"
+    REGION = "region"
+    ADMIN = "admin"
+    """A person wants it; replaces a running operator of another kind."""
+
+
+class OperatorStatus(IntEnum):
+    """How an operator ended, or that it runs. The numbers of pdpb.OperatorStatus."""
+
+    SUCCESS = 0
+    TIMEOUT = 1
+    CANCEL = 2
+    REPLACE = 3
+    RUNNING = 4
+
+
+class Operator(msgspec.Struct):
+    """Steps for one region. Created by a checker, run by the `OperatorController`."""
+
+    description: str
+    region_id: RegionId
+    epoch: Epoch
+    """Epoch of the region when the operator was made."""
+    kind: OperatorKind
+    steps: tuple[Step, ...]
+    started_at: float = 0.0
+    """Monotonic seconds; set when it begins to run."""
+    done_steps: int = 0
+    status: OperatorStatus = OperatorStatus.RUNNING
+    reason: str = ""
+    """Why it was cancelled."""
+
+    def advance(self, region: RegionInfo) -> Step | None:
+        """Count the steps that the region shows as finished; return the first unfinished one, or None at the end."""
+        while self.done_steps < len(self.steps):
+            step = self.steps[self.done_steps]
+            if not step.is_finished(region):
+                return step
+            self.done_steps += 1
+        return None
+
+    def conf_changes(self, region: RegionInfo) -> int:
+        """Say how many membership changes since `epoch` this operator explains (a step in the making included)."""
+        return sum(step.conf_changes(region) for step in self.steps[: self.done_steps + 1])
+
+    @property
+    def moves_only_leader(self) -> bool:
+        return all(isinstance(step, TransferLeader) for step in self.steps)
+
+    @property
+    def changed_stores(self) -> tuple[StoreId, ...]:
+        """The stores that gain or lose a peer."""
+        return tuple(step.store_id for step in self.steps if not isinstance(step, TransferLeader))
+
+    def adds_to(self, store_id: int) -> bool:
+        """Say whether a peer is still to be added on this store."""
+        remaining = self.steps[self.done_steps :]
+        return any(isinstance(step, AddPeer) and step.store_id == store_id for step in remaining)
+
+    def __str__(self) -> str:
+        steps = ", ".join(str(step) for step in self.steps)
+        return f"{self.description} (region {self.region_id}; {self.done_steps}/{len(self.steps)}: {steps})"

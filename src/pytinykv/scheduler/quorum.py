@@ -1,0 +1,48 @@
+"""Which peers of a region can be counted on, and what may be done without losing the majority.
+
+A membership change needs a majority of the members before it, and the region needs one of the members after it (thesis
+4.1). So a working peer is only removed when those that still work afterwards are a majority of what is left; a peer
+that doesn't work may always go, since that only makes the majority smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pytinykv.scheduler.cluster import Cluster
+from pytinykv.scheduler.records import Peer, PeerRole, RegionInfo
+
+
+def is_working(cluster: Cluster, region: RegionInfo, peer: Peer, now: float) -> bool:
+    """Say whether a peer takes part: caught up, answering its leader, on a store that was heard of lately."""
+    store = cluster.store(peer.store_id)
+    if store is None or not store.is_responsive(now, cluster.config):
+        return False
+    return not region.is_pending(peer.id) and not region.is_down(peer.id)
+
+
+def can_remove(cluster: Cluster, region: RegionInfo, peer: Peer, now: float) -> bool:
+    """Say whether the region keeps a working majority without this peer."""
+    if len(region.meta.peers) <= 1:
+        return False
+    if not is_working(cluster, region, peer, now):
+        return True
+    others = [other for other in region.meta.peers if other.id != peer.id]
+    working = sum(is_working(cluster, region, other, now) for other in others)
+    return working >= len(others) // 2 + 1
+
+
+def next_leader(
+    cluster: Cluster, region: RegionInfo, now: float, *, unless: Callable[[Peer], bool] = lambda _: False
+) -> Peer | None:
+    """Return the working follower on the store with the fewest leaders, or None."""
+    candidates = [
+        peer
+        for peer in region.followers
+        if peer.role is PeerRole.VOTER and is_working(cluster, region, peer, now) and not unless(peer)
+    ]
+    return min(
+        candidates,
+        key=lambda peer: (len(cluster.regions.tally(peer.store_id).leaders), peer.store_id),
+        default=None,
+    )

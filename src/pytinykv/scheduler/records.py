@@ -1,0 +1,165 @@
+"""Records of the scheduler: stores, regions, and what a leader reports about its region.
+
+Immutable; the same records are kept in memory and, for `StoreMeta` and `RegionMeta`, on disk. Stored fields are only
+ever added at the end, with a default (docs/formats.md).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NewType
+
+import msgspec
+
+StoreId = NewType("StoreId", int)
+RegionId = NewType("RegionId", int)
+PeerId = NewType("PeerId", int)
+
+
+class StoreState(IntEnum):
+    """What an administrator has decided about a store. Stored, never renumber; the numbers of metapb.StoreState."""
+
+    UP = 0
+    OFFLINE = 1
+    """Is being drained: its peers move away, then it becomes TOMBSTONE."""
+    TOMBSTONE = 2
+    """Gone for ever. Its id is never used again, its address may be."""
+
+
+class PeerRole(IntEnum):
+    """Stored, never renumber; the numbers of metapb.PeerRole."""
+
+    VOTER = 0
+    LEARNER = 1
+    INCOMING_VOTER = 2
+    DEMOTING_VOTER = 3
+
+
+class StoreLabel(msgspec.Struct, frozen=True, array_like=True):
+    """One word about where or what a store is (zone=z1, engine=tiflash)."""
+
+    key: str
+    value: str
+
+
+class StoreMeta(msgspec.Struct, frozen=True, array_like=True):
+    """What a store says about itself when it registers. `address` is where clients and other stores dial it."""
+
+    id: StoreId
+    address: str
+    state: StoreState = StoreState.UP
+    labels: tuple[StoreLabel, ...] = ()
+    version: str = ""
+    peer_address: str = ""
+    status_address: str = ""
+    git_hash: str = ""
+    start_timestamp: int = 0
+    """Seconds since the Unix epoch, by the store's clock."""
+    deploy_path: str = ""
+
+    @property
+    def is_tombstone(self) -> bool:
+        return self.state is StoreState.TOMBSTONE
+
+    def label(self, key: str) -> str:
+        """Return the value of a label, or the empty string."""
+        return next((label.value for label in self.labels if label.key == key), "")
+
+
+class Peer(msgspec.Struct, frozen=True, array_like=True):
+    """One replica of a region. `id` is unique in the cluster and never used again."""
+
+    id: PeerId
+    store_id: StoreId
+    role: PeerRole = PeerRole.VOTER
+
+
+class Epoch(msgspec.Struct, frozen=True, array_like=True):
+    """How often a region changed: `conf_ver` counts membership changes, `version` splits and merges. Both only grow."""
+
+    conf_ver: int = 0
+    version: int = 0
+
+    def is_behind(self, other: Epoch) -> bool:
+        """Say whether either part is older than `other`'s: a report with this epoch describes the past."""
+        return self.version < other.version or self.conf_ver < other.conf_ver
+
+
+class RegionMeta(msgspec.Struct, frozen=True, array_like=True):
+    """A range of keys, start_key <= key < end_key (empty end: unbounded), and the peers that replicate it."""
+
+    id: RegionId
+    start_key: bytes = b""
+    end_key: bytes = b""
+    epoch: Epoch = Epoch()
+    peers: tuple[Peer, ...] = ()
+
+    def contains(self, key: bytes) -> bool:
+        return self.start_key <= key and (not self.end_key or key < self.end_key)
+
+    def peer(self, peer_id: int) -> Peer | None:
+        return next((peer for peer in self.peers if peer.id == peer_id), None)
+
+    def peer_on(self, store_id: int) -> Peer | None:
+        return next((peer for peer in self.peers if peer.store_id == store_id), None)
+
+    @property
+    def store_ids(self) -> tuple[StoreId, ...]:
+        return tuple(peer.store_id for peer in self.peers)
+
+
+class DownPeer(msgspec.Struct, frozen=True):
+    """A peer that has not answered its leader for `down_seconds`."""
+
+    peer: Peer
+    down_seconds: int
+
+
+class RegionInfo(msgspec.Struct, frozen=True):
+    """A region as its leader last described it.
+
+    `leader` is None for a region that was loaded from disk and has not been heard of since: nobody may be sent there.
+    """
+
+    meta: RegionMeta
+    leader: Peer | None = None
+    term: int = 0
+    """Raft term of the leader; 0 when the reporter does not tell."""
+    down_peers: tuple[DownPeer, ...] = ()
+    pending_peers: tuple[Peer, ...] = ()
+    """Peers that still wait for a snapshot or for much of the log."""
+    approximate_size: int = 0
+    """Bytes."""
+    approximate_keys: int = 0
+
+    @property
+    def id(self) -> RegionId:
+        return self.meta.id
+
+    def is_pending(self, peer_id: int) -> bool:
+        return any(peer.id == peer_id for peer in self.pending_peers)
+
+    def is_down(self, peer_id: int) -> bool:
+        return any(down.peer.id == peer_id for down in self.down_peers)
+
+    @property
+    def followers(self) -> tuple[Peer, ...]:
+        """The peers other than the leader; all peers while no leader is known."""
+        return tuple(peer for peer in self.meta.peers if self.leader is None or peer.id != self.leader.id)
+
+
+class StoreStats(msgspec.Struct, frozen=True):
+    """What a store measures about itself and sends with every heartbeat. Sizes in bytes."""
+
+    store_id: StoreId
+    capacity: int = 0
+    """0: not told."""
+    available: int = 0
+    used_size: int = 0
+    region_count: int = 0
+    sending_snapshots: int = 0
+    receiving_snapshots: int = 0
+    applying_snapshots: int = 0
+    is_busy: bool = False
+    start_time: int = 0
+    """Seconds since the Unix epoch."""

@@ -1,0 +1,438 @@
+"""The scheduler: durable state, the cluster as observed, and the decisions, put together behind one object.
+
+    requests ──► Scheduler ──┬── commit.Committer ──► engine      what must never be forgotten
+                             ├── IdAllocator, TimestampOracle     windows reserved through the committer
+    heartbeats ─►            ├── Cluster                          what stores and leaders report
+                             └── ReplicaChecker ─► OperatorController ─► Order ─► the region's leader
+
+An order travels as the answer to a heartbeat, or is pushed to the leader's store (`bind`) when a tick decides it.
+Everything runs on one event loop; time comes from the clock that was handed in, waiting is loop time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Self, cast
+
+import msgspec
+
+from pytinykv.lifecycle.clock import Clock
+from pytinykv.lifecycle.scope import Scope
+from pytinykv.scheduler.cluster import Cluster
+from pytinykv.scheduler.commands import (
+    Bootstrap,
+    InitCluster,
+    PutClusterConfig,
+    PutStore,
+    ReserveIds,
+    SetStoreState,
+    SetTsoWindow,
+    UpdateGcSafePoint,
+    UpdateServiceSafePoint,
+)
+from pytinykv.scheduler.commit import Committer, InlineWorker, Worker
+from pytinykv.scheduler.config import SchedulerConfig
+from pytinykv.scheduler.errors import (
+    InvalidInput,
+    NotBootstrapped,
+    SchedulerError,
+    SchedulerStopped,
+    TimestampUnavailable,
+)
+from pytinykv.scheduler.ids import IdAllocator
+from pytinykv.scheduler.operator_controller import OperatorController
+from pytinykv.scheduler.operators import Order
+from pytinykv.scheduler.records import (
+    PeerId,
+    RegionId,
+    RegionInfo,
+    RegionMeta,
+    StoreId,
+    StoreMeta,
+    StoreState,
+    StoreStats,
+)
+from pytinykv.scheduler.replica_checker import ReplicaChecker
+from pytinykv.scheduler.state import ServiceSafePoint, State, load_regions, load_state
+from pytinykv.scheduler.stores import StoreInfo
+from pytinykv.scheduler.tso import LOGICAL_COUNT, Issued, TimestampOracle, WaitForTime, WaitForWindow
+from pytinykv.storage.engine import Engine
+
+_logger = logging.getLogger(__name__)
+
+ID_COUNT_MAX = 1 << 20
+"""How many ids one request may ask for."""
+SPLIT_COUNT_MAX = 4096
+"""Into how many new regions one request may split."""
+STOP_SYNC_S = 0.5
+"""How long a stop waits to give back the rest of the timestamp window; without it nothing is lost but tightness."""
+
+Sink = Callable[[Order], None]
+
+
+class SplitIds(msgspec.Struct, frozen=True):
+    """The ids for one region that a split creates; one peer id for each peer of the old region, in its order."""
+
+    region_id: RegionId
+    peer_ids: tuple[PeerId, ...]
+
+
+class Scheduler:
+    """The brain of one cluster. Made by `open`, inside a running event loop; ended by `stop`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        config: SchedulerConfig,
+        worker: Worker,
+        state: State,
+        on_failure: Callable[[BaseException], None] | None,
+    ) -> None:
+        self.config = config
+        self._engine = engine
+        self._clock = clock
+        self._on_failure = on_failure
+        self._committer = Committer(
+            engine, worker, state, on_installed=self._on_installed, on_failure=self._on_disk_failure
+        )
+        self._ids = IdAllocator(state.meta.id_end, config.id_window)
+        self._oracle = TimestampOracle(
+            state.meta.tso_end_ms, window_ms=config.tso_window_ms, ahead_max_ms=config.tso_ahead_max_ms
+        )
+        self._reservations: dict[type[ReserveIds | SetTsoWindow], asyncio.Future[Any]] = {}
+        """Growth of a window that is under way, one of each kind at most."""
+        self.cluster = Cluster(config)
+        self.operators = OperatorController(self.cluster)
+        self._checker = ReplicaChecker(
+            self.cluster,
+            self.operators,
+            max_replicas=lambda: self.max_replicas,
+            allocate_peer_id=self._allocate_peer_id_nowait,
+        )
+        self._sinks: dict[StoreId, Sink] = {}
+        self._patrolled: bytes | None = None
+        """Start key of the region the last tick ended with."""
+        self._is_stopped = False
+
+    @classmethod
+    def open(
+        cls,
+        engine: Engine,
+        clock: Clock,
+        config: SchedulerConfig | None = None,
+        *,
+        scope: Scope,
+        worker: Worker | None = None,
+        rng: random.Random | None = None,
+        on_failure: Callable[[BaseException], None] | None = None,
+    ) -> Self:
+        """Load the state from `engine` and start to work.
+
+        `worker` runs the syncs (default: on the spot). `rng` makes the cluster id of a new cluster (default: the
+        system's randomness). `on_failure` is called once when the disk fails: the process should end. The tick runs as
+        a task of `scope`. Blocks for one sync when the cluster is new.
+
+        Raises:
+            ValueError: the configuration contradicts itself.
+            StateCorrupted: the stored state can't be read.
+            EngineError: the disk failed.
+        """
+        config = config or SchedulerConfig()
+        config.validate()
+        state = load_state(engine)
+        scheduler = cls(engine, clock, config, worker or InlineWorker(), state, on_failure)
+        if not state.meta.cluster_id:
+            scheduler._init_cluster(rng or random.SystemRandom())
+        scheduler.cluster.sync_stores(state.stores, clock.monotonic())
+        scheduler.cluster.load_regions(load_regions(engine))
+        scope.start("scheduler-tick", scheduler._run_ticks)
+        return scheduler
+
+    def _init_cluster(self, rng: random.Random) -> None:
+        self._committer.execute_blocking(InitCluster(rng.randrange(1, 1 << 63)))
+        _logger.info("new cluster %d", self.cluster_id)
+
+    async def stop(self) -> None:
+        """Decide nothing any more and end every waiting call. Idempotent. Leaves the engine open."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        giving_back = self._committer.submit(SetTsoWindow(self._oracle.unused_end_ms))
+        giving_back.add_done_callback(_retrieve)
+        try:
+            await asyncio.wait((giving_back,), timeout=STOP_SYNC_S)
+        finally:
+            self._sinks.clear()
+            self._committer.stop()
+
+    # what is known
+
+    @property
+    def cluster_id(self) -> int:
+        return self._committer.state.meta.cluster_id
+
+    @property
+    def state(self) -> State:
+        """The durable state."""
+        return self._committer.state
+
+    @property
+    def is_bootstrapped(self) -> bool:
+        return self.state.meta.bootstrapped
+
+    @property
+    def max_replicas(self) -> int:
+        """How many peers each region shall have."""
+        return self.state.meta.max_peer_count or self.config.max_replicas
+
+    @property
+    def now(self) -> float:
+        """Monotonic seconds of the scheduler's clock."""
+        return self._clock.monotonic()
+
+    @property
+    def wall_ms(self) -> int:
+        return self._clock.wall_ms()
+
+    def check_running(self) -> None:
+        """Raise SchedulerStopped once the scheduler is stopping."""
+        if self._is_stopped:
+            raise SchedulerStopped
+
+    def check_bootstrapped(self) -> None:
+        """Raise SchedulerStopped or NotBootstrapped."""
+        self.check_running()
+        if not self.is_bootstrapped:
+            raise NotBootstrapped
+
+    # bootstrap, ids, timestamps
+
+    async def bootstrap(self, store: StoreMeta, region: RegionMeta) -> None:
+        """Found the cluster. The founder may repeat itself; others get AlreadyBootstrapped. Raises InvalidInput."""
+        self.check_running()
+        await self._committer.execute(Bootstrap(msgspec.structs.replace(store, state=StoreState.UP), region))
+
+    async def allocate_ids(self, count: int = 1) -> int:
+        """Return the first of `count` consecutive ids that nobody ever had. Raises InvalidInput."""
+        if not 1 <= count <= ID_COUNT_MAX:
+            raise InvalidInput(f"can't allocate {count} ids at once: 1 to {ID_COUNT_MAX}")
+        while True:
+            self.check_running()
+            first = self._ids.allocate_nowait(count)
+            if self._ids.is_low:
+                self._reserve(ReserveIds(self._ids.reservation()))
+            if first is not None:
+                return first
+            await self._committer.execute(ReserveIds(self._ids.reservation(count)))
+
+    def _allocate_peer_id_nowait(self) -> PeerId | None:
+        first = self._ids.allocate_nowait()
+        if self._ids.is_low:
+            self._reserve(ReserveIds(self._ids.reservation()))
+        return None if first is None else PeerId(first)
+
+    async def allocate_timestamps(self, count: int = 1) -> Issued:
+        """Issue `count` consecutive timestamps, greater than all before. Raises InvalidInput, TimestampUnavailable."""
+        if not 1 <= count <= LOGICAL_COUNT:
+            raise InvalidInput(f"tso count should be positive and at most {LOGICAL_COUNT}, not {count}")
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.config.tso_wait_max_s
+        while True:
+            self.check_running()
+            attempt = self._oracle.allocate(count, wall_ms=self._clock.wall_ms(), monotonic=self._clock.monotonic())
+            if isinstance(attempt, Issued):
+                ahead = self._oracle.wants_window()
+                if ahead is not None:
+                    self._reserve(SetTsoWindow(ahead))
+                return attempt
+            left_s = deadline - loop.time()
+            if left_s <= 0:
+                raise TimestampUnavailable(
+                    f"no timestamp within {self.config.tso_wait_max_s} s: clock or disk stands still"
+                )
+            await self._wait_for_timestamps(attempt, left_s)
+
+    async def _wait_for_timestamps(self, attempt: WaitForTime | WaitForWindow, left_s: float) -> None:
+        match attempt:
+            case WaitForTime(seconds):
+                await asyncio.sleep(min(seconds, left_s))
+            case WaitForWindow(end_ms):
+                await asyncio.wait((self._reserve(SetTsoWindow(end_ms)),), timeout=left_s)
+
+    def _reserve(self, command: ReserveIds | SetTsoWindow) -> asyncio.Future[Any]:
+        """Grow a window unless its growth is under way already."""
+        kind = type(command)
+        under_way = self._reservations.get(kind)
+        if under_way is None or under_way.done():
+            under_way = self._reservations[kind] = self._committer.submit(command)
+            under_way.add_done_callback(_retrieve)
+        return under_way
+
+    def _on_installed(self, state: State) -> None:
+        meta = state.meta
+        self._ids.on_reserved(meta.id_end)
+        self._ids.skip_past(max(meta.first_store, meta.first_region, meta.first_peer, *state.stores, 0))
+        self._oracle.on_reserved(meta.tso_end_ms)
+        self.cluster.sync_stores(state.stores, self._clock.monotonic())
+        if meta.bootstrapped and not len(self.cluster.regions):
+            self.cluster.load_regions(load_regions(self._engine))
+
+    def _on_disk_failure(self, error: BaseException) -> None:
+        self._is_stopped = True
+        self._sinks.clear()
+        if self._on_failure is not None:
+            self._on_failure(error)
+
+    # stores
+
+    async def put_store(self, store: StoreMeta) -> None:
+        """Register a store or renew its meta. Raises NotBootstrapped, InvalidInput, DuplicateAddress, StoreTombstone."""
+        self.check_running()
+        await self._committer.execute(PutStore(store))
+
+    async def remove_store(self, store_id: int) -> None:
+        """Drain a store: its peers move away, then it becomes a tombstone. Raises StoreNotFound, StoreTombstone."""
+        self.check_running()
+        await self._committer.execute(SetStoreState(StoreId(store_id), StoreState.OFFLINE))
+
+    async def bury_store(self, store_id: int) -> None:
+        """Declare an offline store gone. Raises StoreNotFound, InvalidInput (it is up)."""
+        self.check_running()
+        await self._committer.execute(SetStoreState(StoreId(store_id), StoreState.TOMBSTONE))
+
+    async def restore_store(self, store_id: int) -> None:
+        """Take an offline store back. Raises StoreNotFound, StoreTombstone."""
+        self.check_running()
+        await self._committer.execute(SetStoreState(StoreId(store_id), StoreState.UP))
+
+    def store(self, store_id: int) -> StoreInfo:
+        """Return a store as it is now. Raises StoreNotFound."""
+        self.state.store(store_id)
+        store = self.cluster.store(store_id)
+        assert store is not None, "the cluster follows the durable list of stores"
+        return store
+
+    def store_heartbeat(self, stats: StoreStats) -> None:
+        """Take in a store's heartbeat. Raises NotBootstrapped, StoreNotFound, StoreTombstone."""
+        self.check_bootstrapped()
+        self.cluster.on_store_heartbeat(stats, now=self.now, wall_ms=self._clock.wall_ms())
+
+    # regions
+
+    def bind(self, store_id: int, sink: Sink) -> None:
+        """Push the orders for regions led by this store into `sink`, which must not block. Replaces an older sink."""
+        self._sinks[StoreId(store_id)] = sink
+
+    def unbind(self, sink: Sink) -> None:
+        """Push nothing into `sink` any more."""
+        for store_id in [store_id for store_id, bound in self._sinks.items() if bound == sink]:
+            del self._sinks[store_id]
+
+    def region_heartbeat(self, info: RegionInfo) -> Order | None:
+        """Take in a leader's report; return what that leader is to do now.
+
+        Raises NotBootstrapped, InvalidInput, StaleRegion.
+        """
+        self.check_bootstrapped()
+        change = self.cluster.on_region(info)
+        self._committer.remember_regions(change)
+        return self._decide(info, self.now)
+
+    def _decide(self, region: RegionInfo, now: float) -> Order | None:
+        if self.operators.get(region.id) is None:
+            operator = self._checker.check(region, now)
+            if operator is None or not self.operators.add(operator, now):
+                return None
+        return self.operators.on_region(region, now)
+
+    async def ask_split(self, meta: RegionMeta, count: int) -> list[SplitIds]:
+        """Give ids for `count` new regions. Raises NotBootstrapped, LookupIncomplete, StaleRegion, InvalidInput."""
+        self.check_bootstrapped()
+        if not 1 <= count <= SPLIT_COUNT_MAX:
+            raise InvalidInput(f"can't split region {meta.id} into {count} new regions: 1 to {SPLIT_COUNT_MAX}")
+        self.cluster.check_epoch(meta)
+        width = 1 + len(meta.peers)
+        first = await self.allocate_ids(count * width)
+        return [
+            SplitIds(RegionId(start), tuple(PeerId(start + 1 + index) for index in range(len(meta.peers))))
+            for start in range(first, first + count * width, width)
+        ]
+
+    def report_split(self, metas: Sequence[RegionMeta]) -> None:
+        """Note that a region was split into these, in key order. The map follows by heartbeats. Raises InvalidInput."""
+        self.check_bootstrapped()
+        for left, right in itertools.pairwise(metas):
+            if not left.end_key or left.end_key != right.start_key:
+                raise InvalidInput(f"regions {left.id} and {right.id} of a split do not lie side by side")
+        if len(metas) < 2:
+            raise InvalidInput("a split makes at least two regions")
+        _logger.info("region was split into %s", ", ".join(str(meta.id) for meta in metas))
+
+    # garbage collection, configuration
+
+    async def update_gc_safe_point(self, safe_point: int) -> int:
+        """Move the safe point up, never down; return where it is now."""
+        self.check_running()
+        return cast("int", await self._committer.execute(UpdateGcSafePoint(safe_point)))
+
+    async def update_service_safe_point(self, service_id: str, safe_point: int, ttl_s: int) -> ServiceSafePoint:
+        """Hold collection back for a service (`ttl_s` <= 0: let go); return the service that holds it back most."""
+        self.check_running()
+        now_s = self.wall_ms // 1000
+        expires_at_s = min(now_s + ttl_s, (1 << 63) - 1) if ttl_s > 0 else 0
+        command = UpdateServiceSafePoint(service_id, safe_point, expires_at_s, now_s)
+        return cast("ServiceSafePoint", await self._committer.execute(command))
+
+    async def put_cluster_config(self, max_peer_count: int) -> None:
+        """Set how many peers each region shall have. Raises NotBootstrapped, InvalidInput."""
+        self.check_running()
+        await self._committer.execute(PutClusterConfig(max_peer_count))
+
+    # ticks
+
+    async def _run_ticks(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.tick_interval_s)
+            if self._is_stopped:
+                return
+            self.tick()
+            await self._bury_empty_stores()
+
+    def tick(self) -> None:
+        """Check time limits, and look over the next regions whether something is to be done without waiting for them."""
+        now = self.now
+        self.operators.expire(now)
+        batch = list(self.cluster.walk(self._patrolled, self.config.patrol_regions_max))
+        self._patrolled = batch[-1].meta.start_key if len(batch) == self.config.patrol_regions_max else None
+        for region in batch:
+            if region.leader is None or self.operators.get(region.id) is not None:
+                continue
+            sink = self._sinks.get(region.leader.store_id)
+            order = None if sink is None else self._decide(region, now)
+            if sink is not None and order is not None:
+                sink(order)
+
+    async def _bury_empty_stores(self) -> None:
+        """Bury drained stores, once the region map is whole and vouched for by leaders: before, it may lack their peers."""
+        offline = [store for store in self.cluster.stores() if store.meta.state is StoreState.OFFLINE]
+        empty = [store for store in offline if not self.cluster.regions.tally(store.id).regions]
+        if not empty or not self.cluster.regions.is_complete():
+            return
+        if any(region.leader is None for region in self.cluster.regions):
+            return
+        for store in empty:
+            try:
+                await self.bury_store(store.id)
+            except SchedulerError as error:
+                _logger.warning("store %d is drained but can't be buried: %s", store.id, error)
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Look at a background reservation's failure: it is in the log already, and whoever needs the window tries again."""
+    if not future.cancelled():
+        future.exception()

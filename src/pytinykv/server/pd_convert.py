@@ -1,0 +1,230 @@
+"""The scheduler's records as messages of PD's protocol, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pytinykv.scheduler.errors import InvalidInput
+from pytinykv.scheduler.operators import ChangeKind, ChangePeer, MoveLeader, Order
+from pytinykv.scheduler.records import (
+    DownPeer,
+    Epoch,
+    Peer,
+    PeerId,
+    PeerRole,
+    RegionId,
+    RegionInfo,
+    RegionMeta,
+    StoreId,
+    StoreLabel,
+    StoreMeta,
+    StoreState,
+    StoreStats,
+)
+from pytinykv.scheduler.stores import StoreInfo
+from pytinykv.wire.pb import eraftpb_pb2, metapb_pb2, pdpb_pb2
+
+NODE_STATES = {
+    StoreState.UP: metapb_pb2.NodeState.Serving,
+    StoreState.OFFLINE: metapb_pb2.NodeState.Removing,
+    StoreState.TOMBSTONE: metapb_pb2.NodeState.Removed,
+}
+
+
+STORE_STATES = {
+    StoreState.UP: metapb_pb2.StoreState.Up,
+    StoreState.OFFLINE: metapb_pb2.StoreState.Offline,
+    StoreState.TOMBSTONE: metapb_pb2.StoreState.Tombstone,
+}
+PEER_ROLES = {
+    PeerRole.VOTER: metapb_pb2.PeerRole.Voter,
+    PeerRole.LEARNER: metapb_pb2.PeerRole.Learner,
+    PeerRole.INCOMING_VOTER: metapb_pb2.PeerRole.IncomingVoter,
+    PeerRole.DEMOTING_VOTER: metapb_pb2.PeerRole.DemotingVoter,
+}
+CHANGE_KINDS = {
+    ChangeKind.ADD: eraftpb_pb2.ConfChangeType.AddNode,
+    ChangeKind.REMOVE: eraftpb_pb2.ConfChangeType.RemoveNode,
+}
+
+
+def peer_from_pb(peer: metapb_pb2.Peer) -> Peer:
+    """Raises InvalidInput for a role this version does not know."""
+    try:
+        role = PeerRole(peer.role)
+    except ValueError as error:
+        raise InvalidInput(f"peer {peer.id} has unknown role {peer.role}") from error
+    return Peer(PeerId(peer.id), StoreId(peer.store_id), role)
+
+
+def peer_to_pb(peer: Peer) -> metapb_pb2.Peer:
+    return metapb_pb2.Peer(id=peer.id, store_id=peer.store_id, role=PEER_ROLES[peer.role])
+
+
+def epoch_to_pb(epoch: Epoch) -> metapb_pb2.RegionEpoch:
+    return metapb_pb2.RegionEpoch(conf_ver=epoch.conf_ver, version=epoch.version)
+
+
+def region_from_pb(region: metapb_pb2.Region) -> RegionMeta:
+    """Raises InvalidInput."""
+    return RegionMeta(
+        id=RegionId(region.id),
+        start_key=region.start_key,
+        end_key=region.end_key,
+        epoch=Epoch(region.region_epoch.conf_ver, region.region_epoch.version),
+        peers=tuple(peer_from_pb(peer) for peer in region.peers),
+    )
+
+
+def region_to_pb(meta: RegionMeta) -> metapb_pb2.Region:
+    return metapb_pb2.Region(
+        id=meta.id,
+        start_key=meta.start_key,
+        end_key=meta.end_key,
+        region_epoch=epoch_to_pb(meta.epoch),
+        peers=[peer_to_pb(peer) for peer in meta.peers],
+    )
+
+
+def region_info_from_pb(request: pdpb_pb2.RegionHeartbeatRequest) -> RegionInfo:
+    """Raises InvalidInput when the report names no leader."""
+    if not request.HasField("region"):
+        raise InvalidInput("region heartbeat without a region")
+    if not request.leader.id:
+        raise InvalidInput(f"region heartbeat of region {request.region.id} names no leader")
+    return RegionInfo(
+        meta=region_from_pb(request.region),
+        leader=peer_from_pb(request.leader),
+        term=request.term,
+        down_peers=tuple(DownPeer(peer_from_pb(down.peer), down.down_seconds) for down in request.down_peers),
+        pending_peers=tuple(peer_from_pb(peer) for peer in request.pending_peers),
+        approximate_size=request.approximate_size,
+        approximate_keys=request.approximate_keys,
+    )
+
+
+def down_peers_to_pb(region: RegionInfo) -> list[pdpb_pb2.PeerStats]:
+    return [
+        pdpb_pb2.PeerStats(peer=peer_to_pb(down.peer), down_seconds=down.down_seconds) for down in region.down_peers
+    ]
+
+
+def leader_to_pb(region: RegionInfo) -> metapb_pb2.Peer | None:
+    return None if region.leader is None else peer_to_pb(region.leader)
+
+
+def lookup_to_pb(header: pdpb_pb2.ResponseHeader, region: RegionInfo) -> pdpb_pb2.GetRegionResponse:
+    return pdpb_pb2.GetRegionResponse(
+        header=header,
+        region=region_to_pb(region.meta),
+        leader=leader_to_pb(region),
+        down_peers=down_peers_to_pb(region),
+        pending_peers=[peer_to_pb(peer) for peer in region.pending_peers],
+    )
+
+
+def scanned_to_pb(region: RegionInfo) -> pdpb_pb2.Region:
+    return pdpb_pb2.Region(
+        region=region_to_pb(region.meta),
+        leader=leader_to_pb(region),
+        down_peers=down_peers_to_pb(region),
+        pending_peers=[peer_to_pb(peer) for peer in region.pending_peers],
+    )
+
+
+def queried_to_pb(region: RegionInfo) -> pdpb_pb2.RegionResponse:
+    return pdpb_pb2.RegionResponse(
+        region=region_to_pb(region.meta),
+        leader=leader_to_pb(region),
+        down_peers=down_peers_to_pb(region),
+        pending_peers=[peer_to_pb(peer) for peer in region.pending_peers],
+    )
+
+
+def store_from_pb(store: metapb_pb2.Store) -> StoreMeta:
+    """The state a store claims for itself is ignored: the scheduler decides about it."""
+    return StoreMeta(
+        id=StoreId(store.id),
+        address=store.address,
+        labels=tuple(StoreLabel(label.key, label.value) for label in store.labels),
+        version=store.version,
+        peer_address=store.peer_address,
+        status_address=store.status_address,
+        git_hash=store.git_hash,
+        start_timestamp=store.start_timestamp,
+        deploy_path=store.deploy_path,
+    )
+
+
+def store_to_pb(store: StoreInfo) -> metapb_pb2.Store:
+    meta = store.meta
+    return metapb_pb2.Store(
+        id=meta.id,
+        address=meta.address,
+        state=STORE_STATES[meta.state],
+        labels=[metapb_pb2.StoreLabel(key=label.key, value=label.value) for label in meta.labels],
+        version=meta.version,
+        peer_address=meta.peer_address,
+        status_address=meta.status_address,
+        git_hash=meta.git_hash,
+        start_timestamp=meta.start_timestamp,
+        deploy_path=meta.deploy_path,
+        last_heartbeat=store.last_heartbeat_ms * 1_000_000,  # PD reports nanoseconds
+        node_state=NODE_STATES[meta.state],
+    )
+
+
+def stats_from_pb(stats: pdpb_pb2.StoreStats) -> StoreStats:
+    return StoreStats(
+        store_id=StoreId(stats.store_id),
+        capacity=stats.capacity,
+        available=stats.available,
+        used_size=stats.used_size,
+        region_count=stats.region_count,
+        sending_snapshots=stats.sending_snap_count,
+        receiving_snapshots=stats.receiving_snap_count,
+        applying_snapshots=stats.applying_snap_count,
+        is_busy=stats.is_busy,
+        start_time=stats.start_time,
+    )
+
+
+def stats_to_pb(stats: StoreStats) -> pdpb_pb2.StoreStats:
+    return pdpb_pb2.StoreStats(
+        store_id=stats.store_id,
+        capacity=stats.capacity,
+        available=stats.available,
+        used_size=stats.used_size,
+        region_count=stats.region_count,
+        sending_snap_count=stats.sending_snapshots,
+        receiving_snap_count=stats.receiving_snapshots,
+        applying_snap_count=stats.applying_snapshots,
+        is_busy=stats.is_busy,
+        start_time=stats.start_time,
+    )
+
+
+def order_to_pb(header: pdpb_pb2.ResponseHeader, order: Order) -> pdpb_pb2.RegionHeartbeatResponse:
+    response = pdpb_pb2.RegionHeartbeatResponse(
+        header=header,
+        region_id=order.region_id,
+        region_epoch=epoch_to_pb(order.epoch),
+        target_peer=peer_to_pb(order.leader),
+    )
+    match order.instruction:
+        case ChangePeer(kind, peer):
+            response.change_peer.peer.CopyFrom(peer_to_pb(peer))
+            response.change_peer.change_type = CHANGE_KINDS[kind]
+        case MoveLeader(peer):
+            response.transfer_leader.peer.CopyFrom(peer_to_pb(peer))
+    return response
+
+
+def scan_response(header: pdpb_pb2.ResponseHeader, regions: Iterable[RegionInfo]) -> pdpb_pb2.ScanRegionsResponse:
+    """Fill the new list and the two parallel old ones (older clients read those; an unknown leader has id 0)."""
+    response = pdpb_pb2.ScanRegionsResponse(header=header)
+    for region in regions:
+        response.regions.append(scanned_to_pb(region))
+        response.region_metas.append(region_to_pb(region.meta))
+        response.leaders.append(leader_to_pb(region) or metapb_pb2.Peer())
+    return response
