@@ -1,8 +1,8 @@
 """Consensus for one group: the Raft state machine, without I/O, clock, tasks or logging.
 
-A `RawNode` is one peer of a group. Its driver tells it what happened (`tick`, `step`, `propose`, `on_persisted`, …) and asks it
-what to do (`ready`). Time and randomness are handed in, so the same inputs always give the same outputs, and a test can play
-through any schedule.
+A `RawNode` is one peer of a group. Its driver tells it what happened (`tick`, `step`, `propose`, `on_persisted`, …) and
+asks it what to do (`ready`). Time and randomness are handed in, so the same inputs always give the same outputs, and a
+test can play through any schedule.
 
 The chapter, bottom-up: `messages` and `errors` (the words), `storage` (what a driver must be able to read back), `log` and
 `durability` (entries, and how far each of them got), `quorum` and `progress` (counting, feeding a follower), `roles` and
@@ -42,8 +42,8 @@ Invariants
 Sources: Ongaro and Ousterhout 2014 ("Raft"); Ongaro's thesis: 3.10 leadership transfer, 4 membership, 6.2 check-quorum,
 6.4 reads, 9.6 pre-vote, 10.2.1 writing to the leader's disk in parallel.
 
-Left out: joint consensus (`quorum.Configuration` is where it would go), promotion of learners when they have caught up, leader
-priorities, witnesses, quiescence of idle groups. A proposal made at a follower is refused, not forwarded.
+Left out: joint consensus (`quorum.Configuration` is where it would go), promotion of learners when they have caught up,
+leader priorities, witnesses, quiescence of idle groups. A proposal made at a follower is refused, not forwarded.
 """
 
 from __future__ import annotations

@@ -155,8 +155,7 @@ class Core:
         """Note a message of the leader of this term: wait on, and keep the promise that it may count on."""
         self.election_elapsed = self.heard_elapsed = 0
         until = self.now + self.config.promise_s
-        if until > self.promise_until:
-            self.promise_until = until
+        self.promise_until = max(self.promise_until, until)
         if self.heard_term != self.term:
             self.heard_term, self.heard_sent_at = self.term, sent_at
         elif sent_at > self.heard_sent_at:

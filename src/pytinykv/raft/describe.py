@@ -44,9 +44,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     def render(self) -> str:
         """Return a few lines for people."""
         lines = [
-            f"peer {self.peer_id}: {self.role.value} in term {self.term}, "
+            f"peer {self.peer_id}: {self.role.value} in term {self.term}",
             f"leader {self.leader_id or 'unknown'}, vote {self.vote or 'none'}",
-            f"log {self.first_index}..{self.last_index}, durable {self.durable_index}, "
+            f"log {self.first_index}..{self.last_index}, durable {self.durable_index}",
             f"committed {self.commit}, applied {self.applied}",
             f"voters {list(self.conf_state.voters)}, learners {list(self.conf_state.learners)}",
         ]

@@ -55,11 +55,9 @@ class Durability:
     def overwritten(self, from_index: LogIndex) -> None:
         """Note that the log is new from `from_index` on."""
         last = LogIndex(from_index - 1)
-        if self.index > last:
-            self.index = last
+        self.index = min(self.index, last)
         for flight in self._flights:
-            if flight.last_index > last:
-                flight.last_index = last
+            flight.last_index = min(flight.last_index, last)
 
     def persisted(self, number: int) -> bool:
         """Note that Ready `number` and all before it are on the disk; return whether a border moved."""
@@ -67,7 +65,6 @@ class Durability:
         flights = self._flights
         while flights and flights[0].number <= number:
             flight = flights.popleft()
-            if flight.last_index > self.index:
-                self.index = flight.last_index
+            self.index = max(self.index, flight.last_index)
             self.term = flight.term
         return self.index != index or self.term != term

@@ -49,7 +49,9 @@ def _check_entries(message: AppendEntries) -> None:
     for entry in message.entries:
         index = LogIndex(index + 1)
         if entry.index != index or entry.term < term or entry.term > message.term:
-            raise ProtocolViolation(f"entry {entry.index} of term {entry.term} cannot follow {index - 1} of term {term}")
+            raise ProtocolViolation(
+                f"entry {entry.index} of term {entry.term} cannot follow {index - 1} of term {term}"
+            )
         term = entry.term
 
 

@@ -209,8 +209,7 @@ def on_heartbeat_response(core: Core, role: Leader, progress: Progress, message:
 
 def _note_contact(progress: Progress, sent_at: float) -> None:
     progress.recent_active = True
-    if sent_at > progress.acked_at:
-        progress.acked_at = sent_at
+    progress.acked_at = max(progress.acked_at, sent_at)
 
 
 def on_unreachable(progress: Progress) -> None:
@@ -246,16 +245,11 @@ def maybe_commit(core: Core, role: Leader) -> bool:
     progress, log = role.progress, core.log
     reached = core.conf.reached(lambda peer_id: progress[peer_id].match)
     before = log.committed
-    if reached <= before or not _is_own_term(core, role, reached):
+    if reached <= before or not role.is_own_entry(reached):
         return False
     log.commit_to(reached)
     role.uncommitted_bytes = max(0, role.uncommitted_bytes - log.bytes_between(before, reached))
     return True
-
-
-def _is_own_term(core: Core, role: Leader, index: LogIndex) -> bool:
-    """Tell whether the entry at `index` is of this leader's term: the entries since its no-op are."""
-    return index >= role.term_start
 
 
 def has_committed_in_term(core: Core, role: Leader) -> bool:

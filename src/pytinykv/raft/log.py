@@ -7,8 +7,8 @@
       applied ≤ applying ≤ committed            durable ≤ handed ≤ last_index
       done      handed out   by a majority      on disk   in a Ready
 
-The window holds at least what was not handed out yet, because only then the storage can have it; it keeps more, up to a number
-of bytes, so that followers close to the leader never cost a read.
+The window holds at least what was not handed out yet, because only then the storage can have it; it keeps more, up to a
+number of bytes, so that followers close to the leader never cost a read.
 
 Invariants:
 1. Indexes have no gap; terms never fall along the log.
@@ -245,8 +245,7 @@ class RaftLog:
     def on_applied(self, index: LogIndex) -> None:
         """Note that everything up to `index` is applied."""
         assert index <= self.applying, f"applied {index}, but only {self.applying} was handed out"
-        if index > self.applied:
-            self.applied = index
+        self.applied = max(self.applied, index)
 
     def trim(self, bytes_max: int) -> None:
         """Let go of the oldest entries that storage and state machine have, when the window holds more than `bytes_max`."""

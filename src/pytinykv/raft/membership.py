@@ -1,7 +1,7 @@
 """Single-step membership changes (thesis 4.1 and 4.2).
 
-A change is an entry like any other; it counts from the moment a peer applies it. Old and new majorities overlap as long as the
-configurations that peers count in are never two steps apart, which these rules give:
+A change is an entry like any other; it counts from the moment a peer applies it. Old and new majorities overlap as long
+as the configurations that peers count in are never two steps apart, which these rules give:
 
 1. A leader proposes a change only when every earlier one is applied, and its own first entry is.
 2. The message that brings change n + 1 to a peer says that change n is committed, and a peer that knows of a committed change

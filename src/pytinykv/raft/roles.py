@@ -1,9 +1,11 @@
 """The three roles of a peer, each with the data that only it has.
 
+```
     Follower ──timeout──▶ Candidate(pre-vote) ──majority──▶ Candidate ──majority──▶ Leader
        ▲                        │                              │                      │
        └── newer term, or a leader of this term, or lost ──────┴── newer term, no ────┘
                                                                    quorum, removed
+```
 """
 
 from __future__ import annotations
@@ -101,6 +103,10 @@ class Leader:
         self.lease_floor = NEVER
         """Rounds sent at or before this time give no lease: a TimeoutNow was sent then, and may still arrive."""
         self.uncommitted_bytes = 0
+
+    def is_own_entry(self, index: LogIndex) -> bool:
+        """Tell whether the entry at `index` is of this leader's term."""
+        return index >= self.term_start
 
     @property
     def leader_id(self) -> PeerId:
