@@ -21,20 +21,19 @@ Invariants
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any
 
 import rocksdict
 
-from pytinykv.storage.engine import ColumnFamily, Reader, Snapshot, WriteBatch
+from pytinykv.storage.engine import ColumnFamily, Reader, WriteBatch
 from pytinykv.storage.errors import EngineClosedError, EngineError
 from pytinykv.storage.handles import ByFamily, Dependents
 from pytinykv.storage.rocks_errors import translate
 from pytinykv.storage.rocks_options import RocksConfig, RocksOptions
-
-_EMPTY_SCAN: Final[tuple[tuple[bytes, bytes], ...]] = ()
-_KEY_NOT_FOUND: Final = "key not found"
+from pytinykv.storage.rocks_read import EMPTY_SCAN, RocksScan, RocksSnapshot
 
 
 class RocksWriteBatch:
@@ -70,110 +69,6 @@ class RocksWriteBatch:
         return self.raw.size_in_bytes() if self.spent is None else self.spent[1]
 
 
-class RocksScan(Iterator[tuple[bytes, bytes]]):
-    """An iterator over a range. After the engine or the snapshot was closed it raises `EngineClosedError`.
-
-    Three traps of rocksdict 0.3 that shape it, each shown by `tests/storage/test_rocks_traps.py`:
-
-    * `Rdict.items()` ends silently where RocksDB met a damaged block. `RdictIter` tells: ask `status` at the end.
-    * `ReadOptions.set_iterate_lower_bound` sets the upper bound. So `start` is checked here in a reverse scan.
-    * The upper bound is kept as a bare pointer into the bytes object. So this object must hold it: `_end`.
-    """
-
-    __slots__ = ("__weakref__", "_advance", "_at_first", "_end", "_key", "_root", "_start", "_status", "_value")
-
-    def __init__(self, source: Any, start: bytes, end: bytes | None, root: Path, *, reverse: bool) -> None:
-        self._end = end
-        self._root = root
-        self._start = start if reverse and start else None
-        self._at_first = True
-        options = rocksdict.ReadOptions()
-        if end is not None:
-            options.set_iterate_upper_bound(end)
-        try:
-            iterator = source.iter(options)
-            if reverse:
-                iterator.seek_to_last()
-            else:
-                iterator.seek(start)
-        except Exception as error:
-            raise translate(error, root) from error
-        self._advance = iterator.prev if reverse else iterator.next
-        self._key, self._value, self._status = iterator.key, iterator.value, iterator.status
-
-    def __next__(self) -> tuple[bytes, bytes]:
-        if self._at_first:
-            self._at_first = False
-        else:
-            self._advance()
-        key = self._key()
-        if key is None or (self._start is not None and key < self._start):
-            self._finish()
-            raise StopIteration
-        return key, self._value()
-
-    def _finish(self) -> None:
-        """Raise if the end is no end but a damaged file; else release the iterator."""
-        try:
-            self._status()
-        except Exception as error:
-            raise translate(error, self._root) from error
-        self._advance = self._value = self._status = self._key = _nothing
-
-    def close(self) -> None:
-        self._at_first = True
-        self._advance = self._value = self._status = self._key = _raise_closed
-
-
-def _nothing() -> None:
-    return None
-
-
-def _raise_closed() -> Any:
-    raise EngineClosedError("the engine or snapshot that this iterator reads is closed")
-
-
-class RocksSnapshot:
-    """One state of a `RocksEngine`. RocksDB keeps the old versions as long as it is open: close it soon."""
-
-    __slots__ = ("__weakref__", "_dependents", "_root", "_snapshots")
-
-    def __init__(self, snapshots: dict[ColumnFamily, Any], root: Path) -> None:
-        self._snapshots = ByFamily(snapshots)
-        self._dependents = Dependents()
-        self._root = root
-
-    def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
-        try:
-            return self._snapshots[cf][key]  # type: ignore[no-any-return]
-        except EngineError:
-            raise
-        except Exception as error:
-            if error.args == (_KEY_NOT_FOUND,):
-                return None
-            raise translate(error, self._root) from error
-
-    def scan(
-        self, cf: ColumnFamily, start: bytes, end: bytes | None, *, reverse: bool = False
-    ) -> Iterator[tuple[bytes, bytes]]:
-        source = self._snapshots[cf]
-        if end is not None and start >= end:
-            return iter(_EMPTY_SCAN)
-        scan = RocksScan(source, start, end, self._root, reverse=reverse)
-        self._dependents.add(scan)
-        return scan
-
-    def close(self) -> None:
-        self._dependents.close_all()
-        self._snapshots.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
 class RocksEngine:
     """An `Engine` over one RocksDB instance. Made by `open`."""
 
@@ -187,8 +82,9 @@ class RocksEngine:
         self._columns = ByFamily(columns)
         self._handles = ByFamily({cf: database.get_column_family_handle(cf.value) for cf in ColumnFamily})
         self._gets = ByFamily({cf: column.get for cf, column in columns.items()})
-        self._snapshot_makers = tuple((cf, column.snapshot) for cf, column in columns.items())
         self._dependents = Dependents()
+        self._unpinned: list[weakref.ref[RocksSnapshot]] = []
+        """Snapshots taken since the last write."""
         self._failure: EngineError | None = None
         self._sync_lock = threading.Lock()
 
@@ -224,17 +120,26 @@ class RocksEngine:
     ) -> Iterator[tuple[bytes, bytes]]:
         source = self._columns[cf]
         if end is not None and start >= end:
-            return iter(_EMPTY_SCAN)
+            return iter(EMPTY_SCAN)
         scan = RocksScan(source, start, end, self.path, reverse=reverse)
         self._dependents.add(scan)
         return scan
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> RocksSnapshot:
         if not self._columns:
             raise EngineClosedError("the engine is closed")
-        snapshot = RocksSnapshot({cf: make() for cf, make in self._snapshot_makers}, self.path)
-        self._dependents.add(snapshot)
+        snapshot = RocksSnapshot(self._columns, self._gets, self.path)
+        self._unpinned.append(weakref.ref(snapshot))
         return snapshot
+
+    def _pin_snapshots(self) -> None:
+        """Make the snapshots taken since the last write independent of the next one."""
+        unpinned, self._unpinned = self._unpinned, []
+        for reference in unpinned:
+            snapshot = reference()
+            if snapshot is not None:
+                snapshot.pin()
+                self._dependents.add(snapshot)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -250,6 +155,8 @@ class RocksEngine:
         if size[0] == 0:
             return
         batch.spent = size
+        if self._unpinned:
+            self._pin_snapshots()
         try:
             self._database_write(batch.raw)
         except Exception as error:
@@ -326,6 +233,7 @@ class RocksEngine:
         self.sync()
         options = rocksdict.IngestExternalFileOptions()
         options.set_move_files(True)
+        self._pin_snapshots()
         try:
             self._columns[cf].ingest_external_file([str(path)], options)
         except EngineError:
@@ -349,10 +257,11 @@ class RocksEngine:
             if not self._columns:
                 return
             columns = list(self._columns.values())
+            for snapshot in filter(None, (reference() for reference in self._unpinned)):
+                snapshot.close()
             self._dependents.close_all()
             for table in (self._columns, self._handles, self._gets):
                 table.clear()
-            self._snapshot_makers = ()
             database, self._database = self._database, None
             self._database_write = self._database_flush_wal = _refuse_closed
         self._close_database(database, columns)
