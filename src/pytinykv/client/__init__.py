@@ -1,0 +1,80 @@
+"""The client: from a key to the store that leads its region, and back with an answer or an honest error.
+
+    connect / aio.connect          the faces; `raw` has the operations
+          │
+      commands                     one operation each: how it is written into a frame, how its reply is read
+          │
+      routing ◄── region_cache     which region, which store; retries by the table in `reactions`
+          │   ◄── scheduler_client regions, stores, timestamps, ids; also the stores' own way to the scheduler
+          │
+      store_connection             commands of one loop turn share a `BatchCommands` frame
+          │
+      Connector (a port)           gRPC, or the simulator's network
+
+Only TiKV's own protocol is used, so everything here works against a real TiKV cluster. The core is asynchronous and
+takes connector, randomness and scope from outside; `sync_client` runs it on a thread of its own.
+"""
+
+from __future__ import annotations
+
+from pytinykv.client.async_client import AsyncClient
+from pytinykv.client.commands import CasResult, Checksum
+from pytinykv.client.config import ClientConfig
+from pytinykv.client.errors import (
+    AlreadyBootstrappedError,
+    ClientClosedError,
+    ClientError,
+    ClientForkedError,
+    ClusterMismatchError,
+    CutOffWriteError,
+    DeadlineExceededError,
+    EntryTooLargeError,
+    InvalidArgumentError,
+    InvalidTypeError,
+    NotBootstrappedError,
+    SchedulerError,
+    SchedulerUnavailableError,
+    ServerError,
+    StoreDiskFullError,
+    StoreError,
+    StoreNotFoundError,
+    StoreTombstoneError,
+    UndeterminedError,
+    UnsupportedError,
+)
+from pytinykv.client.heartbeat_stream import HeartbeatStream
+from pytinykv.client.raw import AsyncRawClient, AsyncScan
+from pytinykv.client.region_cache import Region
+from pytinykv.client.scheduler_client import SchedulerClient
+
+__all__ = [
+    "AlreadyBootstrappedError",
+    "AsyncClient",
+    "AsyncRawClient",
+    "AsyncScan",
+    "CasResult",
+    "Checksum",
+    "ClientClosedError",
+    "ClientConfig",
+    "ClientError",
+    "ClientForkedError",
+    "ClusterMismatchError",
+    "CutOffWriteError",
+    "DeadlineExceededError",
+    "EntryTooLargeError",
+    "HeartbeatStream",
+    "InvalidArgumentError",
+    "InvalidTypeError",
+    "NotBootstrappedError",
+    "Region",
+    "SchedulerClient",
+    "SchedulerError",
+    "SchedulerUnavailableError",
+    "ServerError",
+    "StoreDiskFullError",
+    "StoreError",
+    "StoreNotFoundError",
+    "StoreTombstoneError",
+    "UndeterminedError",
+    "UnsupportedError",
+]

@@ -1,0 +1,107 @@
+"""The asynchronous client: one scheduler, one router, one scope that owns their background tasks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator, Iterable
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+from pytinykv.client.arguments import checked_timeout
+from pytinykv.client.config import ClientConfig
+from pytinykv.client.errors import ClientClosedError
+from pytinykv.client.raw import AsyncRawClient
+from pytinykv.client.routing import Router
+from pytinykv.client.scheduler_client import SchedulerClient
+from pytinykv.lifecycle import Scope, StopReport
+from pytinykv.wire import Connector
+
+__all__ = ["AsyncClient"]
+
+STOP_DEADLINE_S = 5.0
+
+
+class AsyncClient:
+    """A client of one cluster, for one event loop.
+
+        async with AsyncClient("127.0.0.1:2379", connector=…, rng=…, scope=…) as db:
+            await db.raw.put(b"k", b"v")
+
+    Entering (or awaiting) it finds the scheduler, so that a wrong address shows at once; leaving closes it. Every other
+    use needs `close`. Most people get one from `pytinykv.aio.connect`.
+    """
+
+    def __init__(
+        self,
+        addresses: str | Iterable[str],
+        *,
+        connector: Connector,
+        rng: Random,
+        scope: Scope,
+        config: ClientConfig | None = None,
+    ) -> None:
+        """Make a client within a running event loop; nothing is sent yet.
+
+        `scope` is the client's own: closing stops it. `connector` too is closed with the client.
+        """
+        self._config = config or ClientConfig()
+        self._config.validate()
+        self._scope = scope
+        self._connector = connector
+        self.scheduler = SchedulerClient(addresses, connector=connector, rng=rng, scope=scope, config=self._config)
+        self._router = Router(self.scheduler, connector=connector, rng=rng, scope=scope, config=self._config)
+        self.raw = AsyncRawClient(self._router)
+        """Raw operations."""
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<AsyncClient of {self.scheduler!r}, cluster {self.scheduler.cluster_id}, {state}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @property
+    def router(self) -> Router:
+        """Routes and connections; for tools and tests."""
+        return self._router
+
+    async def open(self, timeout: float | None = None) -> Self:
+        """Find the scheduler's leader. Raises `SchedulerUnavailableError`."""
+        if self._closed:
+            raise ClientClosedError("the client is closed; make a new one")
+        await self.scheduler.connect(checked_timeout(timeout))
+        return self
+
+    async def close(self) -> StopReport:
+        """Resolve all pending calls with `ClientClosedError`, close connections, stop tasks. Any number of times."""
+        self._closed = True
+        self._router.close()
+        self.scheduler.close()
+        try:
+            await self._connector.close()
+        finally:
+            report = await self._scope.stop(STOP_DEADLINE_S)
+        return report
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await self.open()
+        except BaseException:
+            await self.close()
+            raise
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self.__aenter__().__await__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __del__(self, warn: Any = warnings.warn) -> None:
+        if not getattr(self, "_closed", True):
+            warn(f"{self!r} was never closed; use `async with`, or await its close()", ResourceWarning, source=self)

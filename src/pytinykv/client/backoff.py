@@ -1,0 +1,38 @@
+"""Pauses between attempts: exponential, jittered, never past the deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+__all__ = ["NO_DEADLINE", "Backoff"]
+
+NO_DEADLINE = float("inf")
+
+
+class Backoff:
+    """The pauses of one call. Each is drawn from the upper half of a range that doubles up to `max_s`.
+
+    Half fixed, half random: many callers that failed at one moment do not come back at one moment.
+    """
+
+    __slots__ = ("_base_s", "_deadline", "_max_s", "_rng", "attempts")
+
+    def __init__(self, *, min_s: float, max_s: float, deadline: float, rng: Random) -> None:
+        self._base_s = min_s
+        self._max_s = max_s
+        self._deadline = deadline
+        self._rng = rng
+        self.attempts = 0
+
+    def next_s(self, at_least_s: float = 0.0) -> float:
+        """Return the next pause in seconds, and lengthen the one after it."""
+        self.attempts += 1
+        base_s = self._base_s
+        self._base_s = min(base_s * 2, self._max_s)
+        return max(base_s * (0.5 + 0.5 * self._rng.random()), at_least_s)
+
+    async def pause(self, at_least_s: float = 0.0) -> None:
+        """Sleep for the next pause, or until the deadline (loop time) if that is sooner."""
+        left_s = self._deadline - asyncio.get_running_loop().time()
+        await asyncio.sleep(max(0.0, min(self.next_s(at_least_s), left_s)))

@@ -1,0 +1,59 @@
+"""What can be tuned about a client. Times are seconds, sizes bytes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pytinykv.client.errors import InvalidArgumentError
+from pytinykv.wire.limits import ENTRY_BYTES_MAX
+
+__all__ = ["ClientConfig"]
+
+
+class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one client. The defaults suit a cluster in one data centre."""
+
+    timeout_s: float = 10.0
+    """Deadline of every call that brings none of its own."""
+    read_attempt_timeout_s: float = 2.5
+    """A read asks elsewhere when a store has not answered for so long. (A write can't: its fate would be unknown.)"""
+    connect_timeout_s: float = 2.0
+    """A new connection to a store must answer its first probe within this."""
+    stall_timeout_s: float = 2.5
+    """A store silent for so long while commands wait gets no further ones until it answers again."""
+    scheduler_timeout_s: float = 3.0
+    """Longest single call to one scheduler endpoint; the endpoints take turns within the caller's deadline."""
+    backoff_min_s: float = 0.002
+    """First pause before a retry; it doubles from there."""
+    backoff_max_s: float = 0.5
+    """Longest pause before a retry (a busy server may ask for a longer one)."""
+    frame_commands_max: int = 256
+    """Commands in one `BatchCommands` frame."""
+    frame_bytes_max: int = 1 << 20
+    """A frame is closed once it holds so much."""
+    in_flight_max: int = 4096
+    """Commands handed to one store and not answered yet; more wait in the client."""
+    batch_keys_max: int = 512
+    """Keys in one command of a batch operation."""
+    batch_bytes_max: int = 1 << 20
+    """Keys and values in one command of a batch operation."""
+    scan_page_rows_max: int = 1024
+    """Rows a scan fetches at a time, at most; it begins with fewer."""
+    scan_page_bytes_target: int = 1 << 20
+    """A scan fetches fewer rows at a time when they are so large that a page would exceed this."""
+    value_bytes_max: int = ENTRY_BYTES_MAX - 64 * 1024
+    """Longest value: the limit of a replicated command, less some room for the key and what frames it."""
+
+    def with_timeout(self, timeout_s: float) -> ClientConfig:
+        """Return the same settings with another default deadline."""
+        return msgspec.structs.replace(self, timeout_s=timeout_s)
+
+    def validate(self) -> None:
+        """Raise `InvalidArgumentError` for a setting, or a pair of settings, that can't work."""
+        for name in self.__struct_fields__:
+            if getattr(self, name) <= 0:
+                raise InvalidArgumentError(f"client setting {name} must be positive, is {getattr(self, name)!r}")
+        if self.backoff_min_s > self.backoff_max_s:
+            raise InvalidArgumentError(
+                f"backoff_min_s ({self.backoff_min_s}) must not exceed backoff_max_s ({self.backoff_max_s})"
+            )

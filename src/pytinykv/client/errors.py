@@ -1,0 +1,149 @@
+"""What a call on a client can end with, apart from a result.
+
+    ClientError
+    ├── InvalidArgumentError (ValueError)      the input, refused before anything is sent
+    │   └── InvalidTypeError (TypeError)       `str` where `bytes` belong, and the like
+    ├── ClientClosedError                      the client is closed
+    │   └── CutOffWriteError                   … while a write was under way (also an UndeterminedError)
+    ├── ClientForkedError                      the client was made in another process
+    ├── DeadlineExceededError (TimeoutError)   time is up, and nothing was changed
+    ├── UndeterminedError                      a write that may or may not have happened
+    ├── SchedulerError                         the scheduler refuses
+    │   ├── SchedulerUnavailableError          no scheduler answers
+    │   ├── ClusterMismatchError               these addresses lead to another cluster
+    │   ├── NotBootstrappedError · AlreadyBootstrappedError
+    │   └── StoreTombstoneError · StoreNotFoundError
+    └── StoreError                             a store refuses for good
+        ├── ServerError                        an error text of the store's own
+        ├── EntryTooLargeError · StoreDiskFullError
+        └── UnsupportedError                   the store does not know the operation
+
+`retryable`: the very same call may be made again, with hope and without harm. `undetermined`: the call may have changed
+data. Both are facts of the class, so a caller decides without reading texts.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "AlreadyBootstrappedError",
+    "ClientClosedError",
+    "ClientError",
+    "ClientForkedError",
+    "ClusterMismatchError",
+    "CutOffWriteError",
+    "DeadlineExceededError",
+    "EntryTooLargeError",
+    "InvalidArgumentError",
+    "InvalidTypeError",
+    "NotBootstrappedError",
+    "SchedulerError",
+    "SchedulerUnavailableError",
+    "ServerError",
+    "StoreDiskFullError",
+    "StoreError",
+    "StoreNotFoundError",
+    "StoreTombstoneError",
+    "UndeterminedError",
+    "UnsupportedError",
+]
+
+
+class ClientError(Exception):
+    """Anything a client raises on purpose."""
+
+    retryable: ClassVar[bool] = False
+    undetermined: ClassVar[bool] = False
+
+
+class InvalidArgumentError(ClientError, ValueError):
+    """An argument can't be right; nothing was sent. The message names the argument."""
+
+
+class InvalidTypeError(InvalidArgumentError, TypeError):
+    """An argument has the wrong type; nothing was sent."""
+
+
+class ClientClosedError(ClientError):
+    """The client is closed, or was closed while the call waited. Nothing was changed; make a new client."""
+
+
+class ClientForkedError(ClientError):
+    """The client was made by the parent process; its connections stay there. Connect again in the child."""
+
+
+class DeadlineExceededError(ClientError, TimeoutError):
+    """The deadline passed. A read has no answer; a write was certainly not executed."""
+
+    retryable = True
+
+
+class UndeterminedError(ClientError):
+    """A write was handed to a store and its fate is unknown: it may have happened, may still happen, or never.
+
+    The client never repeats such a write by itself, as that could bring an old value back over a newer one of somebody
+    else. Read the key, or repeat the write if an overwrite does no harm.
+    """
+
+    undetermined = True
+
+
+class CutOffWriteError(ClientClosedError, UndeterminedError):
+    """The client was closed after a write was handed over and before its answer came: the write's fate is unknown."""
+
+    undetermined = True
+
+
+class SchedulerError(ClientError):
+    """The scheduler answered with an error."""
+
+
+class SchedulerUnavailableError(SchedulerError):
+    """No scheduler endpoint answered (or none leads) until the deadline."""
+
+    retryable = True
+
+
+class ClusterMismatchError(SchedulerError):
+    """The scheduler belongs to another cluster than the one this client (or store) belongs to."""
+
+
+class NotBootstrappedError(SchedulerError):
+    """The cluster has no first region yet; it gets one when its first store starts."""
+
+    retryable = True
+
+
+class AlreadyBootstrappedError(SchedulerError):
+    """Somebody else bootstrapped the cluster first."""
+
+
+class StoreTombstoneError(SchedulerError):
+    """The scheduler has buried this store; it must never come back under its old id."""
+
+
+class StoreNotFoundError(SchedulerError):
+    """The scheduler knows no store of this id."""
+
+
+class StoreError(ClientError):
+    """A store refused the operation for good; nothing was changed."""
+
+
+class ServerError(StoreError):
+    """A store answered with an error text of its own."""
+
+
+class EntryTooLargeError(StoreError):
+    """The write is larger than a Raft entry may be. Split it, or raise the store's limit."""
+
+
+class StoreDiskFullError(StoreError):
+    """The store takes no writes, because its disk (or a replica's) is full."""
+
+    retryable = True
+
+
+class UnsupportedError(StoreError):
+    """The store does not implement the operation."""

@@ -1,0 +1,129 @@
+"""The connector of real life: gRPC channels, one per address, made at the first call to it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.message import Message
+
+from pytinykv.lifecycle import LifecycleError, Scope
+from pytinykv.lifecycle.rpc import RpcChannel, RpcStream, Status, StatusError
+from pytinykv.wire import BidiStream, MethodSpec, RpcError, StatusCode, service_methods
+
+__all__ = ["GrpcConnector"]
+
+
+@functools.cache
+def _methods() -> Mapping[str, MethodSpec]:
+    return {**service_methods("pdpb.PD"), **service_methods("tikvpb.Tikv")}
+
+
+class GrpcConnector:
+    """Implements `wire.Connector` over the channels of one scope."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._channels: dict[str, RpcChannel] = {}
+        self._closed = False
+
+    async def unary(self, address: str, path: str, request: Message, *, timeout_s: float) -> Message:
+        """Make one call; see `wire.Connector`."""
+        spec = _methods()[path]
+        try:
+            response: Message = await self._channel(address).unary(
+                path,
+                request,
+                serialize=spec.request_type.SerializeToString,
+                deserialize=spec.response_type.FromString,
+                timeout_s=timeout_s,
+            )
+        except (StatusError, LifecycleError) as error:
+            raise self._rpc_error(error) from error
+        return response
+
+    def stream(self, address: str, path: str) -> BidiStream:
+        """Open a stream; see `wire.Connector`."""
+        spec = _methods()[path]
+        try:
+            stream: RpcStream[Message, Message] = self._channel(address).stream_stream(
+                path, serialize=spec.request_type.SerializeToString, deserialize=spec.response_type.FromString
+            )
+        except (StatusError, LifecycleError) as error:
+            return _NoStream(self._rpc_error(error))
+        return _Stream(stream)
+
+    async def close(self) -> None:
+        """Close all channels; see `wire.Connector`."""
+        self._closed = True
+        while self._channels:
+            _, channel = self._channels.popitem()
+            await channel.close()
+
+    def _channel(self, address: str) -> RpcChannel:
+        if self._closed:
+            raise StatusError(Status.CANCELLED, "the connector is closed")
+        channel = self._channels.get(address)
+        if channel is None or channel.closed:
+            channel = self._channels[address] = RpcChannel(self._scope, address)
+        return channel
+
+    def _rpc_error(self, error: StatusError | LifecycleError) -> RpcError:
+        if self._closed:
+            return RpcError(StatusCode.CANCELLED, "the connector was closed")
+        return _converted(error)
+
+
+def _converted(error: StatusError | LifecycleError) -> RpcError:
+    """Return the error in the wire's words. A stream that ended in good order is over all the same."""
+    if not isinstance(error, StatusError):
+        return RpcError(StatusCode.UNAVAILABLE, str(error))
+    code = StatusCode(int(error.status))
+    if code is StatusCode.OK:
+        code = StatusCode.UNAVAILABLE
+    return RpcError(code, error.message)
+
+
+class _Stream:
+    """A `wire.BidiStream` over an `RpcStream`."""
+
+    def __init__(self, stream: RpcStream[Any, Any]) -> None:
+        self._stream = stream
+        self._closed = False
+
+    def send_nowait(self, message: Message) -> None:
+        try:
+            self._stream.send_nowait(message)
+        except StatusError as error:
+            raise self._error(error) from error
+
+    async def receive(self) -> Message:
+        try:
+            message: Message = await self._stream.receive()
+        except StatusError as error:
+            raise self._error(error) from error
+        return message
+
+    def close(self) -> None:
+        self._closed = True
+        self._stream.close()
+
+    def _error(self, error: StatusError) -> RpcError:
+        return RpcError(StatusCode.CANCELLED, "the stream was closed") if self._closed else _converted(error)
+
+
+class _NoStream:
+    """A stream that could not be opened."""
+
+    def __init__(self, error: RpcError) -> None:
+        self._error = error
+
+    def send_nowait(self, message: Message) -> None:
+        raise self._error
+
+    async def receive(self) -> Message:
+        raise self._error
+
+    def close(self) -> None:
+        """There is nothing to close."""

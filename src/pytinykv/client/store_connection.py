@@ -1,0 +1,359 @@
+"""One store: commands go out in shared `BatchCommands` frames, replies come back to their futures.
+
+    submit ──► waiting (deque) ──flush, once per loop turn──► frame ──► stream ──► sent (by request id) ──reply──► future
+                    │                                                                   │
+                    └── time is up: EXPIRED_WAITING, no reconnect: NOT_SENT              └── EXPIRED_SENT, BROKEN
+
+Nothing is handed over before the store has answered a probe (an `Empty` command) on the new stream. So a store that is
+down, or just restarting, costs a retry elsewhere and never a write of unknown fate. A store that goes silent while
+commands wait is probed again; if it stays silent, new commands are refused with NOT_SENT until it answers.
+
+Invariants:
+
+1. A future made by `submit` is always resolved: by a reply or an `AttemptFailure`, at its deadline at the latest.
+2. A command is in `_waiting` or in `_sent` or resolved. It moves to `_sent` only after the transport took its frame.
+3. One task per store (the receiver), none per command; one timer for all deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any
+
+from pytinykv.client.attempts import AttemptFailure, FailureKind
+from pytinykv.client.commands import Command
+from pytinykv.client.config import ClientConfig
+from pytinykv.client.region_cache import Region
+from pytinykv.lifecycle import Scope
+from pytinykv.wire import BidiStream, Connector, RpcError, StatusCode
+from pytinykv.wire.pb import tikvpb_pb2
+
+__all__ = ["StoreConnection"]
+
+_log = logging.getLogger(__name__)
+
+BATCH_COMMANDS = "/tikvpb.Tikv/BatchCommands"
+COMMAND_OVERHEAD_BYTES = 64
+EXPIRY_GRAIN_S = 0.002
+"""Deadlines closer together than this expire in one sweep."""
+NOT_EXECUTED_CODES = frozenset(
+    {
+        StatusCode.INVALID_ARGUMENT,
+        StatusCode.UNIMPLEMENTED,
+        StatusCode.UNAUTHENTICATED,
+        StatusCode.PERMISSION_DENIED,
+        StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+"""Statuses of a unary call that say it was refused before it did anything."""
+
+Reply = Any
+"""A `BatchCommandsResponse.Response`, or an `AttemptFailure`."""
+_Waiting = tuple[Command[Any], Region, "asyncio.Future[Reply]", float]
+_Sent = tuple["asyncio.Future[Reply]", float]
+
+
+class StoreConnection:
+    """The client's end of one store. All methods belong to the event loop's thread."""
+
+    def __init__(
+        self, store_id: int, address: str, *, connector: Connector, config: ClientConfig, scope: Scope
+    ) -> None:
+        self.store_id = store_id
+        self.address = address
+        self._connector = connector
+        self._config = config
+        self._scope = scope
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Waiting] = deque()
+        self._sent: dict[int, _Sent] = {}
+        self._next_id = 1
+        self._stream: BidiStream | None = None
+        """Set while the stream is up and has answered its first probe."""
+        self._connecting: asyncio.Future[None] | None = None
+        """Set while the receiver task runs and has not got that answer; resolved either way."""
+        self._running = False
+        self._closed = False
+        self._flush_scheduled = False
+        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry_at = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+        self._owes_answers = False
+        """Whether commands expired since the last sign of life."""
+        self._heard_at = 0.0
+        """Loop time of the last sign of life, or of the moment since which one is due."""
+
+    def __repr__(self) -> str:
+        return f"store {self.store_id} at {self.address}"
+
+    @property
+    def in_flight(self) -> int:
+        """Commands not answered yet, sent or waiting."""
+        return len(self._sent) + len(self._waiting)
+
+    # ── the way out ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def submit(self, command: Command[Any], region: Region, deadline: float) -> asyncio.Future[Reply]:
+        """Queue a command; the future gets the reply or an `AttemptFailure`, until `deadline` (loop time)."""
+        command.region = region
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        if self._closed:
+            future.set_result(AttemptFailure(FailureKind.CLOSED_WAITING, "the client is closed"))
+            return future
+        if self._stream is not None and self.silent:
+            future.set_result(AttemptFailure(FailureKind.NOT_SENT, f"{self!r} has gone silent"))
+            return future
+        self._waiting.append((command, region, future, deadline))
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+        if self._expiry is None or deadline < self._expiry_at - EXPIRY_GRAIN_S:
+            self._arm_expiry(deadline)
+        return future
+
+    async def call(self, command: Command[Any], region: Region, deadline: float) -> Reply:
+        """Run a command that `BatchCommands` does not have as a call of its own; return as `submit`'s future does.
+
+        Waits for the stream to be up first, so that a refused connection is told apart from a lost answer.
+        """
+        assert command.unary_path is not None
+        command.region = region
+        failure = await self._wait_up(deadline)
+        if failure is not None:
+            return failure
+        left_s = deadline - self._loop.time()
+        if left_s <= 0:
+            return AttemptFailure(FailureKind.EXPIRED_WAITING, "no time was left to send it")
+        try:
+            return await self._connector.unary(
+                self.address, command.unary_path, command.request(region), timeout_s=left_s
+            )
+        except RpcError as error:
+            if self._closed:
+                return AttemptFailure(FailureKind.CLOSED_SENT, "the client was closed")
+            if error.code in NOT_EXECUTED_CODES:
+                return AttemptFailure(FailureKind.REFUSED, f"{self!r}: {error}", error.code)
+            kind = FailureKind.EXPIRED_SENT if error.code is StatusCode.DEADLINE_EXCEEDED else FailureKind.BROKEN
+            return AttemptFailure(kind, f"{self!r}: {error}", error.code)
+
+    async def _wait_up(self, deadline: float) -> AttemptFailure | None:
+        if self._closed:
+            return AttemptFailure(FailureKind.CLOSED_WAITING, "the client is closed")
+        if self._stream is not None:
+            return AttemptFailure(FailureKind.NOT_SENT, f"{self!r} has gone silent") if self.silent else None
+        self._ensure_running()
+        if self._connecting is not None:
+            await asyncio.wait((self._connecting,), timeout=max(0.0, deadline - self._loop.time()))
+        up = self._stream is not None
+        return None if up else AttemptFailure(FailureKind.NOT_SENT, f"no connection to {self!r}")
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._stream is None:
+            if self._waiting:
+                self._ensure_running()
+            return
+        while self._waiting and len(self._sent) < self._config.in_flight_max:
+            if not self._send_frame(self._stream):
+                return
+        if self._watch is None and self._sent:
+            self._start_watch()
+
+    def _send_frame(self, stream: BidiStream) -> bool:
+        """Hand over one frame of what waits; False if the transport did not take it (then it all still waits)."""
+        frame = tikvpb_pb2.BatchCommandsRequest()
+        add = frame.requests.add
+        taken: list[_Waiting] = []
+        room = min(self._config.frame_commands_max, self._config.in_flight_max - len(self._sent))
+        bytes_left = self._config.frame_bytes_max
+        waiting = self._waiting
+        while waiting and len(taken) < room and bytes_left > 0:
+            entry = waiting.popleft()
+            command, region, future, _ = entry
+            if future.done():
+                continue  # cancelled, or expired, before it went out
+            command.encode(add(), region)
+            bytes_left -= command.size_bytes + COMMAND_OVERHEAD_BYTES
+            taken.append(entry)
+        if not taken:
+            return True
+        first_id = self._next_id
+        frame.request_ids.extend(range(first_id, first_id + len(taken)))
+        try:
+            stream.send_nowait(frame)
+        except RpcError as error:
+            waiting.extendleft(reversed(taken))
+            if error.code is StatusCode.RESOURCE_EXHAUSTED and self._sent:
+                return False  # the next replies make room
+            self._drop_stream(error.message)
+            return False
+        self._next_id = first_id + len(taken)
+        sent = self._sent
+        for request_id, (_, _, future, deadline) in enumerate(taken, first_id):
+            sent[request_id] = (future, deadline)
+        return True
+
+    # ── the way back ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _ensure_running(self) -> None:
+        if self._running or self._closed:
+            return
+        if self._scope.stopping:
+            self._fail_waiting(AttemptFailure(FailureKind.CLOSED_WAITING, "the client is closing"))
+            return
+        self._running = True
+        self._connecting = self._loop.create_future()
+        self._scope.start(f"store-{self.store_id}:stream", self._run)
+
+    async def _run(self) -> None:
+        stream = self._connector.stream(self.address, BATCH_COMMANDS)
+        reason, code = "the client is closing", None
+        try:
+            async with asyncio.timeout(self._config.connect_timeout_s):
+                await self._probe_first(stream)
+            self._come_up(stream)
+            while True:
+                self._on_frame(await stream.receive())
+        except RpcError as error:
+            reason, code = str(error), error.code
+        except TimeoutError:
+            reason = f"no answer to the first probe within {self._config.connect_timeout_s} s"
+        finally:
+            stream.close()
+            self._running = False
+            self._stream = None
+            if self._connecting is not None:
+                self._connecting.set_result(None)
+                self._connecting = None
+            if not self._closed:
+                self._on_down(f"{self!r}: {reason}", code)
+
+    async def _probe_first(self, stream: BidiStream) -> None:
+        stream.send_nowait(_probe(0))
+        while True:
+            frame = await stream.receive()
+            assert isinstance(frame, tikvpb_pb2.BatchCommandsResponse)
+            if 0 in frame.request_ids:
+                return
+
+    def _come_up(self, stream: BidiStream) -> None:
+        _log.debug("%r answers", self)
+        self._stream = stream
+        self._heard_at = self._loop.time()
+        self._owes_answers = False
+        if self._connecting is not None:
+            self._connecting.set_result(None)
+            self._connecting = None
+        self._flush()
+
+    def _on_frame(self, frame: Any) -> None:
+        ids, responses = frame.request_ids, frame.responses
+        if len(ids) != len(responses):
+            raise RpcError(StatusCode.INTERNAL, f"a frame with {len(ids)} ids for {len(responses)} responses")
+        self._heard_at = self._loop.time()
+        self._owes_answers = False
+        pop = self._sent.pop
+        for request_id, response in zip(ids, responses, strict=True):
+            sent = pop(request_id, None)
+            if sent is not None and not sent[0].done():
+                sent[0].set_result(response)
+        if self._waiting and not self._flush_scheduled:
+            self._flush()
+
+    def _on_down(self, reason: str, code: StatusCode | None) -> None:
+        if self._sent or self._waiting:
+            _log.info("%s; %d commands sent, %d waiting", reason, len(self._sent), len(self._waiting))
+        broken = AttemptFailure(FailureKind.BROKEN, reason, code)
+        sent, self._sent = self._sent, {}
+        for future, _ in sent.values():
+            if not future.done():
+                future.set_result(broken)
+        kind = FailureKind.REFUSED if code is StatusCode.UNIMPLEMENTED else FailureKind.NOT_SENT
+        self._fail_waiting(AttemptFailure(kind, reason, code))
+
+    def _fail_waiting(self, failure: AttemptFailure) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        for _, _, future, _ in waiting:
+            if not future.done():
+                future.set_result(failure)
+
+    def _drop_stream(self, reason: str) -> None:
+        """Give the stream up; the receiver task cleans up after it."""
+        _log.debug("%r: dropping the stream: %s", self, reason)
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+    # ── deadlines and silence ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _arm_expiry(self, at: float) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry_at = at
+        self._expiry = self._loop.call_at(at, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        due = self._loop.time() + EXPIRY_GRAIN_S
+        for request_id in [request_id for request_id, (_, deadline) in self._sent.items() if deadline <= due]:
+            future, _ = self._sent.pop(request_id)
+            self._owes_answers = True
+            if not future.done():
+                future.set_result(AttemptFailure(FailureKind.EXPIRED_SENT, f"{self!r} has not answered in time"))
+        for _, _, future, deadline in self._waiting:
+            if deadline <= due and not future.done():
+                future.set_result(AttemptFailure(FailureKind.EXPIRED_WAITING, f"{self!r} took no more commands"))
+        deadlines = [deadline for _, deadline in self._sent.values()]
+        deadlines += [deadline for _, _, future, deadline in self._waiting if not future.done()]
+        if deadlines:
+            self._arm_expiry(max(min(deadlines), due + EXPIRY_GRAIN_S))
+
+    @property
+    def silent(self) -> bool:
+        """Whether commands wait for an answer and the store has given no sign of life for `stall_timeout_s`."""
+        owes = self._owes_answers or bool(self._sent)
+        return owes and self._loop.time() - self._heard_at > self._config.stall_timeout_s
+
+    def _start_watch(self) -> None:
+        self._heard_at = self._loop.time()
+        self._watch = self._loop.call_later(self._config.stall_timeout_s / 3, self._check_silence)
+
+    def _check_silence(self) -> None:
+        """Probe a store that owes answers; a healthy one answers the probe even while the commands themselves wait."""
+        self._watch = None
+        if self._stream is None or not (self._sent or self._owes_answers):
+            return
+        silent_s = self._loop.time() - self._heard_at
+        if silent_s > 2 * self._config.stall_timeout_s + self._config.timeout_s:
+            self._drop_stream(f"silent for {silent_s:.1f} s")
+            return
+        if silent_s > self._config.stall_timeout_s / 3:
+            try:
+                self._stream.send_nowait(_probe(0))
+            except RpcError as error:
+                _log.debug("%r takes no probe: %s", self, error)
+        self._watch = self._loop.call_later(self._config.stall_timeout_s / 3, self._check_silence)
+
+    def close(self) -> None:
+        """Resolve everything at once as cut off by the client's end. Safe in any state, and twice."""
+        if self._closed:
+            return
+        self._closed = True
+        for timer in (self._expiry, self._watch):
+            if timer is not None:
+                timer.cancel()
+        cut_off = AttemptFailure(FailureKind.CLOSED_SENT, "the client was closed")
+        sent, self._sent = self._sent, {}
+        for future, _ in sent.values():
+            if not future.done():
+                future.set_result(cut_off)
+        self._fail_waiting(AttemptFailure(FailureKind.CLOSED_WAITING, "the client was closed"))
+        self._drop_stream("closed")
+
+
+def _probe(request_id: int) -> tikvpb_pb2.BatchCommandsRequest:
+    frame = tikvpb_pb2.BatchCommandsRequest(request_ids=[request_id])
+    frame.requests.add().Empty.test_id = 1
+    return frame
