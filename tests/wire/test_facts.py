@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
-from google.protobuf.descriptor_pb2 import DescriptorProto
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
+from grpc_health.v1 import health_pb2
 
 from pytinykv.wire import pb, service_methods
-from pytinykv.wire.pb import POOL
+from pytinykv.wire.pb import POOL, healthpb_pb2
 
 FACTS = Path(__file__).parent / "facts"
 SCALARS = {
@@ -34,6 +35,7 @@ SCALARS = {
 MODULES = [
     importlib.import_module(f"pytinykv.wire.pb.{path.stem}_pb2")
     for path in sorted(Path(str(pb.__file__)).parent.glob("*.proto"))
+    if path.stem != "healthpb"  # gRPC's own, compared with gRPC's own module below
 ]
 
 
@@ -193,6 +195,15 @@ def test_tinykv_differs_from_tikv_only_where_it_is_known_to() -> None:
         "kvrpcpb.RawScanResponse.kvs",
     }
     assert TINYKV.enums["kvrpcpb.Op"]["Lock"] != TIKV.enums["kvrpcpb.Op"]["Lock"]
+
+
+def test_health_messages_agree_with_grpcs_own() -> None:
+    ours, theirs = FileDescriptorProto(), FileDescriptorProto()
+    healthpb_pb2.DESCRIPTOR.CopyToProto(ours)
+    health_pb2.DESCRIPTOR.CopyToProto(theirs)
+    assert ours.package == theirs.package
+    assert list(ours.message_type) == list(theirs.message_type)
+    assert list(ours.service) == list(theirs.service)
 
 
 def same_on_the_wire(one: Field, other: Field | None) -> bool:

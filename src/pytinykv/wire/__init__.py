@@ -7,6 +7,8 @@
 Everything here is pure: no sockets, no event loop, no clock. Independent of `raft` and `storage`.
 """
 
+from __future__ import annotations
+
 from pytinykv.wire.rpc import RpcError, StatusCode
 from pytinykv.wire.service import BidiStream, Connector, MethodSpec, Service, service_methods
 

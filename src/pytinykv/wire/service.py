@@ -17,12 +17,12 @@ import msgspec
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from pytinykv.wire.pb import POOL, pdpb_pb2, tikvpb_pb2
+from pytinykv.wire.pb import POOL, healthpb_pb2, pdpb_pb2, tikvpb_pb2
 
 __all__ = ["BidiStream", "Connector", "MethodSpec", "Service", "service_methods"]
 
 # A service can be found in the pool only after the module that defines it was imported.
-_DEFINING_MODULES = (pdpb_pb2, tikvpb_pb2)
+_DEFINING_MODULES = (healthpb_pb2, pdpb_pb2, tikvpb_pb2)
 
 
 class MethodSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +89,8 @@ class Service(Protocol):
     def stream(self, path: str, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
         """Answer a stream of requests with a stream of responses (Tso, RegionHeartbeat, QueryRegion, BatchCommands).
 
-        Ends when `requests` ends and everything is answered. The iterator raises `RpcError`.
+        Ends when `requests` ends and everything is answered. The iterator raises `RpcError`. `requests` raises it too, when
+        the caller sends something that is no message: let it pass. A method that streams only its responses gets one request.
         """
         ...
 

@@ -4,6 +4,8 @@ They live in a descriptor pool of their own, so that another library which defin
 client) can be imported into the same process.
 """
 
+from __future__ import annotations
+
 from google.protobuf.descriptor_pool import DescriptorPool
 
 POOL = DescriptorPool()
