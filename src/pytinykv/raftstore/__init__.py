@@ -1,0 +1,62 @@
+"""Many Raft groups on one store: propose, replicate, apply, snapshot, change members, collect log.
+
+The chapters, bottom-up:
+
+    records          regions, peers, what is stored and sent     keys            where it is in the engine
+    commands         what a log entry says                       raw_values      how a raw value is stored
+    peer_storage     a region's log and state                    apply           what commands do to the data
+    pending          calls that wait for an answer               membership      what a change does to a region
+    peer             one region on this store                    router          which peer a message is for
+    snapshot_files   snapshots as files                          snapshots       making, sending, receiving them
+    recovery         what a start finds                          bootstrap       the first region of a cluster
+    turn, store      the loop that drives everything             ports           what it needs from the world
+
+Knows no gRPC and no transactions. The order of things in a turn, and what may be said when, is in `store` and `peer`.
+"""
+from __future__ import annotations
+
+from pytinykv.raftstore.commands import Operation
+from pytinykv.raftstore.config import RaftStoreConfig
+from pytinykv.raftstore.membership import MembershipChange
+from pytinykv.raftstore.peer import RegionPeer
+from pytinykv.raftstore.ports import SchedulerLink, Transport, Worker
+from pytinykv.raftstore.records import (
+    Peer,
+    PeerRole,
+    RaftEnvelope,
+    Region,
+    RegionEpoch,
+    RegionId,
+    RegionReport,
+    SnapshotHeader,
+    SnapshotManifest,
+    StoreId,
+    StoreIdent,
+)
+from pytinykv.raftstore.snapshot_files import SnapshotDirectory
+from pytinykv.raftstore.snapshots import SnapshotRefusedError
+from pytinykv.raftstore.store import Store
+
+__all__ = [
+    "MembershipChange",
+    "Operation",
+    "Peer",
+    "PeerRole",
+    "RaftEnvelope",
+    "RaftStoreConfig",
+    "Region",
+    "RegionEpoch",
+    "RegionId",
+    "RegionPeer",
+    "RegionReport",
+    "SchedulerLink",
+    "SnapshotDirectory",
+    "SnapshotHeader",
+    "SnapshotManifest",
+    "SnapshotRefusedError",
+    "Store",
+    "StoreId",
+    "StoreIdent",
+    "Transport",
+    "Worker",
+]

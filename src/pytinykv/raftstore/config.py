@@ -1,0 +1,100 @@
+"""Settings of a store's raftstore."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class RaftStoreConfig:
+    """How a store drives its regions. Durations in seconds, sizes in bytes."""
+
+    tick_s: float = 0.1
+    """Length of a Raft tick; one timer drives all regions."""
+
+    election_ticks: int = 10
+    """A follower that hears nothing for this many ticks (up to twice as many, at random) starts an election."""
+
+    heartbeat_ticks: int = 2
+    """A leader speaks to its followers at least this often."""
+
+    clock_drift_max: float = 0.05
+    """By which fraction the clocks of two stores may differ in rate; shortens the lease."""
+
+    lease_reads: bool = True
+    """Serve reads under the leader's lease; otherwise each batch of reads asks a quorum first."""
+
+    append_bytes_max: int = 1 * MIB
+    """Largest sum of entries in one append message, and the size at which a turn's commands go into a new entry."""
+
+    entry_bytes_max: int = 8 * MIB
+    """Largest command; a larger one is refused (raft_entry_too_large)."""
+
+    inflight_appends_max: int = 64
+    """How many appends a leader sends to a follower ahead of its answers."""
+
+    uncommitted_bytes_max: int = 64 * MIB
+    """Commands a region may hold that are not committed yet; further ones are refused (server_is_busy)."""
+
+    queued_bytes_max: int = 32 * MIB
+    """Commands a store may hold that are not even proposed yet; further ones are refused (server_is_busy)."""
+
+    log_keep_entries: int = 64
+    """How many applied entries stay in the log at least, so that a follower slightly behind needs no snapshot."""
+
+    log_gc_bytes: int = 8 * MIB
+    """A leader cuts its region's log once it holds more than this and all followers have what is cut."""
+
+    log_gc_bytes_force: int = 64 * MIB
+    """From here on the log is cut even if a follower still needs it; that follower gets a snapshot."""
+
+    log_cache_bytes: int = 4 * MIB
+    """Newest entries of a region kept in memory; older ones are read from the engine."""
+
+    snapshots_max: int = 2
+    """Snapshots made or received at the same time."""
+
+    snapshot_keep_s: float = 60.0
+    """How long a finished snapshot waits for the followers that want it."""
+
+    region_heartbeat_s: float = 5.0
+    """How often a leader reports its region to the scheduler; changes are reported at once."""
+
+    store_heartbeat_s: float = 1.0
+    """How often the store reports itself to the scheduler."""
+
+    undetermined_after_s: float = 10.0
+    """When a leader that lost its leadership answers that it can't say what became of a command."""
+
+    peer_down_s: float = 3.0
+    """A leader reports a follower that it has not heard of for this long."""
+
+    leader_missing_s: float = 30.0
+    """A peer without a leader for this long asks the scheduler whether it is still a member."""
+
+    @property
+    def lease_s(self) -> float:
+        """Return how long a quorum's answer lets a leader read alone.
+
+        A follower that answered elects nobody else for this long and the drift on top (Raft thesis 6.4.1); kept below
+        the election timeout, so that the promise never delays an election.
+        """
+        return (self.election_ticks - 1) * self.tick_s * (1 - self.clock_drift_max)
+
+    def validate(self) -> None:
+        """Raise ValueError for settings that can't work together."""
+        if self.tick_s <= 0:
+            raise ValueError(f"tick_s must be positive, not {self.tick_s}")
+        if not 0 < self.heartbeat_ticks < self.election_ticks:
+            raise ValueError(
+                f"heartbeat_ticks ({self.heartbeat_ticks}) must be at least 1 and below "
+                f"election_ticks ({self.election_ticks}), or healthy leaders lose elections"
+            )
+        if not 0 <= self.clock_drift_max < 1:
+            raise ValueError(f"clock_drift_max must be in [0, 1), not {self.clock_drift_max}")
+        if self.log_gc_bytes_force < self.log_gc_bytes:
+            raise ValueError("log_gc_bytes_force must not be below log_gc_bytes")
+        if self.entry_bytes_max > self.uncommitted_bytes_max:
+            raise ValueError("entry_bytes_max must not be above uncommitted_bytes_max, or no such entry is ever taken")

@@ -1,0 +1,79 @@
+"""Membership changes of a region: what one does to the region, and which may be proposed. Pure.
+
+Each change is a single step (Raft thesis 4.1): one peer at a time, so that every majority of the old members meets every
+majority of the new ones. The region's `conf_ver` counts them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from pytinykv.raft import ConfChange, ConfChangeKind, decode_conf_change
+from pytinykv.raftstore.errors import FormatError
+from pytinykv.raftstore.records import Peer, PeerRole, Region, RegionEpoch, decode_peer, encode
+
+
+@dataclass(frozen=True)
+class MembershipChange:
+    """One peer more, less, or in another role."""
+
+    kind: ConfChangeKind
+    peer: Peer
+
+    def to_raft(self) -> ConfChange:
+        return ConfChange(self.kind, self.peer.id, encode(self.peer))
+
+    @classmethod
+    def from_raft(cls, change: ConfChange) -> MembershipChange:
+        """Raises FormatError."""
+        return cls(change.kind, decode_peer(change.context))
+
+
+def changed_region(region: Region, change: MembershipChange) -> Region:
+    """Return the region after the change; unchanged, epoch included, if there is nothing to do."""
+    peers = [peer for peer in region.peers if peer.id != change.peer.id]
+    if change.kind is not ConfChangeKind.REMOVE:
+        role = PeerRole.LEARNER if change.kind is ConfChangeKind.ADD_LEARNER else PeerRole.VOTER
+        peers.append(Peer(change.peer.id, change.peer.store_id, role))
+    if sorted(peers, key=_id) == sorted(region.peers, key=_id):
+        return region
+    epoch = RegionEpoch(region.epoch.conf_ver + 1, region.epoch.version)
+    return msgspec.structs.replace(region, peers=tuple(peers), epoch=epoch)
+
+
+def refusal(region: Region, change: MembershipChange) -> str | None:
+    """Say why a change must not be proposed, or None if it may be."""
+    peer = change.peer
+    if change.kind is ConfChangeKind.REMOVE:
+        if region.peer(peer.id) is None:
+            return f"peer {peer.id} is not a member of region {region.id}"
+        voters = [member.id for member in region.peers if member.role is PeerRole.VOTER]
+        if voters == [peer.id]:
+            return f"peer {peer.id} is the last voter of region {region.id}"
+        return None
+    member = region.peer_on(peer.store_id)
+    if member is not None and member.id != peer.id:
+        return f"region {region.id} already has peer {member.id} on store {peer.store_id}"
+    if member is not None and change.kind is ConfChangeKind.ADD_VOTER and member.role is PeerRole.VOTER:
+        return f"peer {peer.id} is already a voter of region {region.id}"
+    return None
+
+
+def decode_change(data: bytes) -> ConfChange:
+    """Return what a CONF_CHANGE entry holds. Raises FormatError."""
+    try:
+        return decode_conf_change(data)
+    except msgspec.DecodeError as error:
+        raise FormatError(f"membership change: damaged ({error})") from error
+
+
+def describe(region: Region) -> str:
+    """Return the members and the epoch, for logs."""
+    members = ", ".join(f"{peer.id}@{peer.store_id}" for peer in region.peers)
+    return f"peers {members}, epoch {region.epoch.conf_ver}.{region.epoch.version}"
+
+
+def _id(peer: Peer) -> int:
+    return peer.id

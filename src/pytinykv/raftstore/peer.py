@@ -1,0 +1,528 @@
+"""One region's peer on this store: its Raft node, its storage, and the calls that wait for it.
+
+A turn of the store loop calls, in this order: `step` for arrived messages, `propose` for new commands, `ask_reads`, and
+`collect`, which moves what Raft wants done into the turn. After the turn's batch is written and synced, `on_durable`
+lets Raft count it.
+
+Invariants:
+1. What a peer tells others about its durable state (votes, append responses) leaves only after the sync that covers it.
+2. Data, log and applied index of a region change in one batch, so after a crash the data is exactly that of the applied
+   index (the replay starts there and repeats nothing).
+3. A caller is answered after the batch with its command's effect was written: it reads its own writes.
+4. Whoever waits for this peer is answered when the peer is deposed (reads), overtaken, destroyed or stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from pytinykv.raft import Config as RaftConfig
+from pytinykv.raft import (
+    DropReason,
+    EntryKind,
+    InstallSnapshot,
+    LogIndex,
+    ProposalDropped,
+    ProtocolViolation,
+    RawNode,
+    ReadNotReady,
+    RoleKind,
+)
+from pytinykv.raft import (
+    NotLeader as RaftNotLeader,
+)
+from pytinykv.raftstore import commands, keys, membership
+from pytinykv.raftstore.apply import apply_compare_and_swap, apply_operations
+from pytinykv.raftstore.commands import decode_command, encode_command
+from pytinykv.raftstore.convert import peer_to_pb, region_to_pb
+from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
+from pytinykv.raftstore.pending import OnDone, OnReady, Part, PendingProposals, PendingReads, Proposal
+from pytinykv.raftstore.records import (
+    Peer,
+    PeerState,
+    RaftEnvelope,
+    Region,
+    RegionLocalState,
+    RegionReport,
+    SnapshotManifest,
+    encode,
+)
+from pytinykv.raftstore.recovery import finish_restore
+from pytinykv.wire.errors import (
+    EpochNotMatch,
+    NotLeader,
+    ProposalInMergingMode,
+    RaftEntryTooLarge,
+    RegionError,
+    RegionNotFound,
+    ServerIsBusy,
+    UndeterminedResult,
+)
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pytinykv.raft import Entry, Message, PeerId, Ready
+    from pytinykv.raftstore.commands import Operation
+    from pytinykv.raftstore.config import RaftStoreConfig
+    from pytinykv.raftstore.turn import Turn
+    from pytinykv.storage import Engine
+
+_log = logging.getLogger(__name__)
+
+
+class _Unsynced(NamedTuple):
+    """A Ready that is written but not known to be durable, and what may be said once it is."""
+
+    turn: int
+    ready: int
+    messages: tuple[Message, ...]
+
+
+class IncomingSnapshot(NamedTuple):
+    """A snapshot that has arrived whole, waiting for Raft to take or leave it."""
+
+    manifest: SnapshotManifest
+    directory: Path
+
+
+class RegionPeer:
+    """See the module's docstring. All methods are called by the store loop only."""
+
+    def __init__(
+        self, *, peer: Peer, storage: PeerStorage, config: RaftStoreConfig, rng: random.Random, is_fresh: bool = False
+    ) -> None:
+        self.peer = peer
+        self.storage = storage
+        self._config = config
+        raft_config = RaftConfig(
+            peer_id=peer.id,
+            election_ticks=config.election_ticks,
+            heartbeat_ticks=config.heartbeat_ticks,
+            lease_s=config.lease_s if config.lease_reads else 0.0,
+            clock_drift_max=config.clock_drift_max,
+            fresh=is_fresh,
+            inflight_max=config.inflight_appends_max,
+            append_bytes_max=config.append_bytes_max,
+            uncommitted_bytes_max=config.uncommitted_bytes_max,
+            cache_bytes_max=0,
+            applied=storage.apply_state.applied_index,
+        )
+        self.node = RawNode(raft_config, storage, rng)
+        self.is_destroyed = False
+        self.is_leader = False
+        self.leader_id = 0
+        """The leader as Raft knows it; 0 for none."""
+        self.incoming: IncomingSnapshot | None = None
+        self.report_due_at = 0.0
+        self._snapshots_to_send: list[RaftEnvelope] = []
+        self._used_snapshot: Path | None = None
+        self.region_changed = False
+        """Set when a leader has news for the scheduler; whoever reports clears it."""
+        self.leader_missing_since: float | None = None
+        self._known_peers: dict[int, Peer] = {}
+        """Peers that wrote to us and may not be in our (old or empty) region."""
+        self._heard_at: dict[int, float] = {}
+        self._queued: list[tuple[list[Operation], int, OnDone]] = []
+        self._proposals = PendingProposals()
+        self._reads = PendingReads()
+        self._unsynced: deque[_Unsynced] = deque()
+        self._leading_since = 0.0
+        self._deposed_at: float | None = None
+        self._compacting_to = LogIndex(0)
+
+    @property
+    def region(self) -> Region:
+        return self.storage.region
+
+    @property
+    def is_initialized(self) -> bool:
+        """Return whether the peer knows its region; one that was created by a message waits for a snapshot first."""
+        return bool(self.region.peers)
+
+    @property
+    def leader(self) -> Peer | None:
+        return self.region.peer(self.leader_id) if self.leader_id else None
+
+    @property
+    def has_callers(self) -> bool:
+        """Return whether anybody waits for an answer."""
+        return bool(self._queued or len(self._proposals) or len(self._reads))
+
+    @property
+    def has_unsynced(self) -> bool:
+        return bool(self._unsynced)
+
+    # --- commands and reads -------------------------------------------------------------------------------------
+
+    def queue(self, operations: list[Operation], size_bytes: int, on_done: OnDone) -> None:
+        """Take a command for the next turn."""
+        self._queued.append((operations, size_bytes, on_done))
+
+    def can_read_now(self, now: float) -> bool:
+        """Return whether the engine's present state may be shown to clients.
+
+        True under a valid lease (Raft thesis 6.4.1) once an entry of this term is applied. To be checked *after* the
+        data was read, so that a pause in between can't stretch the lease.
+        """
+        node = self.node
+        return now < node.lease_until and self.storage.apply_state.applied_term == node.term
+
+    def queue_read(self, on_ready: OnReady) -> None:
+        self._reads.add(on_ready)
+
+    def not_leader(self) -> NotLeader:
+        leader = self.leader
+        hint = None if leader is None or leader.id == self.peer.id else peer_to_pb(leader)
+        return NotLeader(region_id=self.region.id, leader=hint)
+
+    def propose(self, turn: Turn) -> None:
+        """Turn the queued commands into as few entries as their sizes allow."""
+        queued, self._queued = self._queued, []
+        operations: list[Operation] = []
+        parts: list[Part] = []
+        size = 0
+        is_cas = False
+        for part_operations, part_bytes, on_done in queued:
+            part_is_cas = part_operations[0][0] == commands.COMPARE_AND_SWAP
+            if parts and (part_is_cas != is_cas or size + part_bytes > self._config.append_bytes_max):
+                self._propose_entry(turn, operations, parts, size)
+                operations, parts, size = [], [], 0
+            is_cas = part_is_cas
+            operations = operations + part_operations if operations else part_operations
+            parts.append(Part(len(part_operations), on_done))
+            size += part_bytes
+        if parts:
+            self._propose_entry(turn, operations, parts, size)
+
+    def _propose_entry(self, turn: Turn, operations: list[Operation], parts: list[Part], size: int) -> None:
+        error: RegionError
+        if size > self._config.entry_bytes_max:
+            error = RaftEntryTooLarge(region_id=self.region.id, entry_size=size)
+        else:
+            try:
+                data = encode_command(self.region.epoch.version, operations)
+                term, index = self.node.propose(data, turn.now)
+            except RaftNotLeader:
+                error = self.not_leader()
+            except ProposalDropped as dropped:
+                error = self._dropped(dropped)
+            else:
+                self._proposals.add(Proposal(index, term, parts))
+                return
+        for part in parts:
+            turn.answers.append(partial(part.on_done, error, None))
+
+    def _dropped(self, dropped: ProposalDropped) -> RegionError:
+        if dropped.reason is DropReason.TRANSFERRING:
+            return ProposalInMergingMode(
+                region_id=self.region.id, message=f"region {self.region.id}: {dropped.reason.value}; try again"
+            )
+        return ServerIsBusy(reason=f"region {self.region.id}: {dropped.reason.value}", backoff_ms=100)
+
+    def ask_reads(self, turn: Turn) -> None:
+        """Ask the quorum once for all reads that came in since the last turn."""
+        if not self._reads.has_waiting:
+            return
+        if not self.is_leader:
+            self._fail_reads(turn, self.not_leader())
+            return
+        try:
+            self._reads.ask(lambda context: self.node.read_index(context, turn.now))
+        except ReadNotReady:
+            return  # asked again as soon as the first entry of this term is committed
+        except RaftNotLeader:
+            self._fail_reads(turn, self.not_leader())
+
+    def _fail_reads(self, turn: Turn, error: RegionError) -> None:
+        for on_ready in self._reads.take_all():
+            turn.answers.append(partial(on_ready, error))
+
+    def propose_change(self, change: membership.MembershipChange, now: float) -> str | None:
+        """Propose a membership change; return why not, or None when it is on its way."""
+        reason = membership.refusal(self.region, change)
+        if reason is not None:
+            return reason
+        try:
+            self.node.propose_conf_change(change.to_raft(), now)
+        except (RaftNotLeader, ProposalDropped) as error:
+            return str(error)
+        return None
+
+    # --- messages -----------------------------------------------------------------------------------------------
+
+    def step(self, envelope: RaftEnvelope, now: float) -> None:
+        """Give a message to Raft. The caller has checked that it is meant for this peer."""
+        message = envelope.message
+        if message is None:
+            return
+        self._known_peers[envelope.sender.id] = envelope.sender
+        self._heard_at[envelope.sender.id] = now
+        try:
+            self.node.step(message, now)
+        except ProtocolViolation:
+            _log.exception("region %d: message from peer %d rejected", self.region.id, envelope.sender.id)
+
+    def tick(self, turn: Turn) -> None:
+        now = turn.now
+        self.node.tick(now)
+        if self.is_leader:
+            self._maybe_compact_log(now)
+        if self.leader_id:
+            self.leader_missing_since = None
+        elif self.leader_missing_since is None:
+            self.leader_missing_since = now
+        if self._deposed_at is not None and now - self._deposed_at > self._config.undetermined_after_s:
+            self._deposed_at = None
+            self._fail_proposals(turn, "leadership was lost and the new leader has not been heard of")
+
+    def _send(self, turn: Turn, message: Message) -> None:
+        receiver = self.region.peer(message.to) or self._known_peers.get(message.to)
+        if receiver is None:
+            _log.debug("region %d: no address for peer %d", self.region.id, message.to)
+            return
+        envelope = RaftEnvelope(
+            self.region.id,
+            self.peer,
+            receiver,
+            self.region.epoch,
+            message,
+            False,
+            self.region.start_key,
+            self.region.end_key,
+        )
+        if isinstance(message, InstallSnapshot):
+            self._snapshots_to_send.append(envelope)
+        else:
+            turn.send(envelope)
+
+    # --- what Raft wants done -----------------------------------------------------------------------------------
+
+    def collect(self, turn: Turn) -> None:
+        """Move everything that is ready into the turn."""
+        while not self.is_destroyed and self.node.has_ready():
+            self._collect_one(turn, self.node.ready(turn.now))
+            if self._reads.has_waiting and self.can_ask_reads():
+                self.ask_reads(turn)
+
+    def can_ask_reads(self) -> bool:
+        return self.is_leader and self.storage.apply_state.applied_term == self.node.term
+
+    def _collect_one(self, turn: Turn, ready: Ready) -> None:
+        storage = self.storage
+        if ready.soft_state is not None:
+            self._on_soft_state(turn, ready.soft_state.leader_id, ready.soft_state.role)
+        if ready.snapshot is not None:
+            self._restore(turn, ready)
+        if ready.entries:
+            storage.append(turn.batch, ready.entries)
+        if ready.entries or ready.hard_state is not None:
+            storage.save_hard_state(turn.batch, ready.hard_state)
+        for message in ready.messages:
+            self._send(turn, message)
+        if ready.committed_entries:
+            self._apply(turn, ready.committed_entries)
+        for state in ready.read_states:
+            self._reads.on_confirmed(state.context, state.index)
+        for on_ready in self._reads.take_served(storage.apply_state.applied_index):
+            turn.answers.append(partial(on_ready, None))
+        if self.is_destroyed:
+            return
+        if ready.must_sync:
+            turn.must_sync = True
+            self._unsynced.append(_Unsynced(turn.number, ready.number, ready.messages_after_sync))
+
+    def on_durable(self, turn: Turn, synced_turn: int) -> None:
+        """Tell Raft that everything written up to that turn is durable, and say what was waiting for it."""
+        while self._unsynced and self._unsynced[0].turn <= synced_turn:
+            durable = self._unsynced.popleft()
+            self.node.on_persisted(durable.ready, turn.now)
+            for message in durable.messages:
+                self._send(turn, message)
+
+    def _on_soft_state(self, turn: Turn, leader_id: PeerId, role: RoleKind) -> None:
+        was_leader, self.is_leader = self.is_leader, role is RoleKind.LEADER
+        self.leader_id = leader_id
+        if self.is_leader and not was_leader:
+            _log.info("region %d: peer %d leads in term %d", self.region.id, self.peer.id, self.node.term)
+            self.region_changed = True
+            self._leading_since = turn.now
+            self._heard_at.clear()
+            self._deposed_at = None
+            self._compacting_to = LogIndex(0)
+        if was_leader and not self.is_leader:
+            _log.info("region %d: peer %d does not lead any more", self.region.id, self.peer.id)
+            self._fail_reads(turn, self.not_leader())
+            if len(self._proposals):
+                self._deposed_at = turn.now
+
+    # --- apply --------------------------------------------------------------------------------------------------
+
+    def _apply(self, turn: Turn, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            for lost in self._proposals.take_overtaken(entry.index, entry.term):
+                for part in lost.parts:
+                    turn.answers.append(partial(part.on_done, self.not_leader(), None))
+            parts = self._proposals.take(entry.index, entry.term)
+            if entry.kind is EntryKind.CONF_CHANGE:
+                self._apply_conf_change(turn, entry)
+            elif entry.data:
+                self._apply_command(turn, entry, parts)
+            self.storage.set_applied(entry.index, entry.term)
+            if self.is_destroyed:
+                return
+        self.storage.save_applied(turn.batch)
+        self.node.on_applied(entries[-1].index)
+
+    def _apply_command(self, turn: Turn, entry: Entry, parts: list[Part]) -> None:
+        version, operations = decode_command(entry.data)
+        if version != self.region.epoch.version:
+            error = EpochNotMatch(current_regions=[region_to_pb(self.region)])
+            for part in parts:
+                turn.answers.append(partial(part.on_done, error, None))
+            return
+        kind = operations[0][0]
+        if kind == commands.COMPARE_AND_SWAP:
+            self.storage.save_applied(turn.batch)
+            turn.write()
+            results = apply_compare_and_swap(turn.engine, turn.batch, operations)
+            start = 0
+            for part in parts:
+                turn.answers.append(partial(part.on_done, None, results[start : start + part.operations]))
+                start += part.operations
+            return
+        if kind == commands.COMPACT_LOG:
+            _kind, index, term = operations[0]
+            self.storage.truncate(turn.batch, index, term)
+            return
+        apply_operations(turn.batch, operations)
+        for part in parts:
+            turn.answers.append(partial(part.on_done, None, None))
+
+    def _apply_conf_change(self, turn: Turn, entry: Entry) -> None:
+        change = membership.decode_change(entry.data)
+        self.node.apply_conf_change(change)
+        self._set_region(turn, membership.changed_region(self.region, membership.MembershipChange.from_raft(change)))
+        if self.region.peer(self.peer.id) is None:
+            self.destroy(turn)
+
+    def _set_region(self, turn: Turn, region: Region) -> None:
+        if region is self.region:
+            return
+        _log.info("region %d: now %s", region.id, membership.describe(region))
+        self.storage.region = region
+        state = RegionLocalState(PeerState.NORMAL, region, self.peer.id)
+        turn.batch.put(RAFT_CF, keys.region_state_key(region.id), encode(state))
+        self.region_changed = True
+
+    # --- snapshots ----------------------------------------------------------------------------------------------
+
+    @property
+    def wants_snapshot(self) -> bool:
+        return self.storage.snapshot_need is SnapshotNeed.WANTED
+
+    def take_snapshots_to_send(self) -> list[RaftEnvelope]:
+        taken, self._snapshots_to_send = self._snapshots_to_send, []
+        return taken
+
+    def take_used_snapshot(self) -> Path | None:
+        """Return the directory of a snapshot that is installed for good, once."""
+        taken, self._used_snapshot = self._used_snapshot, None
+        return taken
+
+    def _restore(self, turn: Turn, ready: Ready) -> None:
+        """Replace the region by the snapshot that Raft has accepted. Blocks for the time of a few syncs."""
+        assert ready.snapshot is not None
+        incoming, self.incoming = self.incoming, None
+        if incoming is None or incoming.manifest.meta != ready.snapshot:
+            raise AssertionError(f"region {self.region.id}: Raft accepted a snapshot that did not arrive")
+        region, meta = incoming.manifest.region, incoming.manifest.meta
+        _log.info("region %d: installs the snapshot at index %d", region.id, meta.index)
+        applying = RegionLocalState(PeerState.APPLYING, region, self.peer.id, incoming.directory.name)
+        turn.batch.put(RAFT_CF, keys.region_state_key(region.id), encode(applying))
+        self.storage.restore(turn.batch, region, meta, ready.hard_state)
+        turn.write()
+        finish_restore(turn.engine, applying, incoming.directory)
+        self._used_snapshot = incoming.directory
+        for proposal in self._proposals.take_all():
+            for part in proposal.parts:
+                turn.answers.append(partial(part.on_done, UndeterminedResult(), None))
+        self.node.on_applied(meta.index)
+
+    # --- log collection -----------------------------------------------------------------------------------------
+
+    def _maybe_compact_log(self, now: float) -> None:
+        """Propose to cut the log's front, once it is worth it (TiKV's CompactLog)."""
+        storage, config = self.storage, self._config
+        if storage.log_bytes < config.log_gc_bytes:
+            return
+        applied = storage.apply_state.applied_index
+        index = LogIndex(applied - config.log_keep_entries)
+        if storage.log_bytes < config.log_gc_bytes_force:
+            matches = [progress.match for progress in self.node.status().progress.values()]
+            index = min([index, *matches])
+        if index < storage.first_index() or index <= self._compacting_to:
+            return
+        operation = (commands.COMPACT_LOG, index, storage.term(index))
+        try:
+            self.node.propose(encode_command(self.region.epoch.version, [operation]), now)
+        except (RaftNotLeader, ProposalDropped):
+            return
+        self._compacting_to = index
+
+    # --- end ----------------------------------------------------------------------------------------------------
+
+    def destroy(self, turn: Turn) -> None:
+        """Delete the peer's data and log and leave a tombstone, so that old messages can't bring it back."""
+        _log.info("region %d: peer %d is destroyed", self.region.id, self.peer.id)
+        batch, region = turn.batch, self.region
+        if self.is_initialized:
+            for cf, start, end in keys.data_ranges(region.start_key, region.end_key):
+                batch.delete_range(cf, start, end)
+        self.storage.clear_log(batch)
+        batch.delete(RAFT_CF, keys.raft_state_key(region.id))
+        batch.delete(RAFT_CF, keys.apply_state_key(region.id))
+        tombstone = RegionLocalState(PeerState.TOMBSTONE, region, self.peer.id)
+        batch.put(RAFT_CF, keys.region_state_key(region.id), encode(tombstone))
+        self.is_destroyed = True
+        self.is_leader = False
+        self.fail_all(turn, RegionNotFound(region_id=region.id))
+
+    def fail_all(self, turn: Turn, error: RegionError) -> None:
+        """Answer everybody who waits: what was not proposed with `error`, what was proposed as undetermined."""
+        for _operations, _size, on_done in self._queued:
+            turn.answers.append(partial(on_done, error, None))
+        self._queued = []
+        self._fail_reads(turn, error)
+        self._fail_proposals(turn, str(error))
+
+    def _fail_proposals(self, turn: Turn, reason: str) -> None:
+        error = UndeterminedResult(message=f"region {self.region.id}: the command's fate is unknown: {reason}")
+        for proposal in self._proposals.take_all():
+            for part in proposal.parts:
+                turn.answers.append(partial(part.on_done, error, None))
+
+    # --- reports ------------------------------------------------------------------------------------------------
+
+    def report(self, engine: Engine, now: float) -> RegionReport:
+        """Return what the scheduler wants to know of a region from its leader."""
+        progress = self.node.status().progress
+        down: list[tuple[Peer, float]] = []
+        pending: list[Peer] = []
+        for peer in self.region.peers:
+            state = progress.get(peer.id)
+            if state is None or peer.id == self.peer.id:
+                continue
+            silent_s = now - self._heard_at.get(peer.id, self._leading_since)
+            if silent_s > self._config.peer_down_s:
+                down.append((peer, silent_s))
+            if state.match < self.storage.apply_state.truncated_index:
+                pending.append(peer)
+        ranges = keys.data_ranges(self.region.start_key, self.region.end_key)
+        size = sum(engine.approximate_size_bytes(cf, start, end) for cf, start, end in ranges)
+        return RegionReport(self.region, self.peer, self.node.term, tuple(down), tuple(pending), size, 0)

@@ -1,0 +1,125 @@
+"""Calls that wait: proposals for their entry to be applied, reads for the index at which they may be served.
+
+Every call that comes in here is answered exactly once, whatever happens to the peer: with its result, or with the region
+error that says why not, or that nobody knows (`UndeterminedResult`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pytinykv.raft import LogIndex, Term
+from pytinykv.wire.errors import RegionError
+
+Results = Sequence[object] | None
+"""One result per operation of a command that has results (COMPARE_AND_SWAP), None for blind writes."""
+
+OnDone = Callable[[RegionError | None, Results], None]
+OnReady = Callable[[RegionError | None], None]
+
+
+class Part(NamedTuple):
+    """One caller's share of an entry: that many of its operations."""
+
+    operations: int
+    on_done: OnDone
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An entry on its way, and who waits for it."""
+
+    index: LogIndex
+    term: Term
+    parts: list[Part]
+
+
+class PendingProposals:
+    """Proposals in log order."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Proposal] = deque()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def add(self, proposal: Proposal) -> None:
+        self._queue.append(proposal)
+
+    def take_overtaken(self, index: LogIndex, term: Term) -> list[Proposal]:
+        """Remove and return proposals that can't be applied any more, now that the entry (index, term) is.
+
+        An earlier index can't be: its entry was applied before. A proposal at this index with another term lost its
+        slot to another leader's entry (Raft 5.3), so it never will be.
+        """
+        lost: list[Proposal] = []
+        queue = self._queue
+        while queue and (queue[0].index < index or (queue[0].index == index and queue[0].term != term)):
+            lost.append(queue.popleft())
+        return lost
+
+    def take(self, index: LogIndex, term: Term) -> list[Part]:
+        """Remove and return who waits for exactly this entry."""
+        queue = self._queue
+        if queue and queue[0].index == index and queue[0].term == term:
+            return queue.popleft().parts
+        return []
+
+    def take_all(self) -> list[Proposal]:
+        lost = list(self._queue)
+        self._queue.clear()
+        return lost
+
+
+class PendingReads:
+    """Reads that need a quorum's word: waiting to be asked, asked, and waiting for the apply."""
+
+    def __init__(self) -> None:
+        self._waiting: list[OnReady] = []
+        self._asked: dict[bytes, list[OnReady]] = {}
+        self._confirmed: deque[tuple[LogIndex, list[OnReady]]] = deque()
+        self._contexts = 0
+
+    def __len__(self) -> int:
+        asked = sum(len(reads) for reads in self._asked.values())
+        return len(self._waiting) + asked + sum(len(reads) for _index, reads in self._confirmed)
+
+    def add(self, on_ready: OnReady) -> None:
+        self._waiting.append(on_ready)
+
+    @property
+    def has_waiting(self) -> bool:
+        return bool(self._waiting)
+
+    def ask(self, ask_quorum: Callable[[bytes], None]) -> None:
+        """Ask once for all waiting reads; if `ask_quorum` raises, they go on waiting."""
+        self._contexts += 1
+        context = self._contexts.to_bytes(8, "big")
+        ask_quorum(context)
+        self._asked[context] = self._waiting
+        self._waiting = []
+
+    def on_confirmed(self, context: bytes, index: LogIndex) -> None:
+        """Raft's word: reads of this context may be served once `index` is applied (Raft thesis 6.4)."""
+        reads = self._asked.pop(context, None)
+        if reads:
+            self._confirmed.append((index, reads))
+
+    def take_served(self, applied: LogIndex) -> list[OnReady]:
+        served: list[OnReady] = []
+        while self._confirmed and self._confirmed[0][0] <= applied:
+            served.extend(self._confirmed.popleft()[1])
+        return served
+
+    def take_all(self) -> list[OnReady]:
+        lost = self._waiting
+        for reads in self._asked.values():
+            lost.extend(reads)
+        for _index, reads in self._confirmed:
+            lost.extend(reads)
+        self._waiting, self._asked = [], {}
+        self._confirmed.clear()
+        return lost

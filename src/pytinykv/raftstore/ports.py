@@ -1,0 +1,50 @@
+"""What the raftstore needs from the world, each as a small protocol; the server and the simulator implement them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from pytinykv.raftstore.records import RaftEnvelope, Region, RegionId, RegionReport, SnapshotManifest, StoreId
+
+T = TypeVar("T")
+
+
+class Worker(Protocol):
+    """Runs blocking work outside the event loop, one piece after the other, in order."""
+
+    def submit(self, work: Callable[[], T], on_done: Callable[[T | BaseException], None]) -> None:
+        """Run `work` soon and call `on_done` on the event loop with its result or its exception.
+
+        After the worker was stopped nothing is called any more.
+        """
+        ...
+
+
+class Transport(Protocol):
+    """Carries messages to other stores. Best effort: messages may be lost, late or repeated, never damaged."""
+
+    def send(self, store_id: StoreId, envelopes: list[RaftEnvelope]) -> None:
+        """Hand over a turn's messages for one store. Never blocks; what can't be sent is dropped."""
+        ...
+
+    def send_snapshot(
+        self,
+        envelope: RaftEnvelope,
+        manifest: SnapshotManifest,
+        directory: Path,
+        on_done: Callable[[bool], None],
+    ) -> None:
+        """Stream a snapshot's files to `envelope.receiver`; call `on_done` exactly once with whether it arrived whole."""
+        ...
+
+
+class SchedulerLink(Protocol):
+    """What a store tells the scheduler. Never blocks; what can't be sent is dropped, the next report repeats it."""
+
+    def report_region(self, report: RegionReport) -> None: ...
+
+    def ask_membership(self, region_id: RegionId, on_answer: Callable[[Region], None]) -> None:
+        """Ask for the region as the scheduler knows it, for a peer that may have been removed; no answer on failure."""
+        ...

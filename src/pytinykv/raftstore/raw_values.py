@@ -1,0 +1,39 @@
+"""The stored form of a raw value: when it expires, and the user's bytes.
+
+    00 value                        never expires
+    01 expires_at_s:8 value         expires at that second of the Unix epoch (big-endian)
+
+An expired value is absent for every reader from that second on.
+"""
+
+from __future__ import annotations
+
+from pytinykv.raftstore.errors import FormatError
+
+_FOREVER = b"\x00"
+_EXPIRES = b"\x01"
+
+
+def encode_raw_value(value: bytes, expires_at_s: int = 0) -> bytes:
+    """Return the stored form; `expires_at_s` 0 means never."""
+    if not expires_at_s:
+        return _FOREVER + value
+    return _EXPIRES + expires_at_s.to_bytes(8, "big") + value
+
+
+def live_value(stored: bytes | None, now_s: int) -> bytes | None:
+    """Return the user's value, or None when there is none or it has expired. Raises FormatError."""
+    if stored is None:
+        return None
+    if stored[0] == 0:
+        return stored[1:]
+    if stored[0] != 1 or len(stored) < 9:
+        raise FormatError(f"raw value: unknown format {stored[:1].hex()}")
+    return stored[9:] if int.from_bytes(stored[1:9], "big") > now_s else None
+
+
+def remaining_ttl_s(stored: bytes, now_s: int) -> int:
+    """Return for how many more seconds a live value lives; 0 means for ever."""
+    if stored[0] == 0:
+        return 0
+    return int.from_bytes(stored[1:9], "big") - now_s

@@ -1,0 +1,201 @@
+"""Snapshots as files: made from an engine snapshot, streamed, checked, and installed in a region's place.
+
+A snapshot is a directory `<region>_<term>_<index>` with one SST file for each of the region's engine ranges that holds
+anything, and its manifest, which names every file with its size and CRC-32C. The manifest is written last, so a
+directory with a manifest is whole.
+
+    <snapshots>/send/…    made here, deleted when nobody wants it any more
+    <snapshots>/receive/… arriving or being installed; kept until the installed state is durable
+
+What is found in `send`, or in `receive` without belonging to a region in state APPLYING, is left from an earlier life of
+the process and deleted at start.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from fastcrc import crc32
+
+from pytinykv.raftstore import keys
+from pytinykv.raftstore.errors import FormatError
+from pytinykv.raftstore.records import (
+    Region,
+    SnapshotFile,
+    SnapshotManifest,
+    decode_manifest,
+    encode,
+)
+from pytinykv.storage import ColumnFamily
+
+if TYPE_CHECKING:
+    from pytinykv.raft import SnapshotMeta
+    from pytinykv.storage import Engine, Reader
+
+CHUNK_BYTES = 256 * 1024
+MANIFEST = "MANIFEST"
+
+
+def snapshot_name(region_id: int, meta: SnapshotMeta) -> str:
+    return f"{region_id}_{meta.term}_{meta.index}"
+
+
+class SnapshotDirectory:
+    """The two places of a store's snapshots."""
+
+    def __init__(self, root: Path) -> None:
+        self.send = root / "send"
+        self.receive = root / "receive"
+
+    def prepare(self, keep: frozenset[str]) -> None:
+        """Make both places; delete leftovers, but for received snapshots whose names are in `keep`."""
+        shutil.rmtree(self.send, ignore_errors=True)
+        self.send.mkdir(parents=True)
+        self.receive.mkdir(parents=True, exist_ok=True)
+        for path in sorted(self.receive.iterdir()):
+            if path.name not in keep:
+                shutil.rmtree(path)
+
+
+def make_snapshot(
+    engine: Engine, reader: Reader, region: Region, meta: SnapshotMeta, directory: Path
+) -> SnapshotManifest:
+    """Write the region's data as seen by `reader` into a new directory. Blocking. Raises EngineError, OSError."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    files = []
+    for number, (cf, start, end) in enumerate(keys.data_ranges(region.start_key, region.end_key)):
+        path = directory / f"{number}_{cf}.sst"
+        if engine.export_sst(cf, reader, start, end, path):
+            files.append(SnapshotFile(str(cf), path.name, path.stat().st_size, checksum(path)))
+    manifest = SnapshotManifest(region, meta, tuple(files))
+    write_durable(directory / MANIFEST, encode(manifest))
+    return manifest
+
+
+def read_manifest(directory: Path) -> SnapshotManifest:
+    """Return the manifest of a whole snapshot directory. Raises FormatError, OSError."""
+    return decode_manifest((directory / MANIFEST).read_bytes())
+
+
+def install_snapshot(engine: Engine, region: Region, directory: Path) -> None:
+    """Put a snapshot's data in the place of whatever the engine holds of its region.
+
+    May be cut off anywhere and started again: it deletes first, and works on links, so the directory stays whole.
+    Durable on return.
+    """
+    manifest = read_manifest(directory)
+    batch = engine.write_batch()
+    for cf, start, end in keys.data_ranges(region.start_key, region.end_key):
+        batch.delete_range(cf, start, end)
+    engine.write(batch)
+    engine.sync()
+    for file in manifest.files:
+        link = directory / (file.name + ".ingest")
+        link.unlink(missing_ok=True)
+        os.link(directory / file.name, link)
+        engine.ingest_sst(ColumnFamily(file.cf), link)
+
+
+def snapshot_chunks(manifest: SnapshotManifest, directory: Path) -> Iterator[bytes]:
+    """Yield the bytes of all files, in the manifest's order, in pieces of at most CHUNK_BYTES."""
+    for file in manifest.files:
+        with (directory / file.name).open("rb") as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                yield chunk
+
+
+def checksum(path: Path) -> int:
+    """Return the CRC-32C of a file."""
+    value = 0
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            value = crc32.iscsi(chunk, value)
+    return value
+
+
+def write_durable(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class SnapshotWriter:
+    """Takes the chunks of an arriving snapshot, in order; chunk borders need not be file borders.
+
+    `write` and `finish` raise FormatError as soon as a size or a checksum is wrong. Until `finish` has returned the
+    directory has no manifest and is worth nothing.
+    """
+
+    def __init__(self, manifest: SnapshotManifest, directory: Path) -> None:
+        self.manifest = manifest
+        self.directory = directory
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        self._files = iter(manifest.files)
+        self._file: SnapshotFile | None = None
+        self._stream: BinaryIO | None = None
+        self._written = 0
+        self._checksum = 0
+        self._open_next()
+
+    def _open_next(self) -> None:
+        self._file = next(self._files, None)
+        self._written = self._checksum = 0
+        if self._file is not None:
+            name = self._file.name
+            if Path(name).name != name or not name.endswith(".sst"):
+                raise FormatError(f"snapshot: file name {name!r} is not one of a snapshot")
+            self._stream = (self.directory / name).open("wb")
+            if self._file.size_bytes == 0:
+                raise FormatError(f"snapshot: file {name} is empty")
+
+    def write(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        while view:
+            if self._file is None or self._stream is None:
+                raise FormatError(f"snapshot {self.directory.name}: {len(view)} bytes after the last file")
+            piece = view[: self._file.size_bytes - self._written]
+            self._stream.write(piece)
+            self._checksum = crc32.iscsi(bytes(piece), self._checksum)
+            self._written += len(piece)
+            view = view[len(piece) :]
+            if self._written == self._file.size_bytes:
+                self._close_file(self._file, self._stream)
+                self._open_next()
+
+    def _close_file(self, file: SnapshotFile, stream: BinaryIO) -> None:
+        stream.flush()
+        os.fsync(stream.fileno())
+        stream.close()
+        self._stream = None
+        if self._checksum != file.crc32c:
+            raise FormatError(f"snapshot {self.directory.name}: checksum of {file.name} does not match; ask for it again")
+
+    def finish(self) -> None:
+        """Make the directory whole and durable."""
+        if self._file is not None:
+            raise FormatError(f"snapshot {self.directory.name}: stream ended inside {self._file.name}")
+        write_durable(self.directory / MANIFEST, encode(self.manifest))
+        sync_directory(self.directory.parent)
+
+    def abort(self) -> None:
+        """Delete what has arrived. Safe at any time, also after `finish` if nobody took the directory."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,428 @@
+"""The store: one loop that drives every region on this machine, turn by turn.
+
+    turn n      arrived messages, commands, reads, ticks → Raft → one write batch → write → send → answer
+    disk             sync of everything written so far, in the disk worker
+    turn n+1    what has become durable → Raft counts it → ...
+
+While the disk syncs turn n, turn n+1 fills, so the rate is set by how much fits into a sync and never by how long one
+takes. Costs per turn may be generous; costs per command are counted.
+
+Invariants:
+1. Only the loop touches regions: everything from outside is queued and a turn is asked for.
+2. At most one sync is under way. What it covers is noted when it starts, never when it ends.
+3. An error of the engine fails the store: nothing is acknowledged after it, and the owner is told to stop the process.
+4. Every caller is answered, also when the store stops or fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pytinykv.raftstore.errors import StoreFailedError
+from pytinykv.raftstore.peer import IncomingSnapshot, RegionPeer
+from pytinykv.raftstore.peer_storage import PeerStorage
+from pytinykv.raftstore.records import (
+    PeerRole,
+    RaftEnvelope,
+    Region,
+    RegionId,
+    StoreId,
+    decode_envelopes,
+)
+from pytinykv.raftstore.recovery import load_regions
+from pytinykv.raftstore.router import Router
+from pytinykv.raftstore.snapshots import SnapshotReceiver, Snapshots
+from pytinykv.raftstore.turn import Turn
+from pytinykv.wire.errors import RegionError, ServerIsBusy, StaleCommand
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pytinykv.lifecycle import Clock, Scope
+    from pytinykv.raft import PeerId
+    from pytinykv.raftstore.commands import Operation
+    from pytinykv.raftstore.config import RaftStoreConfig
+    from pytinykv.raftstore.membership import MembershipChange
+    from pytinykv.raftstore.pending import OnDone, OnReady
+    from pytinykv.raftstore.ports import SchedulerLink, Transport, Worker
+    from pytinykv.raftstore.records import Peer, SnapshotHeader, SnapshotManifest
+    from pytinykv.raftstore.snapshot_files import SnapshotDirectory
+    from pytinykv.storage import Engine
+
+_log = logging.getLogger(__name__)
+
+
+class Store:
+    """All regions of one store. Made by `Store(...)`, set going by `start`, ended by its scope."""
+
+    def __init__(
+        self,
+        *,
+        store_id: StoreId,
+        engine: Engine,
+        snapshot_directory: SnapshotDirectory,
+        clock: Clock,
+        transport: Transport,
+        scheduler_link: SchedulerLink,
+        disk: Worker,
+        background: Worker,
+        rng: random.Random,
+        config: RaftStoreConfig,
+        fresh_region_id: RegionId | None = None,
+    ) -> None:
+        """Load every region; recover those in which a crash left a snapshot half installed.
+
+        `disk` runs the syncs, `background` everything else that blocks. `fresh_region_id`: a region that this store has
+        created within this process's life. Raises EngineError, FormatError.
+        """
+        config.validate()
+        self.store_id = store_id
+        self.engine = engine
+        self.clock = clock
+        self.config = config
+        self._transport = transport
+        self._link = scheduler_link
+        self._disk = disk
+        self._rng = rng
+        self.peers: dict[int, RegionPeer] = {}
+        self._snapshots = Snapshots(
+            engine=engine,
+            directory=snapshot_directory,
+            worker=background,
+            transport=transport,
+            config=config,
+            on_sent=self._on_snapshot_sent,
+            on_received=self._on_snapshot_received,
+        )
+        self._frames: list[list[RaftEnvelope]] = []
+        self._controls: list[Callable[[Turn], None]] = []
+        self._touched: dict[int, RegionPeer] = {}
+        """Regions that the next turn has to look at, in the order they were touched."""
+        self._proposing: dict[int, RegionPeer] = {}
+        self._queued_bytes = 0
+        self._ticks_due = 0
+        self._wake = asyncio.Event()
+        self._turn_number = 0
+        self._sync_wanted = 0
+        self._sync_running = False
+        self._synced_turn = 0
+        self._durable_seen = 0
+        self._refuses = False
+        self._disk_error: BaseException | None = None
+        self.failure: BaseException | None = None
+        self._load(snapshot_directory, fresh_region_id)
+
+    def _load(self, directory: SnapshotDirectory, fresh_region_id: RegionId | None) -> None:
+        loaded = load_regions(self.engine, directory)
+        self._router = Router(self.store_id, self.peers, loaded.tombstones, self._make_peer)
+        for state in loaded.regions:
+            peer = state.region.peer(state.peer_id)
+            assert peer is not None, f"region {state.region.id} without its own peer"
+            self._make_peer(peer, state.region, is_fresh=state.region.id == fresh_region_id)
+        for region_peer in list(self.peers.values()):
+            voters = [peer.id for peer in region_peer.region.peers if peer.role is PeerRole.VOTER]
+            if voters == [region_peer.peer.id]:
+                # Nobody else to wait for.
+                region_peer.node.campaign(self.clock.monotonic())
+            self._touch(region_peer)
+
+    def _make_peer(self, peer: Peer, region: Region, *, is_fresh: bool = False) -> RegionPeer:
+        storage = PeerStorage(self.engine, region, cache_bytes_max=self.config.log_cache_bytes)
+        region_peer = RegionPeer(peer=peer, storage=storage, config=self.config, rng=self._rng, is_fresh=is_fresh)
+        self.peers[region.id] = region_peer
+        return region_peer
+
+    # --- running ------------------------------------------------------------------------------------------------
+
+    def start(self, scope: Scope) -> None:
+        """Run the loop in this scope, and register the stages of its stop."""
+        scope.on_stop("refuse new commands", self.refuse_commands)
+        scope.on_stop("finish commands under way", self._wait_idle, 1.0)
+        scope.on_stop("answer the rest", self._answer_everybody)
+        scope.on_stop("last turn and sync", self._finish, 2.0)
+        scope.start("ticks", self._tick)
+        scope.start("store-loop", self._run)
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                self.turn()
+            except Exception as error:
+                self._fail(error)
+                raise
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.tick_s)
+            self._ticks_due = 1  # a loop that stalled must not make up for it by a storm of elections
+            self._wake.set()
+
+    def _fail(self, error: BaseException) -> None:
+        """Answer everybody and refuse everything from now on: after this error nothing may be promised."""
+        if self.failure is not None:
+            return
+        self.failure = error
+        self._refuses = True
+        _log.critical("store %d failed: %s", self.store_id, error)
+        turn = Turn(self.engine, self.clock.monotonic(), self._turn_number)
+        self._fail_everything(turn)
+        self._answer(turn)
+
+    def refuse_commands(self) -> None:
+        """Take no new commands; what is under way goes on."""
+        self._refuses = True
+
+    async def _wait_idle(self) -> None:
+        while self.failure is None and any(peer.has_callers for peer in self.peers.values()):
+            await asyncio.sleep(0.005)
+
+    def _answer_everybody(self) -> None:
+        self._control(self._fail_everything)
+
+    def _fail_everything(self, turn: Turn) -> None:
+        error = self._refusal()
+        for peer in self.peers.values():
+            peer.fail_all(turn, error)
+        self._proposing.clear()
+
+    async def _finish(self) -> None:
+        """Let the last turn be written and synced."""
+        self._wake.set()
+        while self.failure is None and (self._wake.is_set() or self._sync_running or self._sync_wanted > self._synced_turn):
+            await asyncio.sleep(0.002)
+
+    def _refusal(self) -> RegionError:
+        if self.failure is not None:
+            return StaleCommand(message=f"store {self.store_id} has failed: {self.failure}")
+        return StaleCommand(message=f"store {self.store_id} is stopping")
+
+    # --- calls from outside -------------------------------------------------------------------------------------
+
+    def propose(self, peer: RegionPeer, operations: list[Operation], size_bytes: int, on_done: OnDone) -> None:
+        """Replicate a command; `on_done(error, results)` is called from a later turn, exactly once."""
+        if self._refuses:
+            on_done(self._refusal(), None)
+        elif self._queued_bytes > self.config.queued_bytes_max:
+            on_done(ServerIsBusy(reason=f"store {self.store_id} has too many commands queued", backoff_ms=100), None)
+        elif not peer.is_leader:
+            on_done(peer.not_leader(), None)
+        else:
+            self._queued_bytes += size_bytes
+            peer.queue(operations, size_bytes, on_done)
+            self._proposing[peer.region.id] = peer
+            self._wake.set()
+
+    def read(self, peer: RegionPeer, on_ready: OnReady) -> None:
+        """Call `on_ready(error)` once, when what the engine holds is at least as new as this call."""
+        if self._refuses:
+            on_ready(self._refusal())
+        elif not peer.is_leader:
+            on_ready(peer.not_leader())
+        else:
+            peer.queue_read(on_ready)
+            self._touch(peer)
+
+    def receive(self, frame: bytes) -> None:
+        """Take a frame of another store. Raises FormatError."""
+        self._frames.append(decode_envelopes(frame))
+        self._wake.set()
+
+    def receive_snapshot(self, header: SnapshotHeader) -> SnapshotReceiver:
+        """Begin to take a snapshot stream. Raises SnapshotRefusedError."""
+        return self._snapshots.receive(header)
+
+    def change_membership(self, region_id: RegionId, change: MembershipChange) -> None:
+        """Propose a change that the scheduler ordered; it repeats orders that came to nothing."""
+
+        def propose(turn: Turn) -> None:
+            peer = self.peers.get(region_id)
+            if peer is not None and (reason := peer.propose_change(change, turn.now)) is not None:
+                _log.info("region %d: %s of peer %d not proposed: %s", region_id, change.kind.name, change.peer.id, reason)
+            self._touch_if_there(region_id)
+
+        self._control(propose)
+
+    def transfer_leader(self, region_id: RegionId, peer_id: PeerId) -> None:
+        """Hand leadership to a peer, as the scheduler ordered; nothing happens where it can't be done."""
+
+        def transfer(turn: Turn) -> None:
+            peer = self.peers.get(region_id)
+            if peer is not None and peer.is_leader and peer.region.peer(peer_id) is not None:
+                peer.node.transfer_leader(peer_id, turn.now)
+            self._touch_if_there(region_id)
+
+        self._control(transfer)
+
+    def report_all(self) -> None:
+        """Report every region led here again: the scheduler was restarted or is another one."""
+        for peer in self.peers.values():
+            peer.region_changed = True
+            self._touch(peer)
+
+    def on_membership_answer(self, region: Region) -> None:
+        """Take the scheduler's word on a region: a peer that is not in it any more destroys itself."""
+
+        def destroy_if_removed(turn: Turn) -> None:
+            peer = self.peers.get(region.id)
+            if peer is None or region.peer(peer.peer.id) is not None:
+                return
+            if region.epoch.conf_ver > peer.region.epoch.conf_ver:
+                peer.destroy(turn)
+                self._touch(peer)
+
+        self._control(destroy_if_removed)
+
+    def _control(self, action: Callable[[Turn], None]) -> None:
+        self._controls.append(action)
+        self._wake.set()
+
+    def _touch(self, peer: RegionPeer) -> None:
+        self._touched[peer.region.id] = peer
+        self._wake.set()
+
+    def _touch_if_there(self, region_id: RegionId) -> None:
+        if (peer := self.peers.get(region_id)) is not None:
+            self._touched[region_id] = peer
+
+    # --- a turn -------------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Do everything that is due, once."""
+        if self.failure is not None:
+            return
+        turn = Turn(self.engine, self.clock.monotonic(), self._turn_number + 1)
+        if self._disk_error is not None:
+            raise StoreFailedError(f"store {self.store_id} can't sync its data: {self._disk_error}") from self._disk_error
+        self._take_durable(turn)
+        self._take_messages(turn)
+        controls, self._controls = self._controls, []
+        for action in controls:
+            action(turn)
+        if self._ticks_due:
+            self._ticks_due = 0
+            self._tick_all(turn)
+        self._take_proposals(turn)
+        touched, self._touched = self._touched, {}
+        for peer in touched.values():
+            if not peer.is_destroyed:
+                peer.ask_reads(turn)
+                peer.collect(turn)
+        turn.write()
+        self._turn_number = turn.number
+        if turn.must_sync:
+            self._sync_wanted = turn.number
+        self._start_sync()
+        for store_id, envelopes in turn.outgoing.items():
+            self._transport.send(store_id, envelopes)
+        self._after_write(turn, touched)
+        self._answer(turn)
+
+    def _take_durable(self, turn: Turn) -> None:
+        if self._synced_turn == self._durable_seen:
+            return
+        self._durable_seen = self._synced_turn
+        for peer in self.peers.values():
+            if peer.has_unsynced:
+                peer.on_durable(turn, self._synced_turn)
+                self._touched[peer.region.id] = peer
+
+    def _take_messages(self, turn: Turn) -> None:
+        frames, self._frames = self._frames, []
+        for frame in frames:
+            for envelope in frame:
+                peer = self._router.find_receiver(envelope, turn)
+                if peer is not None:
+                    peer.step(envelope, turn.now)
+                    self._touched[peer.region.id] = peer
+
+    def _take_proposals(self, turn: Turn) -> None:
+        proposing, self._proposing = self._proposing, {}
+        self._queued_bytes = 0
+        for peer in proposing.values():
+            if not peer.is_destroyed:
+                peer.propose(turn)
+                self._touched[peer.region.id] = peer
+
+    def _tick_all(self, turn: Turn) -> None:
+        for peer in self.peers.values():
+            peer.tick(turn)
+            self._touched[peer.region.id] = peer
+            if peer.wants_snapshot:
+                self._snapshots.make(peer, turn.now)
+            if peer.is_leader and turn.now >= peer.report_due_at:
+                peer.region_changed = True
+            missing = peer.leader_missing_since
+            if missing is not None and turn.now - missing > self.config.leader_missing_s:
+                peer.leader_missing_since = turn.now
+                self._link.ask_membership(peer.region.id, self.on_membership_answer)
+        self._snapshots.expire(self.peers, turn.now)
+
+    def _after_write(self, turn: Turn, touched: dict[int, RegionPeer]) -> None:
+        for peer in touched.values():
+            for envelope in peer.take_snapshots_to_send():
+                self._snapshots.send(envelope, turn.now)
+            if peer.wants_snapshot and not peer.is_destroyed:
+                self._snapshots.make(peer, turn.now)
+            if peer.is_destroyed:
+                self._router.forget(peer)
+            elif peer.region_changed:
+                peer.region_changed = False
+                if peer.is_leader:
+                    peer.report_due_at = turn.now + self.config.region_heartbeat_s
+                    self._link.report_region(peer.report(self.engine, turn.now))
+            if (directory := peer.take_used_snapshot()) is not None:
+                self._snapshots.discard_received(directory)
+
+    def _answer(self, turn: Turn) -> None:
+        for answer in turn.answers:
+            try:
+                answer()
+            except Exception:
+                _log.exception("an answer could not be delivered")
+
+    # --- durability ---------------------------------------------------------------------------------------------
+
+    def _start_sync(self) -> None:
+        if self._sync_running or self._sync_wanted <= self._synced_turn:
+            return
+        self._sync_running = True
+        self._disk.submit(self.engine.sync, partial(self._on_synced, self._turn_number))
+
+    def _on_synced(self, turn_number: int, result: BaseException | None) -> None:
+        self._sync_running = False
+        if isinstance(result, BaseException):
+            self._disk_error = result
+        else:
+            self._synced_turn = turn_number
+        self._wake.set()
+
+    # --- snapshots ----------------------------------------------------------------------------------------------
+
+    def _on_snapshot_sent(self, envelope: RaftEnvelope, arrived: bool) -> None:
+        peer = self.peers.get(envelope.region_id)
+        if peer is not None and not peer.is_destroyed:
+            peer.node.report_snapshot(envelope.receiver.id, arrived)
+            self._touch(peer)
+
+    def _on_snapshot_received(self, envelope: RaftEnvelope, manifest: SnapshotManifest, directory: Path) -> None:
+        def step(turn: Turn) -> None:
+            peer = self._router.find_receiver(envelope, turn)
+            if peer is None or peer.incoming is not None or self._router.overlapping(manifest.region) is not None:
+                self._snapshots.discard_received(directory)
+                return
+            peer.incoming = IncomingSnapshot(manifest, directory)
+            peer.step(envelope, turn.now)
+            peer.collect(turn)
+            if peer.incoming is not None:  # not wanted: a newer state is here already
+                peer.incoming = None
+                self._snapshots.discard_received(directory)
+            self._touched[peer.region.id] = peer
+
+        self._control(step)

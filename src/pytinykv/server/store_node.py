@@ -1,0 +1,179 @@
+"""A store, put together: identity, bootstrap, regions, reports and the client service, over whatever carries them.
+
+The gRPC process (`store_process`) and the simulator make the same `StoreNode` and hand in different ports: engine, disk
+worker, transport, connector, clock, randomness.
+
+    start():  find the scheduler → identity (ask for an id, the first time) → bootstrap, if nobody has → register
+              → load the regions → run
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytinykv.client.errors import AlreadyBootstrappedError
+from pytinykv.client.scheduler_client import SchedulerClient
+from pytinykv.raft import PeerId
+from pytinykv.raftstore import RegionId, SnapshotDirectory, Store, StoreId, StoreIdent, bootstrap
+from pytinykv.raftstore.convert import region_to_pb
+from pytinykv.server.kv_service import KvService
+from pytinykv.server.reporter import SchedulerReporter
+from pytinykv.wire.pb import metapb_pb2
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pytinykv.lifecycle import Clock, Scope
+    from pytinykv.raftstore import RaftStoreConfig, Region, Transport, Worker
+    from pytinykv.server.reporter import DiskUsage
+    from pytinykv.storage import Engine
+    from pytinykv.wire import Connector
+
+_log = logging.getLogger(__name__)
+
+SCHEDULER_PATIENCE_S = 30.0
+"""How long a starting store waits for a scheduler before it gives up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorePorts:
+    """What a store takes from the world."""
+
+    engine: Engine
+    snapshots_path: Path
+    clock: Clock
+    rng: random.Random
+    disk: Worker
+    """Runs the syncs."""
+    background: Worker
+    """Runs the making of snapshots."""
+    transport: Transport
+    connector: Connector
+    """Reaches the scheduler."""
+    disk_usage: DiskUsage
+
+
+class StoreNode:
+    """One store of a cluster. `start` once; its scope stops it."""
+
+    def __init__(
+        self,
+        *,
+        ports: StorePorts,
+        scheduler_addresses: str | Sequence[str],
+        advertise_address: str,
+        config: RaftStoreConfig,
+        scope: Scope,
+        status_address: str = "",
+        claim: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Make a store that clients and other stores reach at `advertise_address`.
+
+        `claim(cluster_id, store_id)` is called before anything is written under that identity, and may raise.
+        """
+        self._ports = ports
+        self._advertise_address = advertise_address
+        self._status_address = status_address
+        self._config = config
+        self._scope = scope
+        self._claim = claim
+        self._ident = bootstrap.store_ident(ports.engine)
+        self.scheduler = SchedulerClient(
+            scheduler_addresses,
+            connector=ports.connector,
+            rng=ports.rng,
+            scope=scope,
+            caller_id="pytinykv-store",
+            cluster_id=self._ident.cluster_id if self._ident is not None else 0,
+        )
+        self.store: Store
+        self.service: KvService
+
+    @property
+    def store_id(self) -> StoreId:
+        return self.store.store_id
+
+    @property
+    def cluster_id(self) -> int:
+        return self.scheduler.cluster_id
+
+    async def start(self, *, patience_s: float = SCHEDULER_PATIENCE_S) -> None:
+        """Bring the store up. Raises ClientError (no scheduler, another cluster), EngineError, FormatError."""
+        await self.scheduler.connect(patience_s)
+        ident = await self._take_identity(patience_s)
+        fresh_region = await self._bootstrap(ident, patience_s)
+        await self.scheduler.put_store(self._store_meta(ident.store_id), patience_s)
+        ports = self._ports
+        reporter = SchedulerReporter(
+            self.scheduler, scope=self._scope, clock=ports.clock, disk_usage=ports.disk_usage
+        )
+        self.store = Store(
+            store_id=ident.store_id,
+            engine=ports.engine,
+            snapshot_directory=SnapshotDirectory(ports.snapshots_path),
+            clock=ports.clock,
+            transport=ports.transport,
+            scheduler_link=reporter,
+            disk=ports.disk,
+            background=ports.background,
+            rng=ports.rng,
+            config=self._config,
+            fresh_region_id=None if fresh_region is None else fresh_region.id,
+        )
+        self.service = KvService(self.store, cluster_id=self.cluster_id, scope=self._scope)
+        self.store.start(self._scope)
+        reporter.attach(self.store)
+
+    async def _take_identity(self, patience_s: float) -> StoreIdent:
+        if self._ident is not None:
+            self._make_claim(self._ident)
+            return self._ident
+        store_id = StoreId(await self.scheduler.alloc_id(patience_s))
+        ident = StoreIdent(self.scheduler.cluster_id, store_id)
+        self._make_claim(ident)
+        bootstrap.write_store_ident(self._ports.engine, ident)
+        _log.info("this is store %d of cluster %d from now on", ident.store_id, ident.cluster_id)
+        return ident
+
+    def _make_claim(self, ident: StoreIdent) -> None:
+        if self._claim is not None:
+            self._claim(ident.cluster_id, ident.store_id)
+
+    async def _bootstrap(self, ident: StoreIdent, patience_s: float) -> Region | None:
+        """Found the cluster if nobody has; return the first region if it has just become ours."""
+        engine, scheduler = self._ports.engine, self.scheduler
+        prepared = bootstrap.prepared_region(engine)
+        if prepared is None:
+            if await scheduler.is_bootstrapped(patience_s):
+                return None
+            region_id = RegionId(await scheduler.alloc_id(patience_s))
+            peer_id = PeerId(await scheduler.alloc_id(patience_s))
+            prepared = bootstrap.prepare_bootstrap(
+                engine, store_id=ident.store_id, region_id=region_id, peer_id=peer_id
+            )
+        try:
+            await scheduler.bootstrap(self._store_meta(ident.store_id), region_to_pb(prepared), patience_s)
+        except AlreadyBootstrappedError:
+            # Perhaps by ourselves, and the answer got lost: ids are unique, so the region's id tells.
+            first = await scheduler.get_region_by_id(prepared.id, patience_s)
+            if first is None:
+                bootstrap.finish_bootstrap(engine, keep=False)
+                _log.info("cluster %d was bootstrapped by another store", ident.cluster_id)
+                return None
+        bootstrap.finish_bootstrap(engine, keep=True)
+        _log.info("bootstrapped cluster %d with region %d", ident.cluster_id, prepared.id)
+        return prepared
+
+    def _store_meta(self, store_id: StoreId) -> metapb_pb2.Store:
+        return metapb_pb2.Store(
+            id=store_id,
+            address=self._advertise_address,
+            status_address=self._status_address,
+            version="8.5.0",
+            start_timestamp=self._ports.clock.wall_ms() // 1000,
+        )

@@ -1,0 +1,50 @@
+"""A worker thread that does a store's blocking work: one for the syncs, one for snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from pytinykv.lifecycle import Scope
+
+T = TypeVar("T")
+
+
+class ThreadWorker:
+    """Runs work in a thread of a scope, in order; results come back on the event loop.
+
+    The queue needs no bound of its own: who submits waits for the result before submitting more of the same. When the
+    scope stops, the piece under way is finished, the rest is not begun, and no result is delivered any more.
+    """
+
+    def __init__(self, scope: Scope, name: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = queue.SimpleQueue()
+        self._is_stopped = False
+        scope.start_thread(name, self._run, wake=self._stop)
+
+    def submit(self, work: Callable[[], T], on_done: Callable[[T | BaseException], None]) -> None:
+        """Run `work` soon and call `on_done` on the event loop with its result or its exception."""
+        self._queue.put((work, on_done))
+
+    def _stop(self) -> None:
+        self._is_stopped = True
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None and not self._is_stopped:
+            work, on_done = item
+            result: Any
+            try:
+                result = work()
+            except Exception as error:  # noqa: BLE001 - handed to whoever asked for the work
+                result = error
+            if self._is_stopped:
+                return
+            try:
+                self._loop.call_soon_threadsafe(on_done, result)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                return
