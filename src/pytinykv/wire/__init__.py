@@ -1,10 +1,17 @@
 """What travels between clients and servers: messages, keys, timestamps, errors.
 
-    pb/            TiKV's and PD's messages, as `.proto` files of our own and the modules generated from them
-    rpc            status codes and the error every remote call may raise
-    service        a service without a transport, and the ports through which clients reach one
+    pb/          the messages of TiKV, PD and gRPC's health check: `.proto` files of our own and what is made of them
+    rpc          status codes, and the error that every remote call may raise
+    service      a service without a transport, and the ports through which clients reach one
+    errors       region errors: why a store did not run a command
+    keys         memcomparable keys, with and without a timestamp
+    timestamp    the scheduler's timestamps
+    limits, cf   sizes and column family names that both sides agree on
+    checksum     the checksum of a range of raw pairs
 
 Everything here is pure: no sockets, no event loop, no clock. Independent of `raft` and `storage`.
+
+Left out: TinyKV's own dialect (`tinykvpb`, `schedulerpb`); the errors of transactional keys; API version 2.
 """
 
 from __future__ import annotations
