@@ -156,7 +156,12 @@ class PeerStorage:
 
     def snapshot(self) -> SnapshotMeta:
         meta = self._snapshot_meta
-        if meta is not None and meta.index >= self.apply_state.truncated_index:
+        # A snapshot from before a membership change is of no use: a peer that isn't in it does not take it.
+        if (
+            meta is not None
+            and meta.index >= self.apply_state.truncated_index
+            and meta.conf_state == self.region.conf_state()
+        ):
             return meta
         self._snapshot_meta = None
         if self.snapshot_need is SnapshotNeed.NONE:
