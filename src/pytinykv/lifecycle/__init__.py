@@ -1,5 +1,51 @@
+"""Lifecycle: start, name, own, stop and explain background work. It knows nothing of key-value stores.
+
+The promise of this project is that it always stops. Three things had to come together for the hang that started it: a send
+that blocks without a deadline, waits that go round in a circle, and a stop signal that is looked at in one place only. This
+package is where the third becomes impossible and the first two become visible.
+
+```
+signals    run_process: a process from start to exit; signals, watchdog, exit status
+  │
+scope      Scope: who owns what, and in which order it ends        stopping   the sequence of one stop
+  ├── owned      tasks and threads                                 report     what a stop did, as data and as text
+  ├── children   child processes that never outlive their parent   census     counts of the whole process
+  ├── rpc        gRPC servers and channels                         stacks     where started, where standing
+  └── bridge     a loop in a thread, for callers without one       leaks      finds what nobody owned, for test suites
+clock      time, handed in
+```
+
+How to use it:
+
+```python
+async def main(scope: Scope) -> None:
+    store = scope.child("store")
+    store.start("ticker", tick_for_ever)                            # a task named process/store/ticker
+    store.start_thread("disk", disk.run, wake=disk.wake)            # returns soon after disk.wake()
+    store.on_stop("refuse new requests", gate.close)                # first stage of the stop
+    store.on_stop("finish requests", gate.wait_idle, deadline_s=2)  # second stage
+    server = RpcServer(store, "grpc")                               # stopped with the scope, newest first
+    await server.start("127.0.0.1:0")
+    await asyncio.Event().wait()                                    # cancelled by the stop
+
+sys.exit(run_process(main))
+```
+
+Invariants
+1. Everything that runs in the background has an owner, a name, an exit path and a deadline.
+2. A stop runs once, in order: stages, members newest first, tasks, threads. No step can prevent the next one.
+3. What is above in the tree outlives what is below it: waits go down, never round.
+4. A stop ends with a report. What is left is named, with where it was started and where it stands.
+5. All waiting is in loop time and for events, so that the simulator's virtual clock drives it as well.
+
+Left out, for now: the wait-for graph, which says who holds what a stuck task waits for (DESIGN section 11, point 7), and the
+watch over a loop that does not turn (point 8). They will find scopes, owners and await chains here.
+"""
+
 from __future__ import annotations
 
+from pytinykv.lifecycle.bridge import LoopThread
+from pytinykv.lifecycle.children import OwnedChild, die_with_parent, start_child
 from pytinykv.lifecycle.clock import Clock, SystemClock
 from pytinykv.lifecycle.errors import (
     AddressError,
@@ -11,16 +57,22 @@ from pytinykv.lifecycle.errors import (
 from pytinykv.lifecycle.owned import OwnedTask, OwnedThread
 from pytinykv.lifecycle.report import Leak, LeakKind, Outcome, StageResult, StopReport
 from pytinykv.lifecycle.scope import Member, Scope
+from pytinykv.lifecycle.signals import EXIT_CLEAN, EXIT_ERROR, EXIT_FORCED, leave_process, run_process
 
 __all__ = [
+    "EXIT_CLEAN",
+    "EXIT_ERROR",
+    "EXIT_FORCED",
     "AddressError",
     "ChildStartError",
     "Clock",
     "Leak",
     "LeakKind",
     "LifecycleError",
+    "LoopThread",
     "Member",
     "Outcome",
+    "OwnedChild",
     "OwnedTask",
     "OwnedThread",
     "Scope",
@@ -29,4 +81,8 @@ __all__ = [
     "StopReport",
     "SystemClock",
     "TaskCancelledError",
+    "die_with_parent",
+    "leave_process",
+    "run_process",
+    "start_child",
 ]

@@ -7,7 +7,6 @@ for reasons that are none of a scope's business. A scope therefore judges by wha
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -41,13 +40,13 @@ def take_census() -> Census:
 def open_descriptors() -> dict[int, str]:
     """Return this process's open descriptors and what each is (a path, `socket:[inode]`, …); empty without /proc."""
     try:
-        names = os.listdir("/proc/self/fd")
+        links = list(Path("/proc/self/fd").iterdir())
     except OSError:
         return {}
     found: dict[int, str] = {}
-    for name in names:
+    for link in links:
         try:
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+            found[int(link.name)] = str(link.readlink())
         except OSError:  # closed since: the descriptor of the listing itself, always
             continue
     return found

@@ -49,9 +49,13 @@ class Leak:
     started_at: CallSite
     stack: tuple[str, ...] = ()
     """Where it stands now, outermost first; the last line names what it waits for."""
+    started_by: tuple[CallSite, ...] = ()
+    """The callers of `started_at`, innermost first, where they are known."""
 
     def render(self) -> str:
+        """Return what it is, where it was started and where it stands, as lines for people."""
         lines = [f"{self.kind} {self.name}", f"  started at {self.started_at}"]
+        lines.extend(f"    called at {site}" for site in self.started_by)
         if self.stack:
             lines.append("  stands at")
             lines.extend(f"    {line}" for line in self.stack)
@@ -83,6 +87,13 @@ class StopReport:
         """Whether every stage went well and nothing was left behind, here and below."""
         return not any(
             report.own_leaks or any(stage.outcome is not Outcome.OK for stage in report.stages) for report in self.walk()
+        )
+
+    @property
+    def forced(self) -> bool:
+        """Whether something had to be abandoned: it is left behind, or a stage overran."""
+        return any(
+            report.own_leaks or any(stage.outcome is Outcome.OVERRAN for stage in report.stages) for report in self.walk()
         )
 
     def walk(self) -> Iterator[StopReport]:

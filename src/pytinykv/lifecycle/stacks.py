@@ -43,13 +43,13 @@ def call_site(depth: int = 1) -> CallSite:
     return CallSite(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 
 
-def call_sites(*, skip_paths: tuple[str, ...] = (), count: int = 8, depth: int = 1) -> tuple[CallSite, ...]:
-    """Return up to `count` lines of the current stack, innermost first, without those whose file ends in `skip_paths`."""
+def call_sites(*, skip: tuple[str, ...] = (), count: int = 8, depth: int = 1) -> tuple[CallSite, ...]:
+    """Return up to `count` lines of the current stack, innermost first, without those with a part of `skip` in their path."""
     frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - as above
     sites: list[CallSite] = []
     while frame is not None and len(sites) < count:
         path = frame.f_code.co_filename
-        if not path.endswith(skip_paths):
+        if not any(part in path for part in skip):
             sites.append(CallSite(path, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
     return tuple(sites)

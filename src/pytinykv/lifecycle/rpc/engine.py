@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 import grpc
 import grpc.aio
 
+from pytinykv.lifecycle.census import open_descriptors
 from pytinykv.lifecycle.errors import LifecycleError
 
 Options = Sequence[tuple[str, int | str]]
@@ -89,6 +90,7 @@ class StatusError(LifecycleError):
 _GRPC_CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 _engine_lock: Final = threading.Lock()
 _engine_kept = False
+_engine_descriptors: frozenset[int] = frozenset()
 
 
 def grpc_code(code: int) -> grpc.StatusCode:
@@ -105,8 +107,15 @@ def status_error(error: grpc.RpcError) -> StatusError:
 
 def keep_engine() -> None:
     """Start grpc.aio's engine, if it is not running, and see to it that it is never shut down. Needs a running loop."""
-    global _engine_kept  # noqa: PLW0603 - it mirrors the one global that grpc.aio has
+    global _engine_kept, _engine_descriptors  # noqa: PLW0603 - they mirror the one engine that grpc.aio has
     with _engine_lock:
         if not _engine_kept:
+            before = open_descriptors()
             cast("Any", grpc.aio).init_grpc_aio()  # public, but the stubs do not know it
             _engine_kept = True
+            _engine_descriptors = frozenset(open_descriptors().keys() - before.keys())
+
+
+def engine_descriptors() -> frozenset[int]:
+    """Return the descriptors that the engine opened for itself and keeps for as long as the process lives."""
+    return _engine_descriptors

@@ -1,0 +1,271 @@
+"""A process from start to exit: run an async main in a root scope, stop on a signal, and end in time whatever happens.
+
+```
+                     main returns ─┐
+  SIGTERM, SIGINT ─────────────────┼──► watchdog armed ──► scope.stop() ──► loop closed ──► exit 0, or what main returned
+  something owned fails ───────────┘           │               │
+                                               │               └─ something overran or is left ──► report, exit 3
+  second signal ───────────────────────────────┼──────────────────────────────────────────────► who is stuck, exit 3
+                                               └─ hard deadline, even if the loop stands still ──► all stacks, exit 3
+```
+
+Invariants
+1. From the first signal on, the process ends within `stop_deadline_s + HARD_MARGIN_S` seconds: the watchdog is a thread of
+   its own and needs nothing from the event loop.
+2. Exit status 0 means: every stage of the stop went well and nothing was left behind.
+3. Nothing here runs Python code in a signal context: CPython calls handlers between two instructions of the main thread.
+   They only set flags, put into a re-entrant queue, and write with `os.write`.
+
+Left out: noticing a first signal while the main thread stands in compiled code that does not return. Whoever sent it has to
+follow with SIGKILL, as `children` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+import uvloop
+
+from pytinykv.lifecycle.census import child_pids
+from pytinykv.lifecycle.children import die_with_parent
+from pytinykv.lifecycle.report import Leak, LeakKind, StopReport
+from pytinykv.lifecycle.scope import Scope
+from pytinykv.lifecycle.stacks import UNKNOWN_SITE, await_chain, thread_stack
+
+EXIT_CLEAN: Final = 0
+EXIT_ERROR: Final = 1
+EXIT_FORCED: Final = 3
+
+STOP_DEADLINE_S: Final = 4.0
+HARD_MARGIN_S: Final = 1.0
+REPEAT_S: Final = 0.25
+"""A signal this soon after the first is the same wish told twice, as coreutils' `timeout` does (to the process and to its group)."""
+SETTLE_S: Final = 0.2
+"""How long tasks of libraries may take to end after the scope has stopped."""
+INTERPRETER_EXIT_S: Final = 3.0
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+Main = Callable[[Scope], Coroutine[Any, Any, int | None]]
+
+_log = logging.getLogger(__name__)
+
+
+def run_process(
+    main: Main,
+    *,
+    name: str = "process",
+    stop_deadline_s: float = STOP_DEADLINE_S,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+    on_report: Callable[[StopReport], object] | None = None,
+) -> int:
+    """Run `main(scope)` until it returns, something owned fails, or a signal comes; stop the scope; return the exit status.
+
+    To be called once, in the main thread. `main` is a task of the root scope, so at a stop it is cancelled after everything
+    below the scope has been stopped.
+
+    Args:
+        main: gets the root scope; returns the exit status, None for 0. A server waits in it for ever.
+        name: the root scope's name.
+        stop_deadline_s: seconds for the ordered stop.
+        loop_factory: makes the event loop, uvloop's by default.
+        on_report: is given the report of the stop, good or bad.
+
+    Returns:
+        0 after a clean stop (or what `main` returned), 1 when `main` or something else that is owned failed, or the stop
+        did. Does not return when the exit has to be forced: then the report is printed and the process ends with 3.
+    """
+    die_with_parent()
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        process = _Process(name, runner.get_loop(), stop_deadline_s, on_report)
+        try:
+            with process:
+                status = runner.run(process.run(main))
+        except asyncio.CancelledError:  # from outside of the scope: nobody but a stray KeyboardInterrupt does that
+            status = EXIT_ERROR
+    process.watchdog.disarm()
+    return status
+
+
+def leave_process(status: int) -> NoReturn:
+    """Exit with `status`; if the interpreter's own clean-up hangs, print all stacks and exit with 1 after 3 seconds."""
+    faulthandler.dump_traceback_later(INTERPRETER_EXIT_S, exit=True)
+    sys.exit(status)
+
+
+class Watchdog:
+    """A thread that ends the process unless it is disarmed in time. Armed at most once; all calls are safe in a handler."""
+
+    def __init__(self, on_expiry: Callable[[], NoReturn]) -> None:
+        self._orders: Final[queue.SimpleQueue[float | None]] = queue.SimpleQueue()
+        self._on_expiry: Final = on_expiry
+        self._thread: Final = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; it waits to be armed."""
+        self._thread.start()
+
+    def arm(self, limit_s: float) -> None:
+        """End the process in `limit_s` seconds of real time."""
+        self._orders.put(limit_s)
+
+    def disarm(self) -> None:
+        """Let the process live, and the thread end."""
+        self._orders.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        limit_s = self._orders.get()
+        if limit_s is None:
+            return
+        until = time.monotonic() + limit_s
+        while True:  # further calls of arm() change nothing
+            try:
+                order = self._orders.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                self._on_expiry()
+            if order is None:
+                return
+
+
+class _Process:
+    """One run: the scope, the reasons to stop, and the two ways to be forced. Context manager for the signal handlers."""
+
+    def __init__(
+        self,
+        name: str,
+        loop: asyncio.AbstractEventLoop,
+        stop_deadline_s: float,
+        on_report: Callable[[StopReport], object] | None,
+    ) -> None:
+        self._name: Final = name
+        self._loop: Final = loop
+        self._stop_deadline_s: Final = stop_deadline_s
+        self._on_report: Final = on_report
+        self._scope: Scope | None = None
+        self._stop_wanted: Final = asyncio.Event()
+        self._first_signal_at: float | None = None
+        self._failed = False
+        self._previous_handlers: Final[dict[int, Any]] = {}
+        self.watchdog: Final = Watchdog(self._force_hard)
+
+    def __enter__(self) -> None:
+        self.watchdog.start()
+        for number in _SIGNALS:
+            self._previous_handlers[number] = signal.signal(number, self._on_signal)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+
+    async def run(self, main: Main) -> int:
+        """Start, wait for a reason to stop, stop, and judge."""
+        scope = self._scope = Scope(self._name)
+        scope.on_failure(self._on_failure)
+        main_task = scope.start("main", main, scope)
+        wanted = self._loop.create_task(self._stop_wanted.wait(), name=f"{self._name}/wait-for-reason-to-stop")
+        await asyncio.wait((main_task.task, wanted), return_when=asyncio.FIRST_COMPLETED)
+        wanted.cancel()
+        self._arm()
+        report = await scope.stop(self._stop_deadline_s)
+        if self._on_report is not None:
+            self._on_report(report)
+        if report.forced:
+            _force(f"{report.render()}\n")
+        strays = await _strays()
+        for stray in strays:
+            _write_error(f"{self._name}: left behind without an owner: {stray.render()}\n")
+        if self._failed or not report.ok or strays:
+            return EXIT_ERROR
+        task = main_task.task
+        result = task.result() if task.done() and not task.cancelled() else None
+        return EXIT_CLEAN if result is None else result
+
+    # ---- reasons to stop
+
+    def _on_failure(self, name: str, error: BaseException) -> None:
+        _log.critical("%s stops because %s failed: %r", self._name, name, error)
+        self._failed = True
+        self._stop_wanted.set()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        now = time.monotonic()
+        if self._first_signal_at is None:
+            self._first_signal_at = now
+            self._arm()
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._stop_wanted.set)
+        elif now - self._first_signal_at >= REPEAT_S:
+            _force(f"{self._name}: {signal.Signals(number).name} for the second time, exit forced\n{self._describe_stuck()}")
+
+    def _arm(self) -> None:
+        self.watchdog.arm(self._stop_deadline_s + HARD_MARGIN_S)
+
+    # ---- being forced
+
+    def _force_hard(self) -> NoReturn:
+        """The stop did not end in time although it bounds itself: the event loop stands still. Called by the watchdog."""
+        limit_s = self._stop_deadline_s + HARD_MARGIN_S
+        _write_error(f"{self._name}: not stopped after {limit_s} s, exit forced; the stacks of all threads:\n")
+        faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
+        _force(self._describe_stuck())
+
+    def _describe_stuck(self) -> str:
+        """Return what is still there, with where it stands. Reads only, and may be called from any thread."""
+        try:
+            leaks = [] if self._scope is None else list(_running(self._scope))
+        except RuntimeError as error:  # the loop goes on in another thread and changed a table meanwhile
+            return f"cannot list what is left: {error}\n"
+        return "".join(f"STUCK {leak.render()}\n" for leak in leaks)
+
+
+def _running(scope: Scope) -> list[Leak]:
+    leaks: list[Leak] = []
+    for below in scope.subtree():
+        leaks.extend(task.as_leak() for task in list(below.tasks.values()))
+        leaks.extend(thread.as_leak() for thread in list(below.threads))
+        leaks.extend(leak for member in list(below.members) if not isinstance(member, Scope) for leak in member.leaks())
+    return leaks
+
+
+async def _strays() -> list[Leak]:
+    """Return what nobody owns and that is left after the scope has stopped: tasks, threads that block the exit, children."""
+    me = asyncio.current_task()
+    tasks = [task for task in asyncio.all_tasks() if task is not me]
+    if tasks:
+        _, pending = await asyncio.wait(tasks, timeout=SETTLE_S)
+        tasks = sorted(pending, key=lambda task: task.get_name())
+    strays = [Leak(LeakKind.TASK, task.get_name(), UNKNOWN_SITE, await_chain(task)) for task in tasks]
+    strays += [
+        Leak(LeakKind.THREAD, thread.name, UNKNOWN_SITE, thread_stack(thread))
+        for thread in threading.enumerate()
+        if not thread.daemon and thread is not threading.current_thread()
+    ]
+    strays += [Leak(LeakKind.CHILD, f"pid {pid}: {command}", UNKNOWN_SITE) for pid, command in sorted(child_pids().items())]
+    return strays
+
+
+def _force(text: str) -> NoReturn:
+    """Print `text`, and end the process with status 3, without anything that could wait for somebody."""
+    _write_error(text)
+    os._exit(EXIT_FORCED)
+
+
+def _write_error(text: str) -> None:
+    data = text.encode(errors="replace")
+    while data:
+        try:
+            data = data[os.write(2, data) :]
+        except OSError:  # nobody reads it any more
+            return

@@ -1,0 +1,43 @@
+"""Fails every test that leaves a task, a thread, a file descriptor or a child process behind (DESIGN section 11, point 6).
+
+The implementation is `pytinykv.lifecycle.leaks`. What was started before a test's own fixtures (by a session's or a module's
+fixture) belongs to those and is not counted. After a test that failed by itself, leaks are shown but are no second error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from pytinykv.lifecycle import leaks
+
+_FAILED: Final = pytest.StashKey[bool]()
+
+
+def pytest_configure() -> None:
+    leaks.install()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    del call
+    report: pytest.TestReport = yield  # type: ignore[misc,assignment]  # what a wrapper's yield gives is the hook's result
+    if report.failed:
+        item.stash[_FAILED] = True
+    return report  # type: ignore[return-value]  # as above
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = leaks.take_baseline()
+    yield
+    found = leaks.find_leaks(before)
+    if not found:
+        return
+    text = f"{request.node.nodeid}: {leaks.render_leaks(found)}"
+    if request.node.stash.get(_FAILED, False):
+        print(text)  # noqa: T201 - pytest shows it beside the failure that caused it
+    else:
+        pytest.fail(text, pytrace=False)

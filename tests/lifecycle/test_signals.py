@@ -1,0 +1,193 @@
+"""Real processes under signals: exit statuses, forced exits, and the watchdog."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+PRELUDE = """
+import asyncio, signal, sys, threading, time
+from pytinykv.lifecycle import Scope, run_process
+
+async def forever(*_):
+    await asyncio.Event().wait()
+
+async def stubborn(*_):
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+def serve(main, **options):
+    async def ready(scope):
+        await main(scope)
+        print("ready", flush=True)
+        await forever()
+    sys.exit(run_process(ready, **options))
+"""
+
+
+def start(body: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(body)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if line != "ready\n":
+        output, errors = process.communicate(timeout=30)
+        raise AssertionError(f"not ready: {line}{output}{errors}")
+    return process
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    with process:
+        output, errors = process.communicate(timeout=30)
+    return process.returncode, output, errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stops_in_order_and_exits_0(number: int) -> None:
+    process = start("""
+        async def main(scope):
+            scope.on_stop("say", lambda: print("stage", flush=True))
+            scope.child("kid").start("task", forever)
+        serve(main, on_report=lambda report: print(report.render(), flush=True))
+    """)
+    process.send_signal(number)
+    status, output, errors = finish(process)
+    assert (status, errors) == (0, "")
+    assert output.startswith("stage\n")
+    assert "stopped, nothing left behind" in output
+
+
+def test_main_that_returns_gives_its_status() -> None:
+    script = PRELUDE + "async def main(scope): return 7\nsys.exit(run_process(main))"
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=30).returncode == 7
+
+
+def test_main_that_raises_exits_1() -> None:
+    script = PRELUDE + "async def main(scope): raise OSError('no disk')\nsys.exit(run_process(main))"
+    done = subprocess.run([sys.executable, "-c", script], check=False, timeout=30, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no disk" in done.stderr
+
+
+def test_failing_task_stops_the_process_loudly() -> None:
+    process = start("""
+        async def fail():
+            raise OSError("disk full")
+        async def main(scope):
+            asyncio.get_running_loop().call_later(0.05, lambda: scope.child("store").start("writer", fail))
+        serve(main)
+    """)
+    status, _, errors = finish(process)
+    assert status == 1
+    assert "process/store/writer failed" in errors
+
+
+def test_stuck_task_is_reported_and_exit_forced() -> None:
+    process = start("""
+        async def main(scope):
+            scope.start("mule", stubborn)
+            await asyncio.sleep(0)
+        serve(main, stop_deadline_s=0.3)
+    """)
+    process.terminate()
+    status, _, errors = finish(process)
+    assert status == 3
+    assert "LEFT task process/mule" in errors
+    assert "in stubborn" in errors
+
+
+def test_second_signal_forces_and_says_who_is_stuck() -> None:
+    process = start("""
+        async def main(scope):
+            scope.start("mule", stubborn)
+            scope.on_stop("long", lambda: asyncio.sleep(20), deadline_s=20)
+            scope.on_stop("never", forever)
+            asyncio.get_running_loop().call_later(0.1, lambda: None)
+        serve(main, stop_deadline_s=20)
+    """)
+    process.terminate()
+    while process.poll() is None:  # a signal soon after the first is taken for the same one
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue
+    status, _, errors = finish(process)
+    assert status == 3
+    assert "for the second time" in errors
+    assert "STUCK task process/mule" in errors
+
+
+def test_one_wish_told_twice_is_not_a_second_signal() -> None:
+    process = start("""
+        async def main(scope):
+            scope.on_stop("short", lambda: asyncio.sleep(0.05))
+        serve(main)
+    """)
+    process.terminate()
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 0
+
+
+def test_watchdog_forces_the_exit_of_a_loop_that_stands_still() -> None:
+    process = start("""
+        def stand_still():
+            while True:
+                time.sleep(0.01)
+        async def main(scope):
+            scope.on_stop("hang", stand_still)
+        serve(main, stop_deadline_s=0.1)
+    """)
+    process.terminate()
+    status, _, errors = finish(process)
+    assert status == 3
+    assert "exit forced; the stacks of all threads" in errors
+    assert "stand_still" in errors
+
+
+def test_stray_task_without_an_owner_is_an_error() -> None:
+    process = start("""
+        async def main(scope):
+            global stray
+            stray = asyncio.get_running_loop().create_task(forever(), name="stray")
+        serve(main)
+    """)
+    process.terminate()
+    status, _, errors = finish(process)
+    assert status == 1
+    assert "left behind without an owner: task stray" in errors
+
+
+def test_interpreter_that_hangs_at_exit_is_ended() -> None:
+    script = """
+import threading
+from pytinykv.lifecycle import signals
+signals.INTERPRETER_EXIT_S = 0.2
+threading.Thread(target=threading.Event().wait).start()
+signals.leave_process(0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False, timeout=30, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "most recent call first" in done.stderr
+
+
+def test_signal_handlers_are_restored() -> None:
+    script = PRELUDE + textwrap.dedent("""
+        async def main(scope): pass
+        before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+        assert run_process(main) == 0
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    """)
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=30, env=dict(os.environ)).returncode == 0
