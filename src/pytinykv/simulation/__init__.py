@@ -10,3 +10,12 @@ disk, and with them everything that makes a failure hard to find twice:
     world       all of that for one seed, and the check at the end that nothing is left
     history     what clients asked and saw; checkers judge it
 """
+
+from __future__ import annotations
+
+from pytinykv.simulation import scenarios as _scenarios
+from pytinykv.simulation.scenario import SCENARIOS, Result, Scenario, ScenarioFailed, run_scenario
+
+__all__ = ["SCENARIOS", "Result", "Scenario", "ScenarioFailed", "run_scenario"]
+
+del _scenarios

@@ -67,6 +67,7 @@ class SimLoop(base_events.BaseEventLoop):
         """How many processes are stalled: while there are any, handles must be looked at before they run."""
         self.steps = 0
         self.errors: list[dict[str, Any]] = []
+        self._abort: BaseException | None = None
 
     # time and timers
 
@@ -142,9 +143,17 @@ class SimLoop(base_events.BaseEventLoop):
         """Return the unfinished tasks, of one process or of all, oldest first."""
         return [task for of, task in self._tasks if not task.done() and (owner is None or of is owner)]
 
+    def abort(self, error: BaseException) -> None:
+        """End the history before the next turn: `run_until_complete` raises `error`. The first one counts."""
+        if self._abort is None:
+            self._abort = error
+
     # the turn
 
     def _run_once(self) -> None:
+        if self._abort is not None:
+            error, self._abort = self._abort, None
+            raise error
         if not self._runnable:
             self._advance()
         self._take_due_timers()

@@ -1,0 +1,210 @@
+"""A whole simulated cluster: one scheduler, some stores, some clients, and what watches over them.
+
+    scheduler ── store-1 … store-n ── client-1 … client-m        every name is a host of the virtual network
+
+`start` brings it up as a person would: scheduler, stores one after the other, the first region growing to all replicas.
+A scenario then breaks what it likes through `network`, `crash` and the nodes. `heal` undoes everything; `check_converged`
+is the liveness phase: all replicas catch up and hold the same data; `stop` ends every program and checks how it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pytinykv.raftstore.config import RaftStoreConfig
+from pytinykv.raftstore.records import RaftEnvelope
+from pytinykv.scheduler.config import SchedulerConfig
+from pytinykv.simulation.errors import Violation
+from pytinykv.simulation.history import RawHistory
+from pytinykv.simulation.network import LinkConditions
+from pytinykv.simulation.nodes import ClientNode, SchedulerNode
+from pytinykv.simulation.observers import RaftObserver, applied_indexes, check_replicas_equal, regions_on
+from pytinykv.simulation.process import Process
+from pytinykv.simulation.store_node import StoreNode
+from pytinykv.simulation.workloads import Session
+from pytinykv.simulation.world import World
+
+if TYPE_CHECKING:
+    from pytinykv.raftstore.store import Store
+    from pytinykv.simulation.disk import SimEngine
+
+__all__ = ["Cluster", "ClusterOptions"]
+
+REPLICATION_BOUND_S = 60.0
+CONVERGENCE_BOUND_S = 40.0
+_POLL_S = 0.1
+
+
+class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The shape of a cluster and the settings of its programs."""
+
+    stores: int = 5
+    clients: int = 1
+    raftstore: RaftStoreConfig = RaftStoreConfig()
+    scheduler: SchedulerConfig | None = None
+    """Default: as many replicas as stores."""
+    think_s: float = 0.02
+    """Mean pause of a client between two operations."""
+    patience_s: float = 30.0
+    """Within which a client that repeats an operation has to succeed."""
+
+
+class Cluster:
+    """See the module. Belongs to the world's loop; its own code runs as no process."""
+
+    def __init__(self, world: World, options: ClusterOptions) -> None:
+        self.world = world
+        self.options = options
+        self.network = world.network
+        scheduler_config = options.scheduler or SchedulerConfig(max_replicas=options.stores)
+        self.scheduler = SchedulerNode(world, "scheduler", scheduler_config)
+        self.stores = [
+            StoreNode(world, f"store-{number + 1}", options.raftstore, self) for number in range(options.stores)
+        ]
+        self.clients = [ClientNode(world, f"client-{number + 1}") for number in range(options.clients)]
+        self.observer = RaftObserver()
+        self.history = RawHistory(world.trace.record)
+        self.rng = world.rng_for("scenario")
+        self._by_id: dict[int, StoreNode] = {}
+
+    @property
+    def store_hosts(self) -> list[str]:
+        return [store.host for store in self.stores]
+
+    def session(self, client: ClientNode) -> Session:
+        """Return the recording face of a client."""
+        return Session(client.host, client, self.history)
+
+    # start and stop
+
+    async def start(self) -> None:
+        """Bring everything up and wait until the first region has all its replicas."""
+        await self.scheduler.start()
+        for store in self.stores:
+            await store.start()
+        for client in self.clients:
+            await client.start()
+        wanted = (self.options.scheduler or SchedulerConfig(max_replicas=len(self.stores))).max_replicas
+        await self.wait_until(
+            lambda: self._replicas() >= wanted, limit_s=REPLICATION_BOUND_S, what=f"the first region on {wanted} stores"
+        )
+
+    def _replicas(self) -> int:
+        regions = [region for _, engine in self.engines() for region in regions_on(engine)]
+        most = max((len(region.peers) for region in regions), default=0)
+        return min(most, sum(1 for region in regions if len(region.peers) == most))
+
+    async def stop(self) -> None:
+        """Stop clients, stores and scheduler; each must end in time and leave nothing."""
+        for node in (*self.clients, *self.stores, self.scheduler):
+            if node.running:
+                await node.stop()
+
+    # faults
+
+    async def crash_store(self, number: int) -> None:
+        """Kill store `number` (from 0)."""
+        await self.stores[number].crash()
+
+    async def restart_all_stores(self, *, gracefully: bool, pause_s: float) -> None:
+        """Take all stores down at once, by stop or by crash, and bring them up again after a pause."""
+        for store in self.stores:
+            await (store.stop() if gracefully else store.crash())
+        await asyncio.sleep(pause_s)
+        for store in self.stores:
+            await store.start()
+
+    def heal(self) -> None:
+        """End the safety phase: no cut, no loss, no delay beyond the normal."""
+        self.network.heal()
+        self.network.conditions = self.world.options.conditions
+
+    def make_unreliable(self, conditions: LinkConditions) -> None:
+        """Let the general conditions of all links be worse from now on."""
+        self.network.conditions = conditions
+
+    # looking
+
+    def engines(self) -> list[tuple[str, SimEngine]]:
+        """Return each store's host and engine, of those that ever started."""
+        return [(store.host, engine) for store in self.stores if (engine := store.disk.peek()) is not None]
+
+    def leader(self, region_id: int | None = None) -> StoreNode | None:
+        """Return the running store that leads a region (default: any) in the highest term."""
+        best: tuple[int, StoreNode] | None = None
+        for store in self.stores:
+            for term, region in store.led():
+                if (region_id is None or region == region_id) and (best is None or term > best[0]):
+                    best = (term, store)
+        return None if best is None else best[1]
+
+    async def wait_until(self, condition: Callable[[], bool], *, limit_s: float, what: str) -> None:
+        """Look every so often until the condition holds. Raises `Violation` (liveness) after `limit_s` virtual seconds."""
+        deadline = self.world.loop.time() + limit_s
+        while not condition():
+            if self.world.loop.time() > deadline:
+                raise Violation("liveness", f"not within {limit_s} s: {what}")
+            await asyncio.sleep(_POLL_S)
+
+    async def wait_for_leader(self, limit_s: float = 20.0) -> StoreNode:
+        """Wait until some store leads the first region."""
+        await self.wait_until(lambda: self.leader() is not None, limit_s=limit_s, what="a leader")
+        leader = self.leader()
+        assert leader is not None
+        return leader
+
+    async def check_converged(self) -> None:
+        """Liveness: heal, and wait until every replica has applied the same; then compare their data."""
+        self.heal()
+        await self.wait_until(self._caught_up, limit_s=CONVERGENCE_BOUND_S, what="all replicas at one applied index")
+        check_replicas_equal(self.engines())
+
+    def _caught_up(self) -> bool:
+        by_region: dict[int, list[tuple[int, int]]] = {}
+        for _, engine in self.engines():
+            for region in regions_on(engine):
+                indexes = applied_indexes(engine, region.id)
+                if indexes is not None:
+                    by_region.setdefault(region.id, []).append((len(region.peers), indexes[0]))
+        return bool(by_region) and all(
+            len({index for _, index in replicas}) == 1 and len(replicas) == replicas[0][0]
+            for replicas in by_region.values()
+        )
+
+    def counters(self) -> dict[str, int]:
+        """Return what happened how often: network, crashes, terms."""
+        return {
+            **self.network.counters,
+            "crashes": sum(store.disk.crashes for store in self.stores),
+            "batches lost": sum(store.disk.batches_lost for store in self.stores),
+            "terms": self.observer.terms,
+            "raft messages": self.observer.messages,
+        }
+
+    # transport.Directory
+
+    def register_store(self, store_id: int, node: StoreNode) -> None:
+        """Note which store a node turned out to be."""
+        self._by_id[store_id] = node
+
+    def host_of_store(self, store_id: int) -> str | None:
+        node = self._by_id.get(store_id)
+        return None if node is None else node.host
+
+    def running_store(self, host: str) -> tuple[Process, Store] | None:
+        return next((store.serving for store in self.stores if store.host == host), None)
+
+    def observe(self, envelope: RaftEnvelope) -> None:
+        try:
+            self.observer.observe(envelope)
+        except Violation as violation:
+            self.world.loop.abort(violation)
+
+
+def hosts(nodes: Sequence[StoreNode]) -> list[str]:
+    """Return the host names of some stores."""
+    return [node.host for node in nodes]

@@ -1,0 +1,119 @@
+"""Watchers of Raft's promises, fed with every message that a store sends and with what lies on the disks.
+
+They know the protocol's messages and nothing of the code that makes them:
+
+* *election safety* (Raft 5.2): whoever sends AppendEntries, Heartbeat or InstallSnapshot in a term leads it; there is one
+  such peer per region and term.
+* *log matching* (Raft 5.3): an index and a term name one entry, whoever sends it.
+* *no replica diverges*: disks that have applied a region up to the same index hold the same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pytinykv.raft import AppendEntries, Heartbeat, InstallSnapshot
+from pytinykv.raftstore import keys
+from pytinykv.raftstore.records import PeerState, RaftEnvelope, Region, decode_apply_state, decode_region_state
+from pytinykv.simulation.errors import Violation
+from pytinykv.storage import ColumnFamily, Engine
+
+__all__ = ["RaftObserver", "applied_indexes", "check_replicas_equal", "regions_on"]
+
+
+class RaftObserver:
+    """Sees each sent message once."""
+
+    def __init__(self) -> None:
+        self.leaders: dict[tuple[int, int], int] = {}
+        """(region, term) -> the peer that led it."""
+        self._entries: dict[tuple[int, int, int], int] = {}
+        self.messages = 0
+
+    def observe(self, envelope: RaftEnvelope) -> None:
+        """Check one message. Raises `Violation`, in the sending store's turn."""
+        self.messages += 1
+        message = envelope.message
+        if not isinstance(message, AppendEntries | Heartbeat | InstallSnapshot):
+            return
+        key = (envelope.region_id, message.term)
+        leader = self.leaders.setdefault(key, envelope.sender.id)
+        if leader != envelope.sender.id:
+            raise Violation(
+                "election safety",
+                f"peers {leader} and {envelope.sender.id} both lead region {key[0]} in term {key[1]}",
+            )
+        if isinstance(message, AppendEntries):
+            self._check_entries(envelope.region_id, message)
+
+    def _check_entries(self, region_id: int, message: AppendEntries) -> None:
+        for entry in message.entries:
+            content = hash((entry.kind, entry.data))
+            if self._entries.setdefault((region_id, entry.index, entry.term), content) != content:
+                raise Violation(
+                    "log matching", f"region {region_id} has two entries at index {entry.index}, term {entry.term}"
+                )
+
+    @property
+    def terms(self) -> int:
+        """How many terms had a leader."""
+        return len(self.leaders)
+
+
+def regions_on(engine: Engine) -> list[Region]:
+    """Return the regions whose data an engine holds, by id."""
+    found = []
+    for _, value in engine.scan(ColumnFamily.RAFT, keys.REGION_STATE_START, keys.REGION_STATE_END):
+        state = decode_region_state(value)
+        if state.state is PeerState.NORMAL and state.region.peers:
+            found.append(state.region)
+    return found
+
+
+def applied_indexes(engine: Engine, region_id: int) -> tuple[int, int] | None:
+    """Return (applied, truncated) of a region on one disk; None when it isn't there."""
+    data = engine.get(ColumnFamily.RAFT, keys.apply_state_key(region_id))
+    if data is None:
+        return None
+    state = decode_apply_state(data)
+    return state.applied_index, state.truncated_index
+
+
+def check_replicas_equal(engines: Iterable[tuple[str, Engine]]) -> int:
+    """Compare the data of every region on every disk at equal applied index. Returns how many comparisons were made."""
+    seen: dict[tuple[int, int], tuple[str, dict[tuple[str, bytes], bytes]]] = {}
+    compared = 0
+    for name, engine in engines:
+        for region in regions_on(engine):
+            indexes = applied_indexes(engine, region.id)
+            if indexes is None:
+                continue
+            data = _data_of(engine, region)
+            other = seen.setdefault((region.id, indexes[0]), (name, data))
+            if other[0] != name:
+                compared += 1
+                if other[1] != data:
+                    raise Violation("replica equality", _difference(region, indexes[0], other, (name, data)))
+    return compared
+
+
+def _data_of(engine: Engine, region: Region) -> dict[tuple[str, bytes], bytes]:
+    return {
+        (str(cf), key): value
+        for cf, start, end in keys.data_ranges(region.start_key, region.end_key)
+        for key, value in engine.scan(cf, start, end)
+    }
+
+
+def _difference(
+    region: Region,
+    index: int,
+    one: tuple[str, dict[tuple[str, bytes], bytes]],
+    other: tuple[str, dict[tuple[str, bytes], bytes]],
+) -> str:
+    keys_of_difference = sorted(key for key in one[1].keys() | other[1].keys() if one[1].get(key) != other[1].get(key))
+    first = keys_of_difference[0]
+    return (
+        f"region {region.id} at index {index} differs in {len(keys_of_difference)} keys, first {first}: "
+        f"{one[0]} has {one[1].get(first)!r}, {other[0]} has {other[1].get(first)!r}"
+    )

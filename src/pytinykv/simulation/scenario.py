@@ -1,0 +1,140 @@
+"""Scenarios by name, and the run of one: `run_scenario(name, seed)`.
+
+A scenario is a coroutine over a `Cluster`: it may break what it likes (safety phase), then heals (`Cluster.heal`), and
+waits for what must then come true (liveness phase). Around it the runner starts the cluster, stops it, checks that the
+stop left nothing, and judges the history. A failure carries the one command that shows it again.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pytinykv.simulation.checkers import check_linearizable
+from pytinykv.simulation.cluster import Cluster, ClusterOptions
+from pytinykv.simulation.errors import SimulationError
+from pytinykv.simulation.world import World, WorldOptions, run_world
+
+if TYPE_CHECKING:
+    from pytinykv.simulation.history import RawHistory
+
+__all__ = ["SCENARIOS", "Result", "Scenario", "ScenarioFailed", "run_scenario", "scenario"]
+
+Story = Callable[[Cluster], Awaitable[None]]
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """A named story over a cluster of some shape."""
+
+    name: str
+    summary: str
+    options: ClusterOptions
+    story: Story
+
+
+SCENARIOS: dict[str, Scenario] = {}
+"""All registered scenarios, by name. Importing `pytinykv.simulation` registers those of `simulation.scenarios`."""
+
+
+def scenario(name: str, options: ClusterOptions) -> Callable[[Story], Story]:
+    """Register the decorated coroutine function; the first line of its docstring is the summary."""
+
+    def register(story: Story) -> Story:
+        assert name not in SCENARIOS, name
+        summary = (story.__doc__ or "").strip().partition("\n")[0]
+        SCENARIOS[name] = Scenario(name=name, summary=summary, options=options, story=story)
+        return story
+
+    return register
+
+
+class ScenarioFailed(SimulationError):
+    """A history broke a promise; the text has what, and the command that shows it again."""
+
+
+class Result(msgspec.Struct, kw_only=True):
+    """What came of one history."""
+
+    scenario: str
+    seed: int
+    failure: str = ""
+    """Empty, or what went wrong, with a traceback where it helps."""
+    checker: str = ""
+    """Which checker failed, or the class of the exception."""
+    digest: str = ""
+    """Digest of all events; the same for the same seed and code, in every interpreter."""
+    virtual_s: float = 0.0
+    real_s: float = 0.0
+    operations: int = 0
+    unknown: int = 0
+    """Operations without a known outcome."""
+    counters: dict[str, int] = msgspec.field(default_factory=dict)
+    lines: list[str] = msgspec.field(default_factory=list)
+    """The trace, if it was asked for."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.failure
+
+    @property
+    def command(self) -> str:
+        """The command that runs this history again."""
+        return f"tinykv sim --scenario {self.scenario} --seed {self.seed}"
+
+    @property
+    def speed(self) -> float:
+        """Virtual seconds per real second."""
+        return self.virtual_s / self.real_s if self.real_s else 0.0
+
+    def check(self) -> None:
+        """Raise `ScenarioFailed` unless all went well."""
+        if self.failure:
+            raise ScenarioFailed(f"{self.scenario} with seed {self.seed}: {self.failure}\nagain: {self.command}")
+
+
+def run_scenario(name: str, seed: int, *, keep_lines: bool = False) -> Result:
+    """Run one history of a scenario and judge it. Raises `KeyError` for an unknown name, nothing for a failed history."""
+    chosen = SCENARIOS[name]
+    result = Result(scenario=name, seed=seed)
+    worlds: list[World] = []
+    started = time.perf_counter()
+
+    async def history(world: World) -> RawHistory:
+        worlds.append(world)
+        return await play(world, chosen, result)
+
+    try:
+        records, _, _ = run_world(seed, history, WorldOptions(keep_lines=keep_lines))
+        check_linearizable(records)
+    except Exception as error:  # noqa: BLE001 - whatever ends a history is its result
+        result.checker = getattr(error, "checker", type(error).__name__)
+        result.failure = "".join(traceback.format_exception(error))
+    _take_figures(result, worlds, time.perf_counter() - started)
+    return result
+
+
+async def play(world: World, chosen: Scenario, result: Result) -> RawHistory:
+    """Start the cluster, tell the story, stop the cluster; return what the clients saw."""
+    cluster = Cluster(world, chosen.options)
+    await cluster.start()
+    try:
+        await chosen.story(cluster)
+        await cluster.check_converged()
+        await cluster.stop()
+    finally:
+        result.operations = cluster.history.invoked
+        result.unknown = cluster.history.unknown
+        result.counters = cluster.counters()
+    return cluster.history
+
+
+def _take_figures(result: Result, worlds: list[World], real_s: float) -> None:
+    result.real_s = real_s
+    for world in worlds:
+        result.digest = world.trace.digest()
+        result.virtual_s = world.loop.time()
+        result.lines = list(world.trace.lines or ())

@@ -1,0 +1,7 @@
+"""The stories. Importing this package registers them all in `scenario.SCENARIOS`."""
+
+from __future__ import annotations
+
+from pytinykv.simulation.scenarios import generic
+
+__all__ = ["generic"]

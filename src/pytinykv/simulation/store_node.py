@@ -1,0 +1,100 @@
+"""A store of the simulated cluster: the real `server.StoreNode` on a virtual disk, clock and network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from pytinykv.raftstore.config import RaftStoreConfig
+from pytinykv.server.store_node import StoreNode as Program
+from pytinykv.server.store_node import StorePorts
+from pytinykv.simulation.disk import SimWorker
+from pytinykv.simulation.nodes import SCHEDULER_ADDRESS, Node
+from pytinykv.simulation.process import Process
+from pytinykv.simulation.rpc import SimConnector, SimServer
+from pytinykv.simulation.transport import Directory, SimTransport
+from pytinykv.simulation.world import World
+
+if TYPE_CHECKING:
+    from pytinykv.raftstore.store import Store
+
+__all__ = ["StoreNode"]
+
+DISK_BYTES = 1 << 40
+
+
+class Registry(Directory, Protocol):
+    """Where a store tells who it is."""
+
+    def register_store(self, store_id: int, node: StoreNode) -> None: ...
+
+
+class StoreNode(Node):
+    """One store; `start` is the start sequence of `tinykv store`."""
+
+    def __init__(self, world: World, host: str, config: RaftStoreConfig, registry: Registry) -> None:
+        super().__init__(world, host)
+        self.config = config
+        self.address = f"{host}:20160"
+        self._program: Program | None = None
+        self._serving = False
+        self._registry = registry
+
+    @property
+    def serving(self) -> tuple[Process, Store] | None:
+        """The process and the store that take messages now."""
+        if self.process is None or not self.process.alive or not self._serving:
+            return None
+        assert self._program is not None
+        return self.process, self._program.store
+
+    @property
+    def store_id(self) -> int:
+        """Which store this is; only once it has served."""
+        assert self._program is not None
+        return self._program.store.store_id
+
+    def led(self) -> Iterator[tuple[int, int]]:
+        """Yield (term, region) for each region that this store believes to lead."""
+        if self.serving is not None:
+            for peer in self.serving[1].peers.values():
+                if peer.is_leader:
+                    yield peer.node.status().term, peer.region.id
+
+    async def _boot(self, process: Process) -> None:
+        self._serving = False
+        engine = self.disk.open(process)
+        self.scope = scope = self.new_scope(process)
+        workers = SimWorker(process, self.disk, engine), SimWorker(process, self.disk, engine)
+        connector = SimConnector(self.world.internet, process)
+        self._program = program = Program(
+            ports=StorePorts(
+                engine=engine,
+                snapshots_path=self.world.directory / self.host,
+                clock=self.clock,
+                rng=self.world.rng_for(f"{self.host}/{process.incarnation}"),
+                disk=workers[0],
+                background=workers[1],
+                transport=SimTransport(self.world.network, self._registry, process),
+                connector=connector,
+                disk_usage=lambda: (DISK_BYTES, DISK_BYTES),
+            ),
+            scheduler_addresses=SCHEDULER_ADDRESS,
+            config=self.config,
+            scope=scope,
+            claim=self._claim,
+        )
+        service = await program.start(self.address)
+        server = SimServer(self.world.internet, process, self.address, [service])
+        scope.on_stop("server", lambda: server.stop(grace_s=0.5), 2.0)
+        scope.on_stop("scheduler client", program.scheduler.close)
+        scope.on_stop("connector", connector.close)
+        for worker in workers:
+            scope.on_stop("disk worker", worker.stop)
+        scope.on_stop("engine", engine.close)
+        server.start()
+        self._serving = True
+
+    def _claim(self, _cluster_id: int, store_id: int) -> None:
+        if store_id:
+            self._registry.register_store(store_id, self)

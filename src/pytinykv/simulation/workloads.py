@@ -1,0 +1,201 @@
+"""What the clients of a simulated cluster do. Every operation goes through a `Session`, which writes the history down.
+
+Two workloads:
+
+* `AppendWorkload` is that of TinyKV's `test_raftstore`: each client puts new keys of its own, one after the other, and
+  every so often scans them and wants exactly what it has put. Afterwards it checks and deletes them.
+* `RegisterWorkload` lets clients quarrel over a few keys (get, put, delete, compare-and-swap), which is what makes a
+  history worth searching for a violation of linearizability.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+from typing import Any, Protocol, TypeVar
+
+from pytinykv.client.errors import ClientError
+from pytinykv.simulation.errors import Violation
+from pytinykv.simulation.faults import pause
+from pytinykv.simulation.history import CompareAndSwap, RawHistory
+
+__all__ = ["AppendWorkload", "RawPort", "RegisterWorkload", "Session"]
+
+T = TypeVar("T")
+ATTEMPT_TIMEOUT_S = 2.0
+
+
+class RawPort(Protocol):
+    """The raw operations of a client, as far as workloads use them."""
+
+    async def get(self, key: bytes, *, timeout_s: float) -> bytes | None: ...
+
+    async def put(self, key: bytes, value: bytes, *, timeout_s: float) -> None: ...
+
+    async def delete(self, key: bytes, *, timeout_s: float) -> None: ...
+
+    async def compare_and_swap(
+        self, key: bytes, expected: bytes | None, value: bytes, *, timeout_s: float
+    ) -> CompareAndSwap: ...
+
+    async def scan(self, start: bytes, end: bytes, *, timeout_s: float) -> list[tuple[bytes, bytes]]: ...
+
+
+class Session:
+    """One client: its name, its port, and the history it writes."""
+
+    def __init__(self, name: str, port: RawPort, history: RawHistory) -> None:
+        self.name = name
+        self.port = port
+        self.history = history
+
+    async def get(self, key: bytes) -> bytes | None:
+        return await self._record("get", [(key,)], self.port.get(key, timeout_s=ATTEMPT_TIMEOUT_S), lambda got: [got])
+
+    async def put(self, key: bytes, value: bytes) -> None:
+        call = self.port.put(key, value, timeout_s=ATTEMPT_TIMEOUT_S)
+        await self._record("put", [(key, value)], call, lambda _: [None])
+
+    async def delete(self, key: bytes) -> None:
+        await self._record("delete", [(key,)], self.port.delete(key, timeout_s=ATTEMPT_TIMEOUT_S), lambda _: [None])
+
+    async def compare_and_swap(self, key: bytes, expected: bytes | None, value: bytes) -> CompareAndSwap:
+        call = self.port.compare_and_swap(key, expected, value, timeout_s=ATTEMPT_TIMEOUT_S)
+        return await self._record("cas", [(key, expected, value)], call, lambda answer: [answer])
+
+    async def scan(self, start: bytes, end: bytes, wanted: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """Scan, and record a read of each of the `wanted` keys in the range."""
+
+        def outputs(pairs: list[tuple[bytes, bytes]]) -> list[bytes | None]:
+            found = dict(pairs)
+            return [found.get(key) for key in wanted]
+
+        call = self.port.scan(start, end, timeout_s=ATTEMPT_TIMEOUT_S)
+        return await self._record("get", [(key,) for key in wanted], call, outputs)
+
+    async def _record(
+        self, kind: str, arguments: list[tuple[Any, ...]], call: Awaitable[T], outputs: Callable[[T], Sequence[Any]]
+    ) -> T:
+        event = self.history.invoke(self.name, kind, arguments)
+        try:
+            result = await call
+        except ClientError as error:
+            if error.undetermined:
+                self.history.lose(event)
+            else:
+                self.history.fail(event)
+            raise
+        except BaseException:
+            self.history.lose(event)
+            raise
+        self.history.complete(event, outputs(result))
+        return result
+
+
+async def until_done(operation: Callable[[], Awaitable[T]], *, limit_s: float, what: str) -> T:
+    """Repeat an operation until it succeeds. Only for those that may be repeated: each key here has one writer.
+
+    Raises `Violation` (liveness) when that takes longer than `limit_s` virtual seconds.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit_s
+    while True:
+        try:
+            return await operation()
+        except ClientError as error:
+            if loop.time() > deadline:
+                raise Violation("liveness", f"{what} did not succeed in {limit_s} s; last: {error!r}") from error
+        await asyncio.sleep(0.02)
+
+
+class AppendWorkload:
+    """One client's keys `<client> <round> <number>`: puts them in order, scans them, deletes them."""
+
+    def __init__(self, session: Session, rng: Random, *, think_s: float, patience_s: float) -> None:
+        self._session = session
+        self._rng = rng
+        self._think_s = think_s
+        self._patience_s = patience_s
+        self._round = 0
+        self._count = 0
+
+    def _key(self, number: int) -> bytes:
+        return b"%s %d %08d" % (self._session.name.encode(), self._round, number)
+
+    def _value(self, number: int) -> bytes:
+        return b"x %s %d %d y" % (self._session.name.encode(), self._round, number)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Put and scan until `stop`."""
+        self._round += 1
+        self._count = 0
+        while not stop.is_set():
+            if self._rng.random() < 0.5:
+                await self._put_next()
+            else:
+                await self.check()
+            await pause(stop, self._rng.expovariate(1.0) * self._think_s)
+
+    async def _put_next(self) -> None:
+        key, value = self._key(self._count), self._value(self._count)
+        await self._repeat(lambda: self._session.put(key, value), "put")
+        self._count += 1
+
+    async def check(self) -> None:
+        """Scan this round's keys: every acknowledged put is there once, in order, and nothing else."""
+        wanted = [self._key(number) for number in range(self._count)]
+        pairs = await self._repeat(lambda: self._session.scan(self._key(0), self._key(self._count), wanted), "scan")
+        expected = [(key, self._value(number)) for number, key in enumerate(wanted)]
+        if pairs != expected:
+            missing = [key for key in wanted if key not in dict(pairs)]
+            raise Violation(
+                "appends",
+                f"{self._session.name} put {len(wanted)} keys and sees {len(pairs)}; missing {missing[:3]}, "
+                f"too many {[key for key, _ in pairs if key not in wanted][:3]}",
+            )
+
+    async def clean_up(self) -> None:
+        """Check once more, then delete this round's keys."""
+        await self.check()
+        for number in range(self._count):
+            key = self._key(number)
+            await self._repeat(lambda key=key: self._session.delete(key), "delete")  # type: ignore[misc] # key is bound
+
+    async def _repeat(self, operation: Callable[[], Awaitable[T]], what: str) -> T:
+        return await until_done(operation, limit_s=self._patience_s, what=f"{what} of {self._session.name}")
+
+
+class RegisterWorkload:
+    """Several clients on the same few keys. Failures are part of the game: nothing is repeated."""
+
+    def __init__(self, session: Session, rng: Random, *, keys: int, think_s: float) -> None:
+        self._session = session
+        self._rng = rng
+        self._keys = [b"register %d" % number for number in range(keys)]
+        self._think_s = think_s
+        self._written = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Operate until `stop`."""
+        while not stop.is_set():
+            try:
+                await self._operate()
+            except ClientError:
+                await pause(stop, 0.02)
+            await pause(stop, self._rng.expovariate(1.0) * self._think_s)
+
+    async def _operate(self) -> None:
+        rng, session = self._rng, self._session
+        key = rng.choice(self._keys)
+        self._written += 1
+        value = b"%s %d" % (session.name.encode(), self._written)
+        draw = rng.random()
+        if draw < 0.45:
+            await session.get(key)
+        elif draw < 0.75:
+            await session.put(key, value)
+        elif draw < 0.8:
+            await session.delete(key)
+        else:
+            await session.compare_and_swap(key, await session.get(key), value)
