@@ -79,7 +79,7 @@ def _converted(error: StatusError | LifecycleError) -> RpcError:
     """Return the error in the wire's words. A stream that ended in good order is over all the same."""
     if not isinstance(error, StatusError):
         return RpcError(StatusCode.UNAVAILABLE, str(error))
-    code = StatusCode(int(error.status))
+    code = StatusCode(int(error.code))
     if code is StatusCode.OK:
         code = StatusCode.UNAVAILABLE
     return RpcError(code, error.message)

@@ -18,7 +18,7 @@ from pytinykv.client.routing import Router
 
 __all__ = ["ScanPager"]
 
-FIRST_PAGE_ROWS = 64
+FIRST_PAGE_ROWS = 16
 
 
 class ScanPager:

@@ -1,0 +1,284 @@
+"""What becomes of commands when connections break, stall, fill up or close."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from fake_cluster import FakeCluster, FakeConnector
+from pytinykv.client import (
+    AsyncClient,
+    ClientClosedError,
+    CutOffWriteError,
+    DeadlineExceededError,
+    StoreError,
+    UndeterminedError,
+    UnsupportedError,
+)
+from pytinykv.lifecycle import Scope
+from pytinykv.wire import RpcError, StatusCode
+
+STORE = 2  # leads [g, p)
+ADDRESS = "store-2:20160"
+
+
+async def started(coroutine: Any, scope: Scope, cluster: FakeCluster, commands: int = 1) -> Any:
+    """Start a call and wait until its command has reached the store."""
+    before = len(cluster.commands())
+    task = scope.start("call", _give, coroutine)
+    async with asyncio.timeout(2):
+        while len(cluster.commands()) < before + commands:
+            await asyncio.sleep(0)
+    return task
+
+
+async def _give(coroutine: Any) -> tuple[Any, BaseException | None]:
+    try:
+        return await coroutine, None
+    except Exception as error:  # noqa: BLE001 - it is what the test asks for
+        return None, error
+
+
+async def test_a_write_whose_answer_got_lost_is_undetermined(
+    client: AsyncClient, cluster: FakeCluster, connector: FakeConnector, scope: Scope
+) -> None:
+    cluster.stores[STORE].script.append("execute and lose")
+    task = await started(client.raw.put(b"k", b"v"), scope, cluster)
+    connector.break_streams(ADDRESS)
+    _, error = await task.wait()
+    assert type(error) is UndeterminedError
+    assert "put b'k': connection lost after it was sent" in str(error)
+    assert cluster.stores[STORE].seen == ["RawPut"]
+    assert await client.raw.get(b"k") == b"v"
+
+
+async def test_a_read_whose_answer_got_lost_is_repeated(
+    client: AsyncClient, cluster: FakeCluster, connector: FakeConnector, scope: Scope
+) -> None:
+    cluster.data[""][b"k"] = b"v"
+    cluster.stores[STORE].script.append("lose")
+    task = await started(client.raw.get(b"k"), scope, cluster)
+    connector.break_streams(ADDRESS)
+    assert await task.wait() == (b"v", None)
+
+
+async def test_a_write_to_a_dead_store_was_never_sent_and_goes_to_the_next_leader(
+    client: AsyncClient, cluster: FakeCluster, connector: FakeConnector
+) -> None:
+    await client.raw.put(b"k", b"1")
+    cluster.down.add(ADDRESS)
+    connector.break_streams(ADDRESS)
+    cluster.region_of(b"k").leader = 0
+    asyncio.get_running_loop().call_later(0.02, setattr, cluster.region_of(b"k"), "leader", 3)
+    await client.raw.put(b"k", b"2")
+    await client.raw.batch_put({b"k": b"3"})
+    assert (await client.raw.compare_and_swap(b"k", b"3", b"4")).swapped
+    assert cluster.data[""] == {b"k": b"4"}
+    assert cluster.stores[STORE].seen == ["RawPut"]
+
+
+async def test_another_peer_is_tried_while_the_scheduler_still_names_the_dead_leader(
+    client: AsyncClient, cluster: FakeCluster, connector: FakeConnector
+) -> None:
+    import copy
+
+    await client.raw.put(b"k", b"1")
+    cluster.scheduler_sees = copy.deepcopy(cluster.regions)
+    cluster.down.add(ADDRESS)
+    connector.break_streams(ADDRESS)
+    cluster.region_of(b"k").leader = 3
+    await client.raw.put(b"k", b"2")
+    assert cluster.data[""] == {b"k": b"2"}
+
+
+async def test_a_store_that_comes_back_elsewhere_is_found(
+    client: AsyncClient, cluster: FakeCluster, connector: FakeConnector
+) -> None:
+    await client.raw.put(b"k", b"1")
+    cluster.down.add(ADDRESS)
+    connector.break_streams(ADDRESS)
+    cluster.addresses[STORE] = "store-2:9999"
+    await client.raw.put(b"k", b"2")
+    assert cluster.data[""] == {b"k": b"2"}
+
+
+async def test_another_store_at_the_address_is_noticed(client: AsyncClient, cluster: FakeCluster) -> None:
+    await client.raw.put(b"k", b"1")
+    await client.raw.put(b"a", b"1")
+    cluster.addresses[1], cluster.addresses[2] = cluster.addresses[2], cluster.addresses[1]
+    await client.raw.put(b"k", b"2")
+    await client.raw.put(b"a", b"2")
+    assert cluster.data[""] == {b"k": b"2", b"a": b"2"}
+
+
+async def test_a_write_without_an_answer_is_undetermined_at_its_deadline(
+    client: AsyncClient, cluster: FakeCluster
+) -> None:
+    cluster.stores[STORE].open.clear()
+    with pytest.raises(UndeterminedError, match="put b'k': no answer in time"):
+        await client.raw.put(b"k", b"v", timeout=0.03)
+    with pytest.raises(UndeterminedError, match="compare_and_swap b'k': no answer in time"):
+        await client.raw.compare_and_swap(b"k", None, b"v", timeout=0.03)
+    cluster.stores[STORE].open.set()
+
+
+async def test_a_read_without_an_answer_ends_at_its_deadline(client: AsyncClient, cluster: FakeCluster) -> None:
+    cluster.stores[STORE].open.clear()
+    with pytest.raises(DeadlineExceededError, match="get b'k' ran out of time: there is no answer"):
+        await client.raw.get(b"k", timeout=0.03)
+    with pytest.raises(DeadlineExceededError):
+        await client.raw.ttl(b"k", timeout=0.03)
+    with pytest.raises(DeadlineExceededError):
+        await client.raw.batch_get([b"a", b"k"], timeout=0.03)
+    cluster.stores[STORE].open.set()
+
+
+async def test_deadlines_of_one_store_expire_one_by_one(client: AsyncClient, cluster: FakeCluster) -> None:
+    cluster.stores[STORE].open.clear()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    async def expiry(timeout: float) -> float:
+        with pytest.raises(UndeterminedError):
+            await client.raw.put(b"k", b"v", timeout=timeout)
+        return loop.time() - began
+
+    took = await asyncio.gather(expiry(0.09), expiry(0.03), expiry(0.06))
+    assert sorted(took) == [took[1], took[2], took[0]]
+    cluster.stores[STORE].open.set()
+
+
+async def test_a_silent_leader_is_left_for_its_successor(
+    client: AsyncClient, cluster: FakeCluster, scope: Scope
+) -> None:
+    await client.raw.put(b"k", b"1")
+    cluster.stores[STORE].silent = True
+    cluster.region_of(b"k").leader = 3
+    assert await client.raw.get(b"k") == b"1"  # asks elsewhere once the attempt has taken too long
+    await client.raw.put(b"k", b"2")
+    assert cluster.data[""] == {b"k": b"2"}
+
+
+async def test_a_silent_store_gets_no_more_writes_until_it_answers(client: AsyncClient, cluster: FakeCluster) -> None:
+    await client.raw.put(b"k", b"1")
+    cluster.stores[STORE].silent = True
+    with pytest.raises(UndeterminedError):
+        await client.raw.put(b"k", b"2", timeout=0.1)
+    with pytest.raises(DeadlineExceededError, match="it was not executed"):
+        await client.raw.put(b"k", b"3", timeout=0.05)
+    cluster.stores[STORE].silent = False
+    await client.raw.put(b"k", b"4")
+    assert cluster.data[""] == {b"k": b"4"}
+
+
+async def test_a_slow_command_on_a_lively_store_is_no_silence(
+    client: AsyncClient, cluster: FakeCluster, scope: Scope
+) -> None:
+    cluster.stores[STORE].script.append("lose")
+    slow = await started(client.raw.put(b"k", b"1", timeout=0.3), scope, cluster)
+    async with asyncio.timeout(2):
+        while not slow.done:
+            await client.raw.put(b"l", b"2")  # never refused
+            await asyncio.sleep(0.01)
+    assert type((await slow.wait())[1]) is UndeterminedError
+
+
+async def test_a_transport_that_takes_no_more_keeps_commands_in_the_client(
+    client: AsyncClient, cluster: FakeCluster, connector: FakeConnector, scope: Scope
+) -> None:
+    await client.raw.get(b"k")
+    stream = next(stream for stream in connector.streams if stream.address == ADDRESS)
+    cluster.stores[STORE].open.clear()
+    first = await _queued(client.raw.put(b"k", b"1"), scope)
+    stream.full = True
+    second = await _queued(client.raw.put(b"l", b"2"), scope)
+    stream.full = False
+    cluster.stores[STORE].open.set()
+    assert (await first.wait())[1] is None
+    assert (await second.wait())[1] is None
+    assert cluster.data[""] == {b"k": b"1", b"l": b"2"}
+
+
+async def _queued(coroutine: Any, scope: Scope) -> Any:
+    task = scope.start("call", _give, coroutine)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return task
+
+
+async def test_a_refused_unary_call_is_final(client: AsyncClient, cluster: FakeCluster) -> None:
+    cluster.stores[STORE].script.append(RpcError(StatusCode.UNIMPLEMENTED, "unknown method"))
+    with pytest.raises(UnsupportedError, match="compare_and_swap b'k'.*UNIMPLEMENTED.*nothing was changed"):
+        await client.raw.compare_and_swap(b"k", None, b"v")
+    cluster.stores[STORE].script.append(RpcError(StatusCode.INVALID_ARGUMENT, "no"))
+    with pytest.raises(StoreError):
+        await client.raw.ttl(b"k")
+
+
+async def test_a_broken_unary_write_is_undetermined_and_a_read_is_repeated(
+    client: AsyncClient, cluster: FakeCluster
+) -> None:
+    cluster.stores[STORE].script.append("execute and lose")
+    with pytest.raises(UndeterminedError):
+        await client.raw.compare_and_swap(b"k", None, b"v")
+    cluster.stores[STORE].script.append("lose")
+    assert await client.raw.ttl(b"k") == 0
+
+
+async def test_a_cancelled_call_leaves_the_client_usable(
+    client: AsyncClient, cluster: FakeCluster, scope: Scope
+) -> None:
+    cluster.stores[STORE].open.clear()
+    task = await _queued(client.raw.put(b"k", b"1"), scope)
+    task.cancel()
+    cluster.stores[STORE].open.set()
+    await client.raw.put(b"k", b"2")
+    assert await client.raw.get(b"k") == b"2"
+
+
+async def test_closing_resolves_every_pending_call(
+    client: AsyncClient, cluster: FakeCluster, connector: FakeConnector, scope: Scope
+) -> None:
+    cluster.stores[STORE].open.clear()
+    written = await started(client.raw.put(b"k", b"v"), scope, cluster, 0)
+    read = await started(client.raw.get(b"k"), scope, cluster, 0)
+    swap = await started(client.raw.compare_and_swap(b"k", None, b"v"), scope, cluster, 0)
+    async with asyncio.timeout(2):
+        while STORE not in client.router._stores or not client.router._stores[STORE]._sent:
+            await asyncio.sleep(0)
+    cluster.down.add(cluster.scheduler_address)
+    lost = await started(client.raw.put(b"z", b"v"), scope, cluster, 0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    report = await client.close()
+    assert report.ok
+    async with asyncio.timeout(2):
+        errors = [(await task.wait())[1] for task in (written, read, swap, lost)]
+    assert type(errors[0]) is CutOffWriteError
+    assert type(errors[1]) is ClientClosedError
+    assert type(errors[3]) is ClientClosedError
+    assert isinstance(errors[2], ClientClosedError)
+    cluster.stores[STORE].open.set()
+
+
+async def test_a_closed_client_says_so(client: AsyncClient) -> None:
+    await client.raw.put(b"k", b"v")
+    await client.close()
+    await client.close()
+    for call in (client.raw.get(b"k"), client.raw.put(b"k", b"v"), client.raw.ttl(b"k"), client.open()):
+        with pytest.raises(ClientClosedError):
+            await call
+    with pytest.raises(ClientClosedError):
+        await client.raw.batch_put({b"k": b"v"})
+    with pytest.raises(ClientClosedError):
+        await anext(client.raw.scan())
+
+
+async def test_a_client_never_closed_warns(cluster: FakeCluster, scope: Scope) -> None:
+    from random import Random
+
+    client = AsyncClient(cluster.scheduler_address, connector=cluster.connector(scope), rng=Random(0), scope=scope)
+    with pytest.warns(ResourceWarning, match="was never closed"):
+        client.__del__()
+    await client.close()
