@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ from pytinykv.raftstore.recovery import load_regions
 from pytinykv.raftstore.router import Router
 from pytinykv.raftstore.snapshots import SnapshotReceiver, Snapshots
 from pytinykv.raftstore.turn import Turn
-from pytinykv.wire.errors import RegionError, ServerIsBusy, StaleCommand
+from pytinykv.wire.errors import NotLeader, RegionError, ServerIsBusy
 
 if TYPE_CHECKING:
     import random
@@ -55,6 +56,18 @@ if TYPE_CHECKING:
     from pytinykv.storage import Engine
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass
+class StoreCounters:
+    """What a store has done since its start; only ever grows."""
+
+    turns: int = 0
+    syncs: int = 0
+    proposals: int = 0
+    proposed_bytes: int = 0
+    quorum_reads: int = 0
+    """Reads that the lease did not cover."""
 
 
 class Store:
@@ -85,6 +98,7 @@ class Store:
         self.engine = engine
         self.clock = clock
         self.config = config
+        self.counters = StoreCounters()
         self._transport = transport
         self._link = scheduler_link
         self._disk = disk
@@ -199,9 +213,9 @@ class Store:
             await asyncio.sleep(0.002)
 
     def _refusal(self) -> RegionError:
-        if self.failure is not None:
-            return StaleCommand(message=f"store {self.store_id} has failed: {self.failure}")
-        return StaleCommand(message=f"store {self.store_id} is stopping")
+        """Return what refused commands are told. Not being the leader is what every client takes for "not executed"."""
+        state = "is stopping" if self.failure is None else f"has failed: {self.failure}"
+        return NotLeader(region_id=0, message=f"store {self.store_id} {state}")
 
     # --- calls from outside -------------------------------------------------------------------------------------
 
@@ -215,6 +229,8 @@ class Store:
             on_done(peer.not_leader(), None)
         else:
             self._queued_bytes += size_bytes
+            self.counters.proposals += 1
+            self.counters.proposed_bytes += size_bytes
             peer.queue(operations, size_bytes, on_done)
             self._proposing[peer.region.id] = peer
             self._wake.set()
@@ -226,6 +242,7 @@ class Store:
         elif not peer.is_leader:
             on_ready(peer.not_leader())
         else:
+            self.counters.quorum_reads += 1
             peer.queue_read(on_ready)
             self._touch(peer)
 
@@ -316,6 +333,7 @@ class Store:
                 peer.collect(turn)
         turn.write()
         self._turn_number = turn.number
+        self.counters.turns += 1
         if turn.must_sync:
             self._sync_wanted = turn.number
         self._start_sync()
@@ -393,6 +411,7 @@ class Store:
         if self._sync_running or self._sync_wanted <= self._synced_turn:
             return
         self._sync_running = True
+        self.counters.syncs += 1
         self._disk.submit(self.engine.sync, partial(self._on_synced, self._turn_number))
 
     def _on_synced(self, turn_number: int, result: BaseException | None) -> None:

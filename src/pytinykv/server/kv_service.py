@@ -90,9 +90,12 @@ class KvService:
         response = self._read_now(peer, command, request)
         if response is not None:
             return response
-        return await self._when_readable(
-            peer, lambda: command.run(self._store.engine, peer.region, request, self._now_s())
-        )
+
+        def look() -> Message:
+            found: Message = command.run(self._store.engine, peer.region, request, self._now_s())
+            return found
+
+        return await self._when_readable(peer, look)
 
     def _read_now(self, peer: RegionPeer, command: ReadCommand, request: Message) -> Message | None:
         """Return the response if the lease, checked after the data was read, allows it."""
@@ -139,7 +142,8 @@ class KvService:
     async def _write(self, peer: RegionPeer, command: WriteCommand, request: Message) -> Message:
         prepared = command.prepare(peer.region, request, self._now_s())
         if not prepared.operations:
-            return command.respond(None)
+            nothing: Message = command.respond(None)
+            return nothing
         future: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
 
         def on_done(error: RegionError | None, results: Results) -> None:
@@ -151,7 +155,8 @@ class KvService:
                 future.set_exception(error)
 
         self._store.propose(peer, prepared.operations, prepared.size_bytes, on_done)
-        return command.respond(await future)
+        response: Message = command.respond(await future)
+        return response
 
     # --- BatchCommands ------------------------------------------------------------------------------------------
 

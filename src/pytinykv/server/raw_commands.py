@@ -268,7 +268,8 @@ def _compare_and_swap(region: Region, request: pb.RawCASRequest, now_s: int) -> 
 
 def _swapped(results: Results) -> pb.RawCASResponse:
     assert results is not None
-    succeeded, previous = results[0]  # type: ignore[misc]  # results of COMPARE_AND_SWAP are pairs
+    result: Any = results[0]
+    succeeded, previous = result
     return pb.RawCASResponse(
         succeed=succeeded, previous_not_exist=previous is None, previous_value=previous if previous is not None else b""
     )

@@ -21,6 +21,7 @@ from pytinykv.raftstore import RegionId, SnapshotDirectory, Store, StoreId, Stor
 from pytinykv.raftstore.convert import region_to_pb
 from pytinykv.server.kv_service import KvService
 from pytinykv.server.reporter import SchedulerReporter
+from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.pb import metapb_pb2
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class StorePorts:
     """Runs the syncs."""
     background: Worker
     """Runs the making of snapshots."""
-    transport: Transport
+    transport: Callable[[SchedulerClient], Transport]
+    """Makes the transport; the client tells where other stores are."""
     connector: Connector
     """Reaches the scheduler."""
     disk_usage: DiskUsage
@@ -66,19 +68,18 @@ class StoreNode:
         *,
         ports: StorePorts,
         scheduler_addresses: str | Sequence[str],
-        advertise_address: str,
         config: RaftStoreConfig,
         scope: Scope,
-        status_address: str = "",
         claim: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Make a store that clients and other stores reach at `advertise_address`.
+        """Make a store that is not running yet.
 
-        `claim(cluster_id, store_id)` is called before anything is written under that identity, and may raise.
+        `claim(cluster_id, store_id)` records whose data this is, outside the engine; it raises when that is known to be
+        otherwise. `store_id` is 0 while it is not decided yet.
         """
         self._ports = ports
-        self._advertise_address = advertise_address
-        self._status_address = status_address
+        self._address = ""
+        self._status_address = ""
         self._config = config
         self._scope = scope
         self._claim = claim
@@ -91,19 +92,32 @@ class StoreNode:
             caller_id="pytinykv-store",
             cluster_id=self._ident.cluster_id if self._ident is not None else 0,
         )
-        self.store: Store
-        self.service: KvService
+        self._store: Store | None = None
 
     @property
-    def store_id(self) -> StoreId:
-        return self.store.store_id
+    def store(self) -> Store:
+        """The running store. Raises RpcError (UNAVAILABLE) before `start` has made it."""
+        if self._store is None:
+            raise RpcError(StatusCode.UNAVAILABLE, "the store is starting; try again")
+        return self._store
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether the store has been made; it serves from about then on."""
+        return self._store is not None
 
     @property
     def cluster_id(self) -> int:
         return self.scheduler.cluster_id
 
-    async def start(self, *, patience_s: float = SCHEDULER_PATIENCE_S) -> None:
-        """Bring the store up. Raises ClientError (no scheduler, another cluster), EngineError, FormatError."""
+    async def start(
+        self, advertise_address: str, *, status_address: str = "", patience_s: float = SCHEDULER_PATIENCE_S
+    ) -> KvService:
+        """Bring the store up, reachable for clients and other stores at `advertise_address`; return what serves them.
+
+        Raises ClientError (no scheduler, another cluster), EngineError, FormatError.
+        """
+        self._address, self._status_address = advertise_address, status_address
         await self.scheduler.connect(patience_s)
         ident = await self._take_identity(patience_s)
         fresh_region = await self._bootstrap(ident, patience_s)
@@ -112,12 +126,12 @@ class StoreNode:
         reporter = SchedulerReporter(
             self.scheduler, scope=self._scope, clock=ports.clock, disk_usage=ports.disk_usage
         )
-        self.store = Store(
+        store = self._store = Store(
             store_id=ident.store_id,
             engine=ports.engine,
             snapshot_directory=SnapshotDirectory(ports.snapshots_path),
             clock=ports.clock,
-            transport=ports.transport,
+            transport=ports.transport(self.scheduler),
             scheduler_link=reporter,
             disk=ports.disk,
             background=ports.background,
@@ -125,24 +139,20 @@ class StoreNode:
             config=self._config,
             fresh_region_id=None if fresh_region is None else fresh_region.id,
         )
-        self.service = KvService(self.store, cluster_id=self.cluster_id, scope=self._scope)
-        self.store.start(self._scope)
-        reporter.attach(self.store)
+        store.start(self._scope)
+        reporter.attach(store)
+        return KvService(store, cluster_id=self.cluster_id, scope=self._scope)
 
     async def _take_identity(self, patience_s: float) -> StoreIdent:
-        if self._ident is not None:
-            self._make_claim(self._ident)
-            return self._ident
-        store_id = StoreId(await self.scheduler.alloc_id(patience_s))
-        ident = StoreIdent(self.scheduler.cluster_id, store_id)
-        self._make_claim(ident)
-        bootstrap.write_store_ident(self._ports.engine, ident)
-        _log.info("this is store %d of cluster %d from now on", ident.store_id, ident.cluster_id)
+        """Return who this store is; a new one asks for its id."""
+        claim, ident = self._claim or (lambda _cluster_id, _store_id: None), self._ident
+        claim(self.scheduler.cluster_id, 0)
+        if ident is None:
+            ident = StoreIdent(self.scheduler.cluster_id, StoreId(await self.scheduler.alloc_id(patience_s)))
+            bootstrap.write_store_ident(self._ports.engine, ident)
+            _log.info("this is store %d of cluster %d from now on", ident.store_id, ident.cluster_id)
+        claim(ident.cluster_id, ident.store_id)
         return ident
-
-    def _make_claim(self, ident: StoreIdent) -> None:
-        if self._claim is not None:
-            self._claim(ident.cluster_id, ident.store_id)
 
     async def _bootstrap(self, ident: StoreIdent, patience_s: float) -> Region | None:
         """Found the cluster if nobody has; return the first region if it has just become ours."""
@@ -159,12 +169,10 @@ class StoreNode:
         try:
             await scheduler.bootstrap(self._store_meta(ident.store_id), region_to_pb(prepared), patience_s)
         except AlreadyBootstrappedError:
-            # Perhaps by ourselves, and the answer got lost: ids are unique, so the region's id tells.
-            first = await scheduler.get_region_by_id(prepared.id, patience_s)
-            if first is None:
-                bootstrap.finish_bootstrap(engine, keep=False)
-                _log.info("cluster %d was bootstrapped by another store", ident.cluster_id)
-                return None
+            # By another store: to the founder who asks again the scheduler says yes.
+            bootstrap.finish_bootstrap(engine, keep=False)
+            _log.info("cluster %d was bootstrapped by another store", ident.cluster_id)
+            return None
         bootstrap.finish_bootstrap(engine, keep=True)
         _log.info("bootstrapped cluster %d with region %d", ident.cluster_id, prepared.id)
         return prepared
@@ -172,7 +180,7 @@ class StoreNode:
     def _store_meta(self, store_id: StoreId) -> metapb_pb2.Store:
         return metapb_pb2.Store(
             id=store_id,
-            address=self._advertise_address,
+            address=self._address,
             status_address=self._status_address,
             version="8.5.0",
             start_timestamp=self._ports.clock.wall_ms() // 1000,

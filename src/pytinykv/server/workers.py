@@ -35,15 +35,16 @@ class ThreadWorker:
         self._queue.put(None)
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None and not self._is_stopped:
+        while not self._is_stopped:
+            item = self._queue.get()
+            if item is None:
+                return
             work, on_done = item
             result: Any
             try:
                 result = work()
             except Exception as error:  # noqa: BLE001 - handed to whoever asked for the work
                 result = error
-            if self._is_stopped:
-                return
             try:
                 self._loop.call_soon_threadsafe(on_done, result)
             except RuntimeError:  # the loop is closed: nobody waits any more

@@ -1,0 +1,6 @@
+"""`python -m pytinykv` is the `tinykv` command."""
+
+from pytinykv.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""A service that stands at the port before the real one is ready, and lets calls through once it is.
+
+A process binds its port first, because others must be told the address, and only then learns what it needs to serve.
+Calls that come in between are answered UNAVAILABLE, which every client takes for "try again".
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
+
+from pytinykv.wire import MethodSpec, RpcError, Service, StatusCode, service_methods
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+
+class Gate:
+    """Stands for all methods of the gRPC service `name`; `open` puts the real service behind it."""
+
+    def __init__(self, name: str) -> None:
+        methods = service_methods(name)
+        self.methods: Mapping[str, MethodSpec] = {
+            path: spec for path, spec in methods.items() if spec.response_streaming or not spec.request_streaming
+        }
+        self._name = name
+        self._service: Service | None = None
+
+    def open(self, service: Service) -> None:
+        """Let calls through from now on."""
+        self._service = service
+
+    async def unary(self, path: str, request: Message) -> Message:
+        return await self._behind(path).unary(path, request)
+
+    def stream(self, path: str, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        return self._behind(path).stream(path, requests)
+
+    def _behind(self, path: str) -> Service:
+        if self._service is None:
+            raise RpcError(StatusCode.UNAVAILABLE, f"{self._name} is starting here; try again")
+        if path not in self._service.methods:
+            raise RpcError(StatusCode.UNIMPLEMENTED, f"{path} is not implemented by this version")
+        return self._service

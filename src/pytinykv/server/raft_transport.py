@@ -1,0 +1,243 @@
+"""Messages and snapshots between stores, over gRPC: `pytinykv.StoreTransport`, a service of our own.
+
+    Raft        stream of frames; a frame is a turn's messages for one store (`raftstore.records.encode`)
+    Snapshot    one stream per snapshot: the header, then the files' bytes; the answer says that it arrived whole
+
+Each other store has one link: a task that keeps a stream up and a short queue in front of it. A full queue, a broken
+stream or an unknown address lose messages, and Raft copes; a sender never waits.
+
+Every stream begins with a greeting that names cluster and store, so that a message that went astray, to another cluster or
+to a store that moved, is refused before anything is read from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pytinykv.client.errors import ClientError
+from pytinykv.lifecycle.rpc import Kind, Method, RpcChannel, Status, StatusError
+from pytinykv.raftstore import RaftEnvelope, SnapshotHeader, SnapshotManifest, SnapshotRefusedError, StoreId
+from pytinykv.raftstore.errors import FormatError
+from pytinykv.raftstore.records import decode_snapshot_header, encode
+from pytinykv.raftstore.snapshot_files import snapshot_chunks
+from pytinykv.wire import RpcError
+
+if TYPE_CHECKING:
+    from pytinykv.client.scheduler_client import SchedulerClient
+    from pytinykv.lifecycle import Scope
+    from pytinykv.lifecycle.rpc import CallContext, RpcServer
+    from pytinykv.raftstore import Store
+    from pytinykv.server.store_node import StoreNode
+
+_log = logging.getLogger(__name__)
+
+SERVICE = "pytinykv.StoreTransport"
+_RAFT = f"/{SERVICE}/Raft"
+_SNAPSHOT = f"/{SERVICE}/Snapshot"
+
+FRAMES_QUEUED_MAX = 256
+"""Frames that wait for a link; further ones are dropped."""
+RETRY_MIN_S = 0.05
+RETRY_MAX_S = 1.0
+SNAPSHOT_TIMEOUT_S = 300.0
+CHUNK_TIMEOUT_S = 10.0
+"""How long a snapshot's receiver may take no bytes."""
+CHUNKS_BUFFERED_MAX = 8
+
+
+def _same(data: bytes) -> bytes:
+    return data
+
+
+class _Hello(NamedTuple):
+    """Who speaks and who is meant: the first frame of every stream."""
+
+    cluster_id: int
+    to_store: int
+
+    def encode(self) -> bytes:
+        return self.cluster_id.to_bytes(8, "big") + self.to_store.to_bytes(8, "big")
+
+    @classmethod
+    def decode(cls, frame: bytes) -> _Hello:
+        if len(frame) != 16:  # noqa: PLR2004 - the length of `encode`
+            raise StatusError(Status.INVALID_ARGUMENT, "the stream does not begin with a greeting of 16 bytes")
+        return cls(int.from_bytes(frame[:8], "big"), int.from_bytes(frame[8:], "big"))
+
+
+class GrpcTransport:
+    """The sending side: implements `raftstore.Transport`."""
+
+    def __init__(self, scheduler: SchedulerClient, scope: Scope) -> None:
+        self._scheduler = scheduler
+        self._scope = scope.child("raft-transport")
+        self._links: dict[int, _Link] = {}
+        self._snapshots = 0
+
+    def send(self, store_id: StoreId, envelopes: list[RaftEnvelope]) -> None:
+        """Hand over a turn's messages. Never blocks."""
+        if self._scope.stopping:
+            return
+        link = self._links.get(store_id)
+        if link is None:
+            link = self._links[store_id] = _Link(store_id, self._scheduler, self._scope)
+        link.send(encode(envelopes))
+
+    def send_snapshot(
+        self, envelope: RaftEnvelope, manifest: SnapshotManifest, directory: Path, on_done: Callable[[bool], None]
+    ) -> None:
+        """Stream a snapshot in a task of its own."""
+        if self._scope.stopping:
+            on_done(False)
+            return
+        self._snapshots += 1
+        name = f"snapshot-{self._snapshots}-to-store-{envelope.receiver.store_id}"
+        self._scope.start(name, self._send_snapshot, envelope, manifest, directory, on_done)
+
+    async def _send_snapshot(
+        self, envelope: RaftEnvelope, manifest: SnapshotManifest, directory: Path, on_done: Callable[[bool], None]
+    ) -> None:
+        arrived = False
+        try:
+            async with asyncio.timeout(SNAPSHOT_TIMEOUT_S):
+                await self._stream_snapshot(envelope, manifest, directory)
+            arrived = True
+        except (StatusError, ClientError, OSError, TimeoutError) as error:
+            _log.warning("region %d: snapshot not delivered: %s", envelope.region_id, error)
+        finally:
+            on_done(arrived)
+
+    async def _stream_snapshot(self, envelope: RaftEnvelope, manifest: SnapshotManifest, directory: Path) -> None:
+        store = await self._scheduler.get_store(envelope.receiver.store_id)
+        channel = RpcChannel(self._scope, store.address)
+        try:
+            stream = channel.stream_unary(_SNAPSHOT, serialize=_same, deserialize=_same, buffer=CHUNKS_BUFFERED_MAX)
+            hello = _Hello(self._scheduler.cluster_id, envelope.receiver.store_id)
+            await stream.send(hello.encode(), timeout_s=CHUNK_TIMEOUT_S)
+            await stream.send(encode(SnapshotHeader(envelope, manifest)), timeout_s=CHUNK_TIMEOUT_S)
+            for chunk in snapshot_chunks(manifest, directory):
+                await stream.send(chunk, timeout_s=CHUNK_TIMEOUT_S)
+                await asyncio.sleep(0)
+            stream.finish_sending()
+            await stream.receive()
+        finally:
+            await channel.close()
+
+
+class _Link:
+    """The way to one other store."""
+
+    def __init__(self, store_id: StoreId, scheduler: SchedulerClient, scope: Scope) -> None:
+        self._store_id = store_id
+        self._scheduler = scheduler
+        self._scope = scope
+        self._queue: deque[bytes] = deque(maxlen=FRAMES_QUEUED_MAX)  # the oldest are dropped: Raft repeats the newest
+        self._wake = asyncio.Event()
+        self._broken = False
+        scope.start(f"link-to-store-{store_id}", self._run)
+
+    def send(self, frame: bytes) -> None:
+        self._queue.append(frame)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        pause_s = RETRY_MIN_S
+        while True:
+            await self._wake.wait()
+            started = asyncio.get_running_loop().time()
+            try:
+                await self._keep_up()
+            except (StatusError, ClientError) as error:
+                _log.info("link to store %d: %s", self._store_id, error)
+            self._queue.clear()
+            if asyncio.get_running_loop().time() - started > RETRY_MAX_S:
+                pause_s = RETRY_MIN_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RETRY_MAX_S)
+
+    async def _keep_up(self) -> None:
+        """Connect and send until the stream breaks. Raises StatusError, ClientError."""
+        store = await self._scheduler.get_store(self._store_id, RETRY_MAX_S)
+        channel = RpcChannel(self._scope, store.address)
+        try:
+            stream = channel.stream_stream(_RAFT, serialize=_same, deserialize=_same, buffer=FRAMES_QUEUED_MAX)
+            stream.add_done_callback(lambda _ended: self._wake.set())
+            stream.send_nowait(_Hello(self._scheduler.cluster_id, self._store_id).encode())
+            while not stream.broken:
+                self._wake.clear()
+                while self._queue:
+                    stream.send_nowait(self._queue.popleft())
+                await self._wake.wait()
+            await stream.receive()  # raises what ended it
+        finally:
+            self._wake.clear()
+            await channel.close()
+
+
+def serve_store_transport(server: RpcServer, node: StoreNode) -> None:
+    """Let `server` take other stores' messages and snapshots for this node."""
+
+    async def greet(requests: AsyncIterator[bytes]) -> Store:
+        try:
+            store = node.store
+        except RpcError as error:
+            raise StatusError(error.code, error.message) from error
+        try:
+            hello = _Hello.decode(await anext(requests))
+        except StopAsyncIteration:
+            raise StatusError(Status.INVALID_ARGUMENT, "the stream ended before its greeting") from None
+        if hello != _Hello(node.cluster_id, store.store_id):
+            raise StatusError(
+                Status.FAILED_PRECONDITION,
+                f"this is store {store.store_id} of cluster {node.cluster_id}, "
+                f"not store {hello.to_store} of cluster {hello.cluster_id}",
+            )
+        return store
+
+    async def take_messages(requests: AsyncIterator[bytes], _context: CallContext) -> AsyncIterator[bytes]:
+        requests = aiter(requests)
+        store = await greet(requests)
+        try:
+            async for frame in requests:
+                store.receive(frame)
+        except FormatError as error:
+            raise StatusError(Status.INVALID_ARGUMENT, str(error)) from error
+        no_answers: tuple[bytes, ...] = ()
+        for answer in no_answers:
+            yield answer
+
+    async def take_snapshot(requests: AsyncIterator[bytes], _context: CallContext) -> bytes:
+        requests = aiter(requests)
+        store = await greet(requests)
+        try:
+            header = decode_snapshot_header(await anext(requests))
+            receiver = store.receive_snapshot(header)
+        except SnapshotRefusedError as error:
+            raise StatusError(Status.RESOURCE_EXHAUSTED, str(error)) from error
+        except (FormatError, StopAsyncIteration) as error:
+            raise StatusError(Status.INVALID_ARGUMENT, f"no snapshot header: {error}") from error
+        is_finished = False
+        try:
+            async for chunk in requests:
+                receiver.write(chunk)
+            receiver.finish()
+            is_finished = True
+        except FormatError as error:
+            raise StatusError(Status.DATA_LOSS, str(error)) from error
+        finally:
+            if not is_finished:
+                receiver.abort()
+        return b""
+
+    server.add_service(
+        SERVICE,
+        [
+            Method("Raft", Kind.STREAM_STREAM, _same, _same, take_messages),
+            Method("Snapshot", Kind.STREAM_UNARY, _same, _same, take_snapshot),
+        ],
+    )

@@ -1,0 +1,87 @@
+"""The status port: a small HTTP server in a thread of its own, so that it answers also while the event loop is stuck.
+
+    /healthz   200 "ok" while the process serves and its loop turns, else 503 and the reason
+    /metrics   the Prometheus text format
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from pytinykv.lifecycle.rpc import parse_address
+from pytinykv.lifecycle.rpc.address import check_can_bind, check_may_listen
+
+if TYPE_CHECKING:
+    from pytinykv.lifecycle import Scope
+
+_log = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_S = 5.0
+
+Health = Callable[[], str]
+"""Returns why the process does not serve, or an empty string if it does. Called from the status thread."""
+
+
+class StatusServer:
+    """Serves the status port from `start` until its scope stops."""
+
+    def __init__(self, scope: Scope, *, registry: CollectorRegistry, health: Health) -> None:
+        self._scope = scope
+        self._registry = registry
+        self._health = health
+
+    def start(self, address: str, *, insecure: bool = False) -> str:
+        """Listen and return the address with its real port. Raises AddressError."""
+        parsed = parse_address(address)
+        check_may_listen(parsed, insecure=insecure)
+        check_can_bind(parsed)
+        server = _Server((parsed.host, parsed.port), _handler(self._registry, self._health))
+        self._scope.start_thread("status-port", _serve, server, wake=server.shutdown)
+        return f"{parsed.host}:{server.server_address[1]}"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True  # a slow reader must not hold up the stop; its socket dies with the process
+    block_on_close = False
+
+
+def _serve(server: ThreadingHTTPServer) -> None:
+    try:
+        server.serve_forever(poll_interval=0.1)
+    finally:
+        server.server_close()
+
+
+def _handler(registry: CollectorRegistry, health: Health) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = REQUEST_TIMEOUT_S
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if path == "/healthz":
+                problem = health()
+                status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
+                self._answer(status, "text/plain; charset=utf-8", (problem or "ok").encode() + b"\n")
+            elif path == "/metrics":
+                self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry))
+            else:
+                self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"try /healthz or /metrics\n")
+
+        def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+            _log.debug(format, *args)
+
+    return Handler
