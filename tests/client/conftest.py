@@ -11,9 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake_cluster import FakeCluster, FakeConnector  # noqa: E402 - beside this file
-from pytinykv.client import AsyncClient, ClientConfig  # noqa: E402
-from pytinykv.lifecycle import Scope  # noqa: E402
+from fake_cluster import FakeCluster, FakeConnector
+from pytinykv.client import AsyncClient, ClientConfig
+from pytinykv.lifecycle import Scope
 
 QUICK = ClientConfig(
     timeout_s=5.0,

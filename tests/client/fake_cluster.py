@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import Message
+
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import MethodSpec, RpcError, StatusCode, service_methods
 from pytinykv.wire import errors as wire_errors
@@ -451,17 +452,20 @@ class FakeConnector:
         self.scope = scope
         self.streams: list[FakeStream] = []
         self.closed = False
+        self.closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def unary(self, address: str, path: str, request: Message, *, timeout_s: float) -> Message:
         if self.closed:
             raise RpcError(StatusCode.CANCELLED, "closed")
         service = self.cluster.service_at(address)
-        copy = type(request).FromString(request.SerializeToString())
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await service.unary(path, copy)
-        except TimeoutError:
-            raise RpcError(StatusCode.DEADLINE_EXCEEDED, f"{path} took longer than {timeout_s} s") from None
+        call = self.scope.start("call", service.unary, path, type(request).FromString(request.SerializeToString()))
+        await asyncio.wait((call.task, self.closing), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if call.done:
+            return call.task.result()
+        call.cancel()
+        if self.closed:
+            raise RpcError(StatusCode.CANCELLED, "closed")
+        raise RpcError(StatusCode.DEADLINE_EXCEEDED, f"{path} took longer than {timeout_s} s")
 
     def stream(self, address: str, path: str) -> FakeStream:
         stream = FakeStream(self, address, path)
@@ -476,6 +480,8 @@ class FakeConnector:
 
     async def close(self) -> None:
         self.closed = True
+        if not self.closing.done():
+            self.closing.set_result(None)
         for stream in self.streams:
             stream.close()
 

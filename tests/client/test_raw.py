@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from fake_cluster import FakeCluster, FakeConnector
 from pytinykv.client import AsyncClient, CasResult, InvalidArgumentError, InvalidTypeError, ServerError
 from pytinykv.wire.checksum import checksum_pairs

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from fake_cluster import FakeCluster
 from pytinykv.client import (
     AsyncClient,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from fake_cluster import FakeCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fake_cluster import FakeCluster
 from pytinykv.client import AsyncClient, ClientConfig
 from pytinykv.client import scanning as scanning_module
 from pytinykv.lifecycle import Scope

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from fake_cluster import FakeCluster, FakeConnector
 from pytinykv.client import (
     AsyncClient,

@@ -16,13 +16,17 @@ class Backoff:
     Half fixed, half random: many callers that failed at one moment do not come back at one moment.
     """
 
-    __slots__ = ("_base_s", "_deadline", "_max_s", "_rng", "attempts")
+    __slots__ = ("_base_s", "_closing", "_deadline", "_max_s", "_rng", "attempts")
 
-    def __init__(self, *, min_s: float, max_s: float, deadline: float, rng: Random) -> None:
+    def __init__(
+        self, *, min_s: float, max_s: float, deadline: float, rng: Random, closing: asyncio.Future[None]
+    ) -> None:
+        """Make the pauses of a call that ends at `deadline` (loop time); `closing`, once resolved, ends any pause."""
         self._base_s = min_s
         self._max_s = max_s
         self._deadline = deadline
         self._rng = rng
+        self._closing = closing
         self.attempts = 0
 
     def next_s(self, at_least_s: float = 0.0) -> float:
@@ -33,6 +37,6 @@ class Backoff:
         return max(base_s * (0.5 + 0.5 * self._rng.random()), at_least_s)
 
     async def pause(self, at_least_s: float = 0.0) -> None:
-        """Sleep for the next pause, or until the deadline (loop time) if that is sooner."""
+        """Sleep for the next pause, or until the deadline or the closing if that is sooner."""
         left_s = self._deadline - asyncio.get_running_loop().time()
-        await asyncio.sleep(max(0.0, min(self.next_s(at_least_s), left_s)))
+        await asyncio.wait((self._closing,), timeout=max(0.0, min(self.next_s(at_least_s), left_s)))

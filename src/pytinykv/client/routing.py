@@ -82,6 +82,8 @@ class Router:
         self._lookup = asyncio.Lock()
         """One caller asks the scheduler, the others see its answer in the cache."""
         self._closed = False
+        self._closing: asyncio.Future[None] = self._loop.create_future()
+        """Resolved by `close`; ends pauses."""
 
     def deadline(self, timeout_s: float | None) -> float:
         """Return the deadline, in loop time, of a call that begins now."""
@@ -90,6 +92,8 @@ class Router:
     def close(self) -> None:
         """Resolve every pending command and close the streams."""
         self._closed = True
+        if not self._closing.done():
+            self._closing.set_result(None)
         for store in [*self._stores.values(), *self._retired]:
             store.close()
 
@@ -271,7 +275,13 @@ class Router:
 
     def _backoff(self, deadline: float) -> Backoff:
         config = self.config
-        return Backoff(min_s=config.backoff_min_s, max_s=config.backoff_max_s, deadline=deadline, rng=self._rng)
+        return Backoff(
+            min_s=config.backoff_min_s,
+            max_s=config.backoff_max_s,
+            deadline=deadline,
+            rng=self._rng,
+            closing=self._closing,
+        )
 
     # ── finding the way ──────────────────────────────────────────────────────────────────────────────────────────────
 

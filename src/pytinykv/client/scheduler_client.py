@@ -49,6 +49,16 @@ _log = logging.getLogger(__name__)
 
 _PD = "/pdpb.PD/"
 _ReplyT = TypeVar("_ReplyT", bound=Message)
+_REFUSALS = frozenset(
+    {
+        StatusCode.NOT_FOUND,
+        StatusCode.ALREADY_EXISTS,
+        StatusCode.FAILED_PRECONDITION,
+        StatusCode.OUT_OF_RANGE,
+        StatusCode.ABORTED,
+    }
+)
+"""Statuses by which a leading scheduler refuses what was asked; another endpoint would, too."""
 _ERRORS: dict[int, type[SchedulerError]] = {
     pdpb_pb2.NOT_BOOTSTRAPPED: NotBootstrappedError,
     pdpb_pb2.ALREADY_BOOTSTRAPPED: AlreadyBootstrappedError,
@@ -74,7 +84,7 @@ class SchedulerClient:
         caller_id: str = "pytinykv",
         cluster_id: int = 0,
     ) -> None:
-        """Make a client; nothing is sent before the first call.
+        """Make a client within a running event loop; nothing is sent before the first call.
 
         `cluster_id`: the cluster these addresses must lead to; 0 takes the first that answers.
         """
@@ -90,6 +100,8 @@ class SchedulerClient:
         self._discovery = asyncio.Lock()
         self._tso: TimestampStream | None = None
         self._closed = False
+        self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Resolved by `close`; ends pauses."""
 
     def __repr__(self) -> str:
         return f"scheduler at {', '.join(self._given)}"
@@ -116,6 +128,8 @@ class SchedulerClient:
     def close(self) -> None:
         """Refuse further calls. Streams end with the scope."""
         self._closed = True
+        if not self._closing.done():
+            self._closing.set_result(None)
         if self._tso is not None:
             self._tso.close()
 
@@ -208,8 +222,9 @@ class SchedulerClient:
         self._refuse_closed()
         if error.code is StatusCode.FAILED_PRECONDITION and "cluster" in error.message:
             raise ClusterMismatchError(f"{method} at scheduler {leader}: {error.message}") from error
-        if error.final:
-            raise SchedulerError(f"{method} at scheduler {leader}: {error}") from error
+        if error.final or error.code in _REFUSALS:
+            kind = StoreNotFoundError if method == "GetStore" and error.code is StatusCode.NOT_FOUND else SchedulerError
+            raise kind(f"{method} at scheduler {leader}: {error}") from error
         self.lose_leader(leader)
 
     def _raise_header_error(self, method: str, header: pdpb_pb2.ResponseHeader) -> None:
@@ -238,7 +253,13 @@ class SchedulerClient:
 
     def _backoff(self, deadline: float) -> Backoff:
         config = self._config
-        return Backoff(min_s=config.backoff_min_s, max_s=config.backoff_max_s, deadline=deadline, rng=self._rng)
+        return Backoff(
+            min_s=config.backoff_min_s,
+            max_s=config.backoff_max_s,
+            deadline=deadline,
+            rng=self._rng,
+            closing=self._closing,
+        )
 
     # ── regions and stores ───────────────────────────────────────────────────────────────────────────────────────────
 
