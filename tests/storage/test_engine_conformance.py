@@ -9,10 +9,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from tests.storage.engines import Harness, everything, make_harness, put
 
 from pytinykv.storage import ColumnFamily, EngineClosedError, EngineError, UnknownColumnFamilyError
 from pytinykv.storage.engine import Engine
-from tests.storage.engines import Harness, everything, make_harness, put
 
 RAW, RAFT, DEFAULT, LOCK, WRITE = (
     ColumnFamily.RAW,
@@ -513,10 +513,10 @@ def test_close_is_idempotent_and_use_after_close_is_an_error(engine: Engine, tmp
     for use in [
         lambda: engine.get(RAW, b"k0001"),
         lambda: engine.scan(RAW, b"", None),
-        lambda: engine.snapshot(),
+        engine.snapshot,
         lambda: engine.write(batch),
         lambda: engine.write_batch().put(RAW, b"a", b"b"),
-        lambda: engine.sync(),
+        engine.sync,
         lambda: engine.checkpoint(tmp_path / "c"),
         lambda: engine.ingest_sst(RAW, tmp_path / "x"),
         lambda: engine.export_sst(RAW, engine, b"", None, tmp_path / "y"),

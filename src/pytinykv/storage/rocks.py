@@ -31,9 +31,10 @@ import rocksdict
 from pytinykv.storage.engine import ColumnFamily, Reader, WriteBatch
 from pytinykv.storage.errors import EngineClosedError, EngineError
 from pytinykv.storage.handles import ByFamily, Dependents
-from pytinykv.storage.rocks_errors import translate
+from pytinykv.storage.rocks_errors import explain_failed_open, translate
 from pytinykv.storage.rocks_options import RocksConfig, RocksOptions
 from pytinykv.storage.rocks_read import EMPTY_SCAN, RocksScan, RocksSnapshot
+from pytinykv.storage.wal import check_logs
 
 
 class RocksWriteBatch:
@@ -100,9 +101,10 @@ class RocksEngine:
         path = Path(path)
         options = RocksOptions(config or RocksConfig())
         try:
+            check_logs(path)
             database: Any = rocksdict.Rdict(str(path), options.database, options.column_families)
         except Exception as error:
-            raise translate(error, path) from error
+            raise explain_failed_open(error, path) from error
         return cls(path, options, database)
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -231,6 +233,8 @@ class RocksEngine:
 
     def ingest_sst(self, cf: ColumnFamily, path: Path) -> None:
         self.sync()
+        if not path.is_file():
+            raise EngineError(f"can't ingest {path}: there is no such file")
         options = rocksdict.IngestExternalFileOptions()
         options.set_move_files(True)
         self._pin_snapshots()
@@ -248,6 +252,7 @@ class RocksEngine:
             rocksdict.Checkpoint(self._database).create_checkpoint(str(path))
         except Exception as error:
             raise translate(error, path) from error
+        RocksEngine.open(path, self._options.config).close()  # proves it openable, and gives it the log that it lacks
 
     def approximate_size_bytes(self, cf: ColumnFamily, start: bytes, end: bytes | None) -> int:
         return sum(len(key) + len(value) for key, value in self.scan(cf, start, end))

@@ -19,7 +19,7 @@ _LEVELS: Final = 7
 class RocksConfig:
     """How much memory and disk traffic the engine may use."""
 
-    block_cache_bytes: int = 32 * _MIB
+    block_cache_bytes: int = 48 * _MIB
     """Cache of decompressed blocks, indexes and filters, shared by all column families."""
     write_buffers_bytes: int = 24 * _MIB
     """All memtables together; at this size the biggest is flushed."""
@@ -37,6 +37,7 @@ class RocksOptions:
     """The option objects for one database. They share one block cache and one write buffer manager."""
 
     def __init__(self, config: RocksConfig) -> None:
+        self.config = config
         self.cache = rocksdict.Cache(config.block_cache_bytes)
         self.write_buffers = rocksdict.WriteBufferManager(config.write_buffers_bytes, False)
         self.database = _database_options(config, self.write_buffers)
@@ -70,9 +71,10 @@ def _family_options(config: RocksConfig, cf: ColumnFamily, cache: rocksdict.Cach
     options.set_block_based_table_factory(_table_options(cache))
     options.set_write_buffer_size(config.write_buffer_bytes)
     options.set_max_write_buffer_number(4)
-    options.set_arena_block_size(256 * _KIB)
+    # Well below the write buffer: a memtable whose first arena block fills it would be flushed after every write.
+    options.set_arena_block_size(min(256 * _KIB, config.write_buffer_bytes // 8))
     options.set_level_compaction_dynamic_level_bytes(True)
-    options.set_target_file_size_base(8 * _MIB)
+    options.set_target_file_size_base(16 * _MIB)
     options.set_max_bytes_for_level_base(64 * _MIB)
     options.set_num_levels(_LEVELS)
     options.set_compression_type(rocksdict.DBCompressionType.lz4())
