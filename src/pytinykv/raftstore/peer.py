@@ -133,6 +133,7 @@ class RegionPeer:
         self._reads = PendingReads()
         self._unsynced: deque[_Unsynced] = deque()
         self._leading_since = 0.0
+        self._pending_reported: tuple[Peer, ...] = ()
         self._deposed_at: float | None = None
         self._compacting_to = LogIndex(0)
 
@@ -273,6 +274,10 @@ class RegionPeer:
         self.node.tick(now)
         if self.is_leader:
             self._maybe_compact_log(now)
+            pending = self._pending_peers()
+            if pending != self._pending_reported:
+                self._pending_reported = pending
+                self.region_changed = True
         if self.leader_id:
             self.leader_missing_since = None
         elif self.leader_missing_since is None:
@@ -507,22 +512,40 @@ class RegionPeer:
             for part in proposal.parts:
                 turn.answers.append(partial(part.on_done, error, None))
 
+    # --- handing over -------------------------------------------------------------------------------------------
+
+    def hand_over(self, now: float) -> None:
+        """Give leadership to the follower that is furthest, if there is one: this store is about to go."""
+        if not self.is_leader:
+            return
+        progress = self.node.status().progress
+        candidates = [
+            (state.match, peer_id)
+            for peer_id, state in progress.items()
+            if peer_id != self.peer.id and state.recent_active and peer_id in self.node.conf_state.voters
+        ]
+        if candidates:
+            self.node.transfer_leader(max(candidates)[1], now)
+
     # --- reports ------------------------------------------------------------------------------------------------
 
     def report(self, engine: Engine, now: float) -> RegionReport:
         """Return what the scheduler wants to know of a region from its leader."""
-        progress = self.node.status().progress
         down: list[tuple[Peer, float]] = []
-        pending: list[Peer] = []
         for peer in self.region.peers:
-            state = progress.get(peer.id)
-            if state is None or peer.id == self.peer.id:
+            if peer.id == self.peer.id:
                 continue
             silent_s = now - self._heard_at.get(peer.id, self._leading_since)
             if silent_s > self._config.peer_down_s:
                 down.append((peer, silent_s))
-            if state.match < self.storage.apply_state.truncated_index:
-                pending.append(peer)
         ranges = keys.data_ranges(self.region.start_key, self.region.end_key)
         size = sum(engine.approximate_size_bytes(cf, start, end) for cf, start, end in ranges)
-        return RegionReport(self.region, self.peer, self.node.term, tuple(down), tuple(pending), size, 0)
+        return RegionReport(self.region, self.peer, self.node.term, tuple(down), self._pending_peers(), size, 0)
+
+    def _pending_peers(self) -> tuple[Peer, ...]:
+        """Return the peers that wait for a snapshot, or for log entries that are gone."""
+        progress = self.node.status().progress
+        truncated = self.storage.apply_state.truncated_index
+        return tuple(
+            peer for peer in self.region.peers if peer.id in progress and progress[peer.id].match < truncated
+        )

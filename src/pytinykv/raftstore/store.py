@@ -57,6 +57,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+HAND_OVER_S = 0.5
+DRAIN_S = 0.8
+FINISH_S = 1.5
+"""How long the stages of a stop may take; past it the next one begins, and the report says so where it matters."""
+STOP_POLL_S = 0.005
+
 
 @dataclass
 class StoreCounters:
@@ -155,10 +161,11 @@ class Store:
 
     def start(self, scope: Scope) -> None:
         """Run the loop in this scope, and register the stages of its stop."""
+        scope.on_stop("hand over leadership", self._hand_over, HAND_OVER_S + 0.2)
         scope.on_stop("refuse new commands", self.refuse_commands)
-        scope.on_stop("finish commands under way", self._wait_idle, 1.0)
+        scope.on_stop("finish commands under way", self._wait_idle, DRAIN_S + 0.2)
         scope.on_stop("answer the rest", self._answer_everybody)
-        scope.on_stop("last turn and sync", self._finish, 2.0)
+        scope.on_stop("last turn and sync", self._finish, FINISH_S + 0.2)
         scope.start("ticks", self._tick)
         scope.start("store-loop", self._run)
 
@@ -193,9 +200,25 @@ class Store:
         """Take no new commands; what is under way goes on."""
         self._refuses = True
 
+    async def _hand_over(self) -> None:
+        """Let followers take over before this store goes, so that clients need not wait for an election."""
+
+        def hand_over(turn: Turn) -> None:
+            for peer in self.peers.values():
+                peer.hand_over(turn.now)
+                self._touched[peer.region.id] = peer
+
+        self._control(hand_over)
+        await self._wait_until(lambda: not any(peer.is_leader for peer in self.peers.values()), HAND_OVER_S)
+
+    async def _wait_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        """Wait for something that turns bring about."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while self.failure is None and not condition() and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(STOP_POLL_S)
+
     async def _wait_idle(self) -> None:
-        while self.failure is None and any(peer.has_callers for peer in self.peers.values()):
-            await asyncio.sleep(0.005)
+        await self._wait_until(lambda: not any(peer.has_callers for peer in self.peers.values()), DRAIN_S)
 
     def _answer_everybody(self) -> None:
         self._control(self._fail_everything)
@@ -209,8 +232,9 @@ class Store:
     async def _finish(self) -> None:
         """Let the last turn be written and synced."""
         self._wake.set()
-        while self.failure is None and (self._wake.is_set() or self._sync_running or self._sync_wanted > self._synced_turn):
-            await asyncio.sleep(0.002)
+        await self._wait_until(
+            lambda: not (self._wake.is_set() or self._sync_running or self._sync_wanted > self._synced_turn), FINISH_S
+        )
 
     def _refusal(self) -> RegionError:
         """Return what refused commands are told. Not being the leader is what every client takes for "not executed"."""
