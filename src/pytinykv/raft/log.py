@@ -24,6 +24,9 @@ from pytinykv.raft.errors import Compacted, StorageError, Unavailable
 from pytinykv.raft.messages import Entry, LogIndex, SnapshotMeta, Term
 from pytinykv.raft.storage import Storage
 
+_ENTRY_BYTES = 64
+"""What an entry takes in memory beside its data, roughly."""
+
 
 class RaftLog:
     """One peer's log."""
@@ -176,7 +179,7 @@ class RaftLog:
             self._truncate(first)
         self._window.extend(entries)
         for entry in entries:
-            self._window_bytes += len(entry.data)
+            self._window_bytes += len(entry.data) + _ENTRY_BYTES
         self.last_index = entries[-1].index
 
     def _truncate(self, from_index: LogIndex) -> None:
@@ -186,7 +189,7 @@ class RaftLog:
         else:
             self._window.clear()
             self._window_first = from_index
-        self._window_bytes = sum(len(entry.data) for entry in self._window)
+        self._window_bytes = sum(len(entry.data) + _ENTRY_BYTES for entry in self._window)
         self.handed = min(self.handed, LogIndex(from_index - 1))
         self.durability.overwritten(from_index)
 
@@ -254,7 +257,7 @@ class RaftLog:
         window, count, freed = self._window, 0, 0
         evictable = min(self.handed, self.applying) - self._window_first + 1
         while count < evictable and self._window_bytes - freed > bytes_max // 2:
-            freed += len(window[count].data)
+            freed += len(window[count].data) + _ENTRY_BYTES
             count += 1
         del window[:count]
         self._window_first = LogIndex(self._window_first + count)

@@ -81,6 +81,8 @@ class MemoryStorage:
         """Begin with an empty log; `conf_state` are the members of a group that is being created."""
         self.hard_state = HardState()
         self.conf_state = conf_state if conf_state is not None else ConfState()
+        """The members at the applied index; the driver moves it with each change that it applies."""
+        self._base_conf_state = self.conf_state
         self.snapshot_unavailable = False
         self._base_index = LogIndex(0)
         self._base_term = Term(0)
@@ -115,7 +117,7 @@ class MemoryStorage:
     def snapshot(self) -> SnapshotMeta:
         if self.snapshot_unavailable:
             raise SnapshotTemporarilyUnavailable
-        return SnapshotMeta(self._base_index, self._base_term, self.conf_state)
+        return SnapshotMeta(self._base_index, self._base_term, self._base_conf_state)
 
     def set_hard_state(self, hard_state: HardState) -> None:
         """Keep what `Ready.hard_state` gave."""
@@ -133,9 +135,10 @@ class MemoryStorage:
         """Drop entries up to and including `index`, which must be applied; `conf_state` holds at that index."""
         term = self.term(index)
         del self._entries[: index - self._base_index]
-        self._base_index, self._base_term, self.conf_state = index, term, conf_state
+        self._base_index, self._base_term, self._base_conf_state = index, term, conf_state
 
     def apply_snapshot(self, meta: SnapshotMeta) -> None:
         """Replace everything by a snapshot, as `Ready.snapshot` asks."""
         self._entries.clear()
-        self._base_index, self._base_term, self.conf_state = meta.index, meta.term, meta.conf_state
+        self._base_index, self._base_term = meta.index, meta.term
+        self.conf_state = self._base_conf_state = meta.conf_state
