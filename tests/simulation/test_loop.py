@@ -73,7 +73,7 @@ def test_waiting_for_what_can_never_come_is_a_deadlock_that_names_the_task() -> 
 
 def test_callbacks_without_end_are_a_livelock() -> None:
     async def main() -> None:
-        while True:  # noqa: ASYNC110 - the endless loop is the point
+        while True:
             await asyncio.sleep(0)
 
     with pytest.raises(Livelock):
@@ -82,7 +82,7 @@ def test_callbacks_without_end_are_a_livelock() -> None:
 
 def test_a_history_that_goes_on_for_ever_ends_at_its_limit() -> None:
     async def main() -> None:
-        while True:  # noqa: ASYNC110 - the endless loop is the point
+        while True:
             await asyncio.sleep(1)
 
     with pytest.raises(TimeLimitExceeded):

@@ -7,8 +7,10 @@ stop left nothing, and judges the history. A failure carries the one command tha
 
 from __future__ import annotations
 
+import gc
 import time
 import traceback
+import warnings
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -114,6 +116,8 @@ def run_scenario(name: str, seed: int, *, keep_lines: bool = False) -> Result:
         result.checker = getattr(error, "checker", type(error).__name__)
         result.failure = "".join(traceback.format_exception(error))
     _take_figures(result, worlds, time.perf_counter() - started)
+    if not result.ok:
+        _bury(worlds)
     return result
 
 
@@ -130,6 +134,14 @@ async def play(world: World, chosen: Scenario, result: Result) -> RawHistory:
         result.unknown = cluster.history.unknown
         result.counters = cluster.counters()
     return cluster.history
+
+
+def _bury(worlds: list[World]) -> None:
+    """Let what a failed history left behind vanish here and quietly, instead of in whatever runs next."""
+    worlds.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def _take_figures(result: Result, worlds: list[World], real_s: float) -> None:

@@ -75,7 +75,7 @@ class StoreNode(Node):
                 rng=self.world.rng_for(f"{self.host}/{process.incarnation}"),
                 disk=workers[0],
                 background=workers[1],
-                transport=SimTransport(self.world.network, self._registry, process),
+                transport=lambda _scheduler: SimTransport(self.world.network, self._registry, process),
                 connector=connector,
                 disk_usage=lambda: (DISK_BYTES, DISK_BYTES),
             ),

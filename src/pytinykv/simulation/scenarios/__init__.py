@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pytinykv.simulation.scenarios import generic
+from pytinykv.simulation.scenarios import generic, single
 
-__all__ = ["generic"]
+__all__ = ["generic", "single"]

@@ -19,16 +19,18 @@ from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.faults import UNRELIABLE, random_partitions
-from pytinykv.simulation.observers import applied_indexes, regions_on
 from pytinykv.simulation.scenario import Story, scenario
+from pytinykv.simulation.scenarios.single import log_lengths
 from pytinykv.simulation.workloads import AppendWorkload, RegisterWorkload
 
 __all__ = ["GenericStory"]
 
 RIVALS = 2
+OPERATIONS_PER_S = 120
+"""Of all clients together, as long as nothing goes wrong: enough to disturb each other, few enough to be quick."""
 RIVAL_KEYS = 4
-LOG_KEEP = 50
-SHORT_LOG = RaftStoreConfig(log_keep_entries=LOG_KEEP, log_gc_bytes=1, log_gc_bytes_force=2)
+LOG_KEEP = 20
+SHORT_LOG = RaftStoreConfig(region_heartbeat_s=1.0, log_keep_entries=LOG_KEEP, log_gc_bytes=1, log_gc_bytes_force=2)
 
 
 class GenericStory(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +91,9 @@ class GenericStory(msgspec.Struct, frozen=True, kw_only=True):
         )
         if self.short_log:
             await cluster.wait_until(
-                lambda: logs_are_short(cluster), limit_s=10.0, what=f"logs within {2 * LOG_KEEP} entries"
+                lambda: all(length <= 2 * LOG_KEEP for length in log_lengths(cluster)),
+                limit_s=10.0,
+                what=f"logs within {2 * LOG_KEEP} entries",
             )
 
     def _start_trouble(self, cluster: Cluster, stop: asyncio.Event) -> list[asyncio.Task[None]]:
@@ -120,16 +124,6 @@ async def finish(tasks: list[asyncio.Task[Any]]) -> None:
             task.cancel()
 
 
-def logs_are_short(cluster: Cluster) -> bool:
-    """Say whether every replica's log, behind its truncated index, is within twice what is to be kept."""
-    for _, engine in cluster.engines():
-        for region in regions_on(engine):
-            indexes = applied_indexes(engine, region.id)
-            if indexes is not None and indexes[0] - indexes[1] > 2 * LOG_KEEP:
-                return False
-    return True
-
-
 def register(name: str, summary: str, story: GenericStory) -> None:
     """Put a variant into the registry."""
 
@@ -137,8 +131,11 @@ def register(name: str, summary: str, story: GenericStory) -> None:
         return story.tell(cluster)
 
     tell.__doc__ = summary
+    clients = story.clients + RIVALS
     options = ClusterOptions(
-        clients=story.clients + RIVALS, raftstore=SHORT_LOG if story.short_log else RaftStoreConfig()
+        clients=clients,
+        think_s=clients / OPERATIONS_PER_S,
+        raftstore=SHORT_LOG if story.short_log else RaftStoreConfig(region_heartbeat_s=1.0),
     )
     typed: Story = tell
     scenario(name, options)(typed)

@@ -1,0 +1,66 @@
+"""`python -m pytinykv.simulation`: run histories and say how they ended."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from pytinykv.simulation import SCENARIOS, Result, run_scenario
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the command line asks for; return 0 if all histories were right, 1 if not."""
+    options = _parse(arguments)
+    if options.list:
+        for name in SCENARIOS:
+            _say(f"{name:50} {SCENARIOS[name].summary}")
+        return 0
+    if options.verbose:
+        logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
+    failed = 0
+    names = list(SCENARIOS) if options.scenario == "all" else [options.scenario]
+    for seed in range(options.seed, options.seed + options.count):
+        for name in names:
+            result = run_scenario(name, seed, keep_lines=options.trace)
+            failed += not result.ok
+            _report(result, options)
+            if failed and options.until_failure:
+                return 1
+    return 1 if failed else 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pytinykv.simulation", description="Run simulated histories.")
+    parser.add_argument("--scenario", default="all", choices=["all", *SCENARIOS], metavar="NAME", help="or `all`")
+    parser.add_argument("--seed", type=int, default=1, help="the first seed")
+    parser.add_argument("--count", type=int, default=1, help="how many seeds, one after the other")
+    parser.add_argument("--until-failure", action="store_true", help="stop at the first failure")
+    parser.add_argument("--digest", action="store_true", help="print the digest of each history and nothing else")
+    parser.add_argument("--trace", action="store_true", help="print the last events of each history")
+    parser.add_argument("--verbose", action="store_true", help="show the logs of the simulated programs")
+    parser.add_argument("--list", action="store_true", help="list the scenarios")
+    return parser.parse_args(arguments)
+
+
+def _report(result: Result, options: argparse.Namespace) -> None:
+    if options.digest:
+        _say(result.digest)
+        return
+    for line in result.lines:
+        _say(line)
+    verdict = "ok" if result.ok else f"FAILED ({result.checker})"
+    _say(
+        f"{result.scenario} seed {result.seed}: {verdict}, {result.operations} operations ({result.unknown} of unknown "
+        f"outcome), {result.virtual_s:.1f} virtual s, {result.speed:.0f} per real s, digest {result.digest}"
+    )
+    if not result.ok:
+        _say(f"{result.failure}\nagain: {result.command}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
