@@ -12,6 +12,7 @@ where its replicas should be (TinyScheduler in TinyKV, PD in TiKV).
     operators      steps for one region, read off its heartbeats
     operator_controller   which operators run; what a leader is told next
     quorum, placement, replica_checker   what should be done about a region
+    coordinator    checkers propose, operators run
     scheduler      all of it behind one object
 
 No gRPC and no protobuf here: `server.pd_service` translates. Decisions are synchronous and take the time as an argument;

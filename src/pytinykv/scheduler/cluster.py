@@ -8,7 +8,7 @@ A region loaded from disk has no leader until somebody reports as its leader, so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -146,12 +146,12 @@ class Cluster:
             raise StaleRegion(f"request for region {meta.id} with epoch {meta.epoch}, known {known.meta.epoch}")
         return known
 
-    def walk(self, after: bytes | None, count: int) -> Iterator[RegionInfo]:
-        """Yield up to `count` regions that start after `after` in key order (None: from the first)."""
-        start = b"" if after is None else after + b"\x00"
-        for region in self.regions.scan(start, limit=count + 1):
-            if after is None or region.meta.start_key > after:
-                yield region
+    def walk(self, after: bytes | None, count: int) -> list[RegionInfo]:
+        """Return up to `count` regions that start after `after` in key order (None: from the first)."""
+        if after is None:
+            return self.regions.scan(b"", limit=count)
+        found = self.regions.scan(after + b"\x00", limit=count + 1)
+        return [region for region in found if region.meta.start_key > after][:count]
 
 
 def check_region(info: RegionInfo) -> None:

@@ -155,6 +155,8 @@ class OperatorController:
     def _instruction(self, step: Step, region: RegionInfo, leader: Peer, now: float) -> Instruction | None:
         match step:
             case AddPeer():
+                if region.meta.peer_on(step.store_id) is not None:
+                    return None  # a member already, and still catching up
                 return ChangePeer(ChangeKind.ADD, Peer(step.peer_id, step.store_id))
             case TransferLeader():
                 target = region.meta.peer_on(step.target)

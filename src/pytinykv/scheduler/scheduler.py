@@ -3,7 +3,7 @@
     requests ──► Scheduler ──┬── commit.Committer ──► engine      what must never be forgotten
                              ├── IdAllocator, TimestampOracle     windows reserved through the committer
     heartbeats ─►            ├── Cluster                          what stores and leaders report
-                             └── ReplicaChecker ─► OperatorController ─► Order ─► the region's leader
+                             └── Coordinator: checkers ─► operators ─► Order ─► the region's leader
 
 An order travels as the answer to a heartbeat, or is pushed to the leader's store (`bind`) when a tick decides it.
 Everything runs on one event loop; time comes from the clock that was handed in, waiting is loop time.
@@ -36,6 +36,7 @@ from pytinykv.scheduler.commands import (
 )
 from pytinykv.scheduler.commit import Committer, InlineWorker, Worker
 from pytinykv.scheduler.config import SchedulerConfig
+from pytinykv.scheduler.coordinator import Coordinator
 from pytinykv.scheduler.errors import (
     InvalidInput,
     NotBootstrapped,
@@ -108,12 +109,13 @@ class Scheduler:
         """Growth of a window that is under way, one of each kind at most."""
         self.cluster = Cluster(config)
         self.operators = OperatorController(self.cluster)
-        self._checker = ReplicaChecker(
+        replicas = ReplicaChecker(
             self.cluster,
             self.operators,
             max_replicas=lambda: self.max_replicas,
             allocate_peer_id=self._allocate_peer_id_nowait,
         )
+        self._coordinator = Coordinator(self.operators, [replicas])
         self._sinks: dict[StoreId, Sink] = {}
         self._patrolled: bytes | None = None
         """Start key of the region the last tick ended with."""
@@ -224,17 +226,19 @@ class Scheduler:
         while True:
             self.check_running()
             first = self._ids.allocate_nowait(count)
-            if self._ids.is_low:
-                self._reserve(ReserveIds(self._ids.reservation()))
+            self._keep_ids_ready()
             if first is not None:
                 return first
             await self._committer.execute(ReserveIds(self._ids.reservation(count)))
 
     def _allocate_peer_id_nowait(self) -> PeerId | None:
         first = self._ids.allocate_nowait()
+        return None if first is None else PeerId(first)
+
+    def _keep_ids_ready(self) -> None:
+        """Reserve ids ahead of need: decisions can't wait for the disk, and go without a new peer's id until later."""
         if self._ids.is_low:
             self._reserve(ReserveIds(self._ids.reservation()))
-        return None if first is None else PeerId(first)
 
     async def allocate_timestamps(self, count: int = 1) -> Issued:
         """Issue `count` consecutive timestamps, greater than all before. Raises InvalidInput, TimestampUnavailable."""
@@ -339,16 +343,10 @@ class Scheduler:
         Raises NotBootstrapped, InvalidInput, StaleRegion.
         """
         self.check_bootstrapped()
+        self._keep_ids_ready()
         change = self.cluster.on_region(info)
         self._committer.remember_regions(change)
-        return self._decide(info, self.now)
-
-    def _decide(self, region: RegionInfo, now: float) -> Order | None:
-        if self.operators.get(region.id) is None:
-            operator = self._checker.check(region, now)
-            if operator is None or not self.operators.add(operator, now):
-                return None
-        return self.operators.on_region(region, now)
+        return self._coordinator.decide(info, self.now)
 
     async def ask_split(self, meta: RegionMeta, count: int) -> list[SplitIds]:
         """Give ids for `count` new regions. Raises NotBootstrapped, LookupIncomplete, StaleRegion, InvalidInput."""
@@ -406,14 +404,15 @@ class Scheduler:
     def tick(self) -> None:
         """Check time limits, and look over the next regions whether something is to be done without waiting for them."""
         now = self.now
+        self._keep_ids_ready()
         self.operators.expire(now)
-        batch = list(self.cluster.walk(self._patrolled, self.config.patrol_regions_max))
+        batch = self.cluster.walk(self._patrolled, self.config.patrol_regions_max)
         self._patrolled = batch[-1].meta.start_key if len(batch) == self.config.patrol_regions_max else None
         for region in batch:
             if region.leader is None or self.operators.get(region.id) is not None:
                 continue
             sink = self._sinks.get(region.leader.store_id)
-            order = None if sink is None else self._decide(region, now)
+            order = None if sink is None else self._coordinator.decide(region, now)
             if sink is not None and order is not None:
                 sink(order)
 

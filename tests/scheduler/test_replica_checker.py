@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytinykv.scheduler.operators import ChangeKind, ChangePeer, MoveLeader, Order
+from pytinykv.scheduler.quorum import is_working
+from pytinykv.scheduler.records import RegionInfo, StoreLabel, StoreState
+from tests.scheduler import helpers
+from tests.scheduler.helpers import Decisions, apply_order, peer, steps
+
+
+def region(region_id: int, start: bytes = b"", end: bytes = b"\xf0", **fields: object) -> RegionInfo:
+    """A region that leaves room for those with which `decisions_with` fills the stores."""
+    return helpers.region(region_id, start, end, **fields)  # type: ignore[arg-type]
+
+
+def decisions_with(*fill: int, **config: object) -> Decisions:
+    """Stores 1, 2, … that hold so many regions each."""
+    decisions = Decisions(**config)
+    for store_id, regions in enumerate(fill, start=1):
+        decisions.add_store(store_id, regions=regions)
+    decisions.heartbeat(*decisions.metas)
+    return decisions
+
+
+@pytest.mark.tinykv("scheduler/server/schedulers:TestBasic")
+def test_missing_peer_goes_to_the_emptiest_store_that_is_up() -> None:
+    decisions = decisions_with(4, 3, 2, 1)
+    info = region(1, stores=(1, 2))
+    assert steps(decisions.check(info)) == ["add peer on store 4"]
+    decisions.silence(4, seconds=25)
+    assert steps(decisions.check(info)) == ["add peer on store 3"]
+    decisions.heartbeat(4)
+    assert steps(decisions.check(info)) == ["add peer on store 4"]
+    assert decisions.check(region(1, stores=(1, 2, 4))) is None
+    # Four peers: the one on the fullest store goes, though its peer leads.
+    assert steps(decisions.check(region(1, stores=(1, 2, 4, 3), leader=2))) == ["remove peer on store 1"]
+    decisions.set_state(3, StoreState.OFFLINE)
+    assert steps(decisions.check(region(1, stores=(2, 4, 3)))) == ["add peer on store 1", "remove peer on store 3"]
+
+
+def test_leader_is_the_last_to_go_of_too_many_and_hands_over_first() -> None:
+    decisions = decisions_with(9, 1, 1, 1)
+    assert steps(decisions.check(region(1, stores=(1, 2, 3, 4)))) == ["remove peer on store 4"]
+    decisions.set_state(1, StoreState.OFFLINE)
+    assert steps(decisions.check(region(1, stores=(1, 2, 3, 4)))) == [
+        "transfer leader from store 1 to store 2",
+        "remove peer on store 1",
+    ]
+
+
+@pytest.mark.tinykv("TestLostStore")
+def test_peer_on_a_store_nobody_registered_stops_all_decisions() -> None:
+    decisions = decisions_with(1, 1)
+    assert decisions.check(region(1, stores=(1, 2, 3))) is None
+
+
+def test_region_without_known_leader_is_left_alone() -> None:
+    decisions = decisions_with(1, 1, 1)
+    assert decisions.check(region(1, stores=(1,), leader=0)) is None
+
+
+@pytest.mark.tinykv("TestOffline")
+def test_offline_store_is_drained() -> None:
+    decisions = decisions_with(1, 2, 3, 4)
+    assert steps(decisions.check(region(1, stores=(1,)))) == ["add peer on store 2"]
+    assert steps(decisions.check(region(1, stores=(1, 2)))) == ["add peer on store 3"]
+    four = region(1, stores=(1, 2, 3, 4))
+    assert steps(decisions.check(four)) == ["remove peer on store 4"]
+    decisions.heartbeat(4, busy=True)
+    assert steps(decisions.check(four)) == ["remove peer on store 3"], "a busy store is not bothered"
+    decisions.heartbeat(4)
+    decisions.set_state(3, StoreState.OFFLINE)
+    assert steps(decisions.check(four)) == ["remove peer on store 3"]
+    three = region(1, stores=(1, 2, 3))
+    assert steps(decisions.check(three)) == ["add peer on store 4", "remove peer on store 3"]
+    decisions.add_store(5, regions=3)
+    assert steps(decisions.check(three)) == ["add peer on store 5", "remove peer on store 3"]
+
+
+@pytest.mark.tinykv("TestReplica")
+def test_heartbeats_bring_a_region_to_three_peers_from_either_side() -> None:
+    decisions = decisions_with(1, 2, 3, 4)
+    info = region(1, b"", b"a", stores=(2, 3))
+    order = decisions.report(info)
+    assert order is not None
+    assert isinstance(order.instruction, ChangePeer)
+    assert (order.instruction.kind, order.instruction.peer.store_id) == (ChangeKind.ADD, 1)
+    assert decisions.report(apply_order(info, order)) is None
+
+    info = region(2, b"a", b"b", stores=(1, 2, 3, 4))
+    order = decisions.report(info)
+    assert order is not None
+    assert order.instruction == ChangePeer(ChangeKind.REMOVE, peer(2, 4))
+    assert decisions.report(apply_order(info, order)) is None
+
+    # An offline peer that is behind goes at once; a new one follows.
+    decisions.set_state(3, StoreState.OFFLINE)
+    info = region(3, b"b", b"c", stores=(1, 2, 3), pending=(3,))
+    order = decisions.report(info)
+    assert order is not None
+    assert order.instruction == ChangePeer(ChangeKind.REMOVE, peer(3, 3))
+    order = decisions.report(msgspec.structs.replace(apply_order(info, order), pending_peers=()))
+    assert order is not None
+    assert isinstance(order.instruction, ChangePeer)
+    assert (order.instruction.kind, order.instruction.peer.store_id) == (ChangeKind.ADD, 4)
+
+
+def test_lost_store_is_replaced_once_there_is_a_spare_and_not_before() -> None:
+    decisions = decisions_with(0, 0, 0)
+    info = region(1)
+    decisions.silence(2, seconds=1799)
+    assert decisions.report(info) is None
+    decisions.silence(2, seconds=2)
+    assert decisions.report(info) is None, "there is nowhere to go"
+    decisions.add_store(4)
+    order = decisions.report(info)
+    assert order is not None
+    assert isinstance(order.instruction, ChangePeer)
+    assert (order.instruction.kind, order.instruction.peer.store_id) == (ChangeKind.ADD, 4)
+    info = apply_order(info, order)
+    order = decisions.report(info)
+    assert order is not None
+    assert order.instruction == ChangePeer(ChangeKind.REMOVE, peer(1, 2))
+    assert decisions.report(apply_order(info, order)) is None
+
+
+def test_lost_peer_of_four_goes_without_a_replacement() -> None:
+    decisions = decisions_with(0, 0, 0, 0)
+    decisions.silence(1, seconds=1801)
+    assert steps(decisions.check(region(1, stores=(1, 2, 3, 4), leader=2))) == ["remove peer on store 1"]
+
+
+def test_nothing_is_removed_that_the_majority_needs() -> None:
+    decisions = decisions_with(0, 0, 0, 0)
+    decisions.silence(3, 4, seconds=25)
+    assert decisions.check(region(1, stores=(1, 2))) is None, "there is no store that is up"
+    info = region(1, stores=(1, 2, 3, 4), pending=(2,))
+    surplus = decisions.check(info)
+    assert steps(surplus) == ["remove peer on store 4"], "a silent one may go"
+    decisions.heartbeat(3, 4)
+    info = region(1, stores=(1, 2, 3, 4), pending=(2, 3))
+    assert steps(decisions.check(info)) == ["remove peer on store 3"]
+
+
+@pytest.mark.parametrize(
+    "unfit", ["busy", "disconnected", "offline", "full", "tiflash"]
+)
+def test_unfit_store_gets_no_peer(unfit: str) -> None:
+    decisions = decisions_with(0, 0, 0)
+    match unfit:
+        case "busy":
+            decisions.heartbeat(3, busy=True)
+        case "disconnected":
+            decisions.silence(3, seconds=21)
+        case "offline":
+            decisions.set_state(3, StoreState.OFFLINE)
+        case "full":
+            store = decisions.cluster.store(3)
+            assert store is not None
+            assert store.stats is not None
+            store.stats = msgspec.structs.replace(store.stats, capacity=1000, available=199)
+        case "tiflash":
+            labels = (StoreLabel("engine", "tiflash"),)
+            decisions.metas[msgspec.convert(3, int)] = msgspec.structs.replace(decisions.metas[3], labels=labels)  # type: ignore[index]
+            decisions.set_state(3, StoreState.UP)
+    assert decisions.check(region(1, stores=(1, 2))) is None
+
+
+def test_peers_on_their_way_count_when_stores_are_compared() -> None:
+    decisions = decisions_with(0, 0, 0, 0)
+    targets = []
+    for region_id in range(1, 5):
+        info = region(region_id, b"%d" % region_id, b"%d" % (region_id + 1), stores=(1, 2))
+        order = decisions.report(info)
+        assert order is not None
+        assert isinstance(order.instruction, ChangePeer)
+        targets.append(order.instruction.peer.store_id)
+    assert targets == [3, 4, 3, 4]
+
+
+def obey(decisions: Decisions, info: RegionInfo, order: Order) -> RegionInfo:
+    """What a region does with an order, and what must hold whenever it gets one."""
+    match order.instruction:
+        case ChangePeer(ChangeKind.ADD, added):
+            assert added.store_id not in info.meta.store_ids, "two peers on one store"
+        case ChangePeer(_, removed):
+            assert info.leader is not None
+            assert removed.id != info.leader.id, "a leader removes itself"
+            left = [one for one in info.meta.peers if one.id != removed.id]
+            working = sum(is_working(decisions.cluster, info, one, decisions.now) for one in left)
+            if is_working(decisions.cluster, info, removed, decisions.now):
+                assert working * 2 > len(left), "the majority is gone"
+        case MoveLeader(target):
+            assert is_working(decisions.cluster, info, target, decisions.now)
+    return apply_order(info, order)
+
+
+@settings(max_examples=150)
+@given(st.integers(0, 1 << 32), st.integers(3, 6))
+def test_region_is_never_endangered_and_ends_with_three_working_peers(seed: int, store_count: int) -> None:
+    """Whatever stores do, no order breaks a rule; once they calm down the region gets what it needs."""
+    rng = random.Random(seed)
+    decisions = Decisions(stores=range(1, store_count + 1), max_store_down_time_s=60, operator_timeout_s=30)
+    info, dead = region(1, stores=(1,)), set[int]()
+    for _ in range(60):
+        choice = rng.random()
+        if choice < 0.1 and len(dead) < (store_count - 1) // 2:
+            dead.add(rng.randint(2, store_count))
+        elif choice < 0.2 and dead:
+            dead.remove(rng.choice(sorted(dead)))
+        decisions.silence(*dead, seconds=rng.choice([1, 10, 30]))
+        order = decisions.report(info)
+        if order is not None and rng.random() < 0.7:
+            info = obey(decisions, info, order)
+        if info.leader is not None and info.leader.store_id in dead:
+            alive = [one for one in info.meta.peers if one.store_id not in dead]
+            if len(alive) * 2 <= len(info.meta.peers):
+                return  # no majority is left: the world broke it, not the scheduler
+            info = msgspec.structs.replace(info, leader=alive[0])
+        down = tuple(one for one in info.meta.peers if one.store_id in dead)
+        info = msgspec.structs.replace(info, pending_peers=down)
+    for _ in range(20):
+        decisions.silence(seconds=10)
+        info = msgspec.structs.replace(info, pending_peers=())
+        order = decisions.report(info)
+        if order is not None:
+            info = obey(decisions, info, order)
+    assert len(info.meta.peers) == 3
+    assert decisions.report(info) is None
