@@ -6,7 +6,7 @@ fixture) belongs to those and is not counted. After a test that failed by itself
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Final
 
 import pytest
@@ -21,12 +21,14 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     del call
-    report: pytest.TestReport = yield  # type: ignore[misc,assignment]  # what a wrapper's yield gives is the hook's result
+    report = yield
     if report.failed:
         item.stash[_FAILED] = True
-    return report  # type: ignore[return-value]  # as above
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -1,43 +1,14 @@
-"""Things that the tests of lifecycle start: tasks and threads that behave, and some that don't."""
+"""What the tests of lifecycle are handed: a scope that is stopped, and a task that does not stop before the test's end."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.lifecycle.helpers import Stubborn
 
 from pytinykv.lifecycle import Scope
-
-
-class Stubborn:
-    """A coroutine that ignores being cancelled until it is released, so that tests can leave nothing behind."""
-
-    def __init__(self) -> None:
-        self.released = asyncio.Event()
-        self.cancellations = 0
-
-    async def run(self, *_: object) -> bytes:
-        while not self.released.is_set():
-            try:
-                await self.released.wait()
-            except asyncio.CancelledError:
-                self.cancellations += 1
-        return b"released"
-
-
-class Gate:
-    """A thread's target that waits to be opened."""
-
-    def __init__(self) -> None:
-        self._opened = threading.Event()
-
-    def run(self) -> None:
-        assert self._opened.wait(30)
-
-    def open(self) -> None:
-        self._opened.set()
 
 
 @pytest.fixture
@@ -53,7 +24,3 @@ async def scope() -> AsyncIterator[Scope]:
     made = Scope("test")
     yield made
     await made.stop(1.0)
-
-
-async def forever(*_: object) -> None:
-    await asyncio.Event().wait()

@@ -76,7 +76,12 @@ class LoopThread:
             raise LifecycleError(f"the loop of {self.name} did not start: {error!r}") from error
 
     def call(
-        self, coro_fn: Callable[P, Coroutine[Any, Any, T]], /, timeout_s: float | None, *args: P.args, **kwargs: P.kwargs
+        self,
+        coro_fn: Callable[P, Coroutine[Any, Any, T]],
+        /,
+        timeout_s: float | None,
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
         """Run `coro_fn(*args, **kwargs)` in the loop and return its result, or raise its error, in the calling thread.
 
@@ -139,9 +144,7 @@ class LoopThread:
             self._refuse_misuse()
         if self._thread.ident is None:
             return StopReport(self.name, 0.0, ())
-        with self._lock:
-            if not self._stop_wanted.done():
-                self._stop_wanted.set_result(deadline_s)
+        self.request_stop(deadline_s)
         try:
             report = self._report.result(deadline_s + EXIT_S)
         except TimeoutError:
@@ -149,11 +152,19 @@ class LoopThread:
         self._thread.join(EXIT_S)
         return report
 
+    def request_stop(self, deadline_s: float = STOP_DEADLINE_S) -> None:
+        """Begin to stop without waiting for it; callable any number of times, from any thread (a finalizer runs in any)."""
+        with self._lock:
+            if not self._stop_wanted.done():
+                self._stop_wanted.set_result(deadline_s)
+
     def _refuse_misuse(self) -> None:
         if os.getpid() != self._pid:
             raise LifecycleError(f"{self.name} belongs to process {self._pid}; a forked child has to make its own")
         if threading.current_thread() is self._thread:
-            raise LifecycleError(f"{self.name} was called from its own loop, which would wait for itself; await instead")
+            raise LifecycleError(
+                f"{self.name} was called from its own loop, which would wait for itself; await instead"
+            )
         if not self.running:
             raise ScopeStoppedError(f"{self.name} is stopped, or was not started")
 

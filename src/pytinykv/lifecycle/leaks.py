@@ -32,6 +32,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+import uvloop
+
 from pytinykv.lifecycle.census import child_pids, open_descriptors
 from pytinykv.lifecycle.children import running_children
 from pytinykv.lifecycle.report import Leak, LeakKind
@@ -96,6 +98,7 @@ def install() -> None:
     if _origins.installed:
         return
     _origins.installed = True
+    uvloop.new_event_loop().close()  # the first loop of a process opens a pipe for signals that all later ones share
     _wrap_thread_start()
     _wrap_runner()
     sys.addaudithook(_audit)
@@ -160,7 +163,9 @@ def _children(before: Baseline) -> list[Leak]:
         if pid in before.children:
             continue
         sites: Sites = (ours[pid],) if pid in ours else ()
-        sites = sites or next((sites for program, sites in reversed(_origins.programs) if program and program in command), ())
+        sites = sites or next(
+            (sites for program, sites in reversed(_origins.programs) if program and program in command), ()
+        )
         leaks.append(_leak(LeakKind.CHILD, f"pid {pid}: {command}", sites))
     return leaks
 
@@ -196,7 +201,7 @@ def _wrap_thread_start() -> None:
         _origins.threads[self] = _sites()
         start(self)
 
-    threading.Thread.start = remembering_start  # type: ignore[method-assign]
+    threading.Thread.start = remembering_start  # type: ignore[method-assign]  # what remembering needs
 
 
 def _wrap_runner() -> None:
@@ -214,8 +219,8 @@ def _wrap_runner() -> None:
             _look_for_tasks(loop)
         close(self)
 
-    asyncio.Runner.run = remembering_run  # type: ignore[method-assign]
-    asyncio.Runner.close = looking_close  # type: ignore[method-assign]
+    asyncio.Runner.run = remembering_run  # type: ignore[method-assign]  # what remembering needs
+    asyncio.Runner.close = looking_close  # type: ignore[method-assign]  # what remembering needs
 
 
 def _remembering_factory(loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> asyncio.Task[Any]:

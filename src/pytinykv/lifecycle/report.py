@@ -86,14 +86,16 @@ class StopReport:
     def ok(self) -> bool:
         """Whether every stage went well and nothing was left behind, here and below."""
         return not any(
-            report.own_leaks or any(stage.outcome is not Outcome.OK for stage in report.stages) for report in self.walk()
+            report.own_leaks or any(stage.outcome is not Outcome.OK for stage in report.stages)
+            for report in self.walk()
         )
 
     @property
     def forced(self) -> bool:
         """Whether something had to be abandoned: it is left behind, or a stage overran."""
         return any(
-            report.own_leaks or any(stage.outcome is Outcome.OVERRAN for stage in report.stages) for report in self.walk()
+            report.own_leaks or any(stage.outcome is Outcome.OVERRAN for stage in report.stages)
+            for report in self.walk()
         )
 
     def walk(self) -> Iterator[StopReport]:
@@ -110,7 +112,9 @@ class StopReport:
             lines.append(f"  before: {self.before}")
             lines.append(f"  after:  {self.after}")
         for leak in self.leaks:
-            lines.extend(f"  LEFT {line}" if n == 0 else f"  {line}" for n, line in enumerate(leak.render().split("\n")))
+            lines.extend(
+                f"  LEFT {line}" if n == 0 else f"  {line}" for n, line in enumerate(leak.render().split("\n"))
+            )
         return "\n".join(lines)
 
     def _verdict(self) -> str:

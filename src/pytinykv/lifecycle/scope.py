@@ -171,9 +171,7 @@ class Scope:
             else:
                 loop.call_soon_threadsafe(self.fail, full_name, error)
 
-        thread = OwnedThread(
-            f"{self.name}/{name}", target, args, wake=wake, started_at=call_site(), on_error=on_error
-        )
+        thread = OwnedThread(f"{self.name}/{name}", target, args, wake=wake, started_at=call_site(), on_error=on_error)
         self.threads[thread] = None
         thread.add_done_callback(self._on_thread_done)
         _log.info("thread %s started", thread.name)
@@ -364,6 +362,5 @@ class Scope:
 
     def __repr__(self) -> str:
         state = "stopped" if self._report is not None else "stopping" if self.stopping else "running"
-        return f"<Scope {self.name} {state}: {len(self.tasks)} tasks, {len(self.threads)} threads, {len(self.members)} members>"
-
-
+        owned = f"{len(self.tasks)} tasks, {len(self.threads)} threads, {len(self.members)} members"
+        return f"<Scope {self.name} {state}: {owned}>"

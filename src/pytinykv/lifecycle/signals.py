@@ -50,7 +50,7 @@ EXIT_FORCED: Final = 3
 STOP_DEADLINE_S: Final = 4.0
 HARD_MARGIN_S: Final = 1.0
 REPEAT_S: Final = 0.25
-"""A signal this soon after the first is the same wish told twice, as coreutils' `timeout` does (to the process and to its group)."""
+"""A signal this soon after the first is the same wish told twice: `timeout` signals the process and then its group."""
 SETTLE_S: Final = 0.2
 """How long tasks of libraries may take to end after the scope has stopped."""
 INTERPRETER_EXIT_S: Final = 3.0
@@ -207,7 +207,9 @@ class _Process:
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._stop_wanted.set)
         elif now - self._first_signal_at >= REPEAT_S:
-            _force(f"{self._name}: {signal.Signals(number).name} for the second time, exit forced\n{self._describe_stuck()}")
+            _force(
+                f"{self._name}: {signal.Signals(number).name} for the second time, exit forced\n{self._describe_stuck()}"
+            )
 
     def _arm(self) -> None:
         self.watchdog.arm(self._stop_deadline_s + HARD_MARGIN_S)
@@ -252,7 +254,9 @@ async def _strays() -> list[Leak]:
         for thread in threading.enumerate()
         if not thread.daemon and thread is not threading.current_thread()
     ]
-    strays += [Leak(LeakKind.CHILD, f"pid {pid}: {command}", UNKNOWN_SITE) for pid, command in sorted(child_pids().items())]
+    strays += [
+        Leak(LeakKind.CHILD, f"pid {pid}: {command}", UNKNOWN_SITE) for pid, command in sorted(child_pids().items())
+    ]
     return strays
 
 

@@ -81,7 +81,7 @@ class StopSequence:
         self.results.append(StageResult(stage.name, loop.time() - started, outcome, detail))
 
     async def _stop_member(self, member: Scope | Member) -> None:
-        from pytinykv.lifecycle.scope import Scope  # noqa: PLC0415 - the two modules are one concept in two files
+        from pytinykv.lifecycle.scope import Scope
 
         if isinstance(member, Scope):
             await self._stop_child(member)
@@ -119,7 +119,7 @@ class StopSequence:
         while True:
             slice_s = min(PATIENCE_S, max(MOMENT_S, (until - loop.time()) / 2))
             await self._wait((self._idle,), slice_s)
-            if self._idle.done() or loop.time() >= until - MOMENT_S:
+            if self._idle.done() or loop.time() >= until:
                 break
             self._cancel_tasks()
         stuck = self._remaining_tasks()
@@ -143,7 +143,9 @@ class StopSequence:
                 self._hurry()
         stuck = [thread for thread in threads if not thread.done]
         self.leaks.extend(thread.as_leak() for thread in stuck)
-        self._finish_owned(f"threads ({len(threads)})", started, stuck=len(stuck), what="did not return after being woken")
+        self._finish_owned(
+            f"threads ({len(threads)})", started, stuck=len(stuck), what="did not return after being woken"
+        )
 
     # ---- inside
 
@@ -184,7 +186,7 @@ class StopSequence:
                 self.leaks.append(Leak(LeakKind.TASK, task.get_name(), CallSite(__file__, 0, name), await_chain(task)))
                 task.add_done_callback(_retrieve)
             _log.error("stop of scope %s: %s overran its %.3f s", self._scope.name, name, limit_s)
-            return Outcome.OVERRAN, f"stood at {' > '.join(chain[-2:])}"
+            return Outcome.OVERRAN, f"stood at {' > '.join(chain[1:])}"
         if task.cancelled():
             return Outcome.RAISED, "was cancelled"
         if (error := task.exception()) is not None:

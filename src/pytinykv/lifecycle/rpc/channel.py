@@ -21,7 +21,6 @@ from typing import Any, Final, Generic, TypeVar
 import grpc
 import grpc.aio
 
-from pytinykv.lifecycle.errors import ScopeStoppedError
 from pytinykv.lifecycle.report import Leak, LeakKind
 from pytinykv.lifecycle.rpc.address import parse_address
 from pytinykv.lifecycle.rpc.engine import CHANNEL_OPTIONS, Options, Status, StatusError, keep_engine, status_error
@@ -113,7 +112,9 @@ class RpcChannel:
             raise status_error(error) from None
         except TimeoutError:
             call.cancel()
-            raise StatusError(Status.DEADLINE_EXCEEDED, f"{path} at {self._address}: {timeout_s} s have passed") from None
+            raise StatusError(
+                Status.DEADLINE_EXCEEDED, f"{path} at {self._address}: {timeout_s} s have passed"
+            ) from None
         except asyncio.CancelledError:
             if self._closing and not _is_being_cancelled():
                 raise StatusError(Status.UNAVAILABLE, f"the channel to {self._address} was closed") from None
@@ -240,7 +241,9 @@ class RpcStream(Generic[Request, Response]):
         """
         self._refuse_if_over()
         if len(self._buffer) >= self._buffer_max:
-            raise StatusError(Status.RESOURCE_EXHAUSTED, f"{self._name}: {self._buffer_max} messages are waiting already")
+            raise StatusError(
+                Status.RESOURCE_EXHAUSTED, f"{self._name}: {self._buffer_max} messages are waiting already"
+            )
         self._buffer.append(message)
         if self._more is not None and not self._more.done():
             self._more.set_result(None)

@@ -246,7 +246,9 @@ class RpcServer:
         if not stopping.done():
             self._stuck_server = True
             _unstoppable.append((server, stopping))
-            _log.error("%s: grpc did not stop in %.1f s; handlers left: %s", self._name, grace_s + 2 * CANCEL_S, self._calls)
+            _log.error(
+                "%s: grpc did not stop in %.1f s; handlers left: %s", self._name, grace_s + 2 * CANCEL_S, self._calls
+            )
         elif not stopping.cancelled() and (error := stopping.exception()) is not None:
             self._stuck_server = True
             _unstoppable.append((server, stopping))
