@@ -1,3 +1,60 @@
-"""pytinykv: TinyKV in Python, a distributed, replicated, transactional key-value store that always stops."""
+"""pytinykv: TinyKV in Python, a distributed, replicated, transactional key-value store that always stops.
+
+    with pytinykv.connect("127.0.0.1:2379") as db:          # async with pytinykv.aio.connect(...) as db: await …
+        db.raw.put(b"k", b"v")
+
+`connect`, `aio` and the errors of the client are here; the rest is in the packages (docs/architecture.md). They are loaded
+at their first use, so that a program which needs one layer does not pay for the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytinykv import aio
+    from pytinykv.client.config import ClientConfig
+    from pytinykv.client.errors import (
+        ClientClosedError,
+        ClientError,
+        ClientForkedError,
+        DeadlineExceededError,
+        InvalidArgumentError,
+        SchedulerError,
+        SchedulerUnavailableError,
+        StoreError,
+        UndeterminedError,
+    )
+    from pytinykv.client.sync_client import Client, connect
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "ClientClosedError",
+    "ClientConfig",
+    "ClientError",
+    "ClientForkedError",
+    "DeadlineExceededError",
+    "InvalidArgumentError",
+    "SchedulerError",
+    "SchedulerUnavailableError",
+    "StoreError",
+    "UndeterminedError",
+    "__version__",
+    "aio",
+    "connect",
+]
+
+_SYNC = ("Client", "connect")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "aio":
+        return importlib.import_module("pytinykv.aio")
+    if name in _SYNC:
+        return getattr(importlib.import_module("pytinykv.client.sync_client"), name)
+    if name in __all__:
+        return getattr(importlib.import_module("pytinykv.client"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

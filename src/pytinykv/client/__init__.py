@@ -46,6 +46,7 @@ from pytinykv.client.heartbeat_stream import HeartbeatStream
 from pytinykv.client.raw import AsyncRawClient, AsyncScan
 from pytinykv.client.region_cache import Region
 from pytinykv.client.scheduler_client import SchedulerClient
+from pytinykv.client.sync_client import Client, RawClient, Scan, connect
 
 __all__ = [
     "AlreadyBootstrappedError",
@@ -54,6 +55,7 @@ __all__ = [
     "AsyncScan",
     "CasResult",
     "Checksum",
+    "Client",
     "ClientClosedError",
     "ClientConfig",
     "ClientError",
@@ -66,7 +68,9 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidTypeError",
     "NotBootstrappedError",
+    "RawClient",
     "Region",
+    "Scan",
     "SchedulerClient",
     "SchedulerError",
     "SchedulerUnavailableError",
@@ -77,4 +81,5 @@ __all__ = [
     "StoreTombstoneError",
     "UndeterminedError",
     "UnsupportedError",
+    "connect",
 ]

@@ -54,6 +54,8 @@ class AsyncClient:
         self.raw = AsyncRawClient(self._router)
         """Raw operations."""
         self._closed = False
+        scope.on_stop("resolve pending calls", self._cut_off)
+        scope.on_stop("close connections", connector.close, deadline_s=2.0)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
@@ -79,13 +81,12 @@ class AsyncClient:
     async def close(self) -> StopReport:
         """Resolve all pending calls with `ClientClosedError`, close connections, stop tasks. Any number of times."""
         self._closed = True
+        return await self._scope.stop(STOP_DEADLINE_S)
+
+    def _cut_off(self) -> None:
+        self._closed = True
         self._router.close()
         self.scheduler.close()
-        try:
-            await self._connector.close()
-        finally:
-            report = await self._scope.stop(STOP_DEADLINE_S)
-        return report
 
     async def __aenter__(self) -> Self:
         try:

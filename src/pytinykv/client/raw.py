@@ -36,7 +36,23 @@ from pytinykv.client.errors import ClientError, UndeterminedError
 from pytinykv.client.routing import Batch, Router
 from pytinykv.client.scanning import ScanPager
 
-__all__ = ["AsyncRawClient", "AsyncScan"]
+__all__ = ["AsyncRawClient", "AsyncScan", "delete_command", "get_command", "put_command"]
+
+
+def get_command(key: bytes, cf: str) -> RawGet:
+    """Return the checked command of a `get`."""
+    return RawGet(checked_key(key), checked_cf(cf) if cf else "")
+
+
+def put_command(key: bytes, value: bytes, ttl: int, cf: str, value_bytes_max: int) -> RawPut:
+    """Return the checked command of a `put`."""
+    value = checked_value(value, value_bytes_max)
+    return RawPut(checked_key(key), value, checked_ttl(ttl) if ttl != 0 else 0, checked_cf(cf) if cf else "")
+
+
+def delete_command(key: bytes, cf: str) -> RawDelete:
+    """Return the checked command of a `delete`."""
+    return RawDelete(checked_key(key), checked_cf(cf) if cf else "")
 
 
 class AsyncScan(AsyncIterator[Pair]):
@@ -71,23 +87,16 @@ class AsyncRawClient:
 
     async def get(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> bytes | None:
         """Return the value of `key`, None if there is none."""
-        command = RawGet(checked_key(key), checked_cf(cf) if cf else "")
-        return await self._router.execute(command, self._deadline(timeout))
+        return await self._router.execute(get_command(key, cf), self._deadline(timeout))
 
     async def put(self, key: bytes, value: bytes, *, ttl: int = 0, cf: str = "", timeout: float | None = None) -> None:
         """Set `key`. With `ttl` it vanishes after so many seconds; 0 keeps it for ever."""
-        command = RawPut(
-            checked_key(key),
-            checked_value(value, self._value_bytes_max),
-            checked_ttl(ttl) if ttl != 0 else 0,
-            checked_cf(cf) if cf else "",
-        )
+        command = put_command(key, value, ttl, cf, self._value_bytes_max)
         await self._router.execute(command, self._deadline(timeout))
 
     async def delete(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> None:
         """Remove `key`; fine if it does not exist."""
-        command = RawDelete(checked_key(key), checked_cf(cf) if cf else "")
-        await self._router.execute(command, self._deadline(timeout))
+        await self._router.execute(delete_command(key, cf), self._deadline(timeout))
 
     async def batch_get(
         self, keys: Iterable[bytes], *, cf: str = "", timeout: float | None = None

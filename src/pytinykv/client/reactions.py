@@ -78,7 +78,10 @@ _FINAL: Final[dict[type[RegionError], type[StoreError]]] = {
     wire_errors.RaftEntryTooLarge: EntryTooLargeError,
     wire_errors.DiskFull: StoreDiskFullError,
 }
-_WHAT_TO_DO_IF_UNDETERMINED: Final = "whether it was executed, or still will be, is unknown; read the data to find out, or repeat it if that does no harm"
+_WHAT_TO_DO_IF_UNDETERMINED: Final = (
+    "whether it was executed, or still will be, is unknown; "
+    "read the data to find out, or repeat it if that does no harm"
+)
 
 
 class Pause(Enum):

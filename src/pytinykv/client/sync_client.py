@@ -1,0 +1,227 @@
+"""The synchronous face: the same operations, blocking, for any number of threads."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from pytinykv.client.arguments import checked_timeout
+from pytinykv.client.commands import CasResult, Checksum, Pair
+from pytinykv.client.config import ClientConfig
+from pytinykv.client.grpc_connector import GrpcConnector
+from pytinykv.client.raw import delete_command, get_command, put_command
+from pytinykv.client.scanning import ScanPager
+from pytinykv.client.sync_core import ConnectorFactory, SyncCore
+
+__all__ = ["Client", "RawClient", "Scan", "connect"]
+
+
+def connect(
+    addresses: str | Iterable[str],
+    *,
+    timeout: float | None = None,
+    config: ClientConfig | None = None,
+    connector: ConnectorFactory = GrpcConnector,
+) -> Client:
+    """Connect to the cluster whose scheduler is at `addresses` ("host:port", several separated by commas).
+
+    `timeout` is the default deadline in seconds of every operation (10 s), and of this call. Raises
+    `SchedulerUnavailableError` if no scheduler answers until then.
+    """
+    config = config or ClientConfig()
+    if (timeout := checked_timeout(timeout)) is not None:
+        config = config.with_timeout(timeout)
+    return Client(addresses, config=config, connector=connector)
+
+
+class Scan(Iterator[Pair]):
+    """The pairs of a scan, fetched as they are asked for. It holds nothing that needs closing. For one thread."""
+
+    def __init__(self, core: SyncCore, pager: ScanPager, timeout: float | None) -> None:
+        self._core = core
+        self._pager = pager
+        self._timeout = timeout
+        self._page: deque[Pair] = deque()
+
+    def __next__(self) -> Pair:
+        if not self._page:
+            self._page = self._core.run(lambda _: self._pager.next_page(), self._timeout)
+            if not self._page:
+                raise StopIteration
+        return self._page.popleft()
+
+
+class RawClient:
+    """Raw operations, as `AsyncRawClient` has them (there it says what they promise and raise), blocking."""
+
+    def __init__(self, core: SyncCore) -> None:
+        self._core = core
+        self._value_bytes_max = core.config.value_bytes_max
+
+    def get(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> bytes | None:
+        """Return the value of `key`, None if there is none."""
+        return self._core.run(get_command(key, cf), checked_timeout(timeout))
+
+    def put(self, key: bytes, value: bytes, *, ttl: int = 0, cf: str = "", timeout: float | None = None) -> None:
+        """Set `key`. With `ttl` it vanishes after so many seconds; 0 keeps it for ever."""
+        self._core.run(put_command(key, value, ttl, cf, self._value_bytes_max), checked_timeout(timeout))
+
+    def delete(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> None:
+        """Remove `key`; fine if it does not exist."""
+        self._core.run(delete_command(key, cf), checked_timeout(timeout))
+
+    def batch_get(self, keys: Iterable[bytes], *, cf: str = "", timeout: float | None = None) -> dict[bytes, bytes]:
+        """Return the values of those `keys` that exist, in ascending order of keys. No snapshot across regions."""
+        several = _taken(keys)
+        return self._core.run(lambda db: db.raw.batch_get(several, cf=cf, timeout=timeout), checked_timeout(timeout))
+
+    def batch_put(
+        self,
+        pairs: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]],
+        *,
+        ttl: int = 0,
+        cf: str = "",
+        timeout: float | None = None,
+    ) -> None:
+        """Set several keys. Not atomic: after an error some may be set and others not (then it is `undetermined`)."""
+        several = pairs if isinstance(pairs, Mapping) else _taken(pairs)
+        self._core.run(lambda db: db.raw.batch_put(several, ttl=ttl, cf=cf, timeout=timeout), checked_timeout(timeout))
+
+    def batch_delete(self, keys: Iterable[bytes], *, cf: str = "", timeout: float | None = None) -> None:
+        """Remove several keys. Not atomic, as `batch_put`."""
+        several = _taken(keys)
+        self._core.run(lambda db: db.raw.batch_delete(several, cf=cf, timeout=timeout), checked_timeout(timeout))
+
+    def scan(
+        self,
+        start: bytes = b"",
+        end: bytes | None = None,
+        *,
+        prefix: bytes | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        key_only: bool = False,
+        cf: str = "",
+        timeout: float | None = None,
+    ) -> Scan:
+        """Iterate over the pairs with keys from `start` on and below `end`, or those that begin with `prefix`.
+
+        In ascending order, or descending with `reverse` (the range means the same). At most `limit` pairs. With
+        `key_only` the values are empty. Pages are fetched as they are needed; `timeout` holds for each.
+        """
+        pager = self._core.client.raw.pager(
+            start, end, prefix=prefix, limit=limit, reverse=reverse, key_only=key_only, cf=cf, timeout=timeout
+        )
+        return Scan(self._core, pager, checked_timeout(timeout))
+
+    def delete_range(
+        self,
+        start: bytes = b"",
+        end: bytes | None = None,
+        *,
+        prefix: bytes | None = None,
+        cf: str = "",
+        timeout: float | None = None,
+    ) -> None:
+        """Remove the keys of a range (as in `scan`; without arguments, all). Not atomic, as `batch_put`."""
+        self._core.run(
+            lambda db: db.raw.delete_range(start, end, prefix=prefix, cf=cf, timeout=timeout), checked_timeout(timeout)
+        )
+
+    def ttl(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> int | None:
+        """Return how many seconds `key` has left to live: 0 when it lives for ever, None when it does not exist."""
+        return self._core.run(lambda db: db.raw.ttl(key, cf=cf, timeout=timeout), checked_timeout(timeout))
+
+    def compare_and_swap(
+        self,
+        key: bytes,
+        expected: bytes | None,
+        value: bytes,
+        *,
+        ttl: int = 0,
+        cf: str = "",
+        timeout: float | None = None,
+    ) -> CasResult:
+        """Set `key` to `value` if its value is `expected` (None: if it does not exist), atomically.
+
+        Returns whether it did, and the value before. A real TiKV guarantees this only among compare-and-swaps.
+        """
+        return self._core.run(
+            lambda db: db.raw.compare_and_swap(key, expected, value, ttl=ttl, cf=cf, timeout=timeout),
+            checked_timeout(timeout),
+        )
+
+    def checksum(
+        self,
+        start: bytes = b"",
+        end: bytes | None = None,
+        *,
+        prefix: bytes | None = None,
+        timeout: float | None = None,
+    ) -> Checksum:
+        """Return checksum, number of pairs and bytes of a range of the default column family."""
+        return self._core.run(
+            lambda db: db.raw.checksum(start, end, prefix=prefix, timeout=timeout), checked_timeout(timeout)
+        )
+
+
+class Client:
+    """A client of one cluster, to be shared by threads; `pytinykv.connect` makes one.
+
+        with pytinykv.connect("127.0.0.1:2379") as db:
+            db.raw.put(b"k", b"v")
+
+    It runs an event loop in a thread of its own until `close`. After a fork, the child's copy raises `ClientForkedError`.
+    A client that is forgotten instead of closed gives a ResourceWarning.
+    """
+
+    def __init__(
+        self, addresses: str | Iterable[str], *, config: ClientConfig, connector: ConnectorFactory = GrpcConnector
+    ) -> None:
+        """Connect; see `connect`."""
+        self._core = SyncCore(addresses, config=config, connector=connector, timeout=None)
+        self.raw = RawClient(self._core)
+        """Raw operations."""
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._core!r}, {'closed' if self._core.closed else 'open'}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._core.closed
+
+    @property
+    def cluster_id(self) -> int:
+        """The id of the cluster."""
+        return self._core.client.scheduler.cluster_id
+
+    def timestamp(self, *, timeout: float | None = None) -> int:
+        """Return a timestamp of the cluster, greater than every one given out before this call."""
+        return self._core.run(lambda db: db.scheduler.timestamp(timeout), checked_timeout(timeout))
+
+    def close(self) -> None:
+        """Resolve all pending calls with `ClientClosedError` and stop. Any number of times, from any thread."""
+        self._core.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self, warn: Callable[..., Any] = warnings.warn) -> None:
+        core = getattr(self, "_core", None)
+        if core is not None and not core.closed:
+            core.abandon()
+            warn(f"{self!r} was never closed; use `with`, or call close()", ResourceWarning, source=self)
+
+
+def _taken(several: Iterable[Any]) -> Any:
+    """Read an iterable in the caller's thread; what is none is left for the check to refuse."""
+    return several if isinstance(several, (bytes, str)) or not isinstance(several, Iterable) else list(several)

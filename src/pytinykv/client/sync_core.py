@@ -1,0 +1,284 @@
+"""How a blocking call gets into the asynchronous core and back: one loop thread per client, shared by all callers.
+
+    caller's thread                                   loop thread
+    command ──► calls (deque) ──wake, if none is due──► drain: submit each to its store, all of one wake in one frame
+    wait on the call's lock ◄────────reply, decode───── future of the store connection
+
+A single-key operation costs no task; only what needs a second attempt, or is no single command, runs as one.
+
+Invariants:
+
+1. Every call ends: the core keeps its deadline, a closing client resolves it, and a caller whose loop stands still gives up
+   by itself a little later.
+2. Nothing here waits in a process that did not start the loop.
+3. At the interpreter's exit, clients left open are closed, with a ResourceWarning; calls of daemon threads end with
+   `ClientClosedError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from random import Random
+from typing import Any, Generic, TypeVar, cast
+
+from pytinykv.client.async_client import STOP_DEADLINE_S, AsyncClient
+from pytinykv.client.commands import Command
+from pytinykv.client.config import ClientConfig
+from pytinykv.client.errors import (
+    ClientClosedError,
+    ClientError,
+    ClientForkedError,
+    CutOffWriteError,
+    DeadlineExceededError,
+    UndeterminedError,
+)
+from pytinykv.client.routing import Trouble
+from pytinykv.lifecycle import LifecycleError, LoopThread, Scope
+from pytinykv.wire import Connector
+
+__all__ = ["ConnectorFactory", "SyncCore"]
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+ConnectorFactory = Callable[[Scope], Connector]
+
+LOOP_GRACE_S = 5.0
+"""How long a caller waits past its deadline for a loop that does not turn."""
+EXIT_STOP_S = 2.0
+
+
+class _Call(Generic[_T]):
+    """One blocking call. `done` is a lock held until the outcome is there: the cheapest thing to wait for."""
+
+    __slots__ = ("cancelled", "done", "error", "task", "timeout_s", "value", "work")
+
+    def __init__(
+        self, work: Command[_T] | Callable[[AsyncClient], Coroutine[Any, Any, _T]], timeout_s: float | None
+    ) -> None:
+        self.work = work
+        self.timeout_s = timeout_s
+        self.value: _T | None = None
+        self.error: BaseException | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.cancelled = False
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    def resolve(self, value: _T) -> None:
+        if self.done.locked():
+            self.value = value
+            self.done.release()
+
+    def fail(self, error: BaseException) -> None:
+        if self.done.locked():
+            self.error = error
+            self.done.release()
+
+    @property
+    def writes(self) -> bool:
+        return not isinstance(self.work, Command) or self.work.write
+
+
+class SyncCore:
+    """The loop thread of one client and the way into it. Thread-safe, but for the methods that begin with `_on_loop`."""
+
+    def __init__(
+        self,
+        addresses: str | Iterable[str],
+        *,
+        config: ClientConfig,
+        connector: ConnectorFactory,
+        timeout: float | None,
+    ) -> None:
+        """Start the loop and find the scheduler. Raises `SchedulerUnavailableError`; then nothing is left running."""
+        config.validate()
+        self.config = config
+        self._pid = os.getpid()
+        self._calls: deque[_Call[Any]] = deque()
+        self._wake_due = False
+        self._closed = False
+        self._thread = LoopThread("tinykv-client")
+        self._thread.start()
+
+        async def make() -> tuple[asyncio.AbstractEventLoop, AsyncClient]:
+            scope = self._thread.scope
+            client = AsyncClient(addresses, connector=connector(scope), rng=Random(), scope=scope, config=config)
+            return asyncio.get_running_loop(), client
+
+        try:
+            self._loop, self.client = self._thread.call(make, config.timeout_s)
+            _open_cores.add(self)
+            self.run(lambda client: client.open(timeout), timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    def __repr__(self) -> str:
+        return repr(self.client.scheduler)
+
+    @property
+    def closed(self) -> bool:
+        """Whether calls are refused."""
+        return self._closed
+
+    # ── in the caller's thread ───────────────────────────────────────────────────────────────────────────────────────
+
+    def run(self, work: Command[_T] | Callable[[AsyncClient], Coroutine[Any, Any, _T]], timeout_s: float | None) -> _T:
+        """Run a command, or a coroutine that keeps `timeout_s` itself, in the loop; return its result or raise its error."""
+        self._refuse()
+        call = _Call(work, timeout_s)
+        self._calls.append(call)
+        if not self._wake_due:
+            self._wake_due = True
+            self._wake()
+        if self._closed:
+            self._fail_leftovers()
+        try:
+            patience_s = (self.config.timeout_s if timeout_s is None else timeout_s) + LOOP_GRACE_S
+            if not call.done.acquire(timeout=patience_s):
+                self._cancel(call)
+                raise _stuck(call, patience_s)
+        except BaseException:
+            self._cancel(call)
+            raise
+        if call.error is not None:
+            try:
+                raise call.error
+            finally:
+                call.error = None  # no cycle of error, traceback, frame and call
+        return cast("_T", call.value)
+
+    def _refuse(self) -> None:
+        if os.getpid() != self._pid:
+            raise ClientForkedError(
+                f"this client belongs to process {self._pid}, and its connections do not survive a fork; "
+                "call pytinykv.connect in the child"
+            )
+        if self._closed:
+            raise ClientClosedError("the client is closed; make a new one")
+
+    def _wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._on_loop_drain)
+        except RuntimeError:  # the loop is closed
+            self._closed = True
+
+    def _cancel(self, call: _Call[Any]) -> None:
+        """Stop caring about a call (Ctrl-C, or a loop that stands still)."""
+        call.cancelled = True
+        if call.task is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call.task.cancel)
+
+    def close(self) -> None:
+        """Stop the loop; resolve all calls. Any number of times, from any thread; in a forked child only forget."""
+        self._closed = True
+        _open_cores.discard(self)
+        if os.getpid() != self._pid:
+            return
+        report = self._thread.stop(STOP_DEADLINE_S)
+        self._fail_leftovers()
+        if not report.ok:
+            _log.error("the client did not stop cleanly\n%s", report.render())
+
+    def abandon(self) -> None:
+        """Begin to stop, without waiting: for finalizers, which may run in any thread."""
+        self._closed = True
+        _open_cores.discard(self)
+        if os.getpid() == self._pid:
+            self._thread.request_stop()
+
+    def _fail_leftovers(self) -> None:
+        """Resolve calls that the loop will never see."""
+        while self._calls:
+            try:
+                call = self._calls.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            call.fail(ClientClosedError("the client is closed; make a new one"))
+
+    # ── in the loop's thread ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _on_loop_drain(self) -> None:
+        self._wake_due = False  # before looking: who appends from now on wakes again
+        calls = self._calls
+        while calls:
+            call = calls.popleft()
+            if not call.cancelled:
+                self._on_loop_begin(call)
+
+    def _on_loop_begin(self, call: _Call[Any]) -> None:
+        work = call.work
+        if not isinstance(work, Command):
+            self._on_loop_start(call, work)
+            return
+        router = self.client.router
+        deadline = router.deadline(call.timeout_s)
+        future = router.submit(work, deadline)
+        if future is None:
+            self._on_loop_recover(call, work, deadline, None)
+            return
+
+        def on_reply(future: asyncio.Future[Any]) -> None:
+            reply = future.result()
+            trouble = router.outcome(work, reply)
+            if trouble is not None:
+                self._on_loop_recover(call, work, deadline, trouble)
+                return
+            try:
+                call.resolve(work.decode(getattr(reply, work.field)))
+            except ClientError as error:
+                call.fail(error)
+
+        future.add_done_callback(on_reply)
+
+    def _on_loop_recover(
+        self, call: _Call[Any], command: Command[Any], deadline: float, trouble: Trouble | None
+    ) -> None:
+        self._on_loop_start(call, lambda client: client.router.recover(command, deadline, trouble))
+
+    def _on_loop_start(self, call: _Call[_T], work: Callable[[AsyncClient], Coroutine[Any, Any, _T]]) -> None:
+        try:
+            call.task = self._thread.scope.start("call", self._on_loop_run, call, work).task
+        except LifecycleError:
+            call.fail(ClientClosedError("the client was closed; nothing was changed"))
+
+    async def _on_loop_run(self, call: _Call[_T], work: Callable[[AsyncClient], Coroutine[Any, Any, _T]]) -> None:
+        try:
+            call.resolve(await work(self.client))
+        except asyncio.CancelledError:
+            kind = CutOffWriteError if call.writes else ClientClosedError
+            call.fail(kind("the client was closed during the call"))
+            raise
+        except Exception as error:  # noqa: BLE001 - it belongs to the caller, in his thread
+            call.fail(error)
+
+
+def _stuck(call: _Call[Any], patience_s: float) -> ClientError:
+    kind = UndeterminedError if call.writes else DeadlineExceededError
+    return kind(f"the client's event loop has not turned for {patience_s:.1f} s; the outcome of the call is unknown")
+
+
+_open_cores: weakref.WeakSet[SyncCore] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for core in list(_open_cores):
+        if core._pid != os.getpid():  # noqa: SLF001 - same module
+            continue
+        warnings.warn(f"client of {core!r} was never closed", ResourceWarning, stacklevel=1)
+        try:
+            core._thread.stop(EXIT_STOP_S)  # noqa: SLF001 - same module
+        except LifecycleError as error:
+            _log.warning("a client left open did not stop: %s", error)
+        core.abandon()
+        core._fail_leftovers()  # noqa: SLF001 - same module
