@@ -40,7 +40,6 @@ class Handlers:
         self.stubborn = stubborn
         self.entered = asyncio.Event()
         self.closed = asyncio.Event()
-        self.linger = asyncio.Event()
         self.server: RpcServer | None = None
 
     async def echo(self, request: bytes, context: CallContext) -> bytes:
@@ -317,13 +316,23 @@ class TestStoppingTheServer:
         await asyncio.wait_for(both.handlers.closed.wait(), ENOUGH_S)
         await call.wait(ENOUGH_S)
 
-    async def test_handler_that_was_aborted_and_lingers_is_waited_for(self, both: Both) -> None:
-        call = both.scope.start("call", both.expect, lambda: both.unary("abort_and_linger"))
-        await both.handlers.entered.wait()
-        await call.wait(ENOUGH_S)
-        await both.server.stop(0.0)
+    async def test_handler_that_was_aborted_and_lingers_has_the_grace_too(self, both: Both) -> None:
+        await self.abort(both)
+        assert both.server.calls_under_way == 1
+        await both.server.stop(ENOUGH_S)
         assert both.handlers.closed.is_set()
-        assert both.server.leaks() == []
+        assert both.server.calls_under_way == 0
+
+    async def test_handler_that_was_aborted_and_lingers_is_cancelled_after_the_grace(self, both: Both) -> None:
+        await self.abort(both)
+        await both.server.stop(0.0)
+        assert not both.handlers.closed.is_set()
+        assert both.server.calls_under_way == 0
+
+    @staticmethod
+    async def abort(both: Both) -> None:
+        assert (await both.expect(lambda: both.unary("abort_and_linger"))).code is Status.PERMISSION_DENIED
+        assert both.handlers.entered.is_set()
 
     async def test_handler_that_ignores_cancellation_is_a_leak_with_its_stack(self, both: Both) -> None:
         call = both.scope.start("call", both.expect, lambda: both.unary("ignore"))

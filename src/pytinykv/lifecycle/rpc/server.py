@@ -220,10 +220,13 @@ class RpcServer:
         return port
 
     async def _stop(self, grace_s: float) -> None:
+        loop = asyncio.get_running_loop()
         if self._starting is not None:
             await asyncio.wait((self._starting,), timeout=START_DEADLINE_S)
+        grace_until = loop.time() + grace_s
         if self._server is not None:
             await self._stop_grpc(self._server, grace_s)
+        await self._wait_idle(grace_until - loop.time())  # grpc takes a handler that has answered for ended; it may not be
         for task in self._calls:
             task.cancel(f"{self._name} is stopping")
         await self._wait_idle(CANCEL_S)
@@ -255,7 +258,7 @@ class RpcServer:
             _log.error("%s: grpc failed to stop: %r", self._name, error)
 
     async def _wait_idle(self, limit_s: float) -> None:
-        if not self._calls:
+        if not self._calls or limit_s <= 0:
             return
         self._idle = asyncio.get_running_loop().create_future()
         await asyncio.wait((self._idle,), timeout=limit_s)
