@@ -3,10 +3,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.scheduler.helpers import ManualClock
 
 from pytinykv.lifecycle import Scope
 from pytinykv.storage import MemoryEngine
-from tests.scheduler.helpers import ManualClock
 
 
 @pytest.fixture

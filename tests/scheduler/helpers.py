@@ -113,7 +113,7 @@ class Decisions:
 
     def __init__(self, stores: Iterable[int] = (), **config: object) -> None:
         self.clock = ManualClock()
-        self.cluster = Cluster(SchedulerConfig(**config))  # type: ignore[arg-type]
+        self.cluster = Cluster(SchedulerConfig(**config))
         self.operators = OperatorController(self.cluster)
         self.max_replicas = 3
         self._next_id = 10_000
@@ -182,7 +182,7 @@ def open_scheduler(engine: Engine, clock: ManualClock, scope: Scope, **config: o
     return Scheduler.open(
         engine,
         clock,
-        SchedulerConfig(**config),  # type: ignore[arg-type]
+        SchedulerConfig(**config),
         scope=scope,
         rng=random.Random(7),
     )

@@ -6,13 +6,13 @@ import random
 
 import msgspec
 import pytest
+from tests.scheduler.helpers import Decisions, ManualClock, peer, region, store_meta
 
 from pytinykv.scheduler import InvalidInput, LookupIncomplete, SchedulerConfig, StaleRegion, StoreHealth
 from pytinykv.scheduler.cluster import Cluster
 from pytinykv.scheduler.errors import StoreNotFound, StoreTombstone
 from pytinykv.scheduler.records import Epoch, RegionInfo, StoreId, StoreState, StoreStats
 from pytinykv.scheduler.stores import StoreInfo
-from tests.scheduler.helpers import Decisions, ManualClock, peer, region, store_meta
 
 STORES = (1, 2, 3)
 
@@ -107,7 +107,7 @@ def test_older_members_are_stale(reported: Reported) -> None:
 @pytest.mark.tinykv("TestRegionAddPendingPeer3C")
 @pytest.mark.tinykv("TestRegionRemovePendingPeer3C")
 def test_pending_peers_come_and_go(reported: Reported) -> None:
-    rng, pending = random.Random(1), {store: 0 for store in STORES}
+    rng, pending = random.Random(1), dict.fromkeys(STORES, 0)
     for index, info in enumerate(list(reported.infos)):
         behind = rng.choice(info.meta.peers)
         pending[behind.store_id] += 1
@@ -213,7 +213,7 @@ def test_previous_region_is_the_one_before_that_of_the_key() -> None:
     for info in (region(1, b"", b"g"), region(2, b"g", b"p"), region(3, b"p")):
         cluster.on_region(info)
     assert cluster.lookup_previous(b"a") is None
-    assert [cluster.lookup_previous(key).id for key in (b"g", b"k", b"p", b"z")] == [1, 1, 2, 2]  # type: ignore[union-attr]
+    assert [cluster.lookup_previous(key).id for key in (b"g", b"k", b"p", b"z")] == [1, 1, 2, 2]
     cluster.regions.remove(1)
     for key in (b"a", b"g"):
         with pytest.raises(LookupIncomplete):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from tests.scheduler.helpers import Decisions, apply_order, peer, region
 
 from pytinykv.scheduler.operators import (
     AddPeer,
@@ -16,7 +17,6 @@ from pytinykv.scheduler.operators import (
     TransferLeader,
 )
 from pytinykv.scheduler.records import Epoch, Peer, PeerId, RegionInfo, StoreId, StoreState
-from tests.scheduler.helpers import Decisions, apply_order, peer, region
 
 
 def add(store: int, peer_id: int) -> AddPeer:
@@ -63,8 +63,8 @@ def test_step_is_read_off_the_region() -> None:
 @pytest.mark.tinykv("TestPeerState")
 @pytest.mark.parametrize("trouble", [{"pending": (2,)}, {"down": (2,)}])
 def test_added_peer_counts_only_once_it_has_caught_up(trouble: dict[str, tuple[int, ...]]) -> None:
-    assert not add(2, 1002).is_finished(region(1, stores=(1, 2), **trouble))  # type: ignore[arg-type]
-    assert add(2, 1002).conf_changes(region(1, stores=(1, 2), **trouble)) == 1  # type: ignore[arg-type]
+    assert not add(2, 1002).is_finished(region(1, stores=(1, 2), **trouble))
+    assert add(2, 1002).conf_changes(region(1, stores=(1, 2), **trouble)) == 1
 
 
 @pytest.mark.tinykv("TestOperator")

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.scheduler.helpers import peer, region
 
 from pytinykv.scheduler import StaleRegion
 from pytinykv.scheduler.records import RegionInfo
 from pytinykv.scheduler.regions import RegionMap
-from tests.scheduler.helpers import peer, region
 
 
 def found_ids(regions: RegionMap, key: bytes) -> int | None:
@@ -190,11 +192,13 @@ def test_map_invariants_hold_after_any_sequence(
         if end and start >= end:
             continue
         if keep:
-            regions.put(region(region_id, start, end, stores=stores, leader=leader, pending=stores[1:2], size=region_id))
+            regions.put(
+                region(region_id, start, end, stores=stores, leader=leader, pending=stores[1:2], size=region_id)
+            )
         else:
             regions.remove(region_id)
         listed = list(regions)
-        for left, right in zip(listed, listed[1:], strict=False):
+        for left, right in pairwise(listed):
             assert left.meta.end_key
             assert left.meta.end_key <= right.meta.start_key
         for store_id in range(1, 5):
@@ -211,5 +215,5 @@ def test_map_invariants_hold_after_any_sequence(
 
 def test_records_are_immutable() -> None:
     with pytest.raises(AttributeError):
-        region(1).meta.peers = ()  # type: ignore[misc]
+        region(1).meta.peers = ()
     assert msgspec.structs.replace(region(1), term=3) != region(1)

@@ -6,17 +6,17 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.scheduler import helpers
+from tests.scheduler.helpers import Decisions, apply_order, peer, steps
 
 from pytinykv.scheduler.operators import ChangeKind, ChangePeer, MoveLeader, Order
 from pytinykv.scheduler.quorum import is_working
 from pytinykv.scheduler.records import RegionInfo, StoreLabel, StoreState
-from tests.scheduler import helpers
-from tests.scheduler.helpers import Decisions, apply_order, peer, steps
 
 
 def region(region_id: int, start: bytes = b"", end: bytes = b"\xf0", **fields: object) -> RegionInfo:
     """A region that leaves room for those with which `decisions_with` fills the stores."""
-    return helpers.region(region_id, start, end, **fields)  # type: ignore[arg-type]
+    return helpers.region(region_id, start, end, **fields)
 
 
 def decisions_with(*fill: int, **config: object) -> Decisions:
@@ -148,9 +148,7 @@ def test_nothing_is_removed_that_the_majority_needs() -> None:
     assert steps(decisions.check(info)) == ["remove peer on store 3"]
 
 
-@pytest.mark.parametrize(
-    "unfit", ["busy", "disconnected", "offline", "full", "tiflash"]
-)
+@pytest.mark.parametrize("unfit", ["busy", "disconnected", "offline", "full", "tiflash"])
 def test_unfit_store_gets_no_peer(unfit: str) -> None:
     decisions = decisions_with(0, 0, 0)
     match unfit:
@@ -167,7 +165,7 @@ def test_unfit_store_gets_no_peer(unfit: str) -> None:
             store.stats = msgspec.structs.replace(store.stats, capacity=1000, available=199)
         case "tiflash":
             labels = (StoreLabel("engine", "tiflash"),)
-            decisions.metas[msgspec.convert(3, int)] = msgspec.structs.replace(decisions.metas[3], labels=labels)  # type: ignore[index]
+            decisions.metas[msgspec.convert(3, int)] = msgspec.structs.replace(decisions.metas[3], labels=labels)
             decisions.set_state(3, StoreState.UP)
     assert decisions.check(region(1, stores=(1, 2))) is None
 

@@ -6,6 +6,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
+from tests.scheduler.helpers import (
+    ManualClock,
+    apply_order,
+    bootstrapped,
+    open_scheduler,
+    peer,
+    region,
+    store_meta,
+)
 
 from pytinykv.lifecycle import Scope
 from pytinykv.scheduler import (
@@ -23,15 +32,6 @@ from pytinykv.scheduler import (
 from pytinykv.scheduler.operators import ChangeKind, ChangePeer, Order
 from pytinykv.scheduler.records import StoreId, StoreState, StoreStats
 from pytinykv.storage import Engine, EngineError, MemoryEngine, RocksEngine
-from tests.scheduler.helpers import (
-    ManualClock,
-    apply_order,
-    bootstrapped,
-    open_scheduler,
-    peer,
-    region,
-    store_meta,
-)
 
 T = TypeVar("T")
 
@@ -405,7 +405,7 @@ def test_configuration_that_contradicts_itself_is_refused() -> None:
         {"low_space_ratio": 1.5},
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            SchedulerConfig(**wrong).validate()  # type: ignore[arg-type]
+            SchedulerConfig(**wrong).validate()
 
 
 async def test_state_survives_on_a_real_disk(tmp_path: Any, clock: ManualClock, scope: Scope) -> None:

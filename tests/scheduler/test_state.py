@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.scheduler.helpers import region, store_meta
 
 from pytinykv.scheduler.commands import (
     Bootstrap,
@@ -45,7 +46,6 @@ from pytinykv.scheduler.state import (
     transition,
 )
 from pytinykv.storage import ColumnFamily, MemoryEngine
-from tests.scheduler.helpers import region, store_meta
 
 FIRST = Bootstrap(store_meta(1), region(10, stores=(1,)).meta)
 
@@ -270,9 +270,9 @@ def test_stored_bytes_are_as_documented() -> None:
     assert region_key(1) == b"s/region/\x00\x00\x00\x00\x00\x00\x00\x01"
     assert encode_record(Meta(cluster_id=1)).hex() == "019a01c20000000100000090"
     assert encode_record(StoreMeta(StoreId(1), "a:1")).hex() == "019a01a3613a310090a0a0a0a000a0"
-    assert encode_record(region(1, b"a", b"b", stores=(2,)).meta).hex() == "019501c40161c40162920101919 3cd03ea0200".replace(
-        " ", ""
-    )
+    assert encode_record(
+        region(1, b"a", b"b", stores=(2,)).meta
+    ).hex() == "019501c40161c40162920101919 3cd03ea0200".replace(" ", "")
 
 
 @pytest.mark.parametrize("value", [b"", b"\x02\x90", b"\x01", b"\x01\xc1", b"\x01\x81\x01\x02", b"\x01\x93\xa1x"])

@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.scheduler.helpers import WALL_START_MS, ManualClock, TickingClock, open_scheduler
 
 from pytinykv.lifecycle import Scope
 from pytinykv.scheduler import InvalidInput, SchedulerStopped, TimestampUnavailable
 from pytinykv.scheduler.tso import LOGICAL_COUNT, Issued, TimestampOracle, WaitForTime, WaitForWindow
 from pytinykv.storage import MemoryEngine
 from pytinykv.wire.timestamp import compose
-from tests.scheduler.helpers import WALL_START_MS, ManualClock, TickingClock, open_scheduler
 
 WINDOW_MS = 3000
 
@@ -131,7 +132,7 @@ def test_window_is_asked_for_before_it_is_used_up() -> None:
 
 
 async def timestamp(scheduler: object, count: int = 1) -> int:
-    issued = await scheduler.allocate_timestamps(count)  # type: ignore[attr-defined]
+    issued = await scheduler.allocate_timestamps(count)
     return compose(issued.physical_ms, issued.logical)
 
 
@@ -158,7 +159,7 @@ async def test_concurrent_callers_never_share_a_timestamp(
     for one in callers:
         await one.wait()
     seen.sort()
-    assert all(later - earlier >= 10 for earlier, later in zip(seen, seen[1:], strict=False))
+    assert all(later - earlier >= 10 for earlier, later in pairwise(seen))
     await scheduler.stop()
 
 
@@ -189,9 +190,7 @@ async def test_timestamps_grow_over_a_crash_even_if_the_clock_went_back(
     await scheduler.stop()
 
 
-async def test_stop_in_good_order_gives_the_window_back(
-    engine: MemoryEngine, clock: ManualClock, scope: Scope
-) -> None:
+async def test_stop_in_good_order_gives_the_window_back(engine: MemoryEngine, clock: ManualClock, scope: Scope) -> None:
     scheduler = open_scheduler(engine, clock, scope)
     newest = await timestamp(scheduler)
     await scheduler.stop()

@@ -73,6 +73,10 @@ async def serve_heartbeats(
         try:
             async for request in requests:
                 handle(request, outbox)
+        except asyncio.CancelledError:
+            # Whoever serves the stream may be somebody else's task: without this it would wait for ever.
+            outbox.close(RpcError(StatusCode.UNAVAILABLE, "scheduler is stopping"))
+            raise
         except Exception as raised:  # noqa: BLE001  raised again where the stream is served
             error = raised
         outbox.close(error)

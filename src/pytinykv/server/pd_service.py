@@ -336,11 +336,13 @@ class PdService:
         operator = self._scheduler.operators.last(request.region_id)
         if operator is None:
             raise RegionNotFound(request.region_id)
-        response = pdpb_pb2.GetOperatorResponse(header=self.header(), region_id=request.region_id)
-        response.desc = str(operator).encode()
-        response.kind = operator.kind.encode()
-        response.status = pdpb_pb2.OperatorStatus.Value(operator.status.name)  # type: ignore[assignment]
-        return response
+        return pdpb_pb2.GetOperatorResponse(
+            header=self.header(),
+            region_id=request.region_id,
+            desc=str(operator).encode(),
+            kind=operator.kind.encode(),
+            status=operator.status.name,
+        )
 
     # garbage collection
 
