@@ -152,6 +152,15 @@ class Router:
                 return command.decode(reply if command.unary_path is not None else getattr(reply, command.field))
             _log.debug("%s: %s", command.describe(), trouble)
 
+    def last_word(self, command: Command[Any], trouble: Trouble | None) -> ClientError:
+        """Return the error of a command that gets no further attempt because the client is closing."""
+        try:
+            if trouble is not None:
+                self._judge(command, trouble, self._loop.time())
+        except ClientError as error:
+            return error
+        return ClientClosedError(f"{command.describe()}: the client was closed; nothing was changed")
+
     def _attempt_deadline(self, command: Command[Any], deadline: float) -> float:
         if command.write:
             return deadline

@@ -243,13 +243,16 @@ class SyncCore:
     def _on_loop_recover(
         self, call: _Call[Any], command: Command[Any], deadline: float, trouble: Trouble | None
     ) -> None:
-        self._on_loop_start(call, lambda client: client.router.recover(command, deadline, trouble))
+        if self._thread.scope.stopping:
+            call.fail(self.client.router.last_word(command, trouble))
+        else:
+            self._on_loop_start(call, lambda client: client.router.recover(command, deadline, trouble))
 
     def _on_loop_start(self, call: _Call[_T], work: Callable[[AsyncClient], Coroutine[Any, Any, _T]]) -> None:
-        try:
-            call.task = self._thread.scope.start("call", self._on_loop_run, call, work).task
-        except LifecycleError:
+        if self._thread.scope.stopping:
             call.fail(ClientClosedError("the client was closed; nothing was changed"))
+        else:
+            call.task = self._thread.scope.start("call", self._on_loop_run, call, work).task
 
     async def _on_loop_run(self, call: _Call[_T], work: Callable[[AsyncClient], Coroutine[Any, Any, _T]]) -> None:
         try:
