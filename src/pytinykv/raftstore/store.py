@@ -72,6 +72,8 @@ class StoreCounters:
     syncs: int = 0
     proposals: int = 0
     proposed_bytes: int = 0
+    operations: int = 0
+    """Changes of keys in the proposals."""
     quorum_reads: int = 0
     """Reads that the lease did not cover."""
 
@@ -255,6 +257,7 @@ class Store:
             self._queued_bytes += size_bytes
             self.counters.proposals += 1
             self.counters.proposed_bytes += size_bytes
+            self.counters.operations += len(operations)
             peer.queue(operations, size_bytes, on_done)
             self._proposing[peer.region.id] = peer
             self._wake.set()

@@ -9,6 +9,7 @@ Transport-free, shared with the simulator:
 Real processes only:
 
     grpc_binding    a service behind gRPC                          raft_transport   messages between stores
-    workers         threads for blocking work                      status, metrics  the status port
+    workers         threads for blocking work                      status           the status port
+    metrics, describe                                              what it shows
     store_process, scheduler_process                               what the command line starts
 """

@@ -40,6 +40,7 @@ class StoreMetrics(Collector):
         yield CounterMetricFamily("tinykv_store_syncs", "Syncs of the write-ahead log.", counters.syncs)
         yield CounterMetricFamily("tinykv_store_proposals", "Proposals taken from clients.", counters.proposals)
         yield CounterMetricFamily("tinykv_store_proposed_bytes", "Bytes in them.", counters.proposed_bytes)
+        yield CounterMetricFamily("tinykv_store_operations", "Changes of keys in them.", counters.operations)
         yield CounterMetricFamily(
             "tinykv_store_quorum_reads", "Batches of reads that asked a quorum.", counters.quorum_reads
         )
@@ -63,8 +64,12 @@ class SchedulerMetrics(Collector):
 
 def process_metrics() -> Iterator[Metric]:
     """Yield memory, processor time and open files of this process."""
-    with open("/proc/self/statm", encoding="ascii") as stream:  # noqa: PTH123 - a path would be rebuilt each time
-        resident_pages = int(stream.read().split()[1])
-    yield GaugeMetricFamily("process_resident_memory_bytes", "Resident memory.", resident_pages * _PAGE_BYTES)
+    yield GaugeMetricFamily("process_resident_memory_bytes", "Resident memory.", resident_bytes())
     yield CounterMetricFamily("process_cpu_seconds", "Processor time used.", time.process_time())
     yield GaugeMetricFamily("process_open_fds", "Open file descriptors.", len(os.listdir("/proc/self/fd")))  # noqa: PTH208
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process that is in RAM."""
+    with open("/proc/self/statm", encoding="ascii") as stream:  # noqa: PTH123 - a path would be rebuilt each time
+        return int(stream.read().split()[1]) * _PAGE_BYTES

@@ -1,17 +1,19 @@
 """The status port: a small HTTP server in a thread of its own, so that it answers also while the event loop is stuck.
 
-    /healthz   200 "ok" while the process serves and its loop turns, else 503 and the reason
-    /metrics   the Prometheus text format
+/healthz   200 "ok" while the process serves and its loop turns, else 503 and the reason
+/metrics   the Prometheus text format
+/debug/…   what the owner has to tell, as JSON
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
+import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from pytinykv.lifecycle.rpc import parse_address
@@ -26,22 +28,27 @@ REQUEST_TIMEOUT_S = 5.0
 
 Health = Callable[[], str]
 """Returns why the process does not serve, or an empty string if it does. Called from the status thread."""
+Pages = Mapping[str, Callable[[], object]]
+"""By path, what returns a page's content, to be shown as JSON. Called from the status thread."""
 
 
 class StatusServer:
     """Serves the status port from `start` until its scope stops."""
 
-    def __init__(self, scope: Scope, *, registry: CollectorRegistry, health: Health) -> None:
+    def __init__(
+        self, scope: Scope, *, registry: CollectorRegistry, health: Health, pages: Pages | None = None
+    ) -> None:
         self._scope = scope
         self._registry = registry
         self._health = health
+        self._pages = pages or {}
 
     def start(self, address: str, *, insecure: bool = False) -> str:
         """Listen and return the address with its real port. Raises AddressError."""
         parsed = parse_address(address)
         check_may_listen(parsed, insecure=insecure)
         check_can_bind(parsed)
-        server = _Server((parsed.host, parsed.port), _handler(self._registry, self._health))
+        server = _Server((parsed.host, parsed.port), _handler(self._registry, self._health, self._pages))
         self._scope.start_thread("status-port", _serve, server, wake=server.shutdown)
         return f"{parsed.host}:{server.server_address[1]}"
 
@@ -58,7 +65,7 @@ def _serve(server: ThreadingHTTPServer) -> None:
         server.server_close()
 
 
-def _handler(registry: CollectorRegistry, health: Health) -> type[BaseHTTPRequestHandler]:
+def _handler(registry: CollectorRegistry, health: Health, pages: Pages) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = REQUEST_TIMEOUT_S
         protocol_version = "HTTP/1.1"
@@ -71,8 +78,11 @@ def _handler(registry: CollectorRegistry, health: Health) -> type[BaseHTTPReques
                 self._answer(status, "text/plain; charset=utf-8", (problem or "ok").encode() + b"\n")
             elif path == "/metrics":
                 self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry))
+            elif path in pages:
+                self._answer(HTTPStatus.OK, "application/json", msgspec.json.encode(pages[path]()) + b"\n")
             else:
-                self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"try /healthz or /metrics\n")
+                paths = ", ".join(["/healthz", "/metrics", *pages])
+                self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", f"try {paths}\n".encode())
 
         def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
             self.send_response(status)
