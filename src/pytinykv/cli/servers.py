@@ -69,6 +69,12 @@ def scheduler(
 @click.command()
 @server_options
 @option("--scheduler", required=True, metavar="HOST:PORT[,…]", help="Where the scheduler is.")
+@option(
+    "--peer-addr",
+    default="",
+    metavar="HOST:PORT",
+    help="Where other stores' messages arrive.  [default: host of --addr, a free port]",
+)
 @click.pass_context
 def store(
     context: click.Context,
@@ -78,12 +84,14 @@ def store(
     status_addr: str,
     insecure: bool,  # noqa: FBT001 - how click passes a flag
     scheduler: str,
+    peer_addr: str,
 ) -> None:
     """Run a store: replicas of regions, served to clients."""
     config = StoreProcessConfig(
         data_dir=data_dir,
         addr=addr,
         advertise_addr=advertise_addr,
+        peer_addr=peer_addr,
         status_addr=status_addr,
         insecure=insecure,
         scheduler=tuple(part.strip() for part in scheduler.split(",")),

@@ -1,13 +1,14 @@
-"""Messages and snapshots between stores, over gRPC: `pytinykv.StoreTransport`, a service of our own.
+"""What stores send each other: Raft messages over plain TCP frames, snapshots over gRPC.
 
-    Raft        stream of frames; a frame is a turn's messages for one store (`raftstore.records.encode`)
-    Snapshot    one stream per snapshot: the header, then the files' bytes; the answer says that it arrived whole
+    peer port    frames (`lifecycle.frames`): a greeting, then a turn's messages for one store in each frame
+    store port   `pytinykv.StoreTransport/Snapshot`: one stream per snapshot: greeting, header, the files' bytes; the
+                 answer says that it arrived whole
 
-Each other store has one link: a task that keeps a stream up and a short queue in front of it. A full queue, a broken
-stream or an unknown address lose messages, and Raft copes; a sender never waits.
+Each other store has one link: a task that keeps a connection up, and a short queue for the time until it is. A full
+buffer, a broken connection or an unknown address lose messages, and Raft copes; a sender never waits.
 
-Every stream begins with a greeting that names cluster and store, so that a message that went astray, to another cluster or
-to a store that moved, is refused before anything is read from it.
+A greeting names cluster and store, so that messages which went astray, to another cluster or to a store that moved, are
+refused before anything is read from them. docs/adr tells why messages don't take gRPC.
 """
 
 from __future__ import annotations
@@ -20,28 +21,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytinykv.client.errors import ClientError
+from pytinykv.lifecycle import AddressError
+from pytinykv.lifecycle.frames import FrameConnection, FrameListener, connect_frames
 from pytinykv.lifecycle.rpc import Kind, Method, RpcChannel, Status, StatusError
 from pytinykv.raftstore import RaftEnvelope, SnapshotHeader, SnapshotManifest, SnapshotRefusedError, StoreId
 from pytinykv.raftstore.errors import FormatError
 from pytinykv.raftstore.records import decode_snapshot_header, encode
 from pytinykv.raftstore.snapshot_files import snapshot_chunks
-from pytinykv.wire import RpcError
 
 if TYPE_CHECKING:
     from pytinykv.client.scheduler_client import SchedulerClient
     from pytinykv.lifecycle import Scope
     from pytinykv.lifecycle.rpc import CallContext, RpcServer
-    from pytinykv.raftstore import Store
     from pytinykv.server.store_node import StoreNode
 
 _log = logging.getLogger(__name__)
 
 SERVICE = "pytinykv.StoreTransport"
-_RAFT = f"/{SERVICE}/Raft"
 _SNAPSHOT = f"/{SERVICE}/Snapshot"
 
-FRAMES_QUEUED_MAX = 256
-"""Frames that wait for a link; further ones are dropped."""
+FRAMES_QUEUED_MAX = 64
+"""Frames that wait for a connection to be made; of more, the oldest are dropped."""
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 1.0
 SNAPSHOT_TIMEOUT_S = 300.0
@@ -64,13 +64,13 @@ class _Hello(NamedTuple):
         return self.cluster_id.to_bytes(8, "big") + self.to_store.to_bytes(8, "big")
 
     @classmethod
-    def decode(cls, frame: bytes) -> _Hello:
-        if len(frame) != 16:  # noqa: PLR2004 - the length of `encode`
-            raise StatusError(Status.INVALID_ARGUMENT, "the stream does not begin with a greeting of 16 bytes")
+    def decode(cls, frame: bytes) -> _Hello | None:
+        if len(frame) != 16:
+            return None
         return cls(int.from_bytes(frame[:8], "big"), int.from_bytes(frame[8:], "big"))
 
 
-class GrpcTransport:
+class StoreTransport:
     """The sending side: implements `raftstore.Transport`."""
 
     def __init__(self, scheduler: SchedulerClient, scope: Scope) -> None:
@@ -138,12 +138,15 @@ class _Link:
         self._scope = scope
         self._queue: deque[bytes] = deque(maxlen=FRAMES_QUEUED_MAX)  # the oldest are dropped: Raft repeats the newest
         self._wake = asyncio.Event()
-        self._broken = False
+        self._connection: FrameConnection | None = None
         scope.start(f"link-to-store-{store_id}", self._run)
 
     def send(self, frame: bytes) -> None:
-        self._queue.append(frame)
-        self._wake.set()
+        if self._connection is not None:
+            self._connection.send_nowait(frame)
+        else:
+            self._queue.append(frame)
+            self._wake.set()
 
     async def _run(self) -> None:
         pause_s = RETRY_MIN_S
@@ -152,7 +155,7 @@ class _Link:
             started = asyncio.get_running_loop().time()
             try:
                 await self._keep_up()
-            except (StatusError, ClientError) as error:
+            except (AddressError, ClientError) as error:
                 _log.info("link to store %d: %s", self._store_id, error)
             self._queue.clear()
             if asyncio.get_running_loop().time() - started > RETRY_MAX_S:
@@ -161,62 +164,73 @@ class _Link:
             pause_s = min(pause_s * 2, RETRY_MAX_S)
 
     async def _keep_up(self) -> None:
-        """Connect and send until the stream breaks. Raises StatusError, ClientError."""
+        """Connect and send until the connection breaks. Raises AddressError, ClientError."""
         store = await self._scheduler.get_store(self._store_id, RETRY_MAX_S)
-        channel = RpcChannel(self._scope, store.address)
+        connection = await connect_frames(
+            store.peer_address or store.address, _no_frames, lambda _closed: self._wake.set(), timeout_s=RETRY_MAX_S
+        )
         try:
-            stream = channel.stream_stream(_RAFT, serialize=_same, deserialize=_same, buffer=FRAMES_QUEUED_MAX)
-            stream.add_done_callback(lambda _ended: self._wake.set())
-            stream.send_nowait(_Hello(self._scheduler.cluster_id, self._store_id).encode())
-            while not stream.broken:
+            connection.send_nowait(_Hello(self._scheduler.cluster_id, self._store_id).encode())
+            while self._queue:
+                connection.send_nowait(self._queue.popleft())
+            self._connection = connection
+            while not connection.closed:
                 self._wake.clear()
-                while self._queue:
-                    stream.send_nowait(self._queue.popleft())
                 await self._wake.wait()
-            await stream.receive()  # raises what ended it
         finally:
-            self._wake.clear()
-            await channel.close()
+            self._connection = None
+            connection.close()
 
 
-def serve_store_transport(server: RpcServer, node: StoreNode) -> None:
-    """Let `server` take other stores' messages and snapshots for this node."""
+def _no_frames(connection: FrameConnection, _frame: bytes) -> None:
+    raise FormatError(f"{connection.peer} answers on a connection that is for sending only")
 
-    async def greet(requests: AsyncIterator[bytes]) -> Store:
-        try:
-            store = node.store
-        except RpcError as error:
-            raise StatusError(error.code, error.message) from error
-        try:
-            hello = _Hello.decode(await anext(requests))
-        except StopAsyncIteration:
-            raise StatusError(Status.INVALID_ARGUMENT, "the stream ended before its greeting") from None
-        if hello != _Hello(node.cluster_id, store.store_id):
-            raise StatusError(
-                Status.FAILED_PRECONDITION,
-                f"this is store {store.store_id} of cluster {node.cluster_id}, "
-                f"not store {hello.to_store} of cluster {hello.cluster_id}",
-            )
-        return store
 
-    async def take_messages(requests: AsyncIterator[bytes], _context: CallContext) -> AsyncIterator[bytes]:
-        requests = aiter(requests)
-        store = await greet(requests)
-        try:
-            async for frame in requests:
-                store.receive(frame)
-        except FormatError as error:
-            raise StatusError(Status.INVALID_ARGUMENT, str(error)) from error
-        no_answers: tuple[bytes, ...] = ()
-        for answer in no_answers:
-            yield answer
+def serve_raft_messages(scope: Scope, node: StoreNode) -> FrameListener:
+    """Return a listener, not started yet, that takes other stores' messages for this node."""
+    greeted: set[FrameConnection] = set()
+
+    def on_frame(connection: FrameConnection, frame: bytes) -> None:
+        if connection in greeted:
+            node.store.receive(frame)
+            return
+        problem = _wrong_greeting(node, frame)
+        if problem:
+            _log.warning("connection of %s refused: %s", connection.peer, problem)
+            connection.close()
+        else:
+            greeted.add(connection)
+
+    return FrameListener(scope, "peer-port", on_frame, greeted.discard)
+
+
+def _wrong_greeting(node: StoreNode, frame: bytes) -> str:
+    """Say what is wrong with a stream's first frame; nothing if it is meant for this store."""
+    if not node.is_running:
+        return "the store is starting"
+    hello = _Hello.decode(frame)
+    store_id = node.store.store_id
+    if hello is None:
+        return "it does not begin with a greeting"
+    if hello != _Hello(node.cluster_id, store_id):
+        return (
+            f"this is store {store_id} of cluster {node.cluster_id}, "
+            f"not store {hello.to_store} of cluster {hello.cluster_id}"
+        )
+    return ""
+
+
+def serve_snapshots(server: RpcServer, node: StoreNode) -> None:
+    """Let `server` take other stores' snapshots for this node."""
 
     async def take_snapshot(requests: AsyncIterator[bytes], _context: CallContext) -> bytes:
         requests = aiter(requests)
-        store = await greet(requests)
+        problem = _wrong_greeting(node, await anext(requests, b""))
+        if problem:
+            raise StatusError(Status.FAILED_PRECONDITION, problem)
         try:
             header = decode_snapshot_header(await anext(requests))
-            receiver = store.receive_snapshot(header)
+            receiver = node.store.receive_snapshot(header)
         except SnapshotRefusedError as error:
             raise StatusError(Status.RESOURCE_EXHAUSTED, str(error)) from error
         except (FormatError, StopAsyncIteration) as error:
@@ -234,10 +248,4 @@ def serve_store_transport(server: RpcServer, node: StoreNode) -> None:
                 receiver.abort()
         return b""
 
-    server.add_service(
-        SERVICE,
-        [
-            Method("Raft", Kind.STREAM_STREAM, _same, _same, take_messages),
-            Method("Snapshot", Kind.STREAM_UNARY, _same, _same, take_snapshot),
-        ],
-    )
+    server.add_service(SERVICE, [Method("Snapshot", Kind.STREAM_UNARY, _same, _same, take_snapshot)])

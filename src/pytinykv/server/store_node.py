@@ -79,6 +79,7 @@ class StoreNode:
         """
         self._ports = ports
         self._address = ""
+        self._peer_address = ""
         self._status_address = ""
         self._config = config
         self._scope = scope
@@ -111,13 +112,20 @@ class StoreNode:
         return self.scheduler.cluster_id
 
     async def start(
-        self, advertise_address: str, *, status_address: str = "", patience_s: float = SCHEDULER_PATIENCE_S
+        self,
+        advertise_address: str,
+        *,
+        peer_address: str = "",
+        status_address: str = "",
+        patience_s: float = SCHEDULER_PATIENCE_S,
     ) -> KvService:
-        """Bring the store up, reachable for clients and other stores at `advertise_address`; return what serves them.
+        """Bring the store up, reachable for clients at `advertise_address`; return what serves them.
+
+        `peer_address` is where other stores send Raft messages, if not to the same.
 
         Raises ClientError (no scheduler, another cluster), EngineError, FormatError.
         """
-        self._address, self._status_address = advertise_address, status_address
+        self._address, self._peer_address, self._status_address = advertise_address, peer_address, status_address
         await self.scheduler.connect(patience_s)
         ident = await self._take_identity(patience_s)
         fresh_region = await self._bootstrap(ident, patience_s)
@@ -181,6 +189,7 @@ class StoreNode:
         return metapb_pb2.Store(
             id=store_id,
             address=self._address,
+            peer_address=self._peer_address,
             status_address=self._status_address,
             version="8.5.0",
             start_timestamp=self._ports.clock.wall_ms() // 1000,

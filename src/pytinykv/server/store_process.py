@@ -1,10 +1,10 @@
 """A store as a process: data directory, RocksDB, gRPC, status port; and the order in which all of it stops.
 
-    stages        1  not serving any more (health), the store's own: refuse, finish, answer the rest, last turn and sync
-    members       2  gRPC server, links to other stores, connections
-    tasks         3  loop, timers, heartbeats
-    threads       4  disk, snapshots, status port
-    then          5  the engine is closed, the data directory let go
+stages        1  not serving any more (health), the store's own: refuse, finish, answer the rest, last turn and sync
+members       2  gRPC server, peer port, links to other stores, connections
+tasks         3  loop, timers, heartbeats
+threads       4  disk, snapshots, status port
+then          5  the engine is closed, the data directory let go
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from pytinykv.client.grpc_connector import GrpcConnector
 from pytinykv.lifecycle import SystemClock
 from pytinykv.lifecycle.rpc import RpcServer
 from pytinykv.raftstore import RaftStoreConfig
+from pytinykv.server.describe import describe_store
 from pytinykv.server.gate import Gate
 from pytinykv.server.grpc_binding import bind_service
 from pytinykv.server.health import HealthService
 from pytinykv.server.metrics import StoreMetrics
-from pytinykv.server.raft_transport import GrpcTransport, serve_store_transport
+from pytinykv.server.raft_transport import StoreTransport, serve_raft_messages, serve_snapshots
 from pytinykv.server.status import StatusServer
 from pytinykv.server.store_node import StoreNode, StorePorts
 from pytinykv.server.workers import ThreadWorker
@@ -51,6 +52,8 @@ class StoreProcessConfig:
     scheduler: tuple[str, ...]
     advertise_addr: str = ""
     """How others reach this store; empty: as `addr`, with the real port."""
+    peer_addr: str = ""
+    """Where other stores' Raft messages arrive; empty: the host of `addr`, any free port."""
     status_addr: str = ""
     """Where the status port listens; empty: nowhere."""
     insecure: bool = False
@@ -83,10 +86,10 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
             engine=engine,
             snapshots_path=directory.snapshots_path,
             clock=clock,
-            rng=random.Random(),  # noqa: S311 - election timeouts and back-off, no secrets
+            rng=random.Random(),
             disk=disk,
             background=background,
-            transport=lambda scheduler: GrpcTransport(scheduler, inner),
+            transport=lambda scheduler: StoreTransport(scheduler, inner),
             connector=connector,
             disk_usage=lambda: _disk_usage(directory.path),
         ),
@@ -100,16 +103,25 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     server = RpcServer(inner, "grpc")
     bind_service(server, gate)
     bind_service(server, health)
-    serve_store_transport(server, node)
+    serve_snapshots(server, node)
     port = await server.start(config.addr, insecure=config.insecure)
-    address = config.advertise_addr or f"{config.addr.rpartition(':')[0]}:{port}"
+    host = config.addr.rpartition(":")[0]
+    address = config.advertise_addr or f"{host}:{port}"
+    peer_address = config.peer_addr or f"{host}:0"
+    peer_port = await serve_raft_messages(inner, node).start(peer_address, insecure=config.insecure)
+    advertised_host = address.rpartition(":")[0]
 
     registry = CollectorRegistry()
     status_address = ""
     if config.status_addr:
-        status = StatusServer(inner, registry=registry, health=lambda: _problem(node, scope))
+        status = StatusServer(
+            inner,
+            registry=registry,
+            health=lambda: _problem(node, scope),
+            pages={"/debug/store": lambda: describe_store(node.store) if node.is_running else {}},
+        )
         status_address = status.start(config.status_addr, insecure=config.insecure)
-    service = await node.start(address, status_address=status_address)
+    service = await node.start(address, peer_address=f"{advertised_host}:{peer_port}", status_address=status_address)
     registry.register(StoreMetrics(node.store))
     gate.open(service)
     health.set_all_serving()
