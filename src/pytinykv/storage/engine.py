@@ -143,7 +143,10 @@ class Engine(Reader, Protocol):
         ...
 
     def approximate_size_bytes(self, cf: ColumnFamily, start: bytes, end: bytes | None) -> int:
-        """Estimate the bytes that keys and values of the range take. Costs far less than reading them."""
+        """Estimate the bytes that the range takes in the engine (compressed, where it compresses).
+
+        Costs far less than reading them. Overwritten and deleted pairs may count for a while.
+        """
         ...
 
     def close(self) -> None:

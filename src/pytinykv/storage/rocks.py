@@ -34,6 +34,7 @@ from pytinykv.storage.handles import ByFamily, Dependents
 from pytinykv.storage.rocks_errors import explain_failed_open, translate
 from pytinykv.storage.rocks_options import RocksConfig, RocksOptions
 from pytinykv.storage.rocks_read import EMPTY_SCAN, RocksScan, RocksSnapshot
+from pytinykv.storage.rocks_size import approximate_size_bytes
 from pytinykv.storage.wal import check_logs
 
 
@@ -255,7 +256,11 @@ class RocksEngine:
         RocksEngine.open(path, self._options.config).close()  # proves it openable, and gives it the log that it lacks
 
     def approximate_size_bytes(self, cf: ColumnFamily, start: bytes, end: bytes | None) -> int:
-        return sum(len(key) + len(value) for key, value in self.scan(cf, start, end))
+        column = self._columns[cf]
+        try:
+            return approximate_size_bytes(column, start, end)
+        except Exception as error:
+            raise translate(error, self.path) from error
 
     def close(self) -> None:
         with self._sync_lock:
