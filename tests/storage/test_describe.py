@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from tests.storage.engines import put
+
 from pytinykv.storage import ColumnFamily, MemoryEngine
 from pytinykv.storage.describe import describe, printable
-from tests.storage.engines import put
 
 
 def test_describe_counts_and_shows_the_first_pairs() -> None:
