@@ -40,6 +40,7 @@ class Handlers:
         self.stubborn = stubborn
         self.entered = asyncio.Event()
         self.closed = asyncio.Event()
+        self.go_on = asyncio.Event()
         self.server: RpcServer | None = None
 
     async def echo(self, request: bytes, context: CallContext) -> bytes:
@@ -61,6 +62,11 @@ class Handlers:
     async def ignore(self, request: bytes, context: CallContext) -> bytes:
         self.entered.set()
         return await self.stubborn.run()
+
+    async def await_cancelled(self, request: bytes, context: CallContext) -> bytes:
+        cancelled: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        cancelled.cancel()
+        return await cancelled
 
     async def refuse(self, request: bytes, context: CallContext) -> bytes:
         raise StatusError(Status.FAILED_PRECONDITION, "not here")
@@ -102,13 +108,40 @@ class Handlers:
         finally:
             self.closed.set()
 
+    async def slowly(self, requests: AsyncIterator[bytes], context: CallContext) -> AsyncIterator[bytes]:
+        async for request in requests:
+            self.entered.set()
+            await self.go_on.wait()
+            yield request
+
     async def count(self, requests: AsyncIterator[bytes], context: CallContext) -> bytes:
-        return str(len([request async for request in requests])).encode()
+        total = 0
+        async for _ in requests:
+            self.entered.set()
+            total += 1
+        return str(total).encode()
 
     def methods(self) -> list[Method]:
-        kinds = {"pump": Kind.UNARY_STREAM, "both": Kind.STREAM_STREAM, "count": Kind.STREAM_UNARY}
-        names = ("echo", "hang", "brief", "ignore", "refuse", "crash", "map", "abort_and_linger", "stop_server", *kinds)
-        return [Method(name, kinds.get(name, Kind.UNARY_UNARY), same, same, getattr(self, name)) for name in names]
+        kinds = {
+            "pump": Kind.UNARY_STREAM,
+            "both": Kind.STREAM_STREAM,
+            "slowly": Kind.STREAM_STREAM,
+            "count": Kind.STREAM_UNARY,
+        }
+        unary = [
+            "echo",
+            "hang",
+            "brief",
+            "ignore",
+            "await_cancelled",
+            "refuse",
+            "crash",
+            "map",
+            "abort_and_linger",
+            "stop_server",
+        ]
+        kinds |= dict.fromkeys(unary, Kind.UNARY_UNARY)
+        return [Method(name, kind, same, same, getattr(self, name)) for name, kind in kinds.items()]
 
 
 def _permission_denied() -> Any:
@@ -186,6 +219,7 @@ class TestCalls:
             ("refuse", Status.FAILED_PRECONDITION, "not here"),
             ("crash", Status.INTERNAL, "/t.T/crash failed: KeyError: 'oops'"),
             ("map", Status.INVALID_ARGUMENT, "zero"),
+            ("await_cancelled", Status.UNAVAILABLE, "/t.T/await_cancelled was cancelled"),
             ("unknown", Status.UNIMPLEMENTED, "Method not found!"),
         ],
     )
@@ -269,19 +303,48 @@ class TestStoppingTheServer:
         await both.server.stop(0.01)
         assert both.handlers.closed.is_set()
         assert both.server.leaks() == []
-        error = await told.wait(ENOUGH_S)
-        assert error.code is not Status.OK
+        await told.wait(ENOUGH_S)
         assert stream.broken
 
-    async def test_mid_stream_while_both_are_silent(self, both: Both) -> None:
+    async def test_mid_stream_while_both_are_silent_it_ends_in_good_order_without_using_the_grace(
+        self, both: Both
+    ) -> None:
         stream = both.stream()
         stream.send_nowait(b"x")
         await stream.receive()
         waiting = both.scope.start("receive", both.expect, stream.receive)
         await asyncio.sleep(0)
-        await both.server.stop(0.01)
+        await both.server.stop(3600)  # longer than this test may take
         assert both.handlers.closed.is_set()
-        assert (await waiting.wait(ENOUGH_S)).code is not Status.OK
+        assert (await waiting.wait(ENOUGH_S)).code is Status.OK
+
+    async def test_what_a_stream_has_read_is_still_answered(self, both: Both) -> None:
+        stream = both.stream("slowly")
+        stream.send_nowait(b"x")
+        await both.handlers.entered.wait()
+        stop = both.scope.start("stop", both.server.stop, 3600)
+        await asyncio.sleep(0)
+        both.handlers.go_on.set()
+        assert await stream.receive() == b"x"
+        assert (await both.expect(stream.receive)).code is Status.OK
+        await stop.wait(ENOUGH_S)
+
+    async def test_stream_of_requests_that_ends_here_is_answered(self, both: Both) -> None:
+        stream: RpcStream[bytes, bytes] = both.channel.stream_unary("/t.T/count", serialize=same, deserialize=same)
+        stream.send_nowait(b"x")
+        await both.handlers.entered.wait()
+        await both.server.stop(3600)
+        assert await stream.receive() == b"1"
+
+    async def test_handler_cancelled_for_another_reason_while_it_reads_stays_cancelled(self, both: Both) -> None:
+        stream = both.stream()
+        stream.send_nowait(b"x")
+        await stream.receive()
+        (task,) = both.server._calls
+        task.cancel()
+        await both.server.stop(3600)
+        assert both.handlers.closed.is_set()
+        assert (await both.expect(stream.receive)).code is Status.UNAVAILABLE
 
     async def test_before_it_started(self, scope: Scope) -> None:
         server = RpcServer(scope, "grpc")

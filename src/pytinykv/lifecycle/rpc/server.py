@@ -6,6 +6,8 @@ What grpc.aio's own `stop` does not give, and is done here:
   the tasks of all handlers are in the books, cancelled when the grace is over, and waited for;
 * it waits without bound for a handler that ignores its cancellation: here every wait has a bound, and what remains is a
   leak in the report, with its stack;
+* a stream of requests that its client keeps open keeps its call open, so grace would never be enough: here such a stream
+  ends for the handler when the stop begins, what it has read gets its answer, and the call ends in good order;
 * a stream of responses is left to the collector when its call is cancelled: here it is closed in the task of its call;
 * a server that was never started cannot be stopped, and one that is dropped while it runs complains from the collector:
   here grpc's server object exists only from a successful `start` on, and is kept until it has stopped.
@@ -66,12 +68,16 @@ class CallContext(Protocol):
         ...
 
 
+Handler = Callable[[Any, CallContext], Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """One method of a service.
 
     Handlers: `async handler(request, context) -> response`, or for a stream of responses
-    `handler(request, context) -> AsyncIterator[response]`; where requests are a stream, `request` is an AsyncIterator.
+    `handler(request, context) -> AsyncIterator[response]`; where requests are a stream, `request` is an AsyncIterator,
+    which also ends when the server begins to stop.
     A handler answers with an error by raising StatusError.
     """
 
@@ -79,7 +85,7 @@ class Method:
     kind: Kind | str
     deserialize: Callable[[bytes], Any]
     serialize: Callable[[Any], bytes]
-    handler: Callable[[Any, CallContext], Any]
+    handler: Handler
 
 
 class _Call(NamedTuple):
@@ -87,7 +93,47 @@ class _Call(NamedTuple):
 
     path: str
     running: Any
-    """The handler's coroutine or stream, to show where it stands; None before it has begun."""
+    """The handler's coroutine or stream, to show where it stands."""
+    requests: _Requests | None
+    """The stream of requests; None where there is one request."""
+
+
+class _Requests:
+    """A stream of requests that can be ended from this side: the handler then sees its end, at once, even while waiting."""
+
+    __slots__ = ("_ended", "_messages", "_reader")
+
+    def __init__(self, messages: AsyncIterator[Any]) -> None:
+        self._messages: Final = messages
+        self._ended = False
+        self._reader: asyncio.Task[Any] | None = None
+        """The task that waits for the next message, while it does."""
+
+    def __aiter__(self) -> _Requests:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._ended:
+            raise StopAsyncIteration
+        reader = self._reader = asyncio.current_task()
+        try:
+            return await anext(self._messages)
+        except asyncio.CancelledError:
+            if self._is_ended() and reader is not None and reader.uncancel() == 0:  # it was end(), and nobody besides
+                raise StopAsyncIteration from None
+            raise
+        finally:
+            self._reader = None
+
+    def _is_ended(self) -> bool:
+        return self._ended
+
+    def end(self) -> None:
+        """Let the stream end here. A message that arrives now is not read: its sender sees the call end instead."""
+        if not self._ended:
+            self._ended = True
+            if self._reader is not None:
+                self._reader.cancel("the stream of requests ends")
 
 
 class RpcServer:
@@ -224,9 +270,14 @@ class RpcServer:
         if self._starting is not None:
             await asyncio.wait((self._starting,), timeout=START_DEADLINE_S)
         grace_until = loop.time() + grace_s
+        for call in self._calls.values():
+            if call.requests is not None:
+                call.requests.end()
         if self._server is not None:
             await self._stop_grpc(self._server, grace_s)
-        await self._wait_idle(grace_until - loop.time())  # grpc takes a handler that has answered for ended; it may not be
+        await self._wait_idle(
+            grace_until - loop.time()
+        )  # grpc takes a handler that has answered for ended; it may not be
         for task in self._calls:
             task.cancel(f"{self._name} is stopping")
         await self._wait_idle(CANCEL_S)
@@ -269,11 +320,11 @@ class RpcServer:
 
     # ---- calls
 
-    def _enter(self, path: str, running: Any) -> None:
+    def _enter(self, path: str, running: Any, requests: _Requests | None) -> None:
         """Put the running call into the books; it leaves them when its task ends, which is later than its answer."""
         task = asyncio.current_task()
         assert task is not None
-        self._calls[task] = _Call(path, running)
+        self._calls[task] = _Call(path, running, requests)
         task.add_done_callback(self._leave)
 
     def _leave(self, task: asyncio.Task[Any]) -> None:
@@ -282,8 +333,10 @@ class RpcServer:
 
     def _wrap(self, path: str, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         kind = Kind(method.kind)
+        streams_in = kind in (Kind.STREAM_UNARY, Kind.STREAM_STREAM)
         streams_out = kind in (Kind.UNARY_STREAM, Kind.STREAM_STREAM)
-        behaviour = self._stream_behaviour(path, method) if streams_out else self._unary_behaviour(path, method)
+        make_behaviour = self._stream_behaviour if streams_out else self._unary_behaviour
+        behaviour = make_behaviour(path, method.handler, streams_in=streams_in)
         make = {
             Kind.UNARY_UNARY: grpc.unary_unary_rpc_method_handler,
             Kind.UNARY_STREAM: grpc.unary_stream_rpc_method_handler,
@@ -294,33 +347,37 @@ class RpcServer:
             cast("Any", behaviour), request_deserializer=method.deserialize, response_serializer=method.serialize
         )
 
-    def _unary_behaviour(self, path: str, method: Method) -> Callable[[Any, Any], Awaitable[Any]]:
-        handler = method.handler
-
+    def _unary_behaviour(
+        self, path: str, handler: Handler, *, streams_in: bool
+    ) -> Callable[[Any, Any], Awaitable[Any]]:
         async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             if self.stopping:
                 await self._refuse(context)
-            running = handler(request, cast("CallContext", context))
-            self._enter(path, running)
+            requests = _Requests(request) if streams_in else None
+            running = handler(request if requests is None else requests, cast("CallContext", context))
+            self._enter(path, running, requests)
             try:
                 return await running
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
                 await self._abort(path, context, error)
 
         return answer
 
-    def _stream_behaviour(self, path: str, method: Method) -> Callable[[Any, Any], Awaitable[None]]:
-        handler = method.handler
-
+    def _stream_behaviour(
+        self, path: str, handler: Handler, *, streams_in: bool
+    ) -> Callable[[Any, Any], Awaitable[None]]:
         async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             if self.stopping:
                 await self._refuse(context)
-            responses: AsyncIterator[Any] = handler(request, cast("CallContext", context))
-            self._enter(path, responses)
+            requests = _Requests(request) if streams_in else None
+            responses: AsyncIterator[Any] = handler(
+                request if requests is None else requests, cast("CallContext", context)
+            )
+            self._enter(path, responses, requests)
             try:
                 async for response in responses:
                     await context.write(response)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
                 await self._abort(path, context, error)
             finally:
                 if (close := getattr(responses, "aclose", None)) is not None:
@@ -331,9 +388,15 @@ class RpcServer:
     async def _refuse(self, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
         await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self._name} is stopping")
 
-    async def _abort(self, path: str, context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+    async def _abort(self, path: str, context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> NoReturn:
         if isinstance(error, grpc.aio.AbortError):
             raise error
+        if isinstance(error, asyncio.CancelledError):
+            if context.done():  # by grpc: the caller has gone, or the server is cancelling all calls
+                raise error
+            # By us at a stop, or by an await of something that was cancelled: grpc would leave the caller without an answer.
+            why = f"{self._name} is stopping" if self.stopping else f"{path} was cancelled"
+            await context.abort(grpc.StatusCode.UNAVAILABLE, why)
         if isinstance(error, StatusError):
             await context.abort(grpc_code(error.code), error.message)
         if self._status_of is not None and (known := self._status_of(error)) is not None:
