@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 OWNERS = (
     "src/pytinykv/lifecycle/",  # scopes
-    "src/pytinykv/simulation/process.py",  # a simulated process owns its tasks as a real one does, and dies with them
+    "src/pytinykv/simulation/",  # owns the loop itself, and fails a history that leaves a task behind
 )
 STARTERS = frozenset({"create_task", "run_in_executor", "set_default_executor", "create_subprocess_exec"})
 
