@@ -288,6 +288,14 @@ def test_store_goes_from_up_to_disconnected_to_down_by_its_silence() -> None:
         assert store.health(clock.seconds, config) is health
 
 
+def test_store_that_is_lost_soon_is_not_counted_on_for_longer() -> None:
+    config = SchedulerConfig(store_disconnect_time_s=20, max_store_down_time_s=5)
+    store = StoreInfo(store_meta(1), heard_at=0)
+    assert store.is_responsive(4.9, config)
+    assert not store.is_responsive(5, config)
+    assert store.health(5, config) is StoreHealth.DOWN
+
+
 def test_decision_about_a_silent_store_does_not_make_it_look_alive() -> None:
     decisions = Decisions(stores=(1,))
     decisions.clock.advance(10_000)

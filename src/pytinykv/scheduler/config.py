@@ -12,7 +12,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How many peers every region shall have. Odd numbers only make sense: an even one adds cost and no safety."""
 
     store_disconnect_time_s: float = 20.0
-    """A store silent for this long gets no new peers. Twice the store heartbeat interval or more."""
+    """A store silent for this long gets no new peers, and its peers don't count as working. Twice the store heartbeat
+    interval or more; at the latest when the store is taken for lost."""
     max_store_down_time_s: float = 1800.0
     """A store silent for this long is taken for lost: its peers are replaced when another store has room."""
 
@@ -45,6 +46,11 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     low_space_ratio: float = 0.8
     """A store whose disk is used beyond this share gets no new peers."""
 
+    @property
+    def disconnect_time_s(self) -> float:
+        """From how much silence on a store is not counted on."""
+        return min(self.store_disconnect_time_s, self.max_store_down_time_s)
+
     def validate(self) -> None:
         """Raise ValueError with the first rule that is broken."""
         for name in (
@@ -58,14 +64,16 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("tso_wait_max_s", "tick_interval_s", "operator_timeout_s", "leader_operator_timeout_s"):
+        for name in (
+            "store_disconnect_time_s",
+            "max_store_down_time_s",
+            "tso_wait_max_s",
+            "tick_interval_s",
+            "operator_timeout_s",
+            "leader_operator_timeout_s",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        if not 0 < self.store_disconnect_time_s <= self.max_store_down_time_s:
-            raise ValueError(
-                "store_disconnect_time_s must be positive and not above max_store_down_time_s:"
-                f" {self.store_disconnect_time_s} and {self.max_store_down_time_s}"
-            )
         if self.tso_ahead_max_ms < 1 or self.tso_ahead_max_ms * 2 > self.tso_window_ms:
             raise ValueError("tso_ahead_max_ms must be at least 1 and at most half of tso_window_ms")
         if not 0 < self.low_space_ratio <= 1:

@@ -58,7 +58,7 @@ class StoreInfo(msgspec.Struct):
         silence = self.silence_s(now)
         if silence >= config.max_store_down_time_s:
             return StoreHealth.DOWN
-        if silence >= config.store_disconnect_time_s:
+        if silence >= config.disconnect_time_s:
             return StoreHealth.DISCONNECTED
         return StoreHealth.UP
 
@@ -68,7 +68,7 @@ class StoreInfo(msgspec.Struct):
 
     def is_responsive(self, now: float, config: SchedulerConfig) -> bool:
         """Say whether the store was heard of lately, whatever was decided about it."""
-        return not self.meta.is_tombstone and self.silence_s(now) < config.store_disconnect_time_s
+        return not self.meta.is_tombstone and self.silence_s(now) < config.disconnect_time_s
 
     def has_space(self, config: SchedulerConfig) -> bool:
         """Say whether the disk has room for another peer; a store that did not tell is given the benefit of the doubt."""
