@@ -10,8 +10,8 @@ is the liveness phase: all replicas catch up and hold the same data; `stop` ends
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,6 +20,7 @@ from pytinykv.raftstore.records import RaftEnvelope
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.history import RawHistory
+from pytinykv.simulation.nemesis import start_until_up
 from pytinykv.simulation.network import LinkConditions
 from pytinykv.simulation.nodes import ClientNode, SchedulerNode
 from pytinykv.simulation.observers import RaftObserver, applied_indexes, check_replicas_equal, regions_on
@@ -36,6 +37,8 @@ __all__ = ["Cluster", "ClusterOptions"]
 
 REPLICATION_BOUND_S = 60.0
 CONVERGENCE_BOUND_S = 40.0
+LATE_FAULTS_S = 0.1
+"""Within this, what fault makers have set off with a delay has happened."""
 _POLL_S = 0.1
 
 
@@ -69,7 +72,10 @@ class Cluster:
         self.observer = RaftObserver()
         self.history = RawHistory(world.trace.record)
         self.rng = world.rng_for("scenario")
+        self.notes: list[str] = []
+        """What a story that draws lots drew."""
         self._by_id: dict[int, StoreNode] = {}
+        self._background: list[asyncio.Task[None]] = []
 
     @property
     def store_hosts(self) -> list[str]:
@@ -126,6 +132,22 @@ class Cluster:
     def make_unreliable(self, conditions: LinkConditions) -> None:
         """Let the general conditions of all links be worse from now on."""
         self.network.conditions = conditions
+
+    def in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something that a fault maker begins and doesn't wait for; `heal_programs` waits for it."""
+        self._background.append(self.world.loop.create_task(coroutine, name="background"))
+
+    async def heal_programs(self) -> None:
+        """Wait for what runs in the background, resume what is stalled, and start what is down."""
+        await asyncio.sleep(LATE_FAULTS_S)
+        if self._background:
+            await asyncio.wait(self._background)
+            self._background.clear()
+        for node in (self.scheduler, *self.stores):
+            if node.process is not None:
+                node.process.resume()
+            if not node.running:
+                await start_until_up(node)
 
     # looking
 

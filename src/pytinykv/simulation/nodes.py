@@ -18,15 +18,21 @@ from pytinykv.scheduler.scheduler import Scheduler
 from pytinykv.server.pd_service import PdService
 from pytinykv.simulation.clock import SimClock
 from pytinykv.simulation.disk import SimDisk, SimEngine, SimWorker
-from pytinykv.simulation.errors import Violation
+from pytinykv.simulation.errors import SimulationError, Violation
 from pytinykv.simulation.history import CompareAndSwap
 from pytinykv.simulation.process import Process
 from pytinykv.simulation.rpc import SimConnector, SimServer
 from pytinykv.simulation.world import World
 
-__all__ = ["SCHEDULER_ADDRESS", "ClientNode", "Node", "SchedulerNode"]
+__all__ = ["SCHEDULER_ADDRESS", "ClientNode", "Node", "ProcessDied", "SchedulerNode"]
 
 T = TypeVar("T")
+
+
+class ProcessDied(SimulationError):
+    """A process was killed while somebody waited for it to start or stop."""
+
+
 SCHEDULER_ADDRESS = "scheduler:2379"
 STOP_BOUND_S = 8.0
 """Virtual seconds within which every program has to stop."""
@@ -42,6 +48,8 @@ class Node:
         self.clock = SimClock(world.loop)
         self.process: Process | None = None
         self.scope: Scope | None = None
+        self.is_up = False
+        """Whether the start is over."""
 
     @property
     def running(self) -> bool:
@@ -52,7 +60,9 @@ class Node:
         """Start the program and wait until it serves. Raises what the start raises."""
         assert not self.running, f"{self.host} runs already"
         self.process = process = self.world.new_process(self.host)
+        self.is_up = False
         await self._within(process, "start", self._boot(process))
+        self.is_up = True
 
     async def _boot(self, process: Process) -> None:
         raise NotImplementedError
@@ -77,6 +87,11 @@ class Node:
         process.exit()
         return report
 
+    async def stop_if_running(self) -> None:
+        """Stop the program, if it has come so far that there is something to stop."""
+        if self.running and self.is_up:
+            await self.stop()
+
     async def _shut_down(self, scope: Scope) -> StopReport:
         return await scope.stop()
 
@@ -94,8 +109,8 @@ class Node:
         except asyncio.CancelledError:
             task.cancel()
             raise
-        if task.cancelled():
-            raise Violation("process", f"{process} died during {name}")
+        if not process.alive or task.cancelled():
+            raise ProcessDied(f"{process} died during {name}")
         return task.result()
 
     def new_scope(self, process: Process) -> Scope:

@@ -68,9 +68,9 @@ class Process:
         if self.alive:
             self.alive = False
             self.resume()
-            for callback in self.on_death:
+            callbacks, self.on_death = self.on_death, []
+            for callback in callbacks:
                 callback()
-            self.on_death.clear()
 
     async def crash(self) -> None:
         """Kill the process: nothing it does from now on reaches the outside; its tasks are swept up without time passing.

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
@@ -142,10 +143,10 @@ class _Session:
         spec, service = known
         if data is None:
             self._requests[number] = requests = _Requests(spec.request_type)
-            coroutine = self._serve(number, self._serve_stream(number, spec, service, requests))
+            handler = partial(self._serve_stream, number, spec, service, requests)
         else:
-            coroutine = self._serve(number, self._serve_unary(number, spec, service, data))
-        task = self._process.spawn(path.rpartition("/")[2], coroutine)
+            handler = partial(self._serve_unary, number, spec, service, data)
+        task = self._process.spawn(path.rpartition("/")[2], self._serve(number, handler))
         self.tasks[number] = task
         task.add_done_callback(lambda _task: self._forget(number))
 
@@ -153,9 +154,9 @@ class _Session:
         self.tasks.pop(number, None)
         self._requests.pop(number, None)
 
-    async def _serve(self, number: int, handler: Any) -> None:
+    async def _serve(self, number: int, handler: Callable[[], Awaitable[None]]) -> None:
         try:
-            await handler
+            await handler()
         except RpcError as error:
             self._send("status", number, error.code, error.message)
         except asyncio.CancelledError:

@@ -12,6 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Awaitable, Callable
+from random import Random
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -34,15 +35,20 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     summary: str
-    options: ClusterOptions
+    options: ClusterOptions | Callable[[Random], ClusterOptions]
+    """The cluster's shape, or what draws it for a seed."""
     story: Story
+
+    def options_for(self, world: World) -> ClusterOptions:
+        """Return the cluster's shape in this world."""
+        return self.options if isinstance(self.options, ClusterOptions) else self.options(world.rng_for("options"))
 
 
 SCENARIOS: dict[str, Scenario] = {}
 """All registered scenarios, by name. Importing `pytinykv.simulation` registers those of `simulation.scenarios`."""
 
 
-def scenario(name: str, options: ClusterOptions) -> Callable[[Story], Story]:
+def scenario(name: str, options: ClusterOptions | Callable[[Random], ClusterOptions]) -> Callable[[Story], Story]:
     """Register the decorated coroutine function; the first line of its docstring is the summary."""
 
     def register(story: Story) -> Story:
@@ -75,6 +81,8 @@ class Result(msgspec.Struct, kw_only=True):
     unknown: int = 0
     """Operations without a known outcome."""
     counters: dict[str, int] = msgspec.field(default_factory=dict)
+    notes: list[str] = msgspec.field(default_factory=list)
+    """What the story drew, for those that draw: kinds of faults."""
     lines: list[str] = msgspec.field(default_factory=list)
     """The trace, if it was asked for."""
 
@@ -123,7 +131,7 @@ def run_scenario(name: str, seed: int, *, keep_lines: bool = False) -> Result:
 
 async def play(world: World, chosen: Scenario, result: Result) -> RawHistory:
     """Start the cluster, tell the story, stop the cluster; return what the clients saw."""
-    cluster = Cluster(world, chosen.options)
+    cluster = Cluster(world, chosen.options_for(world))
     await cluster.start()
     try:
         await chosen.story(cluster)
@@ -133,6 +141,7 @@ async def play(world: World, chosen: Scenario, result: Result) -> RawHistory:
         result.operations = cluster.history.invoked
         result.unknown = cluster.history.unknown
         result.counters = cluster.counters()
+        result.notes = cluster.notes
     return cluster.history
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pytinykv.simulation.scenarios import generic, single
+from pytinykv.simulation.scenarios import generic, single, storm
 
-__all__ = ["generic", "single"]
+__all__ = ["generic", "single", "storm"]

@@ -1,0 +1,140 @@
+"""Fault makers that deal with whole programs: kill, stop, stall, restart, and order changes that nobody needs.
+
+Like those of `faults`, each is a task of the world that runs until `stop` is set, and then leaves every program running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+from pytinykv.client.errors import ClientError
+from pytinykv.raft import ConfChangeKind
+from pytinykv.raftstore import MembershipChange, RegionId
+from pytinykv.simulation.faults import pause, random_link_trouble, random_partitions
+from pytinykv.simulation.nodes import Node, ProcessDied
+
+if TYPE_CHECKING:
+    from pytinykv.simulation.cluster import Cluster
+
+__all__ = ["NEMESES", "Nemesis", "start_until_up"]
+
+Nemesis = Callable[["Cluster", Random, asyncio.Event], Awaitable[None]]
+START_AGAIN_S = 0.5
+
+
+async def start_until_up(node: Node) -> None:
+    """Start a program, again and again if need be, as a supervisor does: without a scheduler a store gives up."""
+    while True:
+        try:
+            await node.start()
+        except (ClientError, ProcessDied):
+            await node.crash()
+            await asyncio.sleep(START_AGAIN_S)
+        else:
+            return
+
+
+async def partitions(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Cut the stores into two groups, again and again."""
+    await random_partitions(cluster.network, cluster.store_hosts, rng, stop, every_s=0.2 + 2.0 * rng.random())
+
+
+async def link_trouble(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Cut, clog and slow single links, the scheduler's and the clients' too."""
+    hosts = [*cluster.store_hosts, "scheduler", *(client.host for client in cluster.clients[:2])]
+    await random_link_trouble(cluster.network, hosts, rng, stop, every_s=2.0)
+
+
+async def crashes(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Kill one store after the other, now and then all at once; some die again while they start."""
+    while not stop.is_set():
+        await pause(stop, 3.0 * rng.random())
+        victims = cluster.stores if rng.random() < 0.1 else [rng.choice(cluster.stores)]
+        for victim in victims:
+            await victim.crash()
+        await pause(stop, 2.0 * rng.random())
+        for victim in victims:
+            if rng.random() < 0.2:
+                cluster.world.loop.call_later(0.02 * rng.random(), cluster.in_background, victim.crash())
+            await start_until_up(victim)
+    for store in cluster.stores:
+        if not store.running:
+            await start_until_up(store)
+
+
+async def restarts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Stop stores in good order, in the middle of everything, and start them again."""
+    while not stop.is_set():
+        await pause(stop, 4.0 * rng.random())
+        victim = rng.choice(cluster.stores)
+        try:
+            await victim.stop_if_running()
+        except ProcessDied:
+            continue
+        await pause(stop, rng.random())
+        if not victim.running:
+            await start_until_up(victim)
+
+
+async def stalls(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Hold single stores for a while, as SIGSTOP or a swapping machine does."""
+    while not stop.is_set():
+        await pause(stop, 3.0 * rng.random())
+        process = rng.choice(cluster.stores).process
+        if process is not None:
+            process.stall()
+            await pause(stop, 3.0 * rng.random())
+            process.resume()
+
+
+async def scheduler_outages(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Kill the scheduler and leave the cluster without one for seconds."""
+    while not stop.is_set():
+        await pause(stop, 4.0 * rng.random())
+        await cluster.scheduler.crash()
+        await pause(stop, 4.0 * rng.random())
+        await cluster.scheduler.start()
+
+
+async def leader_changes(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Order leaders to hand over to somebody else."""
+    while not stop.is_set():
+        await pause(stop, 2.0 * rng.random())
+        leader = cluster.leader()
+        serving = None if leader is None else leader.serving
+        if serving is not None:
+            process, store = serving
+            for peer in list(store.peers.values()):
+                if peer.is_leader:
+                    target = rng.choice(peer.region.peers)
+                    process.post(store.transfer_leader, peer.region.id, target.id)
+
+
+async def member_changes(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Remove members behind the scheduler's back; its replica checker brings others in."""
+    while not stop.is_set():
+        await pause(stop, 4.0 * rng.random())
+        leader = cluster.leader()
+        serving = None if leader is None else leader.serving
+        if serving is not None:
+            process, store = serving
+            for peer in list(store.peers.values()):
+                if peer.is_leader and len(peer.region.peers) > len(cluster.stores) // 2 + 1:
+                    change = MembershipChange(ConfChangeKind.REMOVE, rng.choice(peer.region.peers))
+                    process.post(store.change_membership, RegionId(peer.region.id), change)
+
+
+NEMESES: dict[str, Nemesis] = {
+    "partitions": partitions,
+    "link trouble": link_trouble,
+    "crashes": crashes,
+    "restarts": restarts,
+    "stalls": stalls,
+    "scheduler outages": scheduler_outages,
+    "leader changes": leader_changes,
+    "member changes": member_changes,
+}
+"""All of them by name; swarm testing draws some for each seed."""
