@@ -9,6 +9,7 @@ Stores check epoch and leadership as real ones do. Tests move leaders, split reg
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,12 +18,16 @@ from typing import Any
 from google.protobuf.message import Message
 
 from pytinykv.lifecycle import Scope
-from pytinykv.wire import MethodSpec, RpcError, StatusCode, service_methods
+from pytinykv.wire import MethodSpec, RpcError, Service, StatusCode, service_methods
 from pytinykv.wire import errors as wire_errors
 from pytinykv.wire.checksum import checksum_pairs
 from pytinykv.wire.pb import errorpb_pb2, kvrpcpb_pb2, metapb_pb2, pdpb_pb2, tikvpb_pb2
 
 CLUSTER_ID = 77
+STORE_METHODS = (
+    "RawGet RawPut RawDelete RawBatchGet RawBatchPut RawBatchDelete RawScan RawDeleteRange RawGetKeyTTL RawCompareAndSwap "
+    "RawChecksum BatchCommands"
+).split()
 
 
 @dataclass
@@ -66,11 +71,13 @@ class FakeCluster:
         self.down: set[str] = set()
         """Addresses that refuse connections."""
         self.last_timestamp = 1_000_000 << 18
+        self.hosted: dict[str, Service] = {}
+        """Real services that take the place of the fake ones."""
         self.regions: list[FakeRegion] = []
         self.scheduler_sees: list[FakeRegion] | None = None
         """What the scheduler believes, if it is not the truth."""
         bounds = [b"", *(splits or []), b""]
-        for index, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for index, (start, end) in enumerate(itertools.pairwise(bounds)):
             self.regions.append(
                 FakeRegion(
                     id=self.new_id(),
@@ -118,7 +125,9 @@ class FakeCluster:
     def connector(self, scope: Scope) -> FakeConnector:
         return FakeConnector(self, scope)
 
-    def service_at(self, address: str) -> FakeStore | FakeScheduler:
+    def service_at(self, address: str) -> Service:
+        if address in self.hosted and address not in self.down:
+            return self.hosted[address]
         if address not in self.down:
             for number, store_address in self.addresses.items():
                 if store_address == address:
@@ -152,7 +161,9 @@ class FakeStore:
     def __post_init__(self) -> None:
         self.open.set()
 
-    methods: Mapping[str, MethodSpec] = field(default_factory=lambda: service_methods("tikvpb.Tikv"))
+    methods: Mapping[str, MethodSpec] = field(
+        default_factory=lambda: service_methods("tikvpb.Tikv", only=STORE_METHODS)
+    )
 
     async def unary(self, path: str, request: Message) -> Message:
         await self.open.wait()

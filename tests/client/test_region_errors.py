@@ -115,7 +115,7 @@ async def test_a_write_of_unknown_fate_is_never_sent_again(
     assert len(warm.stores[STORE].seen) == 1
 
 
-@pytest.mark.parametrize(("error", "expected"), FINAL, ids=lambda case: name(case))
+@pytest.mark.parametrize(("error", "expected"), FINAL, ids=name)
 @pytest.mark.parametrize("call", [WRITES[0], READS[0]])
 async def test_final_errors_are_raised_at_once(
     client: AsyncClient, warm: FakeCluster, error: wire.RegionError, expected: type[ClientError], call: Call

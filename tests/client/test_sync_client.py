@@ -156,7 +156,7 @@ def test_closing_twice_and_from_several_threads(shared: FakeCluster) -> None:
         thread.join(5)
         assert outcome == [None]
     db.close()
-    for call in (lambda: db.raw.get(b"k"), lambda: list(db.raw.scan()), lambda: db.timestamp()):
+    for call in (lambda: db.raw.get(b"k"), lambda: list(db.raw.scan()), db.timestamp):
         with pytest.raises(ClientClosedError, match="closed; make a new one"):
             call()
     assert "closed" in repr(db)
@@ -194,9 +194,11 @@ def test_a_forgotten_client_warns_and_ends(shared: FakeCluster) -> None:
     db = connected(shared)
     db.raw.put(b"k", b"v")
     thread = db._core._thread._thread
+    holder = [db]
+    del db
     with pytest.warns(ResourceWarning, match="was never closed"):
-        del db
-        gc.collect()
+        holder.clear()
+    gc.collect()
     thread.join(5)
     assert not thread.is_alive()
 

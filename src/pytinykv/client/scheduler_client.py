@@ -97,6 +97,8 @@ class SchedulerClient:
         self._caller_id = caller_id
         self._cluster_id = cluster_id
         self._leader: str | None = None
+        self._trouble = "no endpoint has answered"
+        """What went wrong last, for the message of who runs out of time."""
         self._discovery = asyncio.Lock()
         self._tso: TimestampStream | None = None
         self._closed = False
@@ -144,9 +146,9 @@ class SchedulerClient:
         """Return the leader's address, asking around until `deadline` (loop time) if need be."""
         while self._leader is None:
             self._refuse_closed()
-            trouble = await self._discover(deadline)
+            await self._discover(deadline)
             if self._leader is None:
-                self._refuse_late(deadline, trouble)
+                self._refuse_late(deadline)
                 await backoff.pause()
         return self._leader
 
@@ -156,36 +158,35 @@ class SchedulerClient:
             _log.info("scheduler leader %s lost", address)
             self._leader = None
 
-    async def _discover(self, deadline: float) -> str:
-        """Ask every endpoint in turn who leads; return what went wrong. One caller asks, the others wait for it."""
-        trouble = "nothing was asked yet"
+    async def _discover(self, deadline: float) -> None:
+        """Ask every endpoint in turn who leads. One caller asks, the others wait for it."""
         try:
             async with asyncio.timeout_at(deadline), self._discovery:
                 for endpoint in list(self._endpoints):
                     if self._leader is not None:
                         break
-                    trouble = await self._ask_members(endpoint, deadline)
+                    await self._ask_members(endpoint, deadline)
         except TimeoutError:
-            pass
-        return trouble
+            _log.debug("no time left to look for the scheduler's leader")
 
-    async def _ask_members(self, endpoint: str, deadline: float) -> str:
+    async def _ask_members(self, endpoint: str, deadline: float) -> None:
         try:
             reply = await self._connector.unary(
                 endpoint, f"{_PD}GetMembers", pdpb_pb2.GetMembersRequest(), timeout_s=self._attempt_s(deadline)
             )
         except RpcError as error:
-            return f"{endpoint}: {error}"
+            self._trouble = f"{endpoint}: {error}"
+            return
         assert isinstance(reply, pdpb_pb2.GetMembersResponse)
         self._check_cluster(endpoint, reply.header.cluster_id)
         urls = [bare_address(url) for url in reply.leader.client_urls]
         if not urls:
-            return f"{endpoint}: knows no leader"
+            self._trouble = f"{endpoint}: knows no leader"
+            return
         for member in reply.members:
             self._endpoints += [a for url in member.client_urls if (a := bare_address(url)) not in self._endpoints]
         self._leader = endpoint if endpoint in urls else urls[0]
         _log.info("scheduler leader is %s, cluster %d", self._leader, self._cluster_id)
-        return ""
 
     def _check_cluster(self, endpoint: str, cluster_id: int) -> None:
         if self._cluster_id == 0:
@@ -211,7 +212,8 @@ class SchedulerClient:
                 reply = await self._connector.unary(leader, _PD + method, request, timeout_s=self._attempt_s(deadline))
             except RpcError as error:
                 self._on_rpc_error(method, leader, error)
-                self._refuse_late(deadline, f"{leader}: {error}")
+                self._trouble = f"{leader}: {error}"
+                self._refuse_late(deadline)
                 await backoff.pause()
                 continue
             self._check_cluster(leader, cast("Any", reply).header.cluster_id)
@@ -237,10 +239,10 @@ class SchedulerClient:
         if self._closed:
             raise ClientClosedError("the client is closed; make a new one")
 
-    def _refuse_late(self, deadline: float, trouble: str) -> None:
+    def _refuse_late(self, deadline: float) -> None:
         if asyncio.get_running_loop().time() >= deadline:
             raise SchedulerUnavailableError(
-                f"no scheduler answered in time (asked {', '.join(self._endpoints)}; last: {trouble}); "
+                f"no scheduler answered in time (asked {', '.join(self._endpoints)}; last: {self._trouble}); "
                 "check the addresses and that a scheduler runs there"
             )
 
