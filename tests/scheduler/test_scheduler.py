@@ -357,7 +357,9 @@ async def test_tick_pushes_orders_to_the_store_of_the_leader(
 
 
 async def test_patrol_goes_round_all_regions(engine: MemoryEngine, clock: ManualClock, scope: Scope) -> None:
-    scheduler = open_scheduler(engine, clock, scope, patrol_regions_max=3, store_operators_max=100)
+    scheduler = open_scheduler(
+        engine, clock, scope, patrol_regions_max=3, store_operators_max=100, leader_operators_max=0
+    )
     await bootstrapped(scheduler)
     keys = [b"", *(b"%02d" % n for n in range(1, 10)), b""]
     for n in range(10):

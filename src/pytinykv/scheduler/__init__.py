@@ -11,14 +11,14 @@ where its replicas should be (TinyScheduler in TinyKV, PD in TiKV).
     cluster        stores and regions as observed; lookups that refuse to answer in part
     operators      steps for one region, read off its heartbeats
     operator_controller   which operators run; what a leader is told next
-    quorum, placement, replica_checker   what should be done about a region
+    quorum, placement                    what is safe to do, and where
+    replica_checker, leader_balancer     what should be done about a region
     coordinator    checkers propose, operators run
     scheduler      all of it behind one object
 
 No gRPC and no protobuf here: `server.pd_service` translates. Decisions are synchronous and take the time as an argument;
 only the committer waits for the disk. Single node for now; the commands and `state.transition` are the shape in which
-it can be replicated by `raft` later. Not here yet: balancing of leaders and of regions, which are further checkers that
-make operators.
+it can be replicated by `raft` later. Not here yet: moving regions for the sake of balance, which is one more checker.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from pytinykv.scheduler.records import RegionInfo, RegionMeta, StoreId, StoreMet
 from pytinykv.scheduler.regions import RegionMap
 from pytinykv.scheduler.stores import StoreHealth, StoreInfo
 
+PREPARED_SHARE = 0.8
+"""Of each store's regions, how many must have been reported before stores are compared."""
 KEY_MAX = 64
 """How much of a key an error message shows, in bytes."""
 
@@ -36,6 +38,7 @@ class Cluster:
         self._config = config
         self.regions = RegionMap()
         self._stores: dict[StoreId, StoreInfo] = {}
+        self._is_prepared = False
 
     @property
     def config(self) -> SchedulerConfig:
@@ -50,6 +53,11 @@ class Cluster:
             except StaleRegion:
                 continue
             self.regions.put(info)
+
+    def is_prepared(self) -> bool:
+        """Say whether enough regions were reported, since this process began, for comparing stores. Stays true."""
+        self._is_prepared = self._is_prepared or self.regions.is_reported(PREPARED_SHARE)
+        return self._is_prepared
 
     # stores
 

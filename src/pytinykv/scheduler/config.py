@@ -40,6 +40,10 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How many replica operators may run at once in the cluster."""
     store_operators_max: int = 8
     """How many running operators may add a peer to the same store, or take one from it."""
+    leader_operators_max: int = 4
+    """How many transfers of leadership for the sake of balance may run at once. 0: leaders are not balanced."""
+    leader_balance_tolerance: int = 10
+    """By how many leaders two stores must differ before one is moved. Below 2 leaders would swing back and forth."""
     operator_history_max: int = 1024
     """How many finished operators are remembered for GetOperator."""
 
@@ -74,6 +78,10 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.leader_operators_max < 0:
+            raise ValueError(f"leader_operators_max must not be negative: {self.leader_operators_max}")
+        if self.leader_balance_tolerance < 2:
+            raise ValueError(f"leader_balance_tolerance must be at least 2, not {self.leader_balance_tolerance}")
         if self.tso_ahead_max_ms < 1 or self.tso_ahead_max_ms * 2 > self.tso_window_ms:
             raise ValueError("tso_ahead_max_ms must be at least 1 and at most half of tso_window_ms")
         if not 0 < self.low_space_ratio <= 1:

@@ -63,6 +63,10 @@ class OperatorController:
         """Return how many peers running operators are still to add on a store."""
         return sum(operator.adds_to(store_id) for operator in self._running.values())
 
+    def leader_balance(self, store_id: int) -> int:
+        """Return how many leaders a store will have gained (or lost) when the transfers under way are done."""
+        return sum(operator.leader_balance(store_id) for operator in self._running.values())
+
     def store_load(self, store_id: int) -> int:
         """Return how many running operators add a peer on a store or take one away."""
         return sum(store_id in operator.changed_stores for operator in self._running.values())

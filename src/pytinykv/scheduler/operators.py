@@ -113,7 +113,9 @@ class OperatorKind(StrEnum):
     REPLICA = "replica"
     """The region has too few, too many or lost peers."""
     LEADER = "leader"
+    """Leadership is spread unevenly over the stores."""
     REGION = "region"
+    """Regions are spread unevenly over the stores."""
     ADMIN = "admin"
     """A person wants it; replaces a running operator of another kind."""
 
@@ -170,6 +172,11 @@ class Operator(msgspec.Struct):
         """Say whether a peer is still to be added on this store."""
         remaining = self.steps[self.done_steps :]
         return any(isinstance(step, AddPeer) and step.store_id == store_id for step in remaining)
+
+    def leader_balance(self, store_id: int) -> int:
+        """Say how many leaders a store still gains (or loses) by this."""
+        remaining = [step for step in self.steps[self.done_steps :] if isinstance(step, TransferLeader)]
+        return sum((step.target == store_id) - (step.source == store_id) for step in remaining)
 
     def __str__(self) -> str:
         steps = ", ".join(str(step) for step in self.steps)

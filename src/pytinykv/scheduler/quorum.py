@@ -33,9 +33,18 @@ def can_remove(cluster: Cluster, region: RegionInfo, peer: Peer, now: float) -> 
 
 
 def next_leader(
-    cluster: Cluster, region: RegionInfo, now: float, *, unless: Callable[[Peer], bool] = lambda _: False
+    cluster: Cluster,
+    region: RegionInfo,
+    now: float,
+    *,
+    count: Callable[[int], int] | None = None,
+    unless: Callable[[Peer], bool] = lambda _: False,
 ) -> Peer | None:
-    """Return the working follower on the store with the fewest leaders, or None."""
+    """Return the working follower on the store with the fewest leaders, or None.
+
+    `count` says how many leaders a store has (default: as reported), `unless` leaves peers out.
+    """
+    leaders = count or (lambda store_id: len(cluster.regions.tally(store_id).leaders))
     candidates = [
         peer
         for peer in region.followers
@@ -43,6 +52,6 @@ def next_leader(
     ]
     return min(
         candidates,
-        key=lambda peer: (len(cluster.regions.tally(peer.store_id).leaders), peer.store_id),
+        key=lambda peer: (leaders(peer.store_id), peer.store_id),
         default=None,
     )

@@ -30,6 +30,8 @@ class StoreTally(msgspec.Struct):
     leaders: dict[RegionId, None]
     pending: dict[RegionId, None]
     """Ids of the regions whose peer there is still behind."""
+    reported: int = 0
+    """How many of the regions have a known leader: a leader has reported them since the map was loaded."""
     region_size: int = 0
     leader_size: int = 0
 
@@ -149,6 +151,10 @@ class RegionMap:
         """Return what a store carries. The caller must not change it."""
         return self._tallies.get(StoreId(store_id)) or StoreTally({}, {}, {})
 
+    def is_reported(self, share: float) -> bool:
+        """Say whether of each store's regions at least this share has a known leader."""
+        return all(tally.reported >= share * len(tally.regions) for tally in self._tallies.values())
+
     def _drop(self, info: RegionInfo) -> None:
         del self._by_start[info.meta.start_key]
         del self._by_id[info.id]
@@ -156,6 +162,7 @@ class RegionMap:
             tally = self._tallies[peer.store_id]
             if tally.regions.pop(info.id, self) is None:
                 tally.region_size -= info.approximate_size
+                tally.reported -= info.leader is not None
             tally.pending.pop(info.id, None)
         if info.leader is not None and info.id in (tally := self._tally(info.leader.store_id)).leaders:
             del tally.leaders[info.id]
@@ -167,6 +174,7 @@ class RegionMap:
             if info.id not in tally.regions:
                 tally.regions[info.id] = None
                 tally.region_size += info.approximate_size
+                tally.reported += info.leader is not None
             if info.is_pending(peer.id):
                 tally.pending[info.id] = None
         if info.leader is not None:

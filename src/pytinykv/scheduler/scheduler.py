@@ -45,6 +45,7 @@ from pytinykv.scheduler.errors import (
     TimestampUnavailable,
 )
 from pytinykv.scheduler.ids import IdAllocator
+from pytinykv.scheduler.leader_balancer import LeaderBalancer
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import Order
 from pytinykv.scheduler.records import (
@@ -115,7 +116,7 @@ class Scheduler:
             max_replicas=lambda: self.max_replicas,
             allocate_peer_id=self._allocate_peer_id_nowait,
         )
-        self._coordinator = Coordinator(self.operators, [replicas])
+        self._coordinator = Coordinator(self.operators, [replicas, LeaderBalancer(self.cluster, self.operators)])
         self._sinks: dict[StoreId, Sink] = {}
         self._patrolled: bytes | None = None
         """Start key of the region the last tick ended with."""

@@ -1,0 +1,49 @@
+"""The leader balancer: spreads leadership, and so the work of serving clients, evenly over the stores.
+
+A leader costs its store more than a follower does, and moving it costs next to nothing: no data moves. For a region whose
+leader's store has far more leaders than the store of a working follower, leadership moves there. "Far more" is a
+difference of `leader_balance_tolerance` or more, counting transfers under way as done, so that a burst of decisions does
+not overshoot and leaders don't swing back and forth.
+
+Nothing is moved before most regions were reported since the start of this process: until then the counts say little.
+"""
+
+from __future__ import annotations
+
+from pytinykv.scheduler.cluster import Cluster
+from pytinykv.scheduler.operator_controller import OperatorController
+from pytinykv.scheduler.operators import Operator, OperatorKind, TransferLeader
+from pytinykv.scheduler.quorum import next_leader
+from pytinykv.scheduler.records import Peer, PeerRole, RegionInfo
+from pytinykv.scheduler.stores import StoreHealth
+
+
+class LeaderBalancer:
+    """A checker: looks at one region and proposes to move its leadership, or None."""
+
+    def __init__(self, cluster: Cluster, operators: OperatorController) -> None:
+        self._cluster = cluster
+        self._operators = operators
+
+    def check(self, region: RegionInfo, now: float) -> Operator | None:
+        """Return a transfer of the region's leadership if that brings the stores clearly closer to each other."""
+        config = self._cluster.config
+        if region.leader is None or self._operators.count(OperatorKind.LEADER) >= config.leader_operators_max:
+            return None
+        if not self._cluster.is_prepared() or any(peer.role is not PeerRole.VOTER for peer in region.meta.peers):
+            return None
+        target = next_leader(
+            self._cluster, region, now, count=self._leaders, unless=lambda peer: not self._may_lead(peer, now)
+        )
+        source = region.leader.store_id
+        if target is None or self._leaders(source) - self._leaders(target.store_id) < config.leader_balance_tolerance:
+            return None
+        steps = (TransferLeader(source, target.store_id),)
+        return Operator("balance leaders", region.id, region.meta.epoch, OperatorKind.LEADER, steps)
+
+    def _leaders(self, store_id: int) -> int:
+        return len(self._cluster.regions.tally(store_id).leaders) + self._operators.leader_balance(store_id)
+
+    def _may_lead(self, peer: Peer, now: float) -> bool:
+        store = self._cluster.store(peer.store_id)
+        return store is not None and not store.is_busy and store.health(now, self._cluster.config) is StoreHealth.UP
