@@ -181,4 +181,4 @@ QUICK = settings(deadline=None, stateful_step_count=30, suppress_health_check=li
 TestMemoryModel = MemoryMachine.TestCase
 TestMemoryModel.settings = settings(QUICK, max_examples=60)
 TestRocksModel = RocksMachine.TestCase
-TestRocksModel.settings = settings(QUICK, max_examples=20)
+TestRocksModel.settings = settings(QUICK, max_examples=12)

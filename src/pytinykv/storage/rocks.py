@@ -17,7 +17,7 @@ Invariants
 ----------
 1. `_handles`, `_gets` and `_columns` are empty exactly when the engine is closed: the hot paths need no other check.
 2. `_failure` is the first error of a write or sync, and never changes again.
-3. Every open iterator and snapshot is in `_dependents` (weakly): RocksDB is closed only after all of them are.
+3. Every open iterator and snapshot is in `_dependents` or `_unpinned` (weakly): RocksDB is closed after all of them are.
 """
 
 from __future__ import annotations
