@@ -7,7 +7,7 @@
 A test here names the TinyKV test it covers in a marker, `@pytest.mark.tinykv("TestLeaderElection2AA")`, on the
 function, on its class, or in the module's `pytestmark`; one marker may carry several names. Names are unique in TinyKV
 but for a few such as TestBasic; those are written "package:TestName". The markers are read from the source, nothing is
-imported.
+imported; a module may build parameters with a function of its own that passes one of its arguments on to the marker.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "tests" / "parity" / "tinykv-tests.tsv"
@@ -55,6 +56,7 @@ class Pending:
 
 ONE_SCHEDULER = "one scheduler node so far; a replicated scheduler comes later"
 TRANSACTIONS = "transactions come later"
+BALANCING = "balancing comes later"
 
 # The first that matches gives the reason; a test that none matches is open.
 PENDING: tuple[Pending, ...] = (
@@ -76,7 +78,46 @@ PENDING: tuple[Pending, ...] = (
         part="3B",
         reason="membership changes and splits under faults come later",
     ),
-    Pending(kind=LATER, part="3C", reason="balancing comes later"),
+    Pending(kind=LATER, part="3C", reason=BALANCING),
+    *(
+        Pending(
+            kind=NOT_APPLICABLE, package=package, name=name, reason="starts the suite of its package, tests nothing"
+        )
+        for package, name in (
+            ("scheduler/server", "TestServer"),
+            ("scheduler/server/core", "TestCore"),
+            ("scheduler/server/schedulers", "TestSchedulers"),
+        )
+    ),
+    *(
+        Pending(
+            kind=NOT_APPLICABLE, package="scheduler/server/schedulers", name=name, reason="min and max are Python's"
+        )
+        for name in ("TestMaxUint64", "TestMinDuration", "TestMinUint64")
+    ),
+    Pending(
+        kind=NOT_APPLICABLE,
+        package="scheduler/server/core",
+        name="TestCloneStore",
+        reason="looks for a data race; our records are immutable and have one thread",
+    ),
+    *(
+        Pending(kind=LATER, package="scheduler/server", name=name, reason=BALANCING)
+        for name in (
+            "TestDispatch",
+            "TestInterval",
+            "TestRemoveScheduler",
+            "TestShouldRun",
+            "TestShouldRunWithNonLeaderRegions",
+        )
+    ),
+    *(
+        Pending(kind=LATER, package="scheduler/server/core", name=name, reason=BALANCING)
+        for name in ("TestRandomRegion", "TestRandomRegionDiscontinuous", "TestStoreWeight")
+    ),
+    Pending(kind=LATER, package="scheduler/server/schedule/operator", reason="merges and balancing come later"),
+    Pending(kind=LATER, package="scheduler/server/schedule/selector", reason=BALANCING),
+    Pending(kind=LATER, package="scheduler/server/schedulers", reason=BALANCING),
 )
 
 
@@ -127,42 +168,75 @@ def find_covers(directory: Path) -> Iterator[Cover]:
 
 def covers_in(module: ast.Module, path: Path) -> Iterator[Cover]:
     """Yield the covers of one module."""
-    shared = names_in_pytestmark(module.body)
+    reader = MarkerReader(module)
+    shared = reader.names_in_pytestmark(module.body)
     for node in module.body:
         if isinstance(node, ast.ClassDef):
-            above = [*shared, *names_in_pytestmark(node.body), *names_in(node.decorator_list)]
+            above = [*shared, *reader.names_in_pytestmark(node.body), *reader.names_in(node.decorator_list)]
             for inner in node.body:
-                yield from covers_of(inner, path, f"{node.name}.", above)
+                yield from covers_of(inner, path, f"{node.name}.", above, reader)
         else:
-            yield from covers_of(node, path, "", shared)
+            yield from covers_of(node, path, "", shared, reader)
 
 
-def covers_of(node: ast.stmt, path: Path, prefix: str, above: list[str]) -> Iterator[Cover]:
-    """Yield the covers of one statement, if it is a test or a state machine's test case."""
+def covers_of(node: ast.stmt, path: Path, prefix: str, above: list[str], reader: MarkerReader) -> Iterator[Cover]:
+    """Yield the covers of one statement, if it is a test."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test"):
-        for name in dict.fromkeys([*above, *names_in(node.decorator_list)]):
+        for name in dict.fromkeys([*above, *reader.names_in(node.decorator_list)]):
             yield Cover(path, node.lineno, prefix + node.name, name)
 
 
-def names_in_pytestmark(body: list[ast.stmt]) -> list[str]:
-    """Return the names in `pytestmark = …` of a module or class."""
-    found: list[str] = []
-    for node in body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "pytestmark" for t in node.targets):
-            found += names_in([node.value])
-    return found
+class MarkerReader:
+    """Finds the names in `pytest.mark.tinykv(...)`, also where a function of the module makes the mark."""
+
+    def __init__(self, module: ast.Module) -> None:
+        self._position_of: dict[str, int] = {}
+        """Function that passes an argument on to the marker -> the argument's position."""
+        for node in module.body:
+            if isinstance(node, ast.FunctionDef):
+                self._note_function(node)
+
+    def _note_function(self, function: ast.FunctionDef) -> None:
+        parameters = [parameter.arg for parameter in function.args.args]
+        for call in ast.walk(function):
+            if is_marker(call):
+                for argument in call.args:
+                    if isinstance(argument, ast.Name) and argument.id in parameters:
+                        self._position_of[function.name] = parameters.index(argument.id)
+
+    def names_in_pytestmark(self, body: list[ast.stmt]) -> list[str]:
+        """Return the names in `pytestmark = …` of a module or class."""
+        found: list[str] = []
+        for node in body:
+            if isinstance(node, ast.Assign) and any(
+                isinstance(t, ast.Name) and t.id == "pytestmark" for t in node.targets
+            ):
+                found += self.names_in([node.value])
+        return found
+
+    def names_in(self, expressions: list[ast.expr]) -> list[str]:
+        """Return the names in all marks inside some expressions; those of single parameters included."""
+        found: list[str] = []
+        for expression in expressions:
+            for call in ast.walk(expression):
+                if is_marker(call):
+                    found += texts(call.args)
+                elif (
+                    isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in self._position_of
+                ):
+                    position = self._position_of[call.func.id]
+                    found += texts(call.args[position : position + 1])
+        return found
 
 
-def names_in(expressions: list[ast.expr]) -> list[str]:
-    """Return the names in every `pytest.mark.tinykv(...)` inside some expressions; parametrised marks included."""
-    found: list[str] = []
-    for expression in expressions:
-        for call in ast.walk(expression):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "tinykv":
-                found += [
-                    arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
-                ]
-    return found
+def is_marker(node: ast.AST) -> TypeGuard[ast.Call]:
+    """Tell whether a node is a call of the marker."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "tinykv"
+
+
+def texts(expressions: list[ast.expr]) -> list[str]:
+    """Return the values of those expressions that are plain strings."""
+    return [node.value for node in expressions if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
 def resolve(targets: list[Target], covers: list[Cover]) -> dict[Target, list[Cover]]:
