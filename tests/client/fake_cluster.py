@@ -24,10 +24,20 @@ from pytinykv.wire.checksum import checksum_pairs
 from pytinykv.wire.pb import errorpb_pb2, kvrpcpb_pb2, metapb_pb2, pdpb_pb2, tikvpb_pb2
 
 CLUSTER_ID = 77
-STORE_METHODS = (
-    "RawGet RawPut RawDelete RawBatchGet RawBatchPut RawBatchDelete RawScan RawDeleteRange RawGetKeyTTL RawCompareAndSwap "
-    "RawChecksum BatchCommands"
-).split()
+STORE_METHODS = [
+    "BatchCommands",
+    "RawBatchDelete",
+    "RawBatchGet",
+    "RawBatchPut",
+    "RawChecksum",
+    "RawCompareAndSwap",
+    "RawDelete",
+    "RawDeleteRange",
+    "RawGet",
+    "RawGetKeyTTL",
+    "RawPut",
+    "RawScan",
+]
 
 
 @dataclass

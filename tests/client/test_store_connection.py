@@ -13,6 +13,7 @@ from pytinykv.client import (
     ClientClosedError,
     CutOffWriteError,
     DeadlineExceededError,
+    SchedulerUnavailableError,
     StoreError,
     UndeterminedError,
     UnsupportedError,
@@ -91,6 +92,27 @@ async def test_another_peer_is_tried_while_the_scheduler_still_names_the_dead_le
     cluster.region_of(b"k").leader = 3
     await client.raw.put(b"k", b"2")
     assert cluster.data[""] == {b"k": b"2"}
+
+
+async def test_a_new_leader_is_found_even_while_no_scheduler_answers(
+    client: AsyncClient, cluster: FakeCluster, connector: FakeConnector
+) -> None:
+    await client.raw.batch_put({b"a": b"1", b"k": b"1", b"z": b"1"})
+    cluster.down.update([cluster.scheduler_address, ADDRESS])
+    connector.break_streams(ADDRESS)
+    cluster.region_of(b"k").leader = 0
+    asyncio.get_running_loop().call_later(0.02, setattr, cluster.region_of(b"k"), "leader", 3)
+    await client.raw.put(b"k", b"2")
+    assert cluster.data[""][b"k"] == b"2"
+
+
+async def test_without_a_scheduler_an_unknown_region_is_an_error_that_says_so(
+    client: AsyncClient, cluster: FakeCluster
+) -> None:
+    await client.open()
+    cluster.down.add(cluster.scheduler_address)
+    with pytest.raises(SchedulerUnavailableError, match="put b'k' was not executed: no scheduler answered in time"):
+        await client.raw.put(b"k", b"2", timeout=0.05)
 
 
 async def test_a_store_that_comes_back_elsewhere_is_found(

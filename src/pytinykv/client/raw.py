@@ -78,7 +78,7 @@ class AsyncRawClient:
     * `InvalidArgumentError` for an argument that can't be right, before anything is sent.
     * `DeadlineExceededError` and `SchedulerUnavailableError`: nothing was changed, trying again is safe.
     * `UndeterminedError`, from writes only: the write may have happened, or may still happen. It is never repeated behind
-      the caller's back.
+      the caller's back. (The same holds for a write whose task is cancelled.)
     """
 
     def __init__(self, router: Router) -> None:

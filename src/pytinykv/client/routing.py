@@ -10,8 +10,9 @@ The cheap path makes one future and awaits it once. Everything else (`_recover`)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from random import Random
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -41,6 +42,8 @@ __all__ = ["Batch", "Router"]
 
 _log = logging.getLogger(__name__)
 
+OUTAGE_PATIENCE_S = 0.5
+"""How long to wait for a scheduler before going by what was known earlier."""
 AVOID_STORE_S = 3.0
 """A store that did not answer is passed over for so long when there is a choice."""
 
@@ -69,6 +72,8 @@ class Router:
     ) -> None:
         self.regions = RegionCache()
         self.config = config
+        self._dropped = RegionCache()
+        """Regions that turned out wrong, for use while no scheduler answers: some peer of theirs may know better."""
         self._scheduler = scheduler
         self._connector = connector
         self._rng = rng
@@ -255,8 +260,8 @@ class Router:
             self._avoid_until[region.store_id] = self._loop.time() + AVOID_STORE_S
         if reaction.drop_store:
             self._moved.add(region.store_id)
-        if reaction.drop_region:
-            self.regions.remove(region)
+        if reaction.drop_region and self.regions.remove(region):
+            self._dropped.insert(region)
         return reaction
 
     def _learn(self, region: Region, error: RegionError) -> None:
@@ -304,31 +309,49 @@ class Router:
                 if region is not None:
                     return region, await self._store_of(region, deadline)
                 trouble = trouble or "the scheduler knows no region with a leader for it"
-            except (NotBootstrappedError, StoreNotFoundError, TimeoutError) as error:
+            except (NotBootstrappedError, StoreNotFoundError) as error:
                 trouble = error
             except SchedulerUnavailableError as error:
                 raise SchedulerUnavailableError(f"{command.describe()} was not executed: {error}") from error
             await backoff.pause()
 
     async def _find_region(self, command: Command[Any], deadline: float) -> Region | None:
+        async with self._turn(deadline):
+            return command.locate(self.regions) or await self._ask_region(command, deadline)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, deadline: float) -> AsyncIterator[None]:
+        """Wait for the turn to ask the scheduler."""
         try:
-            async with asyncio.timeout_at(deadline), self._lookup:
-                return command.locate(self.regions) or await self._ask_region(command, deadline)
+            async with asyncio.timeout_at(deadline):
+                await self._lookup.acquire()
         except TimeoutError:
-            return None
+            raise SchedulerUnavailableError("the scheduler has not answered an earlier question yet") from None
+        try:
+            yield
+        finally:
+            self._lookup.release()
 
     async def _ask_region(self, command: Command[Any], deadline: float) -> Region | None:
         left_s = deadline - self._loop.time()
-        if isinstance(command, RawScan) and command.reverse:
-            region = await self._ask_region_below(command.range.end or None, left_s)
-        else:
-            region = await self._scheduler.get_region(command.key, left_s)
+        dropped = command.locate(self._dropped)
+        try:
+            region = await self._ask_scheduler(command, left_s if dropped is None else min(left_s, OUTAGE_PATIENCE_S))
+        except SchedulerUnavailableError:
+            if dropped is None:
+                raise
+            region = self._with_other_leader(dropped)
         if region is None or not region.id:
             return None
         region = self._with_reachable_leader(region)
         if region is not None:
             self.regions.insert(region)
         return region
+
+    async def _ask_scheduler(self, command: Command[Any], left_s: float) -> Region | None:
+        if isinstance(command, RawScan) and command.reverse:
+            return await self._ask_region_below(command.range.end or None, left_s)
+        return await self._scheduler.get_region(command.key, left_s)
 
     async def _ask_region_below(self, upper: bytes | None, left_s: float) -> Region | None:
         region = await self._scheduler.get_region(ABOVE_ALL_KEYS if upper is None else upper, left_s)
@@ -347,13 +370,17 @@ class Router:
             return region.with_leader(self._rng.choice(others))
         return region if region.leader.id else None
 
+    def _with_other_leader(self, region: Region) -> Region:
+        others = [peer for peer in region.meta.peers if peer.store_id != region.store_id]
+        return region.with_leader(self._rng.choice(others)) if others else region
+
     async def _store_of(self, region: Region, deadline: float) -> StoreConnection:
         """Return the connection to the store that leads `region`; one it can't be, and the region, are forgotten."""
         store_id = region.store_id
         if store_id not in self._moved and (known := self._stores.get(store_id)) is not None:
             return known
         try:
-            async with asyncio.timeout_at(deadline), self._lookup:
+            async with self._turn(deadline):
                 if store_id not in self._moved and (known := self._stores.get(store_id)) is not None:
                     return known
                 return await self._find_store(store_id, deadline)
@@ -363,10 +390,19 @@ class Router:
 
     async def _find_store(self, store_id: int, deadline: float) -> StoreConnection:
         """Return the connection to a store, at the address the scheduler has for it now."""
-        meta = await self._scheduler.get_store(store_id, deadline - self._loop.time())
+        known = self._stores.get(store_id)
+        left_s = deadline - self._loop.time()
+        try:
+            meta = await self._scheduler.get_store(
+                store_id, left_s if known is None else min(left_s, OUTAGE_PATIENCE_S)
+            )
+        except SchedulerUnavailableError:
+            if known is None:
+                raise
+            self._moved.discard(store_id)
+            return known
         if meta.state == metapb_pb2.Tombstone or not meta.address:
             raise StoreNotFoundError(f"store {store_id} is gone")
-        known = self._stores.get(store_id)
         self._moved.discard(store_id)
         if known is not None and known.address == meta.address:
             return known

@@ -185,7 +185,8 @@ class SchedulerClient:
             return
         for member in reply.members:
             self._endpoints += [a for url in member.client_urls if (a := bare_address(url)) not in self._endpoints]
-        self._leader = endpoint if endpoint in urls else urls[0]
+        # A single member that answers is the leader at this address too, whatever it advertises (a forwarded port).
+        self._leader = endpoint if endpoint in urls or len(reply.members) == 1 else urls[0]
         _log.info("scheduler leader is %s, cluster %d", self._leader, self._cluster_id)
 
     def _check_cluster(self, endpoint: str, cluster_id: int) -> None:

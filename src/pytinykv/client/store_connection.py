@@ -209,7 +209,7 @@ class StoreConnection:
 
     async def _run(self) -> None:
         stream = self._connector.stream(self.address, BATCH_COMMANDS)
-        reason, code = "the client is closing", None
+        reason, code = "its receiver ended", None
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
                 await self._probe_first(stream)

@@ -87,7 +87,7 @@ class RawClient:
         timeout: float | None = None,
     ) -> None:
         """Set several keys. Not atomic: after an error some may be set and others not (then it is `undetermined`)."""
-        several = pairs if isinstance(pairs, Mapping) else _taken(pairs)
+        several = dict(pairs) if isinstance(pairs, Mapping) else _taken(pairs)
         self._core.run(lambda db: db.raw.batch_put(several, ttl=ttl, cf=cf, timeout=timeout), checked_timeout(timeout))
 
     def batch_delete(self, keys: Iterable[bytes], *, cf: str = "", timeout: float | None = None) -> None:
