@@ -275,7 +275,8 @@ async def test_unknown_and_wrong_stores_get_clear_errors(pd: Pd) -> None:
         assert "invalid store ID 77" in error.message
         assert "not found" in error.message
     assert (await pd.refused("PutStore")).code is StatusCode.INVALID_ARGUMENT
-    assert (await pd.refused("PutStore", store=store(0))).code is StatusCode.INVALID_ARGUMENT
+    for absurd in (0, (1 << 64) - 1):
+        assert (await pd.refused("PutStore", store=store(absurd))).code is StatusCode.INVALID_ARGUMENT
     no_address = metapb_pb2.Store(id=9)
     assert "has no address" in (await pd.refused("PutStore", store=no_address)).message
     taken = await pd.refused("PutStore", store=store(9, store(1).address))

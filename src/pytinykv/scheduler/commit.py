@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from pytinykv.scheduler.cluster import RegionChange
 from pytinykv.scheduler.commands import Command
-from pytinykv.scheduler.errors import SchedulerError, SchedulerStopped
+from pytinykv.scheduler.errors import SchedulerStopped
 from pytinykv.scheduler.state import State, Transition, encode_record, region_key, transition
 from pytinykv.storage.engine import ColumnFamily, Engine
 
@@ -146,7 +146,7 @@ class Committer:
         for command, future in commands:
             try:
                 step: Transition = transition(state, command)
-            except SchedulerError as error:
+            except Exception as error:  # noqa: BLE001  a refusal, or a bug: either way this caller's alone, nothing changed
                 answers.append((future, error))
                 continue
             state = step.state
@@ -171,7 +171,7 @@ class Committer:
         for future, answer in answers:
             if future.done():
                 continue
-            if isinstance(answer, SchedulerError):
+            if isinstance(answer, Exception):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)

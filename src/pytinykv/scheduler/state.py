@@ -55,6 +55,8 @@ _PREFIX = bytes([FORMAT_VERSION])
 META_KEY = b"s/meta"
 STORE_PREFIX = b"s/store/"
 REGION_PREFIX = b"s/region/"
+ID_MAX = (1 << 62) - 1
+"""Greatest id anybody may bring along; leaves room for those to be handed out."""
 FOREVER_S = (1 << 63) - 1
 GC_WORKER = "gc_worker"
 """The service that is always there and without which nothing is collected; its safe point starts at 0."""
@@ -227,16 +229,19 @@ def _bootstrap(state: State, command: Bootstrap) -> Transition:
     return Transition(State(meta, {store.id: store}), None, writes)
 
 
+def _check_id(what: str, value: int) -> None:
+    if not 0 < value <= ID_MAX:
+        raise InvalidInput(f"invalid {what} id {value}: ask for one with AllocID")
+
+
 def _check_store(store: StoreMeta) -> None:
-    if store.id <= 0:
-        raise InvalidInput(f"invalid store id {store.id}: ask for one with AllocID")
+    _check_id("store", store.id)
     if not store.address:
         raise InvalidInput(f"store {store.id} has no address")
 
 
 def _check_first_region(store: StoreMeta, region: RegionMeta) -> Peer:
-    if region.id <= 0:
-        raise InvalidInput(f"invalid region id {region.id}: ask for one with AllocID")
+    _check_id("region", region.id)
     if region.start_key or region.end_key:
         raise InvalidInput(
             f"first region {region.id} must cover all keys, not [{region.start_key!r}, {region.end_key!r})"
@@ -244,8 +249,9 @@ def _check_first_region(store: StoreMeta, region: RegionMeta) -> Peer:
     if len(region.peers) != 1:
         raise InvalidInput(f"first region {region.id} must have exactly one peer, not {len(region.peers)}")
     (peer,) = region.peers
-    if peer.id <= 0 or peer.store_id != store.id:
-        raise InvalidInput(f"peer {peer.id} of first region {region.id} must have an id and live on store {store.id}")
+    _check_id("peer", peer.id)
+    if peer.store_id != store.id:
+        raise InvalidInput(f"peer {peer.id} of first region {region.id} must live on store {store.id}")
     return peer
 
 
