@@ -15,6 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from pytinykv.lifecycle.errors import ScopeStoppedError
 from pytinykv.raftstore.convert import region_to_pb
 from pytinykv.server.raw_commands import (
     READS,
@@ -165,7 +166,10 @@ class KvService:
         if path != BATCH_COMMANDS:
             raise RpcError(StatusCode.UNIMPLEMENTED, f"{path} is not a stream of this service")
         answers = _Answers()
-        reader = self._scope.start("batch-reader", self._read_frames, requests, answers)
+        try:
+            reader = self._scope.start("batch-reader", self._read_frames, requests, answers)
+        except ScopeStoppedError as error:
+            raise RpcError(StatusCode.UNAVAILABLE, "the store is stopping") from error
         try:
             async for frame in answers.frames():
                 yield frame
@@ -179,6 +183,9 @@ class KvService:
             answers.end()
         except RpcError as error:
             answers.fail(error)
+        except asyncio.CancelledError:
+            answers.fail(RpcError(StatusCode.UNAVAILABLE, "the store is stopping"))
+            raise
         except BaseException as error:
             answers.fail(RpcError(StatusCode.INTERNAL, f"frame could not be served: {error}"))
             raise
