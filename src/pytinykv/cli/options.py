@@ -2,30 +2,49 @@
 
 A value comes from the flag, else from the environment variable (`--data-dir`: `TINYKV_DATA_DIR`), else from the file that
 `--config` names, else from the default. In the file a table with the command's name holds its options, spelt as the
-flags without dashes in front:
+flags without dashes in front; `[client]` holds them for all commands that talk to a cluster. A key that nobody knows is
+an error: a setting that is silently ignored is worse than none.
 
     [store]
     data-dir = "/var/lib/tinykv"
     scheduler = "127.0.0.1:2379"
 
-    [store.raftstore]           # settings of the component, see RaftStoreConfig
+    [store.raftstore]           # settings of the component: RaftStoreConfig
     tick_s = 0.05
+
+    [scheduler.settings]        # SchedulerConfig
+    max_replicas = 5
+
+    [client]
+    scheduler = "127.0.0.1:2379"
 """
 
 from __future__ import annotations
 
 import logging
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+if TYPE_CHECKING:  # generic for the type checker; at run time only in the newest click
+    _AddressType = click.ParamType[str]
+    _AddressesType = click.ParamType[tuple[str, ...]]
+else:
+    _AddressType = _AddressesType = click.ParamType
+
 F = TypeVar("F", bound=Callable[..., Any])
 
-LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-_TABLES = "pytinykv.config-tables"
+LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+CLIENT_TABLE: Final = "client"
+CLIENT_KEYS: Final = frozenset({"scheduler", "timeout", "cf", "hex", "json", "log_level"})
+"""What `[client]` may hold; a command takes from it what it has an option for."""
+_COMPONENTS: Final = {"store": frozenset({"raftstore"}), "scheduler": frozenset({"settings"})}
+"""The tables that a command's table may hold."""
+_TABLES: Final = "pytinykv.config-tables"
+_FILE: Final = "pytinykv.config-file"
 
 
 def option(*flags: str, **settings: Any) -> Callable[[F], F]:
@@ -45,23 +64,57 @@ def _read_config(context: click.Context, _parameter: click.Parameter, path: Path
         raise click.BadParameter(f"can't read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{path} is not valid TOML: {error}") from error
-    values = document.get(context.info_name or "", {})
-    if not isinstance(values, dict):
-        raise click.BadParameter(f"{path}: {context.info_name} must be a table")
-    known = {parameter.name for parameter in context.command.params}
+    _check_tables(path, document)
+    command = context.info_name or ""
+    known = {parameter.name or "" for parameter in context.command.params}
     defaults: dict[str, Any] = {}
-    tables: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if isinstance(value, dict):
-            tables[name] = value
-        elif name in known:
-            defaults[name] = value
-        else:
-            raise click.BadParameter(f"{path}: {context.info_name} has no option {key!r}")
+    if known & CLIENT_KEYS and command not in _COMPONENTS:
+        shared = _options(path, CLIENT_TABLE, document.get(CLIENT_TABLE, {}), CLIENT_KEYS)
+        defaults.update({name: value for name, value in shared.items() if name in known})
+    own = document.get(command, {})
+    tables = {name: value for name, value in own.items() if isinstance(value, dict)}
+    allowed = _COMPONENTS.get(command, frozenset())
+    for name in tables:
+        if name not in allowed:
+            raise click.BadParameter(f"{path}: [{command}.{name}] is not known{_instead(allowed)}")
+    scalars = {name: value for name, value in own.items() if name not in tables}
+    defaults.update(_options(path, command, scalars, known - {"config"}))
     context.default_map = {**(context.default_map or {}), **defaults}
     context.meta[_TABLES] = tables
+    context.meta[_FILE] = path
     return path
+
+
+def _check_tables(path: Path, document: dict[str, Any]) -> None:
+    """Refuse what no command would ever read."""
+    from pytinykv.cli.root import COMMANDS
+
+    for name, value in document.items():
+        if name not in COMMANDS and name != CLIENT_TABLE:
+            what = f"the table [{name}]" if isinstance(value, dict) else f"{name!r}, which stands in no table,"
+            raise click.BadParameter(f"{path}: {what} is not known; tables are [{CLIENT_TABLE}] and [COMMAND]")
+        if not isinstance(value, dict):
+            raise click.BadParameter(f"{path}: {name} must be a table, as in [{name}]")
+
+
+def _options(path: Path, table: str, values: dict[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """Return the values by the names of parameters. Raises BadParameter for an unknown one, or one that is no value."""
+    known = set(known)
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            options = [name.replace("_", "-") for name in sorted(known)]
+            raise click.BadParameter(f"{path}: [{table}] has no option {key!r}{_instead(options)}")
+        if not isinstance(value, str | int | float | bool):
+            raise click.BadParameter(f"{path}: [{table}] {key} must be a single value, not {value!r}")
+        found[name] = value
+    return found
+
+
+def _instead(names: Iterable[str]) -> str:
+    text = ", ".join(sorted(names))
+    return f"; it can have {text}" if text else ""
 
 
 def config_option(function: F) -> F:
@@ -74,51 +127,82 @@ def config_option(function: F) -> F:
         callback=_read_config,
         envvar="TINYKV_CONFIG",
         show_envvar=True,
-        help="Read options from a TOML file; flags and variables win over it.",
+        metavar="FILE.toml",
+        help="Read options from a file; flags and variables win over it.",
     )(function)
 
 
 def component_settings(context: click.Context, name: str) -> dict[str, Any]:
     """Return the configuration file's table for a component of the command, {} without one."""
     tables: dict[str, Any] = context.meta.get(_TABLES, {})
-    settings: dict[str, Any] = tables.get(name, {})
-    return settings
+    return dict(tables.get(name, {}))
 
 
-def _set_log_level(_context: click.Context, _parameter: click.Parameter, level: str) -> None:
+def config_file(context: click.Context) -> Path | None:
+    """Return the configuration file that was read."""
+    path: Path | None = context.meta.get(_FILE)
+    return path
+
+
+def _set_log_level(_context: click.Context, _parameter: click.Parameter, level: str) -> str:
     logging.basicConfig(level=level.upper(), format=LOG_FORMAT)
+    return level
 
 
-def log_option(function: F) -> F:
-    """Add `--log-level`; logs go to standard error."""
+def log_option(default: str) -> Callable[[F], F]:
+    """Return what adds `--log-level`; logs go to standard error."""
     return option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
-        default="info",
+        default=default,
         show_default=True,
         expose_value=False,
         callback=_set_log_level,
         help="How much to log to standard error.",
-    )(function)
+    )
 
 
-def server_options(function: F) -> F:
-    """Add what every server takes."""
-    for add in reversed(
-        (
-            option(
-                "--data-dir",
-                type=click.Path(path_type=Path, file_okay=False),
-                required=True,
-                help="Where its data lives; made if missing.",
-            ),
-            option("--addr", required=True, metavar="HOST:PORT", help="Where to listen; port 0 picks a free one."),
-            option("--advertise-addr", default="", metavar="HOST:PORT", help="How others reach it, if not at --addr."),
-            option("--status-addr", default="", metavar="HOST:PORT", help="Serve /healthz and /metrics here."),
-            option("--insecure", is_flag=True, help="Allow addresses that other machines can reach. No encryption!"),
-            log_option,
-            config_option,
-        )
-    ):
-        function = add(function)
-    return function
+class ListenAddress(_AddressType):
+    """An address to listen on; port 0 is fine."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the address as it was given. Fails, naming it, if it is none."""
+        from pytinykv.lifecycle import AddressError
+        from pytinykv.lifecycle.rpc import parse_address
+
+        try:
+            parse_address(str(value))
+        except AddressError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+class SchedulerAddresses(_AddressesType):
+    """Where schedulers are: one address, or several separated by commas."""
+
+    name = "addresses"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the addresses. Fails, naming the one that is none."""
+        if isinstance(value, tuple):
+            return value
+        from pytinykv.client.addresses import parse_addresses
+        from pytinykv.client.errors import InvalidArgumentError
+
+        try:
+            return parse_addresses(str(value))
+        except InvalidArgumentError as error:
+            self.fail(str(error), param, ctx)
+
+
+def scheduler_option(**settings: Any) -> Callable[[F], F]:
+    """Return what adds `--scheduler`."""
+    return option(
+        "--scheduler",
+        type=SchedulerAddresses(),
+        metavar="HOST:PORT[,…]",
+        help="Where the scheduler is.",
+        **settings,
+    )

@@ -1,18 +1,83 @@
-"""The command group."""
+"""The command group. It knows its commands by name and summary alone; their modules are loaded when they are used.
+
+That way `tinykv get` does not load a server, nor `tinykv --help` anything at all. A new command is one line in `COMMANDS`.
+"""
 
 from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, Final, NamedTuple, NoReturn
 
 import click
 
 from pytinykv import __version__
-from pytinykv.cli.servers import scheduler, store
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class CommandEntry(NamedTuple):
+    """Where a command is, and what it is for."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+COMMANDS: Final = {
+    "playground": CommandEntry(
+        "pytinykv.cli.playground", "playground", "Run a whole cluster on this machine, and watch it."
+    ),
+    "scheduler": CommandEntry("pytinykv.cli.servers", "scheduler", "Run the scheduler."),
+    "store": CommandEntry("pytinykv.cli.servers", "store", "Run a store."),
+    "get": CommandEntry("pytinykv.cli.data", "get", "Print the value of a key."),
+    "put": CommandEntry("pytinykv.cli.data", "put", "Set a key."),
+    "delete": CommandEntry("pytinykv.cli.data", "delete", "Remove a key."),
+    "scan": CommandEntry("pytinykv.cli.data", "scan", "List keys and values in key order."),
+    "status": CommandEntry("pytinykv.cli.cluster", "status", "Show how the cluster is."),
+    "regions": CommandEntry("pytinykv.cli.cluster", "regions", "List the regions, and who leads them."),
+    "stores": CommandEntry("pytinykv.cli.cluster", "stores", "List the stores."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are loaded one by one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order in which the help shows them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command; None if there is none of that name."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command = getattr(importlib.import_module(entry.module), entry.attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without loading any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run as the process that somebody started, so see to it that it ends. (Tests call `main`.)"""
+        try:
+            self.main(*args, **{"prog_name": "tinykv", **kwargs})
+        except SystemExit as left:
+            status = left.code if isinstance(left.code, int) else int(left.code is not None)
+        else:
+            status = 0
+        if "pytinykv.lifecycle.signals" not in sys.modules:  # nothing was started that could keep the process
+            raise SystemExit(status)
+        from pytinykv.lifecycle.signals import leave_process
+
+        leave_process(status)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="tinykv")
 def main() -> None:
-    """TinyKV in Python: a replicated key-value store that speaks TiKV's protocol, and always stops."""
+    """TinyKV in Python: a replicated key-value store that speaks TiKV's protocol, and always stops.
 
-
-for command in (scheduler, store):
-    main.add_command(command)
+    Begin with `tinykv playground` in one terminal, and `tinykv put greeting hello` in another.
+    """

@@ -1,0 +1,107 @@
+"""What `tinykv scheduler` and `tinykv store` have in common: options, settings of components, start, ready line, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from pytinykv.cli.options import ListenAddress, config_option, log_option, option
+from pytinykv.lifecycle import AddressError, LifecycleError, Scope, StopReport, run_process
+from pytinykv.lifecycle.rpc import parse_address
+from pytinykv.lifecycle.rpc.address import check_may_listen
+from pytinykv.storage import EngineError
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+def server_options(function: F) -> F:
+    """Add what every server takes."""
+    for add in reversed(
+        (
+            option(
+                "--data-dir",
+                type=click.Path(path_type=Path, file_okay=False),
+                required=True,
+                metavar="DIR",
+                help="Where its data lives; made if missing.",
+            ),
+            option(
+                "--addr",
+                type=ListenAddress(),
+                required=True,
+                metavar="HOST:PORT",
+                help="Where to listen; port 0 picks a free one.",
+            ),
+            option("--advertise-addr", default="", metavar="HOST:PORT", help="How others reach it, if not at --addr."),
+            option("--status-addr", default="", metavar="HOST:PORT", help="Serve /healthz, /metrics and /debug here."),
+            option("--insecure", is_flag=True, help="Allow addresses that other machines can reach. No encryption!"),
+            log_option("info"),
+            config_option,
+        )
+    ):
+        function = add(function)
+    return function
+
+
+def check_addresses(*, insecure: bool, advertise_addr: str, **listen: str) -> None:
+    """Raise UsageError, naming the option, for an address that is none or that must not be listened on."""
+    try:
+        if advertise_addr and parse_address(advertise_addr).port == 0:
+            raise AddressError(f"{advertise_addr} can't be reached by anybody: port 0 is no port")
+    except AddressError as error:
+        raise click.UsageError(f"--advertise-addr: {error}") from error
+    for name, address in listen.items():
+        if address:
+            try:
+                check_may_listen(parse_address(address), insecure=insecure)
+            except AddressError as error:
+                raise click.UsageError(f"--{name.replace('_', '-')}: {error}") from error
+
+
+def component(kind: type[T], settings: dict[str, Any], table: str) -> T:
+    """Make a component's configuration. Raises UsageError that names what is wrong."""
+    known = getattr(kind, "__struct_fields__", None) or tuple(getattr(kind, "__dataclass_fields__", ()))
+    for name in settings:
+        if name not in known:
+            raise click.UsageError(f"[{table}] has no setting {name!r}; it can have {', '.join(sorted(known))}")
+    try:
+        config = msgspec.convert(settings, kind)
+        config.validate()  # type: ignore[attr-defined]  # every component's configuration has it
+    except (msgspec.ValidationError, ValueError) as error:
+        raise click.UsageError(f"[{table}] {error}") from error
+    return config
+
+
+def serve(name: str, start: Callable[[Scope], Awaitable[None]], *explained: type[Exception]) -> int:
+    """Start a server, serve until told to stop, and return the exit status.
+
+    `explained`: errors at the start whose message tells a user enough. Any other is a bug and shows its traceback.
+    """
+    told: tuple[type[Exception], ...] = (EngineError, LifecycleError, OSError, ValueError, *explained)
+
+    async def main(scope: Scope) -> int:
+        try:
+            await start(scope)
+        except told as error:
+            print(f"tinykv {name}: {error}", file=sys.stderr, flush=True)
+            return 1
+        await asyncio.Event().wait()
+        return 0
+
+    return run_process(main, name=name, on_report=_print_report)
+
+
+def print_ready(facts: dict[str, object]) -> None:
+    """Print the one line by which whoever started the server knows that it serves, and where."""
+    print("ready", *(f"{key}={value}" for key, value in facts.items() if value != ""), flush=True)
+
+
+def _print_report(report: StopReport) -> None:
+    print(report.render(), file=sys.stderr, flush=True)
