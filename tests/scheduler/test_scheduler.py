@@ -356,6 +356,22 @@ async def test_tick_pushes_orders_to_the_store_of_the_leader(
     await scheduler.stop()
 
 
+async def test_step_of_the_wall_clock_is_reported_once(
+    engine: MemoryEngine, clock: ManualClock, scope: Scope, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler = open_scheduler(engine, clock, scope)
+    clock.advance(60)
+    scheduler.tick()
+    assert "wall clock" not in caplog.text
+    clock.wall -= 90_000
+    scheduler.tick()
+    scheduler.tick()
+    assert [one for one in caplog.messages if "wall clock" in one] == [
+        "the wall clock stepped by -90.0 s; timestamps go on growing"
+    ]
+    await scheduler.stop()
+
+
 async def test_patrol_goes_round_all_regions(engine: MemoryEngine, clock: ManualClock, scope: Scope) -> None:
     scheduler = open_scheduler(
         engine, clock, scope, patrol_regions_max=3, store_operators_max=100, leader_operators_max=0

@@ -70,6 +70,8 @@ ID_COUNT_MAX = 1 << 20
 """How many ids one request may ask for."""
 SPLIT_COUNT_MAX = 4096
 """Into how many new regions one request may split."""
+CLOCK_STEP_S = 1.0
+"""From which difference between the two clocks' progress on a step of the wall clock is reported."""
 STOP_SYNC_S = 0.5
 """How long a stop waits to give back the rest of the timestamp window; without it nothing is lost but tightness."""
 
@@ -120,6 +122,8 @@ class Scheduler:
         self._sinks: dict[StoreId, Sink] = {}
         self._patrolled: bytes | None = None
         """Start key of the region the last tick ended with."""
+        self._clock_seen = (clock.monotonic(), clock.wall_ms())
+        """Both clocks at the last tick."""
         self._is_stopped = False
 
     @classmethod
@@ -405,6 +409,7 @@ class Scheduler:
     def tick(self) -> None:
         """Check time limits, and look over the next regions whether something is to be done without waiting for them."""
         now = self.now
+        self._watch_wall_clock(now)
         self._keep_ids_ready()
         self.operators.expire(now)
         batch = self.cluster.walk(self._patrolled, self.config.patrol_regions_max)
@@ -416,6 +421,14 @@ class Scheduler:
             order = None if sink is None else self._coordinator.decide(region, now)
             if sink is not None and order is not None:
                 sink(order)
+
+    def _watch_wall_clock(self, now: float) -> None:
+        """Tell when the wall clock jumps: timestamps cope (tso.py), but lock expiry follows it, and people wonder."""
+        wall_ms, (last_now, last_wall_ms) = self.wall_ms, self._clock_seen
+        self._clock_seen = (now, wall_ms)
+        step_s = (wall_ms - last_wall_ms) / 1000 - (now - last_now)
+        if abs(step_s) > CLOCK_STEP_S:
+            _logger.warning("the wall clock stepped by %+.1f s; timestamps go on growing", step_s)
 
     async def _bury_empty_stores(self) -> None:
         """Bury drained stores, once the region map is whole and vouched for by leaders: before, it may lack their peers."""
