@@ -37,6 +37,7 @@ __all__ = ["Cluster", "ClusterOptions"]
 
 REPLICATION_BOUND_S = 60.0
 CONVERGENCE_BOUND_S = 40.0
+ANSWER_BOUND_S = 10.0
 LATE_FAULTS_S = 0.1
 """Within this, what fault makers have set off with a delay has happened."""
 _POLL_S = 0.1
@@ -146,8 +147,8 @@ class Cluster:
         for node in (self.scheduler, *self.stores):
             if node.process is not None:
                 node.process.resume()
-            if not node.running:
-                await start_until_up(node)
+            await start_until_up(node)
+            await self.wait_until(lambda node=node: node.is_up, limit_s=60.0, what=f"{node.host} up")  # type: ignore[misc] # node is bound
 
     # looking
 
@@ -184,6 +185,24 @@ class Cluster:
         self.heal()
         await self.wait_until(self._caught_up, limit_s=CONVERGENCE_BOUND_S, what="all replicas at one applied index")
         check_replicas_equal(self.engines())
+        await self._check_answered()
+
+    async def _check_answered(self) -> None:
+        """Every command that reached a store over a connection that still stands gets an answer, be it an error."""
+
+        def unanswered() -> list[str]:
+            return [
+                f"{client.host} to {text}"
+                for client in self.clients
+                if client.running and client.connector is not None
+                for text in client.connector.unanswered()
+            ]
+
+        deadline = self.world.loop.time() + self.options.raftstore.undetermined_after_s + ANSWER_BOUND_S
+        while calls := unanswered():
+            if self.world.loop.time() > deadline:
+                raise Violation("answers", f"commands that nobody answers: {'; '.join(calls)}")
+            await asyncio.sleep(_POLL_S)
 
     def _caught_up(self) -> bool:
         by_region: dict[int, list[tuple[int, int]]] = {}

@@ -26,15 +26,16 @@ START_AGAIN_S = 0.5
 
 
 async def start_until_up(node: Node) -> None:
-    """Start a program, again and again if need be, as a supervisor does: without a scheduler a store gives up."""
-    while True:
+    """Start a program, again and again if need be, as a supervisor does: without a scheduler a store gives up.
+
+    Returns at once when it runs, or when somebody else is starting it.
+    """
+    while not node.running:
         try:
             await node.start()
         except (ClientError, ProcessDied):
             await node.crash()
             await asyncio.sleep(START_AGAIN_S)
-        else:
-            return
 
 
 async def partitions(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:

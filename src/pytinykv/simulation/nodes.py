@@ -163,12 +163,14 @@ class ClientNode(Node):
         super().__init__(world, host)
         self._config = config or ClientConfig()
         self.client: AsyncClient | None = None
+        self.connector: SimConnector | None = None
 
     async def _boot(self, process: Process) -> None:
         self.scope = scope = self.new_scope(process)
+        self.connector = SimConnector(self.world.internet, process)
         self.client = AsyncClient(
             SCHEDULER_ADDRESS,
-            connector=SimConnector(self.world.internet, process),
+            connector=self.connector,
             rng=self.world.rng_for(f"{self.host}/{process.incarnation}"),
             scope=scope,
             config=self._config,

@@ -30,6 +30,7 @@ from pytinykv.wire.service import BidiStream, MethodSpec, Service, service_metho
 __all__ = ["Internet", "SimConnector", "SimServer"]
 
 STREAM_BUFFER_MAX: Final = 4096
+BATCH_COMMANDS: Final = "/tikvpb.Tikv/BatchCommands"
 METHODS: Final = {**service_methods("tikvpb.Tikv"), **service_methods("pdpb.PD")}
 
 
@@ -243,6 +244,15 @@ class SimConnector:
         for channel in channels.values():
             channel.close(RpcError(StatusCode.CANCELLED, "the connector is closed"))
 
+    def unanswered(self) -> list[str]:
+        """Return, for checkers, what was asked on streams that still stand and has got no answer: "address: command ids"."""
+        return [
+            f"{address}: {sorted(stream.unanswered)}"
+            for address, channel in self._channels.items()
+            for stream in channel.streams()
+            if stream.unanswered
+        ]
+
     def _channel(self, address: str) -> _Channel:
         if self._closed or not self._process.alive:
             raise RpcError(StatusCode.CANCELLED, "the connector is closed")
@@ -291,6 +301,10 @@ class _Channel:
         if self._network.is_blocked(here, there) or self._network.is_blocked(there, here):
             wait = self._network.rng.uniform(conditions.notice_min_s, conditions.notice_max_s)
         self._refusal = self._process.loop.call_later(wait, self._on_closed, "connection refused")
+
+    def streams(self) -> list[_SimStream]:
+        """Return the open streams of this channel."""
+        return [call for call in self._calls.values() if isinstance(call, _SimStream)]
 
     def begin(self, call: _UnaryCall | _SimStream) -> int:
         number = next(self._numbers)
@@ -343,11 +357,16 @@ class _SimStream:
         self._error = error
         self._messages: deque[bytes] = deque()
         self._news = asyncio.Event()
+        self.unanswered: set[int] = set()
+        """Ids of the commands sent on this stream without an answer yet; only of streams whose messages have ids."""
+        self._has_ids = spec.path == BATCH_COMMANDS
 
     def send_nowait(self, message: Message) -> None:
         if self._error is not None:
             raise self._error
         assert self._channel is not None
+        if self._has_ids:
+            self.unanswered.update(message.request_ids)  # type: ignore[attr-defined] # that stream's message type
         self._channel.send("message", self.number, message.SerializeToString())
 
     async def receive(self) -> Message:
@@ -356,7 +375,10 @@ class _SimStream:
                 raise self._error
             self._news.clear()
             await self._news.wait()
-        return self._spec.response_type.FromString(self._messages.popleft())
+        message = self._spec.response_type.FromString(self._messages.popleft())
+        if self._has_ids:
+            self.unanswered.difference_update(message.request_ids)  # type: ignore[attr-defined] # that stream's type
+        return message
 
     def close(self) -> None:
         if self._channel is not None and self._error is None:

@@ -149,7 +149,7 @@ def _bury(worlds: list[World]) -> None:
     """Let what a failed history left behind vanish here and quietly, instead of in whatever runs next."""
     worlds.clear()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
+        warnings.simplefilter("ignore")
         gc.collect()
 
 

@@ -36,7 +36,7 @@ def draw_options(rng: Random) -> ClusterOptions:
         append_bytes_max=rng.choice([200, 1 << 20]),
         inflight_appends_max=rng.choice([1, 4, 64]),
         log_cache_bytes=rng.choice([0, 500, 4 << 20]),
-        log_keep_entries=rng.choice([0, 5, 64]) if short else 64,
+        log_keep_entries=rng.choice([5, 20, 64]) if short else 64,
         log_gc_bytes=1 if short else 8 << 20,
         log_gc_bytes_force=2 if short else 64 << 20,
         undetermined_after_s=rng.choice([1.0, 10.0]),
