@@ -1,0 +1,194 @@
+"""The playground's processes: started in order, watched, stopped in order.
+
+```
+scheduler ──ready──► stores, all at once ──ready──► region has its peers and a leader ──► serving
+stop:  stores, all at once ──► scheduler
+```
+
+Every child is told who its parent is and dies with it, also if that one is killed (lifecycle.children).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from pytinykv.cli.playground.home import Home, PlaygroundError
+from pytinykv.lifecycle import OwnedChild, Scope, start_child
+
+READY_S: Final = 20.0
+"""How long a process may take to print its ready line; a loaded machine is slow, a broken one is dead at once."""
+STOP_S: Final = 5.5
+"""How long a server may take to stop: its own bound is 5 s."""
+LOG_LINES: Final = 12
+
+
+class Process:
+    """A server of the playground."""
+
+    def __init__(self, name: str, child: OwnedChild, log: Path) -> None:
+        self.name: Final = name
+        self.child: Final = child
+        self.log: Final = log
+        self.facts: dict[str, str] = {}
+        """What its ready line tells."""
+        self.died: str = ""
+        """How it ended, if it did before it was told to."""
+        self.ended_at: float | None = None
+        self.stopped_in_s: float | None = None
+        """How long it took from being told; None if it was not told, or has not ended."""
+
+    @property
+    def addr(self) -> str:
+        """Where it serves."""
+        return self.facts.get("addr", "")
+
+    @property
+    def is_running(self) -> bool:
+        return self.child.returncode is None
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it ended by itself in the middle of the game; one that somebody killed did not."""
+        return bool(self.died) and (self.child.returncode or 0) > 0
+
+    def describe_end(self) -> str:
+        """Return how it ended, in words."""
+        status = self.child.returncode
+        if status is None:
+            return "still running"
+        if self.child.killed:
+            return "did not stop in time and was killed"
+        return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
+
+
+class Cluster:
+    """A scheduler and stores in one directory. `start` first; the scope's stop ends them."""
+
+    def __init__(self, scope: Scope, home: Home, *, config: Path | None) -> None:
+        self._scope: Final = scope
+        self._home: Final = home
+        self._config: Final = config
+        self._stopping = False
+        self.processes: Final[list[Process]] = []
+        self.on_death: Callable[[Process], object] = lambda _: None
+        """Called when a process ends before it was told to."""
+        scope.on_stop("stop the stores", self._stop_stores, STOP_S + 2)
+        scope.on_stop("stop the scheduler", self._stop_scheduler, STOP_S + 2)
+
+    @property
+    def scheduler(self) -> Process:
+        return self.processes[0]
+
+    @property
+    def stores(self) -> list[Process]:
+        return self.processes[1:]
+
+    async def start(self, stores: int, scheduler_addr: str) -> None:
+        """Start everything; return when each process has said that it is ready. Raises PlaygroundError."""
+        await self._start("scheduler", "--addr", scheduler_addr)
+        await self._wait_ready(self.scheduler)
+        for number in range(1, stores + 1):
+            scheduler = ("--scheduler", self.scheduler.addr)
+            await self._start(f"store-{number}", "--addr", "127.0.0.1:0", "--peer-addr", "127.0.0.1:0", *scheduler)
+        for process in self.stores:
+            await self._wait_ready(process)
+
+    async def _start(self, name: str, *options: str) -> None:
+        command = name.partition("-")[0]
+        log = self._home.log_of(name)
+        own = ("--data-dir", str(self._home.path / name), "--status-addr", "127.0.0.1:0", "--advertise-addr", "")
+        config = () if self._config is None else ("--config", str(self._config))
+        argv = (sys.executable, "-m", "pytinykv", command, *own, *options, *config)
+        with log.open("ab") as stream:
+            child = await start_child(
+                self._scope, name, *argv, env=_environment(), stdout=PIPE, stderr=stream, stop_deadline_s=STOP_S
+            )
+        self.processes.append(Process(name, child, log))
+
+    async def _wait_ready(self, process: Process) -> None:
+        stdout = process.child.stdout
+        assert stdout is not None
+        try:
+            async with asyncio.timeout(READY_S):
+                while line := await stdout.readline():
+                    words = line.decode(errors="replace").split()
+                    if words[:1] == ["ready"]:
+                        process.facts = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+                        self._scope.start(f"watch-{process.name}", self._watch, process)
+                        return
+                await process.child.wait(READY_S)
+        except TimeoutError:
+            raise PlaygroundError(
+                f"{process.name} was not ready within {READY_S:.0f} s; its log, {process.log}, ends with\n"
+                f"{last_lines(process.log)}"
+            ) from None
+        raise PlaygroundError(_explain_start(process))
+
+    async def _watch(self, process: Process) -> None:
+        """Read what it prints, which is nothing, and notice when it ends before its time."""
+        stdout = process.child.stdout
+        assert stdout is not None
+        while await stdout.read(4096):
+            pass
+        await process.child.wait()
+        process.ended_at = time.monotonic()
+        if not self._stopping:
+            process.died = process.describe_end()
+            self.on_death(process)
+
+    # --- stop -------------------------------------------------------------------------------------------------------
+
+    async def _stop_stores(self) -> None:
+        self._stopping = True
+        await self._stop(self.stores)
+
+    async def _stop_scheduler(self) -> None:
+        self._stopping = True
+        await self._stop(self.processes[:1])
+
+    async def _stop(self, processes: list[Process]) -> None:
+        """Tell all to stop, then wait for each. `_watch` takes the time at which each has ended."""
+        started = time.monotonic()
+        running = [process for process in processes if process.is_running]
+        for process in running:
+            process.child.terminate()
+        for process in running:
+            await process.child.stop()
+            process.stopped_in_s = (process.ended_at or time.monotonic()) - started
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment without our own variables: they are meant for the playground, not its servers."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TINYKV_")}
+
+
+def _explain_start(process: Process) -> str:
+    """Say why a process did not start: in its own words if it explained itself."""
+    prefix = f"tinykv {process.name.partition('-')[0]}: "
+    told = [line for line in _tail(process.log, LOG_LINES * 4) if line.startswith((prefix, "Error: "))]
+    if told and process.child.returncode in {1, 2}:
+        return f"{process.name} could not start: {told[-1].removeprefix(prefix).removeprefix('Error: ')}"
+    return (
+        f"{process.name} ended before it was ready ({process.describe_end()}); its log, {process.log}, ends with\n"
+        f"{last_lines(process.log)}"
+    )
+
+
+def last_lines(log: Path) -> str:
+    """Return the end of a log, indented."""
+    return "\n".join(f"    {line}" for line in _tail(log, LOG_LINES))
+
+
+def _tail(log: Path, count: int) -> list[str]:
+    with log.open("rb") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, stream.tell() - count * 400))
+        return stream.read().decode(errors="replace").splitlines()[-count:]

@@ -1,0 +1,202 @@
+"""`tinykv playground`: the order of things from start to report."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import click
+
+from pytinykv.cli.options import ListenAddress, config_file, config_option, log_option, option
+from pytinykv.cli.playground.cluster import STOP_S, Cluster, last_lines
+from pytinykv.cli.playground.home import Home, PlaygroundError
+from pytinykv.cli.playground.lines import death_line, intro, ready_line, report_lines
+from pytinykv.cli.playground.observe import INTERVAL_S, Observer
+from pytinykv.cli.serving import check_addresses
+from pytinykv.lifecycle import EXIT_ERROR, EXIT_FORCED, LifecycleError, Scope, StopReport, run_process
+from pytinykv.lifecycle.census import child_pids
+
+STOP_DEADLINE_S: Final = 2 * STOP_S + 2
+"""Stores and scheduler, one after the other, and a moment for the rest."""
+SERVING_S: Final = 30.0
+"""How long the first region may take to have its replicas and a leader."""
+STORES: Final = 3
+
+
+@click.command()
+@option("--stores", type=click.IntRange(1, 99), default=None, help="How many.  [default: 3, or as many as DIR has]")
+@option(
+    "--scheduler-addr",
+    type=ListenAddress(),
+    default="127.0.0.1:2379",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where the scheduler listens; port 0 picks a free one.",
+)
+@option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    metavar="DIR",
+    help="Keep the data here.  [default: a temporary directory, deleted at the end]",
+)
+@log_option("error")
+@config_option
+@click.pass_context
+def playground(context: click.Context, stores: int | None, scheduler_addr: str, data_dir: Path | None) -> None:
+    """Run a whole cluster on this machine, and watch it: a scheduler, and stores on free ports.
+
+    On a terminal it shows live who leads what. Elsewhere it prints lines, `ready scheduler=HOST:PORT stores=…` among them
+    once every replica is there. Ctrl-C and SIGTERM stop it, a second one at once.
+    """
+    check_addresses(insecure=False, advertise_addr="", scheduler_addr=scheduler_addr)
+    sys.exit(Playground(data_dir, stores, scheduler_addr, config_file(context)).run())
+
+
+class Playground:
+    """One run."""
+
+    def __init__(self, data_dir: Path | None, stores: int | None, scheduler_addr: str, config: Path | None) -> None:
+        self._data_dir: Final = data_dir
+        self._wanted: Final = stores
+        self._scheduler_addr: Final = scheduler_addr
+        self._config: Final = config
+        self._home: Home | None = None
+        self._cluster: Cluster | None = None
+        self._status = 0
+
+    def run(self) -> int:
+        """Play until told to stop; return the exit status."""
+        ended = run_process(
+            self._main, name="playground", stop_deadline_s=STOP_DEADLINE_S, on_report=self._print_report
+        )
+        return self._status or ended
+
+    async def _main(self, scope: Scope) -> int:
+        started = time.monotonic()
+        try:
+            self._home = Home.open(self._data_dir)
+            self._cluster = Cluster(scope, self._home, config=self._config)
+            scope.on_stop("let go of the data directory", self._home.close, 2.0)
+            await self._start(self._cluster, self._home)
+        except (PlaygroundError, LifecycleError, OSError) as error:
+            print(f"tinykv playground: {error}", file=sys.stderr, flush=True)
+            return EXIT_ERROR
+        await self._play(scope, self._cluster, self._home, time.monotonic() - started)
+        return 0
+
+    async def _start(self, cluster: Cluster, home: Home) -> None:
+        stores = self._wanted or home.stores or STORES
+        if stores < home.stores:
+            raise PlaygroundError(
+                f"{home.path} has the data of {home.stores} stores; leave --stores out, or give at least {home.stores}"
+            )
+        _say(f"starting a scheduler and {stores} store{'s' if stores > 1 else ''} …")
+        await cluster.start(stores, self._scheduler_addr)
+        await _wait_serving(cluster)
+
+    async def _play(self, scope: Scope, cluster: Cluster, home: Home, took_s: float) -> None:
+        for line in intro(cluster, home):
+            _say(line)
+        _say(ready_line(cluster))
+        observer = Observer(cluster, scope)
+        if sys.stdout.isatty():
+            await _show(cluster, observer, f"serving after {took_s:.1f} s")
+        else:
+            cluster.on_death = lambda process: _say(death_line(process))
+            await _tell(observer)
+
+    def _print_report(self, report: StopReport) -> None:
+        if self._home is None or self._cluster is None:
+            return
+        orphans = child_pids()
+        for line in report_lines(self._cluster, self._home, report, orphans):
+            _say(line)
+        processes = self._cluster.processes
+        if any(process.child.killed for process in processes):
+            self._status = EXIT_FORCED
+        elif orphans or not self._home.is_gone or any(process.crashed for process in processes):
+            self._status = EXIT_ERROR
+
+
+async def _wait_serving(cluster: Cluster) -> None:
+    """Return when every region has its replicas and a leader, as the scheduler tells clients. Raises PlaygroundError."""
+    from pytinykv import aio
+    from pytinykv.client import ClientError
+    from pytinykv.wire.pb import pdpb_pb2
+
+    deadline = time.monotonic() + SERVING_S
+    trouble = "no region is known"
+    async with aio.connect(cluster.scheduler.addr, timeout=SERVING_S) as client:
+        call = client.scheduler.call
+        while time.monotonic() < deadline:
+            if dead := [process for process in cluster.processes if not process.is_running]:
+                raise PlaygroundError(f"{death_line(dead[0])}, which ends with\n{last_lines(dead[0].log)}")
+            try:
+                config = await call(
+                    "GetClusterConfig", pdpb_pb2.GetClusterConfigRequest(), pdpb_pb2.GetClusterConfigResponse
+                )
+                reply = await call("ScanRegions", pdpb_pb2.ScanRegionsRequest(), pdpb_pb2.ScanRegionsResponse, 1.0)
+            except ClientError as error:
+                trouble = str(error)
+            else:
+                replicas = min(len(cluster.stores), config.cluster.max_peer_count)
+                trouble = _why_not_serving(list(reply.regions), replicas)
+                if not trouble:
+                    return
+            await asyncio.sleep(0.05)
+    raise PlaygroundError(
+        f"the cluster does not serve after {SERVING_S:.0f} s: {trouble}; see the logs in {cluster.scheduler.log.parent}"
+    )
+
+
+def _why_not_serving(regions: list, replicas: int) -> str:  # type: ignore[type-arg]  # of pdpb_pb2.Region, loaded late
+    if not regions:
+        return "no region is known"
+    for region in regions:
+        ready = len(region.region.peers) - len(region.pending_peers) - len(region.down_peers)
+        if not region.leader.id:
+            return f"region {region.region.id} has no leader"
+        if ready < replicas:
+            return f"region {region.region.id} has {ready} of {replicas} replicas"
+    return ""
+
+
+async def _show(cluster: Cluster, observer: Observer, title: str) -> None:
+    """Draw the live picture until cancelled."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from pytinykv.cli.playground.view import Picture
+
+    console = Console(highlight=False)
+    picture = Picture(cluster, observer, console)
+    _say(title)
+    _say("")
+    with Live(picture.draw(), console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            live.update(picture.draw(), refresh=True)
+
+
+async def _tell(observer: Observer) -> None:
+    """Print a line whenever a region has another leader, until cancelled."""
+    known: dict[int, tuple[int, int]] = {}
+    while True:
+        for region in observer.regions():
+            now = (region.leader or 0, region.term)
+            if region.leader is not None and known.get(region.region) != now:
+                known[region.region] = now
+                _say(f"region {region.region} is led by store {region.leader} in term {region.term}")
+        await asyncio.sleep(INTERVAL_S)
+
+
+def _say(line: str) -> None:
+    """Print a line; who started the playground may have closed its output, and that ends nothing."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for the rest of the process

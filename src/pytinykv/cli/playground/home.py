@@ -1,0 +1,132 @@
+"""The playground's data directory.
+
+```
+DIR/lock                held by the playground that runs here; contains its pid
+DIR/scheduler/          the scheduler's data directory
+DIR/store-1/, …         the stores'
+DIR/logs/NAME.log       what each process wrote to standard error, of all runs
+```
+
+A temporary one is deleted at the end. If the playground was killed it could not do that, so the next one does: a temporary
+directory whose lock nobody holds belongs to nobody.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+_log = logging.getLogger(__name__)
+
+_PREFIX: Final = "tinykv-playground-"
+_LOCK: Final = "lock"
+_SETTLED_S: Final = 60.0
+"""A directory younger than this may be one that another playground is just making."""
+_STORE: Final = re.compile(r"store-([1-9][0-9]*)")
+
+
+class PlaygroundError(Exception):
+    """The playground can't start, or can't go on; the message says why and what to do."""
+
+
+class Home:
+    """A data directory that this process holds until `close`."""
+
+    def __init__(self, path: Path, lock: int, *, is_temporary: bool) -> None:
+        self.path: Final = path
+        self.is_temporary: Final = is_temporary
+        self._lock: int | None = lock
+
+    @classmethod
+    def open(cls, path: Path | None) -> Home:
+        """Take `path`, made if missing, or a new temporary directory. Raises PlaygroundError."""
+        if path is None:
+            remove_abandoned()
+            path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            is_temporary = True
+        else:
+            path = path.absolute()
+            is_temporary = False
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _refuse_strangers(path)
+            lock = _hold(path)
+            (path / "logs").mkdir(exist_ok=True)
+        except OSError as error:
+            raise PlaygroundError(f"can't use {path} as data directory: {error.strerror or error}") from error
+        return cls(path, lock, is_temporary=is_temporary)
+
+    @property
+    def stores(self) -> int:
+        """How many stores have data here: the number of the highest."""
+        numbers = [int(match[1]) for entry in self.path.iterdir() if (match := _STORE.fullmatch(entry.name))]
+        return max(numbers, default=0)
+
+    def log_of(self, name: str) -> Path:
+        """Return the log file of a process."""
+        return self.path / "logs" / f"{name}.log"
+
+    def close(self) -> None:
+        """Let it go, and delete it if it is temporary. Idempotent."""
+        lock, self._lock = self._lock, None
+        if lock is None:
+            return
+        if self.is_temporary:
+            shutil.rmtree(self.path, ignore_errors=True)
+        os.close(lock)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing is left of a temporary directory; True for one that is to stay."""
+        return not (self.is_temporary and self.path.exists())
+
+
+def _refuse_strangers(path: Path) -> None:
+    """Leave a directory alone in which there is something, but nothing of a playground."""
+    names = {entry.name for entry in path.iterdir()}
+    if names and not names & {_LOCK, "scheduler", "logs"}:
+        strangers = ", ".join(sorted(names)[:3])
+        raise PlaygroundError(f"{path} has other files in it ({strangers}); choose an empty or a new directory")
+
+
+def _hold(path: Path) -> int:
+    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise PlaygroundError(
+            f"{path} is in use by another playground (pid {holder}): stop it, or choose another --data-dir"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def remove_abandoned() -> None:
+    """Delete the temporary directories of playgrounds of this user that were killed."""
+    for path in sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*")):
+        try:
+            facts = path.stat()
+            if facts.st_uid != os.getuid() or time.time() - facts.st_mtime < _SETTLED_S:
+                continue
+            descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # it is just vanishing, or is none of ours
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            _log.info("deleting %s, which a playground that was killed left behind", path)
+            shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(descriptor)
