@@ -83,7 +83,7 @@ class Handlers:
             await context.abort(_permission_denied(), "no")  # type: ignore[attr-defined]  # grpc's own, on purpose
         finally:
             self.entered.set()
-            await asyncio.sleep(0.1)
+            await self.go_on.wait()
             self.closed.set()
         return b""
 
@@ -381,8 +381,11 @@ class TestStoppingTheServer:
 
     async def test_handler_that_was_aborted_and_lingers_has_the_grace_too(self, both: Both) -> None:
         await self.abort(both)
-        assert both.server.calls_under_way == 1
-        await both.server.stop(ENOUGH_S)
+        stop = both.scope.start("stop", both.server.stop, 3600)
+        await asyncio.sleep(0.05)  # grpc's own stop is over by now, or soon
+        assert not stop.done
+        both.handlers.go_on.set()
+        await stop.wait(ENOUGH_S)
         assert both.handlers.closed.is_set()
         assert both.server.calls_under_way == 0
 
@@ -395,7 +398,8 @@ class TestStoppingTheServer:
     @staticmethod
     async def abort(both: Both) -> None:
         assert (await both.expect(lambda: both.unary("abort_and_linger"))).code is Status.PERMISSION_DENIED
-        assert both.handlers.entered.is_set()
+        await both.handlers.entered.wait()
+        assert both.server.calls_under_way == 1
 
     async def test_handler_that_ignores_cancellation_is_a_leak_with_its_stack(self, both: Both) -> None:
         call = both.scope.start("call", both.expect, lambda: both.unary("ignore"))

@@ -81,6 +81,7 @@ class OwnedChild:
         self._process: Final = Process(transport, protocol, asyncio.get_running_loop())
         self._stop_deadline_s: Final = stop_deadline_s
         self._ended: Final = protocol.exited
+        self._pidfd: int | None = _open_pidfd(self.pid)
         self._stop_task: asyncio.Task[int | None] | None = None
         _running[self.pid] = started_at
         protocol.exited.add_done_callback(self._on_exited)
@@ -141,12 +142,20 @@ class OwnedChild:
         self.send_signal(signal.SIGKILL)
 
     def send_signal(self, number: int) -> None:
-        """Send a signal; nothing if it has ended."""
-        if self.returncode is None:
-            try:
+        """Send a signal; nothing if it has ended.
+
+        Through a pidfd where there is one: asyncio's own way first asks whether the process has ended, and if so, takes
+        its exit status away from whoever waits for it.
+        """
+        if self.returncode is not None:
+            return
+        try:
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, number)
+            else:
                 self._process.send_signal(number)
-            except ProcessLookupError:
-                _log.debug("%s has just ended; signal %d was not sent", self._name, number)
+        except ProcessLookupError:
+            _log.debug("%s has just ended; signal %d was not sent", self._name, number)
 
     async def stop(self, deadline_s: float | None = None) -> int | None:
         """Terminate it, kill it after `deadline_s` seconds (default: as given at the start), and return its exit status.
@@ -162,7 +171,7 @@ class OwnedChild:
 
     async def stop_member(self, deadline_s: float) -> None:
         """Stop as a part of the scope's stop; a child that had to be killed is an error in its report."""
-        await self.stop(max(0.0, min(self._stop_deadline_s, deadline_s - KILL_S)))
+        await self.stop(min(self._stop_deadline_s, deadline_s - min(KILL_S, deadline_s / 2)))
         if self.killed:
             raise TimeoutError(f"pid {self.pid} did not end after SIGTERM and was killed")
 
@@ -189,6 +198,9 @@ class OwnedChild:
 
     def _on_exited(self, _: asyncio.Future[None]) -> None:
         _running.pop(self.pid, None)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
         _log.info("%s (pid %d) ended with %s", self._name, self.pid, self.returncode)
 
     def _on_closed(self, _: asyncio.Future[None]) -> None:
@@ -249,6 +261,16 @@ async def start_child(
         await child.stop(0.0)
         raise
     return child
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """Return a handle that means this process and never a later one with its number; None where there are no such handles."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # it has ended and been waited for already, or the kernel is older than 5.3
+        return None
 
 
 def running_children() -> dict[int, CallSite]:

@@ -61,6 +61,8 @@ _HIDDEN: Final = (
 """Frames that say how a thing is started, not who starts it."""
 _EXCUSED_THREADS: Final = ("_poll_wrapper", "pytest_timeout")
 _EXCUSED_DESCRIPTORS: Final = ("anon_inode:", "/dev/urandom", "/dev/null", "/proc/", "/sys/")
+_STANDARD_STREAMS: Final = frozenset({0, 1, 2})
+"""A test runner's capturing exchanges them as it likes."""
 
 Sites = tuple[CallSite, ...]
 
@@ -172,9 +174,9 @@ def _children(before: Baseline) -> list[Leak]:
 
 def _descriptors(before: Baseline) -> list[Leak]:
     leaks = []
-    excused = engine_descriptors()
+    excused = engine_descriptors() | _STANDARD_STREAMS
     for number, target in sorted(open_descriptors().items()):
-        if before.descriptors.get(number) == target or target.startswith(_EXCUSED_DESCRIPTORS) or number in excused:
+        if number in excused or before.descriptors.get(number) == target or target.startswith(_EXCUSED_DESCRIPTORS):
             continue
         sites = _origins.files.get(target, ())
         if target.startswith("socket:"):  # which of the sockets made it is cannot be told; there are rarely many
