@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 ADDRESS_IN_README = "127.0.0.1:2379"
-READY_LINE = re.compile(rb"^ready\b.*?\baddr=(\S+)", re.MULTILINE)
+READY_LINE = re.compile(rb"^ready\b.*?\bscheduler=(\S+)", re.MULTILINE)
 READY_WITHIN_S = 45.0
 STOPS_WITHIN_S = 15.0
 
