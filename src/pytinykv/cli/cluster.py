@@ -199,9 +199,12 @@ def _problems(
     if regions is None:
         problems.append(f"the regions are not all known: {trouble}")
     for region in regions or []:
-        if region["state"] != "healthy":
-            peers = ", ".join(map(str, region["down_peers"] or region["pending_peers"]))
-            problems.append(f"region {region['region']} is {region['state']}" + (f": peers {peers}" if peers else ""))
+        on = {peer["peer"]: peer["store"] for peer in region["peers"]}
+        name = f"region {region['region']}"
+        if region["leader"] is None:
+            problems.append(f"{name} has no leader")
+        problems.extend(f"{name}: peer {peer} on store {on.get(peer)} does not answer" for peer in region["down_peers"])
+        problems.extend(f"{name}: peer {peer} on store {on.get(peer)} is behind" for peer in region["pending_peers"])
     return problems
 
 

@@ -161,7 +161,10 @@ class Cluster:
         for process in running:
             process.child.terminate()
         for process in running:
-            await process.child.stop()
+            try:
+                await process.child.wait(max(0.0, started + STOP_S - time.monotonic()))
+            except TimeoutError:
+                await process.child.stop(0.0)
             process.stopped_in_s = (process.ended_at or time.monotonic()) - started
 
 

@@ -101,11 +101,12 @@ class Playground:
     async def _play(self, scope: Scope, cluster: Cluster, home: Home, took_s: float) -> None:
         for line in intro(cluster, home):
             _say(line)
-        _say(ready_line(cluster))
         observer = Observer(cluster, scope)
         if sys.stdout.isatty():
-            await _show(cluster, observer, f"serving after {took_s:.1f} s")
+            _say(f"Serving after {took_s:.1f} s.\n")
+            await _show(cluster, observer)
         else:
+            _say(ready_line(cluster))
             cluster.on_death = lambda process: _say(death_line(process))
             await _tell(observer)
 
@@ -165,7 +166,7 @@ def _why_not_serving(regions: list, replicas: int) -> str:  # type: ignore[type-
     return ""
 
 
-async def _show(cluster: Cluster, observer: Observer, title: str) -> None:
+async def _show(cluster: Cluster, observer: Observer) -> None:
     """Draw the live picture until cancelled."""
     from rich.console import Console
     from rich.live import Live
@@ -174,8 +175,6 @@ async def _show(cluster: Cluster, observer: Observer, title: str) -> None:
 
     console = Console(highlight=False)
     picture = Picture(cluster, observer, console)
-    _say(title)
-    _say("")
     with Live(picture.draw(), console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             await asyncio.sleep(INTERVAL_S)

@@ -6,6 +6,8 @@ Narrow terminals get fewer columns, low ones fewer regions. Nothing is drawn tha
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Final
 
 from rich import box
@@ -22,9 +24,13 @@ if TYPE_CHECKING:
     from pytinykv.cli.playground.cluster import Cluster, Process
     from pytinykv.cli.playground.observe import Observer, RegionView
 
-_WIDE: Final = 90
+Cells = Mapping[str, str | Text]
+"""A row: what stands under each title."""
+
+_NEEDS: Final = {"memory": 88, "address": 76, "regions": 58, "pid": 50, "keys": 66, "applied": 58, "term": 48}
+"""Columns that are left out of a terminal narrower than this."""
 _MIDDLE: Final = 60
-_OTHER_LINES: Final = 9
+_OTHER_LINES: Final = 8
 """Lines of the picture that are not stores or regions: titles, rules, the last line."""
 
 
@@ -42,76 +48,62 @@ class Picture:
         """Return the picture; it fits into the terminal as it is at the moment."""
         width, height = self._console.size
         lines = max(1, height - _OTHER_LINES - len(self._cluster.stores))
-        return Group(self._stores(width), self._regions(width, lines), self._summary())
+        return Group(self._stores(width), "", self._regions(width, lines), "", self._summary(width))
 
     # --- stores -----------------------------------------------------------------------------------------------------
 
     def _stores(self, width: int) -> Table:
-        table = _table()
-        for title, justify in (("store", "left"), ("id", "right"), ("state", "left")):
-            table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # a literal, seen as a str
-        if width >= _MIDDLE:
-            table.add_column("address", no_wrap=True)
-        for title in ("pid", "leads", "regions", "writes"):
-            table.add_column(title, justify="right", no_wrap=True)
-        if width >= _WIDE:
-            table.add_column("memory", justify="right", no_wrap=True)
-        for process in self._cluster.stores:
-            table.add_row(*self._store_row(process, width))
-        return table
+        rows = [self._store_cells(process) for process in self._cluster.stores]
+        return _table(rows, width, numbers={"id", "pid", "leads", "regions", "writes", "memory"})
 
-    def _store_row(self, process: Process, width: int) -> list[str | Text]:
+    def _store_cells(self, process: Process) -> Cells:
         facts = self._observer.facts_of(process)
         is_up = self._observer.answers(process)
         leads = sum(peer.is_leader for peer in facts.regions) if is_up else 0
-        row: list[str | Text] = [process.name, str(facts.store or ""), self._state(process)]
-        if width >= _MIDDLE:
-            row.append(process.addr)
-        row += [
-            str(process.child.pid) if process.is_running else "",
-            Text(str(leads), style="bold green") if leads else "0",
-            str(len(facts.regions)) if is_up else "",
-            f"{facts.writes:,}",
-        ]
-        if width >= _WIDE:
-            row.append(size(facts.resident_bytes) if is_up else "")
-        return row
+        return {
+            "store": process.name,
+            "id": str(facts.store or ""),
+            "state": self._state(process),
+            "address": process.addr,
+            "pid": str(process.child.pid) if process.is_running else "",
+            "leads": Text(str(leads), style="bold green") if leads else "0",
+            "regions": str(len(facts.regions)) if is_up else "",
+            "writes": f"{facts.writes:,}",
+            "memory": size(facts.resident_bytes) if is_up else "",
+        }
 
     def _state(self, process: Process) -> Text:
         if not process.is_running:
-            return Text("down", style="bold red")
+            return Text("down", style="bold red") if process.died else Text("stopped")
         if not self._observer.answers(process):
             return Text("silent", style="yellow")
         return Text("up", style="green")
 
     # --- regions ----------------------------------------------------------------------------------------------------
 
-    def _regions(self, width: int, lines: int) -> Table:
-        table = _table()
-        table.add_column("region", justify="right", no_wrap=True)
-        if width >= _MIDDLE:
-            table.add_column("keys", no_wrap=True, overflow="ellipsis")
-        table.add_column("leader", no_wrap=True)
-        table.add_column("term", justify="right", no_wrap=True)
-        table.add_column("applied", justify="right", no_wrap=True)
-        table.add_column("replicas (store id)", no_wrap=True, overflow="ellipsis")
+    def _regions(self, width: int, lines: int) -> RenderableType:
         regions = self._observer.regions()
-        for region in regions[:lines]:
-            table.add_row(*self._region_row(region, width))
+        rows = [self._region_cells(region) for region in regions[:lines]]
         if len(regions) > lines:
-            table.add_row(f"+{len(regions) - lines}", *["…"] * (len(table.columns) - 1))
-        return table
+            rows.append(dict.fromkeys(rows[0], "…") | {"region": f"+{len(regions) - lines}"})
+        return (
+            _table(rows, width, numbers={"region", "term", "applied"}) if rows else Text("no region answers", "yellow")
+        )
 
-    def _region_row(self, region: RegionView, width: int) -> list[str | Text]:
-        row: list[str | Text] = [str(region.region)]
-        if width >= _MIDDLE:
-            row.append(_range(region))
+    def _region_cells(self, region: RegionView) -> Cells:
         if region.leader is None:
             leader = Text("electing", style="yellow")
         else:
             leader = Text(self._name_of(region.leader), style="bold green")
         applied = max(region.applied.values(), default=0)
-        return [*row, leader, str(region.term), f"{applied:,}", self._replicas(region, applied)]
+        return {
+            "region": str(region.region),
+            "keys": _range(region),
+            "leader": leader,
+            "term": str(region.term),
+            "applied": f"{applied:,}",
+            "replicas": self._replicas(region, applied),
+        }
 
     def _replicas(self, region: RegionView, applied: int) -> Text:
         parts = []
@@ -133,25 +125,32 @@ class Picture:
 
     # --- last line --------------------------------------------------------------------------------------------------
 
-    def _summary(self) -> Text:
+    def _summary(self, width: int) -> Text:
         writes = self._observer.writes
         now = time.monotonic()
         before, counted = self._seen
         if now - before >= 1.0:
             self._rate = max(0, writes - counted) / (now - before)
             self._seen = (now, writes)
-        text = Text(f"{writes:,} keys written, {self._rate:,.0f}/s · ")
+        text = Text(f"{writes:,} keys written, {self._rate:,.0f}/s · ", no_wrap=True, overflow="ellipsis")
         scheduler = self._cluster.scheduler
         if scheduler.is_running:
-            text.append(f"scheduler up (pid {scheduler.child.pid})", style="green")
+            text.append("scheduler up", style="green")
+            text.append(f" (pid {scheduler.child.pid})" if width >= _MIDDLE else "")
         else:
             text.append("scheduler down", style="bold red")
-        text.append(" · Ctrl-C stops", style="dim")
-        return text
+        return text.append(" · Ctrl-C stops" if width >= _MIDDLE else "", style="dim")
 
 
-def _table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1), header_style="bold")
+def _table(rows: Sequence[Cells], width: int, *, numbers: AbstractSet[str]) -> Table:
+    """Return a table of the columns for which there is room."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1), header_style="bold")
+    titles = [title for title in rows[0] if width >= _NEEDS.get(title, 0)]
+    for title in titles:
+        table.add_column(title, justify="right" if title in numbers else "left", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*(row[title] for title in titles))
+    return table
 
 
 def _range(region: RegionView) -> str:
