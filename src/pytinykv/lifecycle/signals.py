@@ -98,7 +98,12 @@ def run_process(
 
 
 def leave_process(status: int) -> NoReturn:
-    """Exit with `status`; if the interpreter's own clean-up hangs, print all stacks and exit with 1 after 3 seconds."""
+    """Exit with `status`; if the interpreter's own clean-up hangs, print all stacks and exit with 1 after 3 seconds.
+
+    A signal that comes now is the wish that is just being granted; it must not turn the status into "killed by SIGTERM".
+    """
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     faulthandler.dump_traceback_later(INTERPRETER_EXIT_S, exit=True)
     sys.exit(status)
 
