@@ -75,8 +75,8 @@ class SchedulerReporter:
         self._heartbeats.send_nowait(request)
 
     def ask_membership(self, region_id: RegionId, on_answer: Callable[[Region], None]) -> None:
-        """Ask the scheduler for a region; at most one question per region at a time."""
-        if region_id not in self._asking:
+        """Ask the scheduler for a region; at most one question per region at a time, and none while the store stops."""
+        if region_id not in self._asking and not self._scope.stopping:
             self._asking.add(region_id)
             self._scope.start(f"ask-membership-{region_id}", self._ask_membership, region_id, on_answer)
 
