@@ -53,6 +53,8 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Default: as many replicas as stores."""
     think_s: float = 0.02
     """Mean pause of a client between two operations."""
+    attempt_timeout_s: float = 2.0
+    """Deadline of a client's single call; unknown outcomes come from short ones."""
     patience_s: float = 30.0
     """Within which a client that repeats an operation has to succeed."""
 
@@ -75,6 +77,8 @@ class Cluster:
         self.rng = world.rng_for("scenario")
         self.notes: list[str] = []
         """What a story that draws lots drew."""
+        self.message_hooks: list[Callable[[RaftEnvelope], None]] = []
+        """Called with every message that a store sends, in its turn; for fault makers."""
         self._by_id: dict[int, StoreNode] = {}
         self._background: list[asyncio.Task[None]] = []
 
@@ -84,7 +88,7 @@ class Cluster:
 
     def session(self, client: ClientNode) -> Session:
         """Return the recording face of a client."""
-        return Session(client.host, client, self.history)
+        return Session(client.host, client, self.history, timeout_s=self.options.attempt_timeout_s)
 
     # start and stop
 
@@ -232,6 +236,10 @@ class Cluster:
         """Note which store a node turned out to be."""
         self._by_id[store_id] = node
 
+    def node_of_store(self, store_id: int) -> StoreNode | None:
+        """Return the node of a store id; None for an unknown one."""
+        return self._by_id.get(store_id)
+
     def host_of_store(self, store_id: int) -> str | None:
         node = self._by_id.get(store_id)
         return None if node is None else node.host
@@ -244,6 +252,8 @@ class Cluster:
             self.observer.observe(envelope)
         except Violation as violation:
             self.world.loop.abort(violation)
+        for hook in self.message_hooks:
+            hook(envelope)
 
 
 def hosts(nodes: Sequence[StoreNode]) -> list[str]:

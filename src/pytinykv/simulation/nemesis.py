@@ -11,8 +11,19 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from pytinykv.client.errors import ClientError
-from pytinykv.raft import ConfChangeKind
-from pytinykv.raftstore import MembershipChange, RegionId
+from pytinykv.raft import (
+    AppendEntries,
+    AppendResponse,
+    ConfChangeKind,
+    Heartbeat,
+    HeartbeatResponse,
+    InstallSnapshot,
+    PreVoteResponse,
+    TimeoutNow,
+    VoteRequest,
+    VoteResponse,
+)
+from pytinykv.raftstore import MembershipChange, RaftEnvelope, RegionId
 from pytinykv.simulation.faults import pause, random_link_trouble, random_partitions
 from pytinykv.simulation.nodes import Node, ProcessDied
 
@@ -128,6 +139,62 @@ async def member_changes(cluster: Cluster, rng: Random, stop: asyncio.Event) -> 
                     process.post(store.change_membership, RegionId(peer.region.id), change)
 
 
+async def split_brains(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Leave the leader alone with some clients, and the rest of the world with the others."""
+    while not stop.is_set():
+        await pause(stop, 1.0 + rng.random())
+        leader = cluster.leader()
+        if leader is None:
+            continue
+        near, far = [leader.host], ["scheduler"]
+        others = [store.host for store in cluster.stores if store is not leader]
+        rng.shuffle(others)
+        minority = (len(cluster.stores) - 1) // 2
+        near += others[: rng.randrange(minority)]
+        far += [host for host in others if host not in near]
+        for client in cluster.clients:
+            (near if rng.random() < 0.5 else far).append(client.host)
+        cluster.network.partition(near, far)
+        await pause(stop, 1.0 + 3.0 * rng.random())
+        cluster.network.heal()
+
+
+async def deaths_on_sending(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Kill stores right after they have sent a message of some kind, and start them again at once."""
+    kinds = rng.sample(_MESSAGE_KINDS, 2)
+    chance = rng.choice([0.02, 0.1, 0.3])
+    condemned: list[Node] = []
+
+    def hook(envelope: RaftEnvelope) -> None:
+        if isinstance(envelope.message, tuple(kinds)) and not condemned and rng.random() < chance:
+            sender = cluster.node_of_store(envelope.sender.store_id)
+            if sender is not None:
+                condemned.append(sender)
+
+    cluster.message_hooks.append(hook)
+    while not stop.is_set():
+        await asyncio.sleep(0.001)
+        if condemned:
+            victim = condemned[0]
+            await victim.crash()
+            await start_until_up(victim)
+            await pause(stop, rng.random())
+            condemned.clear()
+    cluster.message_hooks.remove(hook)
+
+
+_MESSAGE_KINDS: list[type] = [
+    AppendEntries,
+    AppendResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    InstallSnapshot,
+    PreVoteResponse,
+    VoteRequest,
+    VoteResponse,
+    TimeoutNow,
+]
+
 NEMESES: dict[str, Nemesis] = {
     "partitions": partitions,
     "link trouble": link_trouble,
@@ -135,6 +202,8 @@ NEMESES: dict[str, Nemesis] = {
     "restarts": restarts,
     "stalls": stalls,
     "scheduler outages": scheduler_outages,
+    "split brains": split_brains,
+    "deaths on sending": deaths_on_sending,
     "leader changes": leader_changes,
     "member changes": member_changes,
 }

@@ -23,7 +23,6 @@ from pytinykv.simulation.history import CompareAndSwap, RawHistory
 __all__ = ["AppendWorkload", "RawPort", "RegisterWorkload", "Session"]
 
 T = TypeVar("T")
-ATTEMPT_TIMEOUT_S = 2.0
 
 
 class RawPort(Protocol):
@@ -45,23 +44,24 @@ class RawPort(Protocol):
 class Session:
     """One client: its name, its port, and the history it writes."""
 
-    def __init__(self, name: str, port: RawPort, history: RawHistory) -> None:
+    def __init__(self, name: str, port: RawPort, history: RawHistory, *, timeout_s: float) -> None:
         self.name = name
         self.port = port
         self.history = history
+        self.timeout_s = timeout_s
 
     async def get(self, key: bytes) -> bytes | None:
-        return await self._record("get", [(key,)], self.port.get(key, timeout_s=ATTEMPT_TIMEOUT_S), lambda got: [got])
+        return await self._record("get", [(key,)], self.port.get(key, timeout_s=self.timeout_s), lambda got: [got])
 
     async def put(self, key: bytes, value: bytes) -> None:
-        call = self.port.put(key, value, timeout_s=ATTEMPT_TIMEOUT_S)
+        call = self.port.put(key, value, timeout_s=self.timeout_s)
         await self._record("put", [(key, value)], call, lambda _: [None])
 
     async def delete(self, key: bytes) -> None:
-        await self._record("delete", [(key,)], self.port.delete(key, timeout_s=ATTEMPT_TIMEOUT_S), lambda _: [None])
+        await self._record("delete", [(key,)], self.port.delete(key, timeout_s=self.timeout_s), lambda _: [None])
 
     async def compare_and_swap(self, key: bytes, expected: bytes | None, value: bytes) -> CompareAndSwap:
-        call = self.port.compare_and_swap(key, expected, value, timeout_s=ATTEMPT_TIMEOUT_S)
+        call = self.port.compare_and_swap(key, expected, value, timeout_s=self.timeout_s)
         return await self._record("cas", [(key, expected, value)], call, lambda answer: [answer])
 
     async def scan(self, start: bytes, end: bytes, wanted: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
@@ -71,7 +71,7 @@ class Session:
             found = dict(pairs)
             return [found.get(key) for key in wanted]
 
-        call = self.port.scan(start, end, timeout_s=ATTEMPT_TIMEOUT_S)
+        call = self.port.scan(start, end, timeout_s=self.timeout_s)
         return await self._record("get", [(key,) for key in wanted], call, outputs)
 
     async def _record(

@@ -43,7 +43,12 @@ def draw_options(rng: Random) -> ClusterOptions:
         leader_missing_s=3.0,
     )
     return ClusterOptions(
-        stores=rng.choice([3, 5, 5]), clients=CLIENTS, raftstore=raftstore, think_s=0.05, patience_s=120.0
+        stores=rng.choice([3, 5, 5]),
+        clients=CLIENTS,
+        raftstore=raftstore,
+        think_s=rng.choice([0.02, 0.05, 0.1]),
+        attempt_timeout_s=rng.choice([0.3, 1.0, 2.0]),
+        patience_s=120.0,
     )
 
 
