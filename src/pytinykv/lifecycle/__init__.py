@@ -11,6 +11,7 @@ scope      Scope: who owns what, and in which order it ends        stopping   th
   ├── owned      tasks and threads                                 report     what a stop did, as data and as text
   ├── children   child processes that never outlive their parent   census     counts of the whole process
   ├── rpc        gRPC servers and channels                         stacks     where started, where standing
+  ├── frames     byte frames over TCP, between our own processes
   └── bridge     a loop in a thread, for callers without one       leaks      finds what nobody owned, for test suites
 clock      time, handed in
 ```

@@ -215,6 +215,7 @@ class RpcServer:
         check_can_bind(parsed)
         loop = asyncio.get_running_loop()
         self._starting = loop.create_task(self._start(parsed), name=f"{self._name}/start")
+        self._starting.add_done_callback(_retrieve)  # its error is the caller's, who may have been cancelled meanwhile
         try:
             return await asyncio.wait_for(asyncio.shield(self._starting), START_DEADLINE_S)
         except TimeoutError:
@@ -406,6 +407,11 @@ class RpcServer:
             raise asyncio.CancelledError
         _log.error("%s%s failed", self._name, path, exc_info=error)
         await context.abort(grpc_code(Status.INTERNAL), f"{path} failed: {type(error).__name__}: {error}")
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.debug("%s: %r", task.get_name(), error)
 
 
 async def _discard(server: grpc.aio.Server) -> None:
