@@ -1,0 +1,156 @@
+"""Where values come from: flag, then environment, then file, then default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from pytinykv.cli import main
+from pytinykv.cli.options import component_settings, config_option, option, scheduler_option
+
+
+@click.command("store")
+@option("--addr", default="default")
+@option("--insecure", is_flag=True)
+@config_option
+@click.pass_context
+def probe(context: click.Context, addr: str, *, insecure: bool) -> None:
+    click.echo(f"{addr} {insecure} {component_settings(context, 'raftstore')}")
+
+
+@click.command("scan")
+@option("--limit", type=int, default=None)
+@scheduler_option(default="127.0.0.1:1")
+@config_option
+def client_probe(limit: int | None, scheduler: tuple[str, ...]) -> None:
+    click.echo(f"{limit} {','.join(scheduler)}")
+
+
+def invoke(command: click.Command, tmp_path: Path, file: str, *arguments: str, **variables: str) -> Result:
+    path = tmp_path / "tinykv.toml"
+    path.write_text(file, encoding="utf-8")
+    return CliRunner(env=variables).invoke(command, ["--config", str(path), *arguments])
+
+
+def test_a_flag_wins_over_the_environment_over_the_file_over_the_default(tmp_path: Path) -> None:
+    file = '[store]\naddr = "file"\n'
+    assert invoke(probe, tmp_path, file, "--addr", "flag", TINYKV_ADDR="environment").output.startswith("flag ")
+    assert invoke(probe, tmp_path, file, TINYKV_ADDR="environment").output.startswith("environment ")
+    assert invoke(probe, tmp_path, file).output.startswith("file ")
+    assert invoke(probe, tmp_path, "").output.startswith("default ")
+
+
+def test_the_file_itself_can_come_from_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "tinykv.toml"
+    path.write_text('[store]\naddr = "file"\n', encoding="utf-8")
+    assert CliRunner(env={"TINYKV_CONFIG": str(path)}).invoke(probe).output.startswith("file ")
+
+
+def test_switches_and_tables_of_components(tmp_path: Path) -> None:
+    result = invoke(probe, tmp_path, "[store]\ninsecure = true\n[store.raftstore]\ntick_s = 0.05\n")
+    assert result.output == "default True {'tick_s': 0.05}\n"
+
+
+def test_the_client_table_holds_for_all_client_commands_and_a_command_table_wins(tmp_path: Path) -> None:
+    shared = '[client]\nscheduler = "127.0.0.1:2"\ncf = "lock"\n'
+    assert invoke(client_probe, tmp_path, shared).output == "None 127.0.0.1:2\n"
+    own = shared + '[scan]\nlimit = 3\nscheduler = "127.0.0.1:3,127.0.0.1:4"\n'
+    assert invoke(client_probe, tmp_path, own).output == "3 127.0.0.1:3,127.0.0.1:4\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ('[store]\nadr = "x"\n', "[store] has no option 'adr'; it can have addr, insecure"),
+        ("[stoer]\n", "the table [stoer] is not known"),
+        ('addr = "x"\n', "'addr', which stands in no table, is not known"),
+        ("[store.rafstore]\n", "[store.rafstore] is not known; it can have raftstore"),
+        ("[store]\naddr = [1, 2]\n", "[store] addr must be a single value, not [1, 2]"),
+        ("store = 1\n", "store must be a table"),
+        ("[store\n", "is not valid TOML"),
+    ],
+)
+def test_what_nobody_knows_is_an_error_that_names_it(tmp_path: Path, file: str, message: str) -> None:
+    result = invoke(probe, tmp_path, file)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert "tinykv.toml" in result.output
+
+
+def test_unknown_client_option_in_the_file(tmp_path: Path) -> None:
+    result = invoke(client_probe, tmp_path, "[client]\nshceduler = 1\n")
+    assert result.exit_code == 2
+    assert "[client] has no option 'shceduler'" in result.output
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    result = CliRunner().invoke(probe, ["--config", str(tmp_path / "none.toml")])
+    assert result.exit_code == 2
+    assert "none.toml: No such file or directory" in result.output
+
+
+def test_a_bad_value_from_the_environment_names_the_variable() -> None:
+    result = CliRunner(env={"TINYKV_LIMIT": "many"}).invoke(client_probe)
+    assert result.exit_code == 2
+    assert "TINYKV_LIMIT" in result.output
+    assert "'many'" in result.output
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("[store.raftstore]\ntick = 1\n", "[store.raftstore] has no setting 'tick'; it can have"),
+        ("[store.raftstore]\ntick_s = -1.0\n", "[store.raftstore] tick_s must be positive, not -1.0"),
+        ('[store.raftstore]\ntick_s = "fast"\n', "[store.raftstore] Expected `float`, got `str`"),
+    ],
+)
+def test_settings_of_a_component_are_checked(tmp_path: Path, file: str, message: str) -> None:
+    path = tmp_path / "tinykv.toml"
+    path.write_text(file, encoding="utf-8")
+    needed = ["--data-dir", str(tmp_path / "data"), "--addr", "127.0.0.1:0", "--scheduler", "127.0.0.1:1"]
+    result = CliRunner().invoke(main, ["store", *needed, "--config", str(path)])
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["get"], "Missing argument 'KEY'"),
+        (["get", ""], "KEY: key is empty"),
+        (["get", "k" * 9000], "KEY: key is too long: 9000 bytes, at most 8192"),
+        (["get", "k", "--scheduler", "nowhere"], "'nowhere' is not of the form host:port"),
+        (["get", "k", "--scheduler", "h:99999"], "'h:99999' is not of the form host:port"),
+        (["get", "k", "--timeout", "0"], "0.0 is not in the range x>0"),
+        (["get", "k", "--timeout", "soon"], "'soon' is not a valid float"),
+        (["get", "k", "--cf", "raft"], "'raft' is not one of 'default', 'lock', 'write'"),
+        (["get", "xyz", "--hex"], "KEY: 'xyz' is not hexadecimal"),
+        (["put", "k"], "Missing argument 'VALUE'"),
+        (["put", "6b", "v", "--hex"], "VALUE: 'v' is not hexadecimal"),
+        (["put", "k", "v", "--ttl", "-1"], "-1 is not in the range x>=1"),
+        (["delete", ""], "KEY: key is empty"),
+        (["scan", "--limit", "-1"], "-1 is not in the range x>=0"),
+        (["scan", "a", "--prefix", "b"], "give either --prefix or START and END"),
+        (["scan", "b", "a"], "START (b) is not below END (a)"),
+        (["store", "--data-dir", "d", "--addr", "here", "--scheduler", "h:1"], "'here' is not an address"),
+        (["store", "--data-dir", "d", "--addr", "0.0.0.0:1", "--scheduler", "h:1"], "--addr: refusing to listen on"),
+        (["store", "--data-dir", "d", "--addr", "127.0.0.1:0"], "Missing option '--scheduler'"),
+        (
+            ["scheduler", "--data-dir", "d", "--addr", "127.0.0.1:0", "--status-addr", "::"],
+            "--status-addr: '::' is not an address",
+        ),
+        (
+            ["scheduler", "--data-dir", "d", "--addr", "127.0.0.1:0", "--advertise-addr", "h:0"],
+            "--advertise-addr: h:0 can't be reached",
+        ),
+        (["playground", "--stores", "0"], "0 is not in the range 1<=x<=99"),
+        (["playground", "--scheduler-addr", "0.0.0.0:2379"], "--scheduler-addr: refusing to listen on 0.0.0.0:2379"),
+    ],
+)
+def test_bad_input_is_named_with_status_2(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.output

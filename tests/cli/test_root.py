@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from pytinykv import __version__
+from pytinykv.cli import main
+from pytinykv.cli.root import COMMANDS
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_help_lists_every_command_with_its_summary() -> None:
+    result = CliRunner().invoke(main, ["--help"])
+    assert result.exit_code == 0
+    for name, entry in COMMANDS.items():
+        assert name in result.output
+        assert entry.summary in result.output
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_loads_and_explains_itself(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "--config" in result.output
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(main, ["--version"])
+    assert result.output == f"tinykv, version {__version__}\n"
+
+
+def test_unknown_command_is_named() -> None:
+    result = CliRunner().invoke(main, ["gte"])
+    assert result.exit_code == 2
+    assert "'gte'" in result.output
+
+
+def test_help_and_a_client_command_load_no_server_and_nothing_heavy() -> None:
+    loaded = run_python(
+        "import sys; from pytinykv.cli import main; main.get_command(None, 'get'); print(*sys.modules, sep='\\n')"
+    ).split()
+    heavy = ("grpc", "uvloop", "rich", "rocksdict", "prometheus_client", "pytinykv.server", "pytinykv.raftstore")
+    assert [name for name in loaded if name.startswith(heavy)] == []
+
+
+def test_a_store_loads_no_scheduler_and_a_scheduler_no_store() -> None:
+    store = run_python("import sys, pytinykv.server.store_process; print(*sys.modules, sep='\\n')").split()
+    assert [name for name in store if name.startswith(("pytinykv.scheduler", "pytinykv.simulation", "rich"))] == []
+    scheduler = run_python("import sys, pytinykv.server.scheduler_process; print(*sys.modules, sep='\\n')").split()
+    assert [name for name in scheduler if name.startswith(("pytinykv.raft", "pytinykv.client", "rich"))] == []
