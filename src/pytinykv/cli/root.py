@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "scan": CommandEntry("pytinykv.cli.data", "scan", "List keys and values in key order."),
     "status": CommandEntry("pytinykv.cli.cluster", "status", "Show how the cluster is."),
     "regions": CommandEntry("pytinykv.cli.cluster", "regions", "List the regions, and who leads them."),
+    "bench": CommandEntry("pytinykv.cli.bench.command", "bench", "Measure a cluster, beside etcd."),
     "stores": CommandEntry("pytinykv.cli.cluster", "stores", "List the stores."),
 }
 

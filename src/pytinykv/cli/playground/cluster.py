@@ -33,10 +33,12 @@ LOG_LINES: Final = 12
 class Process:
     """A server of the playground."""
 
-    def __init__(self, name: str, child: OwnedChild, log: Path) -> None:
+    def __init__(self, name: str, child: OwnedChild, log: Path, options: tuple[str, ...]) -> None:
         self.name: Final = name
         self.child: Final = child
         self.log: Final = log
+        self.options: Final = options
+        """Its command line, beginning with `--addr HOST:PORT`, but for what all servers get."""
         self.facts: dict[str, str] = {}
         """What its ready line tells."""
         self.died: str = ""
@@ -101,6 +103,15 @@ class Cluster:
         for process in self.stores:
             await self._wait_ready(process)
 
+    async def restart(self, process: Process) -> None:
+        """Start a server that has ended again, with its data, at its old address. Raises PlaygroundError."""
+        await process.child.wait()
+        index = self.processes.index(process)
+        await self._start(process.name, "--addr", process.addr, *process.options[2:])
+        again = self.processes.pop()
+        self.processes[index] = again
+        await self._wait_ready(again)
+
     async def _start(self, name: str, *options: str) -> None:
         command = name.partition("-")[0]
         log = self._home.log_of(name)
@@ -111,7 +122,7 @@ class Cluster:
             child = await start_child(
                 self._scope, name, *argv, env=_environment(), stdout=PIPE, stderr=stream, stop_deadline_s=STOP_S
             )
-        self.processes.append(Process(name, child, log))
+        self.processes.append(Process(name, child, log, options))
 
     async def _wait_ready(self, process: Process) -> None:
         stdout = process.child.stdout

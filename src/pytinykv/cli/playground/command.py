@@ -96,7 +96,7 @@ class Playground:
             )
         _say(f"starting a scheduler and {stores} store{'s' if stores > 1 else ''} …")
         await cluster.start(stores, self._scheduler_addr)
-        await _wait_serving(cluster)
+        await wait_serving(cluster)
 
     async def _play(self, scope: Scope, cluster: Cluster, home: Home, took_s: float) -> None:
         for line in intro(cluster, home):
@@ -123,7 +123,7 @@ class Playground:
             self._status = EXIT_ERROR
 
 
-async def _wait_serving(cluster: Cluster) -> None:
+async def wait_serving(cluster: Cluster) -> None:
     """Return when every region has its replicas and a leader, as the scheduler tells clients. Raises PlaygroundError."""
     from pytinykv import aio
     from pytinykv.client import ClientError

@@ -1,0 +1,225 @@
+"""The `tinykv bench` command."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pytinykv import aio
+from pytinykv.cli.bench.etcd import EtcdTarget, etcd_binary
+from pytinykv.cli.bench.facts import failover_seconds, idle_cpu_percent, memory_after_puts
+from pytinykv.cli.bench.report import Results
+from pytinykv.cli.bench.targets import PytinykvTarget
+from pytinykv.cli.bench.workload import Operation, Workload, run_round
+from pytinykv.cli.options import log_option
+from pytinykv.cli.playground.cluster import Cluster
+from pytinykv.cli.playground.command import wait_serving
+from pytinykv.cli.playground.home import Home, PlaygroundError
+from pytinykv.client import ClientError
+from pytinykv.lifecycle import LifecycleError
+from pytinykv.lifecycle.signals import run_process
+
+if TYPE_CHECKING:
+    from pytinykv.cli.bench.workload import Target
+    from pytinykv.lifecycle import Scope
+
+BASELINE = "etcd"
+IDLE_S = 10.0
+_ROUND_S = 4.0
+"""About how long a round shall take; how many operations that is, a short trial tells."""
+_TRIAL_OPERATIONS = 200
+
+
+def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of numbers such as 1,64,256") from None
+    if not all(0 < number <= 10_000 for number in numbers):  # noqa: PLR2004 - more is a mistake
+        raise click.BadParameter("each number must be from 1 to 10000")
+    return numbers
+
+
+@click.command()
+@click.option("--in-flight", default="1,64,256", show_default=True, callback=_numbers, help="Operations in flight.")
+@click.option("--rounds", type=click.IntRange(1, 20), default=3, show_default=True, help="Rounds of each measurement.")
+@click.option("--value-bytes", type=click.IntRange(0, 1 << 20), default=100, show_default=True)
+@click.option("--scheduler", default="", metavar="HOST:PORT", help="Measure a running cluster, not one of our own.")
+@click.option("--etcd/--no-etcd", "with_etcd", default=None, help="Compare with three etcd members.  [default: if installed]")
+@click.option("--failovers", type=click.IntRange(0, 100), default=0, help="Kill the leader so many times.")
+@click.option("--fill", type=click.IntRange(0, 100_000_000), default=0, help="Put so many keys and report memory.")
+@click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Save the figures as JSON.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Save a plot (needs matplotlib).")
+@log_option("error")
+def bench(
+    *,
+    in_flight: tuple[int, ...],
+    rounds: int,
+    value_bytes: int,
+    scheduler: str,
+    with_etcd: bool | None,
+    failovers: int,
+    fill: int,
+    save: Path | None,
+    plot: Path | None,
+) -> None:
+    """Measure puts and gets of a cluster of three stores, beside etcd where it is installed.
+
+    Every put is synced on a majority, every get is linearizable. Targets take turns, so that a noisy machine treats
+    them alike; the ratio is what counts.
+    """
+    if scheduler and (failovers or with_etcd):
+        raise click.UsageError("--failovers and --etcd need a cluster of our own; leave --scheduler out")
+    if with_etcd and etcd_binary() is None:
+        raise click.UsageError("etcd is not installed (Debian: apt-get install etcd-server)")
+    use_etcd = etcd_binary() is not None and not scheduler if with_etcd is None else with_etcd
+    run = _Bench(
+        in_flight=in_flight,
+        rounds=rounds,
+        value_bytes=value_bytes,
+        scheduler=scheduler,
+        with_etcd=use_etcd,
+        failovers=failovers,
+        fill=fill,
+    )
+    status = run_process(run.main, name="bench", stop_deadline_s=15.0)
+    if status == 0:
+        if save is not None:
+            run.results.save(save, BASELINE)
+        if plot is not None:
+            run.results.plot(plot)
+    sys.exit(status)
+
+
+class _Bench:
+    """One run of the command."""
+
+    def __init__(
+        self,
+        *,
+        in_flight: Sequence[int],
+        rounds: int,
+        value_bytes: int,
+        scheduler: str,
+        with_etcd: bool,
+        failovers: int,
+        fill: int,
+    ) -> None:
+        self._in_flight = in_flight
+        self._rounds = rounds
+        self._value_bytes = value_bytes
+        self._scheduler = scheduler
+        self._with_etcd = with_etcd
+        self._failovers = failovers
+        self._fill = fill
+        self._console = Console()
+        self.results = Results()
+
+    async def main(self, scope: Scope) -> int:
+        try:
+            await self._run(scope)
+        except (PlaygroundError, LifecycleError, ClientError, TimeoutError, OSError) as error:
+            print(f"tinykv bench: {error}", file=sys.stderr, flush=True)
+            return 1
+        return 0
+
+    async def _run(self, scope: Scope) -> None:
+        home = Home.open(None)
+        cluster = None if self._scheduler else Cluster(scope, home, config=None)
+        scope.on_stop("delete the data", home.close, 5.0)
+        if cluster is not None:
+            started = time.monotonic()
+            await cluster.start(3, "127.0.0.1:0")
+            await wait_serving(cluster)
+            self.results.facts["serving_after_s"] = round(time.monotonic() - started, 2)
+        address = self._scheduler if cluster is None else cluster.scheduler.addr
+        async with aio.connect(address) as client:
+            ours = PytinykvTarget(client)
+            targets: list[Target] = [ours]
+            if self._with_etcd:
+                etcd = EtcdTarget(scope.child("etcd"), home.path)
+                await etcd.start()
+                targets.append(etcd)
+            await self._measure(targets, scope.child("workers"))
+            self._console.print(self.results.table(BASELINE))
+            if cluster is not None:
+                await self._measure_facts(cluster, ours, scope.child("facts"))
+        for name, value in self.results.facts.items():
+            self._console.print(f"{name}: {value:g}")
+
+    async def _measure(self, targets: Sequence[Target], scope: Scope) -> None:
+        """Go through all cells, all targets in turn within each round."""
+        async with self._progress() as progress:
+            for operation in Operation:
+                for depth in self._in_flight:
+                    sizes = {target.name: await self._size(target, operation, depth, scope) for target in targets}
+                    for number in range(self._rounds):
+                        for target in targets:
+                            workload = self._workload(operation, depth, sizes[target.name])
+                            label = f"{operation.value} × {depth}, round {number + 1}, {target.name}"
+                            with progress.task(label, workload.operations) as tell:
+                                self.results.add(await run_round(target, workload, scope, tell))
+
+    def _workload(self, operation: Operation, depth: int, operations: int) -> Workload:
+        return Workload(operation, depth, operations, self._value_bytes)
+
+    async def _size(self, target: Target, operation: Operation, depth: int, scope: Scope) -> int:
+        """Return how many operations make a round of about the wanted length; also warms up."""
+        trial = await run_round(target, self._workload(operation, depth, max(_TRIAL_OPERATIONS, depth * 20)), scope)
+        return max(_TRIAL_OPERATIONS, int(trial.rate * _ROUND_S))
+
+    async def _measure_facts(self, cluster: Cluster, ours: PytinykvTarget, scope: Scope) -> None:
+        facts = self.results.facts
+        facts["idle_store_cpu_percent"] = round(await idle_cpu_percent(cluster, IDLE_S), 2)
+        async with self._progress() as progress:
+            if self._fill:
+                with progress.task(f"{self._fill:,} puts", self._fill) as tell:
+                    memory = await memory_after_puts(cluster, ours, scope, self._fill, tell)
+                facts[f"store_memory_mib_after_{self._fill}_puts"] = round(memory, 1)
+            if self._failovers:
+                with progress.task("failovers", self._failovers) as tell:
+                    seconds = await failover_seconds(cluster, self._failovers, tell)
+                facts["failover_s_median"] = round(statistics.median(seconds), 2)
+                facts["failover_s_max"] = round(max(seconds), 2)
+
+    @asynccontextmanager
+    async def _progress(self) -> AsyncIterator[_Bars]:
+        columns: tuple[Any, ...] = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            yield _Bars(progress)
+
+
+class _Bars:
+    """Progress bars, one at a time."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def task(self, label: str, total: int) -> _Bar:
+        return _Bar(self._progress, label, total)
+
+
+class _Bar:
+    def __init__(self, progress: Progress, label: str, total: int) -> None:
+        self._progress = progress
+        self._id = progress.add_task(label, total=total)
+
+    def __enter__(self) -> Callable[[int], None]:
+        return lambda done: self._progress.update(self._id, completed=done)
+
+    def __exit__(self, *_exc: object) -> None:
+        self._progress.remove_task(self._id)

@@ -1,0 +1,161 @@
+"""Three etcd members on this machine, and a grpc.aio client for them: what pytinykv is compared with.
+
+Only what a comparison needs: `Put` and linearizable `Range` of one key. The two requests are so small that they are
+written by hand here, rather than carrying etcd's protocol files along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytinykv.lifecycle.children import start_child
+from pytinykv.lifecycle.rpc import RpcChannel, StatusError
+
+if TYPE_CHECKING:
+    from pytinykv.lifecycle import Scope
+
+_PUT = "/etcdserverpb.KV/Put"
+_RANGE = "/etcdserverpb.KV/Range"
+CALL_TIMEOUT_S = 10.0
+_DYING_WITH_US = (
+    sys.executable,
+    "-c",
+    "import os, sys; from pytinykv.lifecycle.children import die_with_parent; die_with_parent(); "
+    "os.execv(sys.argv[1], sys.argv[1:])",
+)
+"""Starts another program so that the kernel ends it with us (a death signal outlives exec)."""
+READY_S = 20.0
+
+
+def etcd_binary() -> str | None:
+    """Return etcd's path, None where it is not installed."""
+    return shutil.which("etcd")
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """Return a length-delimited protobuf field."""
+    length, head = len(value), bytearray([number << 3 | 2])
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + value
+
+
+def _same(data: bytes) -> bytes:
+    return data
+
+
+class EtcdTarget:
+    """Three members; all calls go to the leader, as ours do."""
+
+    name = "etcd"
+
+    def __init__(self, scope: Scope, directory: Path) -> None:
+        self._scope = scope
+        self._directory = directory
+        self._channel: RpcChannel
+
+    async def start(self) -> None:
+        """Start the members and find the leader. Raises ChildStartError, TimeoutError."""
+        binary = etcd_binary()
+        assert binary is not None
+        ports = _free_ports(6)
+        clients, peers = ports[:3], ports[3:]
+        cluster = ",".join(f"m{index}=http://127.0.0.1:{port}" for index, port in enumerate(peers))
+        for index, (client, peer) in enumerate(zip(clients, peers, strict=True)):
+            with (self._directory / f"etcd-{index}.log").open("wb") as log:
+                await start_child(
+                    self._scope,
+                    f"etcd-{index}",
+                    *_DYING_WITH_US,
+                    binary,
+                    f"--name=m{index}",
+                    f"--data-dir={self._directory / f'etcd-{index}'}",
+                    f"--listen-client-urls=http://127.0.0.1:{client}",
+                    f"--advertise-client-urls=http://127.0.0.1:{client}",
+                    f"--listen-peer-urls=http://127.0.0.1:{peer}",
+                    f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+                    f"--initial-cluster={cluster}",
+                    "--initial-cluster-state=new",
+                    stdout=log,
+                    stderr=log,
+                )
+        async with asyncio.timeout(READY_S):
+            self._channel = await self._find_leader(clients)
+
+    async def _find_leader(self, ports: list[int]) -> RpcChannel:
+        while True:
+            for port in ports:
+                channel = RpcChannel(self._scope, f"127.0.0.1:{port}")
+                try:
+                    status = await channel.unary(
+                        "/etcdserverpb.Maintenance/Status", b"", serialize=_same, deserialize=_same, timeout_s=1.0
+                    )
+                except StatusError:
+                    status = b""
+                if status and _is_leader(status):
+                    return channel
+                await channel.close()
+            await asyncio.sleep(0.2)
+
+    async def put(self, key: bytes, value: bytes) -> None:
+        await self._channel.unary(
+            _PUT, _field(1, key) + _field(2, value), serialize=_same, deserialize=_same, timeout_s=CALL_TIMEOUT_S
+        )
+
+    async def get(self, key: bytes) -> bytes | None:
+        return await self._channel.unary(
+            _RANGE, _field(1, key), serialize=_same, deserialize=_same, timeout_s=CALL_TIMEOUT_S
+        )
+
+
+def _is_leader(status: bytes) -> bool:
+    """Tell from a StatusResponse whether the member that answered leads: header.member_id (1.2) equals leader (4)."""
+    top = _varints(status)
+    header = top.get(1)
+    return isinstance(header, bytes) and 4 in top and _varints(header).get(2) == top[4]
+
+
+def _varints(message: bytes) -> dict[int, int | bytes]:
+    """Return the fields of a message of varints and byte strings."""
+    fields: dict[int, int | bytes] = {}
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        value = shift = 0
+        while True:
+            byte = message[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    while position < len(message):
+        tag = varint()
+        if tag & 7 == 0:
+            fields[tag >> 3] = varint()
+        else:
+            length = varint()
+            fields[tag >> 3] = message[position : position + length]
+            position += length
+    return fields
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports that are free now; held open together, so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

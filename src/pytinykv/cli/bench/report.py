@@ -1,0 +1,125 @@
+"""What a bench prints and keeps: a table with ratios, the figures as JSON, a plot."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from pytinykv.cli.bench.workload import Operation, Round, percentile
+
+if TYPE_CHECKING:
+    from pytinykv.cli.bench.workload import Workload
+
+
+@dataclass
+class Cell:
+    """All rounds of one workload at one target."""
+
+    workload: Workload
+    target: str
+    rounds: list[Round] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Operations per second, the median of the rounds."""
+        return statistics.median(each.rate for each in self.rounds) if self.rounds else 0.0
+
+    def latency_ms(self, fraction: float) -> float:
+        return percentile(sorted(value for each in self.rounds for value in each.latencies_ms), fraction)
+
+
+class Results:
+    """Everything a bench has measured."""
+
+    def __init__(self) -> None:
+        self.cells: dict[tuple[Operation, int, str], Cell] = {}
+        self.facts: dict[str, float] = {}
+        """Single figures, with their unit in the name."""
+
+    def add(self, measured: Round) -> None:
+        workload = measured.workload
+        key = (workload.operation, workload.in_flight, measured.target)
+        self.cells.setdefault(key, Cell(workload, measured.target)).rounds.append(measured)
+
+    def ratio(self, cell: Cell, baseline: str) -> float | None:
+        """Return how many times the baseline's rate this is, round by round and then the median; None without one."""
+        other = self.cells.get((cell.workload.operation, cell.workload.in_flight, baseline))
+        if other is None or other is cell:
+            return None
+        pairs = zip(cell.rounds, other.rounds, strict=False)
+        ratios = [ours.rate / theirs.rate for ours, theirs in pairs if theirs.rate]
+        return statistics.median(ratios) if ratios else None
+
+    def table(self, baseline: str) -> Table:
+        table = Table(title="operations per second, median of the rounds")
+        for heading in ("operation", "in flight", "target", "ops/s", f"× {baseline}", "p50 ms", "p99 ms", "max ms"):
+            table.add_column(heading, justify="left" if heading in {"operation", "target"} else "right")
+        for cell in self.cells.values():
+            ratio = self.ratio(cell, baseline)
+            table.add_row(
+                cell.workload.operation.value,
+                str(cell.workload.in_flight),
+                cell.target,
+                f"{cell.rate:,.0f}",
+                "" if ratio is None else f"{ratio:.2f}",
+                *(f"{cell.latency_ms(fraction):.2f}" for fraction in (0.5, 0.99, 1.0)),
+            )
+        return table
+
+    def as_json(self, baseline: str) -> dict[str, Any]:
+        return {
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": {"python": platform.python_version(), "system": platform.platform()},
+            "facts": self.facts,
+            "cells": [
+                {
+                    "operation": cell.workload.operation.value,
+                    "in_flight": cell.workload.in_flight,
+                    "value_bytes": cell.workload.value_bytes,
+                    "target": cell.target,
+                    "rates": [round(each.rate, 1) for each in cell.rounds],
+                    "ratio": self.ratio(cell, baseline),
+                    "latency_ms": {
+                        name: cell.latency_ms(at) for name, at in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
+                    },
+                }
+                for cell in self.cells.values()
+            ],
+        }
+
+    def save(self, path: Path, baseline: str) -> None:
+        path.write_text(json.dumps(self.as_json(baseline), indent=2) + "\n", encoding="utf-8")
+
+    def plot(self, path: Path) -> None:
+        """Save a bar chart of the rates. Raises ImportError without matplotlib."""
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        from matplotlib import pyplot as plt
+
+        targets = list(dict.fromkeys(cell.target for cell in self.cells.values()))
+        figure, panels = plt.subplots(1, len(Operation), figsize=(10, 4), squeeze=False)
+        for panel, operation in zip(panels[0], Operation, strict=True):
+            depths = sorted({depth for each, depth, _target in self.cells if each is operation})
+            width = 0.8 / max(1, len(targets))
+            for index, target in enumerate(targets):
+                cells = [self.cells.get((operation, depth, target)) for depth in depths]
+                positions = [at + index * width for at in range(len(depths))]
+                panel.bar(positions, [cell.rate if cell else 0 for cell in cells], width, label=target)
+            panel.set_xticks(
+                [at + width * (len(targets) - 1) / 2 for at in range(len(depths))], [str(d) for d in depths]
+            )
+            panel.set_xlabel("operations in flight")
+            panel.set_ylabel(f"{operation.value}s per second")
+            panel.set_yscale("log")
+            panel.legend()
+        figure.tight_layout()
+        figure.savefig(path, dpi=120)
+        plt.close(figure)
