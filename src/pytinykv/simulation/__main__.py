@@ -52,7 +52,7 @@ def _report(result: Result, options: argparse.Namespace) -> None:
     verdict = "ok" if result.ok else f"FAILED ({result.checker})"
     _say(
         f"{result.scenario} seed {result.seed}: {verdict}, {result.operations} operations ({result.unknown} of unknown "
-        f"outcome), {result.virtual_s:.1f} virtual s, {result.speed:.0f} per real s, digest {result.digest}"
+        f"outcome), {result.virtual_s:.1f} virtual s, {result.speed:.0f} per second of a core, digest {result.digest}"
     )
     if not result.ok:
         _say(f"{result.failure}\nagain: {result.command}")

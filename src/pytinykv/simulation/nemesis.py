@@ -25,6 +25,7 @@ from pytinykv.raft import (
 )
 from pytinykv.raftstore import MembershipChange, RaftEnvelope, RegionId
 from pytinykv.simulation.faults import pause, random_link_trouble, random_partitions
+from pytinykv.simulation.network import LinkConditions
 from pytinykv.simulation.nodes import Node, ProcessDied
 
 if TYPE_CHECKING:
@@ -159,10 +160,35 @@ async def split_brains(cluster: Cluster, rng: Random, stop: asyncio.Event) -> No
         cluster.network.heal()
 
 
+async def slow_links(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Let half of all messages take up to half a second: elections meet, and old news arrives late."""
+    cluster.make_unreliable(LinkConditions(straggle=0.5, straggle_max_s=rng.choice([0.1, 0.5])))
+    await stop.wait()
+
+
+async def leader_stalls(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Hold whoever leads until somebody else must have taken over."""
+    while not stop.is_set():
+        await pause(stop, 0.5 * rng.random())
+        leader = cluster.leader()
+        process = None if leader is None else leader.process
+        if process is not None:
+            process.stall()
+            await pause(stop, 1.0 + 2.0 * rng.random())
+            process.resume()
+
+
 async def deaths_on_sending(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
     """Kill stores right after they have sent a message of some kind, and start them again at once."""
-    kinds = rng.sample(_MESSAGE_KINDS, 2)
-    chance = rng.choice([0.02, 0.1, 0.3])
+    await _kill_senders(cluster, rng, stop, rng.sample(_MESSAGE_KINDS, 2), rng.choice([0.02, 0.1, 0.3]))
+
+
+async def deaths_of_voters(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Kill stores right after they have voted."""
+    await _kill_senders(cluster, rng, stop, [VoteResponse], 0.5)
+
+
+async def _kill_senders(cluster: Cluster, rng: Random, stop: asyncio.Event, kinds: list[type], chance: float) -> None:
     condemned: list[Node] = []
 
     def hook(envelope: RaftEnvelope) -> None:
@@ -204,6 +230,9 @@ NEMESES: dict[str, Nemesis] = {
     "scheduler outages": scheduler_outages,
     "split brains": split_brains,
     "deaths on sending": deaths_on_sending,
+    "deaths of voters": deaths_of_voters,
+    "slow links": slow_links,
+    "leader stalls": leader_stalls,
     "leader changes": leader_changes,
     "member changes": member_changes,
 }

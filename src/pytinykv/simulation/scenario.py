@@ -77,6 +77,7 @@ class Result(msgspec.Struct, kw_only=True):
     """Digest of all events; the same for the same seed and code, in every interpreter."""
     virtual_s: float = 0.0
     real_s: float = 0.0
+    cpu_s: float = 0.0
     operations: int = 0
     unknown: int = 0
     """Operations without a known outcome."""
@@ -97,8 +98,8 @@ class Result(msgspec.Struct, kw_only=True):
 
     @property
     def speed(self) -> float:
-        """Virtual seconds per real second."""
-        return self.virtual_s / self.real_s if self.real_s else 0.0
+        """Virtual seconds per second of one core."""
+        return self.virtual_s / self.cpu_s if self.cpu_s else 0.0
 
     def check(self) -> None:
         """Raise `ScenarioFailed` unless all went well."""
@@ -111,7 +112,7 @@ def run_scenario(name: str, seed: int, *, keep_lines: bool = False) -> Result:
     chosen = SCENARIOS[name]
     result = Result(scenario=name, seed=seed)
     worlds: list[World] = []
-    started = time.perf_counter()
+    started, started_cpu = time.perf_counter(), time.process_time()
 
     async def history(world: World) -> RawHistory:
         worlds.append(world)
@@ -123,7 +124,8 @@ def run_scenario(name: str, seed: int, *, keep_lines: bool = False) -> Result:
     except Exception as error:  # noqa: BLE001 - whatever ends a history is its result
         result.checker = getattr(error, "checker", type(error).__name__)
         result.failure = "".join(traceback.format_exception(error))
-    _take_figures(result, worlds, time.perf_counter() - started)
+    result.real_s, result.cpu_s = time.perf_counter() - started, time.process_time() - started_cpu
+    _take_figures(result, worlds)
     if not result.ok:
         _bury(worlds)
     return result
@@ -153,8 +155,7 @@ def _bury(worlds: list[World]) -> None:
         gc.collect()
 
 
-def _take_figures(result: Result, worlds: list[World], real_s: float) -> None:
-    result.real_s = real_s
+def _take_figures(result: Result, worlds: list[World]) -> None:
     for world in worlds:
         result.digest = world.trace.digest()
         result.virtual_s = world.loop.time()

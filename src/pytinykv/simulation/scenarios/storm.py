@@ -18,11 +18,12 @@ from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.scenarios.generic import finish
 from pytinykv.simulation.workloads import AppendWorkload, RegisterWorkload
 
-__all__ = ["storm"]
+__all__ = ["elections", "split_brain", "storm"]
 
 STORM_S = 10.0
 APPENDERS = 2
 CLIENTS = 6
+CALM = RaftStoreConfig(region_heartbeat_s=1.0)
 CLOCK_RATE_ERROR_MAX = 0.02
 """Well within `RaftStoreConfig.clock_drift_max`, which both ends of a lease share."""
 
@@ -56,12 +57,30 @@ def draw_options(rng: Random) -> ClusterOptions:
 async def storm(cluster: Cluster) -> None:
     """A random part of all faults, with random settings; then everything has to come to rest."""
     rng = cluster.rng
-    chosen = sorted(rng.sample(sorted(NEMESES), rng.randint(1, 4)))
-    cluster.world.trace.record("nemeses", *chosen)
-    cluster.notes.extend(chosen)
     if rng.random() < 0.4:
         cluster.make_unreliable(UNRELIABLE)
     set_up_machines(cluster, rng)
+    await weather(cluster, sorted(rng.sample(sorted(NEMESES), rng.randint(1, 4))))
+
+
+@scenario("split-brain", ClusterOptions(clients=CLIENTS, raftstore=CALM, think_s=0.02, attempt_timeout_s=0.3))
+async def split_brain(cluster: Cluster) -> None:
+    """The leader is left alone with some of the clients, again and again."""
+    await weather(cluster, ["split brains"])
+
+
+@scenario(
+    "elections", ClusterOptions(stores=3, clients=CLIENTS, raftstore=CALM, attempt_timeout_s=0.3, patience_s=120.0)
+)
+async def elections(cluster: Cluster) -> None:
+    """Elections that meet each other on slow links, while voters die."""
+    await weather(cluster, ["deaths of voters", "leader stalls", "slow links"])
+
+
+async def weather(cluster: Cluster, chosen: list[str]) -> None:
+    """Let clients work under the chosen nemeses, heal, and check."""
+    cluster.world.trace.record("nemeses", *chosen)
+    cluster.notes.extend(chosen)
     stop_clients, stop_trouble = asyncio.Event(), asyncio.Event()
     appenders, work = start_clients(cluster, stop_clients)
     trouble = [
