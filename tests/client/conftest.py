@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from random import Random
 
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_cluster import FakeCluster, FakeConnector
 from pytinykv.client import AsyncClient, ClientConfig
 from pytinykv.lifecycle import Scope
+from pytinykv.simulation.loop import SimLoop
 
 QUICK = ClientConfig(
     timeout_s=5.0,
@@ -24,6 +26,13 @@ QUICK = ClientConfig(
     backoff_max_s=0.004,
 )
 """Settings for tests that wait for something to run out."""
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run the tests here on virtual time: deadlines and pauses take no time and depend on nothing but the code."""
+    if item.path.name == "test_over_grpc.py":
+        return {"real": asyncio.new_event_loop}  # sockets need one
+    return {"virtual": SimLoop}
 
 
 @pytest.fixture

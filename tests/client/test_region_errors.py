@@ -196,6 +196,22 @@ async def test_a_batch_of_which_a_part_was_executed_is_undetermined(client: Asyn
     assert warm.data[""] == {b"a": b"1", b"k": b"old", b"l": b"old", b"z": b"3"}
 
 
+async def test_a_batch_whose_rest_finds_no_route_is_undetermined(client: AsyncClient, warm: FakeCluster) -> None:
+    await client.raw.batch_get([b"a", b"k", b"z"])
+    warm.stores[STORE].script.extend([wire.NotLeader(region_id=1)] * 1000)
+    with pytest.raises(UndeterminedError, match="only a part of the batch was executed: batch_put of 1 keys from b'k'"):
+        await client.raw.batch_put({b"a": b"1", b"k": b"2", b"z": b"3"}, timeout=0.1)
+    assert warm.data[""] == {b"a": b"1", b"k": b"old", b"l": b"old", b"z": b"3"}
+
+
+async def test_a_write_is_not_sent_again_when_its_time_is_nearly_up(client: AsyncClient, warm: FakeCluster) -> None:
+    """Sent at the last moment it could only end undetermined; not sent, it certainly was not executed."""
+    warm.stores[STORE].script.extend([wire.ServerIsBusy(reason="busy", backoff_ms=45)] * 9)
+    with pytest.raises(DeadlineExceededError, match="it was not executed"):
+        await client.raw.put(b"k", b"v", timeout=0.05)
+    assert warm.stores[STORE].seen == ["RawPut"]
+
+
 async def test_a_range_of_which_a_part_was_deleted_is_undetermined(client: AsyncClient, warm: FakeCluster) -> None:
     warm.data[""][b"a"] = b"1"
     warm.stores[STORE].script.append(wire.DiskFull(store_id=[2], reason="0 bytes left"))

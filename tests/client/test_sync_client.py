@@ -204,7 +204,9 @@ def test_a_forgotten_client_warns_and_ends(shared: FakeCluster) -> None:
 
 
 SCRIPT = """
-import sys, os, threading, time
+import atexit, sys, os, threading, time
+threads = []
+atexit.register(lambda: [thread.join(5) for thread in threads])  # runs after the client's own
 sys.path.insert(0, {here!r})
 from fake_cluster import FakeCluster
 from pytinykv.client import Client, ClientConfig, ClientForkedError
@@ -272,11 +274,10 @@ def call():
     except BaseException as error:
         print("call ended with", type(error).__name__, flush=True)
 for _ in range(3):
-    threading.Thread(target=call, daemon=True).start()
+    threads.append(threading.Thread(target=call, daemon=True))
+    threads[-1].start()
 while db._core.client.router._stores[1].in_flight < 3:
     time.sleep(0.001)
-
-
 print("end of script")
 """
     )

@@ -42,6 +42,8 @@ __all__ = ["Batch", "Router"]
 
 _log = logging.getLogger(__name__)
 
+WRITE_RETRY_LEFT_MIN_S = 0.01
+"""A write is not sent once more with less time left than this: an error that is sure beats one that is undetermined."""
 OUTAGE_PATIENCE_S = 0.5
 """How long to wait for a scheduler before going by what was known earlier."""
 AVOID_STORE_S = 3.0
@@ -174,8 +176,12 @@ class Router:
     def _check_time(self, command: Command[Any], deadline: float, trouble: object) -> None:
         if self._closed:
             raise ClientClosedError(f"{command.describe()}: the client is closed; nothing was changed")
-        if self._loop.time() >= deadline:
+        if self._is_late(command, deadline, trouble):
             raise deadline_exceeded(command, str(trouble or "its region was not found"))
+
+    def _is_late(self, command: Command[Any], deadline: float, trouble: object) -> bool:
+        needed_s = WRITE_RETRY_LEFT_MIN_S if command.write and trouble is not None else 0.0
+        return self._loop.time() + needed_s >= deadline
 
     # ── many keys ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -191,16 +197,15 @@ class Router:
         pending = batch.items
         trouble: Trouble | None = None
         while pending:
-            commands = [batch.make(chunk) for chunk in await self._chunks(batch, pending, deadline, trouble)]
-            routes = [await self._route(command, deadline, trouble) for command in commands]
-            replies = [
-                store.submit(command, region, self._attempt_deadline(command, deadline))
-                for command, (region, store) in zip(commands, routes, strict=True)
-            ]
-            pending = []
-            reactions: list[Reaction] = []
             errors: list[ClientError] = []
-            for command, future in zip(commands, replies, strict=True):
+            reactions: list[Reaction] = []
+            try:
+                attempts = await self._submit_batch(batch, pending, deadline, trouble)
+            except ClientError as error:
+                attempts = []
+                errors.append(error)
+            pending = []
+            for command, future in attempts:
                 reply = await future
                 try:
                     failure = self.outcome(command, reply)
@@ -213,13 +218,21 @@ class Router:
                 except ClientError as error:
                     errors.append(error)
             if errors:
-                raise _gravest(errors, partly_done=bool(results) and commands[0].write)
+                raise _gravest(errors, partly_done=bool(results) and batch.make(batch.items).write)
             if pending:
                 await self._pause(reactions, backoff)
-                if self._closed or self._loop.time() >= deadline:
-                    late = deadline_exceeded(batch.make(pending), str(trouble))
-                    raise _gravest([late], partly_done=bool(results) and commands[0].write)
         return results
+
+    async def _submit_batch(
+        self, batch: Batch[_ItemT, _T], items: Sequence[_ItemT], deadline: float, trouble: Trouble | None
+    ) -> list[tuple[BatchCommand[_ItemT, _T], asyncio.Future[Any]]]:
+        """Send `items` in commands of one region each; all routes are found before the first is sent."""
+        commands = [batch.make(chunk) for chunk in await self._chunks(batch, items, deadline, trouble)]
+        routes = [await self._route(command, deadline, trouble) for command in commands]
+        return [
+            (command, store.submit(command, region, self._attempt_deadline(command, deadline)))
+            for command, (region, store) in zip(commands, routes, strict=True)
+        ]
 
     async def _chunks(
         self, batch: Batch[_ItemT, Any], items: Sequence[_ItemT], deadline: float, trouble: Trouble | None
