@@ -50,7 +50,10 @@ def start(body: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     with process:
-        output, errors = process.communicate(timeout=30)
+        try:
+            output, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()  # one that did not end by itself must not keep the test from failing
     return process.returncode, output, errors
 
 
