@@ -13,6 +13,7 @@ The chapters, bottom-up:
 
 Knows no gRPC and no transactions. The order of things in a turn, and what may be said when, is in `store` and `peer`.
 """
+
 from __future__ import annotations
 
 from pytinykv.raftstore.commands import Operation

@@ -60,8 +60,7 @@ def data_ranges(start_key: bytes, end_key: bytes) -> list[tuple[ColumnFamily, by
     ranges = [
         (cf, start_key, end_key or b"\xff" * 16) for cf in (ColumnFamily.DEFAULT, ColumnFamily.LOCK, ColumnFamily.WRITE)
     ]
-    for tag in RAW_TAGS.values():
-        ranges.append((ColumnFamily.RAW, tag + start_key, raw_end(tag, end_key)))
+    ranges.extend((ColumnFamily.RAW, tag + start_key, raw_end(tag, end_key)) for tag in RAW_TAGS.values())
     return ranges
 
 

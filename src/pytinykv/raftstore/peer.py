@@ -297,9 +297,8 @@ class RegionPeer:
             receiver,
             self.region.epoch,
             message,
-            False,
-            self.region.start_key,
-            self.region.end_key,
+            start_key=self.region.start_key,
+            end_key=self.region.end_key,
         )
         if isinstance(message, InstallSnapshot):
             self._snapshots_to_send.append(envelope)
@@ -546,6 +545,4 @@ class RegionPeer:
         """Return the peers that wait for a snapshot, or for log entries that are gone."""
         progress = self.node.status().progress
         truncated = self.storage.apply_state.truncated_index
-        return tuple(
-            peer for peer in self.region.peers if peer.id in progress and progress[peer.id].match < truncated
-        )
+        return tuple(peer for peer in self.region.peers if peer.id in progress and progress[peer.id].match < truncated)

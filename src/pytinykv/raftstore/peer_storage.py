@@ -235,9 +235,7 @@ class PeerStorage:
             return
         if index > old.applied_index:
             raise AssertionError(f"region {self.region.id}: cuts the log at {index}, applied {old.applied_index}")
-        batch.delete_range(
-            RAFT_CF, *self._entry_range(LogIndex(old.truncated_index + 1), LogIndex(index + 1))
-        )
+        batch.delete_range(RAFT_CF, *self._entry_range(LogIndex(old.truncated_index + 1), LogIndex(index + 1)))
         self.apply_state = ApplyState(old.applied_index, old.applied_term, index, term)
         batch.put(RAFT_CF, keys.apply_state_key(self.region.id), encode(self.apply_state))
         while self._cache and self._cache[0].index <= index:

@@ -184,7 +184,9 @@ class SnapshotWriter:
         stream.close()
         self._stream = None
         if self._checksum != file.crc32c:
-            raise FormatError(f"snapshot {self.directory.name}: checksum of {file.name} does not match; ask for it again")
+            raise FormatError(
+                f"snapshot {self.directory.name}: checksum of {file.name} does not match; ask for it again"
+            )
 
     def finish(self) -> None:
         """Make the directory whole and durable."""

@@ -216,7 +216,9 @@ class Store:
     async def _wait_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
         """Wait for something that turns bring about."""
         deadline = asyncio.get_running_loop().time() + timeout_s
-        while self.failure is None and not condition() and asyncio.get_running_loop().time() < deadline:
+        while (  # noqa: ASYNC110 - only while stopping; turns pay for no event
+            self.failure is None and not condition() and asyncio.get_running_loop().time() < deadline
+        ):
             await asyncio.sleep(STOP_POLL_S)
 
     async def _wait_idle(self) -> None:
@@ -288,7 +290,9 @@ class Store:
         def propose(turn: Turn) -> None:
             peer = self.peers.get(region_id)
             if peer is not None and (reason := peer.propose_change(change, turn.now)) is not None:
-                _log.info("region %d: %s of peer %d not proposed: %s", region_id, change.kind.name, change.peer.id, reason)
+                _log.info(
+                    "region %d: %s of peer %d not proposed: %s", region_id, change.kind.name, change.peer.id, reason
+                )
             self._touch_if_there(region_id)
 
         self._control(propose)
@@ -343,7 +347,9 @@ class Store:
             return
         turn = Turn(self.engine, self.clock.monotonic(), self._turn_number + 1)
         if self._disk_error is not None:
-            raise StoreFailedError(f"store {self.store_id} can't sync its data: {self._disk_error}") from self._disk_error
+            raise StoreFailedError(
+                f"store {self.store_id} can't sync its data: {self._disk_error}"
+            ) from self._disk_error
         self._take_durable(turn)
         self._take_messages(turn)
         controls, self._controls = self._controls, []
@@ -429,7 +435,7 @@ class Store:
         for answer in turn.answers:
             try:
                 answer()
-            except Exception:
+            except Exception:  # noqa: BLE001 - one caller's trouble must not keep the others from their answers
                 _log.exception("an answer could not be delivered")
 
     # --- durability ---------------------------------------------------------------------------------------------

@@ -196,7 +196,8 @@ class KvService:
         commands = frame.requests
         if len(ids) != len(commands):
             raise RpcError(
-                StatusCode.INVALID_ARGUMENT, f"frame has {len(commands)} commands and {len(ids)} ids: as many are needed"
+                StatusCode.INVALID_ARGUMENT,
+                f"frame has {len(commands)} commands and {len(ids)} ids: as many are needed",
             )
         batch = _Frame(self, answers)
         for request_id, command in zip(ids, commands, strict=True):

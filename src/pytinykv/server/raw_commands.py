@@ -137,9 +137,7 @@ def _get_ttl(reader: Reader, region: Region, request: pb.RawGetKeyTTLRequest, no
     return pb.RawGetKeyTTLResponse(ttl=remaining_ttl_s(stored, now_s))
 
 
-def _scan_into(
-    pairs: Any, found: Iterable[tuple[bytes, bytes]], limit: int, *, key_only: bool
-) -> None:
+def _scan_into(pairs: Any, found: Iterable[tuple[bytes, bytes]], limit: int, *, key_only: bool) -> None:
     if limit <= 0:
         return
     for count, (key, value) in enumerate(found, start=1):
@@ -164,9 +162,7 @@ def _scan(reader: Reader, region: Region, request: pb.RawScanRequest, now_s: int
     return response
 
 
-def _batch_scan(
-    reader: Reader, region: Region, request: pb.RawBatchScanRequest, now_s: int
-) -> pb.RawBatchScanResponse:
+def _batch_scan(reader: Reader, region: Region, request: pb.RawBatchScanRequest, now_s: int) -> pb.RawBatchScanResponse:
     """Each range begins in the region; ranges of a reverse scan have their upper end in `start_key`."""
     _check_limit("each_limit", request.each_limit)
     _check_limit("each_limit times the number of ranges", request.each_limit * len(request.ranges))
@@ -218,7 +214,9 @@ def _batch_put(region: Region, request: pb.RawBatchPutRequest, now_s: int) -> Pr
     pairs = request.pairs
     ttls = request.ttls or [request.ttl]
     if len(ttls) not in {1, len(pairs)}:
-        raise InvalidRequestError(f"ttls has {len(ttls)} entries for {len(pairs)} pairs: give none, one, or one per pair")
+        raise InvalidRequestError(
+            f"ttls has {len(ttls)} entries for {len(pairs)} pairs: give none, one, or one per pair"
+        )
     expires = [_expires_at_s(ttl, now_s) for ttl in ttls]
     if len(expires) == 1:
         expires *= len(pairs)

@@ -131,9 +131,7 @@ class StoreNode:
         fresh_region = await self._bootstrap(ident, patience_s)
         await self.scheduler.put_store(self._store_meta(ident.store_id), patience_s)
         ports = self._ports
-        reporter = SchedulerReporter(
-            self.scheduler, scope=self._scope, clock=ports.clock, disk_usage=ports.disk_usage
-        )
+        reporter = SchedulerReporter(self.scheduler, scope=self._scope, clock=ports.clock, disk_usage=ports.disk_usage)
         store = self._store = Store(
             store_id=ident.store_id,
             engine=ports.engine,

@@ -114,7 +114,7 @@ class RocksEngine:
 
     def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
         try:
-            return self._gets[cf](key)  # type: ignore[no-any-return]
+            return self._gets[cf](key)  # type: ignore[no-any-return]  # rocksdict has no types
         except EngineError:
             raise
         except Exception as error:

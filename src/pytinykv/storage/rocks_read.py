@@ -194,8 +194,8 @@ class RocksSnapshot:
         try:
             value = self._gets[cf](key)
             if self._pinned is None:
-                return value  # type: ignore[no-any-return]
-            return self._pinned.snapshots[cf][key]  # type: ignore[no-any-return]
+                return value  # type: ignore[no-any-return]  # rocksdict has no types
+            return self._pinned.snapshots[cf][key]  # type: ignore[no-any-return]  # as above
         except EngineError:
             raise
         except Exception as error:
