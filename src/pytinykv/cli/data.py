@@ -139,7 +139,7 @@ def delete(key: str, *, cf: str, is_hex: bool, target: Target) -> None:
 @option("--reverse", is_flag=True, help="From the last key to the first.")
 @option("--keys-only", is_flag=True, help="Keys without values.")
 @data_options
-def scan(  # noqa: PLR0913 - one for each option
+def scan(
     start: str,
     end: str,
     *,
