@@ -44,7 +44,7 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a list of numbers such as 1,64,256") from None
-    if not all(0 < number <= 10_000 for number in numbers):  # noqa: PLR2004 - more is a mistake
+    if not all(0 < number <= 10_000 for number in numbers):
         raise click.BadParameter("each number must be from 1 to 10000")
     return numbers
 

@@ -25,8 +25,10 @@ CALL_TIMEOUT_S = 10.0
 _DYING_WITH_US = (
     sys.executable,
     "-c",
-    "import os, sys; from pytinykv.lifecycle.children import die_with_parent; die_with_parent(); "
-    "os.execv(sys.argv[1], sys.argv[1:])",
+    (
+        "import os, sys; from pytinykv.lifecycle.children import die_with_parent; die_with_parent(); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    ),
 )
 """Starts another program so that the kernel ends it with us (a death signal outlives exec)."""
 READY_S = 20.0
