@@ -117,8 +117,9 @@ class Peer:
             if not self.is_applying:
                 continue
             if entry.kind is EntryKind.CONF_CHANGE:
-                self.storage.conf_state = self.node.apply_conf_change(decode_conf_change(entry.data))
+                self.node.apply_conf_change(decode_conf_change(entry.data))
             self.node.on_applied(entry.index)
+            self.storage.set_applied(entry.index, self.node.conf_state)
 
     def step(self, message: Message) -> None:
         self.node.step(message, self.now)

@@ -198,7 +198,7 @@ def test_a_follower_that_was_away_for_long_is_restored_by_a_snapshot() -> None:
     for _ in range(100):
         network.propose(1)
     leader = network[1]
-    leader.storage.compact(leader.node.applied_index, leader.node.conf_state)
+    leader.storage.compact(leader.node.applied_index)
     network.heal()
     network.beat(1)
     network.propose(1)

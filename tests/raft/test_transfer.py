@@ -78,7 +78,7 @@ def test_a_follower_that_needs_a_snapshot_gets_it_first() -> None:
     network.isolate(3)
     network.propose(1)
     leader = network[1]
-    leader.storage.compact(leader.node.applied_index, leader.node.conf_state)
+    leader.storage.compact(leader.node.applied_index)
     network.heal()
     assert leader.node.status().progress[PeerId(3)].match == 1
     network.transfer(1, 3)

@@ -5,6 +5,11 @@ Invariants:
 2. A peer that knows of a committed membership change which it has not applied does not campaign: it would count in a
    configuration that is two steps old, whose majorities need not overlap with the newest one's.
 3. A pre-vote changes nothing at the voter.
+
+Who refuses a vote says what it knows to be committed. Without that, a group can be stuck for ever: 1 and 3 are its members,
+leader 3 removes itself, 1 has the entry but misses the news that it is committed. 1 counts in the old group and needs 3's
+vote; 3 has more entries than 1, so it refuses, and it can't campaign itself because it is no member any more. With the
+commit index in the refusal, 1 applies the change and elects itself.
 """
 
 from __future__ import annotations
@@ -109,7 +114,8 @@ def on_vote_request(core: Core, message: VoteRequest) -> None:
     if granted:
         core.vote = message.sender
         core.election_elapsed = 0
-    core.send_after_sync(VoteResponse(message.sender, core.id, core.term, granted))
+    answer = VoteResponse(message.sender, core.id, core.term, granted, *_known_commit(core, granted=granted))
+    core.send_after_sync(answer)
 
 
 def on_pre_vote_request(core: Core, message: PreVoteRequest) -> None:
@@ -119,18 +125,37 @@ def on_pre_vote_request(core: Core, message: PreVoteRequest) -> None:
     )
     granted = may_vote and core.log.is_up_to_date(message.last_index, message.last_term)
     term = message.term if granted else core.term
-    core.send(PreVoteResponse(message.sender, core.id, term, granted))
+    core.send(PreVoteResponse(message.sender, core.id, term, granted, *_known_commit(core, granted=granted)))
+
+
+def _known_commit(core: Core, *, granted: bool) -> tuple[LogIndex, Term]:
+    """Return the last committed position for a refusal; nothing for a grant, which needs no help."""
+    if granted:
+        return LogIndex(0), Term(0)
+    committed = core.log.committed
+    return committed, core.log.term(committed)
 
 
 def refuse_old_vote_request(core: Core, message: VoteRequest | PreVoteRequest) -> None:
     """Tell a candidate of an older term about the newer one."""
-    if isinstance(message, VoteRequest):
-        core.send_after_sync(VoteResponse(message.sender, core.id, core.term, False))  # noqa: FBT003 - positional struct
-    else:
-        core.send(PreVoteResponse(message.sender, core.id, core.term, False))  # noqa: FBT003 - positional struct
+    commit, commit_term = _known_commit(core, granted=False)
+    response = VoteResponse if isinstance(message, VoteRequest) else PreVoteResponse
+    answer = response(message.sender, core.id, core.term, granted=False, commit=commit, commit_term=commit_term)
+    core.send_after_sync(answer)
 
 
 # -- the candidate's side
+
+
+def learn_commit(core: Core, message: VoteResponse | PreVoteResponse) -> None:
+    """Commit what a refusal says is committed, if this log has that very entry (then it has all before it, too)."""
+    if isinstance(core.role, Leader) or message.commit <= core.log.committed:
+        return
+    if not core.log.matches(message.commit, message.commit_term):
+        return
+    core.log.commit_to(message.commit)
+    if isinstance(core.role, Candidate) and _has_unapplied_conf_change(core):
+        core.become_follower(core.term, NO_PEER)
 
 
 def on_vote_response(core: Core, message: VoteResponse) -> None:

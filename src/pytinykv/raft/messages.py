@@ -156,9 +156,14 @@ class VoteRequest(_Message, frozen=True, array_like=True, gc=False, tag=6):
 
 
 class VoteResponse(_Message, frozen=True, array_like=True, gc=False, tag=7):
-    """The vote of `term`, durably given or refused."""
+    """The vote of `term`, durably given or refused.
+
+    A refusal says what the sender knows to be committed (index and term of the entry), or 0.
+    """
 
     granted: bool
+    commit: LogIndex = LogIndex(0)
+    commit_term: Term = Term(0)
 
 
 class PreVoteRequest(_Message, frozen=True, array_like=True, gc=False, tag=8):
@@ -169,9 +174,11 @@ class PreVoteRequest(_Message, frozen=True, array_like=True, gc=False, tag=8):
 
 
 class PreVoteResponse(_Message, frozen=True, array_like=True, gc=False, tag=9):
-    """Granted: `term` repeats the request's. Refused: `term` is the sender's own."""
+    """Granted: `term` repeats the request's. Refused: `term` is the sender's own, the rest as in `VoteResponse`."""
 
     granted: bool
+    commit: LogIndex = LogIndex(0)
+    commit_term: Term = Term(0)
 
 
 class InstallSnapshot(_Message, frozen=True, array_like=True, gc=False, tag=10):

@@ -416,11 +416,13 @@ def _on_pre_vote_request(core: Core, message: PreVoteRequest) -> None:
 
 
 def _on_vote_response(core: Core, message: VoteResponse) -> None:
+    election.learn_commit(core, message)
     if _adopt_answer_term(core, message):
         election.on_vote_response(core, message)
 
 
 def _on_pre_vote_response(core: Core, message: PreVoteResponse) -> None:
+    election.learn_commit(core, message)
     if message.granted or _adopt_answer_term(core, message):
         election.on_pre_vote_response(core, message)
 

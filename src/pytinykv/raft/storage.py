@@ -81,8 +81,7 @@ class MemoryStorage:
         """Begin with an empty log; `conf_state` are the members of a group that is being created."""
         self.hard_state = HardState()
         self.conf_state = conf_state if conf_state is not None else ConfState()
-        """The members at the applied index; the driver moves it with each change that it applies."""
-        self._base_conf_state = self.conf_state
+        self.applied = LogIndex(0)
         self.snapshot_unavailable = False
         self._base_index = LogIndex(0)
         self._base_term = Term(0)
@@ -117,7 +116,7 @@ class MemoryStorage:
     def snapshot(self) -> SnapshotMeta:
         if self.snapshot_unavailable:
             raise SnapshotTemporarilyUnavailable
-        return SnapshotMeta(self._base_index, self._base_term, self._base_conf_state)
+        return SnapshotMeta(self.applied, self.term(self.applied), self.conf_state)
 
     def set_hard_state(self, hard_state: HardState) -> None:
         """Keep what `Ready.hard_state` gave."""
@@ -131,14 +130,19 @@ class MemoryStorage:
         assert 0 <= position <= len(self._entries), f"gap or overwritten snapshot at index {entries[0].index}"
         self._entries[position:] = entries
 
-    def compact(self, index: LogIndex, conf_state: ConfState) -> None:
-        """Drop entries up to and including `index`, which must be applied; `conf_state` holds at that index."""
+    def set_applied(self, index: LogIndex, conf_state: ConfState) -> None:
+        """Note that the state machine stands at `index`, where `conf_state` holds: snapshots are taken of it."""
+        self.applied, self.conf_state = index, conf_state
+
+    def compact(self, index: LogIndex) -> None:
+        """Drop entries up to and including `index`, which must be applied."""
+        assert index <= self.applied, f"entry {index} is not applied yet"
         term = self.term(index)
         del self._entries[: index - self._base_index]
-        self._base_index, self._base_term, self._base_conf_state = index, term, conf_state
+        self._base_index, self._base_term = index, term
 
     def apply_snapshot(self, meta: SnapshotMeta) -> None:
         """Replace everything by a snapshot, as `Ready.snapshot` asks."""
         self._entries.clear()
         self._base_index, self._base_term = meta.index, meta.term
-        self.conf_state = self._base_conf_state = meta.conf_state
+        self.set_applied(meta.index, meta.conf_state)

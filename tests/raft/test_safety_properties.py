@@ -1,0 +1,228 @@
+"""Random schedules against what Raft promises, and planted bugs that the schedules must find.
+
+`world` says what can happen and what is judged. A failing example is shrunk by Hypothesis to a short list of actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.raft.world import ACTIONS, Action, World, random_schedule
+
+from pytinykv.raft import LogIndex, PeerId, Term, election, following, leading, log, raw_node
+from pytinykv.raft.core import Core
+from pytinykv.raft.durability import Durability
+from pytinykv.raft.messages import NO_PEER
+from pytinykv.raft.roles import Leader
+
+ACTION_LIST = [kind for kind, weight in ACTIONS.items() for _ in range(weight)]
+actions = st.tuples(st.sampled_from(ACTION_LIST), st.integers(0, (1 << 16) - 1))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 1 << 16), schedule=st.lists(actions, min_size=20, max_size=250))
+def test_no_schedule_breaks_safety_and_every_group_recovers(seed: int, schedule: list[Action]) -> None:
+    """Election safety, log matching, leader completeness, state-machine safety, lease safety, linearizable reads."""
+    world = World(seed)
+    world.run(schedule)
+    world.heal_and_settle()
+
+
+@pytest.mark.parametrize("first_seed", range(0, 200, 50))
+def test_long_seeded_schedules_are_safe_and_recover(first_seed: int) -> None:
+    """As above, with schedules long enough for several terms, snapshots and membership changes."""
+    leases = reads = terms = 0
+    for seed in range(first_seed, first_seed + 50):
+        world = World(seed)
+        world.run(random_schedule(seed, 400))
+        world.heal_and_settle()
+        leases += world.judge.leases_seen
+        reads += world.judge.reads_seen
+        terms += len(world.judge.leaders)
+    assert leases > 1000, "the schedules hardly ever saw a lease"
+    assert reads > 50, "the schedules hardly ever answered a read"
+    assert terms > 100, "the schedules hardly ever changed leaders"
+
+
+def test_a_schedule_always_gives_the_same_history() -> None:
+    def history(seed: int) -> tuple[object, ...]:
+        world = World(seed)
+        world.run(random_schedule(seed, 300))
+        return world.describe(), dict(world.judge.leaders), world.time, list(world.pool)
+
+    assert history(7) == history(7)
+
+
+# -- planted bugs: each replaces one rule, and some schedule must convict it
+
+
+def commit_older_terms_by_counting(patch: pytest.MonkeyPatch) -> None:
+    """Raft figure 8: an entry of an older term that a majority has may still be overwritten."""
+    patch.setattr(Leader, "is_own_entry", lambda _self, _index: True)
+
+
+def acknowledge_before_persisted(patch: pytest.MonkeyPatch) -> None:
+    """A crash takes back what was acknowledged."""
+    patch.setattr(Core, "send_after_sync", lambda self, message: self.messages.append(message))
+
+
+def count_the_leader_before_its_disk(patch: pytest.MonkeyPatch) -> None:
+    """The leader counts itself as soon as it has appended."""
+    append = leading.append
+
+    def eager(core: Core, role: Leader, kind: object, data: bytes) -> LogIndex:
+        index = append(core, role, kind, data)  # type: ignore[arg-type]
+        role.progress[core.id].match = index
+        leading.maybe_commit(core, role)
+        return index
+
+    patch.setattr(leading, "append", eager)
+
+
+def trust_syncs_of_overwritten_entries(patch: pytest.MonkeyPatch) -> None:
+    """A sync that completes vouches for an index whose entry has been replaced since."""
+
+    def overwritten(self: Durability, from_index: LogIndex) -> None:
+        self.index = min(self.index, LogIndex(from_index - 1))
+
+    patch.setattr(Durability, "overwritten", overwritten)
+
+
+def forget_the_vote_on_restart(patch: pytest.MonkeyPatch) -> None:
+    """A restarted peer votes a second time in the same term."""
+    construct = Core.__init__
+
+    def forgetful(self: Core, *args: object) -> None:
+        construct(self, *args)  # type: ignore[arg-type]
+        self.vote = NO_PEER
+
+    patch.setattr(Core, "__init__", forgetful)
+
+
+def vote_for_anybody(patch: pytest.MonkeyPatch) -> None:
+    """Votes do not look at the candidate's log."""
+    patch.setattr(log.RaftLog, "is_up_to_date", lambda *_args: True)
+
+
+def skip_the_check_of_the_previous_entry(patch: pytest.MonkeyPatch) -> None:
+    """A follower appends although the logs differ just before."""
+    matches = log.RaftLog.matches
+
+    def credulous(self: log.RaftLog, index: LogIndex, term: Term) -> bool:
+        return index <= self.last_index if index == self.last_index else matches(self, index, term)
+
+    patch.setattr(log.RaftLog, "matches", credulous)
+
+
+def read_without_a_round(patch: pytest.MonkeyPatch) -> None:
+    """Reads are answered from the commit index, without asking whether this peer still leads."""
+
+    def hasty(core: Core, role: Leader) -> None:
+        core.read_states.extend(role.reads.confirmed(role.reads.round))
+
+    send_due = leading.send_due
+
+    def send_and_release(core: Core, role: Leader) -> None:
+        send_due(core, role)
+        hasty(core, role)
+
+    patch.setattr(leading, "send_due", send_and_release)
+
+
+def hold_leases_by_heartbeats_alone(patch: pytest.MonkeyPatch) -> None:
+    """The lease runs from the sending, whether anybody answers or not."""
+    patch.setattr(
+        leading, "lease_until", lambda core, role: core.now + 0.8 if leading.has_committed_in_term(core, role) else -1e9
+    )
+
+
+def campaign_in_spite_of_a_promise(patch: pytest.MonkeyPatch) -> None:
+    """Peers vote for others while their leader counts on them."""
+    patch.setattr(Core, "is_promised", lambda _self: False)
+
+
+def forget_promises_on_restart(patch: pytest.MonkeyPatch) -> None:
+    """A restarted peer votes at once, although the lease of a leader may stand on it."""
+    construct = Core.__init__
+
+    def forgetful(self: Core, *args: object) -> None:
+        construct(self, *args)  # type: ignore[arg-type]
+        self.has_forgotten, self.heard_elapsed = False, self.config.election_ticks
+
+    patch.setattr(Core, "__init__", forgetful)
+
+
+def keep_the_lease_after_a_transfer(patch: pytest.MonkeyPatch) -> None:
+    """A TimeoutNow that was given up still opens the voters' promises."""
+    patch.setattr(Core, "is_released_by", lambda _self, transfer_at, _term: transfer_at is not None)
+
+
+def count_a_change_before_it_is_applied_everywhere(patch: pytest.MonkeyPatch) -> None:
+    """A leader proposes change after change, and peers campaign in configurations that are two steps old."""
+    propose = raw_node.membership.propose
+
+    def impatient(core: Core, role: Leader, change: object) -> LogIndex:
+        role.pending_conf_index = LogIndex(0)
+        return propose(core, role, change)  # type: ignore[arg-type]
+
+    patch.setattr(raw_node.membership, "propose", impatient)
+    patch.setattr(election, "_has_unapplied_conf_change", lambda _core: False)
+
+
+def commit_what_is_not_known_to_match(patch: pytest.MonkeyPatch) -> None:
+    """A follower takes the commit index of a heartbeat beyond what it has acknowledged."""
+    broadcast = leading.broadcast_heartbeats
+
+    def generous(core: Core, role: Leader) -> None:
+        before = {peer_id: progress.match for peer_id, progress in role.progress.items()}
+        for progress in role.progress.values():
+            progress.match = core.log.last_index
+        broadcast(core, role)
+        for peer_id, progress in role.progress.items():
+            progress.match = before[peer_id]
+
+    def unchecked(*_args: object) -> None:
+        return
+
+    patch.setattr(leading, "broadcast_heartbeats", generous)
+    patch.setattr(following, "check", unchecked)
+
+
+BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
+    commit_older_terms_by_counting,
+    acknowledge_before_persisted,
+    count_the_leader_before_its_disk,
+    trust_syncs_of_overwritten_entries,
+    forget_the_vote_on_restart,
+    vote_for_anybody,
+    skip_the_check_of_the_previous_entry,
+    read_without_a_round,
+    hold_leases_by_heartbeats_alone,
+    campaign_in_spite_of_a_promise,
+    forget_promises_on_restart,
+    keep_the_lease_after_a_transfer,
+    commit_what_is_not_known_to_match,
+]
+
+
+def first_conviction(seeds: range, length: int) -> int | None:
+    """Return the first seed whose schedule convicts the planted bug."""
+    for seed in seeds:
+        try:
+            World(seed).run(random_schedule(seed, length))
+        except (AssertionError, IndexError, KeyError):
+            return seed
+    return None
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_a_planted_bug_is_found(bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    bug(monkeypatch)
+    assert first_conviction(range(400), 300) is not None
+
+
+def test_peers_of_the_world_have_distinct_ids() -> None:
+    assert sorted(World().peers) == [PeerId(number) for number in range(1, 6)]
