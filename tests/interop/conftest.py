@@ -1,0 +1,39 @@
+"""Three stores that the tests of a module share, and clients nobody here wrote.
+
+`fresh_cluster` is for tests that break things: it is the test's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.process.cluster import Cluster
+
+
+def _run(directory: Path) -> Iterator[Cluster]:
+    cluster = Cluster(directory)
+    try:
+        cluster.start()
+        yield cluster
+        cluster.stop()
+    finally:
+        cluster.close()
+        print(cluster.tails())  # noqa: T201 - pytest shows it beside a failure
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    yield from _run(tmp_path_factory.mktemp("cluster"))
+
+
+@pytest.fixture
+def fresh_cluster(tmp_path: Path) -> Iterator[Cluster]:
+    yield from _run(tmp_path)
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest) -> bytes:
+    """Keep the keys of a test apart from those of the others."""
+    return f"{request.node.name}/".encode()

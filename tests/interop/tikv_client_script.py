@@ -1,0 +1,130 @@
+"""Runs tikv-client's raw operations against a cluster and prints what they returned, one JSON document a line.
+
+A program of its own: the wheel has crashed at the exit of the interpreter after it had printed right results, so what it
+prints is judged, and not only how it ends. Usage: PROGRAM SCHEDULER SCENARIO
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tikv_client.asynchronous import RawClient
+
+PATIENCE_S = 30.0
+
+
+def show(name: str, value: Any) -> None:
+    sys.stdout.write(json.dumps([name, plain(value)]) + "\n")
+    sys.stdout.flush()
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value
+
+
+async def failure(call: Awaitable[Any]) -> str:
+    try:
+        await call
+    except Exception as error:  # noqa: BLE001 - the client has no narrower class
+        return str(error)
+    return ""
+
+
+async def operations(client: RawClient) -> None:
+    show("missing", await client.get(b"rs/none"))
+    await client.put(b"rs/a", b"1")
+    show("get", await client.get(b"rs/a"))
+    await client.batch_put({b"rs/b": b"2", b"rs/c": b"3", b"rs/empty": b"", b"rs/\xff\x00": b"\x00"})
+    show("batch_get", sorted(await client.batch_get([b"rs/a", b"rs/c", b"rs/none", b"rs/\xff\x00"])))
+    show("empty", await client.get(b"rs/empty"))
+    show("scan", await client.scan(b"rs/", b"rs0", 10))
+    show("scan limit", await client.scan(b"rs/", b"rs0", 2))
+    show("scan from beyond", await client.scan(b"rs/b", b"rs0", 10, include_start=False))
+    show("scan to the end", await client.scan(b"rs/a", b"rs/c", 10, include_end=True))
+    show("scan nothing", await client.scan(b"rs/x", b"rs/y", 10))
+    show("scan_keys", await client.scan_keys(b"rs/", b"rs0", 10))
+    await client.delete(b"rs/a")
+    await client.batch_delete([b"rs/b", b"rs/none"])
+    show("after deletes", await client.scan_keys(b"rs/", b"rs0", 10))
+    await client.delete_range(b"rs/c", b"rs/d")
+    show("after delete_range", await client.scan_keys(b"rs/", b"rs0", 10))
+    await client.put(b"rs/cf", b"in lock", cf="lock")
+    show("other cf", [await client.get(b"rs/cf"), await client.get(b"rs/cf", cf="lock")])
+    await client.delete(b"rs/cf", cf="lock")
+
+
+async def many(client: RawClient) -> None:
+    pairs = {b"rm/%06d" % number: b"%d" % number for number in range(5000)}
+    await client.batch_put(pairs)
+    show("scan", len(await client.scan(b"rm/", b"rm0", 10_240)))
+    show("batch_get", len(await client.batch_get(list(pairs))))
+    await client.delete_range(b"rm/", b"rm0")
+    show("after delete_range", await client.scan_keys(b"rm/", b"rm0", 10))
+
+
+async def large(client: RawClient) -> None:
+    """More than 4 MiB in one request (this client splits no batch), and each value back."""
+    pairs = {b"rl/%d" % number: bytes([65 + number]) * (1 << 20) for number in range(6)}
+    await client.batch_put(pairs)
+    show("values", [await client.get(key) == value for key, value in pairs.items()])
+    await client.put(b"rl/one", b"z" * (5 << 20))
+    show("too long", await failure(client.put(b"rl/x", b"z" * (9 << 20))))
+    await client.delete_range(b"rl/", b"rl0")
+
+
+async def refusals(client: RawClient) -> None:
+    show("long key", await failure(client.put(b"k" * 8193, b"v")))
+    show("empty key", await failure(client.get(b"")))
+    show("unknown cf", await failure(client.put(b"re/a", b"v", cf="nonsense")))
+    show("limit", await failure(client.scan(b"re/", b"re0", 10_241)))
+    await client.put(b"re/a", b"v")
+    show("goes on", await client.get(b"re/a"))
+
+
+async def shared(client: RawClient) -> None:
+    """Read what others wrote, and write what others read."""
+    show("sees", await client.scan(b"shared/", b"shared0", 10))
+    await client.put(b"shared/tikv-client", b"from tikv-client")
+
+
+async def steady(client: RawClient) -> None:
+    """Put key after key until a line arrives on standard input; say which were acknowledged, and what failed."""
+    acknowledged = 0
+    failures: list[str] = []
+    show("started", None)
+    told = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    while not told.done():
+        problem = await failure(client.put(b"steady/%06d" % acknowledged, b"%d" % acknowledged))
+        if problem:
+            failures.append(problem)
+        else:
+            acknowledged += 1
+    show("acknowledged", acknowledged)
+    show("failures", failures)
+    await asyncio.wait_for(until_it_works(lambda: client.put(b"steady/last", b"v")), PATIENCE_S)
+    show("missing", [n for n in range(acknowledged) if await client.get(b"steady/%06d" % n) != b"%d" % n])
+
+
+async def until_it_works(call: Callable[[], Awaitable[Any]]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while problem := await failure(call()):
+        assert time.monotonic() < deadline, problem
+
+
+async def main() -> None:
+    client = await RawClient.connect([sys.argv[1]])
+    await globals()[sys.argv[2]](client)
+    show("done", None)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
