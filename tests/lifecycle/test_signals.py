@@ -194,3 +194,22 @@ def test_signal_handlers_are_restored() -> None:
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     """)
     assert subprocess.run([sys.executable, "-c", script], check=False, timeout=30, env=dict(os.environ)).returncode == 0
+
+
+def test_a_child_inherited_through_exec_is_not_ours() -> None:
+    program = """
+import sys
+from pytinykv.lifecycle import run_process
+async def main(scope):
+    pass
+sys.exit(run_process(main))
+"""
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'sleep 60 >/dev/null 2>&1 & echo $!; exec "$0" -c "$1"', sys.executable, program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    os.kill(int(done.stdout), signal.SIGKILL)
+    assert (done.returncode, done.stderr) == (0, "")

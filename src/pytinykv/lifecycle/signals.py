@@ -177,6 +177,7 @@ class _Process:
         """Start, wait for a reason to stop, stop, and judge."""
         scope = self._scope = Scope(self._name)
         scope.on_failure(self._on_failure)
+        inherited = frozenset(child_pids())  # of the program that this one replaced by exec
         main_task = scope.start("main", main, scope)
         wanted = self._loop.create_task(self._stop_wanted.wait(), name=f"{self._name}/wait-for-reason-to-stop")
         await asyncio.wait((main_task.task, wanted), return_when=asyncio.FIRST_COMPLETED)
@@ -187,7 +188,7 @@ class _Process:
             self._on_report(report)
         if report.forced:
             _force(f"{report.render()}\n")
-        strays = await _strays()
+        strays = await _strays(inherited)
         for stray in strays:
             _write_error(f"{self._name}: left behind without an owner: {stray.render()}\n")
         if self._failed or not report.ok or strays:
@@ -246,8 +247,11 @@ def _running(scope: Scope) -> list[Leak]:
     return leaks
 
 
-async def _strays() -> list[Leak]:
-    """Return what nobody owns and that is left after the scope has stopped: tasks, threads that block the exit, children."""
+async def _strays(inherited: frozenset[int]) -> list[Leak]:
+    """Return what nobody owns and that is left after the scope has stopped: tasks, threads that block the exit, children.
+
+    `inherited`: pids of children that were there before anything was started.
+    """
     me = asyncio.current_task()
     tasks = [task for task in asyncio.all_tasks() if task is not me]
     if tasks:
@@ -260,7 +264,9 @@ async def _strays() -> list[Leak]:
         if not thread.daemon and thread is not threading.current_thread()
     ]
     strays += [
-        Leak(LeakKind.CHILD, f"pid {pid}: {command}", UNKNOWN_SITE) for pid, command in sorted(child_pids().items())
+        Leak(LeakKind.CHILD, f"pid {pid}: {command}", UNKNOWN_SITE)
+        for pid, command in sorted(child_pids().items())
+        if pid not in inherited
     ]
     return strays
 
