@@ -11,6 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from pytinykv.cli import main
+
 LIMIT_S = 60.0
 TINYKV = (sys.executable, "-m", "pytinykv")
 
@@ -30,6 +34,15 @@ def tinykv(*arguments: object, given: bytes = b"", **variables: str) -> subproce
         timeout=LIMIT_S,
         check=False,
     )
+
+
+def tinykv_here(*arguments: object, given: bytes = b"", **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """As `tinykv`, but in this process, which has everything loaded."""
+    runner = CliRunner(env=dict.fromkeys((name for name in os.environ if name.startswith("TINYKV_")), "") | variables)
+    result = runner.invoke(main, [str(argument) for argument in arguments], input=given)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout_bytes, result.stderr_bytes)
 
 
 class Running:

@@ -66,6 +66,8 @@ class Playground:
         self._config: Final = config
         self._home: Home | None = None
         self._cluster: Cluster | None = None
+        self._inherited: Final = frozenset(child_pids())
+        """Children that are none of ours: of a shell that has replaced itself by this program."""
         self._status = 0
 
     def run(self) -> int:
@@ -113,7 +115,7 @@ class Playground:
     def _print_report(self, report: StopReport) -> None:
         if self._home is None or self._cluster is None:
             return
-        orphans = child_pids()
+        orphans = {pid: command for pid, command in child_pids().items() if pid not in self._inherited}
         for line in report_lines(self._cluster, self._home, report, orphans):
             _say(line)
         processes = self._cluster.processes

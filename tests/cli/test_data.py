@@ -1,0 +1,135 @@
+"""`tinykv get`, `put`, `delete`, `scan` as a shell uses them, against a real cluster."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.cli.processes import TINYKV, Running, environment, tinykv, tinykv_here
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture
+def run(cluster: Running) -> Run:
+    """Run a command against the cluster, which every test finds empty."""
+    address = cluster.ready()["scheduler"]
+
+    def run(*arguments: object, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return tinykv_here(*arguments, given=given, TINYKV_SCHEDULER=address)
+
+    for key in run("scan", "--keys-only", "--hex").stdout.split():
+        assert run("delete", key.decode(), "--hex").returncode == 0
+    return run
+
+
+def test_the_commands_as_processes(run: Run, cluster: Running) -> None:
+    address = cluster.ready()["scheduler"]
+    assert tinykv("put", "k", "v", TINYKV_SCHEDULER=address).returncode == 0
+    done = tinykv("get", "k", "--scheduler", address)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"v\n", b"")
+    done = tinykv("get", "other", "--scheduler", address)
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"tinykv get: no such key: other\n")
+
+
+def test_put_get_delete(run: Run) -> None:
+    done = run("put", "greeting", "hello wörld")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert run("get", "greeting").stdout == "hello wörld\n".encode()
+    assert run("delete", "greeting").returncode == 0
+    done = run("get", "greeting")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"tinykv get: no such key: greeting\n"
+    assert run("delete", "greeting").returncode == 0
+
+
+def test_bytes_go_in_and_out_by_hex_and_by_pipe(run: Run) -> None:
+    assert run("put", "00ff", "ff00fe", "--hex").returncode == 0
+    assert run("get", "00ff", "--hex").stdout == b"ff00fe\n"
+    assert run("get", "00ff", "--hex", "--raw").stdout == b"\xff\x00\xfe"
+    assert run("put", "piped", "-", given=b"\x00\n\xff").returncode == 0
+    assert run("get", "piped", "--raw").stdout == b"\x00\n\xff"
+    done = run("get", "piped")
+    assert done.returncode == 1
+    assert b"not UTF-8 text; --hex shows it" in done.stderr
+    assert run("put", "706970", "-", "--hex", given=b" 0a0b\n").returncode == 0
+    assert run("get", "pip", "--raw").stdout == b"\x0a\x0b"
+
+
+def test_column_families_share_nothing_and_a_ttl_is_taken(run: Run) -> None:
+    assert run("put", "k", "1").returncode == 0
+    assert run("put", "k", "2", "--cf", "write", "--ttl", 100).returncode == 0
+    assert run("get", "k").stdout == b"1\n"
+    assert run("get", "k", "--cf", "write").stdout == b"2\n"
+
+
+def test_scan_in_both_directions_with_ends_prefix_and_limit(run: Run) -> None:
+    for key in ("a", "b1", "b2", "c\n"):
+        assert run("put", key, f"value of {key}").returncode == 0
+    assert run("scan").stdout == b"a\tvalue of a\nb1\tvalue of b1\nb2\tvalue of b2\nc\\n\tvalue of c\\n\n"
+    assert run("scan", "--keys-only", "--reverse", "--limit", 2).stdout == b"c\\n\nb2\n"
+    assert run("scan", "b", "c", "--keys-only").stdout == b"b1\nb2\n"
+    assert run("scan", "--prefix", "b", "--keys-only").stdout == b"b1\nb2\n"
+    assert run("scan", "--prefix", "62", "--hex", "--limit", 1).stdout == b"6231\t76616c7565206f66206231\n"
+    assert run("scan", "--limit", 0).stdout == b""
+    assert run("scan", "x").stdout == b""
+
+
+def test_a_dash_in_front_goes_behind_two(run: Run) -> None:
+    assert run("put", "--", "-x", "-5").returncode == 0
+    assert run("get", "--", "-x").stdout == b"-5\n"
+
+
+def test_a_reader_that_leaves_early_ends_it_quietly(run: Run, cluster: Running) -> None:
+    for number in range(3):
+        assert run("put", f"long{number}", "-", given=b"x" * 500_000).returncode == 0
+    process = subprocess.Popen(
+        [*TINYKV, "scan"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(TINYKV_SCHEDULER=cluster.ready()["scheduler"]),
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(10) == b"long0\txxxx"
+    process.stdout.close()
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, b"")
+
+
+def test_output_that_cannot_be_written_is_an_error(run: Run, cluster: Running) -> None:
+    run("put", "k", "v")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*TINYKV, "scan"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(TINYKV_SCHEDULER=cluster.ready()["scheduler"]),
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, b"tinykv scan: can't write the output: No space left on device\n")
+
+
+def test_too_large_a_value_is_refused_with_its_size(run: Run) -> None:
+    done = run("put", "large", "-", given=b"x" * 9_000_000)
+    assert done.returncode == 1
+    assert b"value is too long: 9000000 bytes" in done.stderr
+
+
+def test_where_the_scheduler_is_said_to_be(tmp_path: Path) -> None:
+    config = tmp_path / "tinykv.toml"
+    config.write_text('[client]\nscheduler = "127.0.0.1:2"\ntimeout = 0.1\n')
+    by_flag = ("--scheduler", "127.0.0.1:4")
+    for arguments, variables, asked in (
+        ((), {}, "127.0.0.1:2"),
+        ((), {"TINYKV_SCHEDULER": "127.0.0.1:3"}, "127.0.0.1:3"),
+        (by_flag, {"TINYKV_SCHEDULER": "127.0.0.1:3"}, "127.0.0.1:4"),
+    ):
+        done = tinykv_here("get", "k", "--config", config, *arguments, **variables)
+        assert done.returncode == 1
+        assert f"no scheduler answered in time (asked {asked};" in done.stderr.decode()
+        assert b"--scheduler or TINYKV_SCHEDULER say where" in done.stderr

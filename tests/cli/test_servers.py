@@ -1,0 +1,108 @@
+"""`tinykv scheduler` and `tinykv store` as processes: ready line, exit statuses, and what they say on a bad day."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cli.processes import Running, started, tinykv
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+ANY = "127.0.0.1:0"
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    directory = tmp_path_factory.mktemp("scheduler")
+    with started(directory, "scheduler", "--data-dir", directory / "data", "--addr", ANY) as running:
+        running.ready()
+        yield running
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_scheduler_prints_one_ready_line_and_exits_0(tmp_path: Path, number: int) -> None:
+    options = ("--data-dir", tmp_path / "data", "--addr", ANY, "--status-addr", ANY)
+    with started(tmp_path, "scheduler", *options) as running:
+        facts = running.ready()
+        assert list(facts) == ["addr", "status", "cluster"]
+        assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d+", facts["addr"])
+        assert int(facts["cluster"]) > 0
+        assert urllib.request.urlopen(f"http://{facts['status']}/healthz", timeout=10).read() == b"ok\n"
+        assert running.stop(number) == 0
+        assert len(running.output.splitlines()) == 1
+        assert "nothing left behind" in running.errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_store_prints_one_ready_line_tells_its_regions_and_exits_0(
+    tmp_path: Path, scheduler: Running, number: int
+) -> None:
+    options = ("--data-dir", tmp_path / "data", "--addr", ANY, "--status-addr", ANY)
+    with started(tmp_path, "store", *options, TINYKV_SCHEDULER=scheduler.ready()["addr"]) as running:
+        facts = running.ready()
+        assert list(facts) == ["addr", "status", "store", "cluster"]
+        assert facts["cluster"] == scheduler.ready()["cluster"]
+        page = json.load(urllib.request.urlopen(f"http://{facts['status']}/debug/store", timeout=10))
+        assert page["store"] == int(facts["store"])
+        assert running.stop(number) == 0
+        assert len(running.output.splitlines()) == 1
+        assert "nothing left behind" in running.errors
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = tinykv("scheduler", "--data-dir", tmp_path / "data", "--addr", address)
+    assert done.returncode == 1
+    assert f"tinykv scheduler: cannot listen on {address}: another process listens there" in done.stderr.decode()
+
+
+def test_data_directory_in_use_names_the_process(tmp_path: Path) -> None:
+    options = ("--data-dir", tmp_path / "data", "--addr", ANY)
+    with started(tmp_path, "scheduler", *options) as running:
+        running.ready()
+        done = tinykv("scheduler", *options)
+    assert done.returncode == 1
+    assert f"in use by the process with pid {running.pid}: stop it" in done.stderr.decode()
+
+
+def test_data_directory_of_another_kind_of_server_and_of_a_stranger(tmp_path: Path, scheduler: Running) -> None:
+    with started(tmp_path, "scheduler", "--data-dir", tmp_path / "data", "--addr", ANY) as running:
+        running.ready()
+        running.stop()
+    to = ("--addr", ANY, "--scheduler", scheduler.ready()["addr"])
+    done = tinykv("store", "--data-dir", tmp_path / "data", *to)
+    assert done.returncode == 1
+    assert "holds the data of a scheduler, not of a store: choose another" in done.stderr.decode()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").touch()
+    done = tinykv("store", "--data-dir", tmp_path / "home", *to)
+    assert done.returncode == 1
+    assert "but other files (letter.txt): it is no data directory of pytinykv" in done.stderr.decode()
+    assert [path.name for path in (tmp_path / "home").iterdir() if path.name != "lock"] == ["letter.txt"]
+
+
+def test_data_directory_of_another_cluster(tmp_path: Path, scheduler: Running) -> None:
+    store = ("store", "--data-dir", tmp_path / "store", "--addr", ANY)
+    with started(tmp_path, "scheduler", "--data-dir", tmp_path / "other", "--addr", ANY) as other:
+        with started(tmp_path, *store, "--scheduler", other.ready()["addr"]) as running:
+            running.ready()
+            running.stop()
+        done = tinykv(*store, "--scheduler", scheduler.ready()["addr"])
+        assert done.returncode == 1
+        assert other.ready()["cluster"] in done.stderr.decode()
+        assert scheduler.ready()["cluster"] in done.stderr.decode()
+
+
+def test_a_data_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = tinykv("scheduler", "--data-dir", tmp_path / "file" / "data", "--addr", ANY)
+    assert done.returncode == 1
+    assert "is not a directory" in done.stderr.decode()
