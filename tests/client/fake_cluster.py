@@ -514,6 +514,8 @@ class FakeStream:
         self._responses: asyncio.Queue[Any] = asyncio.Queue()
         self.error: RpcError | None = None
         self.full = False
+        self.slow = False
+        self.when_drained: Callable[[], object] | None = None
         self._task = connector.scope.start(f"stream:{address}", self._serve, connector, path)
 
     async def _serve(self, connector: FakeConnector, path: str) -> None:
@@ -534,6 +536,11 @@ class FakeStream:
         if self.full:
             raise RpcError(StatusCode.RESOURCE_EXHAUSTED, "buffer full")
         self._requests.put_nowait(message)
+
+    def is_drained(self, otherwise: Callable[[], object]) -> bool:
+        if self.slow:
+            self.when_drained = otherwise
+        return not self.slow
 
     async def receive(self) -> Any:
         if self.error is not None:

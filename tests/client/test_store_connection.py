@@ -223,6 +223,30 @@ async def test_a_transport_that_takes_no_more_keeps_commands_in_the_client(
     assert cluster.data[""] == {b"k": b"1", b"l": b"2"}
 
 
+async def test_commands_gather_into_one_frame_while_the_transport_is_busy(
+    client: AsyncClient, cluster: FakeCluster, connector: FakeConnector, scope: Scope
+) -> None:
+    await client.raw.get(b"k")
+    stream = next(stream for stream in connector.streams if stream.address == ADDRESS)
+    sent: list[int] = []
+    send_nowait = stream.send_nowait
+
+    def send_and_count(message: Any) -> None:
+        sent.append(len(message.requests))
+        send_nowait(message)
+
+    stream.send_nowait = send_and_count  # type: ignore[method-assign]
+    stream.slow = True
+    calls = [await _queued(client.raw.put(b"k%d" % number, b"v"), scope) for number in range(5)]
+    assert sent == []
+    stream.slow = False
+    assert stream.when_drained is not None
+    stream.when_drained()
+    for call in calls:
+        assert (await call.wait())[1] is None
+    assert sent == [5]
+
+
 async def _queued(coroutine: Any, scope: Scope) -> Any:
     task = scope.start("call", _give, coroutine)
     for _ in range(5):

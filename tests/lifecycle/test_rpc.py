@@ -206,6 +206,24 @@ class TestCalls:
         ended = await both.expect(stream.receive)
         assert ended.code is Status.OK
 
+    async def test_a_sender_is_told_when_what_it_queued_has_been_written(self, both: Both) -> None:
+        stream = both.stream()
+        told: list[int] = []
+
+        def next_one() -> None:
+            told.append(len(told))
+            if len(told) < 3:
+                stream.send_nowait(b"more")
+                assert not stream.is_drained(next_one)
+
+        assert stream.is_drained(next_one)
+        stream.send_nowait(b"first")
+        assert not stream.is_drained(next_one)
+        assert [await stream.receive() for _ in range(3)] == [b"first", b"more", b"more"]
+        stream.send_nowait(b"last")
+        assert await stream.receive() == b"last"
+        assert told == [0, 1, 2]
+
     async def test_stream_of_requests(self, both: Both) -> None:
         stream: RpcStream[bytes, bytes] = both.channel.stream_unary("/t.T/count", serialize=same, deserialize=same)
         for _ in range(5):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
@@ -98,6 +98,9 @@ class _Stream:
         except StatusError as error:
             raise self._error(error) from error
 
+    def is_drained(self, otherwise: Callable[[], object]) -> bool:
+        return self._stream.is_drained(otherwise)
+
     async def receive(self) -> Message:
         try:
             message: Message = await self._stream.receive()
@@ -121,6 +124,10 @@ class _NoStream:
 
     def send_nowait(self, message: Message) -> None:
         raise self._error
+
+    def is_drained(self, otherwise: Callable[[], object]) -> bool:
+        del otherwise
+        return True
 
     async def receive(self) -> Message:
         raise self._error

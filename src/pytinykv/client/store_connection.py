@@ -156,6 +156,10 @@ class StoreConnection:
                 self._ensure_running()
             return
         while self._waiting and len(self._sent) < self._config.in_flight_max:
+            # While the transport is busy, what comes in gathers into one frame: otherwise every answer frame of a few
+            # commands begets a request frame of a few, for ever, and the cost per frame becomes the cost per command.
+            if not self._stream.is_drained(self._flush):
+                break
             if not self._send_frame(self._stream):
                 return
         if self._watch is None and self._sent:

@@ -10,7 +10,7 @@ from the protobuf descriptors, so nobody lists them a second time:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -103,6 +103,14 @@ class BidiStream(Protocol):
 
         Raises `RpcError`: RESOURCE_EXHAUSTED when the bounded buffer is full (the message was not taken), the
         stream's own status when it is broken, CANCELLED after `close`.
+        """
+        ...
+
+    def is_drained(self, otherwise: Callable[[], object]) -> bool:
+        """Tell whether the transport has taken everything that was handed over; if not, `otherwise()` is called once it has.
+
+        Who sends only then, and gathers until then, sends messages as large as the transport is slow. One callback is
+        kept, and none is called when the stream ends before.
         """
         ...
 

@@ -216,6 +216,8 @@ class RpcStream(Generic[Request, Response]):
         self._buffer: Final[collections.deque[Request]] = collections.deque()
         self._buffer_max: Final = buffer
         self._sending_finished = False
+        self._is_writing = False
+        self._when_drained: Callable[[], object] | None = None
         self._closed = False
         self._more: asyncio.Future[None] | None = None
         """What grpc's sending task waits for while the buffer is empty."""
@@ -269,6 +271,17 @@ class RpcStream(Generic[Request, Response]):
                 raise StatusError(Status.DEADLINE_EXCEEDED, f"{self._name}: no room to send for {timeout_s} s")
         self.send_nowait(message)
 
+    def is_drained(self, otherwise: Callable[[], object]) -> bool:
+        """Tell whether nothing waits to be written; if something does, `otherwise()` is called when it has been.
+
+        For senders that gather what comes in meanwhile into one message. One callback is kept: the newest. It is not
+        called when the stream ends before.
+        """
+        if not self._buffer and not self._is_writing:
+            return True
+        self._when_drained = otherwise
+        return False
+
     def finish_sending(self) -> None:
         """Tell the peer that no more messages come, once those queued are sent; it may go on answering."""
         self._sending_finished = True
@@ -320,9 +333,15 @@ class RpcStream(Generic[Request, Response]):
                 message = self._buffer.popleft()
                 if self._room and not (room := self._room.popleft()).done():
                     room.set_result(None)
+                self._is_writing = True
                 yield message
+                self._is_writing = False
             if self._sending_finished or self.broken:
                 return
+            if (when_drained := self._when_drained) is not None:
+                self._when_drained = None
+                when_drained()
+                continue
             self._more = asyncio.get_running_loop().create_future()
             await self._more
             self._more = None
