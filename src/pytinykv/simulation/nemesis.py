@@ -161,20 +161,26 @@ async def split_brains(cluster: Cluster, rng: Random, stop: asyncio.Event) -> No
 
 
 async def slow_links(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
-    """Let half of all messages take up to half a second: elections meet, and old news arrives late."""
-    cluster.make_unreliable(LinkConditions(straggle=0.5, straggle_max_s=rng.choice([0.1, 0.5])))
+    """Let half of all messages between stores take long: elections meet, and old news arrives late."""
+    conditions = LinkConditions(straggle=0.5, straggle_max_s=rng.choice([0.1, 0.3, 0.5]))
+    for source in cluster.store_hosts:
+        for target in cluster.store_hosts:
+            if source != target:
+                cluster.network.set_conditions(source, target, conditions)
     await stop.wait()
 
 
 async def leader_stalls(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
     """Hold whoever leads until somebody else must have taken over."""
+    config = cluster.options.raftstore
+    election_s = config.tick_s * config.election_ticks
     while not stop.is_set():
-        await pause(stop, 0.5 * rng.random())
+        await pause(stop, election_s * rng.random())
         leader = cluster.leader()
         process = None if leader is None else leader.process
         if process is not None:
             process.stall()
-            await pause(stop, 1.0 + 2.0 * rng.random())
+            await pause(stop, election_s * (1 + 2 * rng.random()))
             process.resume()
 
 
@@ -185,7 +191,7 @@ async def deaths_on_sending(cluster: Cluster, rng: Random, stop: asyncio.Event) 
 
 async def deaths_of_voters(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
     """Kill stores right after they have voted."""
-    await _kill_senders(cluster, rng, stop, [VoteResponse], 0.5)
+    await _kill_senders(cluster, rng, stop, [VoteResponse], 0.8)
 
 
 async def _kill_senders(cluster: Cluster, rng: Random, stop: asyncio.Event, kinds: list[type], chance: float) -> None:
@@ -204,7 +210,7 @@ async def _kill_senders(cluster: Cluster, rng: Random, stop: asyncio.Event, kind
             victim = condemned[0]
             await victim.crash()
             await start_until_up(victim)
-            await pause(stop, rng.random())
+            await pause(stop, 0.3 * rng.random())
             condemned.clear()
     cluster.message_hooks.remove(hook)
 

@@ -24,6 +24,7 @@ STORM_S = 10.0
 APPENDERS = 2
 CLIENTS = 6
 CALM = RaftStoreConfig(region_heartbeat_s=1.0)
+NERVOUS = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.03)
 CLOCK_RATE_ERROR_MAX = 0.02
 """Well within `RaftStoreConfig.clock_drift_max`, which both ends of a lease share."""
 
@@ -70,7 +71,7 @@ async def split_brain(cluster: Cluster) -> None:
 
 
 @scenario(
-    "elections", ClusterOptions(stores=3, clients=CLIENTS, raftstore=CALM, attempt_timeout_s=0.3, patience_s=120.0)
+    "elections", ClusterOptions(clients=3, raftstore=NERVOUS, think_s=0.1, attempt_timeout_s=0.3, patience_s=120.0)
 )
 async def elections(cluster: Cluster) -> None:
     """Elections that meet each other on slow links, while voters die."""
