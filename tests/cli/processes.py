@@ -91,6 +91,8 @@ class Running:
         for listing in Path(f"/proc/{self.pid}/task").glob("*/children"):
             for pid in map(int, listing.read_text().split()):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+                if "--data-dir" not in words:  # between fork and exec
+                    continue
                 found[Path(words[words.index("--data-dir") + 1]).name] = pid
         return found
 

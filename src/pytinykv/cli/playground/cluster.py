@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import time
@@ -27,7 +28,8 @@ READY_S: Final = 20.0
 """How long a process may take to print its ready line; a loaded machine is slow, a broken one is dead at once."""
 STOP_S: Final = 5.5
 """How long a server may take to stop: its own bound is 5 s."""
-LOG_LINES: Final = 12
+LOG_LINES: Final = 20
+_TROUBLE: Final = re.compile(r" (ERROR|CRITICAL) |^Traceback |^tinykv \w+: ")
 
 
 class Process:
@@ -187,7 +189,7 @@ def _environment() -> dict[str, str]:
 def _explain_start(process: Process) -> str:
     """Say why a process did not start: in its own words if it explained itself."""
     prefix = f"tinykv {process.name.partition('-')[0]}: "
-    told = [line for line in _tail(process.log, LOG_LINES * 4) if line.startswith((prefix, "Error: "))]
+    told = [line for line in _tail(process.log, 2 * LOG_LINES) if line.startswith((prefix, "Error: "))]
     if told and process.child.returncode in {1, 2}:
         return f"{process.name} could not start: {told[-1].removeprefix(prefix).removeprefix('Error: ')}"
     return (
@@ -197,8 +199,11 @@ def _explain_start(process: Process) -> str:
 
 
 def last_lines(log: Path) -> str:
-    """Return the end of a log, indented."""
-    return "\n".join(f"    {line}" for line in _tail(log, LOG_LINES))
+    """Return what a log says at its end, indented: errors and what follows them, or the last lines if there are none."""
+    lines = _tail(log, 20 * LOG_LINES)
+    errors = [index for index, line in enumerate(lines) if _TROUBLE.search(line)]
+    begin = errors[0] if errors else -LOG_LINES
+    return "\n".join(f"    {line}" for line in lines[begin:][:LOG_LINES])
 
 
 def _tail(log: Path, count: int) -> list[str]:

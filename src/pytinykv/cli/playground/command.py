@@ -84,10 +84,12 @@ class Playground:
             self._cluster = Cluster(scope, self._home, config=self._config)
             scope.on_stop("let go of the data directory", self._home.close, 2.0)
             await self._start(self._cluster, self._home)
+            await self._play(scope, self._cluster, self._home, time.monotonic() - started)
         except (PlaygroundError, LifecycleError, OSError) as error:
+            if scope.stopping:  # told to stop in the middle of it, and that is why
+                return 0
             print(f"tinykv playground: {error}", file=sys.stderr, flush=True)
             return EXIT_ERROR
-        await self._play(scope, self._cluster, self._home, time.monotonic() - started)
         return 0
 
     async def _start(self, cluster: Cluster, home: Home) -> None:

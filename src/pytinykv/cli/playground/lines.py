@@ -17,7 +17,7 @@ def pastes(address: str) -> list[tuple[str, str]]:
     flag = "" if address == _DEFAULT else f" --scheduler {address}"
     own = f'db = pytinykv.connect("{address}"); db.raw.put(b"k", b"v"); print(db.raw.get(b"k")); db.close()'
     pure = f'db = tikv.RawClient("{address}"); db.put(b"k", b"v"); print(db.get(b"k")); db.close()'
-    rust = f'db = tikv_client.RawClient.connect("{address}"); db.put(b"k", b"v"); print(db.get(b"k"))'
+    rust = f'db = tikv_client.RawClient.connect(["{address}"]); db.put(b"k", b"v"); print(db.get(b"k"))'
     return [
         ("shell", f"tinykv put{flag} greeting hello && tinykv get{flag} greeting"),
         ("pytinykv", f"import pytinykv; {own}"),
