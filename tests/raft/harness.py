@@ -141,11 +141,11 @@ class Peer:
     def lead(self, *, commit_no_op: bool = True) -> None:
         """Become the leader with everybody's vote, and optionally commit the no-op with everybody's acknowledgement."""
         assert self.campaign()
-        for message in self.take():
-            grant = answer_vote(message)
-            if grant is not None and self.role is not RoleKind.LEADER:
-                self.step(grant)
-        assert self.role is RoleKind.LEADER
+        while self.role is not RoleKind.LEADER:  # one round, or two with a pre-vote
+            for message in self.take():
+                grant = answer_vote(message)
+                if grant is not None and self.role is not RoleKind.LEADER:
+                    self.step(grant)
         if commit_no_op:
             self.answer_appends()
             self.take()

@@ -81,7 +81,7 @@ def test_a_new_member_is_sent_the_log_and_then_counts() -> None:
         network[1].change(add(number))
         network.pump()
     network.propose(1, b"x")
-    assert [peer.log()[-2:] for peer in network.peers.values()] == [network[1].log()[-2:]] * 3
+    assert [peer.log()[-1] for peer in network.peers.values()] == [(6, b"x")] * 3
     assert [peer.commit for peer in network.peers.values()] == [network[1].node.last_index] * 3
     assert [peer.node.conf_state.voters for peer in network.peers.values()] == [(1, 2, 3)] * 3
     network.isolate(1)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.raft.world import ACTIONS, Action, World, random_schedule
 
-from pytinykv.raft import LogIndex, PeerId, Term, election, following, leading, log, raw_node
+from pytinykv.raft import LogIndex, ProtocolViolation, Term, election, following, leading, log, raw_node
 from pytinykv.raft.core import Core
 from pytinykv.raft.durability import Durability
 from pytinykv.raft.messages import NO_PEER
@@ -22,7 +22,7 @@ ACTION_LIST = [kind for kind, weight in ACTIONS.items() for _ in range(weight)]
 actions = st.tuples(st.sampled_from(ACTION_LIST), st.integers(0, (1 << 16) - 1))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 1 << 16), schedule=st.lists(actions, min_size=20, max_size=250))
 def test_no_schedule_breaks_safety_and_every_group_recovers(seed: int, schedule: list[Action]) -> None:
     """Election safety, log matching, leader completeness, state-machine safety, lease safety, linearizable reads."""
@@ -191,38 +191,52 @@ def commit_what_is_not_known_to_match(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(following, "check", unchecked)
 
 
-BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
-    commit_older_terms_by_counting,
-    acknowledge_before_persisted,
-    count_the_leader_before_its_disk,
-    trust_syncs_of_overwritten_entries,
-    forget_the_vote_on_restart,
-    vote_for_anybody,
-    skip_the_check_of_the_previous_entry,
-    read_without_a_round,
-    hold_leases_by_heartbeats_alone,
-    campaign_in_spite_of_a_promise,
-    forget_promises_on_restart,
-    keep_the_lease_after_a_transfer,
-    commit_what_is_not_known_to_match,
+Bug = Callable[[pytest.MonkeyPatch], None]
+ONLY_PAIRS_TALK = {**dict.fromkeys(ACTIONS, 0), "talk": 50, "campaign": 8, "propose": 10}
+RESTARTS_UNDER_A_LEASE = {
+    "reboot": 20,
+    "cut": 8,
+    "heal": 2,
+    "calm": 30,
+    "deliver": 4,
+    "turn": 4,
+    "sync": 4,
+    **dict.fromkeys(["crash", "change", "talk", "transfer", "compact", "stall", "drop"], 0),
+}
+LATE_TRANSFERS = {"transfer": 8, "release": 10, "calm": 20, "cut": 1, **dict.fromkeys(["change", "crash", "stall"], 0)}
+
+BUGS: list[tuple[Bug, int, dict[str, int]]] = [
+    (commit_older_terms_by_counting, 131, ONLY_PAIRS_TALK),
+    (acknowledge_before_persisted, 132, {}),
+    (count_the_leader_before_its_disk, 154, {}),
+    (trust_syncs_of_overwritten_entries, 371, {}),
+    (forget_the_vote_on_restart, 31, {}),
+    (vote_for_anybody, 4, {}),
+    (skip_the_check_of_the_previous_entry, 11, {}),
+    (read_without_a_round, 278, {}),
+    (hold_leases_by_heartbeats_alone, 2, {}),
+    (campaign_in_spite_of_a_promise, 33, {}),
+    (forget_promises_on_restart, 30, RESTARTS_UNDER_A_LEASE),
+    (keep_the_lease_after_a_transfer, 13, LATE_TRANSFERS),
+    (count_a_change_before_it_is_applied_everywhere, 775, {}),
+    (commit_what_is_not_known_to_match, 31, {}),
 ]
+"""Each with the seed at which the search begins, and what its schedules should have more or less of."""
 
 
-def first_conviction(seeds: range, length: int) -> int | None:
+def first_conviction(seeds: range, focus: dict[str, int]) -> int | None:
     """Return the first seed whose schedule convicts the planted bug."""
     for seed in seeds:
         try:
-            World(seed).run(random_schedule(seed, length))
-        except (AssertionError, IndexError, KeyError):
+            World(seed).run(random_schedule(seed, 300, focus))
+        except (AssertionError, ProtocolViolation):
             return seed
     return None
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
-def test_a_planted_bug_is_found(bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("bug", "seed", "focus"), BUGS, ids=[bug.__name__ for bug, _, _ in BUGS])
+def test_a_planted_bug_is_found(bug: Bug, seed: int, focus: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search goes on for a while, because a change of the core shifts every schedule after its first effect."""
+    assert first_conviction(range(seed, seed + 1), focus) is None, "the schedule fails without the planted bug"
     bug(monkeypatch)
-    assert first_conviction(range(400), 300) is not None
-
-
-def test_peers_of_the_world_have_distinct_ids() -> None:
-    assert sorted(World().peers) == [PeerId(number) for number in range(1, 6)]
+    assert first_conviction(range(seed, seed + 600), focus) is not None

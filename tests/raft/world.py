@@ -85,10 +85,10 @@ TURBULENT = {**ACTIONS, "talk": 50, "campaign": 16, "calm": 1, "deliver": 8, "tu
 Action = tuple[str, int]
 
 
-def random_schedule(seed: int, length: int) -> list[Action]:
-    """Draw a schedule from a seed, fit for `World(seed)`."""
+def random_schedule(seed: int, length: int, focus: dict[str, int] | None = None) -> list[Action]:
+    """Draw a schedule from a seed, fit for `World(seed)`; `focus` replaces weights."""
     rng = random.Random(seed)
-    weights = TURBULENT if is_plain(seed) else ACTIONS
+    weights = {**(TURBULENT if is_plain(seed) else ACTIONS), **(focus or {})}
     kinds = rng.choices(list(weights), weights=list(weights.values()), k=length)
     return [(kind, rng.randrange(1 << 16)) for kind in kinds]
 

@@ -1,0 +1,157 @@
+"""How a leader feeds its followers: probing, streaming, windows, sizes, the cache of recent entries."""
+
+from __future__ import annotations
+
+import pytest
+from tests.raft.harness import Network, Peer, stored
+
+from pytinykv.raft import (
+    AppendEntries,
+    AppendRejection,
+    AppendResponse,
+    HeartbeatResponse,
+    LogIndex,
+    Message,
+    PeerId,
+    ProgressState,
+    Term,
+)
+
+TWO = PeerId(2)
+
+
+def leader(**config: int) -> Peer:
+    peer = Peer(1, stored((1, 2)), **config)
+    peer.lead()
+    return peer
+
+
+def sizes(messages: list[Message]) -> list[int]:
+    return [len(message.entries) for message in messages if isinstance(message, AppendEntries)]
+
+
+def accepted(match: int) -> AppendResponse:
+    return AppendResponse(PeerId(1), TWO, Term(1), LogIndex(match), 0.0)
+
+
+def state(peer: Peer) -> ProgressState:
+    return peer.node.status().progress[TWO].state
+
+
+def test_proposals_between_two_readys_share_a_message() -> None:
+    peer = leader()
+    for _ in range(5):
+        peer.propose(b"x")
+    assert sizes(peer.take()) == [5]
+
+
+def test_a_message_carries_so_many_bytes_but_at_least_one_entry() -> None:
+    peer = leader(append_bytes_max=10)
+    for data in (b"x" * 4, b"x" * 4, b"x" * 4, b"x" * 100, b"x"):
+        peer.propose(data)
+    assert sizes(peer.take()) == [2, 1, 1, 1]
+
+
+def test_a_full_window_waits_for_answers() -> None:
+    peer = leader(inflight_max=2)
+    peer.take()
+    for expected in ([1], [1], [], []):
+        peer.propose(b"x")
+        assert sizes(peer.take()) == expected
+    peer.step(accepted(2))
+    assert sizes(peer.take()) == [2]
+
+
+def test_a_probing_leader_sends_one_message_at_a_time() -> None:
+    peer = Peer(1, stored((1, 2)))
+    peer.lead(commit_no_op=False)
+    assert sizes(peer.take()) == [1]
+    peer.propose(b"x")
+    assert sizes(peer.take()) == []
+    peer.step(accepted(1))
+    assert sizes(peer.take()) == [1]
+    assert state(peer) is ProgressState.REPLICATE
+
+
+def test_a_lost_probe_is_repeated_after_a_sign_of_life() -> None:
+    peer = Peer(1, stored((1, 2)))
+    peer.lead(commit_no_op=False)
+    peer.take()
+    peer.step(HeartbeatResponse(PeerId(1), TWO, Term(1), 0, 0.0))
+    assert sizes(peer.take()) == [1]
+
+
+def test_lost_appends_show_when_a_heartbeat_is_answered_even_with_a_full_window() -> None:
+    network = Network(2, inflight_max=1)
+    network.campaign(1)
+    network.ignore(AppendEntries)
+    for _ in range(3):
+        network.propose(1, b"x")
+    network.heal()
+    network.beat(1)
+    assert network[2].commit == 4
+
+
+def test_an_unreachable_follower_is_probed_from_what_it_acknowledged() -> None:
+    peer = leader()
+    peer.propose(b"x")
+    peer.take()
+    peer.node.report_unreachable(TWO)
+    assert state(peer) is ProgressState.PROBE
+    (again,) = [message for message in peer.take() if isinstance(message, AppendEntries)]
+    assert (again.prev_index, len(again.entries)) == (1, 1)
+    peer.node.report_unreachable(PeerId(9))
+
+
+@pytest.mark.parametrize("rejected", [0, 1])
+def test_a_stale_rejection_is_ignored(rejected: int) -> None:
+    peer = leader()
+    peer.step(AppendRejection(PeerId(1), TWO, Term(1), LogIndex(rejected), LogIndex(0), Term(0), 0.0))
+    assert state(peer) is ProgressState.REPLICATE
+
+
+def test_a_rejection_goes_back_by_terms() -> None:
+    """The follower's hint (index 6, term 2) is compared with the leader's terms: they can first agree at 2."""
+    peer = Peer(1, stored((1, 2), terms=(1, 1, 3, 3, 3, 3, 3, 3)))
+    peer.lead(commit_no_op=False)
+    peer.take()
+    peer.step(AppendRejection(PeerId(1), TWO, Term(4), LogIndex(8), LogIndex(6), Term(2), 0.0))
+    (probe,) = [message for message in peer.take() if isinstance(message, AppendEntries)]
+    assert (probe.prev_index, probe.prev_term) == (2, 1)
+
+
+def test_recent_entries_come_from_memory_and_older_ones_from_the_storage() -> None:
+    peer = Peer(1, stored((1,)), cache_bytes_max=2000)
+    peer.lead()
+    for number in range(200):
+        peer.propose(b"%03d" % number + b"x" * 97)
+        peer.take()
+    log = peer.node._core.log
+    assert 0 < len(log._window) < 20
+    assert log.entries(LogIndex(1), LogIndex(201), 1 << 20)[1].data.startswith(b"000")
+    assert log.entries(LogIndex(201), LogIndex(201), 0)[0].data.startswith(b"199")
+
+
+def test_what_is_not_applied_yet_stays_in_memory() -> None:
+    peer = leader(cache_bytes_max=0)
+    for _ in range(10):
+        peer.propose(b"x" * 100)
+        peer.take()
+    assert len(peer.node._core.log._window) >= 10
+
+
+def test_a_backlog_is_handed_out_for_applying_in_portions() -> None:
+    storage = stored((1,))
+    peer = Peer(1, storage, committed_bytes_max=10)
+    peer.lead()
+    for _ in range(6):
+        peer.propose(b"x" * 5)
+    ready = peer.node.ready(0.0)
+    storage.append(ready.entries)
+    peer.node.on_persisted(ready.number, 0.0)
+    portions = []
+    while peer.node.has_ready():
+        ready = peer.node.ready(0.0)
+        portions.append(len(ready.committed_entries))
+        peer.node.on_applied(ready.committed_entries[-1].index)
+    assert portions == [2, 2, 2]
