@@ -1,0 +1,196 @@
+"""The playground's parts without processes: its directory, what it makes of the stores' pages, and the picture."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from pytinykv.cli.playground.cluster import last_lines
+from pytinykv.cli.playground.home import Home, PlaygroundError, remove_abandoned
+from pytinykv.cli.playground.lines import pastes
+from pytinykv.cli.playground.observe import Observer, PeerFacts, StoreFacts, read_page
+from pytinykv.cli.playground.view import Picture
+from pytinykv.lifecycle import Scope
+
+# --- the directory ----------------------------------------------------------------------------------------------------
+
+
+def test_a_directory_is_held_by_one_and_kept(tmp_path: Path) -> None:
+    home = Home.open(tmp_path / "new" / "data")
+    assert home.stores == 0
+    for name in ("store-1", "store-12", "store-x", "scheduler"):
+        (home.path / name).mkdir()
+    assert home.stores == 12
+    with pytest.raises(PlaygroundError, match=rf"in use by another playground \(pid {os.getpid()}\)"):
+        Home.open(home.path)
+    home.close()
+    home.close()
+    assert home.path.exists()
+    assert home.is_gone
+    Home.open(home.path).close()
+
+
+def test_a_temporary_one_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    home = Home.open(None)
+    assert home.path.parent == tmp_path
+    assert not home.is_gone
+    home.close()
+    assert home.is_gone
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_old_directories_that_nobody_holds_are_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    held, young, foreign, old = (tmp_path / f"tinykv-playground-{name}" for name in ("held", "young", "foreign", "old"))
+    home = Home.open(held)
+    for path in (young, foreign, old):
+        path.mkdir()
+    for path in (young, old):
+        (path / "lock").touch()
+    for path in (held, foreign, old):
+        os.utime(path, (time.time() - 600,) * 2)
+    remove_abandoned()
+    assert sorted(path.name.rpartition("-")[2] for path in tmp_path.iterdir()) == ["foreign", "held", "young"]
+    home.close()
+
+
+def test_the_end_of_a_log_begins_with_its_first_error(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("".join(f"{number} INFO fine\n" for number in range(100)))
+    assert last_lines(log).splitlines()[0] == "    80 INFO fine"
+    with log.open("a") as stream:
+        stream.write("101 ERROR store: it broke\nTraceback (most recent call last):\n102 INFO stopped\n")
+    assert last_lines(log).splitlines()[0] == "    101 ERROR store: it broke"
+    assert len(last_lines(log).splitlines()) == 3
+
+
+def test_lines_to_paste_name_another_scheduler_than_the_default() -> None:
+    assert dict(pastes("127.0.0.1:2379"))["shell"] == "tinykv put greeting hello && tinykv get greeting"
+    assert all("127.0.0.1:9" in line for _, line in pastes("127.0.0.1:9"))
+
+
+# --- what stores tell -------------------------------------------------------------------------------------------------
+
+
+def peer(region: int, *, leads: bool = False, term: int = 6, applied: int = 8, start: str = "") -> PeerFacts:
+    return PeerFacts(region=region, start=start, end="", is_leader=leads, term=term, applied=applied, stores=[1, 4, 7])
+
+
+class FakePages:
+    """Status ports that tell what a test sets."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, StoreFacts] = {}
+        self.server: asyncio.Server | None = None
+
+    async def start(self) -> str:
+        self.server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        return f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = (await reader.readuntil(b"\r\n\r\n")).decode()
+        assert request.startswith("GET /debug/store HTTP/1.1\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + msgspec.json.encode(self.pages["store"]))
+        writer.close()
+
+
+async def test_a_page_is_read_and_garbage_refused() -> None:
+    fake = FakePages()
+    address = await fake.start()
+    fake.pages["store"] = StoreFacts(store=4, writes=3, regions=[peer(2, leads=True)])
+    assert await read_page(address) == fake.pages["store"]
+    assert fake.server is not None
+    fake.server.close()
+    with pytest.raises(ConnectionError):
+        await read_page(address)
+    with pytest.raises(ConnectionError, match="no status port"):
+        await read_page("")
+
+
+class Game:
+    """A cluster of three stores as the picture sees it; `pages` are what the stores told, None for one that is silent."""
+
+    def __init__(self, *pages: StoreFacts | None) -> None:
+        self.stores = [self._process(f"store-{number}") for number in range(1, len(pages) + 1)]
+        self.scheduler = self._process("scheduler")
+        self.observer = Observer(SimpleNamespace(stores=[]), Scope("test"))  # type: ignore[arg-type]  # a fake cluster
+        self.observer._cluster = self  # type: ignore[misc,assignment]
+        for process, page in zip(self.stores, pages, strict=True):
+            if page is not None:
+                self.observer._facts[process.name] = page
+                self.observer._answers[process.name] = True
+
+    @staticmethod
+    def _process(name: str) -> Any:
+        return SimpleNamespace(
+            name=name, addr="127.0.0.1:20160", is_running=True, died="", child=SimpleNamespace(pid=4242)
+        )
+
+    def draw(self, width: int = 100, height: int = 30) -> str:
+        console = Console(file=StringIO(), width=width, height=height, force_terminal=True, color_system=None)
+        console.print(Picture(self, self.observer, console).draw())  # type: ignore[arg-type]  # a fake cluster
+        text = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+        return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+PAGES = (
+    StoreFacts(store=1, writes=1000, resident_bytes=64 << 20, regions=[peer(2, leads=True)]),
+    StoreFacts(store=4, regions=[peer(2, applied=5)]),
+    StoreFacts(store=7, writes=234, regions=[peer(2)]),
+)
+
+
+def test_the_picture_shows_who_leads_and_who_is_behind() -> None:
+    lines = Game(*PAGES).draw().splitlines()
+    assert lines[0].split() == ["store", "id", "state", "address", "pid", "leads", "regions", "writes", "memory"]
+    assert lines[2].split() == ["store-1", "1", "up", "127.0.0.1:20160", "4242", "1", "1", "1,000", "64.0", "MiB"]
+    assert lines[6].split() == ["region", "keys", "leader", "term", "applied", "replicas"]
+    assert lines[8].split() == ["2", "all", "store-1", "6", "8", "1", "4", "-3", "7"]
+    assert lines[10].startswith("1,234 keys written, 0/s · scheduler up (pid 4242)")
+
+
+def test_a_store_that_is_down_leads_nothing_and_keeps_its_writes() -> None:
+    game = Game(*PAGES)
+    game.stores[0].is_running = False
+    game.stores[0].died = "killed by SIGKILL"
+    lines = game.draw().splitlines()
+    assert lines[2].split() == ["store-1", "1", "down", "127.0.0.1:20160", "0", "1,000"]
+    assert lines[8].split() == ["2", "all", "electing", "6", "8", "1", "away", "4", "-3", "7"]
+    assert lines[10].startswith("1,234 keys written")
+
+
+def test_of_two_that_believe_to_lead_the_one_of_the_newer_term_does() -> None:
+    pages = (PAGES[0], StoreFacts(store=4, regions=[peer(2, leads=True, term=7)]), PAGES[2])
+    (region,) = Game(*pages).observer.regions()
+    assert (region.leader, region.term) == (4, 7)
+
+
+@pytest.mark.parametrize("width", range(38, 130, 4))
+def test_the_picture_fits_whatever_the_width(width: int) -> None:
+    lines = Game(*PAGES).draw(width).splitlines()
+    assert len(lines) == 11, "nothing is wrapped"
+    assert max(map(len, lines)) <= width
+    assert "…" not in "".join(lines[:9]), "no column is squeezed"
+
+
+@pytest.mark.parametrize("height", [12, 16, 24])
+def test_many_regions_are_cut_to_the_height(height: int) -> None:
+    many = StoreFacts(store=1, regions=[peer(2 + n, leads=True, start=f"{n:02x}") for n in range(40)])
+    lines = Game(many, None, None).draw(height=height).splitlines()
+    assert len(lines) <= max(height, 13)
+    assert any(line.lstrip().startswith("+") for line in lines)
+
+
+def test_before_anything_is_known() -> None:
+    assert "no region answers" in Game(None, None, None).draw()
