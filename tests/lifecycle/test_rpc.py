@@ -13,7 +13,6 @@ from tests.lifecycle.helpers import Stubborn, forever
 
 from pytinykv.lifecycle import AddressError, LeakKind, LifecycleError, Scope, ScopeStoppedError
 from pytinykv.lifecycle.rpc import (
-    Address,
     CallContext,
     Kind,
     Method,
@@ -22,7 +21,6 @@ from pytinykv.lifecycle.rpc import (
     RpcStream,
     Status,
     StatusError,
-    parse_address,
 )
 
 ENOUGH_S = 10.0
@@ -537,15 +535,6 @@ class TestClosingTheChannel:
 
 
 class TestAddresses:
-    @pytest.mark.parametrize("text", ["", "127.0.0.1", ":80", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "[::1]"])
-    def test_malformed(self, text: str) -> None:
-        with pytest.raises(AddressError, match="write host:port"):
-            parse_address(text)
-
-    def test_ipv6(self) -> None:
-        assert parse_address("[::1]:80") == Address("::1", 80)
-        assert str(Address("::1", 80)) == "[::1]:80"
-
     @pytest.mark.parametrize("text", ["0.0.0.0:0", "192.0.2.1:0", "[::]:0", "example.org:0"])
     async def test_others_could_reach_it(self, scope: Scope, text: str) -> None:
         with pytest.raises(AddressError, match="say --insecure"):
