@@ -28,6 +28,7 @@ STOP_S: Final = 5.0
 """From the issue: every process that is told to stop exits within 5 s."""
 GONE_S: Final = 10.0
 POLL_S: Final = 0.02
+PAGE_S: Final = 1.0
 CLEAN: Final = "stopped, nothing left behind"
 _PORTS: Final = range(21_000, 32_000)
 
@@ -169,7 +170,7 @@ class Process:
     def page(self, path: str) -> bytes | None:
         """Return a page of its status port, None if it does not answer."""
         try:
-            with urllib.request.urlopen(f"http://{self.options['--status-addr']}{path}", timeout=2.0) as response:
+            with urllib.request.urlopen(f"http://{self.options['--status-addr']}{path}", timeout=PAGE_S) as response:
                 content: bytes = response.read()
                 return content
         except OSError:
@@ -284,6 +285,6 @@ class Cluster:
             self.scheduler.stop()
 
     def close(self) -> None:
-        """Kill whatever still runs."""
+        """Kill whatever still runs, also what is paused."""
         for process in self.processes:
             process.kill()
