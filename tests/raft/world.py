@@ -271,6 +271,7 @@ class Judge:
     votes: dict[tuple[PeerId, Term], PeerId] = field(default_factory=dict)
     entries: dict[tuple[int, int], tuple[Entry, int]] = field(default_factory=dict)
     applied: dict[int, Entry] = field(default_factory=dict)
+    committed_in: dict[int, int] = field(default_factory=dict)
     applied_max: LogIndex = LogIndex(BASE[0])
     seen_terms: dict[PeerId, int] = field(default_factory=dict)
     leases_seen: int = 0
@@ -286,13 +287,18 @@ class Judge:
             assert known == (entry, before), f"log matching: {key} is {known} and {(entry, before)}"
 
     def on_apply(self, peer: WorldPeer, entry: Entry) -> None:
-        """State-machine safety: an index holds the same entry everywhere, for ever; leader completeness."""
+        """State-machine safety: an index holds the same entry everywhere, for ever; leader completeness.
+
+        An entry may be committed in a later term than its own; the term of the first peer that applies it is a bound.
+        """
         known = self.applied.setdefault(entry.index, entry)
         assert known == entry, f"state-machine safety: peer {peer.id} applies {entry}, elsewhere {known}"
+        assert peer.node is not None
+        term = self.committed_in.setdefault(entry.index, peer.node.term)
         if entry.index > self.applied_max:
             self.applied_max = entry.index
             for other in self.world.alive():
-                if other.node is not None and other.node.is_leader and other.node.term >= entry.term:
+                if other.node is not None and other.node.is_leader and other.node.term >= term:
                     self.check_leader_has(other, entry)
 
     def check_leader_has(self, peer: WorldPeer, entry: Entry) -> None:
@@ -335,7 +341,7 @@ class Judge:
     def check_leader(self, peer: WorldPeer, node: RawNode) -> None:
         if node.term not in self.leaders:
             for entry in self.applied.values():
-                if entry.term <= node.term:
+                if self.committed_in[entry.index] <= node.term:
                     self.check_leader_has(peer, entry)
         leader = self.leaders.setdefault(node.term, peer.id)
         assert leader == peer.id, f"election safety: {leader} and {peer.id} lead term {node.term}"
