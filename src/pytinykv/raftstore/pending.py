@@ -6,6 +6,7 @@ error that says why not, or that nobody knows (`UndeterminedResult`).
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,11 @@ class Proposal:
 
 
 class PendingProposals:
-    """Proposals in log order."""
+    """Proposals by index and then by term.
+
+    Almost always they come in that order. But a leader that lost its leadership and came back with a shorter log proposes
+    at indexes for which older proposals still wait: those may yet be committed by somebody who has them, so both wait.
+    """
 
     def __init__(self) -> None:
         self._queue: deque[Proposal] = deque()
@@ -47,31 +52,43 @@ class PendingProposals:
         return len(self._queue)
 
     def add(self, proposal: Proposal) -> None:
-        self._queue.append(proposal)
+        queue = self._queue
+        if not queue or queue[-1].index < proposal.index:
+            queue.append(proposal)
+        else:
+            insort(queue, proposal, key=_place)
 
-    def take_overtaken(self, index: LogIndex, term: Term) -> list[Proposal]:
-        """Remove and return proposals that can't be applied any more, now that the entry (index, term) is.
+    def settle(self, index: LogIndex, term: Term) -> tuple[list[Part], list[Proposal]]:
+        """Take note that the entry (index, term) is being applied.
 
-        An earlier index can't be: its entry was applied before. A proposal at this index with another term lost its
-        slot to another leader's entry (Raft 5.3), so it never will be.
+        Return who waits for exactly this entry, and the proposals that now never will be applied: their slot holds
+        another term's entry (Raft 5.3).
         """
+        parts: list[Part] = []
         lost: list[Proposal] = []
         queue = self._queue
-        while queue and (queue[0].index < index or (queue[0].index == index and queue[0].term != term)):
-            lost.append(queue.popleft())
-        return lost
+        while queue and queue[0].index <= index:
+            proposal = queue.popleft()
+            if proposal.index == index and proposal.term == term:
+                parts = proposal.parts
+            else:
+                lost.append(proposal)
+        return parts, lost
 
-    def take(self, index: LogIndex, term: Term) -> list[Part]:
-        """Remove and return who waits for exactly this entry."""
-        queue = self._queue
-        if queue and queue[0].index == index and queue[0].term == term:
-            return queue.popleft().parts
-        return []
+    def take_before(self, term: Term) -> list[Proposal]:
+        """Remove and return the proposals of earlier terms."""
+        old = [proposal for proposal in self._queue if proposal.term < term]
+        self._queue = deque(proposal for proposal in self._queue if proposal.term >= term)
+        return old
 
     def take_all(self) -> list[Proposal]:
         lost = list(self._queue)
         self._queue.clear()
         return lost
+
+
+def _place(proposal: Proposal) -> tuple[LogIndex, Term]:
+    return proposal.index, proposal.term
 
 
 class PendingReads:
@@ -113,6 +130,10 @@ class PendingReads:
         while self._confirmed and self._confirmed[0][0] <= applied:
             served.extend(self._confirmed.popleft()[1])
         return served
+
+    def take_dropped(self, contexts: Sequence[bytes]) -> list[OnReady]:
+        """Remove and return the reads of these contexts, which Raft has given up."""
+        return [on_ready for context in contexts for on_ready in self._asked.pop(context, ())]
 
     def take_all(self) -> list[OnReady]:
         lost = self._waiting

@@ -92,13 +92,16 @@ class RegionLocalState(msgspec.Struct, frozen=True, array_like=True):
     """A region as this store knows it.
 
     `APPLYING`: the directory `snapshot` (a name inside the store's snapshot directory) replaces the region's data; until
-    that is done nothing of the region may be read. `TOMBSTONE`: the peer `peer_id` was here and must never come back.
+    that is done nothing of the region may be read. `TOMBSTONE`: the peer `peer_id` was here and must never come back; it
+    was removed by the log entry (`removed_index`, `removed_term`), if that is known, else they are 0.
     """
 
     state: PeerState
     region: Region
     peer_id: PeerId
     snapshot: str = ""
+    removed_index: LogIndex = LogIndex(0)
+    removed_term: Term = Term(0)
 
 
 class RaftLocalState(msgspec.Struct, frozen=True, array_like=True):

@@ -16,7 +16,6 @@ from pytinykv.raftstore.snapshot_files import install_snapshot
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytinykv.raft import PeerId
     from pytinykv.raftstore.snapshot_files import SnapshotDirectory
     from pytinykv.storage import Engine
 
@@ -25,10 +24,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class LoadedRegions:
-    """The regions of a store, and the peers that were here and must not come back (region id -> peer id)."""
+    """The regions of a store, and what is left of peers that must not come back, by region id."""
 
     regions: list[RegionLocalState] = field(default_factory=list)
-    tombstones: dict[int, PeerId] = field(default_factory=dict)
+    tombstones: dict[int, RegionLocalState] = field(default_factory=dict)
 
 
 def load_regions(engine: Engine, directory: SnapshotDirectory) -> LoadedRegions:
@@ -45,7 +44,7 @@ def load_regions(engine: Engine, directory: SnapshotDirectory) -> LoadedRegions:
     directory.prepare(keep=frozenset(state.snapshot for state in applying))
     for state in states:
         if state.state is PeerState.TOMBSTONE:
-            loaded.tombstones[state.region.id] = state.peer_id
+            loaded.tombstones[state.region.id] = state
             continue
         if state.state is PeerState.APPLYING:
             _log.warning("region %d: finishes the installation of snapshot %s", state.region.id, state.snapshot)

@@ -2,13 +2,17 @@
 
     the region's peer here       the message's receiver
     none, no tombstone           any                        created, if the message may create
-    none, tombstone of peer t    id <= t                    dropped: it was removed and must not come back
+    none, tombstone of peer t    id <= t                    dropped: it was removed and must not come back (below)
     peer p                       id < p                     dropped: meant for one that was here before
     peer p                       id > p                     p was removed: destroyed, then as for none
     peer p                       p                          delivered, unless the sender was removed (below)
 
 A peer that was removed while it was cut off does not know, and goes on asking for votes. Whoever knows a newer membership
 answers a vote request of a non-member with a tombstone envelope, upon which it destroys itself (TiKV: gc message).
+
+A member that missed the news of a removal counts the removed peer in, and may need its vote: of two peers, one was
+removed and knows it, the other was restarted and has forgotten that the removal is committed. So a tombstone answers the
+vote requests of its region's members with what it knows to be committed, and they go on without it.
 """
 
 from __future__ import annotations
@@ -17,13 +21,20 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pytinykv.raft import Heartbeat, InstallSnapshot, PreVoteRequest, VoteRequest
-from pytinykv.raftstore.records import Peer, RaftEnvelope, Region
+from pytinykv.raft import (
+    Heartbeat,
+    InstallSnapshot,
+    PreVoteRequest,
+    PreVoteResponse,
+    Term,
+    VoteRequest,
+    VoteResponse,
+)
+from pytinykv.raftstore.records import Peer, RaftEnvelope, Region, RegionLocalState
 
 if TYPE_CHECKING:
-    from pytinykv.raft import PeerId
     from pytinykv.raftstore.peer import RegionPeer
-    from pytinykv.raftstore.records import RegionId, StoreId
+    from pytinykv.raftstore.records import StoreId
     from pytinykv.raftstore.turn import Turn
 
 _log = logging.getLogger(__name__)
@@ -40,7 +51,7 @@ class Router:
         self,
         store_id: StoreId,
         peers: dict[int, RegionPeer],
-        tombstones: dict[int, PeerId],
+        tombstones: dict[int, RegionLocalState],
         make_peer: Callable[[Peer, Region], RegionPeer],
     ) -> None:
         self._store_id = store_id
@@ -63,7 +74,7 @@ class Router:
             self.forget(peer)
             peer = None
         if peer is None:
-            return None if envelope.is_tombstone else self._create(envelope)
+            return None if envelope.is_tombstone else self._create(envelope, turn)
         if receiver.id < peer.peer.id:
             return None
         if envelope.is_tombstone:
@@ -83,17 +94,42 @@ class Router:
 
     def forget(self, peer: RegionPeer) -> None:
         """Drop a destroyed peer."""
-        region_id: RegionId = peer.region.id
+        assert peer.tombstone is not None, "only destroyed peers are forgotten"
+        region_id = peer.region.id
         if self._peers.get(region_id) is peer:
             del self._peers[region_id]
-        self._tombstones[region_id] = max(peer.peer.id, self._tombstones.get(region_id, peer.peer.id))
+        older = self._tombstones.get(region_id)
+        if older is None or older.peer_id <= peer.peer.id:
+            self._tombstones[region_id] = peer.tombstone
 
-    def _create(self, envelope: RaftEnvelope) -> RegionPeer | None:
+    def _create(self, envelope: RaftEnvelope, turn: Turn) -> RegionPeer | None:
         receiver = envelope.receiver
-        if not isinstance(envelope.message, _MAY_CREATE) or receiver.id <= self._tombstones.get(envelope.region_id, 0):
+        if not isinstance(envelope.message, _MAY_CREATE):
+            return None
+        tombstone = self._tombstones.get(envelope.region_id)
+        if tombstone is not None and receiver.id <= tombstone.peer_id:
+            if receiver.id == tombstone.peer_id:
+                self._tell_removal(tombstone, envelope, turn)
             return None
         _log.info("region %d: peer %d created by a message", envelope.region_id, receiver.id)
         return self._make_peer(receiver, Region(envelope.region_id))
+
+    def _tell_removal(self, tombstone: RegionLocalState, envelope: RaftEnvelope, turn: Turn) -> None:
+        request, sender = envelope.message, envelope.sender
+        if not isinstance(request, _VOTE_REQUESTS) or not tombstone.removed_index:
+            return
+        if tombstone.region.peer(sender.id) is None:
+            return
+        kind = VoteResponse if isinstance(request, VoteRequest) else PreVoteResponse
+        answer = kind(
+            to=sender.id,
+            sender=tombstone.peer_id,
+            term=Term(0),  # it takes no part in anything any more: only what is committed counts
+            granted=False,
+            commit=tombstone.removed_index,
+            commit_term=tombstone.removed_term,
+        )
+        turn.send(RaftEnvelope(envelope.region_id, envelope.receiver, sender, tombstone.region.epoch, answer))
 
     def _is_from_removed(self, peer: RegionPeer, envelope: RaftEnvelope) -> bool:
         region = peer.region

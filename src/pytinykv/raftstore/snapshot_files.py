@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 256 * 1024
 MANIFEST = "MANIFEST"
 
+_FAMILIES = frozenset(str(cf) for cf in ColumnFamily)
+
 
 def snapshot_name(region_id: int, meta: SnapshotMeta) -> str:
     return f"{region_id}_{meta.term}_{meta.index}"
@@ -134,14 +136,29 @@ def sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
+def check_manifest(manifest: SnapshotManifest) -> None:
+    """Refuse a manifest that `make_snapshot` never makes, before anything is written. Raises FormatError."""
+    names = [file.name for file in manifest.files]
+    if len(set(names)) != len(names):
+        raise FormatError("snapshot: two files have the same name")
+    for file in manifest.files:
+        if Path(file.name).name != file.name or not file.name.endswith(".sst"):
+            raise FormatError(f"snapshot: file name {file.name!r} is not one of a snapshot")
+        if file.size_bytes <= 0:
+            raise FormatError(f"snapshot: file {file.name} has {file.size_bytes} bytes")
+        if file.cf not in _FAMILIES:
+            raise FormatError(f"snapshot: column family {file.cf!r} of {file.name} is unknown")
+
+
 class SnapshotWriter:
     """Takes the chunks of an arriving snapshot, in order; chunk borders need not be file borders.
 
-    `write` and `finish` raise FormatError as soon as a size or a checksum is wrong. Until `finish` has returned the
-    directory has no manifest and is worth nothing.
+    The constructor, `write` and `finish` raise FormatError as soon as a size or a checksum is wrong. Until `finish` has
+    returned the directory has no manifest and is worth nothing.
     """
 
     def __init__(self, manifest: SnapshotManifest, directory: Path) -> None:
+        check_manifest(manifest)
         self.manifest = manifest
         self.directory = directory
         shutil.rmtree(directory, ignore_errors=True)
@@ -157,12 +174,7 @@ class SnapshotWriter:
         self._file = next(self._files, None)
         self._written = self._checksum = 0
         if self._file is not None:
-            name = self._file.name
-            if Path(name).name != name or not name.endswith(".sst"):
-                raise FormatError(f"snapshot: file name {name!r} is not one of a snapshot")
-            self._stream = (self.directory / name).open("wb")
-            if self._file.size_bytes == 0:
-                raise FormatError(f"snapshot: file {name} is empty")
+            self._stream = (self.directory / self._file.name).open("wb")
 
     def write(self, chunk: bytes) -> None:
         view = memoryview(chunk)

@@ -141,7 +141,7 @@ class Snapshots:
         for region_id, made in list(self._made.items()):
             peer = peers.get(region_id)
             if made.transfers == 0 and (now > made.until or peer is None):
-                if peer is not None:
+                if peer is not None and peer.storage.snapshot_need is not SnapshotNeed.MAKING:
                     peer.storage.offer_snapshot(None)
                 self._drop(region_id)
 
@@ -153,14 +153,16 @@ class Snapshots:
     # --- receiving ----------------------------------------------------------------------------------------------
 
     def receive(self, header: SnapshotHeader) -> SnapshotReceiver:
-        """Begin to take a snapshot. Raises SnapshotRefusedError when busy or when the same one is arriving already."""
+        """Begin to take a snapshot. Raises SnapshotRefusedError when busy or when the same one is arriving already,
+        FormatError for a manifest that no store makes, OSError.
+        """
         name = snapshot_name(header.envelope.region_id, header.manifest.meta)
         if len(self._receiving) >= self._config.snapshots_max:
             raise SnapshotRefusedError(f"already receiving {len(self._receiving)} snapshots")
         if name in self._receiving or (self._directory.receive / name).exists():
             raise SnapshotRefusedError(f"snapshot {name} is being received or installed")
-        self._receiving.add(name)
         writer = SnapshotWriter(header.manifest, self._directory.receive / name)
+        self._receiving.add(name)
         return SnapshotReceiver(header, writer, self._on_received, partial(self._receiving.discard, name))
 
     def discard_received(self, directory: Path) -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pytinykv.raft import InstallSnapshot
 from pytinykv.raftstore.errors import StoreFailedError
 from pytinykv.raftstore.peer import IncomingSnapshot, RegionPeer
 from pytinykv.raftstore.peer_storage import PeerStorage
@@ -130,6 +131,8 @@ class Store:
         self._ticks_due = 0
         self._wake = asyncio.Event()
         self._turn_number = 0
+        self._turn: Turn | None = None
+        """The turn that is being run, so that nobody whom it would have answered is forgotten if it fails."""
         self._sync_wanted = 0
         self._sync_running = False
         self._synced_turn = 0
@@ -175,17 +178,23 @@ class Store:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            try:
-                self.turn()
-            except Exception as error:
-                self._fail(error)
-                raise
+            self.turn()
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self.config.tick_s)
-            self._ticks_due = 1  # a loop that stalled must not make up for it by a storm of elections
-            self._wake.set()
+            self.tick_soon()
+
+    def tick_soon(self) -> None:
+        """Let a tick of time pass for every region in the next turn."""
+        self._ticks_due = 1  # a loop that stalled must not make up for it by a storm of elections
+        self._wake.set()
+
+    def take_due(self) -> bool:
+        """Return whether a turn is due, and take note that it is about to be run."""
+        due = self._wake.is_set()
+        self._wake.clear()
+        return due
 
     def _fail(self, error: BaseException) -> None:
         """Answer everybody and refuse everything from now on: after this error nothing may be promised."""
@@ -194,9 +203,9 @@ class Store:
         self.failure = error
         self._refuses = True
         _log.critical("store %d failed: %s", self.store_id, error)
-        turn = Turn(self.engine, self.clock.monotonic(), self._turn_number)
+        turn, self._turn = self._turn or Turn(self.engine, self.clock.monotonic(), self._turn_number), None
         self._fail_everything(turn)
-        self._answer(turn)
+        turn.break_off(self._refusal())
 
     def refuse_commands(self) -> None:
         """Take no new commands; what is under way goes on."""
@@ -204,14 +213,16 @@ class Store:
 
     async def _hand_over(self) -> None:
         """Let followers take over before this store goes, so that clients need not wait for an election."""
+        leaving: list[RegionPeer] | None = None
 
         def hand_over(turn: Turn) -> None:
-            for peer in self.peers.values():
-                peer.hand_over(turn.now)
+            nonlocal leaving
+            leaving = [peer for peer in self.peers.values() if peer.hand_over(turn.now)]
+            for peer in leaving:
                 self._touched[peer.region.id] = peer
 
         self._control(hand_over)
-        await self._wait_until(lambda: not any(peer.is_leader for peer in self.peers.values()), HAND_OVER_S)
+        await self._wait_until(lambda: leaving is not None and not any(peer.is_leader for peer in leaving), HAND_OVER_S)
 
     async def _wait_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
         """Wait for something that turns bring about."""
@@ -342,10 +353,17 @@ class Store:
     # --- a turn -------------------------------------------------------------------------------------------------
 
     def turn(self) -> None:
-        """Do everything that is due, once."""
+        """Do everything that is due, once. Raises what the store fails of, after everybody was answered."""
         if self.failure is not None:
             return
-        turn = Turn(self.engine, self.clock.monotonic(), self._turn_number + 1)
+        try:
+            self._run_turn()
+        except Exception as error:
+            self._fail(error)
+            raise
+
+    def _run_turn(self) -> None:
+        turn = self._turn = Turn(self.engine, self.clock.monotonic(), self._turn_number + 1)
         if self._disk_error is not None:
             raise StoreFailedError(
                 f"store {self.store_id} can't sync its data: {self._disk_error}"
@@ -373,7 +391,8 @@ class Store:
         for store_id, envelopes in turn.outgoing.items():
             self._transport.send(store_id, envelopes)
         self._after_write(turn, touched)
-        self._answer(turn)
+        self._turn = None
+        turn.deliver()
 
     def _take_durable(self, turn: Turn) -> None:
         if self._synced_turn == self._durable_seen:
@@ -388,6 +407,8 @@ class Store:
         frames, self._frames = self._frames, []
         for frame in frames:
             for envelope in frame:
+                if isinstance(envelope.message, InstallSnapshot):
+                    continue  # means nothing without its files, with which it comes to `receive_snapshot`
                 peer = self._router.find_receiver(envelope, turn)
                 if peer is not None:
                     peer.step(envelope, turn.now)
@@ -405,8 +426,6 @@ class Store:
         for peer in self.peers.values():
             peer.tick(turn)
             self._touched[peer.region.id] = peer
-            if peer.wants_snapshot:
-                self._snapshots.make(peer, turn.now)
             if peer.is_leader and turn.now >= peer.report_due_at:
                 peer.region_changed = True
             missing = peer.leader_missing_since
@@ -430,13 +449,6 @@ class Store:
                     self._link.report_region(peer.report(self.engine, turn.now))
             if (directory := peer.take_used_snapshot()) is not None:
                 self._snapshots.discard_received(directory)
-
-    def _answer(self, turn: Turn) -> None:
-        for answer in turn.answers:
-            try:
-                answer()
-            except Exception:  # noqa: BLE001 - one caller's trouble must not keep the others from their answers
-                _log.exception("an answer could not be delivered")
 
     # --- durability ---------------------------------------------------------------------------------------------
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from pytinykv.wire.errors import RegionError, UndeterminedResult
 
+if TYPE_CHECKING:
+    from pytinykv.raftstore.pending import OnDone, OnReady, Results
     from pytinykv.raftstore.records import RaftEnvelope, StoreId
     from pytinykv.storage import Engine
+
+_log = logging.getLogger(__name__)
 
 
 class Turn:
     """One turn: a batch for the engine, and what may be said only once the batch is written.
 
     Everything a region wants written goes into `batch`, so that its log, its state and its data change together.
+
+    Whoever is in the answers is answered: by `deliver` when the turn went well, by `break_off` when it did not.
     """
 
-    __slots__ = ("answers", "batch", "engine", "must_sync", "now", "number", "outgoing")
+    __slots__ = ("_done", "_ready", "batch", "engine", "must_sync", "now", "number", "outgoing")
 
     def __init__(self, engine: Engine, now: float, number: int) -> None:
         self.engine = engine
@@ -27,7 +33,38 @@ class Turn:
         self.must_sync = False
         """Whether something in the batch must become durable before somebody is told of it."""
         self.outgoing: dict[StoreId, list[RaftEnvelope]] = {}
-        self.answers: list[Callable[[], None]] = []
+        self._done: list[tuple[OnDone, RegionError | None, Results]] = []
+        self._ready: list[tuple[OnReady, RegionError | None]] = []
+
+    def answer(self, on_done: OnDone, error: RegionError | None, results: Results = None) -> None:
+        """Answer a command once the batch is written."""
+        self._done.append((on_done, error, results))
+
+    def answer_read(self, on_ready: OnReady, error: RegionError | None) -> None:
+        """Let a read look once the batch is written, or refuse it."""
+        self._ready.append((on_ready, error))
+
+    def deliver(self) -> None:
+        """Give all answers."""
+        done, self._done = self._done, []
+        ready, self._ready = self._ready, []
+        for on_done, error, results in done:
+            try:
+                on_done(error, results)
+            except Exception:  # noqa: BLE001 - one caller's trouble must not keep the others from their answers
+                _log.exception("an answer could not be delivered")
+        for on_ready, error in ready:
+            try:
+                on_ready(error)
+            except Exception:  # noqa: BLE001 - one caller's trouble must not keep the others from their answers
+                _log.exception("an answer could not be delivered")
+
+    def break_off(self, refusal: RegionError) -> None:
+        """Answer everybody although the batch may not have been written: nothing succeeded for sure."""
+        unsure = UndeterminedResult(message=f"the command's fate is unknown: {refusal}")
+        self._done = [(on_done, error or unsure, None) for on_done, error, _results in self._done]
+        self._ready = [(on_ready, error or refusal) for on_ready, error in self._ready]
+        self.deliver()
 
     def send(self, envelope: RaftEnvelope) -> None:
         store_id = envelope.receiver.store_id

@@ -1,0 +1,495 @@
+"""Commands and reads through whole stores: who is told what, and when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.raftstore.harness import REGION_ID, Call, Cluster, put
+
+from pytinykv.raft import AppendEntries, AppendResponse, InstallSnapshot, PeerId, SnapshotMeta, StaleTerm, Term
+from pytinykv.raftstore import Peer, RaftEnvelope, RaftStoreConfig, StoreId
+from pytinykv.raftstore.commands import COMPARE_AND_SWAP, RAW_CODE
+from pytinykv.raftstore.errors import StoreFailedError
+from pytinykv.raftstore.raw_values import encode_raw_value
+from pytinykv.raftstore.records import encode
+from pytinykv.storage import EngineError
+from pytinykv.wire.errors import (
+    NotLeader,
+    ProposalInMergingMode,
+    RaftEntryTooLarge,
+    ServerIsBusy,
+    UndeterminedResult,
+)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path)
+
+
+def others(cluster: Cluster, store_id: int) -> list[int]:
+    return [other for other in cluster.nodes if other != store_id]
+
+
+def cas(
+    key: bytes, expected: bytes | None, value: bytes | None, now_s: int = 0, expires_at_s: int = 0
+) -> tuple[Any, ...]:
+    new = None if value is None else encode_raw_value(value, expires_at_s)
+    return (COMPARE_AND_SWAP, RAW_CODE, b"d" + key, expected, new, now_s)
+
+
+# --- writes
+
+
+def test_a_write_is_answered_when_the_leader_has_applied_it_and_reaches_everybody(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    call = cluster.put(leader.store_id, b"k", b"v")
+    cluster.settle()
+    assert call.succeeded
+    cluster.ticks(3)
+    assert [node.value(b"k") for node in cluster.nodes.values()] == [b"v"] * 3
+
+
+def test_nothing_is_acknowledged_before_a_majority_has_synced(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    for node in cluster.nodes.values():
+        node.disk.is_held = True
+    call = cluster.put(leader.store_id, b"k", b"v")
+    cluster.settle()
+    assert call.answers == 0
+    leader.disk.is_held = False
+    cluster.settle()
+    assert call.answers == 0, "one of three is no majority"
+    cluster.nodes[others(cluster, leader.store_id)[0]].disk.is_held = False
+    cluster.settle()
+    assert call.succeeded
+
+
+def test_two_followers_are_a_majority_while_the_leaders_own_disk_is_slow(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    leader.disk.is_held = True
+    call = cluster.put(leader.store_id, b"k", b"v")
+    cluster.settle()
+    assert call.succeeded
+    assert leader.value(b"k") == b"v", "who asks again reads what was acknowledged"
+
+
+def test_a_follower_answers_an_append_only_after_its_sync(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    follower = cluster.nodes[others(cluster, leader.store_id)[0]]
+    follower.disk.is_held = True
+    cluster.sent.clear()
+    cluster.put(leader.store_id, b"k", b"v")
+    cluster.settle()
+
+    def answered() -> bool:
+        return any(
+            isinstance(envelope.message, AppendResponse) and envelope.sender.store_id == follower.store_id
+            for envelope in cluster.sent
+        )
+
+    assert cluster.entries_sent_to(follower.store_id)
+    assert not answered()
+    follower.disk.is_held = False
+    cluster.settle()
+    assert answered()
+
+
+def test_acknowledged_writes_survive_a_power_cut_of_everybody(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    calls = {f"k{n}".encode(): cluster.put(leader.store_id, f"k{n}".encode(), b"v") for n in range(20)}
+    cluster.settle()
+    for node in cluster.nodes.values():
+        node.disk.is_held = True
+    unsynced = cluster.put(leader.store_id, b"late", b"v")
+    cluster.settle()
+    assert unsynced.answers == 0
+    for store_id in cluster.nodes:
+        cluster.restart(store_id)
+    again = cluster.elect()
+    cluster.ticks(3)
+    assert all(call.succeeded and again.value(key) == b"v" for key, call in calls.items())
+
+
+def test_commands_of_one_turn_share_an_entry_and_a_sync(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    cluster.ticks(2)
+    last, syncs = leader.peer.node.last_index, leader.running.counters.syncs
+    calls = [cluster.put(leader.store_id, f"k{n}".encode(), b"v") for n in range(50)]
+    cluster.settle()
+    assert all(call.succeeded for call in calls)
+    assert leader.peer.node.last_index == last + 1
+    assert leader.running.counters.syncs == syncs + 1
+
+
+def test_commands_that_do_not_fit_one_entry_take_several(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, config=RaftStoreConfig(append_bytes_max=1000))
+    leader = cluster.elect()
+    last = leader.peer.node.last_index
+    calls = [cluster.put(leader.store_id, f"k{n}".encode(), bytes(300)) for n in range(9)]
+    cluster.settle()
+    assert all(call.succeeded for call in calls)
+    assert leader.peer.node.last_index == last + 3
+
+
+def test_a_command_larger_than_an_entry_may_be_is_refused_alone(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, config=RaftStoreConfig(append_bytes_max=500, entry_bytes_max=1000))
+    leader = cluster.elect()
+    large, small = cluster.put(leader.store_id, b"l", bytes(2000)), cluster.put(leader.store_id, b"s", b"v")
+    cluster.settle()
+    assert isinstance(large.error, RaftEntryTooLarge)
+    assert small.succeeded
+
+
+def test_a_store_with_too_much_queued_says_that_it_is_busy(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, config=RaftStoreConfig(queued_bytes_max=1000))
+    leader = cluster.elect()
+    first, second, third = (cluster.put(leader.store_id, b"k%d" % n, bytes(900)) for n in range(3))
+    cluster.settle()
+    assert first.succeeded
+    assert second.succeeded
+    assert isinstance(third.error, ServerIsBusy)
+    again = cluster.put(leader.store_id, b"k", bytes(900))
+    cluster.settle()
+    assert again.succeeded
+
+
+def test_a_leader_that_cannot_commit_refuses_more_than_its_bound(tmp_path: Path) -> None:
+    config = RaftStoreConfig(append_bytes_max=1000, entry_bytes_max=2000, uncommitted_bytes_max=2500)
+    cluster = Cluster(tmp_path, config=config)
+    leader = cluster.elect()
+    for node in cluster.nodes.values():
+        node.disk.is_held = True
+    calls = [cluster.put(leader.store_id, b"k%d" % n, bytes(900)) for n in range(5)]
+    cluster.settle()
+    assert [type(call.error) for call in calls] == [type(None)] * 2 + [ServerIsBusy] * 3
+
+
+def test_a_follower_names_the_leader(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    follower = others(cluster, leader.store_id)[0]
+    call = cluster.put(follower, b"k", b"v")
+    assert isinstance(call.error, NotLeader)
+    assert call.error.leader is not None
+    assert call.error.leader.store_id == leader.store_id
+
+
+def test_commands_wait_while_leadership_is_handed_over(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    target = others(cluster, leader.store_id)[0]
+    cluster.drop = lambda envelope: envelope.receiver.store_id == target
+    leader.running.transfer_leader(REGION_ID, PeerId(100 + target))
+    call = cluster.put(leader.store_id, b"k", b"v")
+    cluster.settle()
+    assert isinstance(call.error, ProposalInMergingMode)
+
+
+@pytest.mark.tinykv("TestTransferLeader3B")
+def test_leadership_goes_where_it_is_ordered_to(cluster: Cluster) -> None:
+    cluster.elect()
+    for store_id in (1, 2, 3, 1):
+        leader = cluster.elect(store_id)
+        call = cluster.put(leader.store_id, b"k", b"v")
+        cluster.settle()
+        assert call.succeeded
+        assert [node.store_id for node in cluster.leaders()] == [store_id]
+
+
+# --- leaders that lose their leadership
+
+
+def depose(cluster: Cluster, old: int) -> int:
+    """Cut the leader off and elect another one; return whom."""
+    cluster.cut_off = {old}
+    for _ in range(60):
+        cluster.ticks(1)
+        for leader in cluster.leaders():
+            if leader.store_id != old:
+                return leader.store_id
+    raise AssertionError("nobody was elected")
+
+
+def test_overtaken_commands_are_told_that_they_were_not_executed(cluster: Cluster) -> None:
+    old = cluster.elect().store_id
+    cluster.cut_off = {old}
+    call = cluster.put(old, b"k", b"lost")
+    cluster.settle()
+    new = depose(cluster, old)
+    assert call.answers == 0, "who is cut off can't know"
+    cluster.cut_off = set()
+    cluster.ticks(3)
+    assert isinstance(call.error, NotLeader)
+    assert cluster.nodes[new].value(b"k") is None
+
+
+def test_commands_of_a_deposed_leader_that_were_committed_after_all_succeed(cluster: Cluster) -> None:
+    old = cluster.elect().store_id
+    cluster.drop = lambda envelope: envelope.receiver.store_id == old  # it is heard, and hears nothing
+    call = cluster.put(old, b"k", b"v")
+    cluster.settle()
+    cluster.ticks(15)
+    cluster.drop = lambda _envelope: False
+    cluster.elect()
+    cluster.ticks(3)
+    assert call.succeeded
+    assert {node.value(b"k") for node in cluster.nodes.values()} == {b"v"}
+
+
+def test_a_deposed_leader_that_hears_nothing_says_that_it_does_not_know(cluster: Cluster) -> None:
+    old = cluster.elect().store_id
+    cluster.cut_off = {old}
+    call = cluster.put(old, b"k", b"v")
+    cluster.ticks(50)
+    assert call.answers == 0
+    cluster.ticks(80)
+    assert isinstance(call.error, UndeterminedResult)
+
+
+def test_a_leader_that_came_back_answers_what_its_earlier_term_left_open(cluster: Cluster) -> None:
+    """Its old entries are overwritten, its log is shorter now, and nobody ever fills the old indexes again."""
+    old = cluster.elect().store_id
+    cluster.cut_off = {old}
+    first = []
+    for n in range(10):
+        first.append(cluster.put(old, b"old%d" % n, b"v"))
+        cluster.settle()
+    depose(cluster, old)
+    cluster.cut_off = set()
+    cluster.ticks(3)
+    again = cluster.elect(old)
+    second = cluster.put(old, b"new", b"v")
+    cluster.settle()
+    assert second.succeeded, "it was applied, and must not be taken for one of the old ones"
+    assert again.value(b"new") == b"v"
+    cluster.ticks(120)
+    assert all(call.failed for call in first)
+    assert isinstance(first[0].error, NotLeader)
+    assert isinstance(first[-1].error, UndeterminedResult)
+
+
+def test_reads_of_a_deposed_leader_are_refused(cluster: Cluster) -> None:
+    old = cluster.elect().store_id
+    cluster.cut_off = {old}
+    call = cluster.read(old, b"k")
+    cluster.ticks(30)
+    assert isinstance(call.error, NotLeader)
+
+
+# --- reads
+
+
+def test_a_quorum_read_sees_what_was_acknowledged_before_it(cluster: Cluster) -> None:
+    leader = cluster.elect().store_id
+    cluster.put(leader, b"k", b"v")
+    cluster.settle()
+    call = cluster.read(leader, b"k")
+    assert call.answers == 0
+    cluster.settle()
+    assert call.succeeded
+    assert call.seen == {b"k": b"v"}
+
+
+def test_reads_of_a_new_leader_wait_for_its_first_entry(cluster: Cluster) -> None:
+    first = cluster.elect().store_id
+    cluster.put(first, b"k", b"v")
+    cluster.settle()
+    cluster.drop = lambda envelope: isinstance(envelope.message, AppendEntries)
+    second = depose(cluster, first)
+    assert not cluster.nodes[second].peer.can_read_now(cluster.clock.monotonic())
+    call = cluster.read(second, b"k")
+    cluster.settle()
+    assert call.answers == 0
+    cluster.drop = lambda _envelope: False
+    cluster.ticks(3)
+    assert call.succeeded
+    assert call.seen == {b"k": b"v"}
+
+
+def test_the_lease_ends_when_nobody_answers(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    cluster.ticks(3)
+    assert leader.peer.can_read_now(cluster.clock.monotonic())
+    cluster.cut_off = {leader.store_id}
+    cluster.clock.advance(cluster.config.lease_s + 0.01)
+    assert leader.peer.is_leader, "it has had no turn yet, and does not know"
+    assert not leader.peer.can_read_now(cluster.clock.monotonic())
+
+
+def test_a_paused_leader_never_serves_while_another_one_leads(cluster: Cluster) -> None:
+    """No turn, no tick, for as long as the others take to elect somebody; its clock goes on."""
+    old = cluster.elect()
+    cluster.ticks(3)
+    cluster.cut_off = {old.store_id}
+    paused, old.store = old.running, None
+    peer = paused.peers[REGION_ID]
+    for _ in range(60):
+        cluster.ticks(1)
+        if cluster.leaders():
+            break
+        assert peer.is_leader
+    assert cluster.leaders()
+    assert not peer.can_read_now(cluster.clock.monotonic())
+    old.store = paused
+
+
+def test_without_leases_every_read_asks(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, config=RaftStoreConfig(lease_reads=False))
+    leader = cluster.elect()
+    cluster.ticks(3)
+    assert not leader.peer.can_read_now(cluster.clock.monotonic())
+    call = cluster.read(leader.store_id, b"k")
+    cluster.settle()
+    assert call.succeeded
+
+
+# --- compare and swap
+
+
+def test_compare_and_swap_sees_what_came_before_it_in_the_same_turn(cluster: Cluster) -> None:
+    leader = cluster.elect().store_id
+    calls = [
+        cluster.propose(leader, put(b"k", b"1")),
+        cluster.propose(leader, cas(b"k", b"1", b"2")),
+        cluster.propose(leader, cas(b"k", b"1", b"x")),
+        cluster.propose(leader, put(b"k", b"3")),
+        cluster.propose(leader, cas(b"k", b"3", None)),
+        cluster.propose(leader, cas(b"k", None, b"4")),
+    ]
+    cluster.settle()
+    assert [call.results for call in calls] == [
+        None,
+        [(True, b"1")],
+        [(False, b"2")],
+        None,
+        [(True, b"3")],
+        [(True, None)],
+    ]
+    cluster.ticks(3)
+    assert {node.value(b"k") for node in cluster.nodes.values()} == {b"4"}
+
+
+def test_replicas_agree_on_what_has_expired(cluster: Cluster) -> None:
+    leader = cluster.elect().store_id
+    cluster.propose(leader, cas(b"k", None, b"1", now_s=100, expires_at_s=110))
+    late = cluster.propose(leader, cas(b"k", None, b"2", now_s=110))
+    cluster.settle()
+    assert late.results == [(True, None)]
+    cluster.ticks(3)
+    assert {node.value(b"k") for node in cluster.nodes.values()} == {b"2"}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_replay_after_a_crash_gives_the_same_state(tmp_path: Path, seed: int) -> None:
+    cluster = Cluster(tmp_path)
+    cluster.rng.seed(seed)
+    leader = cluster.elect().store_id
+    for n in range(12):
+        cluster.propose(leader, cas(b"n", None if n == 0 else b"%d" % (n - 1), b"%d" % n))
+        if n % 3 == 0:
+            cluster.nodes[leader].disk.is_held = not cluster.nodes[leader].disk.is_held
+        cluster.settle()
+    cluster.restart(leader, lose_all=False)
+    cluster.elect()
+    cluster.ticks(5)
+    assert {node.value(b"n") for node in cluster.nodes.values()} == {b"11"}
+    assert len({node.peer.storage.apply_state.applied_index for node in cluster.nodes.values()}) == 1
+
+
+# --- a disk that fails
+
+
+@pytest.mark.parametrize("fault", ["write_error", "sync_error"])
+def test_an_error_of_the_disk_fails_the_store_and_everybody_is_answered(cluster: Cluster, fault: str) -> None:
+    leader = cluster.elect()
+    for store_id in others(cluster, leader.store_id):
+        cluster.nodes[store_id].disk.is_held = True
+    under_way = cluster.put(leader.store_id, b"a", b"v")
+    cluster.settle()
+    setattr(leader.engine.faults, fault, EngineError("the disk is gone"))
+    queued = cluster.put(leader.store_id, b"b", b"v")
+    read = cluster.read(leader.store_id, b"a")
+
+    def go_on() -> None:
+        for _ in range(5):
+            cluster.turn(leader.store_id)
+            leader.disk.work()
+
+    with pytest.raises((StoreFailedError, EngineError)):
+        go_on()
+    later = cluster.put(leader.store_id, b"c", b"v")
+    late_read = cluster.read(leader.store_id, b"a")
+    cluster.turn(leader.store_id)
+    for call in (under_way, queued, read, later, late_read):
+        assert call.failed, "answered, and not with a success"
+    assert isinstance(under_way.error, UndeterminedResult)
+    assert isinstance(later.error, NotLeader)
+    assert "the disk is gone" in str(later.error)
+    assert leader.running.failure is not None
+
+
+def deliver_messages(cluster: Cluster) -> None:
+    messages, cluster.messages = cluster.messages, []
+    for store_id, frame in messages:
+        cluster.nodes[store_id].running.receive(frame)
+
+
+def test_a_command_whose_effect_could_not_be_written_is_not_acknowledged(cluster: Cluster) -> None:
+    """It is committed, taken from the books and applied to the turn's batch; then the write of the batch fails."""
+    leader = cluster.elect()
+    call = cluster.put(leader.store_id, b"a", b"v")
+    leader.disk.is_held = True
+    cluster.turn(leader.store_id)
+    deliver_messages(cluster)
+    for store_id in others(cluster, leader.store_id):
+        cluster.turn(store_id)
+        cluster.nodes[store_id].disk.work()
+        cluster.turn(store_id)
+    deliver_messages(cluster)
+    leader.engine.faults.write_error = EngineError("the disk is gone")
+    with pytest.raises(EngineError):
+        cluster.turn(leader.store_id)
+    assert isinstance(call.error, UndeterminedResult)
+    assert call.answers == 1
+
+
+def test_a_damaged_command_fails_the_store_and_its_caller_is_answered(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    call = cluster.propose(leader.store_id, (99, RAW_CODE, b"dk"))
+    with pytest.raises(AssertionError):
+        cluster.settle()
+    assert isinstance(call.error, UndeterminedResult)
+
+
+# --- strange messages
+
+
+def test_a_snapshot_message_without_a_snapshot_is_ignored(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    follower = cluster.nodes[others(cluster, leader.store_id)[0]]
+    meta = SnapshotMeta(follower.peer.node.last_index, Term(99), leader.peer.node.conf_state)
+    message = InstallSnapshot(follower.peer.peer.id, leader.peer.peer.id, Term(99), meta, 0.0)
+    envelope = RaftEnvelope(REGION_ID, leader.peer.peer, follower.peer.peer, leader.peer.region.epoch, message)
+    follower.running.receive(encode([envelope]))
+    cluster.settle()
+    assert follower.running.failure is None
+
+
+def test_a_message_for_another_store_is_dropped(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    stranger = Peer(leader.peer.peer.id, StoreId(77))
+    message = StaleTerm(stranger.id, PeerId(5), Term(99))
+    envelope = RaftEnvelope(REGION_ID, Peer(PeerId(5), StoreId(5)), stranger, leader.peer.region.epoch, message)
+    leader.running.receive(encode([envelope]))
+    cluster.settle()
+    assert leader.peer.is_leader
+
+
+def test_a_call_is_a_call() -> None:
+    """The harness itself: two answers to one call are an error."""
+    call = Call()
+    call.on_done(None)
+    call.on_done(None)
+    with pytest.raises(AssertionError):
+        assert call.succeeded
