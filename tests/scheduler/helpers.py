@@ -18,6 +18,7 @@ from pytinykv.scheduler.records import (
     Epoch,
     Peer,
     PeerId,
+    PeerRole,
     RegionId,
     RegionInfo,
     RegionMeta,
@@ -58,9 +59,9 @@ class TickingClock(ManualClock):
         return self.seconds
 
 
-def peer(region_id: int, store_id: int) -> Peer:
+def peer(region_id: int, store_id: int, role: PeerRole = PeerRole.VOTER) -> Peer:
     """The peer that `region` puts on a store."""
-    return Peer(PeerId(region_id * 1000 + store_id), StoreId(store_id))
+    return Peer(PeerId(region_id * 1000 + store_id), StoreId(store_id), role)
 
 
 def region(
@@ -75,10 +76,13 @@ def region(
     term: int = 0,
     pending: Iterable[int] = (),
     down: Iterable[int] = (),
+    learners: Iterable[int] = (),
     size: int = 10,
 ) -> RegionInfo:
     """A region with one peer on each of `stores`; the leader is on the first one, or on `leader` (0: unknown)."""
-    peers = tuple(peer(region_id, store_id) for store_id in stores)
+    peers = tuple(
+        peer(region_id, store_id, PeerRole.LEARNER if store_id in learners else PeerRole.VOTER) for store_id in stores
+    )
     leads = peers[0].store_id if leader is None else leader
     return RegionInfo(
         meta=RegionMeta(RegionId(region_id), start, end, Epoch(conf_ver, version), peers),
@@ -90,13 +94,19 @@ def region(
     )
 
 
+def growth(*stores: int) -> list[str]:
+    """The steps, in words, that give the region a voter on each of these stores, one after the other."""
+    return [step for store in stores for step in (f"add learner on store {store}", f"promote learner on store {store}")]
+
+
 def apply_order(info: RegionInfo, order: Order) -> RegionInfo:
     """The region after its leader has done what it was told."""
     meta = info.meta
     epoch = Epoch(meta.epoch.conf_ver + 1, meta.epoch.version)
     match order.instruction:
-        case ChangePeer(ChangeKind.ADD, added):
-            meta = msgspec.structs.replace(meta, peers=(*meta.peers, added), epoch=epoch)
+        case ChangePeer(ChangeKind.ADD | ChangeKind.ADD_LEARNER, added):
+            others = tuple(one for one in meta.peers if one.id != added.id)
+            meta = msgspec.structs.replace(meta, peers=(*others, added), epoch=epoch)
         case ChangePeer(_, removed):
             meta = msgspec.structs.replace(meta, peers=tuple(p for p in meta.peers if p != removed), epoch=epoch)
         case MoveLeader(target):
@@ -175,7 +185,7 @@ class Decisions:
 def steps(operator: Operator | None) -> list[str]:
     """The steps in words, ids of new peers left out."""
     assert operator is not None
-    return [str(step).replace(f"peer {getattr(step, 'peer_id', '')} on", "peer on") for step in operator.steps]
+    return [str(step).replace(f"learner {getattr(step, 'peer_id', '')} on", "learner on") for step in operator.steps]
 
 
 def open_scheduler(engine: Engine, clock: ManualClock, scope: Scope, **config: object) -> Scheduler:

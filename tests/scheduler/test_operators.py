@@ -5,22 +5,31 @@ import pytest
 from tests.scheduler.helpers import Decisions, apply_order, peer, region
 
 from pytinykv.scheduler.operators import (
-    AddPeer,
+    AddLearner,
     ChangeKind,
     ChangePeer,
     MoveLeader,
     Operator,
     OperatorKind,
     OperatorStatus,
+    PromoteLearner,
     RemovePeer,
     Step,
     TransferLeader,
 )
-from pytinykv.scheduler.records import Epoch, Peer, PeerId, RegionInfo, StoreId, StoreState
+from pytinykv.scheduler.records import Epoch, Peer, PeerId, PeerRole, RegionInfo, StoreId, StoreState
 
 
-def add(store: int, peer_id: int) -> AddPeer:
-    return AddPeer(StoreId(store), PeerId(peer_id))
+def add(store: int, peer_id: int) -> AddLearner:
+    return AddLearner(StoreId(store), PeerId(peer_id))
+
+
+def promote(store: int, peer_id: int) -> PromoteLearner:
+    return PromoteLearner(StoreId(store), PeerId(peer_id))
+
+
+def learner(store: int, peer_id: int) -> Peer:
+    return Peer(PeerId(peer_id), StoreId(store), PeerRole.LEARNER)
 
 
 def remove(store: int) -> RemovePeer:
@@ -55,6 +64,12 @@ def test_step_is_read_off_the_region() -> None:
     assert not add(3, 1003).is_finished(info)
     assert add(2, 1002).is_finished(info)
     assert not add(2, 77).is_finished(info), "another peer is there"
+    assert not promote(2, 77).is_finished(info), "another peer is there"
+    assert promote(2, 1002).is_finished(info)
+    learning = region(1, stores=(1, 2), learners=(2,))
+    assert add(2, 1002).is_finished(learning)
+    assert not promote(2, 1002).is_finished(learning)
+    assert (add(2, 1002).conf_changes(learning), promote(2, 1002).conf_changes(learning)) == (1, 0)
     assert not remove(1).is_finished(info)
     assert remove(3).is_finished(info)
     assert not transfer(2, 1).is_finished(region(1, leader=0)), "nobody knows who leads"
@@ -62,9 +77,77 @@ def test_step_is_read_off_the_region() -> None:
 
 @pytest.mark.tinykv("TestPeerState")
 @pytest.mark.parametrize("trouble", [{"pending": (2,)}, {"down": (2,)}])
-def test_added_peer_counts_only_once_it_has_caught_up(trouble: dict[str, tuple[int, ...]]) -> None:
-    assert not add(2, 1002).is_finished(region(1, stores=(1, 2), **trouble))
-    assert add(2, 1002).conf_changes(region(1, stores=(1, 2), **trouble)) == 1
+def test_added_learner_is_done_only_once_it_has_caught_up(trouble: dict[str, tuple[int, ...]]) -> None:
+    assert not add(2, 1002).is_finished(region(1, stores=(1, 2), learners=(2,), **trouble))
+    assert add(2, 1002).conf_changes(region(1, stores=(1, 2), learners=(2,), **trouble)) == 1
+
+
+@pytest.mark.tinykv("TestPeerState")
+@pytest.mark.parametrize("trouble", [{"pending": (3,)}, {"down": (3,)}])
+def test_learner_gets_its_vote_only_while_it_has_caught_up(
+    decisions: Decisions, trouble: dict[str, tuple[int, ...]]
+) -> None:
+    info = region(1, stores=(1, 2, 3), learners=(3,))
+    made = start(decisions, info, promote(3, 1003))
+    assert decisions.operators.on_region(region(1, stores=(1, 2, 3), learners=(3,), **trouble), decisions.now) is None
+    if made.status is OperatorStatus.RUNNING:
+        order = decisions.operators.on_region(info, decisions.now)
+        assert order is not None
+        assert order.instruction == ChangePeer(ChangeKind.ADD, peer(1, 3))
+    else:
+        assert "does not answer" in made.reason
+
+
+def test_learner_whose_store_was_not_heard_of_lately_gets_no_vote(decisions: Decisions) -> None:
+    info = region(1, stores=(1, 2, 3), learners=(3,))
+    made = start(decisions, info, promote(3, 1003))
+    decisions.silence(3, seconds=25)
+    assert decisions.operators.on_region(info, decisions.now) is None
+    assert (made.status, made.reason) == (OperatorStatus.CANCEL, "store 3 went away")
+
+
+def test_operator_ends_when_its_learner_is_gone(decisions: Decisions) -> None:
+    made = start(decisions, region(1, stores=(1, 2, 3), learners=(3,)), promote(3, 1003))
+    assert decisions.operators.on_region(region(1, stores=(1, 2)), decisions.now) is None
+    assert (made.status, made.reason) == (OperatorStatus.CANCEL, "learner 1003 is gone")
+
+
+def test_each_step_explains_one_change_of_the_members(decisions: Decisions) -> None:
+    info = region(1, stores=(1, 2))
+    made = start(decisions, info, add(3, 77), promote(3, 77), remove(2))
+    kinds = []
+    for _ in range(3):
+        order = decisions.operators.on_region(info, decisions.now)
+        assert order is not None
+        assert isinstance(order.instruction, ChangePeer)
+        kinds.append(order.instruction.kind)
+        info = apply_order(info, order)
+        assert made.conf_changes(info) == info.meta.epoch.conf_ver - made.epoch.conf_ver
+    assert kinds == [ChangeKind.ADD_LEARNER, ChangeKind.ADD, ChangeKind.REMOVE]
+    assert decisions.operators.on_region(info, decisions.now) is None
+    assert made.status is OperatorStatus.SUCCESS
+    assert info.meta.peers == (peer(1, 1), Peer(PeerId(77), StoreId(3)))
+
+
+def test_leadership_is_never_given_to_a_learner(decisions: Decisions) -> None:
+    info = region(1, stores=(1, 2, 3), learners=(2,))
+    start(decisions, info, transfer(1, 2))
+    order = decisions.operators.on_region(info, decisions.now)
+    assert order is not None
+    assert order.instruction == MoveLeader(peer(1, 3))
+
+
+def test_learner_does_not_count_when_a_voter_is_removed(decisions: Decisions) -> None:
+    info = region(1, stores=(1, 2, 3), learners=(3,))
+    start(decisions, info, remove(1))
+    order = decisions.operators.on_region(info, decisions.now)
+    assert order is not None
+    assert order.instruction == MoveLeader(peer(1, 2)), "one voter is enough for one voter"
+    info = region(1, stores=(1, 2, 3, 4), learners=(3, 4), pending=(2,))
+    decisions.cluster.on_region(info)
+    made = decisions.operators.get(1)
+    assert made is not None
+    assert decisions.operators.on_region(info, decisions.now) is None, "peer 2 alone could do nothing"
 
 
 @pytest.mark.tinykv("TestOperator")
@@ -79,7 +162,7 @@ def test_operator_skips_what_is_done_and_ends_after_its_last_step() -> None:
     assert not half.moves_only_leader
     assert operator(info, transfer(1, 2)).moves_only_leader
     assert str(half) == (
-        "test (region 1; 2/3: add peer 1001 on store 1, transfer leader from store 2 to store 1, remove peer on store 2)"
+        "test (region 1; 2/3: add learner 1001 on store 1, transfer leader from store 2 to store 1, remove peer on store 2)"
     )
 
 
@@ -156,7 +239,7 @@ def test_operator_ends_in_time_or_by_its_last_step(decisions: Decisions) -> None
     two = apply_order(two, removal)
     addition = decisions.operators.on_region(two, decisions.now)
     assert addition is not None
-    assert addition.instruction == ChangePeer(ChangeKind.ADD, Peer(PeerId(4), StoreId(2)))
+    assert addition.instruction == ChangePeer(ChangeKind.ADD_LEARNER, learner(2, 4))
     assert good.status is OperatorStatus.RUNNING
     assert decisions.operators.on_region(apply_order(two, addition), decisions.now) is None
     assert good.status is OperatorStatus.SUCCESS
@@ -211,7 +294,7 @@ def test_order_is_repeated_until_a_heartbeat_shows_it_done(decisions: Decisions)
     assert orders[0] is not None
     assert orders == [orders[0]] * 3
     assert (orders[0].leader, orders[0].epoch) == (peer(1, 1), Epoch(1, 1))
-    behind = msgspec.structs.replace(apply_order(info, orders[0]), pending_peers=(Peer(PeerId(77), StoreId(3)),))
+    behind = msgspec.structs.replace(apply_order(info, orders[0]), pending_peers=(learner(3, 77),))
     assert decisions.operators.on_region(behind, decisions.now) is None, "a member; there is nothing to say"
     assert decisions.operators.get(1) is not None, "but still behind"
 
@@ -279,4 +362,4 @@ def test_draining_store_may_still_be_a_source_of_orders(decisions: Decisions) ->
     start(decisions, info, add(4, 77), remove(3))
     order = decisions.operators.on_region(info, decisions.now)
     assert order is not None
-    assert order.instruction == ChangePeer(ChangeKind.ADD, Peer(PeerId(77), StoreId(4)))
+    assert order.instruction == ChangePeer(ChangeKind.ADD_LEARNER, learner(4, 77))

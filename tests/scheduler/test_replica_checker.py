@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.scheduler import helpers
-from tests.scheduler.helpers import Decisions, apply_order, peer, steps
+from tests.scheduler.helpers import Decisions, apply_order, growth, peer, steps
 
 from pytinykv.scheduler.operators import ChangeKind, ChangePeer, MoveLeader, Order
 from pytinykv.scheduler.quorum import is_working
-from pytinykv.scheduler.records import RegionInfo, StoreLabel, StoreState
+from pytinykv.scheduler.records import DownPeer, PeerRole, RegionInfo, StoreLabel, StoreState
 
 
 def region(region_id: int, start: bytes = b"", end: bytes = b"\xf0", **fields: object) -> RegionInfo:
@@ -32,16 +32,16 @@ def decisions_with(*fill: int, **config: object) -> Decisions:
 def test_missing_peer_goes_to_the_emptiest_store_that_is_up() -> None:
     decisions = decisions_with(4, 3, 2, 1)
     info = region(1, stores=(1, 2))
-    assert steps(decisions.check(info)) == ["add peer on store 4"]
+    assert steps(decisions.check(info)) == growth(4)
     decisions.silence(4, seconds=25)
-    assert steps(decisions.check(info)) == ["add peer on store 3"]
+    assert steps(decisions.check(info)) == growth(3)
     decisions.heartbeat(4)
-    assert steps(decisions.check(info)) == ["add peer on store 4"]
+    assert steps(decisions.check(info)) == growth(4)
     assert decisions.check(region(1, stores=(1, 2, 4))) is None
     # Four peers: the one on the fullest store goes, though its peer leads.
     assert steps(decisions.check(region(1, stores=(1, 2, 4, 3), leader=2))) == ["remove peer on store 1"]
     decisions.set_state(3, StoreState.OFFLINE)
-    assert steps(decisions.check(region(1, stores=(2, 4, 3)))) == ["add peer on store 1", "remove peer on store 3"]
+    assert steps(decisions.check(region(1, stores=(2, 4, 3)))) == [*growth(1), "remove peer on store 3"]
 
 
 def test_leader_is_the_last_to_go_of_too_many_and_hands_over_first() -> None:
@@ -68,8 +68,8 @@ def test_region_without_known_leader_is_left_alone() -> None:
 @pytest.mark.tinykv("TestOffline")
 def test_offline_store_is_drained() -> None:
     decisions = decisions_with(1, 2, 3, 4)
-    assert steps(decisions.check(region(1, stores=(1,)))) == ["add peer on store 2"]
-    assert steps(decisions.check(region(1, stores=(1, 2)))) == ["add peer on store 3"]
+    assert steps(decisions.check(region(1, stores=(1,)))) == ["add learner on store 2"]
+    assert steps(decisions.check(region(1, stores=(1, 2)))) == growth(3)
     four = region(1, stores=(1, 2, 3, 4))
     assert steps(decisions.check(four)) == ["remove peer on store 4"]
     decisions.heartbeat(4, busy=True)
@@ -78,9 +78,9 @@ def test_offline_store_is_drained() -> None:
     decisions.set_state(3, StoreState.OFFLINE)
     assert steps(decisions.check(four)) == ["remove peer on store 3"]
     three = region(1, stores=(1, 2, 3))
-    assert steps(decisions.check(three)) == ["add peer on store 4", "remove peer on store 3"]
+    assert steps(decisions.check(three)) == [*growth(4), "remove peer on store 3"]
     decisions.add_store(5, regions=3)
-    assert steps(decisions.check(three)) == ["add peer on store 5", "remove peer on store 3"]
+    assert steps(decisions.check(three)) == [*growth(5), "remove peer on store 3"]
 
 
 @pytest.mark.tinykv("TestReplica")
@@ -90,7 +90,13 @@ def test_heartbeats_bring_a_region_to_three_peers_from_either_side() -> None:
     order = decisions.report(info)
     assert order is not None
     assert isinstance(order.instruction, ChangePeer)
-    assert (order.instruction.kind, order.instruction.peer.store_id) == (ChangeKind.ADD, 1)
+    assert (order.instruction.kind, order.instruction.peer.store_id) == (ChangeKind.ADD_LEARNER, 1)
+    info = apply_order(info, order)
+    order = decisions.report(info)
+    assert order is not None
+    assert order.instruction == ChangePeer(
+        ChangeKind.ADD, msgspec.structs.replace(info.meta.peers[-1], role=PeerRole.VOTER)
+    )
     assert decisions.report(apply_order(info, order)) is None
 
     info = region(2, b"a", b"b", stores=(1, 2, 3, 4))
@@ -108,7 +114,7 @@ def test_heartbeats_bring_a_region_to_three_peers_from_either_side() -> None:
     order = decisions.report(msgspec.structs.replace(apply_order(info, order), pending_peers=()))
     assert order is not None
     assert isinstance(order.instruction, ChangePeer)
-    assert (order.instruction.kind, order.instruction.peer.store_id) == (ChangeKind.ADD, 4)
+    assert (order.instruction.kind, order.instruction.peer.store_id) == (ChangeKind.ADD_LEARNER, 4)
 
 
 def test_lost_store_is_replaced_once_there_is_a_spare_and_not_before() -> None:
@@ -119,6 +125,11 @@ def test_lost_store_is_replaced_once_there_is_a_spare_and_not_before() -> None:
     decisions.silence(2, seconds=2)
     assert decisions.report(info) is None, "there is nowhere to go"
     decisions.add_store(4)
+    order = decisions.report(info)
+    assert order is not None
+    assert isinstance(order.instruction, ChangePeer)
+    assert (order.instruction.kind, order.instruction.peer.store_id) == (ChangeKind.ADD_LEARNER, 4)
+    info = apply_order(info, order)
     order = decisions.report(info)
     assert order is not None
     assert isinstance(order.instruction, ChangePeer)
@@ -182,19 +193,153 @@ def test_peers_on_their_way_count_when_stores_are_compared() -> None:
     assert targets == [3, 4, 3, 4]
 
 
+# --- growing, and what is left over
+
+
+def obey_all(decisions: Decisions, info: RegionInfo) -> tuple[RegionInfo, list[str]]:
+    """Report and obey until there is nothing to do; return the orders in words."""
+    orders = []
+    while (order := decisions.report(info)) is not None:
+        assert isinstance(order.instruction, ChangePeer)
+        orders.append(f"{order.instruction.kind.name} {order.instruction.peer.store_id}")
+        info = apply_order(info, order)
+    return info, orders
+
+
+def test_region_grows_from_one_to_three_by_two_learners_that_get_their_votes_together() -> None:
+    decisions = decisions_with(0, 0, 0)
+    info, orders = obey_all(decisions, region(1, stores=(1,)))
+    assert orders == ["ADD_LEARNER 2", "ADD_LEARNER 3", "ADD 2", "ADD 3"]
+    assert all(one.role is PeerRole.VOTER for one in info.meta.peers)
+
+
+def test_region_grows_to_two_where_there_are_two_stores_and_to_three_later() -> None:
+    decisions = decisions_with(0, 0)
+    info, orders = obey_all(decisions, region(1, stores=(1,)))
+    assert orders == ["ADD_LEARNER 2", "ADD 2"]
+    decisions.add_store(3)
+    assert obey_all(decisions, info)[1] == ["ADD_LEARNER 3", "ADD 3"]
+
+
+def test_two_replicas_are_wanted_and_made() -> None:
+    decisions = decisions_with(0, 0, 0)
+    decisions.max_replicas = 2
+    assert obey_all(decisions, region(1, stores=(1,)))[1] == ["ADD_LEARNER 2", "ADD 2"]
+
+
+def test_second_learner_that_falls_silent_does_not_hold_up_the_first() -> None:
+    decisions = decisions_with(0, 0, 0)
+    info = region(1, stores=(1,))
+    for _ in range(2):
+        order = decisions.report(info)
+        assert order is not None
+        info = apply_order(info, order)
+    behind = msgspec.structs.replace(info, pending_peers=info.meta.peers[2:])
+    assert decisions.report(behind) is None, "it may come yet"
+    silent = msgspec.structs.replace(behind, down_peers=(DownPeer(info.meta.peers[2], 4),))
+    order = decisions.report(silent)
+    assert order is not None
+    assert isinstance(order.instruction, ChangePeer)
+    assert (order.instruction.kind, order.instruction.peer.store_id) == (ChangeKind.ADD, 2)
+
+
+def test_two_learners_left_over_get_their_votes_the_slower_one_first() -> None:
+    """After a restart of the scheduler, say."""
+    decisions = decisions_with(0, 0, 0)
+    info = region(1, stores=(1, 2, 3), learners=(2, 3), pending=(3,))
+    assert steps(decisions.check(info)) == ["promote learner on store 3", "promote learner on store 2"]
+    assert decisions.report(info) is None
+    info = region(1, stores=(1, 2, 3), learners=(2, 3))
+    assert obey_all(decisions, info)[1] == ["ADD 3", "ADD 2"]
+
+
+def test_learner_left_over_goes_on_instead_of_a_new_one() -> None:
+    decisions = decisions_with(0, 0, 0, 0)
+    info = region(1, stores=(1, 2, 3), learners=(3,))
+    assert steps(decisions.check(info)) == ["promote learner on store 3"]
+    behind = region(1, stores=(1, 2, 3), learners=(3,), pending=(3,))
+    assert steps(decisions.check(behind)) == ["promote learner on store 3"]
+    assert decisions.report(behind) is None, "not before it has caught up"
+
+
+def test_learner_that_does_not_answer_is_passed_over_and_removed_in_the_end() -> None:
+    decisions = decisions_with(0, 0, 0, 0)
+    info = region(1, stores=(1, 2, 3), learners=(3,), down=(3,))
+    assert steps(decisions.check(info)) == growth(4)
+    whole = region(1, stores=(1, 2, 4, 3), learners=(3,), down=(3,))
+    assert steps(decisions.check(whole)) == ["remove peer on store 3"]
+
+
+def test_learner_that_does_not_answer_is_waited_for_where_there_is_no_other_store() -> None:
+    decisions = decisions_with(0, 0, 0)
+    assert decisions.check(region(1, stores=(1, 2, 3), learners=(3,), down=(3,))) is None
+
+
+@pytest.mark.parametrize("why", ["lost", "offline"])
+def test_learner_on_a_store_that_goes_is_removed(why: str) -> None:
+    decisions = decisions_with(0, 0, 0)
+    if why == "lost":
+        decisions.silence(3, seconds=1801)
+    else:
+        decisions.set_state(3, StoreState.OFFLINE)
+    made = decisions.check(region(1, stores=(1, 2, 3), learners=(3,)))
+    assert steps(made) == ["remove peer on store 3"]
+    assert made is not None
+    assert made.description == f"remove learner on {'a lost' if why == 'lost' else 'an offline'} store"
+
+
+def test_learner_that_does_not_catch_up_in_time_makes_room() -> None:
+    decisions = decisions_with(0, 0, 0, operator_timeout_s=60)
+    info = region(1, stores=(1, 2, 3), learners=(3,), pending=(3,))
+    assert decisions.report(info) is None
+    decisions.silence(seconds=61)
+    order = decisions.report(info)
+    assert order is not None
+    assert order.instruction == ChangePeer(ChangeKind.REMOVE, peer(1, 3, PeerRole.LEARNER))
+
+
+def test_no_more_than_a_few_learners_are_taken_in() -> None:
+    decisions = decisions_with(0, 0, 0, 0, 0)
+    info = region(1, stores=(1, 2, 3, 4), learners=(2, 3, 4), down=(2, 3, 4))
+    assert steps(decisions.check(info)) == ["remove peer on store 2"]
+
+
+def test_lost_peer_is_replaced_by_a_learner_that_is_there() -> None:
+    decisions = decisions_with(0, 0, 0, 0, 0)
+    decisions.silence(3, seconds=1801)
+    info = region(1, stores=(1, 2, 3, 4), learners=(4,))
+    assert steps(decisions.check(info)) == ["promote learner on store 4", "remove peer on store 3"]
+
+
+def test_learner_has_no_part_in_the_choice_of_the_surplus_peer() -> None:
+    decisions = decisions_with(0, 0, 0, 0, 9)
+    info = region(1, stores=(1, 2, 3, 4, 5), learners=(5,))
+    assert steps(decisions.check(info)) == ["remove peer on store 5"]
+    assert steps(decisions.check(region(1, stores=(1, 2, 3, 4)))) == ["remove peer on store 4"]
+
+
 def obey(decisions: Decisions, info: RegionInfo, order: Order) -> RegionInfo:
     """What a region does with an order, and what must hold whenever it gets one."""
     match order.instruction:
-        case ChangePeer(ChangeKind.ADD, added):
+        case ChangePeer(ChangeKind.ADD_LEARNER, added):
             assert added.store_id not in info.meta.store_ids, "two peers on one store"
+            behind = (*info.pending_peers, added)  # it has nothing yet
+            return msgspec.structs.replace(apply_order(info, order), pending_peers=behind)
+        case ChangePeer(ChangeKind.ADD, promoted):
+            known = info.meta.peer(promoted.id)
+            assert known is not None, "a vote for a stranger"
+            assert known.role is PeerRole.LEARNER
+            assert is_working(decisions.cluster, info, known, decisions.now), "a vote for one that is behind"
         case ChangePeer(_, removed):
             assert info.leader is not None
             assert removed.id != info.leader.id, "a leader removes itself"
-            left = [one for one in info.meta.peers if one.id != removed.id]
+            left = [one for one in info.meta.voters if one.id != removed.id]
             working = sum(is_working(decisions.cluster, info, one, decisions.now) for one in left)
-            if is_working(decisions.cluster, info, removed, decisions.now):
+            is_voter = removed.role is PeerRole.VOTER
+            if is_voter and is_working(decisions.cluster, info, removed, decisions.now):
                 assert working * 2 > len(left), "the majority is gone"
         case MoveLeader(target):
+            assert target.role is PeerRole.VOTER
             assert is_working(decisions.cluster, info, target, decisions.now)
     return apply_order(info, order)
 
@@ -217,8 +362,8 @@ def test_region_is_never_endangered_and_ends_with_three_working_peers(seed: int,
         if order is not None and rng.random() < 0.7:
             info = obey(decisions, info, order)
         if info.leader is not None and info.leader.store_id in dead:
-            alive = [one for one in info.meta.peers if one.store_id not in dead]
-            if len(alive) * 2 <= len(info.meta.peers):
+            alive = [one for one in info.meta.voters if one.store_id not in dead]
+            if len(alive) * 2 <= len(info.meta.voters):
                 return  # no majority is left: the world broke it, not the scheduler
             info = msgspec.structs.replace(info, leader=alive[0])
         down = tuple(one for one in info.meta.peers if one.store_id in dead)
@@ -229,5 +374,5 @@ def test_region_is_never_endangered_and_ends_with_three_working_peers(seed: int,
         order = decisions.report(info)
         if order is not None:
             info = obey(decisions, info, order)
-    assert len(info.meta.peers) == 3
+    assert len(info.meta.peers) == len(info.meta.voters) == 3
     assert decisions.report(info) is None

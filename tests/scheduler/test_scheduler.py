@@ -196,6 +196,11 @@ async def test_region_goes_on_growing_after_a_restart(engine: MemoryEngine, cloc
     assert order is not None
     info = apply_order(info, order)
     assert sorted(info.meta.store_ids) == [1, 2, 3]
+    for _ in range(2):
+        order = again.region_heartbeat(info)
+        assert order is not None
+        info = apply_order(info, order)
+    assert len(info.meta.voters) == 3
     assert again.region_heartbeat(info) is None
     assert len({one.id for one in info.meta.peers}) == 3
     await again.stop()
@@ -350,7 +355,7 @@ async def test_tick_pushes_orders_to_the_store_of_the_leader(
     (order,) = pushed
     assert (order.region_id, order.leader) == (10, peer(10, 1))
     assert isinstance(order.instruction, ChangePeer)
-    assert (order.instruction.kind, order.instruction.peer.store_id) == (ChangeKind.ADD, 2)
+    assert (order.instruction.kind, order.instruction.peer.store_id) == (ChangeKind.ADD_LEARNER, 2)
     assert scheduler.region_heartbeat(info) == order
     scheduler.unbind(pushed.append)
     await scheduler.stop()

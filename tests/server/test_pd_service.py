@@ -409,10 +409,20 @@ async def test_heartbeats_are_answered_with_orders_until_the_region_is_whole(pd:
         order = await anext(responses)
         assert not order.header.HasField("error")
         assert (order.region_id, order.region_epoch, order.target_peer) == (10, meta.region_epoch, meta.peers[0])
-        assert order.change_peer.change_type == eraftpb_pb2.ConfChangeType.AddNode
+        assert order.change_peer.change_type == eraftpb_pb2.ConfChangeType.AddLearnerNode
         assert order.change_peer.peer.id
+        assert order.change_peer.peer.role == metapb_pb2.PeerRole.Learner
         assert order.change_peer.peer.store_id not in [one.store_id for one in meta.peers]
         meta.peers.append(order.change_peer.peer)
+        meta.region_epoch.conf_ver = conf_ver
+    for conf_ver in (4, 5):
+        requests.send(pd.heartbeat(meta))
+        order = await anext(responses)
+        assert order.change_peer.change_type == eraftpb_pb2.ConfChangeType.AddNode
+        assert order.change_peer.peer.role == metapb_pb2.PeerRole.Voter
+        (learner,) = [one for one in meta.peers if one.id == order.change_peer.peer.id]
+        assert learner.role == metapb_pb2.PeerRole.Learner
+        learner.CopyFrom(order.change_peer.peer)
         meta.region_epoch.conf_ver = conf_ver
     requests.send(pd.heartbeat(meta))
     requests.end()

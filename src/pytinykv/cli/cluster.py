@@ -177,7 +177,10 @@ def describe_region(region: pdpb_pb2.Region) -> dict[str, Any]:
         "end": meta.end_key.hex(),
         "conf_ver": meta.region_epoch.conf_ver,
         "version": meta.region_epoch.version,
-        "peers": [{"peer": peer.id, "store": peer.store_id} for peer in meta.peers],
+        "peers": [
+            {"peer": peer.id, "store": peer.store_id, **({"role": "learner"} if peer.role else {})}
+            for peer in meta.peers
+        ],
         "leader": region.leader.id or None,
         "leader_store": region.leader.store_id or None,
         "down_peers": down,

@@ -378,13 +378,13 @@ class Router:
         avoid_until = self._avoid_until
         if region.leader.id and avoid_until.get(region.store_id, 0.0) <= now:
             return region
-        others = [peer for peer in region.meta.peers if avoid_until.get(peer.store_id, 0.0) <= now]
+        others = [peer for peer in _voters(region.meta) if avoid_until.get(peer.store_id, 0.0) <= now]
         if others:
             return region.with_leader(self._rng.choice(others))
         return region if region.leader.id else None
 
     def _with_other_leader(self, region: Region) -> Region:
-        others = [peer for peer in region.meta.peers if peer.store_id != region.store_id]
+        others = [peer for peer in _voters(region.meta) if peer.store_id != region.store_id]
         return region.with_leader(self._rng.choice(others)) if others else region
 
     async def _store_of(self, region: Region, deadline: float) -> StoreConnection:
@@ -436,9 +436,15 @@ class Router:
             self._retired.remove(old)
 
 
+def _voters(meta: metapb_pb2.Region) -> list[metapb_pb2.Peer]:
+    """Return the peers that may come to lead: all but learners."""
+    return [peer for peer in meta.peers if peer.role != metapb_pb2.PeerRole.Learner]
+
+
 def _peer_on(meta: metapb_pb2.Region, store_id: int) -> metapb_pb2.Peer | None:
     """Return the peer on `store_id` (the store that told us led the old region), else the first, if there is any."""
-    return next((peer for peer in meta.peers if peer.store_id == store_id), next(iter(meta.peers), None))
+    voters = _voters(meta)
+    return next((peer for peer in voters if peer.store_id == store_id), next(iter(voters), None))
 
 
 def _gravest(errors: Sequence[ClientError], *, partly_done: bool) -> ClientError:

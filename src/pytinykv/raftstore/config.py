@@ -71,6 +71,9 @@ class RaftStoreConfig:
     peer_down_s: float = 3.0
     """A leader reports a follower that it has not heard of for this long."""
 
+    promotion_silence_s: float = 0.5
+    """A learner that its leader has not heard of for this long is not promoted; a few heartbeats."""
+
     leader_missing_s: float = 30.0
     """A peer without a leader for this long asks the scheduler whether it is still a member."""
 

@@ -1,7 +1,14 @@
 """Membership changes of a region: what one does to the region, and which may be proposed. Pure.
 
-Each change is a single step (Raft thesis 4.1): one peer at a time, so that every majority of the old members meets every
+Each change is a single step (Raft thesis 4.1): one peer at a time, so that every majority of the old voters meets every
 majority of the new ones. The region's `conf_ver` counts them.
+
+A peer comes as a learner, which counts for nothing, and becomes a voter once it has caught up (thesis 4.2.1):
+
+    nobody ──ADD_LEARNER──► learner ──ADD_VOTER──► voter        REMOVE: from either back to nobody
+
+There is no other way to a vote and no way back to learning. So an order that comes late, after the peer was removed or
+promoted, does no harm.
 """
 
 from __future__ import annotations
@@ -53,12 +60,16 @@ def refusal(region: Region, change: MembershipChange) -> str | None:
         if voters == [peer.id]:
             return f"peer {peer.id} is the last voter of region {region.id}"
         return None
-    member = region.peer_on(peer.store_id)
-    if member is not None and member.id != peer.id:
-        return f"region {region.id} already has peer {member.id} on store {peer.store_id}"
-    if member is not None and change.kind is ConfChangeKind.ADD_VOTER and member.role is PeerRole.VOTER:
-        return f"peer {peer.id} is already a voter of region {region.id}"
-    return None
+    neighbour, member = region.peer_on(peer.store_id), region.peer(peer.id)
+    if neighbour is not None and neighbour.id != peer.id:
+        return f"region {region.id} already has peer {neighbour.id} on store {peer.store_id}"
+    if member is not None and member.store_id != peer.store_id:
+        return f"peer {peer.id} is on store {member.store_id}, not {peer.store_id}"
+    if change.kind is ConfChangeKind.ADD_LEARNER:
+        return None if member is None else f"peer {peer.id} is already a {member.role.name.lower()}"
+    if member is None:
+        return f"peer {peer.id} is no learner of region {region.id}, so it can't be promoted"
+    return f"peer {peer.id} is already a voter" if member.role is PeerRole.VOTER else None
 
 
 def decode_change(data: bytes) -> ConfChange:
@@ -71,7 +82,9 @@ def decode_change(data: bytes) -> ConfChange:
 
 def describe(region: Region) -> str:
     """Return the members and the epoch, for logs."""
-    members = ", ".join(f"{peer.id}@{peer.store_id}" for peer in region.peers)
+    members = ", ".join(
+        f"{peer.id}@{peer.store_id}{' (learner)' if peer.role is PeerRole.LEARNER else ''}" for peer in region.peers
+    )
     return f"peers {members}, epoch {region.epoch.conf_ver}.{region.epoch.version}"
 
 

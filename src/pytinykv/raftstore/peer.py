@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytinykv.raft import Config as RaftConfig
@@ -30,7 +31,6 @@ from pytinykv.raft import (
     RawNode,
     ReadNotReady,
     RoleKind,
-    Term,
 )
 from pytinykv.raft import (
     NotLeader as RaftNotLeader,
@@ -39,10 +39,12 @@ from pytinykv.raftstore import commands, keys, membership
 from pytinykv.raftstore.apply import apply_compare_and_swap, apply_operations
 from pytinykv.raftstore.commands import decode_command, encode_command
 from pytinykv.raftstore.convert import peer_to_pb, region_to_pb
+from pytinykv.raftstore.followers import FollowerWatch
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
 from pytinykv.raftstore.pending import OnDone, OnReady, Part, PendingProposals, PendingReads, Proposal
 from pytinykv.raftstore.records import (
     Peer,
+    PeerRole,
     PeerState,
     RaftEnvelope,
     Region,
@@ -75,8 +77,6 @@ if TYPE_CHECKING:
     from pytinykv.storage import Engine
 
 _log = logging.getLogger(__name__)
-
-_NO_TERM = Term(1 << 63)
 
 
 class _Unsynced(NamedTuple):
@@ -118,8 +118,6 @@ class RegionPeer:
         )
         self.node = RawNode(raft_config, storage, rng)
         self.is_destroyed = False
-        self.tombstone: RegionLocalState | None = None
-        """What a destroyed peer leaves."""
         self.is_leader = False
         self.leader_id = 0
         """The leader as Raft knows it; 0 for none."""
@@ -132,15 +130,13 @@ class RegionPeer:
         self.leader_missing_since: float | None = None
         self._known_peers: dict[int, Peer] = {}
         """Peers that wrote to us and may not be in our (old or empty) region."""
-        self._heard_at: dict[int, float] = {}
+        self._followers = FollowerWatch(config)
         self._queued: list[tuple[list[Operation], int, OnDone]] = []
         self._proposals = PendingProposals()
         self._reads = PendingReads()
         self._unsynced: deque[_Unsynced] = deque()
-        self._leading_since = 0.0
-        self._leading_term = _NO_TERM
-        """The term in which this peer leads; above every term while it does not."""
-        self._pending_reported: tuple[Peer, ...] = ()
+        self._lagging_reported: tuple[tuple[Peer, ...], tuple[PeerId, ...]] = ((), ())
+        """Peers that were behind and peers that were silent when the scheduler was told last."""
         self._deposed_at: float | None = None
         self._compacting_to = LogIndex(0)
 
@@ -155,7 +151,9 @@ class RegionPeer:
 
     @property
     def leader(self) -> Peer | None:
-        return self.region.peer(self.leader_id) if self.leader_id else None
+        """The leader, as far as it is known and heard from."""
+        is_known = self.leader_id and self.leader_missing_since is None
+        return self.region.peer(self.leader_id) if is_known else None
 
     @property
     def has_callers(self) -> bool:
@@ -202,7 +200,7 @@ class RegionPeer:
                 self._propose_entry(turn, operations, parts, size)
                 operations, parts, size = [], [], 0
             is_cas = part_is_cas
-            operations.extend(part_operations)
+            operations = operations + part_operations if operations else part_operations
             parts.append(Part(len(part_operations), on_done))
             size += part_bytes
         if parts:
@@ -224,7 +222,7 @@ class RegionPeer:
                 self._proposals.add(Proposal(index, term, parts))
                 return
         for part in parts:
-            turn.answer(part.on_done, error)
+            turn.answers.append(partial(part.on_done, error, None))
 
     def _dropped(self, dropped: ProposalDropped) -> RegionError:
         if dropped.reason is DropReason.TRANSFERRING:
@@ -249,15 +247,15 @@ class RegionPeer:
 
     def _fail_reads(self, turn: Turn, error: RegionError) -> None:
         for on_ready in self._reads.take_all():
-            turn.answer_read(on_ready, error)
+            turn.answers.append(partial(on_ready, error))
 
     def propose_change(self, change: membership.MembershipChange, now: float) -> str | None:
         """Propose a membership change; return why not, or None when it is on its way."""
         reason = membership.refusal(self.region, change)
         if reason is not None:
             return reason
-        if change.kind is ConfChangeKind.REMOVE and change.peer.id == self.peer.id and self.hand_over(now):
-            return "it leads, and hands leadership over first"
+        if change.kind is ConfChangeKind.ADD_VOTER and (trouble := self._why_not_promote(change.peer, now)):
+            return trouble
         try:
             self.node.propose_conf_change(change.to_raft(), now)
         except (RaftNotLeader, ProposalDropped) as error:
@@ -272,7 +270,7 @@ class RegionPeer:
         if message is None:
             return
         self._known_peers[envelope.sender.id] = envelope.sender
-        self._heard_at[envelope.sender.id] = now
+        self._followers.on_heard(envelope.sender.id, now)
         try:
             self.node.step(message, now)
         except ProtocolViolation:
@@ -283,18 +281,18 @@ class RegionPeer:
         self.node.tick(now)
         if self.is_leader:
             self._maybe_compact_log(now)
-            pending = self._pending_peers()
-            if pending != self._pending_reported:
-                self._pending_reported = pending
+            self._followers.on_tick(self.region, self.node.commit_index)
+            lagging = (self._pending_peers(), tuple(peer.id for peer, _silent_s in self._down_peers(now)))
+            if lagging != self._lagging_reported:
+                self._lagging_reported = lagging
                 self.region_changed = True
-        if self.leader_id:
+        if self._hears_leader(now):
             self.leader_missing_since = None
         elif self.leader_missing_since is None:
             self.leader_missing_since = now
         if self._deposed_at is not None and now - self._deposed_at > self._config.undetermined_after_s:
             self._deposed_at = None
-            reason = "leadership was lost, and what the others made of the command is not known yet"
-            self._fail_proposals(turn, reason, self._proposals.take_before(self._leading_term))
+            self._fail_proposals(turn, "leadership was lost and the new leader has not been heard of")
 
     def _send(self, turn: Turn, message: Message) -> None:
         receiver = self.region.peer(message.to) or self._known_peers.get(message.to)
@@ -341,12 +339,10 @@ class RegionPeer:
             self._send(turn, message)
         if ready.committed_entries:
             self._apply(turn, ready.committed_entries)
-        for on_ready in self._reads.take_dropped(ready.dropped_reads):
-            turn.answer_read(on_ready, self.not_leader())
         for state in ready.read_states:
             self._reads.on_confirmed(state.context, state.index)
         for on_ready in self._reads.take_served(storage.apply_state.applied_index):
-            turn.answer_read(on_ready, None)
+            turn.answers.append(partial(on_ready, None))
         if self.is_destroyed:
             return
         if ready.must_sync:
@@ -364,37 +360,32 @@ class RegionPeer:
     def _on_soft_state(self, turn: Turn, leader_id: PeerId, role: RoleKind) -> None:
         was_leader, self.is_leader = self.is_leader, role is RoleKind.LEADER
         self.leader_id = leader_id
+        if leader_id:
+            self.leader_missing_since = None
         if self.is_leader and not was_leader:
             _log.info("region %d: peer %d leads in term %d", self.region.id, self.peer.id, self.node.term)
             self.region_changed = True
-            self._leading_since = turn.now
-            self._leading_term = self.node.term
-            self._heard_at.clear()
+            self._followers.on_leading(turn.now)
+            self._deposed_at = None
             self._compacting_to = LogIndex(0)
         if was_leader and not self.is_leader:
             _log.info("region %d: peer %d does not lead any more", self.region.id, self.peer.id)
             self._fail_reads(turn, self.not_leader())
-            self._leading_term = _NO_TERM
-            if len(self._proposals) and self._deposed_at is None:
+            if len(self._proposals):
                 self._deposed_at = turn.now
 
     # --- apply --------------------------------------------------------------------------------------------------
 
     def _apply(self, turn: Turn, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            parts, overtaken = self._proposals.settle(entry.index, entry.term)
-            for lost in overtaken:
+            for lost in self._proposals.take_overtaken(entry.index, entry.term):
                 for part in lost.parts:
-                    turn.answer(part.on_done, self.not_leader())
+                    turn.answers.append(partial(part.on_done, self.not_leader(), None))
+            parts = self._proposals.take(entry.index, entry.term)
             if entry.kind is EntryKind.CONF_CHANGE:
                 self._apply_conf_change(turn, entry)
             elif entry.data:
-                try:
-                    self._apply_command(turn, entry, parts)
-                except Exception:
-                    for part in parts:
-                        turn.answer(part.on_done, UndeterminedResult())
-                    raise
+                self._apply_command(turn, entry, parts)
             self.storage.set_applied(entry.index, entry.term)
             if self.is_destroyed:
                 return
@@ -406,7 +397,7 @@ class RegionPeer:
         if version != self.region.epoch.version:
             error = EpochNotMatch(current_regions=[region_to_pb(self.region)])
             for part in parts:
-                turn.answer(part.on_done, error)
+                turn.answers.append(partial(part.on_done, error, None))
             return
         kind = operations[0][0]
         if kind == commands.COMPARE_AND_SWAP:
@@ -415,7 +406,7 @@ class RegionPeer:
             results = apply_compare_and_swap(turn.engine, turn.batch, operations)
             start = 0
             for part in parts:
-                turn.answer(part.on_done, None, results[start : start + part.operations])
+                turn.answers.append(partial(part.on_done, None, results[start : start + part.operations]))
                 start += part.operations
             return
         if kind == commands.COMPACT_LOG:
@@ -424,20 +415,22 @@ class RegionPeer:
             return
         apply_operations(turn.batch, operations)
         for part in parts:
-            turn.answer(part.on_done, None)
+            turn.answers.append(partial(part.on_done, None, None))
 
     def _apply_conf_change(self, turn: Turn, entry: Entry) -> None:
         change = membership.decode_change(entry.data)
         self.node.apply_conf_change(change)
         self._set_region(turn, membership.changed_region(self.region, membership.MembershipChange.from_raft(change)))
         if self.region.peer(self.peer.id) is None:
-            self.destroy(turn, entry.index, entry.term)
+            self.destroy(turn)
 
     def _set_region(self, turn: Turn, region: Region) -> None:
         if region is self.region:
             return
         _log.info("region %d: now %s", region.id, membership.describe(region))
+        self._followers.on_joined(self.region, region, turn.now)
         self.storage.region = region
+        self._take_own_role()
         state = RegionLocalState(PeerState.NORMAL, region, self.peer.id)
         turn.batch.put(RAFT_CF, keys.region_state_key(region.id), encode(state))
         self.region_changed = True
@@ -471,7 +464,10 @@ class RegionPeer:
         turn.write()
         finish_restore(turn.engine, applying, incoming.directory)
         self._used_snapshot = incoming.directory
-        self._fail_proposals(turn, "a snapshot took the place of the log", self._proposals.take_all())
+        self._take_own_role()
+        for proposal in self._proposals.take_all():
+            for part in proposal.parts:
+                turn.answers.append(partial(part.on_done, UndeterminedResult(), None))
         self.node.on_applied(meta.index)
 
     # --- log collection -----------------------------------------------------------------------------------------
@@ -497,11 +493,8 @@ class RegionPeer:
 
     # --- end ----------------------------------------------------------------------------------------------------
 
-    def destroy(self, turn: Turn, removed_index: LogIndex = LogIndex(0), removed_term: Term = Term(0)) -> None:
-        """Delete the peer's data and log and leave a tombstone, so that old messages can't bring it back.
-
-        `removed_index` and `removed_term` are those of the committed entry that removed the peer, where it is known.
-        """
+    def destroy(self, turn: Turn) -> None:
+        """Delete the peer's data and log and leave a tombstone, so that old messages can't bring it back."""
         _log.info("region %d: peer %d is destroyed", self.region.id, self.peer.id)
         batch, region = turn.batch, self.region
         if self.is_initialized:
@@ -510,10 +503,8 @@ class RegionPeer:
         self.storage.clear_log(batch)
         batch.delete(RAFT_CF, keys.raft_state_key(region.id))
         batch.delete(RAFT_CF, keys.apply_state_key(region.id))
-        self.tombstone = RegionLocalState(
-            PeerState.TOMBSTONE, region, self.peer.id, removed_index=removed_index, removed_term=removed_term
-        )
-        batch.put(RAFT_CF, keys.region_state_key(region.id), encode(self.tombstone))
+        tombstone = RegionLocalState(PeerState.TOMBSTONE, region, self.peer.id)
+        batch.put(RAFT_CF, keys.region_state_key(region.id), encode(tombstone))
         self.is_destroyed = True
         self.is_leader = False
         self.fail_all(turn, RegionNotFound(region_id=region.id))
@@ -521,48 +512,68 @@ class RegionPeer:
     def fail_all(self, turn: Turn, error: RegionError) -> None:
         """Answer everybody who waits: what was not proposed with `error`, what was proposed as undetermined."""
         for _operations, _size, on_done in self._queued:
-            turn.answer(on_done, error)
+            turn.answers.append(partial(on_done, error, None))
         self._queued = []
         self._fail_reads(turn, error)
-        self._fail_proposals(turn, str(error), self._proposals.take_all())
+        self._fail_proposals(turn, str(error))
 
-    def _fail_proposals(self, turn: Turn, reason: str, proposals: list[Proposal]) -> None:
+    def _fail_proposals(self, turn: Turn, reason: str) -> None:
         error = UndeterminedResult(message=f"region {self.region.id}: the command's fate is unknown: {reason}")
-        for proposal in proposals:
+        for proposal in self._proposals.take_all():
             for part in proposal.parts:
-                turn.answer(part.on_done, error)
+                turn.answers.append(partial(part.on_done, error, None))
 
     # --- handing over -------------------------------------------------------------------------------------------
 
-    def hand_over(self, now: float) -> bool:
-        """Give leadership to the follower that is furthest; return whether there is one."""
+    def hand_over(self, now: float) -> None:
+        """Give leadership to the follower that is furthest, if there is one: this store is about to go."""
         if not self.is_leader:
-            return False
+            return
         progress = self.node.status().progress
         candidates = [
             (state.match, peer_id)
             for peer_id, state in progress.items()
             if peer_id != self.peer.id and state.recent_active and peer_id in self.node.conf_state.voters
         ]
-        return bool(candidates) and self.node.transfer_leader(max(candidates)[1], now)
+        if candidates:
+            self.node.transfer_leader(max(candidates)[1], now)
 
     # --- reports ------------------------------------------------------------------------------------------------
 
     def report(self, engine: Engine, now: float) -> RegionReport:
         """Return what the scheduler wants to know of a region from its leader."""
-        down: list[tuple[Peer, float]] = []
-        for peer in self.region.peers:
-            if peer.id == self.peer.id:
-                continue
-            silent_s = now - self._heard_at.get(peer.id, self._leading_since)
-            if silent_s > self._config.peer_down_s:
-                down.append((peer, silent_s))
         ranges = keys.data_ranges(self.region.start_key, self.region.end_key)
         size = sum(engine.approximate_size_bytes(cf, start, end) for cf, start, end in ranges)
-        return RegionReport(self.region, self.peer, self.node.term, tuple(down), self._pending_peers(), size, 0)
+        down, pending = self._down_peers(now), self._pending_peers()
+        return RegionReport(self.region, self.peer, self.node.term, down, pending, size, 0)
+
+    def _down_peers(self, now: float) -> tuple[tuple[Peer, float], ...]:
+        return self._followers.down(self.region, self.peer.id, now)
 
     def _pending_peers(self) -> tuple[Peer, ...]:
-        """Return the peers that wait for a snapshot, or for log entries that are gone."""
-        progress = self.node.status().progress
-        truncated = self.storage.apply_state.truncated_index
-        return tuple(peer for peer in self.region.peers if peer.id in progress and progress[peer.id].match < truncated)
+        """Return the peers that are behind; see `followers`."""
+        return self._followers.pending(
+            self.region,
+            {peer_id: progress.match for peer_id, progress in self.node.status().progress.items()},
+            truncated=self.storage.apply_state.truncated_index,
+            commit=self.node.commit_index,
+        )
+
+    def _why_not_promote(self, peer: Peer, now: float) -> str:
+        """Say why a learner must not count yet; empty if it may. Nobody knows better than its leader."""
+        if any(pending.id == peer.id for pending in self._pending_peers()):
+            return "it has not caught up"
+        silent_s = self._followers.silent_s(peer.id, now)
+        return f"it has been silent for {silent_s:.1f} s" if silent_s > self._config.promotion_silence_s else ""
+
+    # --- learning -----------------------------------------------------------------------------------------------
+
+    def _take_own_role(self) -> None:
+        """Follow the region in whether this peer is a learner or a voter."""
+        self.peer = self.region.peer(self.peer.id) or self.peer
+
+    def _hears_leader(self, now: float) -> bool:
+        """Say whether there is a leader. A voter forgets one that falls silent; a learner, which can't campaign, does not."""
+        if self.is_leader or not self.leader_id or self.peer.role is PeerRole.VOTER:
+            return bool(self.leader_id)
+        return self._followers.hears(self.leader_id, now)

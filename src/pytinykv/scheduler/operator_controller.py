@@ -4,7 +4,8 @@ Invariants:
  1. At most one operator runs per region.
  2. An operator ends by what heartbeats show (success), by time (timeout), by a change of the region that it does not
     explain or a target that is gone (cancel), or by a more urgent one (replace).
- 3. An order never puts a second peer of a region on a store, and never takes a peer the majority depends on.
+ 3. An order never puts a second peer of a region on a store, never takes a peer the majority depends on, and never gives
+    a vote to a peer that is behind or silent.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import OrderedDict
 
 from pytinykv.scheduler.cluster import Cluster
 from pytinykv.scheduler.operators import (
-    AddPeer,
+    AddLearner,
     ChangeKind,
     ChangePeer,
     Instruction,
@@ -23,12 +24,13 @@ from pytinykv.scheduler.operators import (
     OperatorKind,
     OperatorStatus,
     Order,
+    PromoteLearner,
     RemovePeer,
     Step,
     TransferLeader,
 )
 from pytinykv.scheduler.quorum import can_remove, is_working, next_leader
-from pytinykv.scheduler.records import Peer, RegionId, RegionInfo
+from pytinykv.scheduler.records import Peer, PeerRole, RegionId, RegionInfo
 from pytinykv.scheduler.stores import StoreHealth
 
 _logger = logging.getLogger(__name__)
@@ -134,11 +136,9 @@ class OperatorController:
         if region.meta.epoch.conf_ver - operator.epoch.conf_ver > operator.conf_changes(region):
             self._end(operator, OperatorStatus.CANCEL, "the region's members changed meanwhile")
             return True
-        if isinstance(step, AddPeer):
-            present = region.meta.peer_on(step.store_id)
-            if present is not None and present.id != step.peer_id:
-                self._end(operator, OperatorStatus.CANCEL, f"store {step.store_id} has another peer of the region")
-                return True
+        if isinstance(step, AddLearner | PromoteLearner) and (trouble := _trouble_with(step, region)):
+            self._end(operator, OperatorStatus.CANCEL, trouble)
+            return True
         target = step.target if isinstance(step, TransferLeader) else step.store_id
         if not isinstance(step, RemovePeer) and self._is_gone(target, now):
             self._end(operator, OperatorStatus.CANCEL, f"store {target} went away")
@@ -158,13 +158,18 @@ class OperatorController:
 
     def _instruction(self, step: Step, region: RegionInfo, leader: Peer, now: float) -> Instruction | None:
         match step:
-            case AddPeer():
+            case AddLearner():
                 if region.meta.peer_on(step.store_id) is not None:
                     return None  # a member already, and still catching up
+                return ChangePeer(ChangeKind.ADD_LEARNER, Peer(step.peer_id, step.store_id, PeerRole.LEARNER))
+            case PromoteLearner():
+                learner = region.meta.peer_on(step.store_id)
+                if learner is None or not is_working(self._cluster, region, learner, now):
+                    return None
                 return ChangePeer(ChangeKind.ADD, Peer(step.peer_id, step.store_id))
             case TransferLeader():
                 target = region.meta.peer_on(step.target)
-                if target is None or not is_working(self._cluster, region, target, now):
+                if not self._can_lead(region, target, now):
                     target = next_leader(self._cluster, region, now)
                 return None if target is None else MoveLeader(target)
             case RemovePeer():
@@ -177,6 +182,9 @@ class OperatorController:
                     return None if heir is None else MoveLeader(heir)
                 return ChangePeer(ChangeKind.REMOVE, peer)
 
+    def _can_lead(self, region: RegionInfo, peer: Peer | None, now: float) -> bool:
+        return peer is not None and peer.role is PeerRole.VOTER and is_working(self._cluster, region, peer, now)
+
     def _end(self, operator: Operator, status: OperatorStatus, reason: str = "") -> None:
         operator.status = status
         operator.reason = reason
@@ -186,3 +194,15 @@ class OperatorController:
         while len(self._ended) > self._cluster.config.operator_history_max:
             self._ended.popitem(last=False)
         _logger.info("operator ends, %s%s: %s", status.name.lower(), reason and f" ({reason})", operator)
+
+
+def _trouble_with(step: AddLearner | PromoteLearner, region: RegionInfo) -> str:
+    """Say why a learner will not become a voter by this operator; empty if it may."""
+    present = region.meta.peer_on(step.store_id)
+    if present is not None and present.id != step.peer_id:
+        return f"store {step.store_id} has another peer of the region"
+    if present is None and isinstance(step, PromoteLearner):
+        return f"learner {step.peer_id} is gone"
+    if region.is_down(step.peer_id):
+        return f"learner {step.peer_id} does not answer its leader"
+    return ""

@@ -4,8 +4,11 @@ An operator is a short list of steps; the leader of the region is told the first
 every heartbeat until a heartbeat shows that it is. Steps are idempotent to say and are read off the region itself, so
 nothing depends on a message arriving.
 
-    replace a lost peer   AddPeer(4) ─► RemovePeer(2)
-    ... that leads        AddPeer(4) ─► TransferLeader(2→3) ─► RemovePeer(2)
+    replace a lost peer   AddLearner(4) ─► PromoteLearner(4) ─► RemovePeer(2)
+    ... that leads        AddLearner(4) ─► PromoteLearner(4) ─► TransferLeader(2→3) ─► RemovePeer(2)
+
+A new peer is a learner first: it has no data yet, so it must not count for the majority. Once it has caught up it is
+promoted.
 
 Each step that changes the membership raises the region's conf_ver by one. If it has grown by more than the finished
 steps explain, somebody else changed the region too, and the operator is given up.
@@ -18,19 +21,22 @@ from typing import TypeAlias
 
 import msgspec
 
-from pytinykv.scheduler.records import Epoch, Peer, PeerId, RegionId, RegionInfo, StoreId
+from pytinykv.scheduler.records import Epoch, Peer, PeerId, PeerRole, RegionId, RegionInfo, StoreId
 
 
-class AddPeer(msgspec.Struct, frozen=True):
-    """Give the region a peer on another store. Finished when it is a member and no longer behind."""
+def has_caught_up(region: RegionInfo, peer_id: int) -> bool:
+    """Say whether the leader reports a peer as neither behind nor silent."""
+    return not region.is_pending(peer_id) and not region.is_down(peer_id)
+
+
+class AddLearner(msgspec.Struct, frozen=True):
+    """Give the region a learner on another store. Finished when it is a member (in any role) and has caught up."""
 
     store_id: StoreId
     peer_id: PeerId
 
     def is_finished(self, region: RegionInfo) -> bool:
-        return (
-            self.conf_changes(region) > 0 and not region.is_pending(self.peer_id) and not region.is_down(self.peer_id)
-        )
+        return self.conf_changes(region) > 0 and has_caught_up(region, self.peer_id)
 
     def conf_changes(self, region: RegionInfo) -> int:
         """Say how many membership changes of the region this step explains."""
@@ -38,7 +44,24 @@ class AddPeer(msgspec.Struct, frozen=True):
         return 1 if peer is not None and peer.id == self.peer_id else 0
 
     def __str__(self) -> str:
-        return f"add peer {self.peer_id} on store {self.store_id}"
+        return f"add learner {self.peer_id} on store {self.store_id}"
+
+
+class PromoteLearner(msgspec.Struct, frozen=True):
+    """Make a voter of a learner. Said only while the learner is caught up. Finished when it is a voter."""
+
+    store_id: StoreId
+    peer_id: PeerId
+
+    def is_finished(self, region: RegionInfo) -> bool:
+        peer = region.meta.peer_on(self.store_id)
+        return peer is not None and peer.id == self.peer_id and peer.role is PeerRole.VOTER
+
+    def conf_changes(self, region: RegionInfo) -> int:
+        return 1 if self.is_finished(region) else 0
+
+    def __str__(self) -> str:
+        return f"promote learner {self.peer_id} on store {self.store_id}"
 
 
 class RemovePeer(msgspec.Struct, frozen=True):
@@ -72,14 +95,15 @@ class TransferLeader(msgspec.Struct, frozen=True):
         return f"transfer leader from store {self.source} to store {self.target}"
 
 
-Step: TypeAlias = AddPeer | RemovePeer | TransferLeader
+Step: TypeAlias = AddLearner | PromoteLearner | RemovePeer | TransferLeader
 
 
 class ChangeKind(IntEnum):
-    """The numbers of eraftpb.ConfChangeType."""
+    """The numbers of eraftpb.ConfChangeType. `ADD` is told of learners only: it promotes."""
 
     ADD = 0
     REMOVE = 1
+    ADD_LEARNER = 2
 
 
 class ChangePeer(msgspec.Struct, frozen=True):
@@ -163,15 +187,20 @@ class Operator(msgspec.Struct):
     def moves_only_leader(self) -> bool:
         return all(isinstance(step, TransferLeader) for step in self.steps)
 
+    def waits_for(self, peer_id: int) -> bool:
+        """Say whether the first unfinished step is about this learner."""
+        step = self.steps[self.done_steps] if self.done_steps < len(self.steps) else None
+        return isinstance(step, AddLearner | PromoteLearner) and step.peer_id == peer_id
+
     @property
     def changed_stores(self) -> tuple[StoreId, ...]:
-        """The stores that gain or lose a peer."""
+        """The stores that gain or lose a peer, or a learner's vote."""
         return tuple(step.store_id for step in self.steps if not isinstance(step, TransferLeader))
 
     def adds_to(self, store_id: int) -> bool:
         """Say whether a peer is still to be added on this store."""
         remaining = self.steps[self.done_steps :]
-        return any(isinstance(step, AddPeer) and step.store_id == store_id for step in remaining)
+        return any(isinstance(step, AddLearner) and step.store_id == store_id for step in remaining)
 
     def leader_balance(self, store_id: int) -> int:
         """Say how many leaders a store still gains (or loses) by this."""

@@ -28,11 +28,11 @@ def choose_target(cluster: Cluster, operators: OperatorController, region: Regio
 
 
 def choose_surplus(cluster: Cluster, region: RegionInfo, now: float) -> Peer | None:
-    """Return the peer that a region with too many can best do without, or None while none can go.
+    """Return the voter that a region with too many can best do without, or None while none can go.
 
     First one that doesn't work, then one on the fullest store; the leader only if there is no other.
     """
-    removable = [peer for peer in region.meta.peers if can_remove(cluster, region, peer, now)]
+    removable = [peer for peer in region.meta.voters if can_remove(cluster, region, peer, now)]
     candidates = [peer for peer in removable if not _is_busy(cluster, peer)]
 
     def uselessness(peer: Peer) -> tuple[bool, bool, int, int, int]:

@@ -1,8 +1,8 @@
 """Which peers of a region can be counted on, and what may be done without losing the majority.
 
-A membership change needs a majority of the members before it, and the region needs one of the members after it (thesis
-4.1). So a working peer is only removed when those that still work afterwards are a majority of what is left; a peer
-that doesn't work may always go, since that only makes the majority smaller.
+A membership change needs a majority of the voters before it, and the region needs one of the voters after it (thesis
+4.1). So a working voter is only removed when those that still work afterwards are a majority of what is left; a voter
+that doesn't work may always go, since that only makes the majority smaller. Learners count for nothing and may always go.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytinykv.scheduler.cluster import Cluster
+from pytinykv.scheduler.operators import has_caught_up
 from pytinykv.scheduler.records import Peer, PeerRole, RegionInfo
 
 
@@ -18,16 +19,18 @@ def is_working(cluster: Cluster, region: RegionInfo, peer: Peer, now: float) -> 
     store = cluster.store(peer.store_id)
     if store is None or not store.is_responsive(now, cluster.config):
         return False
-    return not region.is_pending(peer.id) and not region.is_down(peer.id)
+    return has_caught_up(region, peer.id)
 
 
 def can_remove(cluster: Cluster, region: RegionInfo, peer: Peer, now: float) -> bool:
     """Say whether the region keeps a working majority without this peer."""
-    if len(region.meta.peers) <= 1:
+    if peer.role is PeerRole.LEARNER:
+        return True
+    if len(region.meta.voters) <= 1:
         return False
     if not is_working(cluster, region, peer, now):
         return True
-    others = [other for other in region.meta.peers if other.id != peer.id]
+    others = [other for other in region.meta.voters if other.id != peer.id]
     working = sum(is_working(cluster, region, other, now) for other in others)
     return working >= len(others) // 2 + 1
 

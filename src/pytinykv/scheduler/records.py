@@ -104,6 +104,16 @@ class RegionMeta(msgspec.Struct, frozen=True, array_like=True):
         return next((peer for peer in self.peers if peer.store_id == store_id), None)
 
     @property
+    def voters(self) -> tuple[Peer, ...]:
+        """The peers that count for majorities."""
+        return tuple(peer for peer in self.peers if peer.role is not PeerRole.LEARNER)
+
+    @property
+    def learners(self) -> tuple[Peer, ...]:
+        """The peers that receive the log only."""
+        return tuple(peer for peer in self.peers if peer.role is PeerRole.LEARNER)
+
+    @property
     def store_ids(self) -> tuple[StoreId, ...]:
         return tuple(peer.store_id for peer in self.peers)
 

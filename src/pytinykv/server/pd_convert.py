@@ -45,6 +45,7 @@ PEER_ROLES = {
 CHANGE_KINDS = {
     ChangeKind.ADD: eraftpb_pb2.ConfChangeType.AddNode,
     ChangeKind.REMOVE: eraftpb_pb2.ConfChangeType.RemoveNode,
+    ChangeKind.ADD_LEARNER: eraftpb_pb2.ConfChangeType.AddLearnerNode,
 }
 
 

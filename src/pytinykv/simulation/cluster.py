@@ -28,6 +28,7 @@ from pytinykv.simulation.process import Process
 from pytinykv.simulation.store_node import StoreNode
 from pytinykv.simulation.workloads import Session
 from pytinykv.simulation.world import World
+from pytinykv.storage import EngineClosedError
 
 if TYPE_CHECKING:
     from pytinykv.raftstore.store import Store
@@ -48,6 +49,8 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     stores: int = 5
     clients: int = 1
+    starts: bool = True
+    """Whether the cluster is up when the story begins, and converges when it ends; a story about starts says no."""
     raftstore: RaftStoreConfig = RaftStoreConfig()
     scheduler: SchedulerConfig | None = None
     """Default: as many replicas as stores."""
@@ -105,9 +108,12 @@ class Cluster:
         )
 
     def _replicas(self) -> int:
-        regions = [region for _, engine in self.engines() for region in regions_on(engine)]
-        most = max((len(region.peers) for region in regions), default=0)
-        return min(most, sum(1 for region in regions if len(region.peers) == most))
+        try:
+            regions = [region for _, engine in self.engines() for region in regions_on(engine)]
+        except EngineClosedError:  # a store is just being stopped
+            return 0
+        most = max((len(region.conf_state().voters) for region in regions), default=0)
+        return min(most, sum(1 for region in regions if len(region.conf_state().voters) == most))
 
     async def stop(self) -> None:
         """Stop clients, stores and scheduler; each must end in time and leave nothing."""

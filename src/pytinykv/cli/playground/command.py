@@ -162,7 +162,8 @@ def _why_not_serving(regions: list, replicas: int) -> str:  # type: ignore[type-
     if not regions:
         return "no region is known"
     for region in regions:
-        ready = len(region.region.peers) - len(region.pending_peers) - len(region.down_peers)
+        behind = {peer.id for peer in region.pending_peers} | {down.peer.id for down in region.down_peers}
+        ready = sum(1 for peer in region.region.peers if not peer.role and peer.id not in behind)  # role 0: a voter
         if not region.leader.id:
             return f"region {region.region.id} has no leader"
         if ready < replicas:

@@ -1,0 +1,82 @@
+"""What a peer notices of the others in its region: who has fallen silent, and, as the leader, who is behind.
+
+The scheduler is told of both. It gives votes only to learners that are neither, and the leader, who knows first, refuses to
+promote one that is.
+
+When has a learner caught up? Once it has everything that was committed an election timeout ago, or when it was first looked
+at (a round of Raft thesis 4.2.1). As a voter it then holds up nothing for longer than that. A voter is behind only while it
+waits for a snapshot: whether it has the newest entries changes all the time and is nobody's business.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pytinykv.raft import LogIndex
+from pytinykv.raftstore.records import Peer, PeerRole, Region
+
+if TYPE_CHECKING:
+    from pytinykv.raft import PeerId
+    from pytinykv.raftstore.config import RaftStoreConfig
+
+
+class FollowerWatch:
+    """Belongs to one peer. Times are monotonic seconds."""
+
+    def __init__(self, config: RaftStoreConfig) -> None:
+        self._config = config
+        self._heard_at: dict[int, float] = {}
+        self._since = 0.0
+        """From when on silence is counted for peers that were never heard."""
+        self._marks: deque[LogIndex] = deque(maxlen=config.election_ticks)
+        """While there are learners: the commit index at each of the last ticks, oldest first."""
+
+    def on_leading(self, now: float) -> None:
+        """Begin anew: this peer has just become the leader, and followers speak to leaders only."""
+        self._heard_at.clear()
+        self._marks.clear()
+        self._since = now
+
+    def on_heard(self, peer_id: PeerId, now: float) -> None:
+        self._heard_at[peer_id] = now
+
+    def on_joined(self, old: Region, new: Region, now: float) -> None:
+        """Count peers that have just been asked to come as heard."""
+        for peer in new.peers:
+            if old.peer(peer.id) is None:
+                self._heard_at[peer.id] = now
+
+    def on_tick(self, region: Region, commit: LogIndex) -> None:
+        if any(peer.role is PeerRole.LEARNER for peer in region.peers):
+            self._marks.append(commit)
+        else:
+            self._marks.clear()
+
+    def silent_s(self, peer_id: int, now: float) -> float:
+        """Return for how many seconds a peer has not been heard."""
+        return now - self._heard_at.get(peer_id, self._since)
+
+    def down(self, region: Region, own_id: PeerId, now: float) -> tuple[tuple[Peer, float], ...]:
+        """Return the peers that have been silent for too long, and for how many seconds."""
+        silent = [(peer, self.silent_s(peer.id, now)) for peer in region.peers if peer.id != own_id]
+        return tuple((peer, seconds) for peer, seconds in silent if seconds > self._config.peer_down_s)
+
+    def pending(
+        self, region: Region, matches: Mapping[PeerId, LogIndex], *, truncated: LogIndex, commit: LogIndex
+    ) -> tuple[Peer, ...]:
+        """Return the peers that wait for a snapshot or for log entries that are gone, and the learners that are behind.
+
+        `matches` has how far each peer's log is known to equal the leader's; empty while this peer does not lead.
+        """
+        enough = max(truncated, self._marks[0] if self._marks else commit)
+        return tuple(
+            peer
+            for peer in region.peers
+            if peer.id in matches and matches[peer.id] < (enough if peer.role is PeerRole.LEARNER else truncated)
+        )
+
+    def hears(self, leader_id: int, now: float) -> bool:
+        """Say whether a leader was heard of lately."""
+        return self.silent_s(leader_id, now) <= 2 * self._config.election_ticks * self._config.tick_s
