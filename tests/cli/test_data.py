@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.processes import TINYKV, Running, environment, tinykv, tinykv_here
+from tests.cli.processes import TINYKV, Running, environment, started, tinykv, tinykv_here, wait_until
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -133,3 +134,12 @@ def test_where_the_scheduler_is_said_to_be(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert f"no scheduler answered in time (asked {asked};" in done.stderr.decode()
         assert b"--scheduler or TINYKV_SCHEDULER say where" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_it_waits_it_ends_at_once_with_130(tmp_path: Path, number: int) -> None:
+    options = ("--scheduler", "127.0.0.1:9", "--timeout", 600, "--log-level", "info")
+    with started(tmp_path, "scan", *options) as running:
+        wait_until(lambda: "scope client started" in running.errors)
+        assert running.stop(number) == 130
+        assert "tinykv scan: interrupted\n" in running.errors

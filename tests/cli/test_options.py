@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pytinykv.cli import main
-from pytinykv.cli.options import component_settings, config_option, option, scheduler_option
+from pytinykv.cli.options import client_config_option, component_settings, config_option, option, scheduler_option
 
 
 @click.command("store")
@@ -24,7 +24,7 @@ def probe(context: click.Context, addr: str, *, insecure: bool) -> None:
 @click.command("scan")
 @option("--limit", type=int, default=None)
 @scheduler_option(default="127.0.0.1:1")
-@config_option
+@client_config_option
 def client_probe(limit: int | None, scheduler: tuple[str, ...]) -> None:
     click.echo(f"{limit} {','.join(scheduler)}")
 
@@ -59,6 +59,18 @@ def test_the_client_table_holds_for_all_client_commands_and_a_command_table_wins
     assert invoke(client_probe, tmp_path, shared).output == "None 127.0.0.1:2\n"
     own = shared + '[scan]\nlimit = 3\nscheduler = "127.0.0.1:3,127.0.0.1:4"\n'
     assert invoke(client_probe, tmp_path, own).output == "3 127.0.0.1:3,127.0.0.1:4\n"
+
+
+def test_the_client_table_is_not_for_servers(tmp_path: Path) -> None:
+    assert invoke(probe, tmp_path, '[client]\nscheduler = "x"\n').output.startswith("default ")
+
+
+def test_options_are_spelt_as_the_flags(tmp_path: Path) -> None:
+    path = tmp_path / "tinykv.toml"
+    path.write_text('[client]\nhex = true\nlog-level = "info"\n[status]\njson = true\n', encoding="utf-8")
+    result = CliRunner().invoke(main, ["get", "key", "--config", str(path)])
+    assert "'key' is not hexadecimal" in result.output
+    assert CliRunner().invoke(main, ["status", "--config", str(path), "--timeout", "x"]).exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ an error: a setting that is silently ignored is worse than none.
 
 from __future__ import annotations
 
+import functools
 import logging
 import tomllib
 from collections.abc import Callable, Iterable
@@ -49,13 +50,15 @@ _FILE: Final = "pytinykv.config-file"
 
 def option(*flags: str, **settings: Any) -> Callable[[F], F]:
     """Declare an option that can also come from the environment and from the configuration file."""
-    name = flags[0].lstrip("-").replace("-", "_").upper()
+    name = flags[0].partition("/")[0].lstrip("-").replace("-", "_").upper()
     settings.setdefault("envvar", f"TINYKV_{name}")
     settings.setdefault("show_envvar", True)
     return click.option(*flags, **settings)
 
 
-def _read_config(context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+def _read_config(
+    context: click.Context, _parameter: click.Parameter, path: Path | None, *, is_client: bool
+) -> Path | None:
     if path is None:
         return None
     try:
@@ -66,11 +69,8 @@ def _read_config(context: click.Context, _parameter: click.Parameter, path: Path
         raise click.BadParameter(f"{path} is not valid TOML: {error}") from error
     _check_tables(path, document)
     command = context.info_name or ""
-    known = {parameter.name or "" for parameter in context.command.params}
-    defaults: dict[str, Any] = {}
-    if known & CLIENT_KEYS and command not in _COMPONENTS:
-        shared = _options(path, CLIENT_TABLE, document.get(CLIENT_TABLE, {}), CLIENT_KEYS)
-        defaults.update({name: value for name, value in shared.items() if name in known})
+    names = _names(context.command)
+    shared = _options(path, CLIENT_TABLE, document.get(CLIENT_TABLE, {}), CLIENT_KEYS)
     own = document.get(command, {})
     tables = {name: value for name, value in own.items() if isinstance(value, dict)}
     allowed = _COMPONENTS.get(command, frozenset())
@@ -78,11 +78,25 @@ def _read_config(context: click.Context, _parameter: click.Parameter, path: Path
         if name not in allowed:
             raise click.BadParameter(f"{path}: [{command}.{name}] is not known{_instead(allowed)}")
     scalars = {name: value for name, value in own.items() if name not in tables}
-    defaults.update(_options(path, command, scalars, known - {"config"}))
+    values = _options(path, command, scalars, names)
+    if is_client:
+        values = {key: value for key, value in shared.items() if key in names} | values
+    defaults = {names[key]: value for key, value in values.items()}
     context.default_map = {**(context.default_map or {}), **defaults}
     context.meta[_TABLES] = tables
     context.meta[_FILE] = path
     return path
+
+
+def _names(command: click.Command) -> dict[str, str]:
+    """Return, for each option as a file spells it, its parameter's name."""
+    return {
+        flag.lstrip("-").replace("-", "_"): parameter.name or ""
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for flag in parameter.opts
+        if flag != "--config"
+    }
 
 
 def _check_tables(path: Path, document: dict[str, Any]) -> None:
@@ -98,7 +112,7 @@ def _check_tables(path: Path, document: dict[str, Any]) -> None:
 
 
 def _options(path: Path, table: str, values: dict[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """Return the values by the names of parameters. Raises BadParameter for an unknown one, or one that is no value."""
+    """Return the values by the names of options. Raises BadParameter for an unknown one, or one that is no value."""
     known = set(known)
     found: dict[str, Any] = {}
     for key, value in values.items():
@@ -119,12 +133,21 @@ def _instead(names: Iterable[str]) -> str:
 
 def config_option(function: F) -> F:
     """Add `--config FILE.toml`."""
+    return _config_option(function, is_client=False)
+
+
+def client_config_option(function: F) -> F:
+    """Add `--config FILE.toml` to a command that talks to a cluster: the file's table `[client]` is for it as well."""
+    return _config_option(function, is_client=True)
+
+
+def _config_option(function: F, *, is_client: bool) -> F:
     return click.option(
         "--config",
         type=click.Path(path_type=Path, dir_okay=False),
         is_eager=True,
         expose_value=False,
-        callback=_read_config,
+        callback=functools.partial(_read_config, is_client=is_client),
         envvar="TINYKV_CONFIG",
         show_envvar=True,
         metavar="FILE.toml",

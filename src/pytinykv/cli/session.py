@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from pytinykv.cli.options import config_option, log_option, option, scheduler_option
+from pytinykv.cli.options import client_config_option, log_option, option, scheduler_option
 
 if TYPE_CHECKING:
     from pytinykv.client import AsyncClient
@@ -59,7 +59,7 @@ def client_options(function: Callable[..., None]) -> Callable[..., None]:
                 help="How long to wait for an answer.",
             ),
             log_option("error"),
-            config_option,
+            client_config_option,
         )
     ):
         command = add(command)

@@ -20,7 +20,7 @@ from pytinykv.cli.bench.facts import failover_seconds, idle_cpu_percent, memory_
 from pytinykv.cli.bench.report import Results
 from pytinykv.cli.bench.targets import PytinykvTarget
 from pytinykv.cli.bench.workload import Operation, Workload, run_round
-from pytinykv.cli.options import log_option
+from pytinykv.cli.options import config_option, log_option, option
 from pytinykv.cli.playground.cluster import Cluster
 from pytinykv.cli.playground.command import wait_serving
 from pytinykv.cli.playground.home import Home, PlaygroundError
@@ -50,16 +50,23 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
 
 
 @click.command()
-@click.option("--in-flight", default="1,64,256", show_default=True, callback=_numbers, help="Operations in flight.")
-@click.option("--rounds", type=click.IntRange(1, 20), default=3, show_default=True, help="Rounds of each measurement.")
-@click.option("--value-bytes", type=click.IntRange(0, 1 << 20), default=100, show_default=True)
-@click.option("--scheduler", default="", metavar="HOST:PORT", help="Measure a running cluster, not one of our own.")
-@click.option("--etcd/--no-etcd", "with_etcd", default=None, help="Compare with three etcd members.  [default: if installed]")
-@click.option("--failovers", type=click.IntRange(0, 100), default=0, help="Kill the leader so many times.")
-@click.option("--fill", type=click.IntRange(0, 100_000_000), default=0, help="Put so many keys and report memory.")
-@click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Save the figures as JSON.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Save a plot (needs matplotlib).")
+@option("--in-flight", default="1,64,256", show_default=True, callback=_numbers, help="Operations in flight.")
+@option("--rounds", type=click.IntRange(1, 20), default=3, show_default=True, help="Rounds of each measurement.")
+@option("--value-bytes", type=click.IntRange(0, 1 << 20), default=100, show_default=True)
+@option(
+    "--scheduler",
+    default="",
+    envvar="TINYKV_BENCH_SCHEDULER",  # not the clients' variable: a forgotten one must not fill somebody's cluster
+    metavar="HOST:PORT",
+    help="Measure a running cluster, not one of our own.",
+)
+@option("--etcd/--no-etcd", "with_etcd", default=None, help="Compare with three etcd members.  [default: if installed]")
+@option("--failovers", type=click.IntRange(0, 100), default=0, help="Kill the leader so many times.")
+@option("--fill", type=click.IntRange(0, 100_000_000), default=0, help="Put so many keys and report memory.")
+@option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Save the figures as JSON.")
+@option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Save a plot (needs matplotlib).")
 @log_option("error")
+@config_option
 def bench(
     *,
     in_flight: tuple[int, ...],
