@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytinykv.raft import Config as RaftConfig
 from pytinykv.raft import (
     ConfChangeKind,
     DropReason,
@@ -31,7 +29,9 @@ from pytinykv.raft import (
     RawNode,
     ReadNotReady,
     RoleKind,
+    Term,
 )
+from pytinykv.raft import Config as RaftConfig
 from pytinykv.raft import (
     NotLeader as RaftNotLeader,
 )
@@ -78,6 +78,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_NO_TERM = Term(1 << 63)
+
 
 class _Unsynced(NamedTuple):
     """A Ready that is written but not known to be durable, and what may be said once it is."""
@@ -118,6 +120,8 @@ class RegionPeer:
         )
         self.node = RawNode(raft_config, storage, rng)
         self.is_destroyed = False
+        self.tombstone: RegionLocalState | None = None
+        """What a destroyed peer leaves."""
         self.is_leader = False
         self.leader_id = 0
         """The leader as Raft knows it; 0 for none."""
@@ -135,6 +139,8 @@ class RegionPeer:
         self._proposals = PendingProposals()
         self._reads = PendingReads()
         self._unsynced: deque[_Unsynced] = deque()
+        self._leading_term = _NO_TERM
+        """The term in which this peer leads; above every term while it does not."""
         self._lagging_reported: tuple[tuple[Peer, ...], tuple[PeerId, ...]] = ((), ())
         """Peers that were behind and peers that were silent when the scheduler was told last."""
         self._deposed_at: float | None = None
@@ -200,7 +206,7 @@ class RegionPeer:
                 self._propose_entry(turn, operations, parts, size)
                 operations, parts, size = [], [], 0
             is_cas = part_is_cas
-            operations = operations + part_operations if operations else part_operations
+            operations.extend(part_operations)
             parts.append(Part(len(part_operations), on_done))
             size += part_bytes
         if parts:
@@ -222,7 +228,7 @@ class RegionPeer:
                 self._proposals.add(Proposal(index, term, parts))
                 return
         for part in parts:
-            turn.answers.append(partial(part.on_done, error, None))
+            turn.answer(part.on_done, error)
 
     def _dropped(self, dropped: ProposalDropped) -> RegionError:
         if dropped.reason is DropReason.TRANSFERRING:
@@ -247,13 +253,15 @@ class RegionPeer:
 
     def _fail_reads(self, turn: Turn, error: RegionError) -> None:
         for on_ready in self._reads.take_all():
-            turn.answers.append(partial(on_ready, error))
+            turn.answer_read(on_ready, error)
 
     def propose_change(self, change: membership.MembershipChange, now: float) -> str | None:
         """Propose a membership change; return why not, or None when it is on its way."""
         reason = membership.refusal(self.region, change)
         if reason is not None:
             return reason
+        if change.kind is ConfChangeKind.REMOVE and change.peer.id == self.peer.id and self.hand_over(now):
+            return "it leads, and hands leadership over first"
         if change.kind is ConfChangeKind.ADD_VOTER and (trouble := self._why_not_promote(change.peer, now)):
             return trouble
         try:
@@ -292,7 +300,8 @@ class RegionPeer:
             self.leader_missing_since = now
         if self._deposed_at is not None and now - self._deposed_at > self._config.undetermined_after_s:
             self._deposed_at = None
-            self._fail_proposals(turn, "leadership was lost and the new leader has not been heard of")
+            reason = "leadership was lost, and what the others made of the command is not known yet"
+            self._fail_proposals(turn, reason, self._proposals.take_before(self._leading_term))
 
     def _send(self, turn: Turn, message: Message) -> None:
         receiver = self.region.peer(message.to) or self._known_peers.get(message.to)
@@ -339,10 +348,12 @@ class RegionPeer:
             self._send(turn, message)
         if ready.committed_entries:
             self._apply(turn, ready.committed_entries)
+        for on_ready in self._reads.take_dropped(ready.dropped_reads):
+            turn.answer_read(on_ready, self.not_leader())
         for state in ready.read_states:
             self._reads.on_confirmed(state.context, state.index)
         for on_ready in self._reads.take_served(storage.apply_state.applied_index):
-            turn.answers.append(partial(on_ready, None))
+            turn.answer_read(on_ready, None)
         if self.is_destroyed:
             return
         if ready.must_sync:
@@ -366,26 +377,32 @@ class RegionPeer:
             _log.info("region %d: peer %d leads in term %d", self.region.id, self.peer.id, self.node.term)
             self.region_changed = True
             self._followers.on_leading(turn.now)
-            self._deposed_at = None
+            self._leading_term = self.node.term
             self._compacting_to = LogIndex(0)
         if was_leader and not self.is_leader:
             _log.info("region %d: peer %d does not lead any more", self.region.id, self.peer.id)
             self._fail_reads(turn, self.not_leader())
-            if len(self._proposals):
+            self._leading_term = _NO_TERM
+            if len(self._proposals) and self._deposed_at is None:
                 self._deposed_at = turn.now
 
     # --- apply --------------------------------------------------------------------------------------------------
 
     def _apply(self, turn: Turn, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            for lost in self._proposals.take_overtaken(entry.index, entry.term):
+            parts, overtaken = self._proposals.settle(entry.index, entry.term)
+            for lost in overtaken:
                 for part in lost.parts:
-                    turn.answers.append(partial(part.on_done, self.not_leader(), None))
-            parts = self._proposals.take(entry.index, entry.term)
+                    turn.answer(part.on_done, self.not_leader())
             if entry.kind is EntryKind.CONF_CHANGE:
                 self._apply_conf_change(turn, entry)
             elif entry.data:
-                self._apply_command(turn, entry, parts)
+                try:
+                    self._apply_command(turn, entry, parts)
+                except Exception:
+                    for part in parts:
+                        turn.answer(part.on_done, UndeterminedResult())
+                    raise
             self.storage.set_applied(entry.index, entry.term)
             if self.is_destroyed:
                 return
@@ -397,7 +414,7 @@ class RegionPeer:
         if version != self.region.epoch.version:
             error = EpochNotMatch(current_regions=[region_to_pb(self.region)])
             for part in parts:
-                turn.answers.append(partial(part.on_done, error, None))
+                turn.answer(part.on_done, error)
             return
         kind = operations[0][0]
         if kind == commands.COMPARE_AND_SWAP:
@@ -406,7 +423,7 @@ class RegionPeer:
             results = apply_compare_and_swap(turn.engine, turn.batch, operations)
             start = 0
             for part in parts:
-                turn.answers.append(partial(part.on_done, None, results[start : start + part.operations]))
+                turn.answer(part.on_done, None, results[start : start + part.operations])
                 start += part.operations
             return
         if kind == commands.COMPACT_LOG:
@@ -415,14 +432,14 @@ class RegionPeer:
             return
         apply_operations(turn.batch, operations)
         for part in parts:
-            turn.answers.append(partial(part.on_done, None, None))
+            turn.answer(part.on_done, None)
 
     def _apply_conf_change(self, turn: Turn, entry: Entry) -> None:
         change = membership.decode_change(entry.data)
         self.node.apply_conf_change(change)
         self._set_region(turn, membership.changed_region(self.region, membership.MembershipChange.from_raft(change)))
         if self.region.peer(self.peer.id) is None:
-            self.destroy(turn)
+            self.destroy(turn, entry.index, entry.term)
 
     def _set_region(self, turn: Turn, region: Region) -> None:
         if region is self.region:
@@ -465,9 +482,7 @@ class RegionPeer:
         finish_restore(turn.engine, applying, incoming.directory)
         self._used_snapshot = incoming.directory
         self._take_own_role()
-        for proposal in self._proposals.take_all():
-            for part in proposal.parts:
-                turn.answers.append(partial(part.on_done, UndeterminedResult(), None))
+        self._fail_proposals(turn, "a snapshot took the place of the log", self._proposals.take_all())
         self.node.on_applied(meta.index)
 
     # --- log collection -----------------------------------------------------------------------------------------
@@ -493,8 +508,11 @@ class RegionPeer:
 
     # --- end ----------------------------------------------------------------------------------------------------
 
-    def destroy(self, turn: Turn) -> None:
-        """Delete the peer's data and log and leave a tombstone, so that old messages can't bring it back."""
+    def destroy(self, turn: Turn, removed_index: LogIndex = LogIndex(0), removed_term: Term = Term(0)) -> None:
+        """Delete the peer's data and log and leave a tombstone, so that old messages can't bring it back.
+
+        `removed_index` and `removed_term` are those of the committed entry that removed the peer, where it is known.
+        """
         _log.info("region %d: peer %d is destroyed", self.region.id, self.peer.id)
         batch, region = turn.batch, self.region
         if self.is_initialized:
@@ -503,8 +521,10 @@ class RegionPeer:
         self.storage.clear_log(batch)
         batch.delete(RAFT_CF, keys.raft_state_key(region.id))
         batch.delete(RAFT_CF, keys.apply_state_key(region.id))
-        tombstone = RegionLocalState(PeerState.TOMBSTONE, region, self.peer.id)
-        batch.put(RAFT_CF, keys.region_state_key(region.id), encode(tombstone))
+        self.tombstone = RegionLocalState(
+            PeerState.TOMBSTONE, region, self.peer.id, removed_index=removed_index, removed_term=removed_term
+        )
+        batch.put(RAFT_CF, keys.region_state_key(region.id), encode(self.tombstone))
         self.is_destroyed = True
         self.is_leader = False
         self.fail_all(turn, RegionNotFound(region_id=region.id))
@@ -512,31 +532,30 @@ class RegionPeer:
     def fail_all(self, turn: Turn, error: RegionError) -> None:
         """Answer everybody who waits: what was not proposed with `error`, what was proposed as undetermined."""
         for _operations, _size, on_done in self._queued:
-            turn.answers.append(partial(on_done, error, None))
+            turn.answer(on_done, error)
         self._queued = []
         self._fail_reads(turn, error)
-        self._fail_proposals(turn, str(error))
+        self._fail_proposals(turn, str(error), self._proposals.take_all())
 
-    def _fail_proposals(self, turn: Turn, reason: str) -> None:
+    def _fail_proposals(self, turn: Turn, reason: str, proposals: list[Proposal]) -> None:
         error = UndeterminedResult(message=f"region {self.region.id}: the command's fate is unknown: {reason}")
-        for proposal in self._proposals.take_all():
+        for proposal in proposals:
             for part in proposal.parts:
-                turn.answers.append(partial(part.on_done, error, None))
+                turn.answer(part.on_done, error)
 
     # --- handing over -------------------------------------------------------------------------------------------
 
-    def hand_over(self, now: float) -> None:
-        """Give leadership to the follower that is furthest, if there is one: this store is about to go."""
+    def hand_over(self, now: float) -> bool:
+        """Give leadership to the follower that is furthest; return whether there is one."""
         if not self.is_leader:
-            return
+            return False
         progress = self.node.status().progress
         candidates = [
             (state.match, peer_id)
             for peer_id, state in progress.items()
             if peer_id != self.peer.id and state.recent_active and peer_id in self.node.conf_state.voters
         ]
-        if candidates:
-            self.node.transfer_leader(max(candidates)[1], now)
+        return bool(candidates) and self.node.transfer_leader(max(candidates)[1], now)
 
     # --- reports ------------------------------------------------------------------------------------------------
 
