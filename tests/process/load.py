@@ -150,10 +150,9 @@ class Load:
         asyncio.run(self._write_ours())
 
     async def _write_ours(self) -> None:
-        async with aio.connect(self._address, timeout=OPERATION_S) as db:
-            async with asyncio.TaskGroup() as group:
-                for writer in self._ours:
-                    group.create_task(self._write(writer, db))
+        async with aio.connect(self._address, timeout=OPERATION_S) as db, asyncio.TaskGroup() as group:
+            for writer in self._ours:
+                group.create_task(self._write(writer, db))
 
     async def _write(self, writer: Writer, db: aio.AsyncClient) -> None:
         while not self._over.is_set():

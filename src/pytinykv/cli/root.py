@@ -6,7 +6,10 @@ That way `tinykv get` does not load a server, nor `tinykv --help` anything at al
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
+from types import FrameType
 from typing import Any, Final, NamedTuple, NoReturn
 
 import click
@@ -38,6 +41,15 @@ COMMANDS: Final = {
     "stores": CommandEntry("pytinykv.cli.cluster", "stores", "List the stores."),
 }
 
+SERVERS: Final = frozenset({"playground", "scheduler", "store"})
+"""Commands that run until they are told to stop; whoever tells them wants exit status 0, however early it is."""
+
+
+def _leave_early(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Leave because a signal came before there was anything to stop: a server's modules are still being loaded."""
+    os.write(2, b"tinykv: told to stop before it had started anything\n")
+    os._exit(0)
+
 
 class LazyGroup(click.Group):
     """A group whose commands are loaded one by one."""
@@ -62,6 +74,9 @@ class LazyGroup(click.Group):
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run as the process that somebody started, so see to it that it ends. (Tests call `main`.)"""
+        if not SERVERS.isdisjoint(sys.argv[1:2]):
+            for number in (signal.SIGTERM, signal.SIGINT):  # until `run_process` puts its own handlers in place
+                signal.signal(number, _leave_early)
         try:
             self.main(*args, **{"prog_name": "tinykv", **kwargs})
         except SystemExit as left:
