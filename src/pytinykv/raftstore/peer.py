@@ -292,7 +292,6 @@ class RegionPeer:
             self._followers.on_tick(self.region, self.node.commit_index)
             lagging = (self._pending_peers(), tuple(peer.id for peer, _silent_s in self._down_peers(now)))
             if lagging != self._lagging_reported:
-                self._lagging_reported = lagging
                 self.region_changed = True
         if self._hears_leader(now):
             self.leader_missing_since = None
@@ -564,6 +563,7 @@ class RegionPeer:
         ranges = keys.data_ranges(self.region.start_key, self.region.end_key)
         size = sum(engine.approximate_size_bytes(cf, start, end) for cf, start, end in ranges)
         down, pending = self._down_peers(now), self._pending_peers()
+        self._lagging_reported = (pending, tuple(peer.id for peer, _silent_s in down))
         return RegionReport(self.region, self.peer, self.node.term, down, pending, size, 0)
 
     def _down_peers(self, now: float) -> tuple[tuple[Peer, float], ...]:
