@@ -121,6 +121,11 @@ class Cluster:
             if node.running:
                 await node.stop()
 
+    def abandon(self) -> None:
+        """Leave everything as it is: the history has failed, and what remains is only to be forgotten."""
+        for client in self.clients:
+            client.silence()
+
     # faults
 
     async def crash_store(self, number: int) -> None:

@@ -12,12 +12,13 @@ only when it *ends*, so what is written meanwhile stays at risk, as on a real di
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, TypeVar
 
 import msgspec
 
+from pytinykv.lifecycle.report import Leak
 from pytinykv.simulation.process import Process
 from pytinykv.storage import EngineError, MemoryEngine
 
@@ -113,6 +114,15 @@ class SimWorker:
         if not self._busy:
             self._busy = True
             self._begin()
+
+    name = "disk worker"
+
+    async def stop_member(self, deadline_s: float) -> None:
+        """Do what a scope wants at its stop."""
+        self.stop()
+
+    def leaks(self) -> Sequence[Leak]:
+        return ()
 
     def stop(self) -> None:
         """Drop what waits and tell nobody; what has begun is finished without a word."""

@@ -68,6 +68,7 @@ class SimLoop(base_events.BaseEventLoop):
         self.steps = 0
         self.errors: list[dict[str, Any]] = []
         self._abort: BaseException | None = None
+        self._alarm: tuple[int, asyncio.Future[None]] | None = None
 
     # time and timers
 
@@ -148,6 +149,15 @@ class SimLoop(base_events.BaseEventLoop):
         if self._abort is None:
             self._abort = error
 
+    def at_step(self, step: int) -> asyncio.Future[None]:
+        """Return a future that is done once so many steps have run: a moment between two steps, not between two timers.
+
+        One at a time.
+        """
+        future: asyncio.Future[None] = self.create_future()
+        self._alarm = (step, future)
+        return future
+
     # the turn
 
     def _run_once(self) -> None:
@@ -165,6 +175,10 @@ class SimLoop(base_events.BaseEventLoop):
             batch = _shuffle_tasks(batch, self._shuffle)
         self._steps_at_moment += len(batch)
         self.steps += len(batch)
+        if self._alarm is not None and self.steps >= self._alarm[0]:
+            if not self._alarm[1].done():
+                self._alarm[1].set_result(None)
+            self._alarm = None
         if self._steps_at_moment > STEPS_PER_MOMENT_MAX:
             raise Livelock(f"{STEPS_PER_MOMENT_MAX} callbacks ran at {self._now:.6f} s without time moving on")
         for handle in batch:

@@ -83,13 +83,14 @@ async def restarts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
     while not stop.is_set():
         await pause(stop, 4.0 * rng.random())
         victim = rng.choice(cluster.stores)
+        if not victim.is_up:
+            continue
         try:
-            await victim.stop_if_running()
+            await victim.stop()
         except ProcessDied:
             continue
         await pause(stop, rng.random())
-        if not victim.running:
-            await start_until_up(victim)
+        await start_until_up(victim)
 
 
 async def stalls(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import TYPE_CHECKING
-from zlib import crc32
 
 import msgspec
 
@@ -140,7 +139,6 @@ class Network:
         link = (source.host, target)
         conditions = self.conditions_of(*link)
         self.count("posted")
-        self.trace.record("post", source.host, target, len(payload), crc32(payload))
         if self.is_blocked(*link):
             self.count("blocked")
             return
@@ -169,7 +167,7 @@ class Network:
             self.count("blocked")
             return
         self.count("delivered")
-        self.trace.record("deliver", *link, len(payload), crc32(payload))
+        self.trace.record_message("deliver", link, payload)
         deliver(payload)
 
     # connections

@@ -15,9 +15,10 @@ from pytinykv.client.config import ClientConfig
 from pytinykv.lifecycle import Scope, StopReport
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.scheduler import Scheduler
+from pytinykv.server.gate import Gate
 from pytinykv.server.pd_service import PdService
 from pytinykv.simulation.clock import SimClock
-from pytinykv.simulation.disk import SimDisk, SimEngine, SimWorker
+from pytinykv.simulation.disk import SimDisk, SimWorker
 from pytinykv.simulation.errors import SimulationError, Violation
 from pytinykv.simulation.history import CompareAndSwap
 from pytinykv.simulation.process import Process
@@ -34,8 +35,16 @@ class ProcessDied(SimulationError):
 
 
 SCHEDULER_ADDRESS = "scheduler:2379"
+STOP_DEADLINE_S = 4.0
+"""What the processes of the command line give their scopes."""
+CALLERS_GONE_S = 2.0
 STOP_BOUND_S = 8.0
 """Virtual seconds within which every program has to stop."""
+
+
+def fail_unless_done(future: asyncio.Future[None], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 class Node:
@@ -57,14 +66,35 @@ class Node:
         return self.process is not None and self.process.alive
 
     async def start(self) -> None:
-        """Start the program and wait until it serves. Raises what the start raises."""
+        """Start the program and wait until it serves. Raises what the start raises, or `ProcessDied`."""
         assert not self.running, f"{self.host} runs already"
         self.process = process = self.world.new_process(self.host)
         self.is_up = False
-        await self._within(process, "start", self._boot(process))
-        self.is_up = True
+        ready: asyncio.Future[None] = self.world.loop.create_future()
+        process.on_death.append(lambda: fail_unless_done(ready, ProcessDied(f"{process} died during its start")))
+        process.call(self._launch, process, ready)
+        await ready
 
-    async def _boot(self, process: Process) -> None:
+    def _launch(self, process: Process, ready: asyncio.Future[None]) -> None:
+        self.scope = scope = self.new_scope(process)
+        scope.start("main", self._main, process, scope, ready)
+
+    async def _main(self, process: Process, scope: Scope, ready: asyncio.Future[None]) -> None:
+        """What the command line runs: bring the program up, then serve until the scope ends it."""
+        try:
+            await self._boot(process, scope)
+        except asyncio.CancelledError:
+            fail_unless_done(ready, ProcessDied(f"{process} was stopped during its start"))
+            raise
+        except Exception as error:  # noqa: BLE001 - the real process prints it and ends
+            fail_unless_done(ready, error)
+            return
+        if not ready.done():
+            self.is_up = True
+            ready.set_result(None)
+        await asyncio.Event().wait()
+
+    async def _boot(self, process: Process, scope: Scope) -> None:
         raise NotImplementedError
 
     async def stop(self) -> StopReport:
@@ -74,26 +104,22 @@ class Node:
         assert scope is not None
         self.world.trace.record("stop", self.host)
         started = self.world.loop.time()
-        report = await self._within(process, "stop", self._shut_down(scope))
+        report = await self._within(process, "stop", scope.stop())
         took_s = self.world.loop.time() - started
         if took_s > STOP_BOUND_S:
             raise Violation("stop", f"{self.host} took {took_s:.3f} s to stop\n{report.render()}")
         if not report.ok:
             raise Violation("stop", f"{self.host} did not stop cleanly\n{report.render()}")
-        if left := [task for task in self.world.loop.pending_tasks(process) if not task.done()]:
+        await self._wait_for_callers(process)
+        if left := self.world.loop.pending_tasks(process):
             names = ", ".join(task.get_name() for task in left)
             raise Violation("stop", f"{self.host} stopped and left tasks: {names}\n{self.world.loop.describe_tasks()}")
         self.world.trace.record("stopped", self.host)
         process.exit()
         return report
 
-    async def stop_if_running(self) -> None:
-        """Stop the program, if it has come so far that there is something to stop."""
-        if self.running and self.is_up:
-            await self.stop()
-
-    async def _shut_down(self, scope: Scope) -> StopReport:
-        return await scope.stop()
+    async def _wait_for_callers(self, process: Process) -> None:
+        """Whoever uses the program from inside its process hears of the stop, and gets a moment to go."""
 
     async def crash(self) -> None:
         """Kill the program, and lose what its disk had not synced."""
@@ -102,7 +128,7 @@ class Node:
             await self.process.crash()
 
     async def _within(self, process: Process, name: str, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine as the process, and wait for it as nobody; its death ends the wait with `Violation`."""
+        """Run a coroutine as the process, and wait for it as nobody. Raises `ProcessDied`."""
         task = process.spawn(name, coroutine)
         try:
             await asyncio.wait([task])
@@ -128,32 +154,34 @@ class Node:
 
 
 class SchedulerNode(Node):
-    """The scheduler behind `pdpb.PD`."""
+    """The scheduler behind `pdpb.PD`, put together as in `server.scheduler_process`."""
 
     def __init__(self, world: World, host: str, config: SchedulerConfig) -> None:
         super().__init__(world, host)
         self._config = config
         self.scheduler: Scheduler | None = None
 
-    async def _boot(self, process: Process) -> None:
-        engine: SimEngine = self.disk.open(process)
-        self.scope = scope = self.new_scope(process)
+    async def _boot(self, process: Process, scope: Scope) -> None:
+        engine = self.disk.open(process)
+        inner = scope.child("scheduler")
+        scope.on_stop("stop the scheduler", lambda: inner.stop(STOP_DEADLINE_S), STOP_DEADLINE_S + 1)
+        scope.on_stop("close the engine", engine.close, 2.0)
         worker = SimWorker(process, self.disk, engine)
+        inner.adopt(worker)
+        gate = Gate("pdpb.PD")
+        server = SimServer(self.world.internet, process, SCHEDULER_ADDRESS, [gate])
+        server.start(inner)
         self.scheduler = scheduler = Scheduler.open(
             engine,
             self.clock,
             self._config,
-            scope=scope,
+            scope=inner,
             worker=worker,
             rng=self.world.rng_for(f"{self.host}/{process.incarnation}"),
+            on_failure=lambda error: scope.fail("scheduler", error),
         )
-        service = PdService(scheduler, scope, client_url=f"http://{SCHEDULER_ADDRESS}")
-        server = SimServer(self.world.internet, process, SCHEDULER_ADDRESS, [service])
-        server.start()
-        scope.on_stop("scheduler", scheduler.stop)
-        scope.on_stop("server", lambda: server.stop(grace_s=0.5), 2.0)
-        scope.on_stop("disk worker", worker.stop)
-        scope.on_stop("engine", engine.close)
+        inner.on_stop("decide nothing any more", scheduler.stop)
+        gate.open(PdService(scheduler, inner, client_url=f"http://{SCHEDULER_ADDRESS}"))
 
 
 class ClientNode(Node):
@@ -164,26 +192,40 @@ class ClientNode(Node):
         self._config = config or ClientConfig()
         self.client: AsyncClient | None = None
         self.connector: SimConnector | None = None
+        self._work: list[asyncio.Task[Any]] = []
 
-    async def _boot(self, process: Process) -> None:
-        self.scope = scope = self.new_scope(process)
+    async def _boot(self, process: Process, scope: Scope) -> None:
         self.connector = SimConnector(self.world.internet, process)
-        self.client = AsyncClient(
+        self.client = client = AsyncClient(
             SCHEDULER_ADDRESS,
             connector=self.connector,
             rng=self.world.rng_for(f"{self.host}/{process.incarnation}"),
-            scope=scope,
+            scope=scope.child("client"),
             config=self._config,
         )
-
-    async def _shut_down(self, scope: Scope) -> StopReport:
-        assert self.client is not None
-        return await self.client.close()
+        scope.on_stop("close the client", client.close, STOP_DEADLINE_S)
 
     def spawn(self, name: str, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a workload in the client's process; its starter waits for it."""
         assert self.process is not None
-        return self.process.spawn(name, coroutine)
+        task = self.process.spawn(name, coroutine)
+        self._work.append(task)
+        return task
+
+    def silence(self) -> None:
+        """Keep the client from warning that it was never closed: a killed process warns nobody."""
+        if self.client is not None:
+            self.client._closed = True  # noqa: SLF001 - there is no other way to die without a word
+
+    async def crash(self) -> None:
+        self.silence()
+        await super().crash()
+
+    async def _wait_for_callers(self, process: Process) -> None:
+        """A closed client resolves every pending call, so workloads come to their end."""
+        if work := [task for task in self._work if not task.done()]:
+            await asyncio.wait(work, timeout=CALLERS_GONE_S)
+        self._work.clear()
 
     # the raw operations, as workloads use them
 

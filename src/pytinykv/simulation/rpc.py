@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
 
+from pytinykv.lifecycle import Scope
+from pytinykv.lifecycle.report import Leak
 from pytinykv.simulation.connection import Connection, End, Frame
 from pytinykv.simulation.network import Network
 from pytinykv.simulation.process import Process
@@ -29,7 +31,8 @@ from pytinykv.wire.service import BidiStream, MethodSpec, Service, service_metho
 
 __all__ = ["Internet", "SimConnector", "SimServer"]
 
-STREAM_BUFFER_MAX: Final = 4096
+SERVER_GRACE_S: Final = 0.5
+"""How long handlers may go on when their scope stops the server."""
 BATCH_COMMANDS: Final = "/tikvpb.Tikv/BatchCommands"
 METHODS: Final = {**service_methods("tikvpb.Tikv"), **service_methods("pdpb.PD")}
 
@@ -75,10 +78,24 @@ class SimServer:
     def listening(self) -> bool:
         return self._accepting and self.process.alive
 
-    def start(self) -> None:
-        """Begin to listen."""
+    @property
+    def name(self) -> str:
+        return f"server {self.address}"
+
+    def start(self, scope: Scope | None = None) -> None:
+        """Begin to listen; with a scope, its stop ends the server."""
+        if scope is not None:
+            scope.adopt(self)
         self._internet.bind(self)
         self._accepting = True
+
+    async def stop_member(self, deadline_s: float) -> None:
+        """Do what a scope wants at its stop."""
+        await self.stop(grace_s=min(SERVER_GRACE_S, deadline_s / 2))
+
+    def leaks(self) -> Sequence[Leak]:
+        """Nothing outlives `stop`."""
+        return ()
 
     def accept(self, client: End) -> Connection:
         """Open a connection to this server."""
@@ -237,6 +254,16 @@ class SimConnector:
         stream.number = channel.begin(stream)
         channel.send("open", stream.number, path)
         return stream
+
+    name = "connector"
+
+    async def stop_member(self, deadline_s: float) -> None:
+        """Do what a scope wants at its stop."""
+        await self.close()
+
+    def leaks(self) -> Sequence[Leak]:
+        """Nothing outlives `close`."""
+        return ()
 
     async def close(self) -> None:
         self._closed = True

@@ -134,11 +134,16 @@ def run_scenario(name: str, seed: int, *, keep_lines: bool = False) -> Result:
 async def play(world: World, chosen: Scenario, result: Result) -> RawHistory:
     """Start the cluster, tell the story, stop the cluster; return what the clients saw."""
     cluster = Cluster(world, chosen.options_for(world))
-    await cluster.start()
     try:
+        if cluster.options.starts:
+            await cluster.start()
         await chosen.story(cluster)
-        await cluster.check_converged()
+        if cluster.options.starts:
+            await cluster.check_converged()
         await cluster.stop()
+    except BaseException:
+        cluster.abandon()
+        raise
     finally:
         result.operations = cluster.history.invoked
         result.unknown = cluster.history.unknown

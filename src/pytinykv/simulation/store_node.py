@@ -1,15 +1,20 @@
-"""A store of the simulated cluster: the real `server.StoreNode` on a virtual disk, clock and network."""
+"""A store of the simulated cluster: the real `server.StoreNode` on a virtual disk, clock and network.
+
+Put together, and so also stopped, in the order of `server.store_process`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from pytinykv.lifecycle import Scope
 from pytinykv.raftstore.config import RaftStoreConfig
+from pytinykv.server.gate import Gate
 from pytinykv.server.store_node import StoreNode as Program
 from pytinykv.server.store_node import StorePorts
 from pytinykv.simulation.disk import SimWorker
-from pytinykv.simulation.nodes import SCHEDULER_ADDRESS, Node
+from pytinykv.simulation.nodes import SCHEDULER_ADDRESS, STOP_DEADLINE_S, Node
 from pytinykv.simulation.process import Process
 from pytinykv.simulation.rpc import SimConnector, SimServer
 from pytinykv.simulation.transport import Directory, SimTransport
@@ -61,38 +66,37 @@ class StoreNode(Node):
                 if peer.is_leader:
                     yield peer.node.status().term, peer.region.id
 
-    async def _boot(self, process: Process) -> None:
+    async def _boot(self, process: Process, scope: Scope) -> None:
         self._serving = False
         engine = self.disk.open(process)
-        self.scope = scope = self.new_scope(process)
-        workers = SimWorker(process, self.disk, engine), SimWorker(process, self.disk, engine)
+        inner = scope.child("store")
+        scope.on_stop("stop the store", lambda: inner.stop(STOP_DEADLINE_S), STOP_DEADLINE_S + 1)
+        scope.on_stop("close the engine", engine.close, 2.0)
         connector = SimConnector(self.world.internet, process)
+        disk, background = SimWorker(process, self.disk, engine), SimWorker(process, self.disk, engine)
+        for member in (disk, background, connector):
+            inner.adopt(member)
         self._program = program = Program(
             ports=StorePorts(
                 engine=engine,
                 snapshots_path=self.world.directory / self.host,
                 clock=self.clock,
                 rng=self.world.rng_for(f"{self.host}/{process.incarnation}"),
-                disk=workers[0],
-                background=workers[1],
+                disk=disk,
+                background=background,
                 transport=lambda _scheduler: SimTransport(self.world.network, self._registry, process),
                 connector=connector,
                 disk_usage=lambda: (DISK_BYTES, DISK_BYTES),
             ),
             scheduler_addresses=SCHEDULER_ADDRESS,
             config=self.config,
-            scope=scope,
+            scope=inner,
             claim=self._claim,
         )
+        gate = Gate("tikvpb.Tikv")
+        SimServer(self.world.internet, process, self.address, [gate]).start(inner)
         service = await program.start(self.address)
-        server = SimServer(self.world.internet, process, self.address, [service])
-        scope.on_stop("server", lambda: server.stop(grace_s=0.5), 2.0)
-        scope.on_stop("scheduler client", program.scheduler.close)
-        scope.on_stop("connector", connector.close)
-        for worker in workers:
-            scope.on_stop("disk worker", worker.stop)
-        scope.on_stop("engine", engine.close)
-        server.start()
+        gate.open(service)
         self._serving = True
 
     def _claim(self, _cluster_id: int, store_id: int) -> None:

@@ -8,12 +8,15 @@ sixteen hex digits, and the place where two runs part is found by comparing thei
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections import deque
 from collections.abc import Callable
+from zlib import crc32
 
 __all__ = ["Trace"]
 
 LINES_KEPT = 20_000
+_MESSAGE = struct.Struct("<dII")
 
 
 class Trace:
@@ -26,6 +29,7 @@ class Trace:
     def __init__(self, now: Callable[[], float], *, keep_lines: bool = False) -> None:
         self._now = now
         self._digest = hashlib.blake2b(digest_size=8)
+        self._links: dict[tuple[str, str], bytes] = {}
         self.events = 0
         self.lines: deque[str] | None = deque(maxlen=LINES_KEPT) if keep_lines else None
 
@@ -36,6 +40,19 @@ class Trace:
         self._digest.update(line.encode())
         if self.lines is not None:
             self.lines.append(line)
+
+    def record_message(self, kind: str, link: tuple[str, str], payload: bytes) -> None:
+        """Add what happened to one message on a link; the same as `record`, but quick, for there are many of these."""
+        self.events += 1
+        check = crc32(payload)
+        self._digest.update(_MESSAGE.pack(self._now(), len(payload), check))
+        self._digest.update(self._links.get(link) or self._name(link))
+        if self.lines is not None:
+            self.lines.append(f"{self._now():.9f} {kind} {link[0]} {link[1]} {len(payload)} {check:08x}")
+
+    def _name(self, link: tuple[str, str]) -> bytes:
+        name = self._links[link] = f"{link[0]} {link[1]}".encode()
+        return name
 
     def digest(self) -> str:
         """Return the digest of everything recorded so far, 16 hex digits."""

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any, Protocol, TypeVar
 
-from pytinykv.client.errors import ClientError
+from pytinykv.client.errors import ClientClosedError, ClientError
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.faults import pause
 from pytinykv.simulation.history import CompareAndSwap, RawHistory
@@ -181,6 +181,8 @@ class RegisterWorkload:
         while not stop.is_set():
             try:
                 await self._operate()
+            except ClientClosedError:
+                return
             except ClientError:
                 await pause(stop, 0.02)
             await pause(stop, self._rng.expovariate(1.0) * self._think_s)

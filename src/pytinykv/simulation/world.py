@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import os
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -92,7 +93,8 @@ def run_world(
 
     Raises whatever the history raised, or `Violation`. Must not be called from inside a running event loop.
     """
-    with tempfile.TemporaryDirectory(prefix="pytinykv-sim-") as directory, _steady_garbage_collection():
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a directory made by tempfile inside it
+    with tempfile.TemporaryDirectory(prefix="pytinykv-sim-", dir=memory) as directory, _steady_garbage_collection():
         world = World(seed, options or WorldOptions(), Path(directory))
         started = time.perf_counter()
         try:

@@ -26,7 +26,7 @@ from pytinykv.simulation.workloads import AppendWorkload, RegisterWorkload
 __all__ = ["GenericStory"]
 
 RIVALS = 2
-OPERATIONS_PER_S = 120
+OPERATIONS_PER_S = 80
 """Of all clients together, as long as nothing goes wrong: enough to disturb each other, few enough to be quick."""
 RIVAL_KEYS = 4
 LOG_KEEP = 20
