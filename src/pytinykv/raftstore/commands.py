@@ -7,12 +7,16 @@ a second and MessagePack turns them into bytes and back without a class in betwe
     (DELETE, cf, key)
     (DELETE_RANGE, cf, start, end)
     (COMPARE_AND_SWAP, cf, key, expected or None, value or None, now_s)
+    (DELETE_EXPIRED, cf, key, now_s)
     (COMPACT_LOG, index, term)
 
 `cf` is a number of `CF_CODES`; keys and values are those of the engine, so applying a PUT copies nothing. `expected` and
 the value that COMPARE_AND_SWAP stores are raw values (see `raw_values`), a None `value` deletes; `now_s` is the leader's
-wall clock, so that all replicas agree on what has expired. An operation's result is None, but for COMPARE_AND_SWAP:
-(succeeded, previous user value or None).
+wall clock, so that all replicas agree on what has expired. DELETE_EXPIRED deletes the raw value that is there when it is
+applied, if that one has expired at `now_s`: a newer one stays, whatever the sweep saw (see `expiry`).
+
+The operations of `CONDITIONAL` look at what is there and have results, and fill entries of their own: for COMPARE_AND_SWAP
+(succeeded, previous user value or None), for DELETE_EXPIRED whether it deleted. All others have none.
 
 `epoch_version` is that of the region when the command was proposed. If the region has been split or merged by the time
 the command is applied, its keys may not belong to the region any more, and all replicas skip it.
@@ -31,7 +35,11 @@ PUT = 1
 DELETE = 2
 DELETE_RANGE = 3
 COMPARE_AND_SWAP = 4
+DELETE_EXPIRED = 5
 COMPACT_LOG = 10
+
+CONDITIONAL = frozenset({COMPARE_AND_SWAP, DELETE_EXPIRED})
+"""Operations whose effect depends on what is there. One entry has only these, or none of them."""
 
 CF_CODES = {
     ColumnFamily.DEFAULT: 0,
@@ -63,5 +71,5 @@ def decode_command(data: bytes) -> tuple[int, list[Operation]]:
         raise FormatError(f"command: format version {data[:1].hex() or 'missing'} is not {_FORMAT}")
     try:
         return _decode(memoryview(data)[1:])
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"command: damaged ({error})") from error

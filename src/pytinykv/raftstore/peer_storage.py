@@ -77,7 +77,7 @@ class PeerStorage:
         self.snapshot_need = SnapshotNeed.NONE
         self._snapshot_meta: SnapshotMeta | None = None
         self.log_bytes = 0
-        """Roughly how much log was written since the last cut; decides when to cut."""
+        """Roughly how much log there is, as if all entries had the same size; decides when to cut."""
         self._load()
 
     def _load(self) -> None:
@@ -237,10 +237,11 @@ class PeerStorage:
             raise AssertionError(f"region {self.region.id}: cuts the log at {index}, applied {old.applied_index}")
         batch.delete_range(RAFT_CF, *self._entry_range(LogIndex(old.truncated_index + 1), LogIndex(index + 1)))
         self.apply_state = ApplyState(old.applied_index, old.applied_term, index, term)
+        kept, held = self._last_index - index, self._last_index - old.truncated_index
         batch.put(RAFT_CF, keys.apply_state_key(self.region.id), encode(self.apply_state))
         while self._cache and self._cache[0].index <= index:
             self._cache_bytes -= len(self._cache.popleft().data)
-        self.log_bytes = self._cache_bytes
+        self.log_bytes = self.log_bytes * kept // held
 
     def restore(self, batch: WriteBatch, region: Region, meta: SnapshotMeta, hard_state: HardState | None) -> None:
         """Replace log and state by those of a snapshot; the data is the caller's job."""

@@ -3,7 +3,7 @@
     00 value                        never expires
     01 expires_at_s:8 value         expires at that second of the Unix epoch (big-endian)
 
-An expired value is absent for every reader from that second on.
+An expired value is absent for every reader from that second on; some time later `expiry` deletes it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,22 @@ def live_value(stored: bytes | None, now_s: int) -> bytes | None:
     """Return the user's value, or None when there is none or it has expired. Raises FormatError."""
     if stored is None:
         return None
-    if stored[0] == 0:
+    if stored[:1] == _FOREVER:
         return stored[1:]
-    if stored[0] != 1 or len(stored) < 9:
+    if stored[:1] != _EXPIRES or len(stored) < 9:
         raise FormatError(f"raw value: unknown format {stored[:1].hex()}")
     return stored[9:] if int.from_bytes(stored[1:9], "big") > now_s else None
 
 
+def has_expired(stored: bytes | None, now_s: int) -> bool:
+    """Say whether a stored value is one that readers must not see any more. A form we don't know has not expired."""
+    if stored is None or stored[:1] != _EXPIRES or len(stored) < 9:
+        return False
+    return int.from_bytes(stored[1:9], "big") <= now_s
+
+
 def remaining_ttl_s(stored: bytes, now_s: int) -> int:
-    """Return for how many more seconds a live value lives; 0 means for ever."""
-    if stored[0] == 0:
+    """Return for how many more seconds a value lives that `live_value` has found alive; 0 means for ever."""
+    if stored[:1] == _FOREVER:
         return 0
     return int.from_bytes(stored[1:9], "big") - now_s

@@ -202,7 +202,7 @@ class RecordDecoder(Generic[T]):
             )
         try:
             return self._decode(memoryview(data)[1:])
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FormatError(f"{self._name}: damaged record ({error})") from error
 
 

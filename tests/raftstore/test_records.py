@@ -1,0 +1,243 @@
+"""What is stored and sent, byte by byte; garbage raises FormatError and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytinykv.raft import (
+    ConfState,
+    Entry,
+    EntryKind,
+    HardState,
+    Heartbeat,
+    LogIndex,
+    PeerId,
+    SnapshotMeta,
+    Term,
+)
+from pytinykv.raftstore import commands, keys, membership, raw_values, records
+from pytinykv.raftstore.errors import FormatError
+from pytinykv.raftstore.records import (
+    ApplyState,
+    Peer,
+    PeerRole,
+    PeerState,
+    RaftEnvelope,
+    RaftLocalState,
+    Region,
+    RegionEpoch,
+    RegionId,
+    RegionLocalState,
+    SnapshotFile,
+    SnapshotHeader,
+    SnapshotManifest,
+    StoreId,
+    StoreIdent,
+    encode,
+)
+from pytinykv.storage import ColumnFamily
+
+VOTER, LEARNER = Peer(PeerId(5), StoreId(6)), Peer(PeerId(7), StoreId(8), PeerRole.LEARNER)
+REGION = Region(RegionId(2), b"a", b"b", RegionEpoch(3, 4), (VOTER, LEARNER))
+META = SnapshotMeta(LogIndex(9), Term(2), ConfState((PeerId(5),), (PeerId(7),)))
+MANIFEST = SnapshotManifest(REGION, META, (SnapshotFile("raw", "3_raw.sst", 10, 0xDEADBEEF),))
+ENVELOPE = RaftEnvelope(
+    REGION.id, VOTER, LEARNER, REGION.epoch, Heartbeat(PeerId(7), PeerId(5), Term(2), LogIndex(9), 1, 0.5)
+)
+
+GOLDEN: list[tuple[Any, Callable[[bytes], Any], str]] = [
+    (StoreIdent(7, StoreId(3)), records.decode_store_ident, "01920703"),
+    (REGION, records.decode_region, "019502c40161c40162920304929305060093070801"),
+    (VOTER, records.decode_peer, "0193050600"),
+    (
+        RegionLocalState(PeerState.APPLYING, REGION, PeerId(5), "2_3_4"),
+        records.decode_region_state,
+        "0196019502c40161c4016292030492930506009307080105a5325f335f340000",
+    ),
+    (
+        RaftLocalState(HardState(Term(1), PeerId(2), LogIndex(3)), LogIndex(4)),
+        records.decode_raft_state,
+        "01929301020304",
+    ),
+    (ApplyState(LogIndex(4), Term(3), LogIndex(2), Term(1)), records.decode_apply_state, "019404030201"),
+    (Entry(LogIndex(9), Term(2), EntryKind.NORMAL, b"x"), records.decode_entry, "0194090200c40178"),
+    (
+        MANIFEST,
+        records.decode_manifest,
+        "01939502c40161c4016292030492930506009307080193090292910591079194a3726177a9335f7261772e7373740acedeadbeef",
+    ),
+    (
+        [ENVELOPE],
+        records.decode_envelopes,
+        "01919802930506009307080192030497040705020901cb3fe0000000000000c2c400c400",
+    ),
+]
+
+
+@pytest.mark.parametrize(("record", "decode", "stored"), GOLDEN, ids=[type(row[0]).__name__ for row in GOLDEN])
+def test_stored_form(record: Any, decode: Callable[[bytes], Any], stored: str) -> None:
+    assert encode(record).hex() == stored
+    assert decode(bytes.fromhex(stored)) == record
+
+
+def test_a_tombstone_of_the_first_format_is_read() -> None:
+    """Fields were added behind `snapshot`; what was stored without them has their defaults."""
+    old = RegionLocalState(PeerState.TOMBSTONE, REGION, PeerId(5))
+    stored = b"\x01" + msgspec.msgpack.encode([2, REGION, 5, ""])
+    assert records.decode_region_state(stored) == old
+
+
+@pytest.mark.parametrize("decode", [row[1] for row in GOLDEN], ids=[type(row[0]).__name__ for row in GOLDEN])
+@given(data=st.binary(max_size=60) | st.binary(max_size=60).map(lambda tail: b"\x01" + tail))
+def test_garbage_is_a_format_error(decode: Callable[[bytes], Any], data: bytes) -> None:
+    with contextlib.suppress(FormatError):
+        decode(data)
+
+
+@pytest.mark.parametrize("stored", [b"", b"\x00", b"\x02\x92\x07\x03"])
+def test_another_format_version_is_named(stored: bytes) -> None:
+    with pytest.raises(FormatError, match="store identity: format version"):
+        records.decode_store_ident(stored)
+
+
+@given(position=st.integers(0, 200), value=st.integers(0, 255))
+def test_a_damaged_header_is_another_header_or_a_format_error(position: int, value: int) -> None:
+    data = bytearray(encode(SnapshotHeader(ENVELOPE, MANIFEST)))
+    data[position % len(data)] = value
+    with contextlib.suppress(FormatError):
+        records.decode_snapshot_header(bytes(data))
+
+
+# --- commands
+
+OPERATIONS: list[commands.Operation] = [
+    (commands.PUT, 4, b"dk", b"\0v"),
+    (commands.DELETE, 4, b"dk"),
+    (commands.DELETE_RANGE, 4, b"da", b"db"),
+    (commands.COMPARE_AND_SWAP, 4, b"dk", None, b"\0w", 12),
+    (commands.COMPACT_LOG, 7, 2),
+]
+
+
+def test_stored_form_of_a_command() -> None:
+    stored = "01920495940104c402646bc4020076930204c402646b940304c4026461c4026462960404c402646bc0c40200770c930a0702"
+    assert commands.encode_command(4, OPERATIONS).hex() == stored
+    version, operations = commands.decode_command(bytes.fromhex(stored))
+    assert (version, operations) == (4, OPERATIONS)
+
+
+@given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda tail: b"\x01" + tail))
+def test_a_garbled_command_is_a_format_error(data: bytes) -> None:
+    with contextlib.suppress(FormatError):
+        commands.decode_command(data)
+
+
+@given(st.binary(max_size=30))
+def test_a_garbled_membership_change_is_a_format_error(data: bytes) -> None:
+    with contextlib.suppress(FormatError):
+        membership.MembershipChange.from_raft(membership.decode_change(data))
+
+
+def test_column_family_codes_never_change() -> None:
+    assert {cf.value: code for cf, code in commands.CF_CODES.items()} == {
+        "default": 0,
+        "lock": 1,
+        "write": 2,
+        "raw": 4,
+    }
+
+
+def test_a_text_that_is_none_and_a_nest_without_end_are_format_errors() -> None:
+    for tail in (b"\x92\x04\x91\x91\xa1\x80", b"\x92\x04" + b"\x91" * 100_000):
+        with pytest.raises(FormatError):
+            commands.decode_command(b"\x01" + tail)
+
+
+# --- raw values
+
+
+def test_stored_form_of_raw_values() -> None:
+    assert raw_values.encode_raw_value(b"v") == b"\x00v"
+    assert raw_values.encode_raw_value(b"") == b"\x00"
+    assert raw_values.encode_raw_value(b"v", 258) == b"\x01" + bytes(6) + b"\x01\x02v"
+
+
+def test_a_value_lives_until_the_second_in_which_it_expires() -> None:
+    stored = raw_values.encode_raw_value(b"v", 100)
+    assert raw_values.live_value(stored, 99) == b"v"
+    assert raw_values.remaining_ttl_s(stored, 99) == 1
+    assert raw_values.live_value(stored, 100) is None
+    assert raw_values.live_value(raw_values.encode_raw_value(b""), 100) == b""
+    assert raw_values.remaining_ttl_s(raw_values.encode_raw_value(b"v"), 100) == 0
+    assert raw_values.live_value(None, 0) is None
+
+
+@pytest.mark.parametrize("stored", [b"", b"\x02v", b"\x01short"])
+def test_a_damaged_raw_value_is_a_format_error(stored: bytes) -> None:
+    with pytest.raises(FormatError):
+        raw_values.live_value(stored, 0)
+
+
+# --- keys
+
+
+def test_where_things_are() -> None:
+    assert keys.region_state_key(1).hex() == "03" + "00" * 7 + "01"
+    assert keys.raft_state_key(1).hex() == "04" + "00" * 7 + "01"
+    assert keys.apply_state_key(1).hex() == "05" + "00" * 7 + "01"
+    assert keys.entry_key(1, 258).hex() == "06" + "00" * 7 + "01" + "00" * 6 + "0102"
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+def test_entries_of_a_region_lie_together_in_the_order_of_their_indexes(region: int, one: int, two: int) -> None:
+    assert (keys.entry_key(region, one) < keys.entry_key(region, two)) == (one < two)
+    assert keys.entry_key(region, one).startswith(keys.entry_prefix(region))
+
+
+@given(st.binary(max_size=4), st.binary(max_size=4), st.binary(min_size=1, max_size=6))
+def test_every_raw_key_of_a_region_and_no_other_is_in_its_ranges(start: bytes, end: bytes, key: bytes) -> None:
+    region = Region(RegionId(1), start, end)
+    for tag in keys.RAW_TAGS.values():
+        found = [
+            cf for cf, low, high in keys.data_ranges(start, end) if cf is ColumnFamily.RAW and low <= tag + key < high
+        ]
+        assert (found == [ColumnFamily.RAW]) == region.contains(key)
+
+
+@pytest.mark.tinykv("TestCheckKeyInRegion")
+@pytest.mark.parametrize(
+    ("key", "start", "end", "inside"),
+    [
+        (b"", b"", b"", True),
+        (b"", b"", b"a", True),
+        (b"a", b"", b"a", False),
+        (b"a", b"a", b"", True),
+        (b"a", b"a", b"b", True),
+        (b"b", b"a", b"b", False),
+        (b"0", b"a", b"b", False),
+    ],
+)
+def test_a_region_has_its_start_and_not_its_end(key: bytes, start: bytes, end: bytes, inside: bool) -> None:
+    assert Region(RegionId(1), start, end).contains(key) is inside
+
+
+@given(*[st.binary(max_size=2)] * 4)
+def test_regions_overlap_when_they_share_a_key(a: bytes, b: bytes, c: bytes, d: bytes) -> None:
+    one, two = Region(RegionId(1), a, b), Region(RegionId(2), c, d)
+    lowest = max(a, c)
+    if all(not end or start < end for start, end in ((a, b), (c, d))):
+        assert one.overlaps(two) == (one.contains(lowest) and two.contains(lowest))
+        assert one.overlaps(two) == two.overlaps(one)
+
+
+@pytest.mark.tinykv("TestEpochStale")
+def test_epochs_grow_in_both_parts() -> None:
+    assert RegionEpoch(1, 1) < RegionEpoch(2, 1)
+    assert RegionEpoch(1, 1) != RegionEpoch(1, 2)
