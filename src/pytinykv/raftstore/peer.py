@@ -36,10 +36,10 @@ from pytinykv.raft import (
     NotLeader as RaftNotLeader,
 )
 from pytinykv.raftstore import commands, keys, membership
-from pytinykv.raftstore.apply import apply_compare_and_swap, apply_operations
+from pytinykv.raftstore.apply import apply_conditional, apply_operations
 from pytinykv.raftstore.commands import decode_command, encode_command
 from pytinykv.raftstore.convert import peer_to_pb, region_to_pb
-from pytinykv.raftstore.followers import FollowerWatch
+from pytinykv.raftstore.followers import AWAITS_LIFE, FollowerWatch
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
 from pytinykv.raftstore.pending import OnDone, OnReady, Part, PendingProposals, PendingReads, Proposal
 from pytinykv.raftstore.records import (
@@ -199,13 +199,13 @@ class RegionPeer:
         operations: list[Operation] = []
         parts: list[Part] = []
         size = 0
-        is_cas = False
+        conditional = False
         for part_operations, part_bytes, on_done in queued:
-            part_is_cas = part_operations[0][0] == commands.COMPARE_AND_SWAP
-            if parts and (part_is_cas != is_cas or size + part_bytes > self._config.append_bytes_max):
+            part_conditional = part_operations[0][0] in commands.CONDITIONAL
+            if parts and (part_conditional != conditional or size + part_bytes > self._config.append_bytes_max):
                 self._propose_entry(turn, operations, parts, size)
                 operations, parts, size = [], [], 0
-            is_cas = part_is_cas
+            conditional = part_conditional
             operations.extend(part_operations)
             parts.append(Part(len(part_operations), on_done))
             size += part_bytes
@@ -262,8 +262,10 @@ class RegionPeer:
             return reason
         if change.kind is ConfChangeKind.REMOVE and change.peer.id == self.peer.id and self.hand_over(now):
             return "it leads, and hands leadership over first"
-        if change.kind is ConfChangeKind.ADD_VOTER and (trouble := self._why_not_promote(change.peer, now)):
-            return trouble
+        if change.kind is ConfChangeKind.ADD_VOTER:
+            trouble = self._followers.why_not_promote(self.region, change, self._pending_peers(), now)
+            if trouble:
+                return None if trouble is AWAITS_LIFE else trouble
         try:
             self.node.propose_conf_change(change.to_raft(), now)
         except (RaftNotLeader, ProposalDropped) as error:
@@ -281,6 +283,8 @@ class RegionPeer:
         self._followers.on_heard(envelope.sender.id, now)
         try:
             self.node.step(message, now)
+            if (promotion := self._followers.promotion(now)) is not None:
+                self.propose_change(promotion, now)
         except ProtocolViolation:
             _log.exception("region %d: message from peer %d rejected", self.region.id, envelope.sender.id)
 
@@ -416,10 +420,10 @@ class RegionPeer:
                 turn.answer(part.on_done, error)
             return
         kind = operations[0][0]
-        if kind == commands.COMPARE_AND_SWAP:
+        if kind in commands.CONDITIONAL:
             self.storage.save_applied(turn.batch)
             turn.write()
-            results = apply_compare_and_swap(turn.engine, turn.batch, operations)
+            results = apply_conditional(turn.engine, turn.batch, operations)
             start = 0
             for part in parts:
                 turn.answer(part.on_done, None, results[start : start + part.operations])
@@ -577,13 +581,6 @@ class RegionPeer:
             truncated=self.storage.apply_state.truncated_index,
             commit=self.node.commit_index,
         )
-
-    def _why_not_promote(self, peer: Peer, now: float) -> str:
-        """Say why a learner must not count yet; empty if it may. Nobody knows better than its leader."""
-        if any(pending.id == peer.id for pending in self._pending_peers()):
-            return "it has not caught up"
-        silent_s = self._followers.silent_s(peer.id, now)
-        return f"it has been silent for {silent_s:.1f} s" if silent_s > self._config.promotion_silence_s else ""
 
     # --- learning -----------------------------------------------------------------------------------------------
 
