@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from pytinykv.lifecycle import Scope
 from pytinykv.lifecycle.rpc import RpcChannel, RpcServer, Status, StatusError
+from pytinykv.server.gate import Gate
 from pytinykv.server.grpc_binding import bind_service
 from pytinykv.wire import MethodSpec, RpcError, StatusCode, service_methods
 from pytinykv.wire.pb.kvrpcpb_pb2 import RawGetRequest, RawGetResponse
@@ -162,6 +163,20 @@ async def test_garbage_ends_its_stream_and_nothing_else(rig: Rig) -> None:
     bystander.send_nowait(ask(2))
     assert (await bystander.receive()).count == 2
     bystander.close()
+
+
+async def test_a_stream_that_can_t_even_be_opened_says_why() -> None:
+    """A gate that is still closed refuses at once, before there is a stream to fail."""
+    scope = Scope("gate")
+    server = RpcServer(scope, "server")
+    bind_service(server, Gate("pdpb.PD"))
+    channel = RpcChannel(scope, f"127.0.0.1:{await server.start('127.0.0.1:0')}")
+    stream = channel.stream_stream(TSO, serialize=bytes, deserialize=TsoResponse.FromString, timeout_s=TIMEOUT_S)
+    with pytest.raises(StatusError, match="is starting here; try again") as raised:
+        await stream.receive()
+    assert raised.value.code == Status.UNAVAILABLE
+    report = await scope.stop()
+    assert report.ok, report.render()
 
 
 async def test_a_service_may_end_a_stream_with_requests_unread(rig: Rig) -> None:

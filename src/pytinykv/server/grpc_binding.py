@@ -100,7 +100,7 @@ def _stream_handler(
     path = spec.path
 
     def handle(requests: AsyncIterator[_Decoded], _: CallContext) -> AsyncIterator[Message]:
-        return _answers(service.stream(path, _CheckedRequests(requests)))
+        return _answers(lambda: service.stream(path, _CheckedRequests(requests)))
 
     return handle
 
@@ -111,7 +111,7 @@ def _one_to_stream_handler(
     path = spec.path
 
     def handle(request: _Decoded, _: CallContext) -> AsyncIterator[Message]:
-        return _answers(service.stream(path, _OneRequest(request)))
+        return _answers(lambda: service.stream(path, _OneRequest(request)))
 
     return handle
 
@@ -153,9 +153,11 @@ class _OneRequest:
         return _checked(request)
 
 
-async def _answers(responses: AsyncIterator[Message]) -> AsyncIterator[Message]:
-    """Pass a service's responses on, and its error in gRPC's terms."""
+async def _answers(open_stream: Callable[[], AsyncIterator[Message]]) -> AsyncIterator[Message]:
+    """Pass a service's responses on, and its error in gRPC's terms; opening the stream may be what fails."""
+    responses: AsyncIterator[Message] | None = None
     try:
+        responses = open_stream()
         async for response in responses:
             yield response
     except RpcError as error:

@@ -20,6 +20,7 @@ from pytinykv.server.pd_service import PdService
 from pytinykv.server.status import StatusServer
 from pytinykv.server.workers import ThreadWorker
 from pytinykv.storage import DataDirectory, DataKind, RocksEngine
+from pytinykv.wire.limits import MESSAGE_BYTES_MAX
 
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
@@ -63,7 +64,7 @@ async def run_scheduler(
 
     health, gate = HealthService([PD]), Gate(PD)
     inner.on_stop("tell that it does not serve any more", health.begin_stop)
-    server = RpcServer(inner, "grpc")
+    server = RpcServer(inner, "grpc", options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)])
     bind_service(server, gate)
     bind_service(server, health)
     port = await server.start(config.addr, insecure=config.insecure)

@@ -33,6 +33,7 @@ from pytinykv.server.status import StatusServer
 from pytinykv.server.store_node import StoreNode, StorePorts
 from pytinykv.server.workers import ThreadWorker
 from pytinykv.storage import DataDirectory, DataKind, RocksEngine
+from pytinykv.wire.limits import MESSAGE_BYTES_MAX
 
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
@@ -100,7 +101,7 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     )
     health, gate = HealthService([TIKV]), Gate(TIKV)
     inner.on_stop("tell that it does not serve any more", health.begin_stop)
-    server = RpcServer(inner, "grpc")
+    server = RpcServer(inner, "grpc", options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)])
     bind_service(server, gate)
     bind_service(server, health)
     serve_snapshots(server, node)
