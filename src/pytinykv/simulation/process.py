@@ -30,6 +30,8 @@ class Process:
         self.incarnation = incarnation
         self.alive = True
         self.stalled = False
+        self.stalls = 0
+        """How often it was held so far."""
         self.context: Context = copy_context()
         self.context.run(current_process.set, self)
         self.on_death: list[Callable[[], None]] = []
@@ -54,6 +56,7 @@ class Process:
         """Hold every handle of the process, as SIGSTOP does. Time goes on for everybody else."""
         if self.alive and not self.stalled:
             self.stalled = True
+            self.stalls += 1
             self.loop.gates += 1
 
     def resume(self) -> None:

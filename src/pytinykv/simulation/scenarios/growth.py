@@ -100,7 +100,7 @@ class _Watch:
         while not self._stop.is_set():
             key, value = b"key %d" % (number % 100), b"%d" % number
             try:
-                await until_done(lambda k=key, v=value: session.put(k, v), limit_s=STALL_S, what="a write")  # type: ignore[misc] # k and v are bound
+                await until_done(lambda k=key, v=value: session.put(k, v), limit_s=STALL_S, what="a write")  # type: ignore[misc]  # both names are bound as defaults
             except Violation as violation:
                 self._cluster.world.loop.abort(Violation("availability", str(violation)))
                 return
