@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from pytinykv.raft import InstallSnapshot
 from pytinykv.raftstore.errors import StoreFailedError
+from pytinykv.raftstore.expiry import ExpirySweep
 from pytinykv.raftstore.peer import IncomingSnapshot, RegionPeer
 from pytinykv.raftstore.peer_storage import PeerStorage
 from pytinykv.raftstore.records import (
@@ -113,6 +114,7 @@ class Store:
         self._disk = disk
         self._rng = rng
         self.peers: dict[int, RegionPeer] = {}
+        self.expiry = ExpirySweep(config, clock.monotonic())
         self._snapshots = Snapshots(
             engine=engine,
             directory=snapshot_directory,
@@ -387,9 +389,9 @@ class Store:
         self.counters.turns += 1
         if turn.must_sync:
             self._sync_wanted = turn.number
-        self._start_sync()
         for store_id, envelopes in turn.outgoing.items():
             self._transport.send(store_id, envelopes)
+        self._start_sync()  # after the sends: the followers' syncs are on the longer way
         self._after_write(turn, touched)
         self._turn = None
         turn.deliver()
@@ -433,6 +435,15 @@ class Store:
                 peer.leader_missing_since = turn.now
                 self._link.ask_membership(peer.region.id, self.on_membership_answer)
         self._snapshots.expire(self.peers, turn.now)
+        self._sweep(turn)
+
+    def _sweep(self, turn: Turn) -> None:
+        if self._refuses:
+            return
+        deletion = self.expiry.step(self.peers, self.engine, turn.now, self.clock.wall_ms() // 1000)
+        if deletion is not None:
+            deletion.peer.queue(deletion.operations, deletion.size_bytes, deletion.on_done)
+            self._proposing[deletion.peer.region.id] = deletion.peer
 
     def _after_write(self, turn: Turn, touched: dict[int, RegionPeer]) -> None:
         for peer in touched.values():
