@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytinykv.raftstore import commands
-from pytinykv.raftstore.raw_values import live_value
+from pytinykv.raftstore.raw_values import has_expired, live_value
 from pytinykv.storage import ColumnFamily
 
 if TYPE_CHECKING:
@@ -32,23 +32,29 @@ def apply_operations(batch: WriteBatch, operations: list[Operation]) -> None:
             raise AssertionError(f"operation {kind} can't be applied here")
 
 
-def apply_compare_and_swap(reader: Reader, batch: WriteBatch, operations: list[Operation]) -> list[CasResult]:
-    """Apply operations that depend on what is there.
+def apply_conditional(reader: Reader, batch: WriteBatch, operations: list[Operation]) -> list[CasResult | bool]:
+    """Apply operations that depend on what is there (`commands.CONDITIONAL`); return the result of each.
 
     `reader` shows everything applied before this command; what the command's own earlier operations wrote is looked up
     first, since it is not in the engine yet.
     """
     written: dict[bytes, bytes | None] = {}
-    results: list[CasResult] = []
-    for _kind, _cf, key, expected, value, now_s in operations:
+    results: list[CasResult | bool] = []
+    for operation in operations:
+        key: bytes = operation[2]
         stored = written[key] if key in written else reader.get(_RAW, key)
-        previous = live_value(stored, now_s)
-        succeeded = previous == expected
-        if succeeded:
+        if operation[0] == commands.DELETE_EXPIRED:
+            changes, value = has_expired(stored, operation[3]), None
+            results.append(changes)
+        else:
+            _kind, _cf, _key, expected, value, now_s = operation
+            previous = live_value(stored, now_s)
+            changes = previous == expected
+            results.append((changes, previous))
+        if changes:
             written[key] = value
             if value is None:
                 batch.delete(_RAW, key)
             else:
                 batch.put(_RAW, key, value)
-        results.append((succeeded, previous))
     return results

@@ -59,6 +59,12 @@ class RaftStoreConfig:
     snapshot_keep_s: float = 60.0
     """How long a finished snapshot waits for the followers that want it."""
 
+    expiry_pairs_per_s: int = 2000
+    """How many raw pairs a store looks at in search of expired ones, at most; 0: expired values stay on disk for ever."""
+
+    expiry_pause_s: float = 30.0
+    """How long the search rests after it has been through all regions led here; also before the first."""
+
     region_heartbeat_s: float = 5.0
     """How often a leader reports its region to the scheduler; changes are reported at once."""
 
@@ -97,6 +103,8 @@ class RaftStoreConfig:
             )
         if not 0 <= self.clock_drift_max < 1:
             raise ValueError(f"clock_drift_max must be in [0, 1), not {self.clock_drift_max}")
+        if self.expiry_pairs_per_s < 0 or self.expiry_pause_s < 0:
+            raise ValueError("expiry_pairs_per_s and expiry_pause_s must not be negative")
         if self.log_gc_bytes_force < self.log_gc_bytes:
             raise ValueError("log_gc_bytes_force must not be below log_gc_bytes")
         if self.entry_bytes_max > self.uncommitted_bytes_max:

@@ -60,8 +60,13 @@ def data_ranges(start_key: bytes, end_key: bytes) -> list[tuple[ColumnFamily, by
     ranges = [
         (cf, start_key, end_key or b"\xff" * 16) for cf in (ColumnFamily.DEFAULT, ColumnFamily.LOCK, ColumnFamily.WRITE)
     ]
-    ranges.extend((ColumnFamily.RAW, tag + start_key, raw_end(tag, end_key)) for tag in RAW_TAGS.values())
+    ranges.extend((ColumnFamily.RAW, start, end) for start, end in raw_ranges(start_key, end_key))
     return ranges
+
+
+def raw_ranges(start_key: bytes, end_key: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the ranges of the raw family (start, end) that belong to a region's key range, in key order."""
+    return [(tag + start_key, raw_end(tag, end_key)) for tag in RAW_TAGS.values()]
 
 
 def raw_end(tag: bytes, end_key: bytes) -> bytes:

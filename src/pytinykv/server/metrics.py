@@ -44,6 +44,13 @@ class StoreMetrics(Collector):
         yield CounterMetricFamily(
             "tinykv_store_quorum_reads", "Batches of reads that asked a quorum.", counters.quorum_reads
         )
+        expiry = self._store.expiry
+        yield CounterMetricFamily(
+            "tinykv_store_expiry_pairs", "Raw pairs looked at in search of expired ones.", expiry.pairs_seen
+        )
+        yield CounterMetricFamily(
+            "tinykv_store_expired_deleted", "Expired raw values deleted in regions led here.", expiry.deleted
+        )
 
 
 class SchedulerMetrics(Collector):
