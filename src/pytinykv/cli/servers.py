@@ -63,6 +63,14 @@ def scheduler(
     help="Where other stores' messages arrive.  [default: the host of --addr, any free port]",
 )
 @scheduler_option(required=True)
+@option(
+    "--scheduler-patience",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Give up the start when no scheduler answers for this long.",
+)
 @click.pass_context
 def store(
     context: click.Context,
@@ -73,6 +81,7 @@ def store(
     insecure: bool,  # noqa: FBT001 - how click passes a flag
     peer_addr: str | None,
     scheduler: tuple[str, ...],
+    scheduler_patience: float,
 ) -> None:
     """Run a store: replicas of regions, served to clients.
 
@@ -98,6 +107,7 @@ def store(
         insecure=insecure,
         peer_addr=peer_addr or "",
         scheduler=scheduler,
+        scheduler_patience_s=scheduler_patience,
         raftstore=component(RaftStoreConfig, component_settings(context, "raftstore"), "store.raftstore"),
     )
     sys.exit(serve("store", lambda scope: run_store(config, scope, print_ready), ClientError, RaftStoreError))

@@ -30,7 +30,7 @@ from pytinykv.server.health import HealthService
 from pytinykv.server.metrics import StoreMetrics
 from pytinykv.server.raft_transport import StoreTransport, serve_raft_messages, serve_snapshots
 from pytinykv.server.status import StatusServer
-from pytinykv.server.store_node import StoreNode, StorePorts
+from pytinykv.server.store_node import SCHEDULER_PATIENCE_S, StoreNode, StorePorts
 from pytinykv.server.workers import ThreadWorker
 from pytinykv.storage import DataDirectory, DataKind, RocksEngine
 from pytinykv.wire.limits import MESSAGE_BYTES_MAX
@@ -51,6 +51,8 @@ class StoreProcessConfig:
     data_dir: Path
     addr: str
     scheduler: tuple[str, ...]
+    scheduler_patience_s: float = SCHEDULER_PATIENCE_S
+    """How long the start waits for a scheduler that does not answer before it gives up."""
     advertise_addr: str = ""
     """How others reach this store; empty: as `addr`, with the real port."""
     peer_addr: str = ""
@@ -122,7 +124,12 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
             pages={"/debug/store": lambda: describe_store(node.store) if node.is_running else {}},
         )
         status_address = status.start(config.status_addr, insecure=config.insecure)
-    service = await node.start(address, peer_address=f"{advertised_host}:{peer_port}", status_address=status_address)
+    service = await node.start(
+        address,
+        peer_address=f"{advertised_host}:{peer_port}",
+        status_address=status_address,
+        patience_s=config.scheduler_patience_s,
+    )
     registry.register(StoreMetrics(node.store))
     gate.open(service)
     health.set_all_serving()

@@ -1,0 +1,290 @@
+"""What goes wrong around a server: its directory, its ports, its scheduler, its disk. It says what, and what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.process.cluster import Cluster, Process, free_address, wait_until
+from tests.process.load import Load
+
+import pytinykv
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+REFUSES_S = 20.0
+GIVES_UP_S = 60.0
+DISK_MIB = 48
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Start a server that must not come up; return what it says, after "tinykv <command>: "."""
+    made: list[Process] = []
+
+    def start(process: Process) -> str:
+        made.append(process)
+        process.start()
+        assert process.wait_exit(REFUSES_S) == 1, process.tail()
+        said = re.findall(rf"^tinykv {process.command}: (.*)$", process.log, flags=re.MULTILINE)
+        assert len(said) == 1, process.tail()
+        assert "Traceback" not in process.log, process.tail()
+        assert "nothing left behind" in process.log, process.tail()
+        return str(said[0])
+
+    try:
+        yield start
+    finally:
+        for process in made:
+            process.kill()
+
+
+@pytest.fixture
+def founded(new_cluster: Callable[..., Cluster]) -> Cluster:
+    """Run a scheduler and one store: enough to have a cluster's data."""
+    made = new_cluster()
+    made.start(stores=1)
+    return made
+
+
+# --- directories and ports ------------------------------------------------------------------------------------------
+
+
+def test_a_data_directory_that_is_in_use(founded: Cluster, refused: Callable[..., str]) -> None:
+    for process in founded.processes:
+        second = founded.make("second", process.command, **scheduler_of(founded, process))
+        second.options["--data-dir"] = str(process.data_dir)
+        said = refused(second)
+        assert f"in use by the process with pid {process.pid}" in said
+        assert "stop it, or choose another data directory" in said
+    assert all(process.running for process in founded.processes)
+
+
+def scheduler_of(cluster: Cluster, process: Process) -> dict[str, str]:
+    return {"scheduler": cluster.address} if process.command == "store" else {}
+
+
+def test_a_data_directory_of_another_cluster(
+    founded: Cluster, new_cluster: Callable[..., Cluster], refused: Callable[..., str]
+) -> None:
+    other = new_cluster()
+    other.start(stores=0)
+    store = founded.stores[0]
+    store.stop()
+    stray = other.make_store()
+    stray.options["--data-dir"] = str(store.data_dir)
+    said = refused(stray)
+    assert founded.scheduler.facts["cluster"] in said
+    assert other.scheduler.facts["cluster"] in said
+    store.start()
+    assert store.wait_ready()["cluster"] == founded.scheduler.facts["cluster"]
+
+
+def test_a_data_directory_of_the_other_kind(founded: Cluster, refused: Callable[..., str]) -> None:
+    founded.stop()
+    for process, command in ((founded.scheduler, "store"), (founded.stores[0], "scheduler")):
+        stray = founded.make("stray", command, **({"scheduler": founded.address} if command == "store" else {}))
+        stray.options["--data-dir"] = str(process.data_dir)
+        assert f"holds the data of a {process.command}, not of a {command}" in refused(stray)
+
+
+def test_a_data_directory_of_a_newer_version(founded: Cluster, refused: Callable[..., str]) -> None:
+    founded.stop()
+    for process in founded.processes:
+        identity = process.data_dir / "identity.json"
+        content = identity.read_text()
+        identity.write_text(json.dumps(json.loads(content) | {"format_version": 99}))
+        assert "has format version 99, this pytinykv knows up to 1: use the newer pytinykv" in refused(process)
+        identity.write_text(content)
+    founded.scheduler.start()
+    founded.scheduler.wait_ready()
+    founded.stores[0].start()
+    founded.stores[0].wait_ready()
+
+
+def test_a_data_directory_that_is_somebody_elses(tmp_path: Path, refused: Callable[..., str]) -> None:
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "thesis.tex").touch()
+    said = refused(Cluster(tmp_path).scheduler)
+    assert "thesis.tex" in said
+    assert "choose an empty or a new one" in said
+    assert (tmp_path / "scheduler" / "thesis.tex").exists()
+
+
+def test_a_data_directory_that_is_a_file(tmp_path: Path, refused: Callable[..., str]) -> None:
+    (tmp_path / "scheduler").touch()
+    assert f"{tmp_path / 'scheduler'} is not a directory" in refused(Cluster(tmp_path).scheduler)
+
+
+@pytest.mark.parametrize("option", ["--addr", "--status-addr", "--peer-addr"])
+def test_a_port_that_is_in_use(tmp_path: Path, refused: Callable[..., str], option: str) -> None:
+    cluster = Cluster(tmp_path)
+    for process in (cluster.scheduler, cluster.make_store()):
+        if option not in process.options:
+            continue
+        host, _, port = process.options[option].rpartition(":")
+        with socket.socket() as taken:
+            taken.bind((host, int(port)))
+            taken.listen()
+            said = refused(process)
+            assert process.options[option] in said
+            assert "in use" in said
+
+
+def test_addresses_that_others_could_reach_need_a_word(tmp_path: Path) -> None:
+    scheduler = Cluster(tmp_path).scheduler
+    scheduler.options["--addr"] = "0.0.0.0:0"  # noqa: S104 - it has to be refused
+    scheduler.start()
+    assert scheduler.wait_exit(REFUSES_S) == 2, scheduler.tail()
+    assert "--insecure" in scheduler.log
+
+
+# --- the scheduler --------------------------------------------------------------------------------------------------
+
+
+def test_a_scheduler_that_cannot_be_reached(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    store = cluster.make_store(scheduler_patience="0.5")
+    try:
+        store.start()
+        assert store.wait_exit(GIVES_UP_S) == 1, store.tail()
+        assert f"tinykv store: no scheduler answered in time (asked {cluster.address}" in store.log, store.tail()
+        assert "check the addresses and that a scheduler runs there" in store.log
+        assert "Traceback" not in store.log
+    finally:
+        store.kill()
+
+
+def test_a_scheduler_that_comes_late_is_waited_for(new_cluster: Callable[..., Cluster]) -> None:
+    cluster = new_cluster()
+    store = cluster.add_store()
+    wait_until(lambda: "peer-port listens" in store.log, within_s=GIVES_UP_S, what="the store has got as far as that")
+    cluster.scheduler.start()
+    store.wait_ready()
+    cluster.wait_replicated(1)
+
+
+def test_something_else_that_answers_at_the_schedulers_address(founded: Cluster, refused: Callable[..., str]) -> None:
+    """A store is not a scheduler, and says so in gRPC's words."""
+    stray = founded.make_store(scheduler=founded.stores[0].address, scheduler_patience="0.5")
+    assert f"asked {founded.stores[0].address}" in refused(stray)
+
+
+# --- the disk -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of a few MiB, which needs the right to."""
+    path = tmp_path / "small-disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a small tmpfs needs root, and a container that allows it")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def test_a_full_disk(new_cluster: Callable[..., Cluster], small_disk: Path) -> None:
+    """The store stops, loudly; the others go on, and nothing acknowledged is lost. With space again, it comes back."""
+    cluster = new_cluster()
+    cluster.start(stores=2)
+    store = cluster.make_store()
+    store.options["--data-dir"] = str(small_disk / "store-3")
+    cluster.stores.append(store)
+    store.start()
+    store.wait_ready()
+    cluster.wait_replicated(3)
+    with Load(cluster.address) as load:
+        load.wait_progress(20)
+        filler = small_disk / "filler"
+        fill(filler)
+        assert store.wait_exit(GIVES_UP_S) == 1, store.tail()
+        assert "no space left on the device" in store.log, store.tail()
+        assert "free some, then restart" in store.log
+        load.wait_progress()
+        filler.unlink()
+        store.start()
+        store.wait_ready()
+        load.wait_progress()
+    cluster.wait_replicated(3)
+    load.check()
+
+
+def fill(path: Path) -> None:
+    """Take all space there is."""
+    with path.open("wb", buffering=0) as stream:
+        for size in (1 << 20, 1 << 12):
+            try:
+                while True:
+                    stream.write(bytes(size))
+            except OSError:
+                continue
+
+
+def test_a_disk_that_is_full_at_the_start(tmp_path: Path, small_disk: Path, refused: Callable[..., str]) -> None:
+    fill(small_disk / "filler")
+    scheduler = Cluster(tmp_path).scheduler
+    scheduler.options["--data-dir"] = str(small_disk / "scheduler")
+    assert "no space left on the device" in refused(scheduler)
+
+
+@pytest.mark.parametrize("kind", ["sst", "log"])
+def test_a_damaged_file(cluster: Cluster, refused: Callable[..., str], kind: str) -> None:
+    """The store refuses to start and names the file; two of three go on, and have everything."""
+    with pytinykv.connect(cluster.address) as db:
+        db.raw.batch_put({b"%06d" % number: b"value %d" % number for number in range(5000)})
+        victim = cluster.followers()[0]
+        victim.stop()
+        if kind == "sst":  # at its start it writes what the log holds into an SST file
+            victim.start()
+            victim.wait_ready()
+            victim.kill()
+        file = largest(victim.data_dir / "engine", kind)
+        damage(file)
+        said = refused(victim)
+        assert str(file) in said
+        assert "damaged" in said
+        db.raw.put(b"after", b"v")
+        assert sum(1 for _ in db.raw.scan(b"0", b"9")) == 5000
+        assert db.raw.get(b"after") == b"v"
+
+
+def largest(directory: Path, kind: str) -> Path:
+    return max(directory.glob(f"*.{kind}"), key=lambda file: file.stat().st_size)
+
+
+def damage(file: Path) -> None:
+    """Turn over some bits in the first third, far from an end that a crash might have cut off."""
+    content = bytearray(file.read_bytes())
+    assert len(content) > 300, f"{file} has only {len(content)} bytes"
+    for offset in range(len(content) // 3, len(content) // 3 + 16):
+        content[offset] ^= 0x55
+    file.write_bytes(content)
+
+
+def test_a_damaged_file_of_the_scheduler(founded: Cluster, refused: Callable[..., str]) -> None:
+    founded.scheduler.kill()
+    identity = founded.scheduler.data_dir / "identity.json"
+    content = identity.read_bytes()
+    identity.write_bytes(content[: len(content) // 2])
+    said = refused(founded.scheduler)
+    assert str(identity) in said
+    assert "damaged" in said
+    identity.write_bytes(content)
+    founded.scheduler.start()
+    founded.scheduler.wait_ready()
+
+
+def test_an_address_nobody_listens_at_is_no_cluster() -> None:
+    address = free_address()
+    with pytest.raises(pytinykv.SchedulerUnavailableError, match=f"asked {address}"):
+        pytinykv.connect(address, timeout=0.5)
