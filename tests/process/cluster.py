@@ -221,7 +221,8 @@ class Cluster:
         added = [self.add_store() for _ in range(stores)]
         for store in added:
             store.wait_ready()
-        self.wait_replicated(min(stores, 3))
+        if added:
+            self.wait_replicated(min(stores, 3))
 
     def add_store(self, **options: str) -> Process:
         """Make and start another store; the caller waits for it."""

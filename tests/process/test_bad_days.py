@@ -21,6 +21,7 @@ pytestmark = pytest.mark.xdist_group("processes")
 REFUSES_S = 20.0
 GIVES_UP_S = 60.0
 DISK_MIB = 48
+PAIRS = {b"%06d" % number: b"value %d" % number for number in range(5000)}
 
 
 @pytest.fixture
@@ -118,8 +119,16 @@ def test_a_data_directory_that_is_somebody_elses(tmp_path: Path, refused: Callab
 
 
 def test_a_data_directory_that_is_a_file(tmp_path: Path, refused: Callable[..., str]) -> None:
-    (tmp_path / "scheduler").touch()
-    assert f"{tmp_path / 'scheduler'} is not a directory" in refused(Cluster(tmp_path).scheduler)
+    scheduler = Cluster(tmp_path).scheduler
+    scheduler.data_dir.touch()
+    scheduler.start()
+    assert scheduler.wait_exit(REFUSES_S) == 2, scheduler.tail()
+    assert f"Directory '{scheduler.data_dir}' is a file" in scheduler.log
+    scheduler.data_dir.unlink()
+    parent = tmp_path / "file"
+    parent.touch()
+    scheduler.options["--data-dir"] = str(parent / "scheduler")
+    assert f"{parent / 'scheduler'} is not a directory" in refused(scheduler)
 
 
 @pytest.mark.parametrize("option", ["--addr", "--status-addr", "--peer-addr"])
@@ -134,12 +143,12 @@ def test_a_port_that_is_in_use(tmp_path: Path, refused: Callable[..., str], opti
             taken.listen()
             said = refused(process)
             assert process.options[option] in said
-            assert "in use" in said
+            assert "another process listens there; stop it, or choose another port" in said
 
 
 def test_addresses_that_others_could_reach_need_a_word(tmp_path: Path) -> None:
     scheduler = Cluster(tmp_path).scheduler
-    scheduler.options["--addr"] = "0.0.0.0:0"  # noqa: S104 - it has to be refused
+    scheduler.options["--addr"] = "0.0.0.0:0"
     scheduler.start()
     assert scheduler.wait_exit(REFUSES_S) == 2, scheduler.tail()
     assert "--insecure" in scheduler.log
@@ -184,16 +193,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a file system of a few MiB, which needs the right to."""
     path = tmp_path / "small-disk"
     path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(path)]
+    mount = ["/bin/mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(path)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("mounting a small tmpfs needs root, and a container that allows it")
     try:
         yield path
     finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
+        subprocess.run(["/bin/umount", "--lazy", str(path)], check=True)
 
 
-def test_a_full_disk(new_cluster: Callable[..., Cluster], small_disk: Path) -> None:
+def test_a_full_disk(small_disk: Path, new_cluster: Callable[..., Cluster]) -> None:
     """The store stops, loudly; the others go on, and nothing acknowledged is lost. With space again, it comes back."""
     cluster = new_cluster()
     cluster.start(stores=2)
@@ -241,32 +250,61 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, small_disk: Path, refu
 def test_a_damaged_file(cluster: Cluster, refused: Callable[..., str], kind: str) -> None:
     """The store refuses to start and names the file; two of three go on, and have everything."""
     with pytinykv.connect(cluster.address) as db:
-        db.raw.batch_put({b"%06d" % number: b"value %d" % number for number in range(5000)})
+        db.raw.batch_put(PAIRS)
+        cluster.wait_replicated(3)
         victim = cluster.followers()[0]
-        victim.stop()
-        if kind == "sst":  # at its start it writes what the log holds into an SST file
-            victim.start()
-            victim.wait_ready()
+        if kind == "sst":
+            victim.stop()  # what the log holds becomes an SST file
+            file = largest(victim.data_dir / "engine", kind)
+            damage(file, from_end=30)  # the footer, which says where everything is
+        else:
             victim.kill()
-        file = largest(victim.data_dir / "engine", kind)
-        damage(file)
+            file = largest(victim.data_dir / "engine", kind)
+            damage(file, from_end=file.stat().st_size // 2)  # not where a crash might have cut it off
         said = refused(victim)
         assert str(file) in said
         assert "damaged" in said
         db.raw.put(b"after", b"v")
-        assert sum(1 for _ in db.raw.scan(b"0", b"9")) == 5000
+        assert dict(db.raw.scan(b"0", b"9")) == PAIRS
         assert db.raw.get(b"after") == b"v"
+
+
+def test_damage_that_only_a_read_finds(cluster: Cluster) -> None:
+    """A leader that meets a damaged block stops, loudly, and the others answer what it was asked."""
+    with pytinykv.connect(cluster.address, timeout=30.0) as db:
+        db.raw.batch_put(PAIRS)
+        cluster.wait_replicated(3)
+        victim = cluster.followers()[0]
+        victim.stop()
+        file = holding(victim.data_dir / "engine", b"value 2500")
+        damage(file, from_end=file.stat().st_size - 2000)  # a block of data; the store is none the wiser at its start
+        victim.start()
+        victim.wait_ready()
+        while (leader := cluster.leader()) is not victim:
+            leader.stop()  # it hands over to one of the others
+            leader.start()
+            leader.wait_ready()
+            cluster.wait_replicated(3)
+        assert dict(db.raw.scan(b"0", b"9")) == PAIRS
+        assert victim.wait_exit(GIVES_UP_S) == 1, victim.tail()
+        assert str(file) in victim.log
+        assert "damaged" in victim.log
+
+
+def holding(directory: Path, content: bytes) -> Path:
+    return next(file for file in sorted(directory.glob("*.sst")) if content in file.read_bytes())
 
 
 def largest(directory: Path, kind: str) -> Path:
     return max(directory.glob(f"*.{kind}"), key=lambda file: file.stat().st_size)
 
 
-def damage(file: Path) -> None:
-    """Turn over some bits in the first third, far from an end that a crash might have cut off."""
+def damage(file: Path, *, from_end: int) -> None:
+    """Turn over some bits."""
     content = bytearray(file.read_bytes())
-    assert len(content) > 300, f"{file} has only {len(content)} bytes"
-    for offset in range(len(content) // 3, len(content) // 3 + 16):
+    begin = len(content) - from_end
+    assert begin > 0, f"{file} has only {len(content)} bytes"
+    for offset in range(begin, begin + 16):
         content[offset] ^= 0x55
     file.write_bytes(content)
 

@@ -23,11 +23,12 @@ from pytinykv.cli.serving import check_addresses, component, print_ready, serve,
 @click.pass_context
 def scheduler(
     context: click.Context,
+    *,
     data_dir: Path,
     addr: str,
     advertise_addr: str,
     status_addr: str,
-    insecure: bool,  # noqa: FBT001 - how click passes a flag
+    insecure: bool,
     max_store_down_time: float | None,
 ) -> None:
     """Run the scheduler: timestamps, ids, and where everything is.
@@ -74,11 +75,12 @@ def scheduler(
 @click.pass_context
 def store(
     context: click.Context,
+    *,
     data_dir: Path,
     addr: str,
     advertise_addr: str,
     status_addr: str,
-    insecure: bool,  # noqa: FBT001 - how click passes a flag
+    insecure: bool,
     peer_addr: str | None,
     scheduler: tuple[str, ...],
     scheduler_patience: float,
