@@ -1,11 +1,18 @@
-"""`python -m pytinykv.simulation`: run histories and say how they ended."""
+"""`python -m pytinykv.simulation`: run histories in this process, one after the other, and say how they ended.
+
+`tinykv sim` runs one or more of these at a time, each with `--json` and a share of the histories.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+from collections.abc import Iterator
 
+import msgspec
+
+from pytinykv.lifecycle.children import die_with_parent
 from pytinykv.simulation import SCENARIOS, Result, run_scenario
 
 
@@ -19,15 +26,24 @@ def main(arguments: list[str] | None = None) -> int:
     if options.verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
     failed = 0
-    names = list(SCENARIOS) if options.scenario == "all" else [options.scenario]
-    for seed in range(options.seed, options.seed + options.count):
-        for name in names:
-            result = run_scenario(name, seed, keep_lines=options.trace)
-            failed += not result.ok
-            _report(result, options)
-            if failed and options.until_failure:
-                return 1
+    for name, seed in _histories(options):
+        if options.json:
+            _say(msgspec.json.encode({"scenario": name, "seed": seed}).decode())
+        result = run_scenario(name, seed, keep_lines=options.trace)
+        failed += not result.ok
+        _report(result, options)
+        if failed and options.until_failure:
+            return 1
     return 1 if failed else 0
+
+
+def _histories(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """Yield scenario and seed of each history: all scenarios with one seed, then with the next one."""
+    names = list(SCENARIOS) if options.scenario == "all" else [options.scenario]
+    place, shares = options.share
+    for number in range(options.count * len(names)):
+        if number % shares == place:
+            yield names[number % len(names)], options.seed + number // len(names)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -36,6 +52,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--count", type=int, default=1, help="how many seeds, one after the other")
     parser.add_argument("--until-failure", action="store_true", help="stop at the first failure")
+    parser.add_argument(
+        "--share", type=_share, default=(0, 1), metavar="I/N", help="only every N-th history, from I on"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print a line of JSON when a history begins, and its result"
+    )
     parser.add_argument("--digest", action="store_true", help="print the digest of each history and nothing else")
     parser.add_argument("--trace", action="store_true", help="print the last events of each history")
     parser.add_argument("--verbose", action="store_true", help="show the logs of the simulated programs")
@@ -43,7 +65,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _share(text: str) -> tuple[int, int]:
+    place, _, shares = text.partition("/")
+    return int(place), int(shares)
+
+
 def _report(result: Result, options: argparse.Namespace) -> None:
+    if options.json:
+        _say(msgspec.json.encode(result).decode())
+        return
     if options.digest:
         _say(result.digest)
         return
@@ -60,7 +90,9 @@ def _report(result: Result, options: argparse.Namespace) -> None:
 
 def _say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
+    die_with_parent()
     sys.exit(main())

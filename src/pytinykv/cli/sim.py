@@ -1,0 +1,305 @@
+"""`tinykv sim`: simulated histories in some worker processes, with what they have shown so far.
+
+    tinykv sim ──▶ python -m pytinykv.simulation --json --share 0/2       one JSON line when a history begins,
+               ──▶ python -m pytinykv.simulation --json --share 1/2       one with its result
+
+A history is one seed of one scenario. What fails is told at once, with the command that shows it again; workers that die
+or stand still are failures of the history they were at. Exit status: 0 all were right, 1 one was not, 130 interrupted
+before that was known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import importlib.util
+import os
+import sys
+import time
+from asyncio.subprocess import PIPE
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from pytinykv.cli.options import config_option, log_option, option
+from pytinykv.cli.session import INTERRUPTED
+from pytinykv.cli.tables import Column, print_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pytinykv.lifecycle import OwnedChild, Scope
+    from pytinykv.simulation import Result
+
+STANDSTILL_S: Final = 900.0
+"""A history takes seconds; a worker that has said nothing for this long hangs."""
+ENDLESS: Final = 10**9
+REFRESH_S: Final = 0.25
+TRACE_LINES: Final = 200
+_FAULTS: Final = {
+    "lost": "messages lost",
+    "duplicated": "messages doubled",
+    "broken": "connections broken",
+    "crashes": "crashes",
+    "batches lost": "batches at risk in them",
+    "snapshots arrived": "snapshots",
+    "terms": "terms",
+}
+"""Counters of a history that are worth a word, and the word."""
+
+
+@click.command()
+@option("--scenario", default="all", show_default=True, metavar="NAME", help="Which one; --list tells all.")
+@option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="The first seed.")
+@option("--count", type=click.IntRange(min=1), help="How many seeds; 1, or with --until-failure no end.")
+@option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=lambda: os.cpu_count() or 1,
+    show_default="one per processor",
+    help="Histories at the same time.",
+)
+@option("--until-failure", is_flag=True, help="Stop at the first failure.")
+@option("--trace", is_flag=True, help="Print the last events of each history that fails.")
+@option("--list", "lists", is_flag=True, help="List the scenarios and do nothing.")
+@log_option("error")
+@config_option
+def sim(
+    *, scenario: str, seed: int, count: int | None, jobs: int, until_failure: bool, trace: bool, lists: bool
+) -> None:
+    """Run simulated clusters and look for bugs in them.
+
+    Scheduler, stores and clients are the real ones; clock, network, disk and chance are not. One seed is one history:
+    whatever it shows, the same scenario and seed show it again.
+    """
+    if importlib.util.find_spec("detangle") is None:
+        print("tinykv sim: the checkers need a library more: pip install 'pytinykv[sim]'", file=sys.stderr)
+        sys.exit(1)
+    from pytinykv.lifecycle import run_process
+    from pytinykv.simulation import SCENARIOS
+
+    if lists:
+        print_table(
+            (Column("SCENARIO"), Column("WHAT HAPPENS")), [[name, one.summary] for name, one in SCENARIOS.items()]
+        )
+        return
+    if scenario not in {"all", *SCENARIOS}:
+        near = difflib.get_close_matches(scenario, SCENARIOS, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; --list tells all"
+        raise click.BadParameter(f"there is no scenario {scenario!r}{hint}", param_hint="--scenario")
+    seeds = count or (ENDLESS if until_failure else 1)
+    histories = seeds * (len(SCENARIOS) if scenario == "all" else 1)
+    run = _Run(scenario, seed, seeds, min(jobs, histories), histories, until_failure=until_failure, trace=trace)
+    ended = run_process(run.main, name="sim")
+    sys.exit(run.status or ended)
+
+
+@dataclass
+class _Sum:
+    """What the histories of one scenario came to."""
+
+    histories: int = 0
+    failed: int = 0
+    operations: int = 0
+    unknown: int = 0
+    virtual_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def add(self, result: Result) -> None:
+        self.histories += 1
+        self.failed += not result.ok
+        self.operations += result.operations
+        self.unknown += result.unknown
+        self.virtual_s += result.virtual_s
+        self.cpu_s += result.cpu_s
+
+    def row(self, name: str) -> list[str]:
+        return [
+            name,
+            f"{self.histories:,}",
+            f"{self.failed:,}" if self.failed else "-",
+            f"{self.operations:,}",
+            f"{self.unknown:,}",
+            f"{self.virtual_s:,.0f}",
+            f"{self.virtual_s / self.cpu_s:,.0f}" if self.cpu_s else "-",
+        ]
+
+
+@dataclass
+class _Tally:
+    """What was seen so far."""
+
+    by_scenario: dict[str, _Sum] = field(default_factory=dict)
+    faults: Counter[str] = field(default_factory=Counter)
+    drawn: Counter[str] = field(default_factory=Counter)
+    started_at: float = field(default_factory=time.monotonic)
+
+    def add(self, result: Result) -> None:
+        self.by_scenario.setdefault(result.scenario, _Sum()).add(result)
+        self.faults.update({name: result.counters.get(name, 0) for name in _FAULTS})
+        self.drawn.update(result.notes)
+
+    def total(self) -> _Sum:
+        total = _Sum()
+        for one in self.by_scenario.values():
+            for name, value in vars(one).items():
+                setattr(total, name, getattr(total, name) + value)
+        return total
+
+    def line(self) -> str:
+        """Return the state of things in a line."""
+        total = self.total()
+        elapsed_s = max(time.monotonic() - self.started_at, 1e-9)
+        return f"{total.virtual_s / elapsed_s:,.0f} virtual s per s · {total.failed} failed"
+
+    def print(self) -> None:
+        from pytinykv.simulation import SCENARIOS
+        from pytinykv.simulation.nemesis import NEMESES
+
+        columns = [Column("SCENARIO")] + [
+            Column(title, is_number=True)
+            for title in ("HISTORIES", "FAILED", "OPERATIONS", "UNKNOWN", "VIRTUAL_S", "PER_CORE_S")
+        ]
+        rows = [self.by_scenario[name].row(name) for name in SCENARIOS if name in self.by_scenario]
+        if len(rows) > 1:
+            rows.append(self.total().row("all"))
+        print_table(tuple(columns), rows)
+        faults = [f"{self.faults[name]:,} {word}" for name, word in _FAULTS.items() if self.faults[name]]
+        if faults:
+            print(f"seen: {', '.join(faults)}")
+        drawn = [f"{name} {self.drawn[name]}" for name in sorted(NEMESES) if self.drawn[name]]
+        if drawn:
+            print(f"injected, as seeds drew it: {', '.join(drawn)}")
+        print(f"{self.total().virtual_s:,.0f} virtual s in {time.monotonic() - self.started_at:,.1f} s: {self.line()}")
+
+
+class _Run:
+    """One run of the command."""
+
+    def __init__(
+        self, scenario: str, seed: int, seeds: int, jobs: int, histories: int, *, until_failure: bool, trace: bool
+    ) -> None:
+        self._arguments = ["--scenario", scenario, "--seed", str(seed), "--count", str(seeds), "--json"]
+        self._arguments += ["--until-failure"] * until_failure + ["--trace"] * trace
+        self._jobs = jobs
+        self._histories: int | None = histories if seeds < ENDLESS else None
+        self._until_failure = until_failure
+        self._tally = _Tally()
+        self._failures = 0
+        self._failed = asyncio.Event()
+        self.status = INTERRUPTED
+
+    async def main(self, scope: Scope) -> int:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+        columns: tuple[Any, ...] = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[line]}"),
+        )
+        progress = Progress(
+            *columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal
+        )
+        try:
+            with progress:
+                bar = progress.add_task("histories", total=self._histories, line="")
+
+                def show() -> None:
+                    progress.update(bar, completed=self._tally.total().histories, line=self._tally.line(), refresh=True)
+
+                await self._work(scope, console, show)
+            self.status = 1 if self._failures else 0
+        finally:
+            if self._failures:
+                self.status = 1
+            if self._tally.by_scenario:
+                self._tally.print()
+            if self.status == INTERRUPTED:
+                print("tinykv sim: interrupted", file=sys.stderr, flush=True)
+        return self.status
+
+    async def _work(self, scope: Scope, console: Console, show: Callable[[], None]) -> None:
+        """Wait until every worker is done, or with `--until-failure` until one has found something."""
+        workers = scope.child("workers")
+        tasks = [
+            workers.start(f"worker-{number}", self._drive, workers, console, number) for number in range(self._jobs)
+        ]
+        try:
+            while not (all(task.done for task in tasks) or (self._until_failure and self._failed.is_set())):
+                show()
+                await asyncio.sleep(REFRESH_S)
+        finally:
+            await workers.stop()
+
+    async def _drive(self, scope: Scope, console: Console, number: int) -> None:
+        """Run one worker and take in what it tells."""
+        from pytinykv.lifecycle import start_child
+
+        command = [sys.executable, "-m", "pytinykv.simulation", *self._arguments, "--share", f"{number}/{self._jobs}"]
+        child = await start_child(scope, f"simulation-{number}", *command, stdout=PIPE, stderr=PIPE)
+        scope.start(f"errors-{number}", _collect, child, errors := bytearray())
+        at = ""
+        try:
+            at = await self._listen(child, console)
+        except TimeoutError as standstill:
+            at = str(standstill)
+        status = await child.stop()
+        if at or status not in {0, 1}:
+            text = errors.decode(errors="replace")
+            self._fail(console, f"FAILED {at or 'before the first history'}: worker ended with {status}\n{text}")
+
+    async def _listen(self, child: OwnedChild, console: Console) -> str:
+        """Read to the end; return the history that was begun and not ended, if any. Raises TimeoutError, naming it."""
+        import msgspec
+
+        from pytinykv.simulation import Result
+
+        assert child.stdout is not None
+        rest, at = b"", ""
+        while True:
+            try:
+                chunk = await asyncio.wait_for(child.stdout.read(1 << 16), STANDSTILL_S)
+            except TimeoutError:
+                raise TimeoutError(f"{at}: nothing happens for {STANDSTILL_S:.0f} s") from None
+            if not chunk:
+                return at
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                if b'"digest"' not in line:
+                    begun = msgspec.json.decode(line)
+                    at = f"{begun['scenario']} seed {begun['seed']}"
+                    continue
+                at = ""
+                self._take(console, msgspec.json.decode(line, type=Result))
+
+    def _take(self, console: Console, result: Result) -> None:
+        self._tally.add(result)
+        if not result.ok:
+            trace = "".join(f"{line}\n" for line in result.lines[-TRACE_LINES:])
+            title = f"FAILED {result.scenario} seed {result.seed} ({result.checker}), digest {result.digest}"
+            self._fail(console, f"{trace}{title}\n{result.failure.rstrip()}\nagain: {result.command}")
+        elif self._histories == 1:
+            notes = f" [{', '.join(result.notes)}]" if result.notes else ""
+            console.print(f"ok {result.scenario} seed {result.seed}{notes}, digest {result.digest}")
+
+    def _fail(self, console: Console, text: str) -> None:
+        if self._until_failure and self._failed.is_set():
+            return
+        self._failures += 1
+        self._failed.set()
+        console.print(text)
+
+
+async def _collect(child: OwnedChild, into: bytearray) -> None:
+    """Keep the end of what a worker complains of."""
+    assert child.stderr is not None
+    while chunk := await child.stderr.read(1 << 14):
+        into += chunk
+        del into[: -(1 << 14)]
