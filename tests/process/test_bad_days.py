@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import rocksdict
 from tests.process.cluster import Cluster, Process, free_address, wait_until
 from tests.process.load import Load
 
 import pytinykv
+from pytinykv.raftstore.keys import RAW_TAGS
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -256,7 +258,7 @@ def test_a_damaged_file(cluster: Cluster, refused: Callable[..., str], kind: str
         if kind == "sst":
             victim.stop()  # what the log holds becomes an SST file
             file = largest(victim.data_dir / "engine", kind)
-            damage(file, from_end=30)  # the footer, which says where everything is
+            damage(file, from_end=8)  # the magic number, the last thing in a file
         else:
             victim.kill()
             file = largest(victim.data_dir / "engine", kind)
@@ -276,8 +278,8 @@ def test_damage_that_only_a_read_finds(cluster: Cluster) -> None:
         cluster.wait_replicated(3)
         victim = cluster.followers()[0]
         victim.stop()
-        file = holding(victim.data_dir / "engine", b"value 2500")
-        damage(file, from_end=file.stat().st_size - 2000)  # a block of data; the store is none the wiser at its start
+        file = holding(victim.data_dir / "engine", RAW_TAGS["default"] + b"002500")
+        damage(file, from_end=file.stat().st_size - 2000)  # a block of data: nothing that a start looks at
         victim.start()
         victim.wait_ready()
         while (leader := cluster.leader()) is not victim:
@@ -291,8 +293,15 @@ def test_damage_that_only_a_read_finds(cluster: Cluster) -> None:
         assert "damaged" in victim.log
 
 
-def holding(directory: Path, content: bytes) -> Path:
-    return next(file for file in sorted(directory.glob("*.sst")) if content in file.read_bytes())
+def holding(directory: Path, key: bytes) -> Path:
+    """Return the SST file that holds a raw key. The log's files don't count, though they hold the same data."""
+    database = rocksdict.Rdict(str(directory), access_type=rocksdict.AccessType.read_only())
+    try:
+        files = database.live_files()
+    finally:
+        database.close()
+    (name,) = [file["name"] for file in files if file["start_key"][:1] == key[:1] and key <= file["end_key"]]
+    return directory / str(name).lstrip("/")
 
 
 def largest(directory: Path, kind: str) -> Path:
@@ -304,7 +313,7 @@ def damage(file: Path, *, from_end: int) -> None:
     content = bytearray(file.read_bytes())
     begin = len(content) - from_end
     assert begin > 0, f"{file} has only {len(content)} bytes"
-    for offset in range(begin, begin + 16):
+    for offset in range(begin, min(begin + 16, len(content))):
         content[offset] ^= 0x55
     file.write_bytes(content)
 
