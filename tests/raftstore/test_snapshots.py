@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.raftstore.harness import REGION_ID, Cluster, Node, Transfer
 
-from pytinykv.raft import AppendEntries, LogIndex, SnapshotMeta
-from pytinykv.raftstore import RaftStoreConfig, SnapshotHeader, SnapshotManifest, SnapshotRefusedError
+from pytinykv.raft import AppendEntries, InstallSnapshot, LogIndex, PeerId, SnapshotMeta
+from pytinykv.raftstore import (
+    Peer,
+    RaftEnvelope,
+    RaftStoreConfig,
+    SnapshotHeader,
+    SnapshotManifest,
+    SnapshotRefusedError,
+    StoreId,
+)
 from pytinykv.raftstore.errors import FormatError
 from pytinykv.raftstore.records import SnapshotFile
 
@@ -252,3 +261,44 @@ def test_appends_are_no_substitute_for_what_is_gone(cluster: Cluster) -> None:
     ]
     assert all(index > last for index in prevs)
     assert leader.running.peers[REGION_ID].is_leader
+
+
+def test_files_of_a_replaced_snapshot_stay_until_their_transfer_ends(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    snapshots, peer = leader.running._snapshots, leader.peer
+    transfers: list[tuple[Path, Callable[[bool], None]]] = []
+    snapshots._transport = SlowTransport(transfers)  # type: ignore[assignment]  # only what is needed
+
+    def make_and_send() -> Path:
+        snapshots.make(peer, cluster.clock.monotonic())
+        cluster.settle()
+        meta = peer.storage.snapshot()
+        message = InstallSnapshot(PeerId(99), peer.peer.id, peer.node.term, meta, 0.0)
+        stranger = Peer(PeerId(99), StoreId(99))
+        envelope = RaftEnvelope(peer.region.id, peer.peer, stranger, peer.region.epoch, message)
+        snapshots.send(envelope, cluster.clock.monotonic())
+        return transfers[-1][0]
+
+    first = make_and_send()
+    load(cluster, leader.store_id, 3)
+    second = make_and_send()
+    assert first != second
+    assert first.exists(), "somebody is still reading it"
+    transfers[0][1](True)
+    assert not first.exists()
+    assert second.exists()
+
+
+class SlowTransport:
+    """Keeps every snapshot transfer under way until the test ends it."""
+
+    def __init__(self, transfers: list[tuple[Path, Callable[[bool], None]]]) -> None:
+        self._transfers = transfers
+
+    def send(self, store_id: int, envelopes: list[RaftEnvelope]) -> None:
+        """Lose them."""
+
+    def send_snapshot(
+        self, _envelope: RaftEnvelope, _manifest: SnapshotManifest, directory: Path, on_done: Callable[[bool], None]
+    ) -> None:
+        self._transfers.append((directory, on_done))

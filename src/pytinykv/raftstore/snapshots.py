@@ -48,6 +48,8 @@ class _Made:
         self.directory = directory
         self.until = until
         self.transfers = 0
+        self.is_dropped = False
+        """Not offered any more; its files go with the last transfer."""
 
 
 class Snapshots:
@@ -102,6 +104,7 @@ class Snapshots:
         if isinstance(result, BaseException):
             _log.error("region %d: no snapshot: %s", peer.region.id, result, exc_info=result)
             peer.storage.offer_snapshot(None)
+            shutil.rmtree(path, ignore_errors=True)
             return
         if peer.is_destroyed:
             shutil.rmtree(path, ignore_errors=True)
@@ -125,6 +128,8 @@ class Snapshots:
 
     def _on_transfer_done(self, made: _Made, envelope: RaftEnvelope, arrived: bool) -> None:
         made.transfers -= 1
+        if made.is_dropped and made.transfers == 0:
+            shutil.rmtree(made.directory, ignore_errors=True)
         level = logging.INFO if arrived else logging.WARNING
         _log.log(
             level,
@@ -147,7 +152,10 @@ class Snapshots:
 
     def _drop(self, region_id: int) -> None:
         made = self._made.pop(region_id, None)
-        if made is not None:
+        if made is None:
+            return
+        made.is_dropped = True
+        if made.transfers == 0:
             shutil.rmtree(made.directory, ignore_errors=True)
 
     # --- receiving ----------------------------------------------------------------------------------------------
