@@ -187,7 +187,13 @@ class Cluster:
     """Stores 1, 2, … with peers 101, 102, … of region 1 on the first `members` of them."""
 
     def __init__(
-        self, path: Path, *, stores: int = 3, members: int | None = None, config: RaftStoreConfig | None = None
+        self,
+        path: Path,
+        *,
+        stores: int = 3,
+        members: int | None = None,
+        config: RaftStoreConfig | None = None,
+        key_range: tuple[bytes, bytes] = (b"", b""),
     ) -> None:
         self.path = path
         self.config = config or RaftStoreConfig()
@@ -202,7 +208,7 @@ class Cluster:
         self.drop: Callable[[RaftEnvelope], bool] = lambda _envelope: False
         self.nodes: dict[int, Node] = {}
         peers = tuple(Peer(PeerId(100 + n), StoreId(n)) for n in range(1, (members or stores) + 1))
-        region = Region(REGION_ID, b"", b"", RegionEpoch(1, 1), peers)
+        region = Region(REGION_ID, *key_range, RegionEpoch(1, 1), peers)
         for store_id in range(1, stores + 1):
             self.nodes[store_id] = node = Node(store_id, MemoryEngine(), path / f"store-{store_id}")
             batch = node.engine.write_batch()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pytinykv.lifecycle.errors import ScopeStoppedError
 from pytinykv.raftstore.convert import region_to_pb
+from pytinykv.raftstore.errors import FormatError
 from pytinykv.server.raw_commands import (
     READS,
     WRITES,
@@ -26,6 +27,7 @@ from pytinykv.server.raw_commands import (
     WriteCommand,
     checksum_steps,
 )
+from pytinykv.storage import EngineError
 from pytinykv.wire import MethodSpec, RpcError, StatusCode, service_methods
 from pytinykv.wire.errors import (
     EpochNotMatch,
@@ -86,6 +88,9 @@ class KvService:
             return response_type(region_error=error.to_pb())
         except InvalidRequestError as error:
             return _invalid(name, response_type, str(error))
+        except (FormatError, EngineError) as error:
+            _log.exception("%s failed", name)
+            return _invalid(name, response_type, f"store {self._store.store_id} can't read: {error}")
 
     async def _read(self, peer: RegionPeer, command: ReadCommand, request: Message) -> Message:
         response = self._read_now(peer, command, request)
@@ -120,10 +125,10 @@ class KvService:
             try:
                 if error is not None:
                     raise error
-                _check_version(peer.region, version)
+                _check_unchanged(peer, version)
                 future.set_result(look())
-            except (RegionError, InvalidRequestError) as refusal:
-                future.set_exception(refusal)
+            except Exception as trouble:  # noqa: BLE001 - whatever it is, the caller is told
+                future.set_exception(trouble)
 
         self._store.read(peer, on_ready)
         return await future
@@ -186,9 +191,9 @@ class KvService:
         except asyncio.CancelledError:
             answers.fail(RpcError(StatusCode.UNAVAILABLE, "the store is stopping"))
             raise
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - a defect in one command must not take the store with it
+            _log.exception("a frame could not be served; its stream is broken off")
             answers.fail(RpcError(StatusCode.INTERNAL, f"frame could not be served: {error}"))
-            raise
 
     def on_frame(self, frame: tikvpb_pb2.BatchCommandsRequest, answers: _Answers) -> None:
         """Serve all commands of a frame; answers arrive in `answers`, now or later."""
@@ -235,6 +240,13 @@ class KvService:
 
     def _now_s(self) -> int:
         return self._store.clock.wall_ms() // 1000
+
+
+def _check_unchanged(peer: RegionPeer, version: int) -> None:
+    """Refuse a read that waited when the region is gone or was split meanwhile."""
+    if peer.is_destroyed:
+        raise RegionNotFound(region_id=peer.region.id)
+    _check_version(peer.region, version)
 
 
 def _check_version(region: Region, version: int) -> None:
@@ -300,7 +312,7 @@ class _Later(NamedTuple):
 
 
 class _RegionWrites:
-    """A frame's writes to one region: one proposal, one answer frame."""
+    """Writes of a frame to one region that are proposed together: one answer frame."""
 
     __slots__ = ("operations", "parts", "size_bytes")
 
@@ -321,6 +333,9 @@ class _Frame:
         self._now = tikvpb_pb2.BatchCommandsResponse()
         self._now_s = service._now_s()  # noqa: SLF001 - one module
         self._writes: dict[int, _RegionWrites] = {}
+        """By region, the writes that still take more."""
+        self._full: list[tuple[int, _RegionWrites]] = []
+        """Region and writes that together are as large as a log entry should be."""
         self._reads: dict[int, list[_Later]] = {}
 
     def add(self, request_id: int, name: str, request: Any) -> None:
@@ -349,9 +364,13 @@ class _Frame:
         if not prepared.operations:
             self._reply(request_id, name, WRITES[name].respond(None))
             return
-        writes = self._writes.get(peer.region.id)
+        region_id = peer.region.id
+        writes = self._writes.get(region_id)
+        if writes is not None and writes.size_bytes + prepared.size_bytes > self._store.config.append_bytes_max:
+            self._full.append((region_id, writes))
+            writes = None
         if writes is None:
-            writes = self._writes[peer.region.id] = _RegionWrites()
+            writes = self._writes[region_id] = _RegionWrites()
         writes.operations.extend(prepared.operations)
         writes.parts.append((request_id, name, len(prepared.operations)))
         writes.size_bytes += prepared.size_bytes
@@ -368,7 +387,7 @@ class _Frame:
             self._serve_reads(self._store.peers[region_id], reads)
         if self._now.request_ids:
             self._answers.add(self._now, expected=False)
-        for region_id, writes in self._writes.items():
+        for region_id, writes in (*self._full, *self._writes.items()):
             self._answers.expect()
             on_done = _WriteDone(self._answers, writes.parts)
             self._store.propose(self._store.peers[region_id], writes.operations, writes.size_bytes, on_done)
@@ -384,11 +403,13 @@ class _Frame:
         version = peer.region.epoch.version
 
         def on_ready(error: RegionError | None) -> None:
-            if error is None and version != peer.region.epoch.version:
-                error = EpochNotMatch(current_regions=[region_to_pb(peer.region)])
-            if error is None:
-                self._answers.add(self._run_reads(peer, reads), expected=True)
-                return
+            try:
+                if error is None:
+                    _check_unchanged(peer, version)
+                    self._answers.add(self._run_reads(peer, reads), expected=True)
+                    return
+            except RegionError as changed:
+                error = changed
             frame = tikvpb_pb2.BatchCommandsResponse()
             failure = error.to_pb()
             for read in reads:
@@ -407,6 +428,9 @@ class _Frame:
                 response = _RESPONSE_TYPES[name](region_error=error.to_pb())
             except InvalidRequestError as error:
                 response = _invalid(name, _RESPONSE_TYPES[name], str(error))
+            except (FormatError, EngineError) as error:
+                _log.exception("region %d: %s failed", region.id, name)
+                response = _invalid(name, _RESPONSE_TYPES[name], f"store {self._store.store_id} can't read: {error}")
             _append(frame, request_id, name, response)
         return frame
 
@@ -460,4 +484,6 @@ def _invalid(name: str, response_type: type[Message], message: str) -> Message:
         return response_type(error=message)
     if field is not None:
         return response_type(error=kvrpcpb_pb2.KeyError(abort=message))
-    return response_type(region_error=errorpb_pb2.Error(message=f"{name}: {message}"))
+    if "region_error" in response_type.DESCRIPTOR.fields_by_name:
+        return response_type(region_error=errorpb_pb2.Error(message=f"{name}: {message}"))
+    return response_type()  # it has no way to say anything
