@@ -7,7 +7,7 @@ is buffered.
     on the wire:   length:4 (big-endian)  frame of that many bytes     ... and again
 
 Invariants
-1. `send_nowait` never waits. Above `buffer_bytes_max` of unsent bytes it refuses.
+1. `send_nowait` never waits. Above `buffer_bytes_max` of unsent bytes, and for a frame that is too large, it refuses.
 2. A connection that breaks, is closed, or receives a length above `frame_bytes_max` is over: `on_closed` is called once.
 3. Listener and connections are in the books of their scope, and end at once when it stops: `abort`, never a linger.
 """
@@ -63,6 +63,9 @@ class FrameConnection(asyncio.Protocol):
     def send_nowait(self, frame: bytes) -> bool:
         """Hand a frame over; False when the connection is over or too much is unsent already: the frame is dropped."""
         transport = self._transport
+        if len(frame) > self._frame_bytes_max:
+            _log.warning("a frame of %d bytes for %s is dropped: it would not be taken", len(frame), self.peer)
+            return False
         if self.closed or transport is None or transport.get_write_buffer_size() > self._buffer_bytes_max:
             return False
         transport.writelines((len(frame).to_bytes(_LENGTH_BYTES, "big"), frame))
@@ -89,7 +92,7 @@ class FrameConnection(asyncio.Protocol):
         if not received and len(data) >= _LENGTH_BYTES:
             # The usual case, one whole frame, without a copy through the buffer.
             length = int.from_bytes(data[:_LENGTH_BYTES], "big")
-            if len(data) == _LENGTH_BYTES + length:
+            if len(data) == _LENGTH_BYTES + length and length <= self._frame_bytes_max:
                 self._deliver(bytes(data[_LENGTH_BYTES:]))
                 return
         received += data
@@ -137,6 +140,7 @@ class FrameListener:
         self._made_at: Final = call_site()
         self._server: asyncio.Server | None = None
         self._connections: Final[dict[FrameConnection, None]] = {}
+        self._is_stopped = False
         scope.adopt(self)
 
     @property
@@ -171,6 +175,7 @@ class FrameListener:
     async def stop_member(self, deadline_s: float) -> None:
         """Close the socket and all connections."""
         del deadline_s
+        self._is_stopped = True
         if self._server is not None:
             self._server.close()
         for connection in list(self._connections):
@@ -189,6 +194,8 @@ class FrameListener:
 
     def _remember(self, connection: FrameConnection) -> None:
         self._connections[connection] = None
+        if self._is_stopped:
+            connection.close()  # it was accepted just before the socket was closed
 
     def _forget(self, connection: FrameConnection) -> None:
         self._connections.pop(connection, None)
