@@ -58,7 +58,8 @@ class RpcChannel:
         self._streams: Final[dict[RpcStream[Any, Any], None]] = {}
         scope.adopt(self)
         keep_engine()
-        self._channel: Final = grpc.aio.insecure_channel(self._address, options=[*CHANNEL_OPTIONS, *options])
+        arguments = {**dict(CHANNEL_OPTIONS), **dict(options)}  # of two, gRPC takes the first
+        self._channel: Final = grpc.aio.insecure_channel(self._address, options=list(arguments.items()))
 
     @property
     def name(self) -> str:

@@ -158,7 +158,7 @@ class RpcServer:
         """
         self._scope: Final = scope
         self._name: Final = f"{scope.name}/{name}"
-        self._options: Final = (*SERVER_OPTIONS, *options)
+        self._options: Final = tuple({**dict(SERVER_OPTIONS), **dict(options)}.items())  # of two, gRPC takes the first
         self._status_of: Final = status_of
         self._made_at: Final[CallSite] = call_site()
         self._handlers: Final[list[grpc.GenericRpcHandler[Any, Any]]] = []
