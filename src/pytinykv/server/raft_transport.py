@@ -158,6 +158,7 @@ class _Link:
             except (AddressError, ClientError) as error:
                 _log.info("link to store %d: %s", self._store_id, error)
             self._queue.clear()
+            self._wake.clear()  # the next message asks for the next try
             if asyncio.get_running_loop().time() - started > RETRY_MAX_S:
                 pause_s = RETRY_MIN_S
             await asyncio.sleep(pause_s)
