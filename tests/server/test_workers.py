@@ -65,9 +65,7 @@ async def test_a_stop_finishes_the_piece_under_way_and_begins_no_other() -> None
     worker.submit(lambda: done.append("second"), lambda _result: None)
     while not begun.is_set():
         await asyncio.sleep(0)
-    stopping = scope.child("waker").start("stop", asyncio.sleep, 0)
-    await stopping.wait()
-    asyncio.get_running_loop().call_soon(may_end.set)
+    scope.start_thread("the disk goes on when both were told to stop", may_end.wait, 10.0, wake=may_end.set)
     report = await scope.stop()
     assert report.ok, report.render()
     assert done == ["first"]
