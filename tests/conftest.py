@@ -1,4 +1,4 @@
-"""Fails every test that leaves a task, a thread, a file descriptor or a child process behind (DESIGN section 11, point 6).
+"""Fails every test that leaves a task, a thread, a file descriptor or a child process behind.
 
 The implementation is `pytinykv.lifecycle.leaks`. What was started before a test's own fixtures (by a session's or a module's
 fixture) belongs to those and is not counted. After a test that failed by itself, leaks are shown but are no second error.

@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "regions": CommandEntry("pytinykv.cli.cluster", "regions", "List the regions, and who leads them."),
     "bench": CommandEntry("pytinykv.cli.bench.command", "bench", "Measure a cluster, beside etcd."),
     "stores": CommandEntry("pytinykv.cli.cluster", "stores", "List the stores."),
+    "doctor": CommandEntry("pytinykv.cli.doctor", "doctor", "Show who waits for whom in a live server."),
     "sim": CommandEntry("pytinykv.cli.sim", "sim", "Run simulated clusters and look for bugs in them."),
 }
 

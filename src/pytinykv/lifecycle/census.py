@@ -1,15 +1,20 @@
-"""Count what a process has: tasks, threads, file descriptors, child processes (DESIGN section 11, point 6).
+"""Count what a process has: tasks, threads, file descriptors, child processes.
 
 The counts are process-wide, so in a process that runs several scopes side by side (a test, the simulator) they also move
-for reasons that are none of a scope's business. A scope therefore judges by what it owns, and shows the census beside it.
+for reasons that are none of a scope's business. A scope therefore judges by what it owns, and shows the census beside it;
+`run_process`, which has the process to itself, takes a difference for an error.
+
+Not counted is what no owner could end, because it is kept for the life of the process: gRPC's poller thread and its sockets
+(see `rpc.engine`), and descriptors without a meaning outside of native libraries (epoll, eventfd).
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 
 class Census(NamedTuple):
@@ -27,14 +32,39 @@ class Census(NamedTuple):
         )
 
 
-def take_census() -> Census:
-    """Count now. Tasks are those of the running loop that have not ended, 0 without one."""
+ENGINE_THREADS: Final = ("_poll_wrapper",)
+"""Parts of the names of threads that live as long as the process."""
+_UNCOUNTED_TARGETS: Final = ("anon_inode:", "/dev/", "/proc/", "/sys/")
+_engine_descriptors: Final[set[int]] = set()
+
+
+def excuse_descriptors(numbers: Iterable[int]) -> None:
+    """Leave descriptors out of every census from now on: they are kept for the life of the process."""
+    _engine_descriptors.update(numbers)
+
+
+def take_census(*, without: asyncio.Task[Any] | None = None) -> Census:
+    """Count now. Tasks are those of the running loop that have not ended, except `without`; 0 without a loop."""
     return Census(
-        tasks=_count_tasks(),
-        threads=threading.active_count(),
-        file_descriptors=len(open_descriptors()),
+        tasks=_count_tasks(without),
+        threads=len(counted_threads()),
+        file_descriptors=len(counted_descriptors()),
         child_processes=len(child_pids()),
     )
+
+
+def counted_threads() -> list[threading.Thread]:
+    """Return the threads that somebody is expected to end."""
+    return [thread for thread in threading.enumerate() if not any(name in thread.name for name in ENGINE_THREADS)]
+
+
+def counted_descriptors() -> dict[int, str]:
+    """Return the open descriptors that somebody is expected to close."""
+    return {
+        number: target
+        for number, target in open_descriptors().items()
+        if number not in _engine_descriptors and not target.startswith(_UNCOUNTED_TARGETS)
+    }
 
 
 def open_descriptors() -> dict[int, str]:
@@ -73,8 +103,8 @@ def _command_line(pid: int) -> str:
     return raw.replace(b"\0", b" ").decode(errors="replace").strip() or "<zombie>"
 
 
-def _count_tasks() -> int:
+def _count_tasks(without: asyncio.Task[Any] | None) -> int:
     try:
-        return len(asyncio.all_tasks())
+        return len(asyncio.all_tasks() - {without})
     except RuntimeError:  # no running loop
         return 0

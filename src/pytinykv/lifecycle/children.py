@@ -24,6 +24,7 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process, SubprocessStreamProtocol
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, Final
 
 from pytinykv.lifecycle.errors import ChildStartError
@@ -37,6 +38,15 @@ KILL_S: Final = 1.0
 """How long a process may take to be gone after SIGKILL: the kernel's work, and a loaded machine."""
 _PR_SET_PDEATHSIG: Final = 1
 _STREAM_LIMIT: Final = 1 << 16
+_STATES: Final = {
+    "R": "runs",
+    "S": "sleeps, waiting for something that a signal can interrupt",
+    "D": "waits for a device, which no signal can interrupt",
+    "T": "is stopped by a signal (SIGCONT lets it go on)",
+    "t": "is stopped by a debugger",
+    "Z": "has ended and was not waited for",
+}
+"""By the letter that /proc gives for them."""
 
 _log = logging.getLogger(__name__)
 _running: Final[dict[int, CallSite]] = {}
@@ -82,11 +92,14 @@ class OwnedChild:
         self._stop_deadline_s: Final = stop_deadline_s
         self._ended: Final = protocol.exited
         self._pidfd: int | None = _open_pidfd(self.pid)
+        self._loop: Final = asyncio.get_running_loop()
         self._stop_task: asyncio.Task[int | None] | None = None
         _running[self.pid] = started_at
         protocol.exited.add_done_callback(self._on_exited)
         protocol.closed.add_done_callback(self._on_closed)
         self.started_at: Final = started_at
+        self.asked_to_end_s: float | None = None
+        """When it was first sent SIGTERM, in the loop's time."""
         self.killed = False
         """Whether it had to be killed at a stop, because it did not end in time by itself."""
 
@@ -135,6 +148,8 @@ class OwnedChild:
 
     def terminate(self) -> None:
         """Ask it to stop (SIGTERM); nothing if it has ended."""
+        if self.asked_to_end_s is None:
+            self.asked_to_end_s = self._loop.time()
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -180,6 +195,16 @@ class OwnedChild:
         if self._ended.done():
             return []
         return [Leak(LeakKind.CHILD, f"{self._name} (pid {self.pid})", self.started_at)]
+
+    def describe_state(self) -> str:
+        """Return in words what the process does: whether it runs, and since when it should not. From any thread."""
+        if self._ended.done():
+            return f"has ended with {self.returncode}"
+        state = _STATES.get(_state_letter(self.pid), "runs")
+        if self.asked_to_end_s is None:
+            return state
+        asked = f"was sent SIGTERM {self._loop.time() - self.asked_to_end_s:.1f} s ago"
+        return f"{asked}, then SIGKILL; {state}" if self.killed else f"{asked}; {state}"
 
     # ---- inside
 
@@ -271,6 +296,13 @@ def _open_pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except OSError:  # it has ended and been waited for already, or the kernel is older than 5.3
         return None
+
+
+def _state_letter(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):  # it is gone, or there is no /proc
+        return ""
 
 
 def running_children() -> dict[int, CallSite]:

@@ -27,12 +27,14 @@ THREAD_EXIT_S: Final = 0.5
 class OwnedTask(Generic[T]):
     """A task of a scope. The scope holds it strongly and ends it; whoever started it may wait for it or cancel it."""
 
-    __slots__ = ("name", "started_at", "task")
+    __slots__ = ("name", "started_at", "started_s", "task")
 
-    def __init__(self, name: str, task: asyncio.Task[T], started_at: CallSite) -> None:
+    def __init__(self, name: str, task: asyncio.Task[T], started_at: CallSite, started_s: float) -> None:
         self.name: Final = name
         self.task: Final = task
         self.started_at: Final = started_at
+        self.started_s: Final = started_s
+        """In the time of its loop."""
 
     @property
     def done(self) -> bool:
@@ -110,6 +112,11 @@ class OwnedThread:
     def done(self) -> bool:
         """Whether the target has returned or raised."""
         return self._finished.done()
+
+    @property
+    def finished(self) -> concurrent.futures.Future[None]:
+        """What is resolved when the target is over; not to be touched."""
+        return self._finished
 
     def add_done_callback(self, callback: Callable[[OwnedThread], None]) -> None:
         """Call `callback` when the target is over, in that thread; at once if it already is."""

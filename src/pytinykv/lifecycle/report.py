@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from pytinykv.lifecycle.census import Census
 from pytinykv.lifecycle.stacks import CallSite
+
+if TYPE_CHECKING:
+    from pytinykv.lifecycle.graph import WaitGraph
 
 
 class Outcome(StrEnum):
@@ -76,6 +80,8 @@ class StopReport:
     before: Census | None = None
     """The process when the scope was made; taken for a root scope only."""
     after: Census | None = None
+    graph: WaitGraph | None = None
+    """Who waited for whom when something first overran its deadline; None when nothing did."""
 
     @property
     def leaks(self) -> tuple[Leak, ...]:
@@ -115,6 +121,10 @@ class StopReport:
             lines.extend(
                 f"  LEFT {line}" if n == 0 else f"  {line}" for n, line in enumerate(leak.render().split("\n"))
             )
+        graph = next((report.graph for report in self.walk() if report.graph is not None), None)
+        if graph is not None:
+            lines.append("  when the first deadline had passed:")
+            lines.extend(f"  {line}".rstrip() for line in graph.render().split("\n"))
         return "\n".join(lines)
 
     def _verdict(self) -> str:

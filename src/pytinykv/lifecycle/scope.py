@@ -20,8 +20,6 @@ Invariants
 3. `stop` runs once. Every caller, early or late, gets the same report; a cancelled caller does not cancel the stop.
 4. Whoever calls `stop` from inside is not waited for. A circle that cannot be resolved so is refused, not waited out.
 5. No step of a stop can prevent the next one: what raises or overruns is recorded.
-
-Left out: the wait-for graph that says who holds what a stuck task waits for.
 """
 
 from __future__ import annotations
@@ -30,9 +28,10 @@ import asyncio
 import collections
 import inspect
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, NamedTuple, ParamSpec, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, Protocol, Self, TypeVar, cast
 
 from pytinykv.lifecycle.census import Census, take_census
 from pytinykv.lifecycle.errors import LifecycleError, ScopeStoppedError
@@ -40,6 +39,9 @@ from pytinykv.lifecycle.owned import OwnedTask, OwnedThread
 from pytinykv.lifecycle.report import Leak, StopReport
 from pytinykv.lifecycle.stacks import call_site
 from pytinykv.lifecycle.stopping import StopSequence
+
+if TYPE_CHECKING:
+    from pytinykv.lifecycle.waitclock import WaitClock
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -103,13 +105,31 @@ class Scope:
         """Reports of children that were stopped on their own and left something behind."""
         self._failure_callbacks: Final[list[FailureCallback]] = []
         self._before: Final[Census | None] = take_census() if parent is None else None
+        self.wait_clock: WaitClock | None = None
+        """What knows since when everybody waits: set on a root scope by whoever looks regularly."""
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread: int | None = None
         self._sequence: StopSequence | None = None
         self._stop_task: asyncio.Task[StopReport] | None = None
         self._report: StopReport | None = None
         if parent is not None:
             parent.members[self] = None
         _log.info("scope %s started", self.name)
+
+    @property
+    def root(self) -> Scope:
+        """The scope at the top of the tree."""
+        return self if self.parent is None else self.parent.root
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that the scope belongs to, once it has used one that is not closed."""
+        return None if self._loop is None or self._loop.is_closed() else self._loop
+
+    @property
+    def loop_thread(self) -> int | None:
+        """The identifier of the thread that turned the loop when the scope first used it."""
+        return self._loop_thread
 
     # ---- starting
 
@@ -139,7 +159,7 @@ class Scope:
         loop = self._bind_loop()
         full_name = f"{self.name}/{name}"
         task = loop.create_task(coro_fn(*args, **kwargs), name=full_name)
-        owned = OwnedTask(full_name, task, call_site())
+        owned = OwnedTask(full_name, task, call_site(), loop.time())
         self.tasks[task] = owned
         task.add_done_callback(self._on_task_done)
         _log.debug("task %s started", full_name)
@@ -275,7 +295,8 @@ class Scope:
             children=(*self.bad_reports, *sequence.child_reports),
             failures=tuple(self.failures),
             before=self._before,
-            after=take_census() if self.parent is None else None,
+            after=take_census(without=asyncio.current_task()) if self.parent is None else None,
+            graph=sequence.graph,
         )
         self._report = report
         if self.parent is not None:
@@ -334,7 +355,7 @@ class Scope:
         except RuntimeError:
             raise LifecycleError(f"scope {self.name} needs a running event loop for this") from None
         if self._loop is None or self._loop.is_closed():
-            self._loop = loop
+            self._loop, self._loop_thread = loop, threading.get_ident()
         elif self._loop is not loop:
             raise LifecycleError(f"scope {self.name} belongs to another event loop")
         return loop

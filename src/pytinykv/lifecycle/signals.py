@@ -7,7 +7,11 @@
                                                │               └─ something overran or is left ──► report, exit 3
   second signal ───────────────────────────────┼──────────────────────────────────────────────► who is stuck, exit 3
                                                └─ hard deadline, even if the loop stands still ──► all stacks, exit 3
+  SIGUSR1 ──► who waits for whom, to the log; the process goes on
 ```
+
+What a forced exit prints is the report, or the list of what is stuck, and the wait-for graph (`explain`). All the time a
+`Watch` looks for a loop that stands still and for things that only ever grow.
 
 Invariants
 1. From the first signal on, the process ends within `stop_deadline_s + HARD_MARGIN_S` seconds: the watchdog is a thread of
@@ -23,7 +27,9 @@ follow with SIGKILL, as `children` does.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import faulthandler
+import gc
 import logging
 import os
 import queue
@@ -32,16 +38,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from types import FrameType
 from typing import Any, Final, NoReturn
 
 import uvloop
 
-from pytinykv.lifecycle.census import child_pids
+from pytinykv.lifecycle.census import child_pids, counted_descriptors, take_census
 from pytinykv.lifecycle.children import die_with_parent
 from pytinykv.lifecycle.report import Leak, LeakKind, StopReport
 from pytinykv.lifecycle.scope import Scope
 from pytinykv.lifecycle.stacks import UNKNOWN_SITE, await_chain, thread_stack
+from pytinykv.lifecycle.watch import Watch, signal_for_graph
 
 EXIT_CLEAN: Final = 0
 EXIT_ERROR: Final = 1
@@ -54,6 +62,8 @@ REPEAT_S: Final = 0.25
 SETTLE_S: Final = 0.2
 """How long tasks of libraries may take to end after the scope has stopped."""
 INTERPRETER_EXIT_S: Final = 3.0
+EXPLAIN_S: Final = 0.5
+"""How long drawing the wait-for graph may hold up a forced exit."""
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 Main = Callable[[Scope], Coroutine[Any, Any, int | None]]
@@ -162,20 +172,31 @@ class _Process:
         self._first_signal_at: float | None = None
         self._failed = False
         self._previous_handlers: Final[dict[int, Any]] = {}
+        self._exit_stack: Final = ExitStack()
         self.watchdog: Final = Watchdog(self._force_hard)
+        self.watch: Final = Watch(name, loop)
 
     def __enter__(self) -> None:
+        self._exit_stack.enter_context(signal_for_graph(self.watch))
         self.watchdog.start()
+        self.watch.start()
         for number in _SIGNALS:
             self._previous_handlers[number] = signal.signal(number, self._on_signal)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
+        self.watch.stop()
+        self._exit_stack.close()
 
     async def run(self, main: Main) -> int:
         """Start, wait for a reason to stop, stop, and judge."""
+        me = asyncio.current_task()
+        if me is not None:
+            me.set_name(f"{self._name}/run")
+        opened = counted_descriptors()
         scope = self._scope = Scope(self._name)
+        self.watch.attach(scope)
         scope.on_failure(self._on_failure)
         inherited = frozenset(child_pids())  # of the program that this one replaced by exec
         main_task = scope.start("main", main, scope)
@@ -184,11 +205,14 @@ class _Process:
         wanted.cancel()
         self._arm()
         report = await scope.stop(self._stop_deadline_s)
+        strays: list[Leak] = []
+        if not report.forced:
+            strays = await _strays(inherited, opened)
+            report = dataclasses.replace(report, after=take_census())
         if self._on_report is not None:
             self._on_report(report)
         if report.forced:
             _force(f"{report.render()}\n")
-        strays = await _strays(inherited)
         for stray in strays:
             _write_error(f"{self._name}: left behind without an owner: {stray.render()}\n")
         if self._failed or not report.ok or strays:
@@ -235,7 +259,8 @@ class _Process:
             leaks = [] if self._scope is None else list(_running(self._scope))
         except RuntimeError as error:  # the loop goes on in another thread and changed a table meanwhile
             return f"cannot list what is left: {error}\n"
-        return "".join(f"STUCK {leak.render()}\n" for leak in leaks)
+        graph = _within(EXPLAIN_S, self.watch.describe) if self._scope is not None else ""
+        return "".join(f"STUCK {leak.render()}\n" for leak in leaks) + f"{graph}\n"
 
 
 def _running(scope: Scope) -> list[Leak]:
@@ -247,10 +272,10 @@ def _running(scope: Scope) -> list[Leak]:
     return leaks
 
 
-async def _strays(inherited: frozenset[int]) -> list[Leak]:
-    """Return what nobody owns and that is left after the scope has stopped: tasks, threads that block the exit, children.
+async def _strays(inherited: frozenset[int], opened: dict[int, str]) -> list[Leak]:
+    """Return what nobody owns and that is left after the scope has stopped: tasks, threads, children, descriptors.
 
-    `inherited`: pids of children that were there before anything was started.
+    `inherited`, `opened`: pids of children and descriptors that were there before anything was started.
     """
     me = asyncio.current_task()
     tasks = [task for task in asyncio.all_tasks() if task is not me]
@@ -268,7 +293,36 @@ async def _strays(inherited: frozenset[int]) -> list[Leak]:
         for pid, command in sorted(child_pids().items())
         if pid not in inherited
     ]
-    return strays
+    return strays + await _stray_descriptors(opened)
+
+
+async def _stray_descriptors(opened: dict[int, str]) -> list[Leak]:
+    """Return descriptors that were opened and not closed; transports and collected objects get a moment to close theirs."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + SETTLE_S
+    while True:
+        left = {number: target for number, target in counted_descriptors().items() if number not in opened}
+        if not left or loop.time() >= until:
+            break
+        gc.collect()
+        await asyncio.sleep(SETTLE_S / 10)
+    return [Leak(LeakKind.DESCRIPTOR, f"{number}: {target}", UNKNOWN_SITE) for number, target in sorted(left.items())]
+
+
+def _within(limit_s: float, tell: Callable[[], str]) -> str:
+    """Return what `tell` returns, or why there is nothing: it may take `limit_s` seconds and must not keep the exit."""
+    told: list[str] = []
+
+    def run() -> None:
+        try:
+            told.append(tell())
+        except Exception as error:
+            told.append(f"who waits for whom can't be told: {error!r}")
+
+    thread = threading.Thread(target=run, name="explain", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    return told[0] if told else f"who waits for whom could not be told within {limit_s} s"
 
 
 def _force(text: str) -> NoReturn:

@@ -4,16 +4,18 @@ A call site is taken at every start of a task, so it costs one frame walk and no
 what `Task.get_stack()` does not show: the coroutine it runs, the one that one awaits, and so on down to the future at the
 bottom, which is the thing the task really waits for.
 
-Left out: who will resolve that future. That is the wait-for graph, which needs the holder to be known.
+Who will resolve that future is told by the wait-for graph (`explain`), which is built from the steps found here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import inspect
 import sys
 import threading
 import traceback
-from types import CodeType, FrameType
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final, NamedTuple
 
 _FRAMES_MAX: Final = 32
@@ -78,6 +80,66 @@ def await_chain(task: asyncio.Task[Any], start: Any = None) -> tuple[str, ...]:
     return tuple(lines)
 
 
+class Step(NamedTuple):
+    """One coroutine or generator of an await chain, or one frame of a thread."""
+
+    frame: FrameType | None
+    """None where the code is compiled, or has ended meanwhile."""
+    code: CodeType
+    suspended: Any
+    """The coroutine or generator itself; None for a thread's frame."""
+
+    @property
+    def line(self) -> int:
+        """The line it stands in."""
+        return (self.frame.f_lineno if self.frame is not None else None) or self.code.co_firstlineno
+
+
+def await_steps(task: asyncio.Task[Any], start: Any = None) -> tuple[Step, ...]:
+    """Return the coroutines and generators of a task's await chain, outermost first; `start` as for `await_chain`."""
+    steps: list[Step] = []
+    step: Any = task.get_coro() if start is None else start
+    while step is not None and len(steps) < _FRAMES_MAX:
+        frame, code, inner = _step(step)
+        if code is not None:
+            steps.append(Step(frame, code, step))
+        elif (inner := _unwrap(step)) is None:
+            break
+        step = inner
+    return tuple(steps)
+
+
+def thread_steps(ident: int | None) -> tuple[Step, ...]:
+    """Return the frames of a thread as they are at this moment, outermost first; empty when it has ended."""
+    frame = None if ident is None else sys._current_frames().get(ident)  # noqa: SLF001 - public in all but name
+    steps: list[Step] = []
+    while frame is not None and len(steps) < 4 * _FRAMES_MAX:
+        steps.append(Step(frame, frame.f_code, None))
+        frame = frame.f_back
+    return tuple(reversed(steps))
+
+
+def local_variables(frame: FrameType) -> dict[str, Any]:
+    """Return a copy of a frame's variables that keeps nothing alive in the frame.
+
+    Before Python 3.13 a frame remembers the dictionary that it was asked for, and with it every object that was in a
+    variable at that moment, for as long as the function runs.
+    """
+    seen = frame.f_locals
+    variables = dict(seen)
+    if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        seen.clear()
+    return variables
+
+
+def held_objects(suspended: Any) -> list[Any]:
+    """Return what a suspended coroutine holds: its variables and what lies on its stack, in no order; empty while it runs.
+
+    Inside a `with` or `async with` block that is the bound `__exit__` or `__aexit__` too: proof of who is inside.
+    """
+    return gc.get_referents(suspended) if suspended is not None else []
+
+
 def thread_stack(thread: threading.Thread) -> tuple[str, ...]:
     """Return the lines the thread stands in right now, outermost first; empty when it has ended."""
     if thread.ident is None:
@@ -96,6 +158,19 @@ def _step(step: Any) -> tuple[FrameType | None, CodeType | None, Any]:
         if isinstance(code, CodeType):
             return getattr(step, f"{prefix}_frame", None), code, getattr(step, inner, None)
     return None, None, None
+
+
+def _unwrap(step: Any) -> Any:
+    """Return the coroutine or generator inside one of the interpreter's own awaitables (`asend`, `__await__`); None if none.
+
+    They tell the collector what they refer to, and nobody else.
+    """
+    if isinstance(step, asyncio.Future) or type(step).__module__ not in ("builtins", "_asyncio"):
+        return None
+    for inner in gc.get_referents(step):
+        if isinstance(inner, (CoroutineType, AsyncGeneratorType, GeneratorType)):
+            return inner
+    return None
 
 
 def _describe_awaitable(awaitable: Any) -> str:

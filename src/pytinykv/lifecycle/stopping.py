@@ -20,6 +20,7 @@ from pytinykv.lifecycle.report import Leak, LeakKind, Outcome, StageResult, Stop
 from pytinykv.lifecycle.stacks import CallSite, await_chain
 
 if TYPE_CHECKING:
+    from pytinykv.lifecycle.graph import WaitGraph
     from pytinykv.lifecycle.scope import Member, Scope, Stage, StageFunction
 
 MOMENT_S: Final = 0.05
@@ -41,6 +42,8 @@ class StopSequence:
         self.results: Final[list[StageResult]] = []
         self.leaks: Final[list[Leak]] = []
         self.child_reports: Final[list[StopReport]] = []
+        self.graph: WaitGraph | None = None
+        """Who waited for whom when a step of this scope first overran; None when none did."""
         self.step_task: asyncio.Task[Any] | None = None
         """The task that runs the present stage or member's stop."""
         self._waiting_for: Scope | None = None
@@ -123,6 +126,8 @@ class StopSequence:
                 break
             self._cancel_tasks()
         stuck = self._remaining_tasks()
+        if stuck:
+            self._explain()
         self.leaks.extend(self._scope.tasks[task].as_leak() for task in stuck)
         self._finish_owned(f"tasks ({count})", started, stuck=len(stuck), what="did not end after being cancelled")
 
@@ -142,6 +147,8 @@ class StopSequence:
             except asyncio.CancelledError:
                 self._hurry()
         stuck = [thread for thread in threads if not thread.done]
+        if stuck:
+            self._explain()
         self.leaks.extend(thread.as_leak() for thread in stuck)
         self._finish_owned(
             f"threads ({len(threads)})", started, stuck=len(stuck), what="did not return after being woken"
@@ -180,6 +187,7 @@ class StopSequence:
         await self._wait((task,), limit_s)
         if not task.done():
             chain = await_chain(task)
+            self._explain()
             task.cancel()
             await self._wait((task,), MOMENT_S)
             if not task.done():
@@ -193,6 +201,19 @@ class StopSequence:
             _log.error("stop of scope %s: %s failed", self._scope.name, name, exc_info=error)
             return Outcome.RAISED, repr(error)
         return Outcome.OK, ""
+
+    def _explain(self) -> None:
+        """Draw who waits for whom, before anything that could tell is cancelled. Once; a scope below may have done it."""
+        if self.graph is not None or any(
+            report.graph is not None for child in self.child_reports for report in child.walk()
+        ):
+            return
+        from pytinykv.lifecycle.explain import explain
+
+        try:
+            self.graph = explain(self._scope.root)
+        except Exception:
+            _log.exception("stop of scope %s: the wait-for graph could not be drawn", self._scope.name)
 
     def _remaining_tasks(self) -> list[asyncio.Task[Any]]:
         return [task for task in self._scope.tasks if task not in self._scope.excused]

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pytinykv.lifecycle.owners import count_owned
+
 if TYPE_CHECKING:
+    from pytinykv.lifecycle import Scope
     from pytinykv.raftstore import Store
     from pytinykv.scheduler import Scheduler
 
@@ -67,6 +70,23 @@ class SchedulerMetrics(Collector):
         yield GaugeMetricFamily(
             "tinykv_scheduler_bootstrapped", "Whether the cluster has its first region.", int(scheduler.is_bootstrapped)
         )
+
+
+class OwnerMetrics(Collector):
+    """How many tasks, threads, calls, child processes and file descriptors there are, and whose."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def collect(self) -> Iterator[Metric]:
+        owned = GaugeMetricFamily("tinykv_owned", "Background work and descriptors.", labels=["kind", "owner"])
+        counts: dict[tuple[str, str], int] = {}
+        for what, number in count_owned(self._scope.root).items():
+            key = (str(what.kind), what.owner)
+            counts[key] = counts.get(key, 0) + number
+        for key, number in sorted(counts.items()):
+            owned.add_metric(key, number)
+        yield owned
 
 
 def process_metrics() -> Iterator[Metric]:

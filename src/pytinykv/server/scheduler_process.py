@@ -15,7 +15,7 @@ from pytinykv.scheduler import Scheduler, SchedulerConfig
 from pytinykv.server.gate import Gate
 from pytinykv.server.grpc_binding import bind_service
 from pytinykv.server.health import HealthService
-from pytinykv.server.metrics import SchedulerMetrics
+from pytinykv.server.metrics import OwnerMetrics, SchedulerMetrics
 from pytinykv.server.pd_service import PdService
 from pytinykv.server.status import StatusServer
 from pytinykv.server.workers import ThreadWorker
@@ -81,6 +81,7 @@ async def run_scheduler(
     directory.claim(cluster_id=scheduler.cluster_id)
     inner.on_stop("decide nothing any more", scheduler.stop)
     registry = CollectorRegistry()
+    registry.register(OwnerMetrics(scope))
     registry.register(SchedulerMetrics(scheduler))
     status_address = ""
     if config.status_addr:

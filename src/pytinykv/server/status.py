@@ -1,8 +1,10 @@
 """The status port: a small HTTP server in a thread of its own, so that it answers also while the event loop is stuck.
 
-/healthz   200 "ok" while the process serves and its loop turns, else 503 and the reason
-/metrics   the Prometheus text format
-/debug/…   what the owner has to tell, as JSON
+/healthz       200 "ok" while the process serves and its loop turns, else 503 and the reason
+/metrics       the Prometheus text format
+/debug/tasks   who waits for whom, as text; as JSON with ?format=json. Drawn in the thread of the request
+/debug/owned   how many tasks, threads, calls and file descriptors there are, by owner and place of birth, as JSON
+/debug/…       what the owner has to tell, as JSON
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from pytinykv.lifecycle.explain import explain
+from pytinykv.lifecycle.owners import count_owned
 from pytinykv.lifecycle.rpc import parse_address
 from pytinykv.lifecycle.rpc.address import check_can_bind, check_may_listen
 
@@ -41,16 +45,27 @@ class StatusServer:
         self._scope = scope
         self._registry = registry
         self._health = health
-        self._pages = pages or {}
+        self._pages = {"/debug/owned": self._owned, **(pages or {})}
 
     def start(self, address: str, *, insecure: bool = False) -> str:
         """Listen and return the address with its real port. Raises AddressError."""
         parsed = parse_address(address)
         check_may_listen(parsed, insecure=insecure)
         check_can_bind(parsed)
-        server = _Server((parsed.host, parsed.port), _handler(self._registry, self._health, self._pages))
+        handler = _handler(self._registry, self._health, self._pages, self._tasks)
+        server = _Server((parsed.host, parsed.port), handler)
         self._scope.start_thread("status-port", _serve, server, wake=server.shutdown)
         return f"{parsed.host}:{server.server_address[1]}"
+
+    def _tasks(self, *, as_json: bool) -> bytes:
+        graph = explain(self._scope.root)
+        return msgspec.json.encode(graph.to_data()) if as_json else graph.render().encode()
+
+    def _owned(self) -> object:
+        counts = sorted(count_owned(self._scope.root).items())
+        return [
+            {"kind": str(what.kind), "owner": what.owner, "born": what.born, "count": count} for what, count in counts
+        ]
 
 
 class _Server(ThreadingHTTPServer):
@@ -65,23 +80,29 @@ def _serve(server: ThreadingHTTPServer) -> None:
         server.server_close()
 
 
-def _handler(registry: CollectorRegistry, health: Health, pages: Pages) -> type[BaseHTTPRequestHandler]:
+def _handler(
+    registry: CollectorRegistry, health: Health, pages: Pages, tasks: Callable[..., bytes]
+) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = REQUEST_TIMEOUT_S
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
+            path, _, query = self.path.partition("?")
             if path == "/healthz":
                 problem = health()
                 status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
                 self._answer(status, "text/plain; charset=utf-8", (problem or "ok").encode() + b"\n")
             elif path == "/metrics":
                 self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry))
+            elif path == "/debug/tasks":
+                as_json = query == "format=json"
+                kind = "application/json" if as_json else "text/plain; charset=utf-8"
+                self._answer(HTTPStatus.OK, kind, tasks(as_json=as_json) + b"\n")
             elif path in pages:
                 self._answer(HTTPStatus.OK, "application/json", msgspec.json.encode(pages[path]()) + b"\n")
             else:
-                paths = ", ".join(["/healthz", "/metrics", *pages])
+                paths = ", ".join(["/healthz", "/metrics", "/debug/tasks", *pages])
                 self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", f"try {paths}\n".encode())
 
         def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:

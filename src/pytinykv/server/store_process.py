@@ -27,7 +27,7 @@ from pytinykv.server.describe import describe_store
 from pytinykv.server.gate import Gate
 from pytinykv.server.grpc_binding import bind_service
 from pytinykv.server.health import HealthService
-from pytinykv.server.metrics import StoreMetrics
+from pytinykv.server.metrics import OwnerMetrics, StoreMetrics
 from pytinykv.server.raft_transport import StoreTransport, serve_raft_messages, serve_snapshots
 from pytinykv.server.status import StatusServer
 from pytinykv.server.store_node import SCHEDULER_PATIENCE_S, StoreNode, StorePorts
@@ -115,6 +115,7 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     advertised_host = address.rpartition(":")[0]
 
     registry = CollectorRegistry()
+    registry.register(OwnerMetrics(scope))
     status_address = ""
     if config.status_addr:
         status = StatusServer(

@@ -1,4 +1,4 @@
-"""gRPC servers and channels: the only place that makes them (DESIGN section 11).
+"""gRPC servers and channels: the only place that makes them.
 
 Purpose. grpc.aio is the transport, and it has its own ideas about when things end. Everything made here belongs to a
 scope, stops within a bound in every state, and reports what it could not end.

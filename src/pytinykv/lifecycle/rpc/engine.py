@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 import grpc
 import grpc.aio
 
-from pytinykv.lifecycle.census import open_descriptors
+from pytinykv.lifecycle.census import excuse_descriptors, open_descriptors
 from pytinykv.lifecycle.errors import LifecycleError
 
 Options = Sequence[tuple[str, int | str]]
@@ -114,6 +114,7 @@ def keep_engine() -> None:
             cast("Any", grpc.aio).init_grpc_aio()  # public, but the stubs do not know it
             _engine_kept = True
             _engine_descriptors = frozenset(open_descriptors().keys() - before.keys())
+            excuse_descriptors(_engine_descriptors)
 
 
 def engine_descriptors() -> frozenset[int]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
@@ -178,6 +178,16 @@ class RpcServer:
         return self._name
 
     @property
+    def made_at(self) -> CallSite:
+        """The line that made the server."""
+        return self._made_at
+
+    @property
+    def port(self) -> int | None:
+        """The port it listens on; None until started."""
+        return None if self.address is None else self.address.port
+
+    @property
     def calls_under_way(self) -> int:
         """How many handlers have not ended."""
         return len(self._calls)
@@ -249,6 +259,11 @@ class RpcServer:
         if self._stuck_server:
             found.append(Leak(LeakKind.SERVER, self._name, self._made_at))
         return found
+
+    def handlers(self) -> Iterator[tuple[asyncio.Task[Any], tuple[str, Any]]]:
+        """Yield the tasks of the calls under way, with a name for each and the coroutine in which its Python code begins."""
+        for task, call in list(self._calls.items()):
+            yield task, (f"{self._name}{call.path}", call.running)
 
     # ---- start and stop
 

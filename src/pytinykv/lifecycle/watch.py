@@ -1,0 +1,180 @@
+"""The watch over a running process: a thread that notices a loop which does not turn, and tells who waits for whom.
+
+```
+every TICK_S      ask the loop for a sign of life; none for STALL_S: log its stack and the wait-for graph, once per stall
+every LOOK_S      note where everybody stands, so that a graph can tell since when they wait
+every COUNT_S     count what everybody owns; warn of what only ever grows
+SIGUSR1           log the wait-for graph
+```
+
+The thread needs nothing from the loop. SIGUSR1 is blocked everywhere and taken up by the thread itself (`sigtimedwait`), so
+it is answered also while the main thread stands in compiled code. Cost: a callback in the loop four times a second.
+
+A process that was stopped (SIGSTOP), or starved, finds its own thread late as well; that is told apart from a loop that
+stands still while the thread runs on time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from pytinykv.lifecycle.explain import explain
+from pytinykv.lifecycle.owners import GrowthWatch, count_owned
+from pytinykv.lifecycle.scope import Scope
+from pytinykv.lifecycle.stacks import thread_stack
+from pytinykv.lifecycle.waitclock import WaitClock
+
+TICK_S: Final = 0.25
+STALL_S: Final = 1.0
+LOOK_S: Final = 1.0
+COUNT_S: Final = 10.0
+_LATE_S: Final = 0.5
+"""A thread that wakes this much too late was not the only one that did not run."""
+_JOIN_S: Final = 1.0
+_SIGNAL: Final = signal.SIGUSR1
+
+_log = logging.getLogger(__name__)
+
+
+class Watch:
+    """Watches the loop of a root scope. Made in the thread that turns the loop; `start` and `stop` once each."""
+
+    def __init__(
+        self, name: str, loop: asyncio.AbstractEventLoop, *, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._name: Final = name
+        self._loop: Final = loop
+        self._now: Final = now
+        self._loop_thread: Final = threading.current_thread()
+        self._scope: Scope | None = None
+        self.clock: Final = WaitClock()
+        self._growth: Final = GrowthWatch()
+        self._asked_at: float | None = None
+        """When the sign of life that has not come yet was asked for."""
+        self._stalled = False
+        self._ticked_at = now()
+        self._looked_at = self._counted_at = now()
+        self._wanted: Final = threading.Event()
+        self._is_over = False
+        self._thread: Final = threading.Thread(target=self._run, name=f"{name}/watch", daemon=True)
+
+    def attach(self, scope: Scope) -> None:
+        """Say what is owned; until then only the loop is watched."""
+        self._scope = scope
+        scope.wait_clock = self.clock
+
+    def start(self) -> None:
+        """Start the thread, with SIGUSR1 blocked in it from its first instruction on: its default action is death."""
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {_SIGNAL})
+        self._thread.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def stop(self) -> None:
+        """End the thread; before the loop is closed."""
+        self._is_over = True
+        self._wake()
+        self._thread.join(_JOIN_S)
+
+    def request_graph(self) -> None:
+        """Have the graph logged soon; for signal handlers."""
+        self._wanted.set()
+        self._wake()
+
+    def describe(self) -> str:
+        """Return the wait-for graph as text, from any thread."""
+        scope = self._scope
+        return "nothing is owned yet" if scope is None else explain(scope).render()
+
+    def tick(self) -> None:
+        """Look at everything whose time has come. Called by the thread."""
+        now = self._now()
+        self._check_loop(now)
+        self._ticked_at = now
+        scope = self._scope
+        if scope is None:
+            return
+        if now - self._looked_at >= LOOK_S:
+            self._looked_at = now
+            self.clock.look([self._loop])
+        if now - self._counted_at >= COUNT_S:
+            self._counted_at = now
+            for growth in self._growth.observe(count_owned(scope)):
+                _log.warning("%s: %s", self._name, growth)
+
+    # ---- inside
+
+    def _run(self) -> None:
+        while not self._is_over:
+            self._wait()
+            try:
+                if self._wanted.is_set() and not self._is_over:
+                    self._wanted.clear()
+                    _log.warning("%s was asked who waits for whom\n%s", self._name, self.describe())
+                if not self._is_over:
+                    self.tick()
+            except Exception:  # the watch goes on; it is there for bad days
+                _log.exception("%s: the watch could not look", self._name)
+
+    def _wait(self) -> None:
+        if hasattr(signal, "sigtimedwait"):
+            if signal.sigtimedwait({_SIGNAL}, TICK_S) is not None and not self._is_over:
+                self._wanted.set()
+        else:
+            self._wanted.wait(TICK_S)
+
+    def _wake(self) -> None:
+        if hasattr(signal, "sigtimedwait") and self._thread.is_alive() and self._thread.ident is not None:
+            signal.pthread_kill(self._thread.ident, _SIGNAL)
+
+    def _check_loop(self, now: float) -> None:
+        late = now - self._ticked_at - TICK_S
+        if late > _LATE_S:
+            _log.warning(
+                "%s: nothing of this process ran for %.1f s: it was paused, or starved, or compiled code did not let go",
+                self._name,
+                late,
+            )
+            self._asked_at = None if self._asked_at is None else now
+        if self._asked_at is None:
+            if self._stalled:
+                self._stalled = False
+                _log.warning("%s: the event loop turns again", self._name)
+            self._ask(now)
+        elif now - self._asked_at >= STALL_S and not self._stalled:
+            self._stalled = True
+            self._tell_stall(now - self._asked_at)
+
+    def _ask(self, now: float) -> None:
+        self._asked_at = now
+        try:
+            self._loop.call_soon_threadsafe(self._answer)
+        except RuntimeError:  # it was closed just now, so the watch is about to end
+            self._asked_at = None
+
+    def _answer(self) -> None:
+        self._asked_at = None
+
+    def _tell_stall(self, stood_s: float) -> None:
+        stack = "\n".join(f"    {line}" for line in thread_stack(self._loop_thread))
+        _log.error("%s: the event loop has not turned for %.1f s; it stands at\n%s", self._name, stood_s, stack)
+        _log.error("%s: %s", self._name, self.describe())
+
+
+@contextmanager
+def signal_for_graph(watch: Watch) -> Iterator[None]:
+    """Have SIGUSR1 log the graph of `watch`, while the block lasts. In the main thread, before other threads are started."""
+    # Threads started from now on inherit the mask. One that was there before would get the signal: hence the handler as well.
+    previous = signal.signal(_SIGNAL, lambda _number, _frame: watch.request_graph())
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {_SIGNAL})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(_SIGNAL, previous)
