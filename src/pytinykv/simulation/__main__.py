@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
+    else:
+        logging.disable()  # programs that fail of a broken disk say so, and that is no news here
     failed = 0
     for name, seed in _histories(options):
         if options.json:

@@ -154,7 +154,9 @@ class Cluster:
         self._background.append(self.world.loop.create_task(coroutine, name="background"))
 
     async def heal_programs(self) -> None:
-        """Wait for what runs in the background, resume what is stalled, and start what is down."""
+        """Repair the disks, wait for what runs in the background, resume what is stalled, and start what is down."""
+        for node in (self.scheduler, *self.stores):
+            node.disk.repair()
         await asyncio.sleep(LATE_FAULTS_S)
         if self._background:
             await asyncio.wait(self._background)
@@ -162,6 +164,7 @@ class Cluster:
         for node in (self.scheduler, *self.stores):
             if node.process is not None:
                 node.process.resume()
+            await node.wait_ended()
             await start_until_up(node)
             await self.wait_until(lambda node=node: node.is_up, limit_s=60.0, what=f"{node.host} up")  # type: ignore[misc] # node is bound
 
@@ -237,6 +240,9 @@ class Cluster:
             **self.network.counters,
             "crashes": sum(store.disk.crashes for store in self.stores),
             "batches lost": sum(store.disk.batches_lost for store in self.stores),
+            "files torn": self.world.files.torn,
+            "damaged reads": sum(node.disk.errors for node in (self.scheduler, *self.stores)),
+            "ends because of the disk": sum(node.loud_ends for node in (self.scheduler, *self.stores)),
             "terms": self.observer.terms,
             "raft messages": self.observer.messages,
         }
@@ -257,6 +263,9 @@ class Cluster:
 
     def running_store(self, host: str) -> tuple[Process, Store] | None:
         return next((store.serving for store in self.stores if store.host == host), None)
+
+    def is_disk_full(self, host: str) -> bool:
+        return any(store.disk.is_full for store in self.stores if store.host == host)
 
     def observe(self, envelope: RaftEnvelope) -> None:
         try:

@@ -4,6 +4,9 @@
 what is left (all that was synced, and a random part of the rest) to the next one, and the dead process's engine answers
 nothing any more.
 
+Faults (`faults`, `bad_reads`) belong to the disk: they stay over crashes and restarts until `repair`. From the first one on
+an incarnation counts as `hurt`: it may end by itself, loudly and in time, which is otherwise a bug.
+
 `SimWorker` is the store's disk thread on virtual time (`raftstore.ports.Worker`). A piece of work runs at the moment its
 turn comes, and its result is told a while later; a sync in it covers what was written when it *began*, and becomes durable
 only when it *ends*, so what is written meanwhile stays at risk, as on a real disk.
@@ -11,8 +14,10 @@ only when it *ends*, so what is written meanwhile stays at risk, as on a real di
 
 from __future__ import annotations
 
+import errno
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
@@ -20,7 +25,9 @@ import msgspec
 
 from pytinykv.lifecycle.report import Leak
 from pytinykv.simulation.process import Process
-from pytinykv.storage import EngineError, MemoryEngine
+from pytinykv.storage import ColumnFamily, CorruptionError, EngineError, MemoryEngine
+from pytinykv.storage.engine import Reader
+from pytinykv.storage.memory import Faults
 
 __all__ = ["DiskTiming", "SimDisk", "SimEngine", "SimWorker"]
 
@@ -38,9 +45,30 @@ class DiskTiming(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimEngine(MemoryEngine):
-    """A memory engine whose `sync` inside a worker's work ends when the work ends."""
+    """A memory engine whose `sync` inside a worker's work ends when the work ends, and whose reads may find damage."""
 
     _collecting: list[int] | None = None
+    disk: SimDisk
+    """Where it lies."""
+
+    def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
+        if self.disk.bad_reads:
+            self.disk.read_badly(f"{cf} {key!r}")
+        return super().get(cf, key)
+
+    def scan(
+        self, cf: ColumnFamily, start: bytes, end: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        if self.disk.bad_reads:
+            self.disk.read_badly(f"{cf} from {start!r}")
+        return super().scan(cf, start, end, reverse=reverse)
+
+    def export_sst(self, cf: ColumnFamily, reader: Reader, start: bytes, end: bytes | None, path: Path) -> int:
+        if self.disk.bad_reads:
+            self.disk.read_badly(f"{cf} from {start!r}")
+        if self.faults.capacity_bytes is not None:
+            raise OSError(errno.ENOSPC, "No space left on the simulated disk", str(path))
+        return super().export_sst(cf, reader, start, end, path)
 
     def sync(self) -> None:
         ticket = self.begin_sync()
@@ -67,14 +95,56 @@ class SimDisk:
     def __init__(self, rng: Random, timing: DiskTiming | None = None) -> None:
         self.rng = rng
         self.timing = timing or DiskTiming()
+        self.faults = Faults()
+        self.bad_reads = 0.0
+        """Probability that a read finds damage."""
+        self.hurt = False
+        """Whether the incarnation that runs now has had a fault to bear."""
         self._engine: SimEngine | None = None
         self.crashes = 0
         self.batches_lost = 0
+        self.errors = 0
+        """Damaged reads so far; failed writes and syncs are the engine's `failure`."""
+
+    @property
+    def is_faulty(self) -> bool:
+        """Whether something is wrong with it now."""
+        faults = self.faults
+        return bool(self.bad_reads or faults.write_error or faults.sync_error or faults.capacity_bytes is not None)
+
+    @property
+    def used_bytes(self) -> int:
+        return 0 if self._engine is None else self._engine.used_bytes
+
+    @property
+    def is_full(self) -> bool:
+        return self.faults.capacity_bytes is not None
+
+    def hurt_by(self, *, faults: Faults | None = None, bad_reads: float = 0.0) -> None:
+        """Let something be wrong with the disk from now on."""
+        self.hurt = True
+        self.bad_reads = bad_reads
+        if faults is not None:
+            for name, value in vars(faults).items():
+                setattr(self.faults, name, value)
+
+    def repair(self) -> None:
+        """End all faults. Whoever has met one is not helped by that."""
+        self.bad_reads = 0.0
+        for name, value in vars(Faults()).items():
+            setattr(self.faults, name, value)
+
+    def read_badly(self, what: str) -> None:
+        """Raise CorruptionError, by chance."""
+        if self.rng.random() < self.bad_reads:
+            self.errors += 1
+            raise CorruptionError(f"checksum mismatch in the simulated file of {what}", file=Path("simulated.sst"))
 
     def open(self, process: Process) -> SimEngine:
         """Open the engine for one incarnation of the store. Its death closes it and loses what wasn't synced."""
         if self._engine is None:
-            self._engine = SimEngine()
+            self._engine = _as_sim_engine(MemoryEngine(self.faults), self)
+        self.hurt = self.is_faulty
         engine = self._engine
         process.on_death.append(lambda: self._on_death(engine))
         return engine
@@ -92,7 +162,7 @@ class SimDisk:
         else:
             self.crashes += 1
             self.batches_lost += at_risk
-        self._engine = _as_sim_engine(left)
+        self._engine = _as_sim_engine(left, self)
 
 
 class SimWorker:
@@ -157,7 +227,8 @@ class SimWorker:
             self._busy = False
 
 
-def _as_sim_engine(engine: MemoryEngine) -> SimEngine:
+def _as_sim_engine(engine: MemoryEngine, disk: SimDisk) -> SimEngine:
     engine.__class__ = SimEngine
     assert isinstance(engine, SimEngine)
+    engine.disk = disk
     return engine

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytinykv.client.errors import ClientError
 from pytinykv.raft import (
@@ -24,9 +25,14 @@ from pytinykv.raft import (
     VoteResponse,
 )
 from pytinykv.raftstore import MembershipChange, RaftEnvelope, RegionId
+from pytinykv.raftstore.errors import FormatError
+from pytinykv.simulation.disk import DiskTiming, SimDisk
+from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.faults import pause, random_link_trouble, random_partitions
 from pytinykv.simulation.network import LinkConditions
-from pytinykv.simulation.nodes import Node, ProcessDied
+from pytinykv.simulation.nodes import STOP_BOUND_S, Node, ProcessDied
+from pytinykv.storage import EngineError
+from pytinykv.storage.memory import Faults
 
 if TYPE_CHECKING:
     from pytinykv.simulation.cluster import Cluster
@@ -35,6 +41,8 @@ __all__ = ["NEMESES", "Nemesis", "start_until_up"]
 
 Nemesis = Callable[["Cluster", Random, asyncio.Event], Awaitable[None]]
 START_AGAIN_S = 0.5
+LOUD_END_BOUND_S = STOP_BOUND_S + 2.0
+"""Virtual seconds within which a program whose disk has failed is gone."""
 
 
 async def start_until_up(node: Node) -> None:
@@ -45,9 +53,23 @@ async def start_until_up(node: Node) -> None:
     while not node.running:
         try:
             await node.start()
-        except (ClientError, ProcessDied):
+        except ProcessDied:
             await node.crash()
-            await asyncio.sleep(START_AGAIN_S)
+        except ClientError:
+            await give_up_start(node)
+        except (EngineError, FormatError, OSError):
+            if not node.disk.hurt:
+                raise
+            await give_up_start(node)
+        else:
+            return
+        await asyncio.sleep(START_AGAIN_S)
+
+
+async def give_up_start(node: Node) -> None:
+    """End a program whose start has failed, in good order."""
+    with suppress(ProcessDied):  # somebody killed it meanwhile
+        await node.stop()
 
 
 async def partitions(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
@@ -110,7 +132,7 @@ async def scheduler_outages(cluster: Cluster, rng: Random, stop: asyncio.Event) 
         await pause(stop, 4.0 * rng.random())
         await cluster.scheduler.crash()
         await pause(stop, 4.0 * rng.random())
-        await cluster.scheduler.start()
+        await start_until_up(cluster.scheduler)
 
 
 async def leader_changes(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
@@ -216,6 +238,71 @@ async def _kill_senders(cluster: Cluster, rng: Random, stop: asyncio.Event, kind
     cluster.message_hooks.remove(hook)
 
 
+async def failing_writes(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Let writes of a store's disk, or the scheduler's, fail."""
+    await _hurt_disks(cluster, rng, stop, lambda _disk: {"faults": Faults(write_error=EngineError("I/O error"))})
+
+
+async def failing_syncs(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Let syncs of a disk fail: what they should have covered is lost."""
+    await _hurt_disks(cluster, rng, stop, lambda _disk: {"faults": Faults(sync_error=EngineError("fsync: I/O error"))})
+
+
+async def full_disks(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Let disks run full."""
+
+    def fill(disk: SimDisk) -> dict[str, Any]:
+        return {"faults": Faults(capacity_bytes=disk.used_bytes + rng.randrange(5000))}
+
+    await _hurt_disks(cluster, rng, stop, fill)
+
+
+async def corrupted_reads(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Let reads of a disk find damage, some or all of them."""
+    await _hurt_disks(cluster, rng, stop, lambda _disk: {"bad_reads": rng.choice([0.01, 0.1, 1.0])})
+
+
+async def _hurt_disks(
+    cluster: Cluster, rng: Random, stop: asyncio.Event, fault: Callable[[SimDisk], dict[str, Any]]
+) -> None:
+    """Hurt one disk after the other, watch that whoever has met a failed write ends, repair, start again."""
+    while not stop.is_set():
+        await pause(stop, 3.0 * rng.random())
+        victim = cluster.scheduler if rng.random() < 0.2 else rng.choice(cluster.stores)
+        cluster.world.trace.record("hurts", victim.host)
+        victim.disk.hurt_by(**fault(victim.disk))
+        await pause(stop, 4.0 * rng.random())
+        await _expect_end(cluster, victim)
+        victim.disk.repair()
+        await victim.wait_ended()
+        await start_until_up(victim)
+
+
+async def _expect_end(cluster: Cluster, victim: Node) -> None:
+    """A program whose disk has refused a write or a sync ends within the bound. Raises `Violation`."""
+    process, engine = victim.process, victim.disk.peek()
+    if process is None or engine is None or engine.failure is None:
+        return
+    deadline = cluster.world.loop.time() + LOUD_END_BOUND_S
+    while process.alive:
+        if cluster.world.loop.time() > deadline and not process.stalled:
+            raise Violation("disk failure", f"{process} goes on {LOUD_END_BOUND_S} s after: {engine.failure}")
+        await asyncio.sleep(0.1)
+
+
+async def slow_disks(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Let disks take long for everything, or stand still for seconds, and then be quick again."""
+    before = {node.host: node.disk.timing for node in cluster.stores}
+    while not stop.is_set():
+        victims = rng.sample(cluster.stores, rng.randint(1, len(cluster.stores)))
+        for victim in victims:
+            victim.disk.timing = DiskTiming(work_min_s=rng.choice([0.05, 0.3, 2.0]), stall=0.1, stall_max_s=3.0)
+        await pause(stop, 3.0 * rng.random())
+        for victim in victims:
+            victim.disk.timing = before[victim.host]
+        await pause(stop, 2.0 * rng.random())
+
+
 _MESSAGE_KINDS: list[type] = [
     AppendEntries,
     AppendResponse,
@@ -242,5 +329,10 @@ NEMESES: dict[str, Nemesis] = {
     "leader stalls": leader_stalls,
     "leader changes": leader_changes,
     "member changes": member_changes,
+    "failing writes": failing_writes,
+    "failing syncs": failing_syncs,
+    "full disks": full_disks,
+    "corrupted reads": corrupted_reads,
+    "slow disks": slow_disks,
 }
 """All of them by name; swarm testing draws some for each seed."""

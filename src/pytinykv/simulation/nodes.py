@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextvars import Context
 from typing import Any, TypeVar
 
 from pytinykv.client.async_client import AsyncClient
@@ -24,6 +25,7 @@ from pytinykv.simulation.history import CompareAndSwap
 from pytinykv.simulation.process import Process
 from pytinykv.simulation.rpc import SimConnector, SimServer
 from pytinykv.simulation.world import World
+from pytinykv.storage import EngineError
 
 __all__ = ["SCHEDULER_ADDRESS", "ClientNode", "Node", "ProcessDied", "SchedulerNode"]
 
@@ -47,6 +49,15 @@ def fail_unless_done(future: asyncio.Future[None], error: Exception) -> None:
         future.set_exception(error)
 
 
+def is_disk_error(error: BaseException | None) -> bool:
+    """Say whether an error, or what caused it, came from the disk."""
+    while error is not None:
+        if isinstance(error, EngineError | OSError):
+            return True
+        error = error.__cause__
+    return False
+
+
 class Node:
     """A host and what runs on it."""
 
@@ -57,8 +68,15 @@ class Node:
         self.clock = SimClock(world.loop)
         self.process: Process | None = None
         self.scope: Scope | None = None
-        self.is_up = False
-        """Whether the start is over."""
+        self._is_up = False
+        self._ending: asyncio.Task[None] | None = None
+        self.loud_ends = 0
+        """How often the program has ended by itself, because of its disk."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the program runs and its start is over."""
+        return self._is_up and self.running
 
     @property
     def running(self) -> bool:
@@ -69,7 +87,7 @@ class Node:
         """Start the program and wait until it serves. Raises what the start raises, or `ProcessDied`."""
         assert not self.running, f"{self.host} runs already"
         self.process = process = self.world.new_process(self.host)
-        self.is_up = False
+        self._is_up = False
         ready: asyncio.Future[None] = self.world.loop.create_future()
         process.on_death.append(lambda: fail_unless_done(ready, ProcessDied(f"{process} died during its start")))
         process.call(self._launch, process, ready)
@@ -90,7 +108,7 @@ class Node:
             fail_unless_done(ready, error)
             return
         if not ready.done():
-            self.is_up = True
+            self._is_up = True
             ready.set_result(None)
         await asyncio.Event().wait()
 
@@ -109,7 +127,7 @@ class Node:
         if not was_stalled and process.stalls == stalls:
             if took_s > STOP_BOUND_S:
                 raise Violation("stop", f"{self.host} took {took_s:.3f} s to stop\n{report.render()}")
-            if not report.ok:
+            if not report.ok and not self.disk.hurt:
                 raise Violation("stop", f"{self.host} did not stop cleanly\n{report.render()}")
         if report.leaks:  # a process that was held may be late with its stop, but must not leave anything
             raise Violation("stop", f"{self.host} left something\n{report.render()}")
@@ -129,6 +147,22 @@ class Node:
         if self.process is not None and self.process.alive:
             self.world.trace.record("crash", self.host)
             await self.process.crash()
+            self.world.files.tear(self.world.directory / self.host, self.disk.rng)
+
+    async def wait_ended(self) -> None:
+        """Wait for the end of a program that is ending because of its disk."""
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
+            self._ending = None
+
+    async def _end_loudly(self, process: Process) -> None:
+        """What the command line does when something owned has failed: stop in good order and leave with an error."""
+        try:
+            await self.stop()
+        except ProcessDied:
+            pass  # killed meanwhile
+        except Violation as violation:
+            self.world.loop.abort(violation)
 
     async def _within(self, process: Process, name: str, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine as the process, and wait for it as nobody. Raises `ProcessDied`."""
@@ -142,12 +176,22 @@ class Node:
             raise ProcessDied(f"{process} died during {name}")
         return task.result()
 
+    def _note_loud_end(self, process: Process, name: str, error: BaseException) -> None:
+        self.world.trace.record("fails", self.host, name.replace(" ", "_"), type(error).__name__)
+        if self._ending is None or self._ending.done():
+            self.loud_ends += 1
+            self._ending = self.world.loop.create_task(self._end_loudly(process), name="loud end", context=Context())
+
     def new_scope(self, process: Process) -> Scope:
-        """Make the root scope of a process; a task of it that fails ends the history."""
+        """Make the root scope of a process; a task of it that fails ends the history, unless its disk was hurt."""
         scope = Scope(self.host)
 
         def on_failure(name: str, error: BaseException) -> None:
-            if process.alive:
+            if not process.alive:
+                return
+            if self.disk.hurt and is_disk_error(error):
+                self._note_loud_end(process, name, error)
+            else:
                 violation = Violation("task failure", f"{name} raised {error!r}")
                 violation.__cause__ = error
                 self.world.loop.abort(violation)

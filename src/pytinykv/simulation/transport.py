@@ -7,6 +7,7 @@ transfer, and the sender hears of it, or concludes it, a while later.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -36,6 +37,10 @@ class Directory(Protocol):
 
     def running_store(self, host: str) -> tuple[Process, Store] | None:
         """Return the process and the store that run on a host now."""
+        ...
+
+    def is_disk_full(self, host: str) -> bool:
+        """Say whether a host's disk takes no more files."""
         ...
 
     def observe(self, envelope: RaftEnvelope) -> None:
@@ -78,7 +83,13 @@ class SimTransport:
         data = b"".join((directory / file.name).read_bytes() for file in manifest.files)
         host = self._directory.host_of_store(envelope.receiver.store_id)
         transfer = _Transfer(
-            self._network, self._process, host or "", SnapshotHeader(envelope, manifest), data, on_done
+            self._network,
+            self._process,
+            host or "",
+            SnapshotHeader(envelope, manifest),
+            data,
+            on_done,
+            is_full=lambda: host is not None and self._directory.is_disk_full(host),
         )
         running = None if host is None else self._directory.running_store(host)
         transfer.start(running)
@@ -98,6 +109,8 @@ class _Transfer:
         header: SnapshotHeader,
         data: bytes,
         on_done: Callable[[bool], None],
+        *,
+        is_full: Callable[[], bool],
     ) -> None:
         self._network = network
         self._sender = sender
@@ -105,6 +118,7 @@ class _Transfer:
         self._header = header
         self._data = data
         self._on_done = on_done
+        self._is_full = is_full
         self._receiver: Process | None = None
         self._sink: SnapshotReceiver | None = None
         self._told = False
@@ -137,8 +151,10 @@ class _Transfer:
     def _write(self, chunk: bytes, offset: int) -> None:
         assert self._sink is not None
         try:
+            if self._is_full():
+                raise OSError(errno.ENOSPC, "No space left on the simulated disk")
             self._sink.write(chunk)
-        except FormatError:
+        except (FormatError, OSError):
             self._sink.abort()
             self._conclude(arrived=False)
             return

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from pytinykv.simulation.errors import Violation
+from pytinykv.simulation.files import FileSyncs
 from pytinykv.simulation.loop import SimLoop
 from pytinykv.simulation.network import LinkConditions, Network
 from pytinykv.simulation.process import Process
@@ -52,6 +53,7 @@ class World:
         self.options = options
         self.directory = directory
         """A directory of the real file system for files that engines export; gone after the history."""
+        self.files = FileSyncs(directory)
         shuffle = self.rng_for("shuffle") if options.shuffle else None
         self.loop = SimLoop(shuffle=shuffle, time_limit_s=options.time_limit_s)
         self.trace = Trace(self.loop.time, keep_lines=options.keep_lines)
@@ -98,7 +100,8 @@ def run_world(
         world = World(seed, options or WorldOptions(), Path(directory))
         started = time.perf_counter()
         try:
-            result = world.loop.run_until_complete(_framed(world, history))
+            with world.files.recording():
+                result = world.loop.run_until_complete(_framed(world, history))
         finally:
             _abandon(world.loop)
         return result, world, time.perf_counter() - started

@@ -18,12 +18,13 @@ from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.scenarios.generic import finish
 from pytinykv.simulation.workloads import AppendWorkload, RegisterWorkload
 
-__all__ = ["elections", "split_brain", "storm"]
+__all__ = ["disks", "elections", "split_brain", "storm"]
 
 STORM_S = 10.0
 APPENDERS = 2
 CLIENTS = 6
 CALM = RaftStoreConfig(region_heartbeat_s=1.0)
+SHORT_LOG = RaftStoreConfig(region_heartbeat_s=1.0, log_keep_entries=5, log_gc_bytes=1, log_gc_bytes_force=2)
 NERVOUS = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.03)
 CLOCK_RATE_ERROR_MAX = 0.02
 """Well within `RaftStoreConfig.clock_drift_max`, which both ends of a lease share."""
@@ -76,6 +77,13 @@ async def split_brain(cluster: Cluster) -> None:
 async def elections(cluster: Cluster) -> None:
     """Elections that meet each other on slow links, while voters die."""
     await weather(cluster, ["deaths of voters", "leader stalls", "slow links"])
+
+
+@scenario("disks", ClusterOptions(stores=3, clients=4, raftstore=SHORT_LOG, think_s=0.05, patience_s=120.0))
+async def disks(cluster: Cluster) -> None:
+    """Disks fail in every way while stores die: who meets that ends in time, saying so, and nothing acknowledged is lost."""
+    kinds = ["failing writes", "failing syncs", "full disks", "corrupted reads", "slow disks"]
+    await weather(cluster, [*sorted(cluster.rng.sample(kinds, 2)), "crashes"])
 
 
 async def weather(cluster: Cluster, chosen: list[str]) -> None:

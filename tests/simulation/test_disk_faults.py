@@ -1,0 +1,59 @@
+"""Disks that fail, fill up, rot and forget: programs end in time and loudly, and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from pytinykv.simulation import run_scenario
+from pytinykv.simulation.files import FileSyncs
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_whoever_meets_a_bad_disk_ends_loudly_or_serves_right(seed: int) -> None:
+    run_scenario("disks", seed).check()
+
+
+def test_the_faults_are_met_and_not_only_there() -> None:
+    counters = [run_scenario("disks", seed).counters for seed in (1, 2)]
+    for what in ("ends because of the disk", "files torn", "crashes"):
+        assert sum(each[what] for each in counters) > 0, what
+
+
+def test_a_crash_takes_from_files_what_was_not_synced(tmp_path: Path) -> None:
+    host = tmp_path / "host"
+    host.mkdir()
+    outcomes = set()
+    for seed in range(40):
+        files = FileSyncs(tmp_path)
+        kept, cut = host / "kept", host / "cut"
+        with files.recording():
+            for path in (kept, cut):
+                path.write_bytes(b"synced")
+                with path.open("ab") as file:
+                    os.fsync(file.fileno())
+            handle = os.open(host, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+            with cut.open("ab") as file:
+                file.write(b" and not")
+            (host / "new").write_bytes(b"")
+        files.tear(host, Random(seed))
+        assert kept.read_bytes() == b"synced"
+        assert cut.read_bytes().startswith(b"synced")
+        outcomes.add((len(cut.read_bytes()), (host / "new").exists()))
+        for path in host.iterdir():
+            path.unlink()
+    assert {size for size, _ in outcomes} == set(range(6, 15))
+    assert {exists for _, exists in outcomes} == {True, False}
+
+
+def test_syncs_elsewhere_go_to_the_real_disk(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "file"
+    with FileSyncs(tmp_path / "root").recording(), elsewhere.open("wb") as file:
+        os.fsync(file.fileno())
+    assert os.fsync.__name__ == "fsync"
+    assert type(os.fsync).__name__ == "builtin_function_or_method"
