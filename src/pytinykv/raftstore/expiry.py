@@ -9,8 +9,9 @@ What a step finds expired, it proposes to delete (`DELETE_EXPIRED`): on every re
 value that is there *when it is applied* has expired at the leader's time of the step. So a value that was put meanwhile
 stays, whoever leads by then, and replicas never differ.
 
-Steps run on the store loop. In a thread they would stop the loop just as long: RocksDB's iterators hold the interpreter
-lock (measured: 0.7 µs a pair, 0.15 ms a step).
+Steps run on the store loop. In a thread they would stop the loop just as long, since RocksDB's iterators hold the
+interpreter lock. Measured with the default of 200 pairs a tick: 0.15 to 0.35 ms a step, that is up to 0.36 % of a core
+during a pass, and nothing between passes.
 
 Invariants:
 1. At most one proposal of the sweep is under way. Until it is answered no step is made.
