@@ -66,17 +66,33 @@ class Sink:
     def __init__(self, node: Receiver) -> None:
         self._node = node
         self.data = b""
+        self.is_sealed = False
 
     def write(self, chunk: bytes) -> None:
         self.data += chunk
         if self._node.finds_damage:
             raise FormatError("checksum does not match")
 
-    def finish(self) -> None:
+    def seal(self) -> None:
+        self.is_sealed = True
+
+    def hand_over(self) -> None:
+        assert self.is_sealed
         self._node.snapshots.append(self.data)
 
     def abort(self) -> None:
         self._node.aborted += 1
+
+
+class InlineWorker:
+    """Does the work on the spot."""
+
+    def submit(self, work: Callable[[], Any], on_done: Callable[[Any], None]) -> None:
+        try:
+            result = work()
+        except FormatError as error:
+            result = error
+        on_done(result)
 
 
 @dataclass
@@ -97,6 +113,10 @@ class Receiver:
     @property
     def store(self) -> Receiver:
         return self
+
+    @property
+    def background(self) -> InlineWorker:
+        return InlineWorker()
 
     def receive(self, frame: bytes) -> None:
         self.received.extend(decode_envelopes(frame))
@@ -278,3 +298,16 @@ async def test_a_snapshot_that_is_not_taken_is_told_to_its_sender(
     assert not await Delivery(scope, tmp_path, node).send()
     assert node.snapshots == []
     assert node.aborted == aborted
+
+
+def test_a_turn_with_much_to_say_is_cut_into_frames() -> None:
+    peer = Peer(PeerId(1), StoreId(1))
+    message = Heartbeat(PeerId(2), PeerId(1), Term(1), LogIndex(0), 0, 0.0)
+    envelopes = [
+        RaftEnvelope(RegionId(n), peer, peer, RegionEpoch(), message, start_key=bytes(1000)) for n in range(100)
+    ]
+    frames = list(raft_transport.frames_of(envelopes, bytes_max=5_000))
+    assert len(frames) > 20
+    assert all(len(frame) <= 5_000 for frame in frames)
+    assert [envelope for frame in frames for envelope in decode_envelopes(frame)] == envelopes
+    assert len(list(raft_transport.frames_of(envelopes[:1], bytes_max=10))) == 1, "one message can't be cut"

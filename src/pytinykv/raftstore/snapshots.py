@@ -179,7 +179,11 @@ class Snapshots:
 
 
 class SnapshotReceiver:
-    """One arriving snapshot: `write` its chunks in order, then `finish`; `abort` in every other case."""
+    """One arriving snapshot: `write` its chunks in order, `seal` it, `hand_over`; `abort` in every other case.
+
+    `write` and `seal` block on the disk and may run in a worker thread, one after the other; the rest belongs to the event
+    loop.
+    """
 
     def __init__(
         self,
@@ -194,14 +198,22 @@ class SnapshotReceiver:
         self._on_end = on_end
 
     def write(self, chunk: bytes) -> None:
-        """Take the next bytes. Raises FormatError when they don't fit the manifest; then `abort`."""
+        """Take the next bytes. Raises FormatError when they don't fit the manifest, OSError; then `abort`."""
         self._writer.write(chunk)
 
-    def finish(self) -> None:
-        """Check that everything is there and hand the snapshot to its region. Raises FormatError; then `abort`."""
+    def seal(self) -> None:
+        """Check that everything is there and make it durable. Raises FormatError, OSError; then `abort`."""
         self._writer.finish()
+
+    def hand_over(self) -> None:
+        """Give the sealed snapshot to its region."""
         self._on_end()
         self._on_received(self._header.envelope, self._header.manifest, self._writer.directory)
+
+    def finish(self) -> None:
+        """Seal and hand over at once. Raises FormatError, OSError; then `abort`."""
+        self.seal()
+        self.hand_over()
 
     def abort(self) -> None:
         self._on_end()

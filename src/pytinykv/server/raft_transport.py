@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +29,7 @@ from pytinykv.raftstore import RaftEnvelope, SnapshotHeader, SnapshotManifest, S
 from pytinykv.raftstore.errors import FormatError
 from pytinykv.raftstore.records import decode_snapshot_header, encode
 from pytinykv.raftstore.snapshot_files import snapshot_chunks
+from pytinykv.server.workers import result_of
 
 if TYPE_CHECKING:
     from pytinykv.client.scheduler_client import SchedulerClient
@@ -42,6 +44,8 @@ _SNAPSHOT = f"/{SERVICE}/Snapshot"
 
 FRAMES_QUEUED_MAX = 64
 """Frames that wait for a connection to be made; of more, the oldest are dropped."""
+FRAME_BYTES_TARGET = 16 * 1024 * 1024
+"""A turn's messages for one store that are larger go in several frames; far below what a receiver refuses."""
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 1.0
 SNAPSHOT_TIMEOUT_S = 300.0
@@ -86,7 +90,8 @@ class StoreTransport:
         link = self._links.get(store_id)
         if link is None:
             link = self._links[store_id] = _Link(store_id, self._scheduler, self._scope)
-        link.send(encode(envelopes))
+        for frame in frames_of(envelopes):
+            link.send(frame)
 
     def send_snapshot(
         self, envelope: RaftEnvelope, manifest: SnapshotManifest, directory: Path, on_done: Callable[[bool], None]
@@ -183,6 +188,17 @@ class _Link:
             connection.close()
 
 
+def frames_of(envelopes: list[RaftEnvelope], bytes_max: int = FRAME_BYTES_TARGET) -> Iterator[bytes]:
+    """Yield the messages encoded, in order, in frames of at most `bytes_max` as far as messages can be told apart."""
+    frame = encode(envelopes)
+    if len(frame) <= bytes_max or len(envelopes) == 1:
+        yield frame
+        return
+    middle = len(envelopes) // 2
+    yield from frames_of(envelopes[:middle], bytes_max)
+    yield from frames_of(envelopes[middle:], bytes_max)
+
+
 def _no_frames(connection: FrameConnection, _frame: bytes) -> None:
     raise FormatError(f"{connection.peer} answers on a connection that is for sending only")
 
@@ -238,9 +254,11 @@ def serve_snapshots(server: RpcServer, node: StoreNode) -> None:
             raise StatusError(Status.INVALID_ARGUMENT, f"no snapshot header: {error}") from error
         is_finished = False
         try:
+            # Files are written, checked and synced in the worker: a large region must not hold up the others.
             async for chunk in requests:
-                receiver.write(chunk)
-            receiver.finish()
+                await result_of(node.background, partial(receiver.write, chunk))
+            await result_of(node.background, receiver.seal)
+            receiver.hand_over()
             is_finished = True
         except FormatError as error:
             raise StatusError(Status.DATA_LOSS, str(error)) from error

@@ -9,15 +9,36 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
+    from pytinykv.raftstore import Worker
 
 T = TypeVar("T")
+
+
+async def result_of(worker: Worker, work: Callable[[], T]) -> T:
+    """Run `work` in the worker and return its result, or raise its exception.
+
+    A caller that is cancelled does not stop the work; a worker that was stopped never answers, so the caller must be
+    cancelled with it.
+    """
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def on_done(result: T | BaseException) -> None:
+        if future.done():
+            return
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    worker.submit(work, on_done)
+    return await future
 
 
 class ThreadWorker:
     """Runs work in a thread of a scope, in order; results come back on the event loop.
 
     The queue needs no bound of its own: who submits waits for the result before submitting more of the same. When the
-    scope stops, the piece under way is finished, the rest is not begun, and no result is delivered any more.
+    scope stops, the piece under way is finished and its result delivered while the loop lives; the rest is not begun.
     """
 
     def __init__(self, scope: Scope, name: str) -> None:
