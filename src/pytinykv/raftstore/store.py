@@ -321,6 +321,15 @@ class Store:
 
         self._control(transfer)
 
+    def report_damage(self, error: BaseException) -> RegionError:
+        """Fail in the next turn, because of what a reader met on the disk; return what the reader is to be told.
+
+        The others have the same data undamaged: the sooner one of them leads, the better.
+        """
+        self._disk_error = self._disk_error or error
+        self._wake.set()
+        return NotLeader(region_id=0, message=f"store {self.store_id} is stopping, as it can't read its data")
+
     def report_all(self) -> None:
         """Report every region led here again: the scheduler was restarted or is another one."""
         for peer in self.peers.values():
@@ -368,7 +377,7 @@ class Store:
         turn = self._turn = Turn(self.engine, self.clock.monotonic(), self._turn_number + 1)
         if self._disk_error is not None:
             raise StoreFailedError(
-                f"store {self.store_id} can't sync its data: {self._disk_error}"
+                f"store {self.store_id} can't rely on its disk: {self._disk_error}"
             ) from self._disk_error
         self._take_durable(turn)
         self._take_messages(turn)

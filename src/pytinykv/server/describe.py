@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytinykv.raftstore.records import PeerRole
 from pytinykv.server.metrics import resident_bytes
 
 if TYPE_CHECKING:
@@ -45,4 +46,5 @@ def _describe_peer(peer: RegionPeer) -> dict[str, Any]:
         "applied": node.applied_index,
         "log_bytes": peer.storage.log_bytes,
         "stores": [one.store_id for one in region.peers],
+        "voters": [one.store_id for one in region.peers if one.role is PeerRole.VOTER],
     }

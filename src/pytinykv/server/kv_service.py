@@ -88,7 +88,9 @@ class KvService:
             return response_type(region_error=error.to_pb())
         except InvalidRequestError as error:
             return _invalid(name, response_type, str(error))
-        except (FormatError, EngineError) as error:
+        except EngineError as error:
+            return response_type(region_error=self._store.report_damage(error).to_pb())
+        except FormatError as error:
             _log.exception("%s failed", name)
             return _invalid(name, response_type, f"store {self._store.store_id} can't read: {error}")
 
@@ -428,7 +430,9 @@ class _Frame:
                 response = _RESPONSE_TYPES[name](region_error=error.to_pb())
             except InvalidRequestError as error:
                 response = _invalid(name, _RESPONSE_TYPES[name], str(error))
-            except (FormatError, EngineError) as error:
+            except EngineError as error:
+                response = _RESPONSE_TYPES[name](region_error=self._store.report_damage(error).to_pb())
+            except FormatError as error:
                 _log.exception("region %d: %s failed", region.id, name)
                 response = _invalid(name, _RESPONSE_TYPES[name], f"store {self._store.store_id} can't read: {error}")
             _append(frame, request_id, name, response)
