@@ -256,14 +256,15 @@ class Cluster:
         return [store for store in self.stores if store is not leader and store.running]
 
     def wait_replicated(self, count: int, stores: list[Process] | None = None, within_s: float = CONVERGED_S) -> None:
-        """Wait until the first region has exactly `count` peers, all caught up, on the running (or these) stores."""
+        """Wait until the first region has exactly `count` voters, all caught up, on the running (or these) stores."""
 
         def replicated() -> bool:
             shown = [store.regions()[:1] for store in (stores or self.stores) if store.running]
             regions = [region[0] for region in shown if region and region[0]["stores"]]
-            members = {tuple(sorted(region["stores"])) for region in regions}
+            members = {tuple(sorted(region["voters"])) for region in regions}
             return (
                 len(members) == 1
+                and all(len(region["stores"]) == count for region in regions)
                 and len(next(iter(members))) == count
                 and len(regions) >= count
                 and sum(region["is_leader"] for region in regions) == 1
