@@ -18,6 +18,7 @@ from pytinykv.server.health import HealthService
 from pytinykv.server.metrics import OwnerMetrics, SchedulerMetrics
 from pytinykv.server.pd_service import PdService
 from pytinykv.server.status import StatusServer
+from pytinykv.server.wiring import scheduler_wiring
 from pytinykv.server.workers import ThreadWorker
 from pytinykv.storage import DataDirectory, DataKind, RocksEngine
 from pytinykv.wire.limits import MESSAGE_BYTES_MAX
@@ -51,6 +52,7 @@ async def run_scheduler(
 
     Raises DataDirectoryError, EngineError, AddressError, each saying what and what to do.
     """
+    scheduler_wiring().check()
     directory = DataDirectory.open(config.data_dir, kind=DataKind.SCHEDULER)
     inner = scope.child("scheduler")
     scope.on_stop("stop the scheduler", lambda: inner.stop(STOP_DEADLINE_S), STOP_DEADLINE_S + 1)

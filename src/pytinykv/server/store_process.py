@@ -31,6 +31,7 @@ from pytinykv.server.metrics import OwnerMetrics, StoreMetrics
 from pytinykv.server.raft_transport import StoreTransport, serve_raft_messages, serve_snapshots
 from pytinykv.server.status import StatusServer
 from pytinykv.server.store_node import SCHEDULER_PATIENCE_S, StoreNode, StorePorts
+from pytinykv.server.wiring import store_wiring
 from pytinykv.server.workers import ThreadWorker
 from pytinykv.storage import DataDirectory, DataKind, RocksEngine
 from pytinykv.wire.limits import MESSAGE_BYTES_MAX
@@ -70,6 +71,7 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     Raises the errors of its parts, each saying what and what to do: DataDirectoryError, EngineError, AddressError,
     ClientError (scheduler unreachable, another cluster).
     """
+    store_wiring().check()
     directory = DataDirectory.open(config.data_dir, kind=DataKind.STORE)
     inner = scope.child("store")
     scope.on_stop("stop the store", lambda: inner.stop(STOP_DEADLINE_S), STOP_DEADLINE_S + 1)
