@@ -54,6 +54,8 @@ T = TypeVar("T")
 BATCH_COMMANDS = "/tikvpb.Tikv/BatchCommands"
 FRAMES_WAITING_MAX = 1024
 """Answer frames that a client may leave unread before its stream is broken off."""
+FRAME_BYTES_WAITING_MAX = 256 * 1024 * 1024
+"""The same in bytes; a single frame may be larger."""
 
 _Response = tikvpb_pb2.BatchCommandsResponse.Response
 _UNARY = [*READS, *WRITES, "RawChecksum"]
@@ -261,6 +263,7 @@ class _Answers:
 
     def __init__(self) -> None:
         self._frames: list[tikvpb_pb2.BatchCommandsResponse] = []
+        self._bytes = 0
         self._changed = asyncio.Event()
         self._open = 0
         self._ended = False
@@ -273,7 +276,8 @@ class _Answers:
     def add(self, frame: tikvpb_pb2.BatchCommandsResponse, *, expected: bool) -> None:
         if expected:
             self._open -= 1
-        if len(self._frames) >= FRAMES_WAITING_MAX:
+        self._bytes += frame.ByteSize()
+        if self._frames and (len(self._frames) >= FRAMES_WAITING_MAX or self._bytes > FRAME_BYTES_WAITING_MAX):
             self.fail(RpcError(StatusCode.RESOURCE_EXHAUSTED, "the client does not read its answers"))
         if self._error is None:
             self._frames.append(frame)
@@ -293,7 +297,7 @@ class _Answers:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            waiting, self._frames = self._frames, []
+            waiting, self._frames, self._bytes = self._frames, [], 0
             if waiting:
                 first = waiting[0]
                 for frame in waiting[1:]:
