@@ -5,8 +5,9 @@ The chapters, bottom-up:
     records          regions, peers, what is stored and sent     keys            where it is in the engine
     commands         what a log entry says                       raw_values      how a raw value is stored
     peer_storage     a region's log and state                    apply           what commands do to the data
-    pending          calls that wait for an answer               membership      what a change does to a region
-    peer             one region on this store                    router          which peer a message is for
+    pending, calls   who waits for an answer                     membership      what a change does to a region
+    followers        what a leader notices of the others         peer            one region on this store
+    router           which peer a message is for                 convert         to and from the wire's messages
     snapshot_files   snapshots as files                          snapshots       making, sending, receiving them
     recovery         what a start finds                          bootstrap       the first region of a cluster
     expiry           deleting values that have expired

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pytinykv.raft import Config, LogIndex, PeerId
+
 MIB = 1024 * 1024
 
 
@@ -91,6 +93,22 @@ class RaftStoreConfig:
         the election timeout, so that the promise never delays an election.
         """
         return (self.election_ticks - 1) * self.tick_s * (1 - self.clock_drift_max)
+
+    def raft_config(self, peer_id: PeerId, *, applied: LogIndex, is_fresh: bool) -> Config:
+        """Return the settings of one peer's Raft node; for `applied` and `is_fresh` see there."""
+        return Config(
+            peer_id=peer_id,
+            election_ticks=self.election_ticks,
+            heartbeat_ticks=self.heartbeat_ticks,
+            lease_s=self.lease_s if self.lease_reads else 0.0,
+            clock_drift_max=self.clock_drift_max,
+            fresh=is_fresh,
+            inflight_max=self.inflight_appends_max,
+            append_bytes_max=self.append_bytes_max,
+            uncommitted_bytes_max=self.uncommitted_bytes_max,
+            cache_bytes_max=0,  # `PeerStorage` keeps the newest entries
+            applied=applied,
+        )
 
     def validate(self) -> None:
         """Raise ValueError for settings that can't work together."""

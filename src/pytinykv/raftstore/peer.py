@@ -1,8 +1,8 @@
-"""One region's peer on this store: its Raft node, its storage, and the calls that wait for it.
+"""One region's peer on this store: its Raft node, its storage, and who waits for it (`calls`).
 
-A turn of the store loop calls, in this order: `step` for arrived messages, `propose` for new commands, `ask_reads`, and
-`collect`, which moves what Raft wants done into the turn. After the turn's batch is written and synced, `on_durable`
-lets Raft count it.
+A turn of the store loop calls, in this order: `step` for arrived messages, `calls.propose` for new commands,
+`calls.ask_reads`, and `collect`, which moves what Raft wants done into the turn. After the turn's batch is written and
+synced, `on_durable` lets Raft count it.
 
 Invariants:
 1. What a peer tells others about its durable state (votes, append responses) leaves only after the sync that covers it.
@@ -20,28 +20,23 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytinykv.raft import (
     ConfChangeKind,
-    DropReason,
     EntryKind,
     InstallSnapshot,
     LogIndex,
     ProposalDropped,
     ProtocolViolation,
     RawNode,
-    ReadNotReady,
     RoleKind,
     Term,
 )
-from pytinykv.raft import Config as RaftConfig
-from pytinykv.raft import (
-    NotLeader as RaftNotLeader,
-)
+from pytinykv.raft import NotLeader as RaftNotLeader
 from pytinykv.raftstore import commands, keys, membership
 from pytinykv.raftstore.apply import apply_conditional, apply_operations
+from pytinykv.raftstore.calls import PeerCalls
 from pytinykv.raftstore.commands import decode_command, encode_command
 from pytinykv.raftstore.convert import peer_to_pb, region_to_pb
 from pytinykv.raftstore.followers import AWAITS_LIFE, FollowerWatch
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
-from pytinykv.raftstore.pending import OnDone, OnReady, Part, PendingProposals, PendingReads, Proposal
 from pytinykv.raftstore.records import (
     Peer,
     PeerRole,
@@ -57,11 +52,7 @@ from pytinykv.raftstore.recovery import finish_restore
 from pytinykv.wire.errors import (
     EpochNotMatch,
     NotLeader,
-    ProposalInMergingMode,
-    RaftEntryTooLarge,
-    RegionError,
     RegionNotFound,
-    ServerIsBusy,
     UndeterminedResult,
 )
 
@@ -71,14 +62,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytinykv.raft import Entry, Message, PeerId, Ready
-    from pytinykv.raftstore.commands import Operation
     from pytinykv.raftstore.config import RaftStoreConfig
+    from pytinykv.raftstore.pending import Part
     from pytinykv.raftstore.turn import Turn
     from pytinykv.storage import Engine
 
 _log = logging.getLogger(__name__)
-
-_NO_TERM = Term(1 << 63)
 
 
 class _Unsynced(NamedTuple):
@@ -105,20 +94,9 @@ class RegionPeer:
         self.peer = peer
         self.storage = storage
         self._config = config
-        raft_config = RaftConfig(
-            peer_id=peer.id,
-            election_ticks=config.election_ticks,
-            heartbeat_ticks=config.heartbeat_ticks,
-            lease_s=config.lease_s if config.lease_reads else 0.0,
-            clock_drift_max=config.clock_drift_max,
-            fresh=is_fresh,
-            inflight_max=config.inflight_appends_max,
-            append_bytes_max=config.append_bytes_max,
-            uncommitted_bytes_max=config.uncommitted_bytes_max,
-            cache_bytes_max=0,
-            applied=storage.apply_state.applied_index,
-        )
+        raft_config = config.raft_config(peer.id, applied=storage.apply_state.applied_index, is_fresh=is_fresh)
         self.node = RawNode(raft_config, storage, rng)
+        self.calls = PeerCalls(node=self.node, storage=storage, config=config, not_leader=self.not_leader)
         self.is_destroyed = False
         self.tombstone: RegionLocalState | None = None
         """What a destroyed peer leaves."""
@@ -135,15 +113,9 @@ class RegionPeer:
         self._known_peers: dict[int, Peer] = {}
         """Peers that wrote to us and may not be in our (old or empty) region."""
         self._followers = FollowerWatch(config)
-        self._queued: list[tuple[list[Operation], int, OnDone]] = []
-        self._proposals = PendingProposals()
-        self._reads = PendingReads()
         self._unsynced: deque[_Unsynced] = deque()
-        self._leading_term = _NO_TERM
-        """The term in which this peer leads; above every term while it does not."""
         self._lagging_reported: tuple[tuple[Peer, ...], tuple[PeerId, ...]] = ((), ())
         """Peers that were behind and peers that were silent when the scheduler was told last."""
-        self._deposed_at: float | None = None
         self._compacting_to = LogIndex(0)
 
     @property
@@ -162,19 +134,10 @@ class RegionPeer:
         return self.region.peer(self.leader_id) if is_known else None
 
     @property
-    def has_callers(self) -> bool:
-        """Return whether anybody waits for an answer."""
-        return bool(self._queued or len(self._proposals) or len(self._reads))
-
-    @property
     def has_unsynced(self) -> bool:
         return bool(self._unsynced)
 
-    # --- commands and reads -------------------------------------------------------------------------------------
-
-    def queue(self, operations: list[Operation], size_bytes: int, on_done: OnDone) -> None:
-        """Take a command for the next turn."""
-        self._queued.append((operations, size_bytes, on_done))
+    # --- what a caller may be told ------------------------------------------------------------------------------
 
     def can_read_now(self, now: float) -> bool:
         """Return whether the engine's present state may be shown to clients.
@@ -185,75 +148,12 @@ class RegionPeer:
         node = self.node
         return now < node.lease_until and self.storage.apply_state.applied_term == node.term
 
-    def queue_read(self, on_ready: OnReady) -> None:
-        self._reads.add(on_ready)
-
     def not_leader(self) -> NotLeader:
         leader = self.leader
         hint = None if leader is None or leader.id == self.peer.id else peer_to_pb(leader)
         return NotLeader(region_id=self.region.id, leader=hint)
 
-    def propose(self, turn: Turn) -> None:
-        """Turn the queued commands into as few entries as their sizes allow."""
-        queued, self._queued = self._queued, []
-        operations: list[Operation] = []
-        parts: list[Part] = []
-        size = 0
-        conditional = False
-        for part_operations, part_bytes, on_done in queued:
-            part_conditional = part_operations[0][0] in commands.CONDITIONAL
-            if parts and (part_conditional != conditional or size + part_bytes > self._config.append_bytes_max):
-                self._propose_entry(turn, operations, parts, size)
-                operations, parts, size = [], [], 0
-            conditional = part_conditional
-            operations.extend(part_operations)
-            parts.append(Part(len(part_operations), on_done))
-            size += part_bytes
-        if parts:
-            self._propose_entry(turn, operations, parts, size)
-
-    def _propose_entry(self, turn: Turn, operations: list[Operation], parts: list[Part], size: int) -> None:
-        error: RegionError
-        if size > self._config.entry_bytes_max:
-            error = RaftEntryTooLarge(region_id=self.region.id, entry_size=size)
-        else:
-            try:
-                data = encode_command(self.region.epoch.version, operations)
-                term, index = self.node.propose(data, turn.now)
-            except RaftNotLeader:
-                error = self.not_leader()
-            except ProposalDropped as dropped:
-                error = self._dropped(dropped)
-            else:
-                self._proposals.add(Proposal(index, term, parts))
-                return
-        for part in parts:
-            turn.answer(part.on_done, error)
-
-    def _dropped(self, dropped: ProposalDropped) -> RegionError:
-        if dropped.reason is DropReason.TRANSFERRING:
-            return ProposalInMergingMode(
-                region_id=self.region.id, message=f"region {self.region.id}: {dropped.reason.value}; try again"
-            )
-        return ServerIsBusy(reason=f"region {self.region.id}: {dropped.reason.value}", backoff_ms=100)
-
-    def ask_reads(self, turn: Turn) -> None:
-        """Ask the quorum once for all reads that came in since the last turn."""
-        if not self._reads.has_waiting:
-            return
-        if not self.is_leader:
-            self._fail_reads(turn, self.not_leader())
-            return
-        try:
-            self._reads.ask(lambda context: self.node.read_index(context, turn.now))
-        except ReadNotReady:
-            return  # asked again as soon as the first entry of this term is committed
-        except RaftNotLeader:
-            self._fail_reads(turn, self.not_leader())
-
-    def _fail_reads(self, turn: Turn, error: RegionError) -> None:
-        for on_ready in self._reads.take_all():
-            turn.answer_read(on_ready, error)
+    # --- membership ---------------------------------------------------------------------------------------------
 
     def propose_change(self, change: membership.MembershipChange, now: float) -> str | None:
         """Propose a membership change; return why not, or None when it is on its way."""
@@ -301,10 +201,7 @@ class RegionPeer:
             self.leader_missing_since = None
         elif self.leader_missing_since is None:
             self.leader_missing_since = now
-        if self._deposed_at is not None and now - self._deposed_at > self._config.undetermined_after_s:
-            self._deposed_at = None
-            reason = "leadership was lost, and what the others made of the command is not known yet"
-            self._fail_proposals(turn, reason, self._proposals.take_before(self._leading_term))
+        self.calls.on_tick(turn)
 
     def _send(self, turn: Turn, message: Message) -> None:
         receiver = self.region.peer(message.to) or self._known_peers.get(message.to)
@@ -331,8 +228,8 @@ class RegionPeer:
         """Move everything that is ready into the turn."""
         while not self.is_destroyed and self.node.has_ready():
             self._collect_one(turn, self.node.ready(turn.now))
-            if self._reads.has_waiting and self.can_ask_reads():
-                self.ask_reads(turn)
+            if self.calls.has_waiting_reads and self.can_ask_reads():
+                self.calls.ask_reads(turn)
 
     def can_ask_reads(self) -> bool:
         return self.is_leader and self.storage.apply_state.applied_term == self.node.term
@@ -351,12 +248,7 @@ class RegionPeer:
             self._send(turn, message)
         if ready.committed_entries:
             self._apply(turn, ready.committed_entries)
-        for on_ready in self._reads.take_dropped(ready.dropped_reads):
-            turn.answer_read(on_ready, self.not_leader())
-        for state in ready.read_states:
-            self._reads.on_confirmed(state.context, state.index)
-        for on_ready in self._reads.take_served(storage.apply_state.applied_index):
-            turn.answer_read(on_ready, None)
+        self.calls.serve_reads(turn, ready)
         if self.is_destroyed:
             return
         if ready.must_sync:
@@ -380,23 +272,17 @@ class RegionPeer:
             _log.info("region %d: peer %d leads in term %d", self.region.id, self.peer.id, self.node.term)
             self.region_changed = True
             self._followers.on_leading(turn.now)
-            self._leading_term = self.node.term
+            self.calls.on_leading(self.node.term)
             self._compacting_to = LogIndex(0)
         if was_leader and not self.is_leader:
             _log.info("region %d: peer %d does not lead any more", self.region.id, self.peer.id)
-            self._fail_reads(turn, self.not_leader())
-            self._leading_term = _NO_TERM
-            if len(self._proposals) and self._deposed_at is None:
-                self._deposed_at = turn.now
+            self.calls.on_deposed(turn)
 
     # --- apply --------------------------------------------------------------------------------------------------
 
     def _apply(self, turn: Turn, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            parts, overtaken = self._proposals.settle(entry.index, entry.term)
-            for lost in overtaken:
-                for part in lost.parts:
-                    turn.answer(part.on_done, self.not_leader())
+            parts = self.calls.settle(turn, entry.index, entry.term)
             if entry.kind is EntryKind.CONF_CHANGE:
                 self._apply_conf_change(turn, entry)
             elif entry.data:
@@ -485,7 +371,7 @@ class RegionPeer:
         finish_restore(turn.engine, applying, incoming.directory)
         self._used_snapshot = incoming.directory
         self._take_own_role()
-        self._fail_proposals(turn, "a snapshot took the place of the log", self._proposals.take_all())
+        self.calls.fail_proposals(turn, "a snapshot took the place of the log")
         self.node.on_applied(meta.index)
 
     # --- log collection -----------------------------------------------------------------------------------------
@@ -530,21 +416,7 @@ class RegionPeer:
         batch.put(RAFT_CF, keys.region_state_key(region.id), encode(self.tombstone))
         self.is_destroyed = True
         self.is_leader = False
-        self.fail_all(turn, RegionNotFound(region_id=region.id))
-
-    def fail_all(self, turn: Turn, error: RegionError) -> None:
-        """Answer everybody who waits: what was not proposed with `error`, what was proposed as undetermined."""
-        for _operations, _size, on_done in self._queued:
-            turn.answer(on_done, error)
-        self._queued = []
-        self._fail_reads(turn, error)
-        self._fail_proposals(turn, str(error), self._proposals.take_all())
-
-    def _fail_proposals(self, turn: Turn, reason: str, proposals: list[Proposal]) -> None:
-        error = UndeterminedResult(message=f"region {self.region.id}: the command's fate is unknown: {reason}")
-        for proposal in proposals:
-            for part in proposal.parts:
-                turn.answer(part.on_done, error)
+        self.calls.fail_all(turn, RegionNotFound(region_id=region.id))
 
     # --- handing over -------------------------------------------------------------------------------------------
 

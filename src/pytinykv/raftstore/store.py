@@ -235,7 +235,7 @@ class Store:
             await asyncio.sleep(STOP_POLL_S)
 
     async def _wait_idle(self) -> None:
-        await self._wait_until(lambda: not any(peer.has_callers for peer in self.peers.values()), DRAIN_S)
+        await self._wait_until(lambda: not any(peer.calls.has_any for peer in self.peers.values()), DRAIN_S)
 
     def _answer_everybody(self) -> None:
         self._control(self._fail_everything)
@@ -243,7 +243,7 @@ class Store:
     def _fail_everything(self, turn: Turn) -> None:
         error = self._refusal()
         for peer in self.peers.values():
-            peer.fail_all(turn, error)
+            peer.calls.fail_all(turn, error)
         self._proposing.clear()
 
     async def _finish(self) -> None:
@@ -273,7 +273,7 @@ class Store:
             self.counters.proposals += 1
             self.counters.proposed_bytes += size_bytes
             self.counters.operations += len(operations)
-            peer.queue(operations, size_bytes, on_done)
+            peer.calls.queue(operations, size_bytes, on_done)
             self._proposing[peer.region.id] = peer
             self._wake.set()
 
@@ -285,7 +285,7 @@ class Store:
             on_ready(peer.not_leader())
         else:
             self.counters.quorum_reads += 1
-            peer.queue_read(on_ready)
+            peer.calls.queue_read(on_ready)
             self._touch(peer)
 
     def receive(self, frame: bytes) -> None:
@@ -391,7 +391,7 @@ class Store:
         touched, self._touched = self._touched, {}
         for peer in touched.values():
             if not peer.is_destroyed:
-                peer.ask_reads(turn)
+                peer.calls.ask_reads(turn)
                 peer.collect(turn)
         turn.write()
         self._turn_number = turn.number
@@ -430,7 +430,7 @@ class Store:
         self._queued_bytes = 0
         for peer in proposing.values():
             if not peer.is_destroyed:
-                peer.propose(turn)
+                peer.calls.propose(turn)
                 self._touched[peer.region.id] = peer
 
     def _tick_all(self, turn: Turn) -> None:
@@ -451,7 +451,7 @@ class Store:
             return
         deletion = self.expiry.step(self.peers, self.engine, turn.now, self.clock.wall_ms() // 1000)
         if deletion is not None:
-            deletion.peer.queue(deletion.operations, deletion.size_bytes, deletion.on_done)
+            deletion.peer.calls.queue(deletion.operations, deletion.size_bytes, deletion.on_done)
             self._proposing[deletion.peer.region.id] = deletion.peer
 
     def _after_write(self, turn: Turn, touched: dict[int, RegionPeer]) -> None:

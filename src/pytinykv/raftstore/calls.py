@@ -1,0 +1,203 @@
+"""Everybody who waits for one peer: commands from the queue to their answer, reads to a quorum's word and back.
+
+    queue ──propose──▶ an entry of the log ──settle, when that is applied──▶ answer         `PendingProposals`
+    queue_read ──ask_reads──▶ a quorum ──serve_reads, when enough is applied──▶ answer      `PendingReads`
+
+The peer tells when it came to lead, when it lost leadership, and when it ends.
+
+Invariants:
+1. Each call is answered exactly once, whatever becomes of the peer.
+2. "Not leader" means for certain that a command was not executed: it was not proposed, or its slot in the log holds another
+   term's entry. Whatever else is given up is answered as undetermined.
+3. After leadership was lost, reads are answered at once; proposals when their slots are filled, at the latest after
+   `undetermined_after_s`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pytinykv.raft import DropReason, ProposalDropped, ReadNotReady, Term
+from pytinykv.raft import NotLeader as RaftNotLeader
+from pytinykv.raftstore import commands
+from pytinykv.raftstore.commands import encode_command
+from pytinykv.raftstore.pending import OnDone, OnReady, Part, PendingProposals, PendingReads, Proposal
+from pytinykv.wire.errors import (
+    NotLeader,
+    ProposalInMergingMode,
+    RaftEntryTooLarge,
+    RegionError,
+    ServerIsBusy,
+    UndeterminedResult,
+)
+
+if TYPE_CHECKING:
+    from pytinykv.raft import LogIndex, RawNode, Ready
+    from pytinykv.raftstore.commands import Operation
+    from pytinykv.raftstore.config import RaftStoreConfig
+    from pytinykv.raftstore.peer_storage import PeerStorage
+    from pytinykv.raftstore.turn import Turn
+
+_NO_TERM = Term(1 << 63)
+
+
+class PeerCalls:
+    """Belongs to one peer; `not_leader` makes the answer that names the leader it knows."""
+
+    def __init__(
+        self, *, node: RawNode, storage: PeerStorage, config: RaftStoreConfig, not_leader: Callable[[], NotLeader]
+    ) -> None:
+        self._node = node
+        self._storage = storage
+        self._config = config
+        self._not_leader = not_leader
+        self._queued: list[tuple[list[Operation], int, OnDone]] = []
+        self._proposals = PendingProposals()
+        self._reads = PendingReads()
+        self._leading_term = _NO_TERM
+        """The term in which the peer leads; above every term while it does not."""
+        self._deposed_at: float | None = None
+        """Since when proposals wait for what others make of them; None when none do."""
+
+    @property
+    def has_any(self) -> bool:
+        """Return whether anybody waits for an answer."""
+        return bool(self._queued or len(self._proposals) or len(self._reads))
+
+    @property
+    def has_waiting_reads(self) -> bool:
+        """Return whether reads wait for a quorum to be asked."""
+        return self._reads.has_waiting
+
+    # --- commands -----------------------------------------------------------------------------------------------
+
+    def queue(self, operations: list[Operation], size_bytes: int, on_done: OnDone) -> None:
+        """Take a command for the next turn."""
+        self._queued.append((operations, size_bytes, on_done))
+
+    def propose(self, turn: Turn) -> None:
+        """Turn the queued commands into as few entries as their sizes allow."""
+        queued, self._queued = self._queued, []
+        operations: list[Operation] = []
+        parts: list[Part] = []
+        size = 0
+        conditional = False
+        for part_operations, part_bytes, on_done in queued:
+            part_conditional = part_operations[0][0] in commands.CONDITIONAL
+            if parts and (part_conditional != conditional or size + part_bytes > self._config.append_bytes_max):
+                self._propose_entry(turn, operations, parts, size)
+                operations, parts, size = [], [], 0
+            conditional = part_conditional
+            operations.extend(part_operations)
+            parts.append(Part(len(part_operations), on_done))
+            size += part_bytes
+        if parts:
+            self._propose_entry(turn, operations, parts, size)
+
+    def _propose_entry(self, turn: Turn, operations: list[Operation], parts: list[Part], size: int) -> None:
+        region = self._storage.region
+        error: RegionError
+        if size > self._config.entry_bytes_max:
+            error = RaftEntryTooLarge(region_id=region.id, entry_size=size)
+        else:
+            try:
+                data = encode_command(region.epoch.version, operations)
+                term, index = self._node.propose(data, turn.now)
+            except RaftNotLeader:
+                error = self._not_leader()
+            except ProposalDropped as dropped:
+                error = _refusal(region.id, dropped.reason)
+            else:
+                self._proposals.add(Proposal(index, term, parts))
+                return
+        for part in parts:
+            turn.answer(part.on_done, error)
+
+    def settle(self, turn: Turn, index: LogIndex, term: Term) -> list[Part]:
+        """Return who waits for the entry that is being applied; tell those whose slot it has taken."""
+        parts, overtaken = self._proposals.settle(index, term)
+        for lost in overtaken:
+            for part in lost.parts:
+                turn.answer(part.on_done, self._not_leader())
+        return parts
+
+    # --- reads --------------------------------------------------------------------------------------------------
+
+    def queue_read(self, on_ready: OnReady) -> None:
+        """Take a read that the lease does not cover."""
+        self._reads.add(on_ready)
+
+    def ask_reads(self, turn: Turn) -> None:
+        """Ask the quorum once for all reads that came in since the last turn."""
+        if not self._reads.has_waiting:
+            return
+        if self._leading_term == _NO_TERM:
+            self._fail_reads(turn, self._not_leader())
+            return
+        try:
+            self._reads.ask(lambda context: self._node.read_index(context, turn.now))
+        except ReadNotReady:
+            return  # asked again as soon as the first entry of this term is committed
+        except RaftNotLeader:
+            self._fail_reads(turn, self._not_leader())
+
+    def serve_reads(self, turn: Turn, ready: Ready) -> None:
+        """Take Raft's word on reads, and let those look for which enough is applied."""
+        for on_ready in self._reads.take_dropped(ready.dropped_reads):
+            turn.answer_read(on_ready, self._not_leader())
+        for state in ready.read_states:
+            self._reads.on_confirmed(state.context, state.index)
+        for on_ready in self._reads.take_served(self._storage.apply_state.applied_index):
+            turn.answer_read(on_ready, None)
+
+    # --- leadership and end -------------------------------------------------------------------------------------
+
+    def on_leading(self, term: Term) -> None:
+        """Note that the peer has come to lead."""
+        self._leading_term = term
+
+    def on_deposed(self, turn: Turn) -> None:
+        """Note that the peer does not lead any more."""
+        self._fail_reads(turn, self._not_leader())
+        self._leading_term = _NO_TERM
+        if len(self._proposals) and self._deposed_at is None:
+            self._deposed_at = turn.now
+
+    def on_tick(self, turn: Turn) -> None:
+        """Answer the proposals of earlier terms once they have waited for long enough."""
+        if self._deposed_at is not None and turn.now - self._deposed_at > self._config.undetermined_after_s:
+            self._deposed_at = None
+            reason = "leadership was lost, and what the others made of the command is not known yet"
+            self._fail(turn, reason, self._proposals.take_before(self._leading_term))
+
+    def fail_all(self, turn: Turn, error: RegionError) -> None:
+        """Answer everybody who waits: what was not proposed with `error`, what was proposed as undetermined."""
+        for _operations, _size, on_done in self._queued:
+            turn.answer(on_done, error)
+        self._queued = []
+        self._fail_reads(turn, error)
+        self.fail_proposals(turn, str(error))
+
+    def fail_proposals(self, turn: Turn, reason: str) -> None:
+        """Answer that nobody knows what becomes of the commands that were proposed."""
+        self._fail(turn, reason, self._proposals.take_all())
+
+    def _fail(self, turn: Turn, reason: str, proposals: list[Proposal]) -> None:
+        region_id = self._storage.region.id
+        error = UndeterminedResult(message=f"region {region_id}: the command's fate is unknown: {reason}")
+        for proposal in proposals:
+            for part in proposal.parts:
+                turn.answer(part.on_done, error)
+
+    def _fail_reads(self, turn: Turn, error: RegionError) -> None:
+        for on_ready in self._reads.take_all():
+            turn.answer_read(on_ready, error)
+
+
+def _refusal(region_id: int, reason: DropReason) -> RegionError:
+    """Return what a command is told that Raft did not take."""
+    text = f"region {region_id}: {reason.value}"
+    if reason is DropReason.TRANSFERRING:
+        return ProposalInMergingMode(region_id=region_id, message=f"{text}; try again")
+    return ServerIsBusy(reason=text, backoff_ms=100)
