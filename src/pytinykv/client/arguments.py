@@ -8,6 +8,7 @@ from typing import Any
 from pytinykv.client.commands import KeyRange
 from pytinykv.client.errors import InvalidArgumentError, InvalidTypeError
 from pytinykv.wire.cf import UnknownColumnFamilyError, raw_column_family
+from pytinykv.wire.keys import prefix_successor
 from pytinykv.wire.limits import KEY_BYTES_MAX, bound_problem, key_problem
 
 __all__ = [
@@ -20,7 +21,6 @@ __all__ = [
     "checked_timeout",
     "checked_ttl",
     "checked_value",
-    "prefix_end",
 ]
 
 _TTL_MAX = (1 << 63) - 1
@@ -100,7 +100,7 @@ def checked_range(start: bytes, end: bytes | None, prefix: bytes | None) -> KeyR
         if start or end:
             raise InvalidArgumentError("give either prefix or start and end, not both")
         start = _checked_bound(prefix, "prefix")
-        end = prefix_end(start)
+        end = prefix_successor(start)
     start = _checked_bound(start, "start")
     end = b"" if end is None else _checked_bound(end, "end")
     return None if end and start >= end else KeyRange(start, end)
@@ -111,12 +111,6 @@ def _checked_bound(bound: bytes, name: str) -> bytes:
     if problem := bound_problem(bound):
         raise InvalidArgumentError(f"{name}: {problem}")
     return bound
-
-
-def prefix_end(prefix: bytes) -> bytes:
-    """Return the smallest key above all keys that begin with `prefix`; empty if there is none."""
-    stem = prefix.rstrip(b"\xff")
-    return stem[:-1] + bytes([stem[-1] + 1]) if stem else b""
 
 
 def checked_keys(keys: Iterable[bytes]) -> list[bytes]:

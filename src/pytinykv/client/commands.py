@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from pytinykv.client.errors import ServerError
+from pytinykv.wire.keys import describe_key
+from pytinykv.wire.limits import SCAN_BOUND_BYTES_MAX
 from pytinykv.wire.pb import kvrpcpb_pb2, tikvpb_pb2
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ Pair = tuple[bytes, bytes]
 _T_co = TypeVar("_T_co", covariant=True)
 _ItemT = TypeVar("_ItemT")
 
-ABOVE_ALL_KEYS = b"\xff" * 8193
+ABOVE_ALL_KEYS = b"\xff" * SCAN_BOUND_BYTES_MAX
 """Stands for "no upper end" in a reverse scan, whose empty start key would mean the opposite; longer than any key."""
 
 
@@ -120,15 +122,11 @@ class Command(Generic[_T_co]):
 
     def describe(self) -> str:
         """Return the operation and what it is about, for messages."""
-        return f"{self.verb} {_shown(self.key)}"
+        return f"{self.verb} {describe_key(self.key)}"
 
     def _check(self, error: str) -> None:
         if error:
             raise ServerError(f"{self.describe()}: the store answered {error!r} ({self.region!r})")
-
-
-def _shown(key: bytes, limit: int = 48) -> str:
-    return repr(key) if len(key) <= limit else f"{key[:limit]!r}… ({len(key)} bytes)"
 
 
 class RawGet(Command[bytes | None]):
@@ -220,7 +218,7 @@ class BatchCommand(Command[_T_co], Generic[_ItemT, _T_co]):
     items: Sequence[_ItemT]
 
     def describe(self) -> str:
-        return f"{self.verb} of {len(self.items)} keys from {_shown(self.key)} on"
+        return f"{self.verb} of {len(self.items)} keys from {describe_key(self.key)} on"
 
 
 class RawBatchGet(BatchCommand[bytes, list[Pair]]):
@@ -323,8 +321,8 @@ class _RangeCommand(Command[_T_co]):
         self.cf = cf
 
     def describe(self) -> str:
-        end = _shown(self.range.end) if self.range.end else "the end"
-        return f"{self.verb} from {_shown(self.range.start)} to {end}"
+        end = describe_key(self.range.end) if self.range.end else "the end"
+        return f"{self.verb} from {describe_key(self.range.start)} to {end}"
 
 
 class RawScan(_RangeCommand[list[Pair]]):
@@ -460,6 +458,6 @@ def _pairs(command: Command[Any], pairs: Any) -> list[Pair]:
     result = []
     for pair in pairs:
         if pair.HasField("error"):
-            raise ServerError(f"{command.describe()}: the store could not read {_shown(pair.key)}: {pair.error}")
+            raise ServerError(f"{command.describe()}: the store could not read {describe_key(pair.key)}: {pair.error}")
         result.append((pair.key, pair.value))
     return result

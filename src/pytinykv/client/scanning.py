@@ -15,6 +15,7 @@ from collections import deque
 from pytinykv.client.commands import KeyRange, Pair, RawScan
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.routing import Router
+from pytinykv.wire.keys import next_key
 
 __all__ = ["ScanPager"]
 
@@ -68,7 +69,7 @@ class ScanPager:
             end = covered.start if exhausted else page[-1][0]
             over = end <= start
         else:
-            start = covered.end if exhausted else page[-1][0] + b"\x00"
+            start = covered.end if exhausted else next_key(page[-1][0])
             over = (exhausted and not covered.end) or (bool(end) and start >= end)
         self._left = None if over or self._limit == 0 else KeyRange(start, end)
 

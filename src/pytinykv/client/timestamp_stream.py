@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 TSO = "/pdpb.PD/Tso"
 BATCH_COUNT_MAX = 10_000
 ANSWER_TIMEOUT_S = 3.0
-IDLE_RETRY_S = 5.0
+SEARCH_TIMEOUT_S = 5.0
 """Deadline of a search for the leader; the callers have deadlines of their own."""
 
 _Waiter = tuple[int, "asyncio.Future[list[Timestamp]]"]
@@ -133,7 +133,7 @@ class TimestampStream:
     async def _request(self, count: int, backoff: Backoff) -> range:
         """Ask for `count` timestamps and return them as packed integers."""
         loop = asyncio.get_running_loop()
-        address = await self._scheduler.wait_leader(loop.time() + IDLE_RETRY_S, backoff)
+        address = await self._scheduler.wait_leader(loop.time() + SEARCH_TIMEOUT_S, backoff)
         if self._stream is None or address != self._stream_address:
             self._drop_stream()
             self._stream_address = address
