@@ -30,7 +30,7 @@ from pytinykv.raftstore.records import (
     decode_manifest,
     encode,
 )
-from pytinykv.storage import ColumnFamily
+from pytinykv.storage import ColumnFamily, sync_directory, write_atomically
 
 if TYPE_CHECKING:
     from pytinykv.raft import SnapshotMeta
@@ -75,7 +75,7 @@ def make_snapshot(
         if engine.export_sst(cf, reader, start, end, path):
             files.append(SnapshotFile(str(cf), path.name, path.stat().st_size, checksum(path)))
     manifest = SnapshotManifest(region, meta, tuple(files))
-    write_durable(directory / MANIFEST, encode(manifest))
+    write_atomically(directory / MANIFEST, encode(manifest))
     return manifest
 
 
@@ -118,22 +118,6 @@ def checksum(path: Path) -> int:
         while chunk := stream.read(CHUNK_BYTES):
             value = crc32.iscsi(chunk, value)
     return value
-
-
-def write_durable(path: Path, data: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def check_manifest(manifest: SnapshotManifest) -> None:
@@ -204,7 +188,7 @@ class SnapshotWriter:
         """Make the directory whole and durable."""
         if self._file is not None:
             raise FormatError(f"snapshot {self.directory.name}: stream ended inside {self._file.name}")
-        write_durable(self.directory / MANIFEST, encode(self.manifest))
+        write_atomically(self.directory / MANIFEST, encode(self.manifest))
         sync_directory(self.directory.parent)
 
     def abort(self) -> None:

@@ -7,7 +7,7 @@ both. `data_dir.py` guards the directory on disk: one process at a time, and nev
 
 from __future__ import annotations
 
-from pytinykv.storage.atomic_file import write_atomically
+from pytinykv.storage.atomic_file import sync_directory, write_atomically
 from pytinykv.storage.data_dir import DataDirectory, DataKind
 from pytinykv.storage.engine import ColumnFamily, Engine, Reader, Snapshot, WriteBatch
 from pytinykv.storage.errors import (
@@ -44,5 +44,6 @@ __all__ = [
     "Snapshot",
     "UnknownColumnFamilyError",
     "WriteBatch",
+    "sync_directory",
     "write_atomically",
 ]
