@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pytinykv.lifecycle import Scope, SystemClock
-from pytinykv.raftstore import RegionId
-from pytinykv.server.reporter import SchedulerReporter
+from pytinykv.raft import PeerId
+from pytinykv.raftstore import Peer, Region, RegionEpoch, RegionId, RegionReport, StoreId
+from pytinykv.server.pd_convert import region_info_from_pb
+from pytinykv.server.reporter import SchedulerReporter, report_to_pb
 
 
 async def test_a_stopping_store_asks_no_more_questions() -> None:
@@ -14,3 +16,13 @@ async def test_a_stopping_store_asks_no_more_questions() -> None:
     answers: list[object] = []
     reporter.ask_membership(RegionId(2), answers.append)
     assert answers == []
+
+
+def test_the_scheduler_hears_what_the_leader_said() -> None:
+    leader, follower, learner = (Peer(PeerId(n), StoreId(n)) for n in (1, 2, 3))
+    region = Region(RegionId(7), b"a", b"z", RegionEpoch(3, 2), (leader, follower, learner))
+    info = region_info_from_pb(report_to_pb(RegionReport(region, leader, 5, ((follower, 4.5),), (learner,), 700_000)))
+    assert (info.id, info.leader, info.term) == (7, info.meta.peers[0], 5)
+    assert [(down.peer.id, down.down_seconds) for down in info.down_peers] == [(2, 4)]
+    assert [peer.id for peer in info.pending_peers] == [3]
+    assert info.approximate_size == 700_000  # bytes on both sides: also less than a mebibyte counts

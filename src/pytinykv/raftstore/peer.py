@@ -440,7 +440,7 @@ class RegionPeer:
         size = sum(engine.approximate_size_bytes(cf, start, end) for cf, start, end in ranges)
         down, pending = self._down_peers(now), self._pending_peers()
         self._lagging_reported = (pending, tuple(peer.id for peer, _silent_s in down))
-        return RegionReport(self.region, self.peer, self.node.term, down, pending, size, 0)
+        return RegionReport(self.region, self.peer, self.node.term, down, pending, size)
 
     def _down_peers(self, now: float) -> tuple[tuple[Peer, float], ...]:
         return self._followers.down(self.region, self.peer.id, now)

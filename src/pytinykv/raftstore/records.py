@@ -173,9 +173,8 @@ class RegionReport(msgspec.Struct, frozen=True):
     down_peers: tuple[tuple[Peer, float], ...]
     """Peers not heard from, and for how many seconds."""
     pending_peers: tuple[Peer, ...]
-    """Peers that wait for a snapshot, or for log entries that are gone."""
+    """Peers that are behind (see `followers`)."""
     approximate_size_bytes: int
-    approximate_keys: int
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -140,7 +140,6 @@ class RegionInfo(msgspec.Struct, frozen=True):
     """Peers that still wait for a snapshot or for much of the log."""
     approximate_size: int = 0
     """Bytes."""
-    approximate_keys: int = 0
 
     @property
     def id(self) -> RegionId:

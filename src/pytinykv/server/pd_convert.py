@@ -100,7 +100,6 @@ def region_info_from_pb(request: pdpb_pb2.RegionHeartbeatRequest) -> RegionInfo:
         down_peers=tuple(DownPeer(peer_from_pb(down.peer), down.down_seconds) for down in request.down_peers),
         pending_peers=tuple(peer_from_pb(peer) for peer in request.pending_peers),
         approximate_size=request.approximate_size,
-        approximate_keys=request.approximate_keys,
     )
 
 

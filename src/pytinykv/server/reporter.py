@@ -60,19 +60,7 @@ class SchedulerReporter:
         """Send a region heartbeat; lost when no scheduler is connected, and repeated when one is."""
         if self._store is None:
             return
-        request = pdpb_pb2.RegionHeartbeatRequest(
-            region=region_to_pb(report.region),
-            leader=peer_to_pb(report.leader),
-            term=report.term,
-            down_peers=[
-                pdpb_pb2.PeerStats(peer=peer_to_pb(peer), down_seconds=int(seconds))
-                for peer, seconds in report.down_peers
-            ],
-            pending_peers=[peer_to_pb(peer) for peer in report.pending_peers],
-            approximate_size=report.approximate_size_bytes >> 20,
-            approximate_keys=report.approximate_keys,
-        )
-        self._heartbeats.send_nowait(request)
+        self._heartbeats.send_nowait(report_to_pb(report))
 
     def ask_membership(self, region_id: RegionId, on_answer: Callable[[Region], None]) -> None:
         """Ask the scheduler for a region; at most one question per region at a time, and none while the store stops."""
@@ -131,3 +119,16 @@ class SchedulerReporter:
             region_count=len(store.peers),
             start_time=self._started_s,
         )
+
+
+def report_to_pb(report: RegionReport) -> pdpb_pb2.RegionHeartbeatRequest:
+    return pdpb_pb2.RegionHeartbeatRequest(
+        region=region_to_pb(report.region),
+        leader=peer_to_pb(report.leader),
+        term=report.term,
+        down_peers=[
+            pdpb_pb2.PeerStats(peer=peer_to_pb(peer), down_seconds=int(seconds)) for peer, seconds in report.down_peers
+        ],
+        pending_peers=[peer_to_pb(peer) for peer in report.pending_peers],
+        approximate_size=report.approximate_size_bytes,
+    )
