@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypedDict
 
 from pytinykv.scheduler.errors import InvalidInput
 from pytinykv.scheduler.operators import ChangeKind, ChangePeer, MoveLeader, Order
@@ -29,8 +30,6 @@ NODE_STATES = {
     StoreState.OFFLINE: metapb_pb2.NodeState.Removing,
     StoreState.TOMBSTONE: metapb_pb2.NodeState.Removed,
 }
-
-
 STORE_STATES = {
     StoreState.UP: metapb_pb2.StoreState.Up,
     StoreState.OFFLINE: metapb_pb2.StoreState.Offline,
@@ -103,42 +102,40 @@ def region_info_from_pb(request: pdpb_pb2.RegionHeartbeatRequest) -> RegionInfo:
     )
 
 
-def down_peers_to_pb(region: RegionInfo) -> list[pdpb_pb2.PeerStats]:
-    return [
-        pdpb_pb2.PeerStats(peer=peer_to_pb(down.peer), down_seconds=down.down_seconds) for down in region.down_peers
-    ]
-
-
 def leader_to_pb(region: RegionInfo) -> metapb_pb2.Peer | None:
     return None if region.leader is None else peer_to_pb(region.leader)
 
 
+class _Facts(TypedDict):
+    """What PD tells of a region, under the names that several of its messages have in common."""
+
+    region: metapb_pb2.Region
+    leader: metapb_pb2.Peer | None
+    down_peers: list[pdpb_pb2.PeerStats]
+    pending_peers: list[metapb_pb2.Peer]
+
+
+def _facts(region: RegionInfo) -> _Facts:
+    return {
+        "region": region_to_pb(region.meta),
+        "leader": leader_to_pb(region),
+        "down_peers": [
+            pdpb_pb2.PeerStats(peer=peer_to_pb(down.peer), down_seconds=down.down_seconds) for down in region.down_peers
+        ],
+        "pending_peers": [peer_to_pb(peer) for peer in region.pending_peers],
+    }
+
+
 def lookup_to_pb(header: pdpb_pb2.ResponseHeader, region: RegionInfo) -> pdpb_pb2.GetRegionResponse:
-    return pdpb_pb2.GetRegionResponse(
-        header=header,
-        region=region_to_pb(region.meta),
-        leader=leader_to_pb(region),
-        down_peers=down_peers_to_pb(region),
-        pending_peers=[peer_to_pb(peer) for peer in region.pending_peers],
-    )
+    return pdpb_pb2.GetRegionResponse(header=header, **_facts(region))
 
 
 def scanned_to_pb(region: RegionInfo) -> pdpb_pb2.Region:
-    return pdpb_pb2.Region(
-        region=region_to_pb(region.meta),
-        leader=leader_to_pb(region),
-        down_peers=down_peers_to_pb(region),
-        pending_peers=[peer_to_pb(peer) for peer in region.pending_peers],
-    )
+    return pdpb_pb2.Region(**_facts(region))
 
 
 def queried_to_pb(region: RegionInfo) -> pdpb_pb2.RegionResponse:
-    return pdpb_pb2.RegionResponse(
-        region=region_to_pb(region.meta),
-        leader=leader_to_pb(region),
-        down_peers=down_peers_to_pb(region),
-        pending_peers=[peer_to_pb(peer) for peer in region.pending_peers],
-    )
+    return pdpb_pb2.RegionResponse(**_facts(region))
 
 
 def store_from_pb(store: metapb_pb2.Store) -> StoreMeta:
