@@ -24,7 +24,7 @@ from pytinykv.scheduler.errors import SchedulerStopped
 from pytinykv.scheduler.state import State, Transition, encode_record, region_key, transition
 from pytinykv.storage.engine import ColumnFamily, Engine
 
-_logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -181,7 +181,7 @@ class Committer:
         self._is_syncing = False
         if self._ended is not None:
             return
-        _logger.critical("scheduler state can't be made durable, nothing is decided any more: %s", error)
+        _log.critical("scheduler state can't be made durable, nothing is decided any more: %s", error)
         self._end(SchedulerStopped(f"scheduler can't make its state durable: {error}"))
         self._on_failure(error)
 

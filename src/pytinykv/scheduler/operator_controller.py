@@ -33,7 +33,7 @@ from pytinykv.scheduler.quorum import can_remove, is_working, next_leader
 from pytinykv.scheduler.records import Peer, PeerRole, RegionId, RegionInfo
 from pytinykv.scheduler.stores import StoreHealth
 
-_logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class OperatorController:
@@ -87,7 +87,7 @@ class OperatorController:
             return False
         operator.started_at = now
         self._running[operator.region_id] = operator
-        _logger.info("operator starts: %s", operator)
+        _log.info("operator starts: %s", operator)
         return True
 
     def cancel(self, operator: Operator, reason: str) -> bool:
@@ -193,7 +193,7 @@ class OperatorController:
         self._ended[operator.region_id] = operator
         while len(self._ended) > self._cluster.config.operator_history_max:
             self._ended.popitem(last=False)
-        _logger.info("operator ends, %s%s: %s", status.name.lower(), reason and f" ({reason})", operator)
+        _log.info("operator ends, %s%s: %s", status.name.lower(), reason and f" ({reason})", operator)
 
 
 def _trouble_with(step: AddLearner | PromoteLearner, region: RegionInfo) -> str:

@@ -64,7 +64,7 @@ from pytinykv.scheduler.stores import StoreInfo
 from pytinykv.scheduler.tso import LOGICAL_COUNT, Issued, TimestampOracle, WaitForTime, WaitForWindow
 from pytinykv.storage.engine import Engine
 
-_logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 ID_COUNT_MAX = 1 << 20
 """How many ids one request may ask for."""
@@ -162,7 +162,7 @@ class Scheduler:
 
     def _init_cluster(self, rng: random.Random) -> None:
         self._committer.execute_blocking(InitCluster(rng.randrange(1, 1 << 63)))
-        _logger.info("new cluster %d", self.cluster_id)
+        _log.info("new cluster %d", self.cluster_id)
 
     async def stop(self) -> None:
         """Decide nothing any more and end every waiting call. Idempotent. Leaves the engine open."""
@@ -374,7 +374,7 @@ class Scheduler:
                 raise InvalidInput(f"regions {left.id} and {right.id} of a split do not lie side by side")
         if len(metas) < 2:
             raise InvalidInput("a split makes at least two regions")
-        _logger.info("region was split into %s", ", ".join(str(meta.id) for meta in metas))
+        _log.info("region was split into %s", ", ".join(str(meta.id) for meta in metas))
 
     # garbage collection, configuration
 
@@ -428,7 +428,7 @@ class Scheduler:
         self._clock_seen = (now, wall_ms)
         step_s = (wall_ms - last_wall_ms) / 1000 - (now - last_now)
         if abs(step_s) > CLOCK_STEP_S:
-            _logger.warning("the wall clock stepped by %+.1f s; timestamps go on growing", step_s)
+            _log.warning("the wall clock stepped by %+.1f s; timestamps go on growing", step_s)
 
     async def _bury_empty_stores(self) -> None:
         """Bury drained stores, once the region map is whole and vouched for by leaders: before, it may lack their peers."""
@@ -442,7 +442,7 @@ class Scheduler:
             try:
                 await self.bury_store(store.id)
             except SchedulerError as error:
-                _logger.warning("store %d is drained but can't be buried: %s", store.id, error)
+                _log.warning("store %d is drained but can't be buried: %s", store.id, error)
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
