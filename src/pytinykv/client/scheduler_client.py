@@ -135,7 +135,7 @@ class SchedulerClient:
         if self._tso is not None:
             self._tso.close()
 
-    # ── finding the leader ───────────────────────────────────────────────────────────────────────────────────────────
+    # --- finding the leader -------------------------------------------------------------------------------------
 
     async def connect(self, timeout_s: float | None = None) -> None:
         """Find the leader now, so that a wrong address shows at once."""
@@ -198,7 +198,7 @@ class SchedulerClient:
                 f"check the addresses ({', '.join(self._given)})"
             )
 
-    # ── asking it ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # --- asking it ----------------------------------------------------------------------------------------------
 
     async def call(
         self, method: str, request: Any, reply_type: type[_ReplyT], timeout_s: float | None = None
@@ -264,7 +264,7 @@ class SchedulerClient:
             closing=self._closing,
         )
 
-    # ── regions and stores ───────────────────────────────────────────────────────────────────────────────────────────
+    # --- regions and stores -------------------------------------------------------------------------------------
 
     async def get_region(self, key: bytes, timeout_s: float | None = None) -> Region | None:
         """Return the region that holds `key`; None while the scheduler knows none."""
@@ -311,7 +311,7 @@ class SchedulerClient:
         request = pdpb_pb2.GetAllStoresRequest(exclude_tombstone_stores=exclude_tombstone)
         return list((await self.call("GetAllStores", request, pdpb_pb2.GetAllStoresResponse, timeout_s)).stores)
 
-    # ── timestamps ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # --- timestamps ---------------------------------------------------------------------------------------------
 
     async def timestamp(self, timeout_s: float | None = None) -> Timestamp:
         """Return a timestamp greater than every one anybody got before this call."""
@@ -337,7 +337,7 @@ class SchedulerClient:
         reply = await self.call("UpdateGCSafePoint", request, pdpb_pb2.UpdateGCSafePointResponse, timeout_s)
         return reply.new_safe_point
 
-    # ── what stores need ─────────────────────────────────────────────────────────────────────────────────────────────
+    # --- what stores need ---------------------------------------------------------------------------------------
 
     async def is_bootstrapped(self, timeout_s: float | None = None) -> bool:
         """Tell whether the cluster has its first region."""

@@ -93,7 +93,7 @@ class StoreConnection:
         """Commands not answered yet, sent or waiting."""
         return len(self._sent) + len(self._waiting)
 
-    # ── the way out ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # --- the way out --------------------------------------------------------------------------------------------
 
     def submit(self, command: Command[Any], region: Region, deadline: float) -> asyncio.Future[Reply]:
         """Queue a command; the future gets the reply or an `AttemptFailure`, until `deadline` (loop time)."""
@@ -199,7 +199,7 @@ class StoreConnection:
             sent[request_id] = (future, deadline)
         return True
 
-    # ── the way back ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # --- the way back -------------------------------------------------------------------------------------------
 
     def _ensure_running(self) -> None:
         if self._running or self._closed:
@@ -290,7 +290,7 @@ class StoreConnection:
         if stream is not None:
             stream.close()
 
-    # ── deadlines and silence ────────────────────────────────────────────────────────────────────────────────────────
+    # --- deadlines and silence ----------------------------------------------------------------------------------
 
     def _arm_expiry(self, at: float) -> None:
         if self._expiry is not None:

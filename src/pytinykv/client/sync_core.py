@@ -130,7 +130,7 @@ class SyncCore:
         """Whether calls are refused."""
         return self._closed
 
-    # ── in the caller's thread ───────────────────────────────────────────────────────────────────────────────────────
+    # --- in the caller's thread ---------------------------------------------------------------------------------
 
     def run(self, work: Command[_T] | Callable[[AsyncClient], Coroutine[Any, Any, _T]], timeout_s: float | None) -> _T:
         """Run a command, or a coroutine that keeps `timeout_s` itself, in the loop; return its result or raise its error."""
@@ -205,7 +205,7 @@ class SyncCore:
                 return
             call.fail(ClientClosedError("the client is closed; make a new one"))
 
-    # ── in the loop's thread ─────────────────────────────────────────────────────────────────────────────────────────
+    # --- in the loop's thread -----------------------------------------------------------------------------------
 
     def _on_loop_drain(self) -> None:
         self._wake_due = False  # before looking: who appends from now on wakes again

@@ -206,7 +206,7 @@ class OwnedChild:
         asked = f"was sent SIGTERM {self._loop.time() - self.asked_to_end_s:.1f} s ago"
         return f"{asked}, then SIGKILL; {state}" if self.killed else f"{asked}; {state}"
 
-    # ---- inside
+    # --- inside -------------------------------------------------------------------------------------------------
 
     async def _stop(self, limit_s: float) -> int | None:
         self.terminate()

@@ -136,7 +136,7 @@ def render_leaks(leaks: list[Leak]) -> str:
     return "\n".join([f"{len(leaks)} thing(s) left behind", *(leak.render() for leak in leaks)])
 
 
-# ---- looking
+# --- looking ----------------------------------------------------------------------------------------------------
 
 
 def _look(before: Baseline) -> list[Leak]:
@@ -189,7 +189,7 @@ def _leak(kind: LeakKind, name: str, sites: Sites, stands_at: tuple[str, ...] = 
     return Leak(kind, name, sites[0] if sites else UNKNOWN_SITE, stands_at, sites[1:])
 
 
-# ---- remembering
+# --- remembering ------------------------------------------------------------------------------------------------
 
 
 def _sites() -> Sites:

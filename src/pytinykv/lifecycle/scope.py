@@ -131,7 +131,7 @@ class Scope:
         """The identifier of the thread that turned the loop when the scope first used it."""
         return self._loop_thread
 
-    # ---- starting
+    # --- starting -----------------------------------------------------------------------------------------------
 
     def child(self, name: str) -> Scope:
         """Make a scope below this one; it is stopped with it, before this scope's own tasks, unless it stops earlier.
@@ -211,7 +211,7 @@ class Scope:
         """Strike a member that has ended from the books; unknown ones are ignored."""
         self.members.pop(member, None)
 
-    # ---- being told
+    # --- being told ---------------------------------------------------------------------------------------------
 
     def on_stop(self, name: str, function: StageFunction, deadline_s: float = STAGE_DEADLINE_S) -> None:
         """Register a stage of the stop: `function()`, plain or async, run in the order of registration.
@@ -244,7 +244,7 @@ class Scope:
             except Exception:
                 _log.exception("the failure callback of scope %s failed", self.name)
 
-    # ---- stopping
+    # --- stopping -----------------------------------------------------------------------------------------------
 
     @property
     def stopping(self) -> bool:
@@ -318,7 +318,7 @@ class Scope:
         if not report.ok and error is None:
             raise LifecycleError(report.render())
 
-    # ---- inside
+    # --- inside -------------------------------------------------------------------------------------------------
 
     def refuse_if_stopping(self, what: str) -> None:
         """Raise ScopeStoppedError, naming `what`, when a stop has begun."""

@@ -221,7 +221,7 @@ class _Process:
         result = task.result() if task.done() and not task.cancelled() else None
         return EXIT_CLEAN if result is None else result
 
-    # ---- reasons to stop
+    # --- reasons to stop ----------------------------------------------------------------------------------------
 
     def _on_failure(self, name: str, error: BaseException) -> None:
         _log.critical("%s stops because %s failed: %r", self._name, name, error)
@@ -244,7 +244,7 @@ class _Process:
     def _arm(self) -> None:
         self.watchdog.arm(self._stop_deadline_s + HARD_MARGIN_S)
 
-    # ---- being forced
+    # --- being forced -------------------------------------------------------------------------------------------
 
     def _force_hard(self) -> NoReturn:
         """The stop did not end in time although it bounds itself: the event loop stands still. Called by the watchdog."""

@@ -271,7 +271,7 @@ def _when(handle: object) -> float | None:
     return when() if callable(when) else None
 
 
-# ---- threads in C functions
+# --- threads in C functions -------------------------------------------------------------------------------------
 
 _CALL: Final = re.compile(r"^(?P<thing>[A-Za-z_][\w.]*)\.(?P<method>\w+)\s*\(")
 _C_WAITS: Final[dict[str, tuple[tuple[type, ...], Aspect]]] = {

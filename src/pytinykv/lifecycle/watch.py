@@ -108,7 +108,7 @@ class Watch:
             for growth in self._growth.observe(count_owned(scope)):
                 _log.warning("%s: %s", self._name, growth)
 
-    # ---- inside
+    # --- inside -------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._is_over:

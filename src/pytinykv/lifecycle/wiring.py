@@ -124,7 +124,7 @@ class Wiring:
         lines += [f"  {'blocks' if link.blocks else 'passes'}  {link.source} {link.how}" for link in self.links]
         return "\n".join(lines)
 
-    # ---- inside
+    # --- inside -------------------------------------------------------------------------------------------------
 
     def _link(self, source: str, target: str, what: str, how: str, *, blocks: bool) -> None:
         known = ", ".join(self.components)

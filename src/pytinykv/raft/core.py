@@ -90,7 +90,7 @@ class Core:
         """Newest send time among the messages of the leader of `heard_term`, by that leader's clock."""
         self.reset_election_timer()
 
-    # -- looking
+    # --- looking ------------------------------------------------------------------------------------------------
 
     @property
     def hard_state(self) -> HardState:
@@ -114,7 +114,7 @@ class Core:
             return True
         return self.now < self.promise_until
 
-    # -- terms and roles
+    # --- terms and roles ----------------------------------------------------------------------------------------
 
     def become_follower(self, term: Term, leader_id: PeerId) -> None:
         """Follow `leader_id`, or nobody yet, in `term`."""
@@ -143,7 +143,7 @@ class Core:
         self.reset_election_timer()
         return role
 
-    # -- timers and promises
+    # --- timers and promises ------------------------------------------------------------------------------------
 
     def reset_election_timer(self) -> None:
         """Start waiting for a leader anew, with a new random patience (Raft 5.2)."""
@@ -179,7 +179,7 @@ class Core:
             return False
         return self.heard_term != campaign_term - 1 or transfer_at >= self.heard_sent_at
 
-    # -- sending
+    # --- sending ------------------------------------------------------------------------------------------------
 
     def send(self, message: Message) -> None:
         """Send what is right as soon as this peer's term is durable."""

@@ -96,7 +96,7 @@ def _other_voters(core: Core) -> list[PeerId]:
     return [peer_id for peer_id in core.conf.voters if peer_id != core.id]
 
 
-# -- the voter's side
+# --- the voter's side -------------------------------------------------------------------------------------------
 
 
 def ignores_vote_request(core: Core, message: VoteRequest | PreVoteRequest) -> bool:
@@ -144,7 +144,7 @@ def refuse_old_vote_request(core: Core, message: VoteRequest | PreVoteRequest) -
     core.send_after_sync(answer)
 
 
-# -- the candidate's side
+# --- the candidate's side ---------------------------------------------------------------------------------------
 
 
 def learn_commit(core: Core, message: VoteResponse | PreVoteResponse) -> None:

@@ -61,7 +61,7 @@ def append(core: Core, role: Leader, kind: EntryKind, data: bytes) -> LogIndex:
     return index
 
 
-# -- sending
+# --- sending ----------------------------------------------------------------------------------------------------
 
 
 def has_due_messages(core: Core, role: Leader) -> bool:
@@ -136,7 +136,7 @@ def _stamp(core: Core, role: Leader) -> float:
     return core.now if transfer is None or transfer.sent_at is None else transfer.sent_at
 
 
-# -- time
+# --- time -------------------------------------------------------------------------------------------------------
 
 
 def tick(core: Core, role: Leader) -> None:
@@ -170,7 +170,7 @@ def _check_quorum(core: Core, role: Leader) -> bool:
     return active
 
 
-# -- answers
+# --- answers ----------------------------------------------------------------------------------------------------
 
 
 def on_append_response(core: Core, role: Leader, progress: Progress, message: AppendResponse) -> None:
@@ -228,7 +228,7 @@ def on_snapshot_report(progress: Progress, *, ok: bool) -> None:
     progress.is_paused = True
 
 
-# -- commit
+# --- commit -----------------------------------------------------------------------------------------------------
 
 
 def on_durable(core: Core, role: Leader) -> None:
@@ -257,7 +257,7 @@ def has_committed_in_term(core: Core, role: Leader) -> bool:
     return core.log.committed >= role.term_start
 
 
-# -- reads and leases
+# --- reads and leases -------------------------------------------------------------------------------------------
 
 
 def release_reads(core: Core, role: Leader) -> None:
@@ -279,7 +279,7 @@ def lease_until(core: Core, role: Leader) -> float:
     return newest + core.config.lease_s if newest > role.lease_floor else -_FOREVER
 
 
-# -- transfer
+# --- transfer ---------------------------------------------------------------------------------------------------
 
 
 def begin_transfer(core: Core, role: Leader, transferee: PeerId) -> bool:

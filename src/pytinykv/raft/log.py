@@ -68,7 +68,7 @@ class RaftLog:
         self.durability = Durability(last, durable_term)
         assert self.applied <= self.committed, f"applied {self.applied} lies above the commit index {self.committed}"
 
-    # -- looking things up
+    # --- looking things up --------------------------------------------------------------------------------------
 
     def first_index(self) -> LogIndex:
         """Return the lowest index that can be read."""
@@ -167,7 +167,7 @@ class RaftLog:
                 return position
         return len(entries)
 
-    # -- changing it
+    # --- changing it --------------------------------------------------------------------------------------------
 
     def append(self, entries: tuple[Entry, ...]) -> None:
         """Put entries at the place their indexes say; what was there and above is gone."""
@@ -212,7 +212,7 @@ class RaftLog:
         self._gate = meta.index
         self.last_index = self.handed = self.committed = meta.index
 
-    # -- handing out
+    # --- handing out --------------------------------------------------------------------------------------------
 
     def has_unhanded(self) -> bool:
         """Tell whether entries wait to be persisted."""

@@ -62,7 +62,7 @@ class RawNode:
         self._last_hard = self._core.hard_state
         self._last_soft = self._soft_state()
 
-    # -- what happened
+    # --- what happened ------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Let one tick pass."""
@@ -174,7 +174,7 @@ class RawNode:
         if progress is not None:
             leading.on_snapshot_report(progress, ok=ok)
 
-    # -- what to do
+    # --- what to do ---------------------------------------------------------------------------------------------
 
     def has_ready(self) -> bool:
         """Tell whether `ready` has something to do."""
@@ -250,7 +250,7 @@ class RawNode:
         """Everything up to `index` is applied; after installing a snapshot, its index."""
         self._core.log.on_applied(index)
 
-    # -- how it stands
+    # --- how it stands ------------------------------------------------------------------------------------------
 
     @property
     def id(self) -> PeerId:
@@ -314,7 +314,7 @@ class RawNode:
         """Return how this peer stands, as a record of its own."""
         return describe.status(self._core)
 
-    # -- inside
+    # --- inside -------------------------------------------------------------------------------------------------
 
     def _leading(self) -> tuple[Core, Leader]:
         role = self._core.role
@@ -347,7 +347,7 @@ class RawNode:
         return core.term != last.term or core.vote != last.vote
 
 
-# -- who takes which message, by its kind and by its term
+# --- who takes which message, by its kind and by its term -------------------------------------------------------
 
 
 def _on_leader_message(core: Core, message: AppendEntries | Heartbeat | InstallSnapshot) -> None:

@@ -92,7 +92,7 @@ class FollowerWatch:
         """Say whether a leader was heard of lately."""
         return self.silent_s(leader_id, now) <= 2 * self._config.election_ticks * self._config.tick_s
 
-    # --- promotion
+    # --- promotion ----------------------------------------------------------------------------------------------
 
     def promotion(self, now: float) -> MembershipChange | None:
         """Return the promotion that awaits a sign of life, for another try; it is forgotten after a while."""

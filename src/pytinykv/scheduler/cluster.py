@@ -59,7 +59,7 @@ class Cluster:
         self._is_prepared = self._is_prepared or self.regions.is_reported(PREPARED_SHARE)
         return self._is_prepared
 
-    # stores
+    # --- stores -------------------------------------------------------------------------------------------------
 
     def sync_stores(self, metas: Mapping[StoreId, StoreMeta], now: float) -> None:
         """Follow the durable list of stores. One that is new counts as heard of now."""
@@ -95,7 +95,7 @@ class Cluster:
         store.heard_at = now
         store.last_heartbeat_ms = wall_ms
 
-    # regions
+    # --- regions ------------------------------------------------------------------------------------------------
 
     def on_region(self, info: RegionInfo) -> RegionChange:
         """Take in what a leader says about its region. Raises InvalidInput, StaleRegion; then nothing has changed."""

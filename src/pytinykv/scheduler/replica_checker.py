@@ -97,7 +97,7 @@ class ReplicaChecker:
             return None if surplus is None else self._remove(region, surplus, now, "remove surplus peer")
         return None
 
-    # more voters
+    # --- more voters --------------------------------------------------------------------------------------------
 
     def _grow(self, region: RegionInfo, now: float) -> Operator | None:
         learners, voters = self._usable_learners(region, now), len(region.meta.voters)
@@ -156,7 +156,7 @@ class ReplicaChecker:
         peer_id = None if target is None else self._allocate_peer_id()
         return None if target is None or peer_id is None else AddLearner(target.id, peer_id)
 
-    # other or fewer voters
+    # --- other or fewer voters ----------------------------------------------------------------------------------
 
     def _replace(self, region: RegionInfo, peer: Peer, now: float, why: str) -> Operator | None:
         if len(region.meta.voters) > self._max_replicas():

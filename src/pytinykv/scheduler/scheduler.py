@@ -177,7 +177,7 @@ class Scheduler:
             self._sinks.clear()
             self._committer.stop()
 
-    # what is known
+    # --- what is known ------------------------------------------------------------------------------------------
 
     @property
     def cluster_id(self) -> int:
@@ -217,7 +217,7 @@ class Scheduler:
         if not self.is_bootstrapped:
             raise NotBootstrapped
 
-    # bootstrap, ids, timestamps
+    # --- bootstrap, ids, timestamps -----------------------------------------------------------------------------
 
     async def bootstrap(self, store: StoreMeta, region: RegionMeta) -> None:
         """Found the cluster. The founder may repeat itself; others get AlreadyBootstrapped. Raises InvalidInput."""
@@ -297,7 +297,7 @@ class Scheduler:
         if self._on_failure is not None:
             self._on_failure(error)
 
-    # stores
+    # --- stores -------------------------------------------------------------------------------------------------
 
     async def put_store(self, store: StoreMeta) -> None:
         """Register a store or renew its meta. Raises NotBootstrapped, InvalidInput, DuplicateAddress, StoreTombstone."""
@@ -331,7 +331,7 @@ class Scheduler:
         self.check_bootstrapped()
         self.cluster.on_store_heartbeat(stats, now=self.now, wall_ms=self._clock.wall_ms())
 
-    # regions
+    # --- regions ------------------------------------------------------------------------------------------------
 
     def bind(self, store_id: int, sink: Sink) -> None:
         """Push the orders for regions led by this store into `sink`, which must not block. Replaces an older sink."""
@@ -376,7 +376,7 @@ class Scheduler:
             raise InvalidInput("a split makes at least two regions")
         _log.info("region was split into %s", ", ".join(str(meta.id) for meta in metas))
 
-    # garbage collection, configuration
+    # --- garbage collection, configuration ----------------------------------------------------------------------
 
     async def update_gc_safe_point(self, safe_point: int) -> int:
         """Move the safe point up, never down; return where it is now."""
@@ -396,7 +396,7 @@ class Scheduler:
         self.check_running()
         await self._committer.execute(PutClusterConfig(max_peer_count))
 
-    # ticks
+    # --- ticks --------------------------------------------------------------------------------------------------
 
     async def _run_ticks(self) -> None:
         while True:

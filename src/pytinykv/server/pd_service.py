@@ -181,7 +181,7 @@ class PdService:
         header.error.message = message
         return header
 
-    # the cluster itself
+    # --- the cluster itself -------------------------------------------------------------------------------------
 
     async def _get_members(self, request: pdpb_pb2.GetMembersRequest) -> Message:
         return pdpb_pb2.GetMembersResponse(
@@ -225,7 +225,7 @@ class PdService:
         await self._scheduler.put_cluster_config(request.cluster.max_peer_count)
         return pdpb_pb2.PutClusterConfigResponse(header=self.header())
 
-    # timestamps
+    # --- timestamps ---------------------------------------------------------------------------------------------
 
     async def _tso(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
         async for request in requests:
@@ -240,7 +240,7 @@ class PdService:
         timestamp = pdpb_pb2.Timestamp(physical=issued.physical_ms, logical=issued.logical)
         return pdpb_pb2.GetMinTSResponse(header=self.header(), timestamp=timestamp)
 
-    # stores
+    # --- stores -------------------------------------------------------------------------------------------------
 
     async def _get_store(self, request: pdpb_pb2.GetStoreRequest) -> Message:
         store = self._scheduler.store(request.store_id)
@@ -265,7 +265,7 @@ class PdService:
         self._scheduler.store_heartbeat(stats_from_pb(request.stats))
         return pdpb_pb2.StoreHeartbeatResponse(header=self.header())
 
-    # regions
+    # --- regions ------------------------------------------------------------------------------------------------
 
     def _region_heartbeat(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
         outbox = Outbox(lambda order: order_to_pb(self.header(), order))
@@ -344,7 +344,7 @@ class PdService:
             status=operator.status.name,
         )
 
-    # garbage collection
+    # --- garbage collection -------------------------------------------------------------------------------------
 
     async def _get_gc_safe_point(self, request: pdpb_pb2.GetGCSafePointRequest) -> Message:
         safe_point = self._scheduler.state.meta.gc_safe_point

@@ -173,7 +173,7 @@ class MemoryEngine:
         self._left: ByFamily[VersionedMap] | None = None
         """What a clean `close` left behind for `reopen`."""
 
-    # -- reading ---------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------
 
     def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
         return self._families[cf].get(key)
@@ -193,7 +193,7 @@ class MemoryEngine:
         self._dependents.add(snapshot)
         return snapshot
 
-    # -- writing ---------------------------------------------------------------------------------------------------
+    # --- writing ------------------------------------------------------------------------------------------------
 
     def write_batch(self) -> MemoryWriteBatch:
         return MemoryWriteBatch(self._families)
@@ -276,7 +276,7 @@ class MemoryEngine:
             self._failure = error
         return self._failure
 
-    # -- files -----------------------------------------------------------------------------------------------------
+    # --- files --------------------------------------------------------------------------------------------------
 
     def export_sst(self, cf: ColumnFamily, reader: Reader, start: bytes, end: bytes | None, path: Path) -> int:
         total = 0
@@ -333,7 +333,7 @@ class MemoryEngine:
     def approximate_size_bytes(self, cf: ColumnFamily, start: bytes, end: bytes | None) -> int:
         return sum(len(key) + len(value) for key, value in self.scan(cf, start, end))
 
-    # -- the end ---------------------------------------------------------------------------------------------------
+    # --- the end ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         if not self._families:

@@ -110,7 +110,7 @@ class RocksEngine:
             raise explain_failed_open(error, path) from error
         return cls(path, options, database)
 
-    # -- reading ---------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------
 
     def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
         try:
@@ -146,7 +146,7 @@ class RocksEngine:
                 snapshot.pin()
                 self._dependents.add(snapshot)
 
-    # -- writing ---------------------------------------------------------------------------------------------------
+    # --- writing ------------------------------------------------------------------------------------------------
 
     def write_batch(self) -> RocksWriteBatch:
         return RocksWriteBatch(self._handles)
@@ -192,7 +192,7 @@ class RocksEngine:
             self._failure = translate(error, self.path)
         return self._failure
 
-    # -- files -----------------------------------------------------------------------------------------------------
+    # --- files --------------------------------------------------------------------------------------------------
 
     def export_sst(self, cf: ColumnFamily, reader: Reader, start: bytes, end: bytes | None, path: Path) -> int:
         total = 0

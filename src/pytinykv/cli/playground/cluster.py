@@ -157,7 +157,7 @@ class Cluster:
             process.died = process.describe_end()
             self.on_death(process)
 
-    # --- stop -------------------------------------------------------------------------------------------------------
+    # --- stop ---------------------------------------------------------------------------------------------------
 
     async def _stop_stores(self) -> None:
         self._stopping = True

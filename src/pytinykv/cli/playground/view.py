@@ -50,7 +50,7 @@ class Picture:
         lines = max(1, height - _OTHER_LINES - len(self._cluster.stores))
         return Group(self._stores(width), "", self._regions(width, lines), "", self._summary(width))
 
-    # --- stores -----------------------------------------------------------------------------------------------------
+    # --- stores -------------------------------------------------------------------------------------------------
 
     def _stores(self, width: int) -> Table:
         rows = [self._store_cells(process) for process in self._cluster.stores]
@@ -79,7 +79,7 @@ class Picture:
             return Text("silent", style="yellow")
         return Text("up", style="green")
 
-    # --- regions ----------------------------------------------------------------------------------------------------
+    # --- regions ------------------------------------------------------------------------------------------------
 
     def _regions(self, width: int, lines: int) -> RenderableType:
         regions = self._observer.regions()
@@ -123,7 +123,7 @@ class Picture:
                 return process.name
         return f"store {store}"
 
-    # --- last line --------------------------------------------------------------------------------------------------
+    # --- last line ----------------------------------------------------------------------------------------------
 
     def _summary(self, width: int) -> Text:
         writes = self._observer.writes

@@ -176,7 +176,7 @@ class RpcChannel:
             return []
         return [Leak(LeakKind.CALL, f"{self._name} ({self.calls_under_way} calls)", self._made_at)]
 
-    # ---- inside
+    # --- inside -------------------------------------------------------------------------------------------------
 
     def _open(self, path: str, method: Any, timeout_s: float | None, buffer: int) -> RpcStream[Any, Any]:
         stream: RpcStream[Any, Any] = RpcStream(
@@ -320,7 +320,7 @@ class RpcStream(Generic[Request, Response]):
         """Call `callback(self)` when the call is over."""
         self.ended.add_done_callback(lambda _: callback(self))
 
-    # ---- inside
+    # --- inside -------------------------------------------------------------------------------------------------
 
     async def _receive_next(self) -> Response:
         if self._responses is None:

@@ -265,7 +265,7 @@ class RpcServer:
         for task, call in list(self._calls.items()):
             yield task, (f"{self._name}{call.path}", call.running)
 
-    # ---- start and stop
+    # --- start and stop -----------------------------------------------------------------------------------------
 
     async def _start(self, address: Address) -> int:
         keep_engine()
@@ -334,7 +334,7 @@ class RpcServer:
         if self._idle is not None and not self._calls and not self._idle.done():
             self._idle.set_result(None)
 
-    # ---- calls
+    # --- calls --------------------------------------------------------------------------------------------------
 
     def _enter(self, path: str, running: Any, requests: _Requests | None) -> None:
         """Put the running call into the books; it leaves them when its task ends, which is later than its answer."""
