@@ -96,7 +96,7 @@ async def test_commands_of_one_turn_share_a_frame_per_store(client: AsyncClient,
 async def test_many_cold_calls_ask_the_scheduler_once_per_region(client: AsyncClient, cluster: FakeCluster) -> None:
     await asyncio.gather(*(client.raw.put(key, value) for key, value in DATA.items()))
     assert cluster.schedulers[0].seen.count("GetRegion") == 3
-    assert cluster.schedulers[0].seen.count("GetStore") == 3
+    assert cluster.schedulers[0].seen.count("GetAllStores") == 3
 
 
 async def test_an_error_text_of_the_store_is_raised(client: AsyncClient, cluster: FakeCluster) -> None:

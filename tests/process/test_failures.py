@@ -98,6 +98,8 @@ def timestamp(db: pytinykv.Client) -> int:
 
 
 def test_a_leader_killed_without_a_scheduler_is_replaced(cluster: Cluster) -> None:
+    for store in cluster.stores:
+        wait_until(lambda store=store: knows_all(cluster, store), within_s=CALL_S, what="it has heard of the others")
     with Load(cluster.address, theirs=0) as load:
         load.wait_progress()
         cluster.scheduler.kill()
@@ -106,6 +108,11 @@ def test_a_leader_killed_without_a_scheduler_is_replaced(cluster: Cluster) -> No
         restart(cluster.scheduler)
         load.wait_progress()
     load.check()
+
+
+def knows_all(cluster: Cluster, store: Process) -> bool:
+    everybody = ", ".join(sorted((other.facts["store"] for other in cluster.stores), key=int))
+    return f"knows the addresses of stores {everybody}" in store.log
 
 
 def test_a_leader_that_was_paused_serves_nothing_old(cluster: Cluster) -> None:

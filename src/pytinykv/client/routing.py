@@ -85,6 +85,9 @@ class Router:
         self._retired: list[StoreConnection] = []
         self._moved: set[int] = set()
         """Stores whose address is to be asked for again before the next use."""
+        self._addresses: dict[int, str] = {}
+        """Where all stores were when the scheduler was asked last. One that nothing was sent to yet may come to lead while
+        no scheduler answers."""
         self._avoid_until: dict[int, float] = {}
         self._lookup = asyncio.Lock()
         """One caller asks the scheduler, the others see its answer in the cache."""
@@ -404,29 +407,29 @@ class Router:
     async def _find_store(self, store_id: int, deadline: float) -> StoreConnection:
         """Return the connection to a store, at the address the scheduler has for it now."""
         known = self._stores.get(store_id)
+        address = self._addresses.get(store_id)
         left_s = deadline - self._loop.time()
         try:
-            meta = await self._scheduler.get_store(
-                store_id, left_s if known is None else min(left_s, OUTAGE_PATIENCE_S)
-            )
+            await self._ask_addresses(left_s if address is None else min(left_s, OUTAGE_PATIENCE_S))
+            address = self._addresses.get(store_id)
         except SchedulerUnavailableError:
-            if known is None:
+            if address is None:
                 raise
-            self._moved.discard(store_id)
-            return known
-        if meta.state == metapb_pb2.Tombstone or not meta.address:
+        if address is None:
             raise StoreNotFoundError(f"store {store_id} is gone")
         self._moved.discard(store_id)
-        if known is not None and known.address == meta.address:
+        if known is not None and known.address == address:
             return known
         if known is not None:
-            _log.info("store %d moved from %s to %s", store_id, known.address, meta.address)
+            _log.info("store %d moved from %s to %s", store_id, known.address, address)
             self._retire(known)
-        store = StoreConnection(
-            store_id, meta.address, connector=self._connector, config=self.config, scope=self._scope
-        )
+        store = StoreConnection(store_id, address, connector=self._connector, config=self.config, scope=self._scope)
         self._stores[store_id] = store
         return store
+
+    async def _ask_addresses(self, left_s: float) -> None:
+        stores = await self._scheduler.get_all_stores(exclude_tombstone=True, timeout_s=left_s)
+        self._addresses = {store.id: store.address for store in stores if store.address}
 
     def _retire(self, store: StoreConnection) -> None:
         """Keep a connection nobody sends to any more until its commands are answered."""

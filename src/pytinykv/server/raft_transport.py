@@ -32,9 +32,9 @@ from pytinykv.raftstore.snapshot_files import snapshot_chunks
 from pytinykv.server.workers import result_of
 
 if TYPE_CHECKING:
-    from pytinykv.client.scheduler_client import SchedulerClient
     from pytinykv.lifecycle import Scope
     from pytinykv.lifecycle.rpc import CallContext, RpcServer
+    from pytinykv.server.address_book import StoreFinder
     from pytinykv.server.store_node import StoreNode
 
 _log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class _Hello(NamedTuple):
 class StoreTransport:
     """The sending side: implements `raftstore.Transport`."""
 
-    def __init__(self, scheduler: SchedulerClient, scope: Scope) -> None:
+    def __init__(self, scheduler: StoreFinder, scope: Scope) -> None:
         self._scheduler = scheduler
         self._scope = scope.child("raft-transport")
         self._links: dict[int, _Link] = {}
@@ -137,7 +137,7 @@ class StoreTransport:
 class _Link:
     """The way to one other store."""
 
-    def __init__(self, store_id: StoreId, scheduler: SchedulerClient, scope: Scope) -> None:
+    def __init__(self, store_id: StoreId, scheduler: StoreFinder, scope: Scope) -> None:
         self._store_id = store_id
         self._scheduler = scheduler
         self._scope = scope

@@ -23,6 +23,7 @@ from pytinykv.client.grpc_connector import GrpcConnector
 from pytinykv.lifecycle import SystemClock
 from pytinykv.lifecycle.rpc import RpcServer
 from pytinykv.raftstore import RaftStoreConfig
+from pytinykv.server.address_book import AddressBook
 from pytinykv.server.describe import describe_store
 from pytinykv.server.gate import Gate
 from pytinykv.server.grpc_binding import bind_service
@@ -94,7 +95,7 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
             rng=random.Random(),
             disk=disk,
             background=background,
-            transport=lambda scheduler: StoreTransport(scheduler, inner),
+            transport=lambda scheduler: StoreTransport(AddressBook(scheduler, inner), inner),
             connector=connector,
             disk_usage=lambda: _disk_usage(directory.path),
         ),
