@@ -214,10 +214,6 @@ class RaftLog:
 
     # --- handing out --------------------------------------------------------------------------------------------
 
-    def has_unhanded(self) -> bool:
-        """Tell whether entries wait to be persisted."""
-        return self.handed < self.last_index
-
     def take_unhanded(self) -> tuple[Entry, ...]:
         """Return the entries to persist, each once."""
         if self.handed == self.last_index:

@@ -324,8 +324,8 @@ class _RegionWrites:
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
-        self.parts: list[tuple[int, str, int]] = []
-        """(request id, command, how many operations) in the order of `operations`."""
+        self.parts: list[tuple[int, str]] = []
+        """Request id and command of each."""
         self.size_bytes = 0
 
 
@@ -378,7 +378,7 @@ class _Frame:
         if writes is None:
             writes = self._writes[region_id] = _RegionWrites()
         writes.operations.extend(prepared.operations)
-        writes.parts.append((request_id, name, len(prepared.operations)))
+        writes.parts.append((request_id, name))
         writes.size_bytes += prepared.size_bytes
 
     def _add_read(self, peer: RegionPeer, read: _Later) -> None:
@@ -448,7 +448,7 @@ class _WriteDone:
 
     __slots__ = ("_answers", "_parts")
 
-    def __init__(self, answers: _Answers, parts: list[tuple[int, str, int]]) -> None:
+    def __init__(self, answers: _Answers, parts: list[tuple[int, str]]) -> None:
         self._answers = answers
         self._parts = parts
 
@@ -459,7 +459,7 @@ class _WriteDone:
             frame.responses.extend(_SUCCESS[part[1]] for part in self._parts)
         else:
             failure = error.to_pb()
-            for _request_id, name, _operations in self._parts:
+            for _request_id, name in self._parts:
                 getattr(frame.responses.add(), name).region_error.CopyFrom(failure)
         self._answers.add(frame, expected=True)
 
