@@ -7,7 +7,8 @@ servers     scheduler, store                        serving    what both do
 data        get, put, delete, scan                  text       keys and values as people write them
 cluster     status, regions, stores                 tables     for terminals, pipes and programs
 session     what every command of a client does
-playground  a whole cluster on this machine
+playground  a whole cluster on this machine             bench      its speed, beside etcd
+doctor      who waits for whom in a live server         sim        simulated clusters
 ```
 """
 
