@@ -13,7 +13,6 @@ Waits go down the list and never up; everything that goes up is a callback or a 
 from __future__ import annotations
 
 from pytinykv.lifecycle.wiring import WhenFull, Wiring
-from pytinykv.server.raft_transport import FRAMES_QUEUED_MAX
 
 _PROCESS = ("*/main", "*/run", "*/wait-for-reason-to-stop", "*/stop", "*/stop:*")
 """Tasks of the process itself, which wait for a signal and then for the stop."""
@@ -21,6 +20,8 @@ _PROCESS = ("*/main", "*/run", "*/wait-for-reason-to-stop", "*/stop", "*/stop:*"
 
 def store_wiring() -> Wiring:
     """Return the wiring of a store process."""
+    from pytinykv.server.raft_transport import FRAMES_QUEUED_MAX  # a scheduler, which is wired here too, loads no Raft
+
     wiring = Wiring("store")
     wiring.component("process", runs=(*_PROCESS, "*/status-port"))
     wiring.component("links", runs=("*/raft-transport/*",))
