@@ -173,6 +173,86 @@ def test_stray_task_without_an_owner_is_an_error() -> None:
     assert "left behind without an owner: task stray" in errors
 
 
+def test_a_forced_exit_shows_who_waits_for_whom() -> None:
+    process = start("""
+        class Worker:
+            def __init__(self):
+                self.inbox = asyncio.Queue(1)
+            async def run(self):
+                while True:
+                    await self.inbox.get()
+                    for message in ("one", "two"):
+                        await self.put(message)
+            async def put(self, message):
+                while True:
+                    try:
+                        return await self.peer.inbox.put(message)
+                    except asyncio.CancelledError:
+                        pass  # "must not be lost"
+        async def main(scope):
+            left, right = Worker(), Worker()
+            left.peer, right.peer = right, left
+            for worker in (left, right):
+                worker.inbox.put_nowait("hello")
+            scope.start("left", left.run)
+            scope.start("right", right.run)
+            await asyncio.sleep(0.1)
+        serve(main, stop_deadline_s=0.3)
+    """)
+    process.terminate()
+    status, _, errors = finish(process)
+    assert status == 3
+    assert "CIRCLE 1: each waits for the next, and none can go on" in errors
+    assert "waits to put into queue Worker.inbox (full: 1 of 1)" in errors
+
+
+def test_a_loop_stuck_in_a_thread_join_is_explained_by_the_watchdog() -> None:
+    process = start("""
+        def ask(loop):
+            asyncio.run_coroutine_threadsafe(forever(), loop).result()
+        async def main(scope):
+            thread = scope.start_thread("asker", ask, asyncio.get_running_loop())
+            scope.on_stop("join", lambda: thread.thread.join())
+        serve(main, stop_deadline_s=0.2)
+    """)
+    process.terminate()
+    status, _, errors = finish(process)
+    assert status == 3
+    assert "the stacks of all threads" in errors
+    assert "waits for the end of thread process/asker" in errors
+
+
+def test_a_descriptor_left_open_is_an_error() -> None:
+    process = start("""
+        import socket
+        async def main(scope):
+            global kept
+            kept = socket.socket()
+        serve(main, on_report=lambda report: print(report.before, report.after, sep="\\n", flush=True))
+    """)
+    process.terminate()
+    status, output, errors = finish(process)
+    assert status == 1
+    assert "left behind without an owner: file descriptor" in errors
+    before, after = output.splitlines()
+    assert before != after
+
+
+def test_the_counts_before_and_after_are_equal_when_nothing_is_left() -> None:
+    process = start("""
+        from pytinykv.lifecycle.rpc import RpcServer
+        async def main(scope):
+            await RpcServer(scope, "grpc").start("127.0.0.1:0")
+            scope.start("task", forever)
+        serve(main, on_report=lambda report: print(report.before, report.after, sep="\\n", flush=True))
+    """)
+    process.terminate()
+    status, output, errors = finish(process)
+    assert (status, errors) == (0, "")
+    before, after = output.splitlines()
+    assert before == after
+
+
 def test_interpreter_that_hangs_at_exit_is_ended() -> None:
     script = """
 import threading

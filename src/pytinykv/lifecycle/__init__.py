@@ -39,8 +39,15 @@ Invariants
 4. A stop ends with a report. What is left is named, with where it was started and where it stands.
 5. All waiting is in loop time and for events, so that the simulator's virtual clock drives it as well.
 
-Left out, for now: the wait-for graph, which says who holds what a stuck task waits for (DESIGN section 11, point 7), and the
-watch over a loop that does not turn (point 8). They will find scopes, owners and await chains here.
+And the half that explains, when something does not end:
+
+```
+explain    the wait-for graph of this process, drawn on demand             graph, graph_text   as data, circles, as text
+  ├── standing   what a task or thread waits for                          waits               declared by the code itself
+  ├── fillers    who would end that, read off the code                    waitclock           since when
+watch      a thread: stalled loops, SIGUSR1, what only ever grows          owners              counts by owner
+wiring     refuse components that would wait in a circle
+```
 """
 
 from __future__ import annotations
@@ -59,6 +66,8 @@ from pytinykv.lifecycle.owned import OwnedTask, OwnedThread
 from pytinykv.lifecycle.report import Leak, LeakKind, Outcome, StageResult, StopReport
 from pytinykv.lifecycle.scope import Member, Scope
 from pytinykv.lifecycle.signals import EXIT_CLEAN, EXIT_ERROR, EXIT_FORCED, leave_process, run_process
+from pytinykv.lifecycle.waits import OwnedLock, Signal, declare, waiting_for
+from pytinykv.lifecycle.wiring import WhenFull, Wiring, WiringError
 
 __all__ = [
     "EXIT_CLEAN",
@@ -74,16 +83,23 @@ __all__ = [
     "Member",
     "Outcome",
     "OwnedChild",
+    "OwnedLock",
     "OwnedTask",
     "OwnedThread",
     "Scope",
     "ScopeStoppedError",
+    "Signal",
     "StageResult",
     "StopReport",
     "SystemClock",
     "TaskCancelledError",
+    "WhenFull",
+    "Wiring",
+    "WiringError",
+    "declare",
     "die_with_parent",
     "leave_process",
     "run_process",
     "start_child",
+    "waiting_for",
 ]

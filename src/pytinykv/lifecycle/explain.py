@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import fnmatch
 import os
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from types import MethodType
@@ -62,6 +64,7 @@ class _Runner:
         self.born: CallSite | None = None
         self.age_s: float | None = None
         self.steps: tuple[Step, ...] = ()
+        self.place: Final = _place(subject)
         self.wait: Wait | None = None
         self.state = ""
         self.now = 0.0
@@ -97,13 +100,20 @@ class _Draft:
         for runner in list(self._runners.values()):
             self._guard(f"{runner.kind} {runner.name}", self._connect, runner)
         nodes = [self._node(runner) for runner in self._runners.values()]
-        return WaitGraph.build(
+        graph = WaitGraph.build(
             self._scope.name,
             os.getpid(),
             [*nodes, *self._things.values(), *self._extra.values()],
             self._edges,
             self._notes,
         )
+
+        return dataclasses.replace(graph, circles=tuple(filter(self._stood_still, graph.circles)))
+
+    def _stood_still(self, circle: tuple[Edge, ...]) -> bool:
+        """Whether nobody in a circle has moved since the drawing began; otherwise it may never have been one."""
+        runners = [self._runners[edge.source] for edge in circle if edge.source in self._runners]
+        return all(runner.place == _place(runner.subject) for runner in runners)
 
     def _guard(self, what: str, function: Any, *args: Any) -> None:
         try:
@@ -300,7 +310,8 @@ class _Draft:
         found = self._reach.find(thing, aspect.methods)
         runners = {**found.runners, **dict(self._resolvers(thing))}
         for key, evidence in runners.items():
-            if key not in known:
+            wants_it = aspect is Aspect.LOCK and self._waits_for(key, thing)
+            if key not in known and not wants_it:
                 self._edges.append(Edge(node.id, key, aspect.filled, sure=False, evidence=evidence))
         for function in found.functions:
             self._edges.append(Edge(node.id, self._outside(function, Kind.CODE), aspect.filled, sure=False))
@@ -309,6 +320,10 @@ class _Draft:
                 if runner.kind is Kind.LOOP and any(edge.source == runner.key for edge in self._edges):
                     evidence = "a callback that waits for its turn"
                     self._edges.append(Edge(node.id, runner.key, aspect.filled, sure=False, evidence=evidence))
+
+    def _waits_for(self, key: str, thing: object) -> bool:
+        wait = self._runners[key].wait
+        return wait is not None and any(waited is thing for waited in wait.things)
 
     def _declared_filler(self, filler: waits.Filler) -> list[str]:
         if not isinstance(filler, str):
@@ -339,12 +354,16 @@ class _Draft:
         """Return, by lock, who is inside of a `with` block of it, and not still waiting to enter."""
         found: dict[int, dict[str, str]] = {}
         for runner in self._runners.values():
-            waited = () if runner.wait is None else runner.wait.things
-            for block, evidence in _entered_by(runner):
+            waited = [] if runner.wait is None else list(runner.wait.things)
+            for block, evidence in reversed(list(_entered_by(runner))):
                 self._kept.append(block)
-                for lock in (block, getattr(block, "_lock", None)):
-                    if lock is not None and not any(lock is thing or block is thing for thing in waited):
-                        found.setdefault(id(lock), {})[runner.key] = evidence
+                locks = [lock for lock in (block, getattr(block, "_lock", None)) if lock is not None]
+                entering = [thing for thing in waited if any(thing is lock for lock in locks)]
+                if entering and isinstance(runner.subject, asyncio.Task):  # the innermost block is not entered yet
+                    waited.remove(entering[0])
+                    continue
+                for lock in locks:
+                    found.setdefault(id(lock), {})[runner.key] = evidence
         return found
 
     def _resolvers(self, thing: object) -> Iterator[tuple[str, str]]:
@@ -383,6 +402,16 @@ class _Draft:
             ends_in_s=None if ends_at is None else max(0.0, ends_at - runner.now),
             any_of=runner.wait is not None and runner.wait.any_of,
         )
+
+
+def _place(subject: object) -> object:
+    """Return what changes when a task or thread goes on; the same for everything else."""
+    if isinstance(subject, asyncio.Task):
+        return getattr(subject, "_fut_waiter", None)
+    if isinstance(subject, threading.Thread):
+        frame = sys._current_frames().get(subject.ident or 0)  # noqa: SLF001 - public in all but name
+        return None if frame is None else (id(frame), frame.f_lasti)
+    return None
 
 
 def _task_name(task: asyncio.Task[Any]) -> str:

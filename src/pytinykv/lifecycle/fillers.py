@@ -25,7 +25,9 @@ from pytinykv.lifecycle.standing import is_library
 
 _REACH: Final = 3
 """How many steps of attributes and elements away from a variable a thing may be."""
-_OBJECTS_PER_FRAME_MAX: Final = 2_000
+_OBJECTS_PER_FRAME_MAX: Final = 600
+_FRAMES_PER_RUNNER_MAX: Final = 10
+"""The innermost ones; what is further out in a thread says how the program was started."""
 _ELEMENTS_MAX: Final = 64
 _WRAPPERS: Final = 2
 _PLAIN: Final = (int, float, str, bytes, bytearray, bool, type(None), type, ModuleType, FunctionType)
@@ -59,10 +61,10 @@ class Reach:
         self._kept: Final[list[object]] = []
         self._inside: Final[dict[CodeType, set[str]]] = {}
         for runner, steps in runners:
-            for step in steps:
+            own = [step for step in steps if step.frame is not None and not is_library(step)]
+            for step in own[-_FRAMES_PER_RUNNER_MAX:]:
                 self._inside.setdefault(step.code, set()).add(runner)
-                if step.frame is not None and not is_library(step):
-                    self._visit(runner, step)
+                self._visit(runner, step)
 
     def find(self, thing: object, methods: frozenset[str], *, wrappers: int = _WRAPPERS) -> Fillers:
         """Return who would call one of `methods` on `thing`."""

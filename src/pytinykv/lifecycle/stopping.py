@@ -220,7 +220,10 @@ class StopSequence:
 
     def _cancel_tasks(self) -> None:
         for task in self._remaining_tasks():
-            task.cancel(f"scope {self._scope.name} is stopping")
+            try:
+                task.cancel(f"scope {self._scope.name} is stopping")
+            except RecursionError:  # tasks that await each other: asyncio passes the cancellation round and round
+                _log.error("task %s awaits itself through other tasks, so it can't be cancelled", task.get_name())
 
     def _left(self) -> float:
         return max(MOMENT_S, self._deadline_at - asyncio.get_running_loop().time())

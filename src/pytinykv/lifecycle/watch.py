@@ -47,7 +47,12 @@ class Watch:
     """Watches the loop of a root scope. Made in the thread that turns the loop; `start` and `stop` once each."""
 
     def __init__(
-        self, name: str, loop: asyncio.AbstractEventLoop, *, now: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        growth: GrowthWatch | None = None,
     ) -> None:
         self._name: Final = name
         self._loop: Final = loop
@@ -55,7 +60,7 @@ class Watch:
         self._loop_thread: Final = threading.current_thread()
         self._scope: Scope | None = None
         self.clock: Final = WaitClock()
-        self._growth: Final = GrowthWatch()
+        self._growth: Final = growth or GrowthWatch()
         self._asked_at: float | None = None
         """When the sign of life that has not come yet was asked for."""
         self._stalled = False
