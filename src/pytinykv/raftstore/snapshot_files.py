@@ -58,6 +58,9 @@ class SnapshotDirectory:
         shutil.rmtree(self.send, ignore_errors=True)
         self.send.mkdir(parents=True)
         self.receive.mkdir(parents=True, exist_ok=True)
+        # A snapshot that is about to be installed is as durable as every directory above it.
+        sync_directory(self.receive.parent)
+        sync_directory(self.receive.parent.parent)
         for path in sorted(self.receive.iterdir()):
             if path.name not in keep:
                 shutil.rmtree(path)
