@@ -17,6 +17,12 @@ def test_whoever_meets_a_bad_disk_ends_loudly_or_serves_right(seed: int) -> None
     run_scenario("disks", seed).check()
 
 
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_a_store_dies_between_any_two_steps_on_its_disk(seed: int) -> None:
+    """Five of these found a received snapshot gone although the region relied on it: its directory was never synced."""
+    run_scenario("power-cuts", seed).check()
+
+
 def test_the_faults_are_met_and_not_only_there() -> None:
     counters = [run_scenario("disks", seed).counters for seed in (1, 2)]
     for what in ("ends because of the disk", "files torn", "crashes"):

@@ -5,8 +5,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from tests.simulation import toy_store as toy
 
-import toy_store as toy
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.network import LinkConditions
 from pytinykv.simulation.world import World, WorldOptions, run_world

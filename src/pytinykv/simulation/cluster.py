@@ -157,6 +157,7 @@ class Cluster:
         """Repair the disks, wait for what runs in the background, resume what is stalled, and start what is down."""
         for node in (self.scheduler, *self.stores):
             node.disk.repair()
+            node.disk.power_cut = None
         await asyncio.sleep(LATE_FAULTS_S)
         if self._background:
             await asyncio.wait(self._background)

@@ -46,7 +46,7 @@ class _Pipe:
             self._wait(self._last)
 
     def _wait(self, when: float) -> None:
-        self._timer = self._network.loop.call_at(when, self._drain)
+        self._timer = self._network.call_later(when - self._network.loop.time(), self._drain)
 
     def _drain(self) -> None:
         self._timer = None
@@ -118,7 +118,7 @@ class Connection:
         conditions = self._network.conditions
         for end in (self.client, self.server):
             patience = self._network.rng.uniform(conditions.notice_min_s, conditions.notice_max_s)
-            self._timers.append(self._network.loop.call_later(patience, self._notice, end))
+            self._timers.append(self._network.call_later(patience, self._notice, end))
 
     def _notice(self, end: End) -> None:
         a, b = self._hosts
@@ -146,7 +146,7 @@ class Connection:
             delay = self._network.rng.uniform(
                 self._network.conditions.notice_min_s, self._network.conditions.notice_max_s
             )
-        self._timers.append(self._network.loop.call_later(delay, self._reset, end, reason))
+        self._timers.append(self._network.call_later(delay, self._reset, end, reason))
 
     def _reset(self, end: End, reason: str) -> None:
         end.close(reason)

@@ -25,8 +25,8 @@ import msgspec
 
 from pytinykv.lifecycle.report import Leak
 from pytinykv.simulation.process import Process
-from pytinykv.storage import ColumnFamily, CorruptionError, EngineError, MemoryEngine
-from pytinykv.storage.engine import Reader
+from pytinykv.storage import ColumnFamily, CorruptionError, EngineClosedError, EngineError, MemoryEngine
+from pytinykv.storage.engine import Reader, WriteBatch
 from pytinykv.storage.memory import Faults
 
 __all__ = ["DiskTiming", "SimDisk", "SimEngine", "SimWorker"]
@@ -51,6 +51,14 @@ class SimEngine(MemoryEngine):
     disk: SimDisk
     """Where it lies."""
 
+    def write(self, batch: WriteBatch) -> None:
+        super().write(batch)
+        self.disk.maybe_lose_power()
+
+    def ingest_sst(self, cf: ColumnFamily, path: Path) -> None:
+        super().ingest_sst(cf, path)
+        self.disk.maybe_lose_power()
+
     def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
         if self.disk.bad_reads:
             self.disk.read_badly(f"{cf} {key!r}")
@@ -74,6 +82,7 @@ class SimEngine(MemoryEngine):
         ticket = self.begin_sync()
         if self._collecting is None:
             self.complete_sync(ticket)
+            self.disk.maybe_lose_power()
         else:
             self._collecting.append(ticket)
 
@@ -100,6 +109,9 @@ class SimDisk:
         """Probability that a read finds damage."""
         self.hurt = False
         """Whether the incarnation that runs now has had a fault to bear."""
+        self.power_cut: Callable[[], None] | None = None
+        """What kills the process between two of its steps on the disk, and how many it still does before."""
+        self.steps_left = 0
         self._engine: SimEngine | None = None
         self.crashes = 0
         self.batches_lost = 0
@@ -133,6 +145,16 @@ class SimDisk:
         self.bad_reads = 0.0
         for name, value in vars(Faults()).items():
             setattr(self.faults, name, value)
+
+    def maybe_lose_power(self) -> None:
+        """Die now, if that was ordered: raises EngineClosedError to whoever goes on although he is dead."""
+        if self.power_cut is None:
+            return
+        self.steps_left -= 1
+        if self.steps_left <= 0:
+            cut, self.power_cut = self.power_cut, None
+            cut()
+            raise EngineClosedError("the power is gone")
 
     def read_badly(self, what: str) -> None:
         """Raise CorruptionError, by chance."""

@@ -25,10 +25,10 @@ class FileSyncs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._sizes: dict[str, tuple[int, int]] = {}
-        """path -> (inode, bytes) at its last sync."""
-        self._entries: dict[str, dict[str, int]] = {}
-        """path of a directory -> inodes of its entries by name, at its last sync."""
+        self._sizes: dict[int, int] = {}
+        """inode -> bytes at its last sync. By inode, since files are renamed; one that is used again counts as synced."""
+        self._entries: dict[int, dict[str, int]] = {}
+        """inode of a directory -> inodes of its entries by name, at its last sync."""
         self.torn = 0
         """How many files and entries crashes have taken."""
 
@@ -51,20 +51,19 @@ class FileSyncs:
         place = Path(f"/proc/self/fd/{file}").readlink()
         if not place.is_relative_to(self._root):
             return False
-        path = str(place)
         status = os.fstat(file)
         if stat.S_ISDIR(status.st_mode):
-            with os.scandir(path) as entries:
-                self._entries[path] = {entry.name: entry.inode() for entry in entries}
+            with os.scandir(place) as entries:
+                self._entries[status.st_ino] = {entry.name: entry.inode() for entry in entries}
         else:
-            self._sizes[path] = (status.st_ino, status.st_size)
+            self._sizes[status.st_ino] = status.st_size
         return True
 
     def tear(self, directory: Path, rng: Random) -> None:
         """Cut the power of the machine whose files are in `directory`."""
         if not directory.exists():
             return
-        durable = self._entries.get(str(directory), {})
+        durable = self._entries.get(directory.stat().st_ino, {})
         for path in sorted(directory.iterdir()):
             status = path.lstat()
             if durable.get(path.name) != status.st_ino and rng.random() < 0.5:
@@ -76,8 +75,7 @@ class FileSyncs:
                 self._cut(path, status, rng)
 
     def _cut(self, path: Path, status: os.stat_result, rng: Random) -> None:
-        inode, size = self._sizes.get(str(path), (0, 0))
-        kept = size if inode == status.st_ino else 0
+        kept = min(self._sizes.get(status.st_ino, 0), status.st_size)
         if kept < status.st_size:
             self.torn += 1
             os.truncate(path, rng.randint(kept, status.st_size))

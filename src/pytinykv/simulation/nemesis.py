@@ -290,6 +290,19 @@ async def _expect_end(cluster: Cluster, victim: Node) -> None:
         await asyncio.sleep(0.1)
 
 
+async def power_cuts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Kill stores in the middle of a turn: between two writes, before a sync, between the files of a snapshot."""
+    while not stop.is_set():
+        victim = rng.choice(cluster.stores)
+        victim.cut_power_after(rng.choice([1, 2, rng.randrange(1, 50)]))
+        await pause(stop, 1.0 + rng.random())
+        victim.disk.power_cut = None
+        await victim.wait_ended()
+        if not victim.running and rng.random() < 0.3:
+            victim.cut_power_after(rng.randrange(1, 6))
+        await start_until_up(victim)
+
+
 async def slow_disks(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
     """Let disks take long for everything, or stand still for seconds, and then be quick again."""
     before = {node.host: node.disk.timing for node in cluster.stores}
@@ -334,5 +347,6 @@ NEMESES: dict[str, Nemesis] = {
     "full disks": full_disks,
     "corrupted reads": corrupted_reads,
     "slow disks": slow_disks,
+    "power cuts": power_cuts,
 }
 """All of them by name; swarm testing draws some for each seed."""

@@ -12,9 +12,11 @@ link is freed), and `conditions` (loss, duplication, delay) for all links or one
 
 from __future__ import annotations
 
+from asyncio import TimerHandle
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -63,6 +65,7 @@ class Network:
         self._clogged: dict[tuple[str, str], list[Callable[[], None]]] = {}
         self._connections: dict[int, Connection] = {}
         self._connections_made = 0
+        self._nobody = Context()
         self.counters: dict[str, int] = {}
         """What happened how often: posted, delivered, lost, blocked, duplicated, broken connections."""
 
@@ -124,6 +127,10 @@ class Network:
             delay += self.rng.random() * conditions.straggle_max_s
         return delay
 
+    def call_later(self, delay_s: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
+        """Set a timer that belongs to the network: what is under way arrives, whatever becomes of its sender."""
+        return self.loop.call_later(delay_s, callback, *args, context=self._nobody)
+
     def count(self, what: str) -> None:
         self.counters[what] = self.counters.get(what, 0) + 1
 
@@ -154,7 +161,7 @@ class Network:
 
     def _launch(self, link: tuple[str, str], payload: bytes, deliver: Callable[[bytes], None]) -> None:
         def start() -> None:
-            self.loop.call_later(self.delay_s(self.conditions_of(*link)), self._arrive, link, payload, deliver)
+            self.call_later(self.delay_s(self.conditions_of(*link)), self._arrive, link, payload, deliver)
 
         if link in self._clogged:
             self.count("clogged")

@@ -149,8 +149,31 @@ class Node:
             await self.process.crash()
             self.world.files.tear(self.world.directory / self.host, self.disk.rng)
 
+    def cut_power_after(self, steps: int) -> None:
+        """Let the program die in the middle of a turn: after so many more steps on its disk.
+
+        Between two callbacks the disk is in few states only; a real process dies anywhere.
+        """
+        disk = self.disk
+
+        def cut() -> None:
+            process = self.process
+            if process is not None and process.alive:
+                self.world.trace.record("power cut", self.host)
+                Context().run(process.die)  # what the world does about it isn't the dead one's
+                self.world.files.tear(self.world.directory / self.host, disk.rng)
+                self._ending = self.world.loop.create_task(self._sweep(process), name="sweep", context=Context())
+
+        disk.power_cut, disk.steps_left = cut, steps
+
+    async def _sweep(self, process: Process) -> None:
+        try:
+            await process.sweep()
+        except Violation as violation:
+            self.world.loop.abort(violation)
+
     async def wait_ended(self) -> None:
-        """Wait for the end of a program that is ending because of its disk."""
+        """Wait for the end of a program that is ending by itself."""
         if self._ending is not None:
             await asyncio.wait([self._ending])
             self._ending = None

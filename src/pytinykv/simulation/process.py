@@ -80,10 +80,18 @@ class Process:
 
         Raises `Violation` when a task refuses to end although it is cancelled again and again.
         """
-        if not self.alive:
-            return
-        self.exit()
-        self.loop.drop_handles_of(self)
+        if self.alive:
+            self.die()
+            await self.sweep()
+
+    def die(self) -> None:
+        """Be dead from this moment on, in the middle of whatever runs; `sweep` has to follow."""
+        if self.alive:
+            self.exit()
+            self.loop.drop_handles_of(self)
+
+    async def sweep(self) -> None:
+        """Let the tasks of a dead process end. Raises `Violation` when one refuses."""
         for _ in range(_CANCEL_ROUNDS):
             tasks = self.loop.pending_tasks(self)
             if not tasks:

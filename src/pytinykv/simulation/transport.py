@@ -130,6 +130,7 @@ class _Transfer:
             self._conclude(arrived=False)
             return
         self._receiver, store = running
+        self._receiver.on_death.append(self._break)
         self._after_latency(0, lambda: self._in_receiver(self._begin, store))
 
     def _begin(self, store: Store) -> None:
@@ -178,7 +179,7 @@ class _Transfer:
         delay = self._network.delay_s(conditions) + size_bytes / BYTES_PER_S
         if conditions.loss and self._network.rng.random() < conditions.loss:
             delay += conditions.retransmit_s
-        self._network.loop.call_later(delay, self._arrive, link, step)
+        self._network.call_later(delay, self._arrive, link, step)
 
     def _arrive(self, link: tuple[str, str], step: Callable[[], None]) -> None:
         if not self._sender.alive or self._network.is_blocked(*link):
@@ -194,6 +195,8 @@ class _Transfer:
             self._break()
 
     def _break(self) -> None:
+        if self._told:
+            return
         self._network.count("snapshots broken")
         if self._sink is not None and self._receiver is not None and self._receiver.alive:
             self._receiver.post(self._sink.abort)
@@ -204,11 +207,13 @@ class _Transfer:
         if self._told:
             return
         self._told = True
+        if self._receiver is not None and self._break in self._receiver.on_death:
+            self._receiver.on_death.remove(self._break)
         conditions = self._network.conditions
         delay = self._network.delay_s(conditions)
         if not arrived:
             delay += self._network.rng.uniform(conditions.notice_min_s, conditions.notice_max_s)
-        self._network.loop.call_later(delay, self._tell, arrived)
+        self._network.call_later(delay, self._tell, arrived)
 
     def _tell(self, arrived: bool) -> None:  # noqa: FBT001 - the callback's own signature
         if self._sender.alive:

@@ -18,7 +18,7 @@ from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.scenarios.generic import finish
 from pytinykv.simulation.workloads import AppendWorkload, RegisterWorkload
 
-__all__ = ["disks", "elections", "split_brain", "storm"]
+__all__ = ["disks", "elections", "power_cuts", "split_brain", "storm"]
 
 STORM_S = 10.0
 APPENDERS = 2
@@ -84,6 +84,12 @@ async def disks(cluster: Cluster) -> None:
     """Disks fail in every way while stores die: who meets that ends in time, saying so, and nothing acknowledged is lost."""
     kinds = ["failing writes", "failing syncs", "full disks", "corrupted reads", "slow disks"]
     await weather(cluster, [*sorted(cluster.rng.sample(kinds, 2)), "crashes"])
+
+
+@scenario("power-cuts", ClusterOptions(stores=5, clients=4, raftstore=SHORT_LOG, think_s=0.05, patience_s=120.0))
+async def power_cuts(cluster: Cluster) -> None:
+    """Stores die between two steps on their disks, in the middle of turns and of snapshots, on bad links."""
+    await weather(cluster, ["link trouble", "power cuts"])
 
 
 async def weather(cluster: Cluster, chosen: list[str]) -> None:
