@@ -1,17 +1,18 @@
-"""Fails every test that leaves a task, a thread, a file descriptor or a child process behind.
+"""Fails every test that leaves a task, a thread, a file descriptor or a child process behind; and has a scope for those.
 
-The implementation is `pytinykv.lifecycle.leaks`. What was started before a test's own fixtures (by a session's or a module's
-fixture) belongs to those and is not counted. After a test that failed by itself, leaks are shown but are no second error.
+The implementation of the check is `pytinykv.lifecycle.leaks`. What was started before a test's own fixtures (by a session's
+or a module's fixture) belongs to those and is not counted. After a test that failed by itself, leaks are shown but are no
+second error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Final
 
 import pytest
 
-from pytinykv.lifecycle import leaks
+from pytinykv.lifecycle import Scope, leaks
 
 _FAILED: Final = pytest.StashKey[bool]()
 
@@ -43,3 +44,12 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         print(text)  # noqa: T201 - pytest shows it beside the failure that caused it
     else:
         pytest.fail(text, pytrace=False)
+
+
+@pytest.fixture
+async def scope() -> AsyncIterator[Scope]:
+    """Own what a test starts; it has to stop cleanly at the test's end."""
+    made = Scope("test")
+    yield made
+    report = await made.stop()
+    assert report.ok, report.render()

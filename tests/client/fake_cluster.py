@@ -17,6 +17,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from pytinykv.client import ClientConfig
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import MethodSpec, RpcError, Service, StatusCode, service_methods
 from pytinykv.wire import errors as wire_errors
@@ -24,6 +25,15 @@ from pytinykv.wire.checksum import checksum_pairs
 from pytinykv.wire.pb import errorpb_pb2, kvrpcpb_pb2, metapb_pb2, pdpb_pb2, tikvpb_pb2
 
 CLUSTER_ID = 77
+QUICK = ClientConfig(
+    timeout_s=5.0,
+    read_attempt_timeout_s=0.1,
+    connect_timeout_s=0.2,
+    stall_timeout_s=0.06,
+    backoff_min_s=0.0005,
+    backoff_max_s=0.004,
+)
+"""Settings for tests that wait for something to run out."""
 STORE_METHODS = [
     "BatchCommands",
     "RawBatchDelete",

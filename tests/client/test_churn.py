@@ -9,9 +9,8 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.client.fake_cluster import QUICK, FakeCluster, FakeConnector
 
-from conftest import QUICK
-from fake_cluster import FakeCluster, FakeConnector
 from pytinykv.client import AsyncClient, AsyncRawClient, ClientConfig, ClientError, InvalidArgumentError, RawClient
 from pytinykv.client import errors as client_errors
 from pytinykv.lifecycle import Scope

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from tests.client.fake_cluster import FakeCluster
 
 import pytinykv
-from fake_cluster import FakeCluster
 from pytinykv import aio
 from pytinykv.client import ClientConfig
 from pytinykv.lifecycle import LoopThread, Scope

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.client.fake_cluster import FakeCluster, FakeConnector
 
-from fake_cluster import FakeCluster, FakeConnector
 from pytinykv.client import AsyncClient, CasResult, InvalidArgumentError, InvalidTypeError, ServerError
 from pytinykv.wire.checksum import checksum_pairs
 

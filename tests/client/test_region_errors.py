@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.client.fake_cluster import FakeCluster
 
-from fake_cluster import FakeCluster
 from pytinykv.client import (
     AsyncClient,
     ClientError,

@@ -7,8 +7,8 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.client.fake_cluster import FakeCluster
 
-from fake_cluster import FakeCluster
 from pytinykv.client import AsyncClient, ClientConfig
 from pytinykv.client import scanning as scanning_module
 from pytinykv.lifecycle import Scope

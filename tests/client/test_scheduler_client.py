@@ -10,10 +10,9 @@ from random import Random
 from typing import Any
 
 import pytest
+from tests.client.fake_cluster import CLUSTER_ID, QUICK, FakeCluster, FakeConnector
 from tests.scheduler.helpers import TickingClock
 
-from conftest import QUICK
-from fake_cluster import CLUSTER_ID, FakeCluster, FakeConnector
 from pytinykv.client import (
     AlreadyBootstrappedError,
     ClientClosedError,

@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.client.fake_cluster import FakeCluster, FakeConnector
 
-from fake_cluster import FakeCluster, FakeConnector
 from pytinykv.client import (
     AsyncClient,
     ClientClosedError,

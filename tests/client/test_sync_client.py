@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.client.fake_cluster import QUICK, FakeCluster
 
-from conftest import QUICK
-from fake_cluster import FakeCluster
 from pytinykv.client import (
     Client,
     ClientClosedError,

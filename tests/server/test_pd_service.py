@@ -129,14 +129,6 @@ def store(store_id: int, address: str = "") -> metapb_pb2.Store:
 
 
 @pytest.fixture
-async def scope() -> AsyncIterator[Scope]:
-    scope = Scope("test")
-    yield scope
-    report = await scope.stop()
-    assert report.ok, report.render()
-
-
-@pytest.fixture
 async def pd(scope: Scope) -> AsyncIterator[Pd]:
     pd = Pd(scope)
     yield pd

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,14 +132,6 @@ class Receiver:
         while not condition():
             self.changed.clear()
             await self.changed.wait()
-
-
-@pytest.fixture
-async def scope() -> AsyncIterator[Scope]:
-    made = Scope("test")
-    yield made
-    report = await made.stop()
-    assert report.ok, report.render()
 
 
 async def serve(scope: Scope, node: Any) -> str:
