@@ -1,92 +1,116 @@
-"""The status port: what it shows, and that a stuck loop does not silence it."""
+"""The status port, asked while the event loop turns, and while it stands still."""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import threading
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from prometheus_client import CollectorRegistry
-from tests.raftstore.harness import Cluster
 
-from pytinykv.lifecycle import AddressError, Scope
-from pytinykv.server.describe import describe_store
-from pytinykv.server.metrics import StoreMetrics
+from pytinykv.lifecycle import Scope
+from pytinykv.server.metrics import OwnerMetrics
 from pytinykv.server.status import StatusServer
 
 
-@pytest.fixture
-async def scope() -> AsyncIterator[Scope]:
-    async with Scope("test") as made:
-        yield made
-
-
-def get(address: str, path: str) -> tuple[int, str]:
-    """Ask, from this very thread: the event loop is stuck meanwhile, and the answer comes all the same."""
-    connection = http.client.HTTPConnection(address, timeout=10.0)
+def get(address: str, path: str) -> tuple[int, str, str]:
+    host, _, port = address.rpartition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=10)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        return response.status, response.read().decode()
+        return response.status, response.headers["Content-Type"], response.read().decode()
     finally:
         connection.close()
 
 
-async def test_health_is_told_while_the_loop_is_stuck(scope: Scope) -> None:
-    problems = [""]
-    server = StatusServer(scope, registry=CollectorRegistry(), health=lambda: problems[0])
-    address = server.start("127.0.0.1:0")
-    assert get(address, "/healthz") == (200, "ok\n")
-    assert get(address, "/healthz?verbose") == (200, "ok\n")
-    problems[0] = "stopping"
-    assert get(address, "/healthz") == (503, "stopping\n")
-    status, text = get(address, "/nowhere")
-    assert status == 404
-    assert "/healthz" in text
+async def ask(address: str, path: str) -> tuple[int, str, str]:
+    """Ask from a thread, with the loop turning meanwhile, and everybody standing already."""
+    await asyncio.sleep(0)
+    return await asyncio.get_running_loop().run_in_executor(None, get, address, path)
 
 
-async def test_metrics_and_pages_of_a_store(scope: Scope, tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path)
-    leader = cluster.elect()
-    cluster.put(leader.store_id, b"k", b"v")
-    cluster.settle()
+class Serving:
+    def __init__(self, scope: Scope, address: str) -> None:
+        self.scope = scope
+        self.address = address
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[Serving]:
+    scope = Scope("server")
     registry = CollectorRegistry()
-    registry.register(StoreMetrics(leader.running))
-    pages = {"/debug/store": lambda: describe_store(leader.running)}
-    address = StatusServer(scope, registry=registry, health=lambda: "", pages=pages).start("127.0.0.1:0")
-    status, text = get(address, "/metrics")
-    assert status == 200
-    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert float(values["tinykv_store_regions"]) == 1
-    assert float(values["tinykv_store_leaders"]) == 1
-    assert float(values["tinykv_store_operations_total"]) == 1
-    assert float(values["tinykv_store_syncs_total"]) > 0
-    assert float(values["process_resident_memory_bytes"]) > 1e6
-    status, text = get(address, "/debug/store")
-    page = json.loads(text)
-    assert (page["store"], page["failure"]) == (leader.store_id, None)
-    (region,) = page["regions"]
-    assert region["is_leader"] is True
-    assert region["applied"] == leader.peer.node.applied_index
+    registry.register(OwnerMetrics(scope))
+    inner = scope.child("store")
+    server = StatusServer(inner, registry=registry, health=lambda: "", pages={"/debug/store": lambda: {"id": 1}})
+    yield Serving(scope, server.start("127.0.0.1:0"))
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert (await scope.stop()).ok
 
 
-async def test_an_address_for_everybody_is_refused(scope: Scope) -> None:
-    server = StatusServer(scope, registry=CollectorRegistry(), health=lambda: "")
-    with pytest.raises(AddressError, match="insecure"):
-        server.start("0.0.0.0:0")
+async def worker(inbox: asyncio.Queue[int]) -> None:
+    while True:
+        await inbox.get()
 
 
-async def test_a_client_that_says_nothing_does_not_hold_up_the_stop() -> None:
-    scope = Scope("test")
-    address = StatusServer(scope, registry=CollectorRegistry(), health=lambda: "").start("127.0.0.1:0")
-    silent = http.client.HTTPConnection(address, timeout=10.0)
-    silent.connect()
-    report = await scope.stop()
-    assert report.ok, report.render()
-    silent.close()
-    for thread in threading.enumerate():
-        if "process_request" in thread.name:
-            thread.join(10.0)
+async def test_the_graph_as_text(serving: Serving) -> None:
+    serving.scope.start("worker", worker, asyncio.Queue())
+    status, kind, text = await ask(serving.address, "/debug/tasks")
+    assert (status, kind) == (200, "text/plain; charset=utf-8")
+    assert text.startswith("who waits for whom in server (pid ")
+    assert "task server/worker" in text
+    assert "waits for an item from queue inbox in worker (empty)" in text
+
+
+async def test_the_graph_as_json(serving: Serving) -> None:
+    serving.scope.start("worker", worker, asyncio.Queue())
+    status, kind, text = await ask(serving.address, "/debug/tasks?format=json")
+    assert (status, kind) == (200, "application/json")
+    graph = json.loads(text)
+    assert graph["circles"] == []
+    assert "server/worker" in [node["name"] for node in graph["nodes"]]
+
+
+async def test_owners_as_json_and_as_metrics(serving: Serving) -> None:
+    serving.scope.start("worker", worker, asyncio.Queue())
+    owned = json.loads((await ask(serving.address, "/debug/owned"))[2])
+    [entry] = [entry for entry in owned if (entry["kind"], entry["owner"]) == ("task", "server")]
+    assert entry["count"] == 1
+    assert "test_status.py" in entry["born"]
+    metrics = (await ask(serving.address, "/metrics"))[2]
+    assert 'tinykv_owned{kind="task",owner="server"} 1.0' in metrics
+
+
+async def test_pages_of_the_owner_are_still_served(serving: Serving) -> None:
+    assert json.loads((await ask(serving.address, "/debug/store"))[2]) == {"id": 1}
+    assert (await ask(serving.address, "/healthz"))[2] == "ok\n"
+    status, _, text = await ask(serving.address, "/nothing")
+    assert status == 404
+    assert "/debug/tasks" in text
+
+
+async def test_the_graph_is_drawn_while_the_loop_stands_still(serving: Serving) -> None:
+    answers: list[str] = []
+
+    def ask_and_let_go(let_go: Callable[[], None]) -> None:
+        try:
+            answers.append(get(serving.address, "/debug/tasks")[2])
+        finally:
+            let_go()
+
+    def stand_still() -> None:
+        answered = threading.Event()
+        thread = serving.scope.start_thread("asker", ask_and_let_go, answered.set)
+        assert answered.wait(30)
+        thread.thread.join()
+
+    async def run() -> None:
+        stand_still()
+
+    await serving.scope.start("stuck", run).wait()
+    assert "task server/stuck: runs now" in answers[0]
+    assert "in test_the_graph_is_drawn_while_the_loop_stands_still.<locals>.stand_still" in answers[0]
+    assert "waits for event answered in" in answers[0]

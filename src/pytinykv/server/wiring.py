@@ -27,6 +27,7 @@ def store_wiring() -> Wiring:
     wiring.component("links", runs=("*/raft-transport/*",))
     wiring.component("service", runs=("*/grpc/*", "*/batch-reader", "*/grpc"))
     wiring.component("reporter", runs=("*/store-heartbeat", "*/region-heartbeats", "*/ask-membership-*"))
+    wiring.component("address book", runs=("*/address-book",))
     wiring.component("connections", runs=("*/channel:*",))
     wiring.component("store loop", runs=("*/store-loop", "*/ticks"))
     wiring.component("snapshot thread", runs=("*/snapshots",))
@@ -34,7 +35,9 @@ def store_wiring() -> Wiring:
     wiring.component("engine")
 
     wiring.waits("service", "store loop", "the outcome of a proposal or read")
-    wiring.waits("links", "connections", "the address of a store, and the bytes of a snapshot taken")
+    wiring.waits("links", "address book", "the address of a store")
+    wiring.waits("links", "connections", "the bytes of a snapshot to be taken")
+    wiring.waits("address book", "connections", "the scheduler's answer")
     wiring.waits("reporter", "connections", "the scheduler's answer")
     wiring.waits("store loop", "engine", "data")
     wiring.waits("snapshot thread", "engine", "the files of a snapshot")
