@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent / "tests"
-HEAVY_DIRECTORIES = ("bench", "cli", "docs", "interop", "packaging", "process")
+HEAVY_DIRECTORIES = ("cli", "docs", "interop", "packaging", "process")
 
 
 @pytest.hookimpl(tryfirst=True)
