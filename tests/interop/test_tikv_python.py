@@ -183,7 +183,9 @@ async def test_refusals_say_what_is_wrong(client: Face, prefix: bytes) -> None:
     await client.put(prefix, b"serves all the same")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("kind", "number"), [("sync", signal.SIGKILL), ("async", signal.SIGTERM), ("async", signal.SIGKILL)]
+)
 async def test_all_operations_go_on_when_the_leader_goes(kind: str, fresh_cluster: Cluster, number: int) -> None:
     prefix = b"leader/"
     pairs = numbered(prefix, 600)

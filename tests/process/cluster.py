@@ -189,7 +189,9 @@ class Cluster:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self.stores: list[Process] = []
-        self.scheduler = self.make("scheduler", "scheduler", **scheduler_options)
+        settings = directory / "scheduler.toml"
+        settings.write_text("[scheduler.settings]\ntick_interval_s = 0.1\n")  # the region grows as soon as stores join
+        self.scheduler = self.make("scheduler", "scheduler", **{"config": str(settings)} | scheduler_options)
 
     def make(self, name: str, command: str, **options: str) -> Process:
         """Make a process of this cluster that does not run yet; `max_store_down_time="3"` gives it that option."""
@@ -217,8 +219,8 @@ class Cluster:
     def start(self, stores: int = 3) -> None:
         """Start everything; return when the first region has a replica on each store (at most three) and a leader."""
         self.scheduler.start()
+        added = [self.add_store() for _ in range(stores)]  # they wait for the scheduler
         self.scheduler.wait_ready()
-        added = [self.add_store() for _ in range(stores)]
         for store in added:
             store.wait_ready()
         if added:

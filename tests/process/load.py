@@ -3,6 +3,9 @@
 A `Load` runs in a thread with a loop of its own, so that a test can do its harm in plain, blocking code. Each writer puts
 keys that nobody else touches, one after the other, each once; and it overwrites one key of its own with a growing number.
 What was acknowledged must be there afterwards; what failed with an unknown outcome may be there.
+
+gRPC's engine is started by the test's own thread: which descriptors are the engine's can be told only while nobody else
+opens any.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from tests.process.cluster import wait_until
 import pytinykv
 from pytinykv import aio
 from pytinykv.client.errors import ClientError
+from pytinykv.lifecycle.rpc.engine import keep_engine
 from pytinykv.simulation.checkers import check_linearizable
 from pytinykv.simulation.history import CompareAndSwap, RawHistory
 from pytinykv.simulation.workloads import RegisterWorkload, Session
@@ -28,6 +32,10 @@ from pytinykv.simulation.workloads import RegisterWorkload, Session
 PROGRESS_S: Final = 60.0
 OPERATION_S: Final = 20.0
 END_S: Final = 60.0
+
+
+async def start_engine() -> None:
+    keep_engine()
 
 
 class Writer:
@@ -83,6 +91,7 @@ class Load:
         self._address = address
         self._ours = [Writer(f"ours-{number}") for number in range(ours)]
         self._theirs = [Writer(f"tikv-python-{number}") for number in range(theirs)]
+        asyncio.run(start_engine())
         self._over = threading.Event()
         self._errors: list[BaseException] = []
         self._threads = [threading.Thread(target=self._guard, args=(self._run_ours,), name="load-ours")]
@@ -205,6 +214,7 @@ class Quarrel:
     """Clients that read, write and swap the same few keys, each on connections of its own; their history is judged."""
 
     def __init__(self, address: str, *, clients: int = 4, keys: int = 4) -> None:
+        asyncio.run(start_engine())
         self._address = address
         self._clients = clients
         self._keys = keys

@@ -173,10 +173,10 @@ def test_without_a_majority_nothing_is_acknowledged_and_nothing_is_read(cluster:
         for store in lost:
             store.kill()
         with pytest.raises(ClientError) as refused:
-            db.raw.put(b"k", b"w", timeout=4.0)
+            db.raw.put(b"k", b"w", timeout=2.0)
         assert refused.value.retryable or refused.value.undetermined
         with pytest.raises(ClientError):
-            db.raw.get(b"k", timeout=2.0)
+            db.raw.get(b"k", timeout=1.0)
         for store in lost:
             restart(store)
         assert db.raw.get(b"k", timeout=CALL_S) in {b"v", b"w"}
