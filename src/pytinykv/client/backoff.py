@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 from random import Random
 
+from pytinykv.client.config import ClientConfig
+
 __all__ = ["NO_DEADLINE", "Backoff"]
 
 NO_DEADLINE = float("inf")
 
 
 class Backoff:
-    """The pauses of one call. Each is drawn from the upper half of a range that doubles up to `max_s`.
+    """The pauses of one call. Each is drawn from the upper half of a range that doubles up to `backoff_max_s`.
 
     Half fixed, half random: many callers that failed at one moment do not come back at one moment.
     """
 
     __slots__ = ("_base_s", "_closing", "_deadline", "_max_s", "_rng", "attempts")
 
-    def __init__(
-        self, *, min_s: float, max_s: float, deadline: float, rng: Random, closing: asyncio.Future[None]
-    ) -> None:
+    def __init__(self, config: ClientConfig, *, deadline: float, rng: Random, closing: asyncio.Future[None]) -> None:
         """Make the pauses of a call that ends at `deadline` (loop time); `closing`, once resolved, ends any pause."""
-        self._base_s = min_s
-        self._max_s = max_s
+        self._base_s = config.backoff_min_s
+        self._max_s = config.backoff_max_s
         self._deadline = deadline
         self._rng = rng
         self._closing = closing

@@ -4,7 +4,7 @@
        │                                   │
        └── unknown ──► find region, store  └── region error, broken stream … ──► react, pause, again, until the deadline
 
-The cheap path makes one future and awaits it once. Everything else (`_recover`) may be slow, and decides by `reactions`.
+The cheap path makes one future and awaits it once. Everything else (`recover`) may be slow, and decides by `reactions`.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Router:
         for store in [*self._stores.values(), *self._retired]:
             store.close()
 
-    # ── one command ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # --- one command --------------------------------------------------------------------------------------------
 
     async def execute(self, command: Command[_T], deadline: float) -> _T:
         """Run `command` where it belongs and return its result. Raises `ClientError`."""
@@ -186,7 +186,7 @@ class Router:
         needed_s = WRITE_RETRY_LEFT_MIN_S if command.write and trouble is not None else 0.0
         return self._loop.time() + needed_s >= deadline
 
-    # ── many keys ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # --- many keys ----------------------------------------------------------------------------------------------
 
     async def execute_batch(self, batch: Batch[_ItemT, _T], deadline: float) -> list[_T]:
         """Run a batch in commands of one region each, all under way at once; return their results.
@@ -261,7 +261,7 @@ class Router:
         chunks.append(chunk)
         return chunks
 
-    # ── learning from failures ───────────────────────────────────────────────────────────────────────────────────────
+    # --- learning from failures ---------------------------------------------------------------------------------
 
     def _judge(self, command: Command[Any], trouble: Trouble, deadline: float) -> Reaction:
         """Decide about a failure, and forget or learn what follows from it. Raises what is final."""
@@ -304,16 +304,9 @@ class Router:
         await backoff.pause(max(reaction.pause_at_least_s for reaction in reactions))
 
     def _backoff(self, deadline: float) -> Backoff:
-        config = self.config
-        return Backoff(
-            min_s=config.backoff_min_s,
-            max_s=config.backoff_max_s,
-            deadline=deadline,
-            rng=self._rng,
-            closing=self._closing,
-        )
+        return Backoff(self.config, deadline=deadline, rng=self._rng, closing=self._closing)
 
-    # ── finding the way ──────────────────────────────────────────────────────────────────────────────────────────────
+    # --- finding the way ----------------------------------------------------------------------------------------
 
     async def _route(self, command: Command[Any], deadline: float, trouble: object) -> tuple[Region, StoreConnection]:
         """Return the region and store for `command`, asking the scheduler for what is not known."""

@@ -255,14 +255,7 @@ class SchedulerClient:
         return max(0.001, min(left_s, self._config.scheduler_timeout_s))
 
     def _backoff(self, deadline: float) -> Backoff:
-        config = self._config
-        return Backoff(
-            min_s=config.backoff_min_s,
-            max_s=config.backoff_max_s,
-            deadline=deadline,
-            rng=self._rng,
-            closing=self._closing,
-        )
+        return Backoff(self._config, deadline=deadline, rng=self._rng, closing=self._closing)
 
     # --- regions and stores -------------------------------------------------------------------------------------
 
