@@ -121,7 +121,7 @@ class _Draft:
         except Exception as error:  # it moves while it is looked at; what can't be seen is said
             self._notes.append(f"{what} could not be looked at: {error!r}")
 
-    # ---- runners
+    # --- runners ------------------------------------------------------------------------------------------------
 
     def _add(self, kind: Kind, name: str, subject: object) -> _Runner:
         number = sum(runner.kind is kind for runner in self._runners.values()) + 1
@@ -209,7 +209,7 @@ class _Draft:
                 return Wait(Aspect.DECLARED, (block,))
         return None
 
-    # ---- edges
+    # --- edges --------------------------------------------------------------------------------------------------
 
     def _connect(self, runner: _Runner) -> None:
         if runner.kind is Kind.LOOP:
@@ -383,7 +383,7 @@ class _Draft:
         self._extra.setdefault(key, Node(id=key, kind=kind, name=name))
         return key
 
-    # ---- nodes
+    # --- nodes --------------------------------------------------------------------------------------------------
 
     def _node(self, runner: _Runner) -> Node:
         ends_at = None if runner.wait is None else runner.wait.ends_at_s

@@ -75,7 +75,7 @@ class StopSequence:
         if self._idle is not None and not self._idle.done() and not self._remaining_tasks():
             self._idle.set_result(None)
 
-    # ---- steps
+    # --- steps --------------------------------------------------------------------------------------------------
 
     async def _run_stage(self, stage: Stage) -> None:
         loop = asyncio.get_running_loop()
@@ -154,7 +154,7 @@ class StopSequence:
             f"threads ({len(threads)})", started, stuck=len(stuck), what="did not return after being woken"
         )
 
-    # ---- inside
+    # --- inside -------------------------------------------------------------------------------------------------
 
     def _finish_owned(self, name: str, started: float, *, stuck: int, what: str) -> None:
         """Record the step for tasks or threads, with what failed meanwhile."""
