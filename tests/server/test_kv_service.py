@@ -16,6 +16,7 @@ from pytinykv.lifecycle.errors import TaskCancelledError
 from pytinykv.raft import Heartbeat, LogIndex, PeerId, Term
 from pytinykv.raftstore import Peer, RaftEnvelope, Region, RegionEpoch, StoreId
 from pytinykv.raftstore.records import encode
+from pytinykv.server import kv_service
 from pytinykv.server.kv_service import BATCH_COMMANDS, FRAMES_WAITING_MAX, KvService
 from pytinykv.storage import ColumnFamily
 from pytinykv.wire import RpcError, StatusCode
@@ -164,7 +165,7 @@ async def test_a_read_that_waited_while_the_peer_was_destroyed_does_not_see_that
     task = desk.scope.start("call", desk.service.unary, "/tikvpb.Tikv/RawGet", desk.request("RawGet", key=b"k"))
     await asyncio.sleep(0)
     peer = desk.node.peer
-    read = peer._reads.take_all()[0]
+    read = peer.calls._reads.take_all()[0]
     desk.node.running.on_membership_answer(
         Region(REGION_ID, b"", b"", RegionEpoch(9, 1), tuple(p for p in peer.region.peers if p.id != peer.peer.id))
     )
@@ -354,7 +355,12 @@ def _frame(desk: Desk, request_id: int, name: str, **fields: Any) -> tikvpb_pb2.
     return frame
 
 
-async def test_a_client_that_does_not_read_is_cut_off(desk: Desk) -> None:
+@pytest.mark.parametrize("limit", ["frames", "bytes"])
+async def test_a_client_that_does_not_read_is_cut_off(desk: Desk, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if limit == "bytes":
+        monkeypatch.setattr(kv_service, "FRAMES_WAITING_MAX", 1 << 30)
+        monkeypatch.setattr(kv_service, "FRAME_BYTES_WAITING_MAX", 2_000)
+
     async def requests() -> AsyncIterator[Any]:
         for number in range(FRAMES_WAITING_MAX + 10):
             yield _frame(desk, number, "RawGet", key=b"k")
