@@ -2,14 +2,16 @@
 
 Transport-free, shared with the simulator:
 
-    raw_commands    TiKV's raw requests ↔ reads and operations     kv_service    `tikvpb.Tikv` on a store
-    pd_service      `pdpb.PD` on the scheduler                     reporter      heartbeats out, orders in
-    store_node      a store put together                           gate, health  services of every port
+    raw_commands    TiKV's raw requests ↔ reads and operations     kv_service       `tikvpb.Tikv` on a store
+    pd_service      `pdpb.PD` on the scheduler, with its parts     pd_convert, pd_regions, pd_heartbeats
+    store_node      a store put together                           reporter         heartbeats out, orders in
+    gate, health    services of every port
 
 Real processes only:
 
-    grpc_binding    a service behind gRPC                          raft_transport   messages between stores
-    workers         threads for blocking work                      status           the status port
-    metrics, describe                                              what it shows
-    store_process, scheduler_process                               what the command line starts
+    premises        what both processes stand on                   store_process, scheduler_process
+    grpc_binding    a service behind gRPC                          status           the status port
+    raft_transport  messages between stores                        address_book     where those are
+    workers         threads for blocking work                      metrics, describe
+    wiring          who may wait for whom
 """

@@ -1,0 +1,105 @@
+"""What every server process stands on: its data directory and engine, its gRPC port, its status port.
+
+All of it but the engine and the directory belongs to a scope of its own, which stops first:
+
+    process's scope ── stages: stop the server's scope → close the engine → let go of the data directory
+         └── server's scope ── stages: not serving any more (health) → the server's own, in the order of their making
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+
+from pytinykv.lifecycle.rpc import RpcServer
+from pytinykv.server.gate import Gate
+from pytinykv.server.grpc_binding import bind_service
+from pytinykv.server.health import HealthService
+from pytinykv.server.metrics import OwnerMetrics
+from pytinykv.server.status import StatusServer
+from pytinykv.storage import DataDirectory, DataKind, RocksEngine
+from pytinykv.wire.limits import MESSAGE_BYTES_MAX
+
+if TYPE_CHECKING:
+    from pytinykv.lifecycle import Scope
+    from pytinykv.server.status import Pages
+    from pytinykv.wire import Service
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """What every server process is started with; addresses are host:port, port 0 picks a free one."""
+
+    data_dir: Path
+    addr: str
+    advertise_addr: str = ""
+    """How others reach it; empty: as `addr`, with the real port."""
+    status_addr: str = ""
+    """Where the status port listens; empty: nowhere."""
+    insecure: bool = False
+    """Allow addresses that other machines can reach, unencrypted and without authentication."""
+
+
+class Premises:
+    """Made first, by the server that moves in: `listen`, `open_status`, and `serve` once it can."""
+
+    def __init__(
+        self, config: ServerConfig, process: Scope, *, kind: DataKind, service: str, stop_deadline_s: float
+    ) -> None:
+        """Open data directory and engine; `service` is the gRPC service that will be served.
+
+        Raises DataDirectoryError, EngineError, each saying what and what to do.
+        """
+        self._config = config
+        self._process = process
+        self.directory = DataDirectory.open(config.data_dir, kind=kind)
+        self.scope = process.child(kind.value)
+        """The server's own."""
+        process.on_stop(f"stop the {kind.value}", lambda: self.scope.stop(stop_deadline_s), stop_deadline_s + 1)
+        try:
+            self.engine = RocksEngine.open(self.directory.engine_path)
+        except BaseException:
+            self.directory.close()
+            raise
+        process.on_stop("close the engine", self.engine.close, 2.0)
+        process.on_stop("let go of the data directory", self.directory.close)
+        self._health, self._gate = HealthService([service]), Gate(service)
+        self.scope.on_stop("tell that it does not serve any more", self._health.begin_stop)
+        self.grpc = RpcServer(self.scope, "grpc", options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)])
+        bind_service(self.grpc, self._gate)
+        bind_service(self.grpc, self._health)
+        self.registry = CollectorRegistry()
+        self.registry.register(OwnerMetrics(process))
+
+    async def listen(self) -> str:
+        """Open the gRPC port, which answers UNAVAILABLE until `serve`; return how others reach it. Raises AddressError."""
+        port = await self.grpc.start(self._config.addr, insecure=self._config.insecure)
+        return self._config.advertise_addr or f"{host_of(self._config.addr)}:{port}"
+
+    def open_status(self, problem: Callable[[], str] = lambda: "", pages: Pages | None = None) -> str:
+        """Open the status port, if one is wanted; return its address. Raises AddressError.
+
+        `problem` says why the server does not serve; empty if it does. That it is stopping need not be said.
+        """
+        if not self._config.status_addr:
+            return ""
+        status = StatusServer(
+            self.scope,
+            registry=self.registry,
+            health=lambda: "stopping" if self._process.stopping else problem(),
+            pages=pages,
+        )
+        return status.start(self._config.status_addr, insecure=self._config.insecure)
+
+    def serve(self, service: Service) -> None:
+        """Let calls through from now on."""
+        self._gate.open(service)
+        self._health.set_all_serving()
+
+
+def host_of(address: str) -> str:
+    return address.rpartition(":")[0]
