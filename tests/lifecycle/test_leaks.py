@@ -160,6 +160,7 @@ async def test_fails_and_leaves_a_task():
 def test_the_fixture_of_this_suite_fails_the_right_tests(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text((Path(__file__).parents[1] / "conftest.py").read_text())
     (tmp_path / "test_suite.py").write_text(SUITE)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # whatever lies in the directories above is not for us
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--rootdir=."],
         cwd=tmp_path,

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pytinykv.lifecycle.scope import Scope
 
 _IDLE_FUNCTIONS: Final = frozenset({"select", "poll", "run_forever", "run_until_complete", "run", "_run_once"})
+RUNS: Final = "runs now"
 _RLOCK_OWNER: Final = re.compile(r"owner=(\d+)")
 _MADE_UP: Final = re.compile(r"Task-\d+")
 _GRPC: Final = "/grpc/"
@@ -150,7 +151,7 @@ class _Draft:
         runner.wait = self._declared_wait(task=task) or standing.task_wait(task, runner.steps)
         if runner.wait is None:
             current = asyncio.current_task(loop) if loop.is_running() else None
-            runner.state = "runs now" if task is current else "ready, waits for its turn"
+            runner.state = RUNS if task is current else "ready, waits for its turn"
 
     def _handlers(self) -> Iterator[tuple[asyncio.Task[Any], tuple[str, Any]]]:
         for below in self._scope.subtree():
@@ -163,9 +164,8 @@ class _Draft:
         owned: dict[threading.Thread, OwnedThread] = {
             thread.thread: thread for below in self._scope.subtree() for thread in list(below.threads)
         }
-        loop_threads = {below.loop_thread for below in self._scope.subtree()}
         for thread in sorted(threading.enumerate(), key=lambda thread: (thread.name, thread.ident or 0)):
-            me = thread is threading.current_thread() and thread.ident not in loop_threads
+            me = thread is threading.current_thread()  # it draws, and stands nowhere
             if not me and not isinstance(thread, threading._DummyThread):  # noqa: SLF001 - the mark of a foreign one
                 self._guard(f"thread {thread.name}", self._add_thread, thread, owned.get(thread))
 
@@ -174,8 +174,7 @@ class _Draft:
         if owned is not None:
             self._by_subject[id(owned)] = runner.key
             runner.born = owned.started_at
-        steps = thread_steps(thread.ident)
-        runner.steps = tuple(step for step in steps if not step.code.co_filename.endswith("/lifecycle/explain.py"))
+        runner.steps = thread_steps(thread.ident)
         runner.wait = self._declared_wait(thread=thread.ident) or standing.thread_wait(runner.steps)
         if runner.wait is None:
             runner.state = "idle" if _is_idle(runner.steps) else "runs, or waits for something unknown"
@@ -219,10 +218,9 @@ class _Draft:
                 self._connect_unblocked(runner)
             return
         aspect = runner.wait.aspect
-        for thing in runner.wait.things:
-            target = self._target(thing, aspect)
-            if target is not None:
-                self._edges.append(Edge(runner.key, target, aspect.verb))
+        targets = {self._target(thing, aspect) for thing in runner.wait.things}
+        for target in sorted(target for target in targets if target is not None):
+            self._edges.append(Edge(runner.key, target, aspect.verb))
 
     def _connect_unblocked(self, runner: _Runner) -> None:
         """A task that could run waits for its loop; one that runs, for the thread it runs in."""
@@ -231,7 +229,7 @@ class _Draft:
         key = self._by_subject.get(id(loop))
         if key is None:
             return
-        if runner.state == "runs now":
+        if runner.state == RUNS:
             thread = next((edge.target for edge in self._edges if edge.source == key), None)
             if thread is not None:
                 self._edges.append(Edge(runner.key, thread, "runs in"))

@@ -96,8 +96,9 @@ def _circle(graph: WaitGraph, circle: tuple[Edge, ...]) -> list[str]:
         if source.is_runner:
             lines += _runner(source, "  ")
             lines.append(f"    {edge.verb} {_thing(target)}{_for_how_long(source)}{_doubt(edge)}")
+            lines += _made(target, "      ")
         else:
-            lines.append(f"    which {edge.verb} {target.title}{_doubt(edge)}")
+            lines.append(f"      which {edge.verb} {target.title}{_doubt(edge)}")
         if place == len(circle) - 1:
             lines.append("  and here the circle closes")
     return lines
@@ -125,6 +126,7 @@ def _wait(graph: WaitGraph, edge: Edge, indent: str) -> list[str]:
     lines = [f"{indent}{edge.verb} {_thing(target)}{_for_how_long(source)}{_doubt(edge)}"]
     if target.is_runner:
         return lines
+    lines += _made(target, f"{indent}  ")
     fillers = graph.outgoing(target.id)
     lines.extend(
         f"{indent}  which {filler.verb} {graph.nodes[filler.target].title}{_doubt(filler)}"
@@ -140,9 +142,11 @@ def _wait(graph: WaitGraph, edge: Edge, indent: str) -> list[str]:
 def _thing(node: Node) -> str:
     if node.is_runner:
         return node.title
-    made = f", made at {_site(node.born)}" if node.born is not None else ""
-    state = f" ({node.state})" if node.state else ""
-    return f"{node.title}{state}{made}"
+    return f"{node.title} ({node.state})" if node.state else node.title
+
+
+def _made(node: Node, indent: str) -> list[str]:
+    return [f"{indent}made at {_site(node.born)}"] if node.born is not None and not node.is_runner else []
 
 
 def _for_how_long(node: Node) -> str:

@@ -194,7 +194,7 @@ class StopSequence:
                 self.leaks.append(Leak(LeakKind.TASK, task.get_name(), CallSite(__file__, 0, name), await_chain(task)))
                 task.add_done_callback(_retrieve)
             _log.error("stop of scope %s: %s overran its %.3f s", self._scope.name, name, limit_s)
-            return Outcome.OVERRAN, f"stood at {' > '.join(chain[1:])}"
+            return Outcome.OVERRAN, f"stood at {' > '.join(line for line in chain[1:] if '/asyncio/' not in line)}"
         if task.cancelled():
             return Outcome.RAISED, "was cancelled"
         if (error := task.exception()) is not None:
