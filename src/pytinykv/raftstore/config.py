@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from pytinykv.raft import Config, LogIndex, PeerId
+from pytinykv.wire.limits import ENTRY_BYTES_MAX
 
 MIB = 1024 * 1024
+
+_MAY_BE_ZERO = frozenset({"clock_drift_max", "lease_reads", "log_keep_entries", "expiry_pairs_per_s", "expiry_pause_s"})
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class RaftStoreConfig:
     append_bytes_max: int = 1 * MIB
     """Largest sum of entries in one append message, and the size at which a turn's commands go into a new entry."""
 
-    entry_bytes_max: int = 8 * MIB
+    entry_bytes_max: int = ENTRY_BYTES_MAX
     """Largest command; a larger one is refused (raft_entry_too_large)."""
 
     inflight_appends_max: int = 64
@@ -111,18 +114,21 @@ class RaftStoreConfig:
         )
 
     def validate(self) -> None:
-        """Raise ValueError for settings that can't work together."""
-        if self.tick_s <= 0:
-            raise ValueError(f"tick_s must be positive, not {self.tick_s}")
+        """Raise ValueError for settings that can't work, alone or together."""
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.name in _MAY_BE_ZERO:
+                if value < 0:
+                    raise ValueError(f"{setting.name} must not be negative: {value}")
+            elif not value > 0:
+                raise ValueError(f"{setting.name} must be positive, not {value}")
         if not 0 < self.heartbeat_ticks < self.election_ticks:
             raise ValueError(
                 f"heartbeat_ticks ({self.heartbeat_ticks}) must be at least 1 and below "
                 f"election_ticks ({self.election_ticks}), or healthy leaders lose elections"
             )
-        if not 0 <= self.clock_drift_max < 1:
-            raise ValueError(f"clock_drift_max must be in [0, 1), not {self.clock_drift_max}")
-        if self.expiry_pairs_per_s < 0 or self.expiry_pause_s < 0:
-            raise ValueError("expiry_pairs_per_s and expiry_pause_s must not be negative")
+        if self.clock_drift_max >= 1:
+            raise ValueError(f"clock_drift_max must be below 1, not {self.clock_drift_max}")
         if self.log_gc_bytes_force < self.log_gc_bytes:
             raise ValueError("log_gc_bytes_force must not be below log_gc_bytes")
         if self.entry_bytes_max > self.uncommitted_bytes_max:
