@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import tempfile
 import time
 from io import StringIO
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from pytinykv.cli.playground.cluster import last_lines
 from pytinykv.cli.playground.home import Home, PlaygroundError, remove_abandoned
-from pytinykv.cli.playground.lines import pastes
+from pytinykv.cli.playground.lines import pastes, program
 from pytinykv.cli.playground.observe import Observer, PeerFacts, StoreFacts, read_page
 from pytinykv.cli.playground.view import Picture
 from pytinykv.lifecycle import Scope
@@ -76,7 +77,8 @@ def test_the_end_of_a_log_begins_with_its_first_error(tmp_path: Path) -> None:
 
 
 def test_lines_to_paste_name_another_scheduler_than_the_default() -> None:
-    assert dict(pastes("127.0.0.1:2379"))["shell"] == "tinykv put greeting hello && tinykv get greeting"
+    tinykv = program("tinykv")
+    assert dict(pastes("127.0.0.1:2379"))["shell"] == f"{tinykv} put greeting hello && {tinykv} get greeting"
     assert all("127.0.0.1:9" in line for _, line in pastes("127.0.0.1:9"))
 
 
@@ -194,3 +196,14 @@ def test_many_regions_are_cut_to_the_height(height: int) -> None:
 
 def test_before_anything_is_known() -> None:
     assert "no region answers" in Game(None, None, None).draw()
+
+
+def test_a_program_is_called_as_the_user_can_call_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    bin_path = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", str(bin_path))
+    assert program("tinykv") == "tinykv"
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(bin_path.parent)
+    assert program("tinykv") == f"{bin_path.name}/tinykv"
+    monkeypatch.chdir(tempfile.gettempdir())
+    assert program("tinykv") == str(bin_path / "tinykv")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -12,14 +15,25 @@ if TYPE_CHECKING:
 _DEFAULT: Final = "127.0.0.1:2379"
 
 
+def program(name: str) -> str:
+    """Return how to call a program of this installation from where the user stands: bare, if the shell finds it."""
+    installed = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if found is not None and Path(found).resolve() == installed.resolve():
+        return name
+    here = Path.cwd()
+    return str(installed.relative_to(here)) if installed.is_relative_to(here) else str(installed)
+
+
 def pastes(address: str) -> list[tuple[str, str]]:
     """Return a line for each client that writes and reads a key; the shell's for a shell, the others for Python."""
     flag = "" if address == _DEFAULT else f" --scheduler {address}"
     own = f'db = pytinykv.connect("{address}"); db.raw.put(b"k", b"v"); print(db.raw.get(b"k")); db.close()'
     pure = f'db = tikv.RawClient("{address}"); db.put(b"k", b"v"); print(db.get(b"k")); db.close()'
     rust = f'db = tikv_client.RawClient.connect(["{address}"]); db.put(b"k", b"v"); print(db.get(b"k"))'
+    tinykv = program("tinykv")
     return [
-        ("shell", f"tinykv put{flag} greeting hello && tinykv get{flag} greeting"),
+        ("shell", f"{tinykv} put{flag} greeting hello && {tinykv} get{flag} greeting"),
         ("pytinykv", f"import pytinykv; {own}"),
         ("tikv-python", f"import tikv; {pure}"),
         ("tikv-client", f"import tikv_client; {rust}"),
@@ -42,7 +56,7 @@ def intro(cluster: Cluster, home: Home) -> list[str]:
         f"data       {home.path} ({kept})",
         f"logs       {home.path / 'logs'}",
         "",
-        "One line to paste for each client (into Python, but for the first):",
+        f"One line to paste for each client (into {program('python')}, but for the first):",
         *(f"  {name:{width}}  {line}" for name, line in pastes(cluster.scheduler.addr)),
         "",
         "Kill a store and see what happens: kill -9 PID. Ctrl-C stops everything.",
