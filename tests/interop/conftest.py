@@ -9,28 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.process.cluster import Cluster
-
-
-def _run(directory: Path) -> Iterator[Cluster]:
-    cluster = Cluster(directory)
-    try:
-        cluster.start()
-        yield cluster
-        cluster.stop()
-    finally:
-        cluster.close()
-        print(cluster.tails())  # noqa: T201 - pytest shows it beside a failure
+from tests.process.cluster import Cluster, running_cluster
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    yield from _run(tmp_path_factory.mktemp("cluster"))
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as made:
+        yield made
 
 
 @pytest.fixture
 def fresh_cluster(tmp_path: Path) -> Iterator[Cluster]:
-    yield from _run(tmp_path)
+    with running_cluster(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

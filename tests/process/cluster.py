@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -292,3 +293,16 @@ class Cluster:
         """Kill whatever still runs, also what is paused."""
         for process in self.processes:
             process.kill()
+
+
+@contextmanager
+def running_cluster(directory: Path) -> Iterator[Cluster]:
+    """Run a scheduler and three stores; at the end each has to stop as it should. Logs are shown if a test fails."""
+    cluster = Cluster(directory)
+    try:
+        cluster.start()
+        yield cluster
+        cluster.stop()
+    finally:
+        cluster.close()
+        print(cluster.tails())  # noqa: T201 - pytest shows it beside a failure

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.process.cluster import Cluster
+from tests.process.cluster import Cluster, running_cluster
 from tests.process.raw_calls import PD, TIKV, Caller, caller, first_region, tell
 
 import pytinykv
@@ -23,14 +23,8 @@ GARBAGE = [b"\xff" * 40, b"\x0a\xff\xff\xff\xff\x0f", b"\x08" * 7, bytes(random.
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    made = Cluster(tmp_path_factory.mktemp("cluster"))
-    try:
-        made.start()
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as made:
         yield made
-        made.stop()
-    finally:
-        made.close()
-        print(made.tails())  # noqa: T201 - pytest shows it beside a failure
 
 
 @pytest.fixture(autouse=True)
