@@ -10,7 +10,7 @@ from pytinykv.wire.errors import RegionError, UndeterminedResult
 if TYPE_CHECKING:
     from pytinykv.raftstore.pending import OnDone, OnReady, Results
     from pytinykv.raftstore.records import RaftEnvelope, StoreId
-    from pytinykv.storage import Engine
+    from pytinykv.storage import Engine, WriteBatch
 
 _log = logging.getLogger(__name__)
 
@@ -23,11 +23,11 @@ class Turn:
     Whoever is in the answers is answered: by `deliver` when the turn went well, by `break_off` when it did not.
     """
 
-    __slots__ = ("_done", "_ready", "batch", "engine", "must_sync", "now", "number", "outgoing")
+    __slots__ = ("_batch", "_done", "_ready", "engine", "must_sync", "now", "number", "outgoing")
 
     def __init__(self, engine: Engine, now: float, number: int) -> None:
         self.engine = engine
-        self.batch = engine.write_batch()
+        self._batch: WriteBatch | None = None
         self.now = now
         self.number = number
         self.must_sync = False
@@ -35,6 +35,13 @@ class Turn:
         self.outgoing: dict[StoreId, list[RaftEnvelope]] = {}
         self._done: list[tuple[OnDone, RegionError | None, Results]] = []
         self._ready: list[tuple[OnReady, RegionError | None]] = []
+
+    @property
+    def batch(self) -> WriteBatch:
+        """The batch under way; made when first asked for, since many turns write nothing."""
+        if self._batch is None:
+            self._batch = self.engine.write_batch()
+        return self._batch
 
     def answer(self, on_done: OnDone, error: RegionError | None, results: Results = None) -> None:
         """Answer a command once the batch is written."""
@@ -76,6 +83,6 @@ class Turn:
 
     def write(self) -> None:
         """Make visible what the batch holds so far. Only between two entries: never half of what belongs together."""
-        if len(self.batch):
-            self.engine.write(self.batch)
-            self.batch = self.engine.write_batch()
+        batch, self._batch = self._batch, None
+        if batch is not None and len(batch):
+            self.engine.write(batch)
