@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pytinykv.client.config import ClientConfig
 from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.raftstore.records import RaftEnvelope
 from pytinykv.scheduler.config import SchedulerConfig
@@ -49,6 +50,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     stores: int = 5
     clients: int = 1
+    client: ClientConfig = ClientConfig()
     starts: bool = True
     """Whether the cluster is up when the story begins, and converges when it ends; a story about starts says no."""
     raftstore: RaftStoreConfig = RaftStoreConfig()
@@ -58,6 +60,10 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Mean pause of a client between two operations."""
     attempt_timeout_s: float = 2.0
     """Deadline of a client's single call; unknown outcomes come from short ones."""
+    drawn: tuple[str, ...] = ()
+    """Kinds of faults and settings that the seed has drawn, for stories that draw."""
+    without: frozenset[str] = frozenset()
+    """Kinds that are left out this time, whatever was drawn."""
     patience_s: float = 30.0
     """Within which a client that repeats an operation has to succeed."""
 
@@ -74,7 +80,7 @@ class Cluster:
         self.stores = [
             StoreNode(world, f"store-{number + 1}", options.raftstore, self) for number in range(options.stores)
         ]
-        self.clients = [ClientNode(world, f"client-{number + 1}") for number in range(options.clients)]
+        self.clients = [ClientNode(world, f"client-{number + 1}", options.client) for number in range(options.clients)]
         self.observer = RaftObserver()
         self.history = RawHistory(world.trace.record)
         self.rng = world.rng_for("scenario")
@@ -88,6 +94,10 @@ class Cluster:
     @property
     def store_hosts(self) -> list[str]:
         return [store.host for store in self.stores]
+
+    def may(self, name: str) -> bool:
+        """Say whether a kind of fault may be on."""
+        return name not in self.options.without
 
     def session(self, client: ClientNode) -> Session:
         """Return the recording face of a client."""
@@ -217,6 +227,14 @@ class Cluster:
                 for text in client.connector.unanswered()
             ]
 
+        surplus = [
+            f"{client.host} to {text}"
+            for client in self.clients
+            if client.running and client.connector is not None
+            for text in client.connector.surplus_streams()
+        ]
+        if surplus:
+            raise Violation("leaks", f"streams that nobody closes: {'; '.join(surplus)}")
         deadline = self.world.loop.time() + self.options.raftstore.undetermined_after_s + ANSWER_BOUND_S
         while calls := unanswered():
             if self.world.loop.time() > deadline:

@@ -131,6 +131,8 @@ async def scheduler_outages(cluster: Cluster, rng: Random, stop: asyncio.Event) 
     while not stop.is_set():
         await pause(stop, 4.0 * rng.random())
         await cluster.scheduler.crash()
+        if rng.random() < 0.5:
+            cluster.scheduler.clock.step_wall(rng.choice([-60_000, -3000, 3000]))
         await pause(stop, 4.0 * rng.random())
         await start_until_up(cluster.scheduler)
 
@@ -303,6 +305,49 @@ async def power_cuts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None
         await start_until_up(victim)
 
 
+async def blackouts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Take the power from all stores at one moment, in the middle of everything."""
+    while not stop.is_set():
+        await pause(stop, 2.0 * rng.random())
+        for store in cluster.stores:
+            await store.crash()
+        await pause(stop, 0.2 * rng.random())
+        for store in cluster.stores:
+            await start_until_up(store)
+
+
+async def full_buffers(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Let streams take no message, often or always."""
+    while not stop.is_set():
+        cluster.network.full_buffers = rng.choice([0.2, 0.9, 1.0])
+        await pause(stop, 2.0 * rng.random())
+        cluster.network.full_buffers = 0.0
+        await pause(stop, 2.0 * rng.random())
+
+
+async def lonely_appends(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Leave the leader with one follower for a moment, kill it, and so on: logs part, term after term (Raft figure 8)."""
+    while not stop.is_set():
+        leader = cluster.leader()
+        if leader is None:
+            await pause(stop, 0.05)
+            continue
+        others = [store.host for store in cluster.stores if store is not leader]
+        friend = rng.choice([*others, ""])
+        for host in others:
+            if host != friend:
+                cluster.network.block(leader.host, host)
+        await pause(stop, 0.3 * rng.random())
+        await leader.crash()
+        cluster.network.heal()
+        if rng.random() < 0.7:
+            await start_until_up(leader)
+        await pause(stop, 2.5 * rng.random())
+        for store in cluster.stores:
+            if not store.running and (rng.random() < 0.7 or store is leader):
+                await start_until_up(store)
+
+
 async def slow_disks(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
     """Let disks take long for everything, or stand still for seconds, and then be quick again."""
     before = {node.host: node.disk.timing for node in cluster.stores}
@@ -348,5 +393,8 @@ NEMESES: dict[str, Nemesis] = {
     "corrupted reads": corrupted_reads,
     "slow disks": slow_disks,
     "power cuts": power_cuts,
+    "blackouts": blackouts,
+    "full buffers": full_buffers,
+    "lonely appends": lonely_appends,
 }
 """All of them by name; swarm testing draws some for each seed."""

@@ -63,6 +63,8 @@ class Network:
         self._link_conditions: dict[tuple[str, str], LinkConditions] = {}
         self._blocked: set[tuple[str, str]] = set()
         self._clogged: dict[tuple[str, str], list[Callable[[], None]]] = {}
+        self.full_buffers = 0.0
+        """Probability that a stream takes no message at the moment."""
         self._connections: dict[int, Connection] = {}
         self._connections_made = 0
         self._nobody = Context()
@@ -105,6 +107,7 @@ class Network:
     def heal(self) -> None:
         """Undo every cut, clog and condition of single links; the general conditions stay."""
         self.trace.record("heal")
+        self.full_buffers = 0.0
         self._blocked.clear()
         self._link_conditions.clear()
         for source, target in sorted(self._clogged):
@@ -187,6 +190,10 @@ class Network:
 
     def remove_connection(self, number: int) -> None:
         self._connections.pop(number, None)
+
+    def connections_held_by(self, process: Process) -> int:
+        """Return how many connections a process has dialled and not closed."""
+        return sum(1 for each in self._connections.values() if each.client.process is process and each.client.is_open)
 
     @property
     def open_connections(self) -> Iterable[Connection]:

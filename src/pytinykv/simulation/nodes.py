@@ -135,6 +135,8 @@ class Node:
         if left := self.world.loop.pending_tasks(process):
             names = ", ".join(task.get_name() for task in left)
             raise Violation("stop", f"{self.host} stopped and left tasks: {names}\n{self.world.loop.describe_tasks()}")
+        if open_connections := self.world.network.connections_held_by(process):
+            raise Violation("leaks", f"{self.host} stopped and left {open_connections} connections open")
         self.world.trace.record("stopped", self.host)
         process.exit()
         return report
@@ -308,8 +310,8 @@ class ClientNode(Node):
         value: bytes | None = await self._raw.get(key, timeout=timeout_s)
         return value
 
-    async def put(self, key: bytes, value: bytes, *, timeout_s: float) -> None:
-        await self._raw.put(key, value, timeout=timeout_s)
+    async def put(self, key: bytes, value: bytes, *, timeout_s: float, ttl: int = 0) -> None:
+        await self._raw.put(key, value, timeout=timeout_s, ttl=ttl)
 
     async def delete(self, key: bytes, *, timeout_s: float) -> None:
         await self._raw.delete(key, timeout=timeout_s)

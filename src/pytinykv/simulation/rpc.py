@@ -24,6 +24,7 @@ from google.protobuf.message import DecodeError, Message
 from pytinykv.lifecycle import Scope
 from pytinykv.lifecycle.report import Leak
 from pytinykv.simulation.connection import Connection, End, Frame
+from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.network import Network
 from pytinykv.simulation.process import Process
 from pytinykv.wire.rpc import RpcError, StatusCode
@@ -33,6 +34,7 @@ __all__ = ["Internet", "SimConnector", "SimServer"]
 
 SERVER_GRACE_S: Final = 0.5
 """How long handlers may go on when their scope stops the server."""
+BUFFER_FULL_S: Final = 0.05
 BATCH_COMMANDS: Final = "/tikvpb.Tikv/BatchCommands"
 METHODS: Final = {**service_methods("tikvpb.Tikv"), **service_methods("pdpb.PD")}
 
@@ -280,6 +282,14 @@ class SimConnector:
             if stream.unanswered
         ]
 
+    def surplus_streams(self) -> list[str]:
+        """Return, for checkers, the addresses to which more than one stream of commands stands open."""
+        return [
+            f"{address}: {count}"
+            for address, channel in self._channels.items()
+            if (count := sum(1 for stream in channel.streams() if stream.is_of_commands)) > 1
+        ]
+
     def _channel(self, address: str) -> _Channel:
         if self._closed or not self._process.alive:
             raise RpcError(StatusCode.CANCELLED, "the connector is closed")
@@ -347,6 +357,26 @@ class _Channel:
         if self._connection is not None:
             self._connection.send(self._connection.client, frame)
 
+    def count(self, what: str) -> None:
+        self._network.count(what)
+
+    def complain(self, checker: str, message: str) -> None:
+        """End the history: the other end has broken a promise."""
+        self._process.loop.abort(Violation(checker, f"{self._process} from {self._address}: {message}"))
+
+    def is_full(self) -> bool:
+        """Say, by chance, whether the transport's buffer takes nothing at the moment."""
+        chance = self._network.full_buffers
+        return bool(chance) and self._network.rng.random() < chance
+
+    def when_free(self, otherwise: Callable[[], object]) -> None:
+        """Call back once the buffer takes something again."""
+        self._process.loop.call_later(self._network.rng.random() * BUFFER_FULL_S, self._free, otherwise)
+
+    def _free(self, otherwise: Callable[[], object]) -> None:
+        if not self.broken:
+            otherwise()
+
     def close(self, error: RpcError) -> None:
         self.broken = True
         if self._refusal is not None:
@@ -388,17 +418,26 @@ class _SimStream:
         """Ids of the commands sent on this stream without an answer yet; only of streams whose messages have ids."""
         self._has_ids = spec.path == BATCH_COMMANDS
 
+    @property
+    def is_of_commands(self) -> bool:
+        return self._has_ids
+
     def send_nowait(self, message: Message) -> None:
         if self._error is not None:
             raise self._error
         assert self._channel is not None
+        if self._channel.is_full():
+            self._channel.count("refused by full buffers")
+            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, "the stream's buffer is full")
         if self._has_ids:
             self.unanswered.update(message.request_ids)  # type: ignore[attr-defined] # that stream's message type
         self._channel.send("message", self.number, message.SerializeToString())
 
     def is_drained(self, otherwise: Callable[[], object]) -> bool:
-        del otherwise  # the virtual network takes everything at once
-        return True
+        if self._channel is None or not self._channel.is_full():
+            return True
+        self._channel.when_free(otherwise)
+        return False
 
     async def receive(self) -> Message:
         while not self._messages:
@@ -408,8 +447,15 @@ class _SimStream:
             await self._news.wait()
         message = self._spec.response_type.FromString(self._messages.popleft())
         if self._has_ids:
-            self.unanswered.difference_update(message.request_ids)  # type: ignore[attr-defined] # that stream's type
+            self._note_answers(message.request_ids)  # type: ignore[attr-defined] # that stream's type
         return message
+
+    def _note_answers(self, ids: Sequence[int]) -> None:
+        """Every command is answered once; only the probe, whose id is 0, goes out again and again."""
+        for number in ids:
+            if number and number not in self.unanswered and self._channel is not None:
+                self._channel.complain("answers", f"command {number} was answered twice")
+            self.unanswered.discard(number)
 
     def close(self) -> None:
         if self._channel is not None and self._error is None:

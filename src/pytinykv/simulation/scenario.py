@@ -8,10 +8,11 @@ stop left nothing, and judges the history. A failure carries the one command tha
 from __future__ import annotations
 
 import gc
+import shlex
 import time
 import traceback
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCENARIOS", "Result", "Scenario", "ScenarioFailed", "run_scenario", "scenario"]
 
+Prepare = Callable[[ClusterOptions, Callable[[str], Random]], ClusterOptions]
 Story = Callable[[Cluster], Awaitable[None]]
 
 
@@ -38,23 +40,30 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     options: ClusterOptions | Callable[[Random], ClusterOptions]
     """The cluster's shape, or what draws it for a seed."""
     story: Story
+    prepare: Prepare | None = None
+    """Makes of what was drawn, less what is left out, the shape of the cluster."""
 
-    def options_for(self, world: World) -> ClusterOptions:
-        """Return the cluster's shape in this world."""
-        return self.options if isinstance(self.options, ClusterOptions) else self.options(world.rng_for("options"))
+    def options_for(self, world: World, without: frozenset[str]) -> ClusterOptions:
+        """Return the cluster's shape in this world, with some kinds of faults left out."""
+        options = self.options if isinstance(self.options, ClusterOptions) else self.options(world.rng_for("options"))
+        drawn = tuple(name for name in options.drawn if name not in without)
+        options = msgspec.structs.replace(options, drawn=drawn, without=without)
+        return options if self.prepare is None else self.prepare(options, world.rng_for)
 
 
 SCENARIOS: dict[str, Scenario] = {}
 """All registered scenarios, by name. Importing `pytinykv.simulation` registers those of `simulation.scenarios`."""
 
 
-def scenario(name: str, options: ClusterOptions | Callable[[Random], ClusterOptions]) -> Callable[[Story], Story]:
+def scenario(
+    name: str, options: ClusterOptions | Callable[[Random], ClusterOptions], *, prepare: Prepare | None = None
+) -> Callable[[Story], Story]:
     """Register the decorated coroutine function; the first line of its docstring is the summary."""
 
     def register(story: Story) -> Story:
         assert name not in SCENARIOS, name
         summary = (story.__doc__ or "").strip().partition("\n")[0]
-        SCENARIOS[name] = Scenario(name=name, summary=summary, options=options, story=story)
+        SCENARIOS[name] = Scenario(name=name, summary=summary, options=options, story=story, prepare=prepare)
         return story
 
     return register
@@ -84,6 +93,8 @@ class Result(msgspec.Struct, kw_only=True):
     counters: dict[str, int] = msgspec.field(default_factory=dict)
     notes: list[str] = msgspec.field(default_factory=list)
     """What the story drew, for those that draw: kinds of faults."""
+    without: list[str] = msgspec.field(default_factory=list)
+    """Kinds of faults that were left out."""
     lines: list[str] = msgspec.field(default_factory=list)
     """The trace, if it was asked for."""
 
@@ -94,7 +105,8 @@ class Result(msgspec.Struct, kw_only=True):
     @property
     def command(self) -> str:
         """The command that runs this history again."""
-        return f"tinykv sim --scenario {self.scenario} --seed {self.seed}"
+        without = "".join(f" --without {shlex.quote(name)}" for name in self.without)
+        return f"tinykv sim --scenario {self.scenario} --seed {self.seed}{without}"
 
     @property
     def speed(self) -> float:
@@ -107,16 +119,19 @@ class Result(msgspec.Struct, kw_only=True):
             raise ScenarioFailed(f"{self.scenario} with seed {self.seed}: {self.failure}\nagain: {self.command}")
 
 
-def run_scenario(name: str, seed: int, *, keep_lines: bool = False) -> Result:
-    """Run one history of a scenario and judge it. Raises `KeyError` for an unknown name, nothing for a failed history."""
+def run_scenario(name: str, seed: int, *, without: Iterable[str] = (), keep_lines: bool = False) -> Result:
+    """Run one history of a scenario and judge it, leaving out the kinds of faults in `without`.
+
+    Raises `KeyError` for an unknown name, nothing for a failed history.
+    """
     chosen = SCENARIOS[name]
-    result = Result(scenario=name, seed=seed)
+    result = Result(scenario=name, seed=seed, without=sorted(without))
     worlds: list[World] = []
     started, started_cpu = time.perf_counter(), time.process_time()
 
     async def history(world: World) -> RawHistory:
         worlds.append(world)
-        return await play(world, chosen, result)
+        return await play(world, chosen, result, frozenset(result.without))
 
     try:
         records, _, _ = run_world(seed, history, WorldOptions(keep_lines=keep_lines))
@@ -131,9 +146,9 @@ def run_scenario(name: str, seed: int, *, keep_lines: bool = False) -> Result:
     return result
 
 
-async def play(world: World, chosen: Scenario, result: Result) -> RawHistory:
+async def play(world: World, chosen: Scenario, result: Result, without: frozenset[str] = frozenset()) -> RawHistory:
     """Start the cluster, tell the story, stop the cluster; return what the clients saw."""
-    cluster = Cluster(world, chosen.options_for(world))
+    cluster = Cluster(world, chosen.options_for(world, without))
     try:
         if cluster.options.starts:
             await cluster.start()

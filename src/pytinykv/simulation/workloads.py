@@ -23,6 +23,8 @@ from pytinykv.simulation.history import CompareAndSwap, RawHistory
 __all__ = ["AppendWorkload", "RawPort", "RegisterWorkload", "Session"]
 
 T = TypeVar("T")
+LATE_S = 0.1
+"""How long after its deadline a call may end: a few turns of the client's loop."""
 
 
 class RawPort(Protocol):
@@ -72,15 +74,25 @@ class Session:
             return [found.get(key) for key in wanted]
 
         call = self.port.scan(start, end, timeout_s=self.timeout_s)
-        return await self._record("get", [(key,) for key in wanted], call, outputs)
+        pages_max = 1 + len(wanted)  # each has the whole time
+        return await self._record("get", [(key,) for key in wanted], call, outputs, timeouts=pages_max)
 
     async def _record(
-        self, kind: str, arguments: list[tuple[Any, ...]], call: Awaitable[T], outputs: Callable[[T], Sequence[Any]]
+        self,
+        kind: str,
+        arguments: list[tuple[Any, ...]],
+        call: Awaitable[T],
+        outputs: Callable[[T], Sequence[Any]],
+        *,
+        timeouts: int = 1,
     ) -> T:
         event = self.history.invoke(self.name, kind, arguments)
+        loop = asyncio.get_running_loop()
+        due_at = loop.time() + self.timeout_s * timeouts + LATE_S
         try:
             result = await call
         except ClientError as error:
+            self._check_in_time(kind, due_at)
             if error.undetermined:
                 self.history.lose(event)
             else:
@@ -89,8 +101,14 @@ class Session:
         except BaseException:
             self.history.lose(event)
             raise
+        self._check_in_time(kind, due_at)
         self.history.complete(event, outputs(result))
         return result
+
+    def _check_in_time(self, kind: str, due_at: float) -> None:
+        late_s = asyncio.get_running_loop().time() - due_at
+        if late_s > 0:
+            raise Violation("deadline", f"{kind} of {self.name} came {late_s + LATE_S:.3f} s after its deadline")
 
 
 async def until_done(operation: Callable[[], Awaitable[T]], *, limit_s: float, what: str) -> T:

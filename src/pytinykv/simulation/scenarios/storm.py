@@ -2,13 +2,21 @@
 
 A run with everything on at once hides as much as it shows (the crash that would have needed a quiet minute never gets
 it), so each seed takes a part of the faults (Groce et al., "Swarm testing", 2012).
+
+What is drawn are *kinds of faults*: nemeses, bad conditions (`CONDITIONS`), tiny settings (`SETTINGS`). A history can be told
+again with some of them left out, the rest as before: each has its own branch of the seed. That is how failures are shrunk.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from random import Random
+from typing import Any, Final
 
+import msgspec
+
+from pytinykv.client.config import ClientConfig
 from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.disk import DiskTiming
@@ -16,9 +24,21 @@ from pytinykv.simulation.faults import UNRELIABLE
 from pytinykv.simulation.nemesis import NEMESES
 from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.scenarios.generic import finish
+from pytinykv.simulation.side_workloads import ExpiryWorkload, ImpatientWorkload, SchedulerWorkload, watch_scheduler
 from pytinykv.simulation.workloads import AppendWorkload, RegisterWorkload
 
-__all__ = ["disks", "elections", "power_cuts", "split_brain", "storm"]
+__all__ = [
+    "CONDITIONS",
+    "SETTINGS",
+    "blackouts",
+    "disks",
+    "elections",
+    "expiry",
+    "figure_eight",
+    "power_cuts",
+    "split_brain",
+    "storm",
+]
 
 STORM_S = 10.0
 APPENDERS = 2
@@ -26,43 +46,72 @@ CLIENTS = 6
 CALM = RaftStoreConfig(region_heartbeat_s=1.0)
 SHORT_LOG = RaftStoreConfig(region_heartbeat_s=1.0, log_keep_entries=5, log_gc_bytes=1, log_gc_bytes_force=2)
 NERVOUS = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.03)
+SWEEPING = RaftStoreConfig(region_heartbeat_s=1.0, expiry_pause_s=0.1)
+ONE_BY_ONE = RaftStoreConfig(region_heartbeat_s=1.0, append_bytes_max=1, inflight_appends_max=1, tick_s=0.05)
 CLOCK_RATE_ERROR_MAX = 0.02
 """Well within `RaftStoreConfig.clock_drift_max`, which both ends of a lease share."""
 
+SETTINGS: Final[dict[str, Callable[[Random], dict[str, Any]]]] = {
+    "short log": lambda rng: {"log_keep_entries": rng.choice([5, 20, 64]), "log_gc_bytes": 1, "log_gc_bytes_force": 2},
+    "no lease": lambda _rng: {"lease_reads": False},
+    "tiny appends": lambda rng: {
+        "append_bytes_max": rng.choice([1, 200]),
+        "inflight_appends_max": rng.choice([1, 4]),
+        "log_cache_bytes": rng.choice([1, 500]),
+    },
+    "tiny queues": lambda rng: {
+        "queued_bytes_max": rng.choice([50, 500]),
+        "entry_bytes_max": 1000,
+        "uncommitted_bytes_max": 1000,
+        "snapshots_max": 1,
+    },
+    "quick to give up": lambda _rng: {"undetermined_after_s": 1.0},
+}
+"""Small settings of the stores."""
+CONDITIONS: Final = (
+    "bad network",
+    "wrong clocks",
+    "slow machines",
+    "tiny frames",
+    "impatient client",
+    "short deadlines",
+)
+"""What else a seed may draw."""
+
 
 def draw_options(rng: Random) -> ClusterOptions:
-    """Draw the shape of a cluster."""
-    short = rng.random() < 0.5
-    raftstore = RaftStoreConfig(
-        region_heartbeat_s=1.0,
-        lease_reads=rng.random() < 0.8,
-        append_bytes_max=rng.choice([200, 1 << 20]),
-        inflight_appends_max=rng.choice([1, 4, 64]),
-        log_cache_bytes=rng.choice([0, 500, 4 << 20]),
-        log_keep_entries=rng.choice([5, 20, 64]) if short else 64,
-        log_gc_bytes=1 if short else 8 << 20,
-        log_gc_bytes_force=2 if short else 64 << 20,
-        undetermined_after_s=rng.choice([1.0, 10.0]),
-        leader_missing_s=3.0,
-    )
+    """Draw the shape of a cluster, and which of `SETTINGS` and `CONDITIONS` are on."""
+    drawn = sorted(name for name in SETTINGS if rng.random() < 0.4)
+    drawn += sorted(name for name in CONDITIONS if rng.random() < 0.4)
+    drawn += sorted(rng.sample(sorted(NEMESES), rng.randint(1, 4)))
     return ClusterOptions(
         stores=rng.choice([3, 5, 5]),
         clients=CLIENTS,
-        raftstore=raftstore,
+        raftstore=RaftStoreConfig(region_heartbeat_s=1.0, leader_missing_s=3.0),
         think_s=rng.choice([0.02, 0.05, 0.1]),
-        attempt_timeout_s=rng.choice([0.3, 1.0, 2.0]),
         patience_s=120.0,
+        drawn=tuple(drawn),
     )
 
 
-@scenario("storm", draw_options)
+def with_settings(options: ClusterOptions, rng_for: Callable[[str], Random]) -> ClusterOptions:
+    """Put the drawn settings into the programs' configurations."""
+    settings: dict[str, Any] = {}
+    for name in options.drawn:
+        if name in SETTINGS:
+            settings |= SETTINGS[name](rng_for(f"setting/{name}"))
+    changes: dict[str, Any] = {"raftstore": RaftStoreConfig(**{**vars(options.raftstore), **settings})}
+    if "tiny frames" in options.drawn:
+        changes["client"] = ClientConfig(frame_commands_max=2, in_flight_max=3, scan_page_rows_max=3)
+    if "short deadlines" in options.drawn:
+        changes["attempt_timeout_s"] = rng_for("setting/short deadlines").choice([0.3, 1.0])
+    return msgspec.structs.replace(options, **changes)
+
+
+@scenario("storm", draw_options, prepare=with_settings)
 async def storm(cluster: Cluster) -> None:
     """A random part of all faults, with random settings; then everything has to come to rest."""
-    rng = cluster.rng
-    if rng.random() < 0.4:
-        cluster.make_unreliable(UNRELIABLE)
-    set_up_machines(cluster, rng)
-    await weather(cluster, sorted(rng.sample(sorted(NEMESES), rng.randint(1, 4))))
+    await weather(cluster, [name for name in cluster.options.drawn if name in NEMESES])
 
 
 @scenario("split-brain", ClusterOptions(clients=CLIENTS, raftstore=CALM, think_s=0.02, attempt_timeout_s=0.3))
@@ -79,6 +128,14 @@ async def elections(cluster: Cluster) -> None:
     await weather(cluster, ["deaths of voters", "leader stalls", "slow links"])
 
 
+@scenario(
+    "figure-8", ClusterOptions(clients=3, raftstore=ONE_BY_ONE, think_s=0.1, attempt_timeout_s=0.3, patience_s=120.0)
+)
+async def figure_eight(cluster: Cluster) -> None:
+    """Leaders die after writing to few: entries of old terms lie about, and may be overwritten or not, but never both."""
+    await weather(cluster, ["lonely appends"])
+
+
 @scenario("disks", ClusterOptions(stores=3, clients=4, raftstore=SHORT_LOG, think_s=0.05, patience_s=120.0))
 async def disks(cluster: Cluster) -> None:
     """Disks fail in every way while stores die: who meets that ends in time, saying so, and nothing acknowledged is lost."""
@@ -92,15 +149,51 @@ async def power_cuts(cluster: Cluster) -> None:
     await weather(cluster, ["link trouble", "power cuts"])
 
 
+@scenario("blackouts", ClusterOptions(clients=CLIENTS, raftstore=NERVOUS, attempt_timeout_s=0.5, patience_s=120.0))
+async def blackouts(cluster: Cluster) -> None:
+    """All stores lose their power at one moment, again and again: what was acknowledged is on the disks of a majority."""
+    for store in cluster.stores:
+        store.disk.timing = DiskTiming(work_extra_mean_s=0.01)
+    await weather(cluster, ["blackouts"])
+
+
+@scenario("expiry", ClusterOptions(stores=3, clients=3, raftstore=SWEEPING, patience_s=60.0))
+async def expiry(cluster: Cluster) -> None:
+    """Values expire and are swept away, and others are put in their place at that very moment, on slow disks."""
+    stop = asyncio.Event()
+    work = []
+    for store in cluster.stores:
+        store.disk.timing = DiskTiming(work_min_s=0.02, work_extra_mean_s=0.03)
+    for client in cluster.clients:
+        workload = ExpiryWorkload(
+            cluster.session(client),
+            lambda key, value, ttl, client=client: client.put(key, value, timeout_s=1.0, ttl=ttl),  # type: ignore[misc] # bound
+            cluster.world.rng_for(f"{client.host}/workload"),
+            keys=10,
+            sweep_s=0.3,
+            patience_s=cluster.options.patience_s,
+        )
+        work.append(client.spawn("workload", workload.run(stop)))
+    await asyncio.sleep(STORM_S)
+    stop.set()
+    await finish(work)
+
+
 async def weather(cluster: Cluster, chosen: list[str]) -> None:
-    """Let clients work under the chosen nemeses, heal, and check."""
-    cluster.world.trace.record("nemeses", *chosen)
-    cluster.notes.extend(chosen)
+    """Let clients work under the chosen nemeses and the drawn conditions, heal, and check."""
+    drawn = [*(name for name in cluster.options.drawn if name not in NEMESES), *chosen]
+    drawn = [name for name in drawn if cluster.may(name)]
+    cluster.world.trace.record("nemeses", *drawn)
+    cluster.notes.extend(drawn)
+    set_up_machines(cluster, drawn)
     stop_clients, stop_trouble = asyncio.Event(), asyncio.Event()
     appenders, work = start_clients(cluster, stop_clients)
     trouble = [
-        cluster.world.loop.create_task(_run(cluster, name, stop_trouble), name=f"nemesis:{name}") for name in chosen
+        cluster.world.loop.create_task(_run(cluster, name, stop_trouble), name=f"nemesis:{name}")
+        for name in drawn
+        if name in NEMESES
     ]
+    trouble.append(cluster.world.loop.create_task(watch_scheduler(cluster, stop_trouble), name="watch scheduler"))
     await asyncio.sleep(STORM_S)
     stop_trouble.set()
     await finish(trouble)
@@ -120,12 +213,15 @@ async def _run(cluster: Cluster, name: str, stop: asyncio.Event) -> None:
     await NEMESES[name](cluster, cluster.world.rng_for(f"nemesis/{name}"), stop)
 
 
-def set_up_machines(cluster: Cluster, rng: Random) -> None:
-    """Give machines clocks that run wrong, within the bound, and slow disks."""
+def set_up_machines(cluster: Cluster, drawn: list[str]) -> None:
+    """Give machines clocks that run wrong, within the bound, and slow disks, and the network its quality."""
+    if "bad network" in drawn:
+        cluster.make_unreliable(UNRELIABLE)
+    clocks, machines = cluster.world.rng_for("wrong clocks"), cluster.world.rng_for("slow machines")
     for store in cluster.stores:
-        if rng.random() < 0.5:
-            store.clock.set_rate(1 + CLOCK_RATE_ERROR_MAX * (2 * rng.random() - 1))
-        if rng.random() < 0.3:
+        if "wrong clocks" in drawn and clocks.random() < 0.7:
+            store.clock.set_rate(1 + CLOCK_RATE_ERROR_MAX * (2 * clocks.random() - 1))
+        if "slow machines" in drawn and machines.random() < 0.5:
             store.disk.timing = DiskTiming(work_extra_mean_s=0.01, stall=0.05)
 
 
@@ -134,6 +230,7 @@ def start_clients(cluster: Cluster, stop: asyncio.Event) -> tuple[list[AppendWor
     options = cluster.options
     appenders: list[AppendWorkload] = []
     work: list[asyncio.Task[None]] = []
+    scheduler_work = SchedulerWorkload()
     for number, client in enumerate(cluster.clients):
         rng = cluster.world.rng_for(f"{client.host}/workload")
         session = cluster.session(client)
@@ -141,7 +238,15 @@ def start_clients(cluster: Cluster, stop: asyncio.Event) -> tuple[list[AppendWor
             appender = AppendWorkload(session, rng, think_s=options.think_s, patience_s=options.patience_s)
             appenders.append(appender)
             work.append(client.spawn("workload", appender.run(stop)))
+        elif number == APPENDERS and "impatient client" in cluster.notes:
+            impatient = ImpatientWorkload(session, rng, keys=3, think_s=options.think_s)
+            work.append(client.spawn("workload", impatient.run(stop)))
         else:
             rival = RegisterWorkload(session, rng, keys=3, think_s=options.think_s)
             work.append(client.spawn("workload", rival.run(stop)))
+    for client in cluster.clients[-2:]:
+        assert client.client is not None
+        rng = cluster.world.rng_for(f"{client.host}/timestamps")
+        asking = scheduler_work.run(client.client, rng, stop, think_s=0.1)
+        work.append(client.spawn("timestamps", asking))
     return appenders, work

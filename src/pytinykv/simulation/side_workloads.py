@@ -1,0 +1,210 @@
+"""Clients with special tasks, beside those of `workloads`.
+
+* `ImpatientWorkload` cancels each of its operations at the n-th await, for n = 1, 2, 3 … until one gets through.
+* `SchedulerWorkload` takes timestamps and ids: the first only ever grow, the second come once.
+* `ExpiryWorkload` puts values that expire, and others over them just when the sweep deletes what has expired.
+* `watch_scheduler` looks at what the scheduler believes of each region: it never goes back to an older epoch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from random import Random
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pytinykv.client.errors import ClientClosedError, ClientError
+from pytinykv.simulation.errors import Violation
+from pytinykv.simulation.faults import pause
+from pytinykv.simulation.workloads import Session, until_done
+
+if TYPE_CHECKING:
+    from pytinykv.client.async_client import AsyncClient
+    from pytinykv.simulation.cluster import Cluster
+
+__all__ = ["ExpiryWorkload", "ImpatientWorkload", "SchedulerWorkload", "watch_scheduler"]
+
+T = TypeVar("T")
+AWAITS_MAX = 40
+
+
+class _CancelledAt:
+    """Runs a coroutine and cancels the task it runs in when it waits for the n-th time (from 1)."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], number: int) -> None:
+        self._coroutine = coroutine
+        self._left = number
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps = self._coroutine.__await__()
+        waits_for = next(steps)
+        try:
+            while True:
+                self._left -= 1
+                if self._left == 0:
+                    task = asyncio.current_task()
+                    assert task is not None
+                    task.cancel()
+                try:
+                    value = yield waits_for
+                except BaseException as error:  # noqa: BLE001 - handed to where it belongs
+                    waits_for = steps.throw(error)
+                else:
+                    waits_for = steps.send(value)
+        except StopIteration as end:
+            return end.value
+
+
+async def cancel_at(coroutine: Coroutine[Any, Any, T], number: int) -> bool:
+    """Run a coroutine that is cancelled at its n-th wait. Returns whether it got there; else it came to its end before."""
+    task = asyncio.current_task()
+    assert task is not None
+    wrapped = _CancelledAt(coroutine, number)
+    try:
+        await wrapped
+    except asyncio.CancelledError:
+        if wrapped._left > 0:  # noqa: SLF001 - one module; somebody else has cancelled
+            raise
+        task.uncancel()
+        return True
+    return wrapped._left <= 0  # noqa: SLF001 - one module
+
+
+class ImpatientWorkload:
+    """Cancels its operations at every await, one after the other. Whatever it leaves must disturb nobody."""
+
+    def __init__(self, session: Session, rng: Random, *, keys: int, think_s: float) -> None:
+        self._session = session
+        self._rng = rng
+        self._keys = [b"register %d" % number for number in range(keys)]
+        self._think_s = think_s
+        self._written = 0
+        self._next = dict.fromkeys(("get", "put", "cas", "scan"), 1)
+        self.cancelled = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Operate until `stop`."""
+        while not stop.is_set():
+            kind = self._rng.choice(sorted(self._next))
+            number = self._next[kind]
+            reached = True
+            try:
+                reached = await cancel_at(self._operation(kind), number)
+            except ClientClosedError:
+                return
+            except ClientError:
+                pass
+            self.cancelled += reached
+            self._next[kind] = number + 1 if reached and number < AWAITS_MAX else 1
+            await pause(stop, self._rng.expovariate(1.0) * self._think_s)
+
+    async def _operation(self, kind: str) -> None:
+        key = self._rng.choice(self._keys)
+        self._written += 1
+        value = b"%s impatient %d" % (self._session.name.encode(), self._written)
+        if kind == "get":
+            await self._session.get(key)
+        elif kind == "put":
+            await self._session.put(key, value)
+        elif kind == "cas":
+            await self._session.compare_and_swap(key, None, value)
+        else:
+            await self._session.scan(self._keys[0], b"register~", self._keys)
+
+
+class SchedulerWorkload:
+    """Timestamps and ids, of all clients of a history together."""
+
+    def __init__(self) -> None:
+        self._newest = 0
+        self._ids: set[int] = set()
+        self.taken = 0
+
+    async def run(self, client: AsyncClient, rng: Random, stop: asyncio.Event, *, think_s: float) -> None:
+        """Ask until `stop`. Raises `Violation`."""
+        while not stop.is_set():
+            try:
+                if rng.random() < 0.7:
+                    await self._take_timestamps(client, rng.choice([1, 1, 3, 1000]))
+                else:
+                    await self._take_id(client)
+            except ClientClosedError:
+                return
+            except ClientError:
+                await pause(stop, 0.05)
+            await pause(stop, rng.expovariate(1.0) * think_s)
+
+    async def _take_timestamps(self, client: AsyncClient, count: int) -> None:
+        floor = self._newest
+        taken = [int(each) for each in await client.scheduler.timestamps(count, 1.0)]
+        if taken != sorted(set(taken)) or taken[0] <= floor:
+            raise Violation("timestamps", f"got {taken[0]} … {taken[-1]} although {floor} had been given out before")
+        self._newest = max(self._newest, taken[-1])
+        self.taken += 1
+
+    async def _take_id(self, client: AsyncClient) -> None:
+        number = await client.scheduler.alloc_id(1.0)
+        if number in self._ids:
+            raise Violation("ids", f"id {number} was given out twice")
+        self._ids.add(number)
+        self.taken += 1
+
+
+class ExpiryWorkload:
+    """One client's keys: each lives for a second, is put again without an end about when it is swept away, and is there."""
+
+    TTL_S = 1
+
+    def __init__(
+        self,
+        session: Session,
+        put: Callable[[bytes, bytes, int], Awaitable[None]],
+        rng: Random,
+        *,
+        keys: int,
+        sweep_s: float,
+        patience_s: float,
+    ) -> None:
+        self._session = session
+        self._put = put
+        self._rng = rng
+        self._keys = [b"%s expires %d" % (session.name.encode(), number) for number in range(keys)]
+        self._sweep_s = sweep_s
+        self._patience_s = patience_s
+        self._round = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Put, let expire, put again, look. Raises `Violation` (expiry)."""
+        while not stop.is_set():
+            self._round += 1
+            for key in self._keys:
+                await self._repeat(lambda key=key: self._put(key, b"short", self.TTL_S), "put of a short life")  # type: ignore[misc] # bound
+            await asyncio.sleep(self.TTL_S + self._rng.random())
+            lasting = b"lasting %d" % self._round
+            for key in self._keys:
+                await self._repeat(lambda key=key, value=lasting: self._put(key, value, 0), "put")  # type: ignore[misc] # bound
+                await asyncio.sleep(self._rng.expovariate(1.0) * self._sweep_s / len(self._keys))
+            for key in self._keys:
+                found = await self._repeat(lambda key=key: self._session.port.get(key, timeout_s=1.0), "get")  # type: ignore[misc] # bound
+                if found != lasting:
+                    raise Violation("expiry", f"{key!r} is {found!r} although it was put without an end")
+
+    async def _repeat(self, operation: Callable[[], Awaitable[T]], what: str) -> T:
+        return await until_done(operation, limit_s=self._patience_s, what=f"{what} of {self._session.name}")
+
+
+async def watch_scheduler(cluster: Cluster, stop: asyncio.Event) -> None:
+    """Look at the scheduler's regions until `stop`. Raises `Violation` when one goes back in time."""
+    incarnation = 0
+    epochs: dict[int, tuple[int, int]] = {}
+    while not stop.is_set():
+        node = cluster.scheduler
+        if node.is_up and node.scheduler is not None and node.process is not None:
+            if node.process.incarnation != incarnation:
+                incarnation, epochs = node.process.incarnation, {}
+            for region in node.scheduler.cluster.regions:
+                epoch = (region.meta.epoch.version, region.meta.epoch.conf_ver)
+                if epoch < epochs.get(region.id, epoch):
+                    raise Violation("scheduler", f"region {region.id} went from epoch {epochs[region.id]} to {epoch}")
+                epochs[region.id] = epoch
+        await pause(stop, 0.05)
