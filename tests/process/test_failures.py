@@ -126,6 +126,8 @@ def test_a_leader_that_was_paused_serves_nothing_old(cluster: Cluster) -> None:
         old.resume()
         assert bound.get(b"k") == b"new"
         assert db.raw.get(b"k") == b"new"
+        wait_until(lambda: "nothing of this process ran" in old.log, within_s=CALL_S, what="it noticed its pause")
+        assert "who waits for whom" not in old.log, "nobody asked"
     cluster.wait_replicated(3)
 
 

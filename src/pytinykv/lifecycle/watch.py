@@ -68,6 +68,8 @@ class Watch:
         self._looked_at = self._counted_at = now()
         self._wanted: Final = threading.Event()
         self._is_over = False
+        self._is_hushed = False
+        self._looking: Final = threading.Lock()
         self._thread: Final = threading.Thread(target=self._run, name=f"{name}/watch", daemon=True)
 
     def attach(self, scope: Scope) -> None:
@@ -86,6 +88,15 @@ class Watch:
         self._is_over = True
         self._wake()
         self._thread.join(_JOIN_S)
+
+    def hush(self) -> None:
+        """Look at nothing any more, and wait until a look under way is over. The thread stays, until `stop`.
+
+        Whoever counts what is left needs that: a look keeps the frames alive that it describes, and what they hold.
+        """
+        self._is_hushed = True
+        if self._looking.acquire(timeout=_JOIN_S):
+            self._looking.release()
 
     def request_graph(self) -> None:
         """Have the graph logged soon; for signal handlers."""
@@ -119,17 +130,24 @@ class Watch:
         while not self._is_over:
             self._wait()
             try:
-                if self._wanted.is_set() and not self._is_over:
-                    self._wanted.clear()
-                    _log.warning("%s was asked who waits for whom\n%s", self._name, self.describe())
-                if not self._is_over:
-                    self.tick()
+                with self._looking:
+                    self._look()
             except Exception:  # the watch goes on; it is there for bad days
                 _log.exception("%s: the watch could not look", self._name)
 
+    def _look(self) -> None:
+        if self._is_over or self._is_hushed:
+            return
+        if self._wanted.is_set():
+            self._wanted.clear()
+            _log.warning("%s was asked who waits for whom\n%s", self._name, self.describe())
+        self.tick()
+
     def _wait(self) -> None:
         if hasattr(signal, "sigtimedwait"):
-            if signal.sigtimedwait({_SIGNAL}, TICK_S) is not None and not self._is_over:
+            taken = signal.sigtimedwait({_SIGNAL}, TICK_S)
+            # CPython returns an empty siginfo, not None, when the time is up on coming back from a SIGSTOP.
+            if taken is not None and taken.si_signo == _SIGNAL and not self._is_over:
                 self._wanted.set()
         else:
             self._wanted.wait(TICK_S)
