@@ -45,10 +45,15 @@ _FAULTS: Final = {
     "broken": "connections broken",
     "crashes": "crashes",
     "batches lost": "batches at risk in them",
+    "ends because of the disk": "ends because of a disk",
+    "damaged reads": "damaged reads",
+    "files torn": "files torn",
     "snapshots arrived": "snapshots",
     "terms": "terms",
 }
 """Counters of a history that are worth a word, and the word."""
+_DURING: Final = ("get", "put", "delete", "cas", "failed", "unknown")
+"""What clients asked for while a fault was on, and what of it failed or was never answered."""
 
 
 @click.command()
@@ -64,11 +69,24 @@ _FAULTS: Final = {
 )
 @option("--until-failure", is_flag=True, help="Stop at the first failure.")
 @option("--trace", is_flag=True, help="Print the last events of each history that fails.")
+@option("--without", multiple=True, metavar="KIND", help="Leave out a kind of fault; may be repeated.")
+@option("--timeline", metavar="FILE", help="Write the history, or the last one, for reading: .html or text.")
+@option("--no-shrink", is_flag=True, help="Tell a failure as it was, with all its faults.")
 @option("--list", "lists", is_flag=True, help="List the scenarios and do nothing.")
 @log_option("error")
 @config_option
 def sim(
-    *, scenario: str, seed: int, count: int | None, jobs: int, until_failure: bool, trace: bool, lists: bool
+    *,
+    scenario: str,
+    seed: int,
+    count: int | None,
+    jobs: int,
+    until_failure: bool,
+    trace: bool,
+    without: tuple[str, ...],
+    timeline: str | None,
+    no_shrink: bool,
+    lists: bool,
 ) -> None:
     """Run simulated clusters and look for bugs in them.
 
@@ -92,7 +110,9 @@ def sim(
         raise click.BadParameter(f"there is no scenario {scenario!r}{hint}", param_hint="--scenario")
     seeds = count or (ENDLESS if until_failure else 1)
     histories = seeds * (len(SCENARIOS) if scenario == "all" else 1)
-    run = _Run(scenario, seed, seeds, min(jobs, histories), histories, until_failure=until_failure, trace=trace)
+    extra = ["--trace"] * trace + ["--shrink"] * (not no_shrink) + [f"--without={kind}" for kind in without]
+    extra += [f"--timeline={timeline}"] * (timeline is not None)
+    run = _Run(scenario, seed, seeds, min(jobs, histories), histories, until_failure=until_failure, extra=extra)
     ended = run_process(run.main, name="sim")
     sys.exit(run.status or ended)
 
@@ -135,12 +155,16 @@ class _Tally:
     by_scenario: dict[str, _Sum] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
     drawn: Counter[str] = field(default_factory=Counter)
+    coverage: dict[str, Counter[str]] = field(default_factory=dict)
+    """Kind of fault -> operations asked for while it was on, and how many of them failed or have no known outcome."""
     started_at: float = field(default_factory=time.monotonic)
 
     def add(self, result: Result) -> None:
         self.by_scenario.setdefault(result.scenario, _Sum()).add(result)
         self.faults.update({name: result.counters.get(name, 0) for name in _FAULTS})
-        self.drawn.update(result.notes)
+        self.drawn.update(result.kinds)
+        for kind, counts in result.coverage.items():
+            self.coverage.setdefault(kind, Counter()).update(counts)
 
     def total(self) -> _Sum:
         total = _Sum()
@@ -157,7 +181,6 @@ class _Tally:
 
     def print(self) -> None:
         from pytinykv.simulation import SCENARIOS
-        from pytinykv.simulation.nemesis import NEMESES
 
         columns = [Column("SCENARIO")] + [
             Column(title, is_number=True)
@@ -170,20 +193,39 @@ class _Tally:
         faults = [f"{self.faults[name]:,} {word}" for name, word in _FAULTS.items() if self.faults[name]]
         if faults:
             print(f"seen: {', '.join(faults)}")
-        drawn = [f"{name} {self.drawn[name]}" for name in sorted(NEMESES) if self.drawn[name]]
-        if drawn:
-            print(f"injected, as seeds drew it: {', '.join(drawn)}")
+        if self.coverage:
+            self._print_coverage()
         print(f"{self.total().virtual_s:,.0f} virtual s in {time.monotonic() - self.started_at:,.1f} s: {self.line()}")
+
+    def _print_coverage(self) -> None:
+        """Print which kinds of faults were on, in how many histories, and during which operations."""
+        columns = [
+            Column("FAULT"),
+            *(Column(title, is_number=True) for title in ("HISTORIES", *map(str.upper, _DURING))),
+        ]
+        rows = [
+            [kind, f"{self.drawn[kind]:,}", *(f"{self.coverage[kind][what]:,}" for what in _DURING)]
+            for kind in sorted(self.coverage)
+        ]
+        print_table(tuple(columns), rows)
 
 
 class _Run:
     """One run of the command."""
 
     def __init__(
-        self, scenario: str, seed: int, seeds: int, jobs: int, histories: int, *, until_failure: bool, trace: bool
+        self,
+        scenario: str,
+        seed: int,
+        seeds: int,
+        jobs: int,
+        histories: int,
+        *,
+        until_failure: bool,
+        extra: list[str],
     ) -> None:
         self._arguments = ["--scenario", scenario, "--seed", str(seed), "--count", str(seeds), "--json"]
-        self._arguments += ["--until-failure"] * until_failure + ["--trace"] * trace
+        self._arguments += ["--until-failure"] * until_failure + extra
         self._jobs = jobs
         self._histories: int | None = histories if seeds < ENDLESS else None
         self._until_failure = until_failure

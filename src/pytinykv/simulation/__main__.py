@@ -9,11 +9,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
 from pytinykv.lifecycle.children import die_with_parent
 from pytinykv.simulation import SCENARIOS, Result, run_scenario
+from pytinykv.simulation.shrinking import shrink
+from pytinykv.simulation.timeline import timeline_html, timeline_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,12 +34,33 @@ def main(arguments: list[str] | None = None) -> int:
     for name, seed in _histories(options):
         if options.json:
             _say(msgspec.json.encode({"scenario": name, "seed": seed}).decode())
-        result = run_scenario(name, seed, keep_lines=options.trace)
+        keep_lines = options.trace or bool(options.timeline)
+        result = run_scenario(name, seed, without=options.without, keep_lines=keep_lines)
         failed += not result.ok
+        if not result.ok and options.shrink:
+            result = _shrink(result, keep_lines=keep_lines)
+        if options.timeline:
+            write_timeline(result, Path(options.timeline))
+            result.lines = result.lines if options.trace else []
         _report(result, options)
         if failed and options.until_failure:
             return 1
     return 1 if failed else 0
+
+
+def _shrink(failed: Result, *, keep_lines: bool) -> Result:
+    """Leave out the kinds of faults that the failure can do without."""
+
+    def run(scenario: str, seed: int, without: list[str]) -> Result:
+        return run_scenario(scenario, seed, without=without, keep_lines=keep_lines)
+
+    return shrink(failed, run)
+
+
+def write_timeline(result: Result, path: Path) -> None:
+    """Write the history for reading: a page if the file's name says so, else text. Raises OSError."""
+    draw = timeline_html if path.suffix in {".html", ".htm"} else timeline_text
+    path.write_text(draw(result), encoding="utf-8")
 
 
 def _histories(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
@@ -62,6 +86,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--digest", action="store_true", help="print the digest of each history and nothing else")
     parser.add_argument("--trace", action="store_true", help="print the last events of each history")
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="KIND", help="leave out a kind of fault; may be repeated"
+    )
+    parser.add_argument(
+        "--shrink", action="store_true", help="tell a failure again with as few kinds of faults as will do"
+    )
+    parser.add_argument(
+        "--timeline", metavar="FILE", help="write the last history for reading, to a .txt or .html file"
+    )
     parser.add_argument("--verbose", action="store_true", help="show the logs of the simulated programs")
     parser.add_argument("--list", action="store_true", help="list the scenarios")
     return parser.parse_args(arguments)

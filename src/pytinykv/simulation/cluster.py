@@ -10,6 +10,7 @@ is the liveness phase: all replicas catch up and hold the same data; `stop` ends
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +72,10 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Cluster:
     """See the module. Belongs to the world's loop; its own code runs as no process."""
 
-    def __init__(self, world: World, options: ClusterOptions) -> None:
+    def __init__(self, world: World, options: ClusterOptions, *, number: int = 0) -> None:
         self.world = world
+        self.number = number
+        """The seed as it was asked for, for stories that count through something."""
         self.options = options
         self.network = world.network
         scheduler_config = options.scheduler or SchedulerConfig(max_replicas=options.stores)
@@ -82,7 +85,12 @@ class Cluster:
         ]
         self.clients = [ClientNode(world, f"client-{number + 1}", options.client) for number in range(options.clients)]
         self.observer = RaftObserver()
-        self.history = RawHistory(world.trace.record)
+        self.history = RawHistory(self._on_operation)
+        self.kinds: list[str] = []
+        """Kinds of faults that are or were on."""
+        self.coverage: dict[str, Counter[str]] = {}
+        """Kind of fault -> operations asked for while it was on."""
+        self._active: list[Counter[str]] = []
         self.rng = world.rng_for("scenario")
         self.notes: list[str] = []
         """What a story that draws lots drew."""
@@ -94,6 +102,18 @@ class Cluster:
     @property
     def store_hosts(self) -> list[str]:
         return [store.host for store in self.stores]
+
+    def begin_trouble(self, kinds: Sequence[str]) -> None:
+        """Note which kinds of faults are on from now on."""
+        self.kinds.extend(kinds)
+        self._active = [self.coverage.setdefault(kind, Counter()) for kind in kinds]
+
+    def _on_operation(self, event: str, client: str, kind: str, *rest: object) -> None:
+        self.world.trace.record(event, client, kind, *rest)
+        if self._active:
+            what = {"invoke": kind, "unknown": "unknown", "fail": "failed"}.get(event)
+            for counter in self._active if what else ():
+                counter[str(what)] += 1
 
     def may(self, name: str) -> bool:
         """Say whether a kind of fault may be on."""
@@ -152,6 +172,7 @@ class Cluster:
 
     def heal(self) -> None:
         """End the safety phase: no cut, no loss, no delay beyond the normal."""
+        self._active = []
         self.network.heal()
         self.network.conditions = self.world.options.conditions
 

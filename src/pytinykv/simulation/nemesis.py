@@ -19,6 +19,7 @@ from pytinykv.raft import (
     Heartbeat,
     HeartbeatResponse,
     InstallSnapshot,
+    PeerId,
     PreVoteResponse,
     TimeoutNow,
     VoteRequest,
@@ -26,6 +27,7 @@ from pytinykv.raft import (
 )
 from pytinykv.raftstore import MembershipChange, RaftEnvelope, RegionId
 from pytinykv.raftstore.errors import FormatError
+from pytinykv.raftstore.records import Peer, PeerRole, StoreId
 from pytinykv.simulation.disk import DiskTiming, SimDisk
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.faults import pause, random_link_trouble, random_partitions
@@ -121,8 +123,10 @@ async def stalls(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
         await pause(stop, 3.0 * rng.random())
         process = rng.choice(cluster.stores).process
         if process is not None:
+            cluster.world.trace.record("stall", process.host)
             process.stall()
             await pause(stop, 3.0 * rng.random())
+            cluster.world.trace.record("resume", process.host)
             process.resume()
 
 
@@ -204,8 +208,10 @@ async def leader_stalls(cluster: Cluster, rng: Random, stop: asyncio.Event) -> N
         leader = cluster.leader()
         process = None if leader is None else leader.process
         if process is not None:
+            cluster.world.trace.record("stall", process.host)
             process.stall()
             await pause(stop, election_s * (1 + 2 * rng.random()))
+            cluster.world.trace.record("resume", process.host)
             process.resume()
 
 
@@ -305,6 +311,43 @@ async def power_cuts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None
         await start_until_up(victim)
 
 
+async def stale_scheduler(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Give a store a new peer while the scheduler hears of nothing, and leave that peer alone with the scheduler."""
+    while not stop.is_set():
+        await pause(stop, 0.3 + rng.random())
+        number = await _alloc_id(cluster)
+        leader = cluster.leader()
+        serving = None if leader is None else leader.serving
+        target = rng.choice(cluster.stores)
+        if number is None or serving is None or target is leader or not target.is_up:
+            continue
+        others = [store.host for store in cluster.stores if store is not target]
+        for host in others:
+            cluster.network.block(host, "scheduler")
+        process, store = serving
+        for peer in [peer for peer in store.peers.values() if peer.is_leader]:
+            region_id = RegionId(peer.region.id)
+            if (old := peer.region.peer_on(StoreId(target.store_id))) is not None:
+                process.post(store.change_membership, region_id, MembershipChange(ConfChangeKind.REMOVE, old))
+                await pause(stop, 0.3)
+            new = Peer(PeerId(number), StoreId(target.store_id), PeerRole.LEARNER)
+            process.post(store.change_membership, region_id, MembershipChange(ConfChangeKind.ADD_LEARNER, new))
+            await pause(stop, 0.1 + 0.5 * rng.random())
+        cluster.network.partition([target.host], others)
+        await pause(stop, 2.5 * cluster.options.raftstore.leader_missing_s)
+        cluster.network.heal()
+
+
+async def _alloc_id(cluster: Cluster) -> int | None:
+    """Ask the scheduler for an id; a peer's has to be newer than those of all peers before it."""
+    client = cluster.clients[0]
+    assert client.client is not None
+    try:
+        return await client.spawn("id", client.client.scheduler.alloc_id(1.0))
+    except ClientError:
+        return None
+
+
 async def blackouts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
     """Take the power from all stores at one moment, in the middle of everything."""
     while not stop.is_set():
@@ -394,6 +437,7 @@ NEMESES: dict[str, Nemesis] = {
     "slow disks": slow_disks,
     "power cuts": power_cuts,
     "blackouts": blackouts,
+    "stale scheduler": stale_scheduler,
     "full buffers": full_buffers,
     "lonely appends": lonely_appends,
 }

@@ -40,6 +40,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     options: ClusterOptions | Callable[[Random], ClusterOptions]
     """The cluster's shape, or what draws it for a seed."""
     story: Story
+    world_seed: Callable[[int], int] | None = None
+    """Which world a seed is told in, for stories that are told again and again in one world."""
     prepare: Prepare | None = None
     """Makes of what was drawn, less what is left out, the shape of the cluster."""
 
@@ -56,14 +58,20 @@ SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    name: str, options: ClusterOptions | Callable[[Random], ClusterOptions], *, prepare: Prepare | None = None
+    name: str,
+    options: ClusterOptions | Callable[[Random], ClusterOptions],
+    *,
+    prepare: Prepare | None = None,
+    world_seed: Callable[[int], int] | None = None,
 ) -> Callable[[Story], Story]:
     """Register the decorated coroutine function; the first line of its docstring is the summary."""
 
     def register(story: Story) -> Story:
         assert name not in SCENARIOS, name
         summary = (story.__doc__ or "").strip().partition("\n")[0]
-        SCENARIOS[name] = Scenario(name=name, summary=summary, options=options, story=story, prepare=prepare)
+        SCENARIOS[name] = Scenario(
+            name=name, summary=summary, options=options, story=story, prepare=prepare, world_seed=world_seed
+        )
         return story
 
     return register
@@ -93,6 +101,10 @@ class Result(msgspec.Struct, kw_only=True):
     counters: dict[str, int] = msgspec.field(default_factory=dict)
     notes: list[str] = msgspec.field(default_factory=list)
     """What the story drew, for those that draw: kinds of faults."""
+    kinds: list[str] = msgspec.field(default_factory=list)
+    """Kinds of faults that were on, for stories that draw."""
+    coverage: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    """Kind of fault -> operation -> how often it was asked for while that was on."""
     without: list[str] = msgspec.field(default_factory=list)
     """Kinds of faults that were left out."""
     lines: list[str] = msgspec.field(default_factory=list)
@@ -134,7 +146,8 @@ def run_scenario(name: str, seed: int, *, without: Iterable[str] = (), keep_line
         return await play(world, chosen, result, frozenset(result.without))
 
     try:
-        records, _, _ = run_world(seed, history, WorldOptions(keep_lines=keep_lines))
+        world_seed = seed if chosen.world_seed is None else chosen.world_seed(seed)
+        records, _, _ = run_world(world_seed, history, WorldOptions(keep_lines=keep_lines))
         check_linearizable(records)
     except Exception as error:  # noqa: BLE001 - whatever ends a history is its result
         result.checker = getattr(error, "checker", type(error).__name__)
@@ -148,7 +161,7 @@ def run_scenario(name: str, seed: int, *, without: Iterable[str] = (), keep_line
 
 async def play(world: World, chosen: Scenario, result: Result, without: frozenset[str] = frozenset()) -> RawHistory:
     """Start the cluster, tell the story, stop the cluster; return what the clients saw."""
-    cluster = Cluster(world, chosen.options_for(world, without))
+    cluster = Cluster(world, chosen.options_for(world, without), number=result.seed)
     try:
         if cluster.options.starts:
             await cluster.start()
@@ -164,6 +177,8 @@ async def play(world: World, chosen: Scenario, result: Result, without: frozense
         result.unknown = cluster.history.unknown
         result.counters = cluster.counters()
         result.notes = cluster.notes
+        result.kinds = cluster.kinds
+        result.coverage = {kind: dict(cluster.coverage[kind]) for kind in sorted(cluster.coverage)}
     return cluster.history
 
 

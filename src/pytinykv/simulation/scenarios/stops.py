@@ -10,7 +10,9 @@ command under way), every program has to end within the bound, with nothing left
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from random import Random
+from typing import Final
 
 from pytinykv.client.errors import ClientError
 from pytinykv.raftstore.config import RaftStoreConfig
@@ -18,9 +20,10 @@ from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.nodes import STOP_BOUND_S, Node, ProcessDied
 from pytinykv.simulation.scenario import scenario
+from pytinykv.simulation.side_workloads import cancel_at
 from pytinykv.simulation.workloads import RegisterWorkload
 
-__all__ = ["stop_at_step"]
+__all__ = ["stop_at_every_step", "stop_at_step"]
 
 STEPS_MAX = 6000
 QUICK = RaftStoreConfig(region_heartbeat_s=0.2, tick_s=0.02, log_keep_entries=5, log_gc_bytes=1, log_gc_bytes_force=2)
@@ -30,11 +33,25 @@ QUICK = RaftStoreConfig(region_heartbeat_s=0.2, tick_s=0.02, log_keep_entries=5,
 async def stop_at_step(cluster: Cluster) -> None:
     """A short life of a cluster, in which a stop begins at some step."""
     rng = cluster.rng
-    step = rng.randrange(STEPS_MAX)
+    await _stop_at(cluster, rng.randrange(STEPS_MAX), rng.choice(sorted(WAYS)))
+
+
+@scenario(
+    "stop-at-every-step",
+    ClusterOptions(stores=3, clients=2, raftstore=QUICK, starts=False),
+    world_seed=lambda seed: seed // (STEPS_MAX * len(WAYS)),
+)
+async def stop_at_every_step(cluster: Cluster) -> None:
+    """One short life, told again and again: seed n stops it at step n, in one way; the next ways from 6,000 on."""
+    way, step = divmod(cluster.number % (STEPS_MAX * len(WAYS)), STEPS_MAX)
+    await _stop_at(cluster, step, sorted(WAYS)[way])
+
+
+async def _stop_at(cluster: Cluster, step: int, way: str) -> None:
+    rng = cluster.rng
     stop = asyncio.Event()
     life = cluster.world.loop.create_task(_live(cluster, stop), name="life")
     await cluster.world.loop.at_step(step)
-    way = rng.choice(sorted(WAYS))
     cluster.notes.extend([f"step {step}", way])
     cluster.world.trace.record("stopping", step, way)
     await WAYS[way](cluster, rng)
@@ -111,6 +128,21 @@ async def stop_twice(cluster: Cluster, rng: Random) -> None:
             raise Violation("stop", f"{task.get_name()} was cancelled and goes on")
 
 
+async def stop_cancelled(cluster: Cluster, rng: Random) -> None:
+    """Cancel each stop at one of its awaits, and then stop for good."""
+    running = _running(cluster)
+    cancelled = []
+    for node in running:
+        assert node.process is not None
+        assert node.scope is not None
+        cancelled.append(node.process.spawn("cancelled stop", cancel_at(node.scope.stop(), rng.randint(1, 8))))
+    await asyncio.sleep(rng.choice([0.0, 0.01, 0.5]))
+    await stop_everything(cluster, rng)
+    for task in cancelled:
+        if not task.done():
+            raise Violation("stop", f"{task.get_name()} goes on after the stop")
+
+
 async def stop_cut_off(cluster: Cluster, rng: Random) -> None:
     """Stop all stores while none of them reaches anybody."""
     for store in cluster.stores:
@@ -126,4 +158,10 @@ def _hosts(cluster: Cluster) -> list[str]:
     return ["scheduler", *cluster.store_hosts, *(client.host for client in cluster.clients)]
 
 
-WAYS = {"one": stop_one, "everything": stop_everything, "twice": stop_twice, "cut off": stop_cut_off}
+WAYS: Final[dict[str, Callable[[Cluster, Random], Awaitable[None]]]] = {
+    "cancelled": stop_cancelled,
+    "cut off": stop_cut_off,
+    "everything": stop_everything,
+    "one": stop_one,
+    "twice": stop_twice,
+}

@@ -37,6 +37,7 @@ __all__ = [
     "figure_eight",
     "power_cuts",
     "split_brain",
+    "stale_scheduler",
     "storm",
 ]
 
@@ -45,6 +46,7 @@ APPENDERS = 2
 CLIENTS = 6
 CALM = RaftStoreConfig(region_heartbeat_s=1.0)
 SHORT_LOG = RaftStoreConfig(region_heartbeat_s=1.0, log_keep_entries=5, log_gc_bytes=1, log_gc_bytes_force=2)
+IMPATIENT = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.03, leader_missing_s=0.6)
 NERVOUS = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.03)
 SWEEPING = RaftStoreConfig(region_heartbeat_s=1.0, expiry_pause_s=0.1)
 ONE_BY_ONE = RaftStoreConfig(region_heartbeat_s=1.0, append_bytes_max=1, inflight_appends_max=1, tick_s=0.05)
@@ -149,6 +151,12 @@ async def power_cuts(cluster: Cluster) -> None:
     await weather(cluster, ["link trouble", "power cuts"])
 
 
+@scenario("stale-scheduler", ClusterOptions(stores=3, clients=3, raftstore=IMPATIENT, think_s=0.1, patience_s=120.0))
+async def stale_scheduler(cluster: Cluster) -> None:
+    """Members change behind the scheduler's back, and the new ones ask it whether they are members."""
+    await weather(cluster, ["stale scheduler"])
+
+
 @scenario("blackouts", ClusterOptions(clients=CLIENTS, raftstore=NERVOUS, attempt_timeout_s=0.5, patience_s=120.0))
 async def blackouts(cluster: Cluster) -> None:
     """All stores lose their power at one moment, again and again: what was acknowledged is on the disks of a majority."""
@@ -185,6 +193,7 @@ async def weather(cluster: Cluster, chosen: list[str]) -> None:
     drawn = [name for name in drawn if cluster.may(name)]
     cluster.world.trace.record("nemeses", *drawn)
     cluster.notes.extend(drawn)
+    cluster.begin_trouble(drawn)
     set_up_machines(cluster, drawn)
     stop_clients, stop_trouble = asyncio.Event(), asyncio.Event()
     appenders, work = start_clients(cluster, stop_clients)
