@@ -85,6 +85,8 @@ class Cluster:
         ]
         self.clients = [ClientNode(world, f"client-{number + 1}", options.client) for number in range(options.clients)]
         self.observer = RaftObserver()
+        for store in self.stores:
+            store.disk.on_write = self._on_write
         self.history = RawHistory(self._on_operation)
         self.kinds: list[str] = []
         """Kinds of faults that are or were on."""
@@ -303,6 +305,12 @@ class Cluster:
 
     def running_store(self, host: str) -> tuple[Process, Store] | None:
         return next((store.serving for store in self.stores if store.host == host), None)
+
+    def _on_write(self, get: Callable[[bytes], bytes | None], keys_written: list[bytes]) -> None:
+        try:
+            self.observer.on_write(get, keys_written)
+        except Violation as violation:
+            self.world.loop.abort(violation)
 
     def is_disk_full(self, host: str) -> bool:
         return any(store.disk.is_full for store in self.stores if store.host == host)

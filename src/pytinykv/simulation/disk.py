@@ -27,11 +27,12 @@ from pytinykv.lifecycle.report import Leak
 from pytinykv.simulation.process import Process
 from pytinykv.storage import ColumnFamily, CorruptionError, EngineClosedError, EngineError, MemoryEngine
 from pytinykv.storage.engine import Reader, WriteBatch
-from pytinykv.storage.memory import Faults
+from pytinykv.storage.memory import Faults, MemoryWriteBatch
 
 __all__ = ["DiskTiming", "SimDisk", "SimEngine", "SimWorker"]
 
 T = TypeVar("T")
+_RAFT = ColumnFamily.RAFT
 
 
 class DiskTiming(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,8 +52,15 @@ class SimEngine(MemoryEngine):
     disk: SimDisk
     """Where it lies."""
 
+    def peek(self, key: bytes) -> bytes | None:
+        """Read from the Raft column family whatever is wrong with the disk; for checkers."""
+        return super().get(_RAFT, key)
+
     def write(self, batch: WriteBatch) -> None:
         super().write(batch)
+        if self.disk.on_write is not None:
+            assert isinstance(batch, MemoryWriteBatch)
+            self.disk.on_write(self.peek, [change[1] for change in batch.changes])
         self.disk.maybe_lose_power()
 
     def ingest_sst(self, cf: ColumnFamily, path: Path) -> None:
@@ -109,6 +117,8 @@ class SimDisk:
         """Probability that a read finds damage."""
         self.hurt = False
         """Whether the incarnation that runs now has had a fault to bear."""
+        self.on_write: Callable[[Callable[[bytes], bytes | None], list[bytes]], None] | None = None
+        """Sees the keys of every batch, and may read in the Raft column family; for checkers."""
         self.power_cut: Callable[[], None] | None = None
         """What kills the process between two of its steps on the disk, and how many it still does before."""
         self.steps_left = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import Context
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -391,6 +392,40 @@ async def lonely_appends(cluster: Cluster, rng: Random, stop: asyncio.Event) -> 
                 await start_until_up(store)
 
 
+async def short_reigns(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Let each leader send so many appends and then nothing any more: what it has begun is on some disks only."""
+    left: dict[tuple[int, int], int] = {}
+    fallen: list[Node] = []
+
+    def hook(envelope: RaftEnvelope) -> None:
+        message = envelope.message
+        if not isinstance(message, AppendEntries) or not message.entries:
+            return
+        reign = (envelope.region_id, message.term)
+        left[reign] = left.get(reign, rng.randint(1, rng.choice([8, 60]))) - 1
+        sender = cluster.node_of_store(envelope.sender.store_id)
+        if left[reign] == 0 and sender is not None and sender not in fallen:
+            cluster.world.loop.call_soon(cut_off, sender, context=Context())
+            fallen.append(sender)
+
+    def cut_off(sender: Node) -> None:
+        cluster.network.partition([sender.host], [host for host in cluster.store_hosts if host != sender.host])
+
+    cluster.message_hooks.append(hook)
+    while not stop.is_set():
+        await pause(stop, 0.02)
+        if fallen:
+            await pause(stop, 0.1 * rng.random())
+            await fallen[0].crash()
+            await pause(stop, rng.choice([0.0, 0.5]) * rng.random())
+            for host in cluster.store_hosts:
+                cluster.network.unblock(fallen[0].host, host)
+                cluster.network.unblock(host, fallen[0].host)
+            await start_until_up(fallen[0])
+            fallen.pop(0)
+    cluster.message_hooks.remove(hook)
+
+
 async def slow_disks(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
     """Let disks take long for everything, or stand still for seconds, and then be quick again."""
     before = {node.host: node.disk.timing for node in cluster.stores}
@@ -440,5 +475,6 @@ NEMESES: dict[str, Nemesis] = {
     "stale scheduler": stale_scheduler,
     "full buffers": full_buffers,
     "lonely appends": lonely_appends,
+    "short reigns": short_reigns,
 }
 """All of them by name; swarm testing draws some for each seed."""

@@ -5,18 +5,30 @@ They know the protocol's messages and nothing of the code that makes them:
 * *election safety* (Raft 5.2): whoever sends AppendEntries, Heartbeat or InstallSnapshot in a term leads it; there is one
   such peer per region and term.
 * *log matching* (Raft 5.3): an index and a term name one entry, whoever sends it.
+* *state machine safety* (Raft 5.4.3): what any store has ever applied at an index, synced or not, is of one term.
 * *no replica diverges*: disks that have applied a region up to the same index hold the same data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pytinykv.raft import AppendEntries, Heartbeat, InstallSnapshot
 from pytinykv.raftstore import keys
-from pytinykv.raftstore.records import PeerState, RaftEnvelope, Region, decode_apply_state, decode_region_state
+from pytinykv.raftstore.records import (
+    ApplyState,
+    PeerState,
+    RaftEnvelope,
+    Region,
+    decode_apply_state,
+    decode_entry,
+    decode_region_state,
+)
 from pytinykv.simulation.errors import Violation
 from pytinykv.storage import ColumnFamily, Engine
+
+_APPLY_STATE = keys.apply_state_key(0)[:1]
+_APPLY_STATE_BYTES = len(keys.apply_state_key(0))
 
 __all__ = ["RaftObserver", "applied_indexes", "check_replicas_equal", "regions_on"]
 
@@ -27,6 +39,8 @@ class RaftObserver:
     def __init__(self) -> None:
         self.leaders: dict[tuple[int, int], int] = {}
         """(region, term) -> the peer that led it."""
+        self._applied: dict[int, dict[int, int]] = {}
+        """region -> index -> term of what was applied there."""
         self._entries: dict[tuple[int, int, int], int] = {}
         self.messages = 0
 
@@ -53,6 +67,36 @@ class RaftObserver:
                 raise Violation(
                     "log matching", f"region {region_id} has two entries at index {entry.index}, term {entry.term}"
                 )
+
+    def on_write(self, get: Callable[[bytes], bytes | None], keys_written: Iterable[bytes]) -> None:
+        """Look at what a store has just written: everything that it says it has applied. Raises `Violation`.
+
+        `get` reads the store's Raft column family.
+        """
+        for key in keys_written:
+            if key[:1] == _APPLY_STATE and len(key) == _APPLY_STATE_BYTES:
+                data = get(key)
+                if data is not None:
+                    self._check_applied(get, int.from_bytes(key[1:], "big"), decode_apply_state(data))
+
+    def _check_applied(self, get: Callable[[bytes], bytes | None], region_id: int, state: ApplyState) -> None:
+        applied = self._applied.setdefault(region_id, {})
+        self._note(applied, region_id, state.applied_index, state.applied_term)
+        index = state.applied_index - 1
+        while index > state.truncated_index and index not in applied:
+            entry = get(keys.entry_key(region_id, index))
+            if entry is None:  # comes in the same turn, or is cut off already
+                return
+            self._note(applied, region_id, index, decode_entry(entry).term)
+            index -= 1
+
+    def _note(self, applied: dict[int, int], region_id: int, index: int, term: int) -> None:
+        before = applied.setdefault(index, term)
+        if before != term:
+            raise Violation(
+                "state machine safety",
+                f"region {region_id}: index {index} was applied as an entry of term {before} and as one of term {term}",
+            )
 
     @property
     def terms(self) -> int:

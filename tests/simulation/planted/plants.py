@@ -38,6 +38,7 @@ LOST = frozenset(
         "linearizability",
         "replica equality",
         "log matching",
+        "state machine safety",
         "task failure",
         "AssertionError",
         "election safety",
@@ -271,21 +272,6 @@ def answers_twice(patch: Patch) -> None:
         original(self, error, results)
 
     patch.setattr(kv_service._WriteDone, "__call__", call)
-
-
-@planted("sets the result of a call that was given up", "storm", 30, STUCK | {"unhandled exception", "task failure"})
-def ignores_that_a_caller_is_gone(patch: Patch) -> None:
-    def on_frame(self: StoreConnection, frame: Any) -> None:
-        self._heard_at = self._loop.time()
-        self._owes_answers = False
-        for request_id, response in zip(frame.request_ids, frame.responses, strict=True):
-            sent = self._sent.pop(request_id, None)
-            if sent is not None:
-                sent[0].set_result(response)
-        if self._waiting and not self._flush_scheduled:
-            self._flush()
-
-    patch.setattr(StoreConnection, "_on_frame", on_frame)
 
 
 @planted("takes two locks in two orders, across awaits", "basic", 5, STUCK)

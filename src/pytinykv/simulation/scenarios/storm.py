@@ -49,7 +49,7 @@ SHORT_LOG = RaftStoreConfig(region_heartbeat_s=1.0, log_keep_entries=5, log_gc_b
 IMPATIENT = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.03, leader_missing_s=0.6)
 NERVOUS = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.03)
 SWEEPING = RaftStoreConfig(region_heartbeat_s=1.0, expiry_pause_s=0.1)
-ONE_BY_ONE = RaftStoreConfig(region_heartbeat_s=1.0, append_bytes_max=1, inflight_appends_max=1, tick_s=0.05)
+ONE_BY_ONE = RaftStoreConfig(region_heartbeat_s=1.0, append_bytes_max=1, inflight_appends_max=1, tick_s=0.02)
 CLOCK_RATE_ERROR_MAX = 0.02
 """Well within `RaftStoreConfig.clock_drift_max`, which both ends of a lease share."""
 
@@ -131,11 +131,11 @@ async def elections(cluster: Cluster) -> None:
 
 
 @scenario(
-    "figure-8", ClusterOptions(clients=3, raftstore=ONE_BY_ONE, think_s=0.1, attempt_timeout_s=0.3, patience_s=120.0)
+    "figure-8", ClusterOptions(clients=3, raftstore=ONE_BY_ONE, think_s=0.03, attempt_timeout_s=0.3, patience_s=120.0)
 )
 async def figure_eight(cluster: Cluster) -> None:
     """Leaders die after writing to few: entries of old terms lie about, and may be overwritten or not, but never both."""
-    await weather(cluster, ["lonely appends"])
+    await weather(cluster, ["short reigns"])
 
 
 @scenario("disks", ClusterOptions(stores=3, clients=4, raftstore=SHORT_LOG, think_s=0.05, patience_s=120.0))
