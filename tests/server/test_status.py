@@ -97,7 +97,10 @@ async def test_the_graph_is_drawn_while_the_loop_stands_still(serving: Serving) 
 
     def ask_and_let_go(let_go: Callable[[], None]) -> None:
         try:
-            answers.append(get(serving.address, "/debug/tasks")[2])
+            for _ in range(100):  # until the main thread stands where it is going to
+                answers[:] = [get(serving.address, "/debug/tasks")[2]]
+                if "waits for event answered in" in answers[0]:
+                    break
         finally:
             let_go()
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _IDLE_FUNCTIONS: Final = frozenset({"select", "poll", "run_forever", "run_until_complete", "run", "_run_once"})
 RUNS: Final = "runs now"
 _RLOCK_OWNER: Final = re.compile(r"owner=(\d+)")
-_MADE_UP: Final = re.compile(r"Task-\d+")
+_MADE_UP: Final = re.compile(r"Task-\d+|None")
 _GRPC: Final = "/grpc/"
 
 

@@ -286,12 +286,12 @@ _C_WAITS: Final[dict[str, tuple[tuple[type, ...], Aspect]]] = {
 
 def _c_call(step: Step) -> Wait | None:
     """Read off the source what the C function waits for that the innermost frame has called."""
-    text = _expression(step)
-    if not text or step.frame is None:
+    if step.frame is None:
         return None
-    variables = local_variables(step.frame)
-    if isinstance(thing := evaluate(text, variables), _LOCKS):  # `with lock:`
-        return Wait(Aspect.LOCK, (thing,))
+    text, variables = _expression(step), local_variables(step.frame)
+    for block in _with_blocks(step.code.co_filename):
+        if block.line == step.line and isinstance(thing := evaluate(block.text, variables), _LOCKS):
+            return Wait(Aspect.LOCK, (thing,))
     match = _CALL.match(text)
     if match is None:
         return None
@@ -310,7 +310,8 @@ def source_blocks(step: Step) -> Iterator[tuple[object, str]]:
     """Yield the locks in whose `with` blocks the frame of a running thread stands, as the source has it, with evidence."""
     if step.frame is None:
         return
-    texts = [text for first, last, text in _with_blocks(step.code.co_filename) if first <= step.line <= last]
+    blocks = _with_blocks(step.code.co_filename)
+    texts = [block.text for block in blocks if block.first_line <= step.line <= block.last_line]
     variables = local_variables(step.frame) if texts else {}
     for text in texts:
         thing = evaluate(text, variables)
@@ -318,15 +319,29 @@ def source_blocks(step: Step) -> Iterator[tuple[object, str]]:
             yield thing, f"inside `with {text}` in {step.code.co_qualname}"
 
 
+class _WithBlock(NamedTuple):
+    line: int
+    """Where it is entered."""
+    first_line: int
+    last_line: int
+    text: str
+    """What is entered."""
+
+
 @functools.lru_cache(maxsize=256)
-def _with_blocks(path: str) -> tuple[tuple[int, int, str], ...]:
-    """Return the `with` blocks of a file: first and last line of the body, and what is entered."""
+def _with_blocks(path: str) -> tuple[_WithBlock, ...]:
+    """Return the `with` blocks of a file."""
     try:
         tree = ast.parse("".join(linecache.getlines(path)))
     except SyntaxError:  # not a file of source code
         return ()
     return tuple(
-        (node.body[0].lineno, node.body[-1].end_lineno or 0, ast.unparse(item.context_expr))
+        _WithBlock(
+            item.context_expr.lineno,
+            node.body[0].lineno,
+            node.body[-1].end_lineno or 0,
+            ast.unparse(item.context_expr),
+        )
         for node in ast.walk(tree)
         if isinstance(node, ast.With)
         for item in node.items
