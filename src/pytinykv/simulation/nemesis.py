@@ -339,6 +339,30 @@ async def stale_scheduler(cluster: Cluster, rng: Random, stop: asyncio.Event) ->
         cluster.network.heal()
 
 
+async def stale_reports(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Let a leader's reports to the scheduler travel for seconds, while somebody else leads and changes the members."""
+    slow = LinkConditions(straggle=1.0, straggle_max_s=4.0)
+    while not stop.is_set():
+        await pause(stop, 0.5 * rng.random())
+        first = cluster.leader()
+        if first is None or first.serving is None:
+            continue
+        cluster.network.set_conditions(first.host, "scheduler", slow)
+        await pause(stop, cluster.options.raftstore.region_heartbeat_s)
+        process, store = first.serving
+        for peer in [peer for peer in store.peers.values() if peer.is_leader]:
+            process.post(store.transfer_leader, peer.region.id, rng.choice(peer.region.peers).id)
+        await pause(stop, 0.5)
+        second = cluster.leader()
+        if second is not None and second.serving is not None:
+            process, store = second.serving
+            for peer in [peer for peer in store.peers.values() if peer.is_leader and len(peer.region.peers) > 2]:
+                change = MembershipChange(ConfChangeKind.REMOVE, rng.choice(peer.region.peers))
+                process.post(store.change_membership, RegionId(peer.region.id), change)
+        await pause(stop, 3.0 * rng.random())
+        cluster.network.heal()
+
+
 async def _alloc_id(cluster: Cluster) -> int | None:
     """Ask the scheduler for an id; a peer's has to be newer than those of all peers before it."""
     client = cluster.clients[0]
@@ -473,6 +497,7 @@ NEMESES: dict[str, Nemesis] = {
     "power cuts": power_cuts,
     "blackouts": blackouts,
     "stale scheduler": stale_scheduler,
+    "stale reports": stale_reports,
     "full buffers": full_buffers,
     "lonely appends": lonely_appends,
     "short reigns": short_reigns,

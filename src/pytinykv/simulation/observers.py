@@ -30,7 +30,7 @@ from pytinykv.storage import ColumnFamily, Engine
 _APPLY_STATE = keys.apply_state_key(0)[:1]
 _APPLY_STATE_BYTES = len(keys.apply_state_key(0))
 
-__all__ = ["RaftObserver", "applied_indexes", "check_replicas_equal", "regions_on"]
+__all__ = ["RaftObserver", "Seen", "applied_indexes", "check_replicas_equal", "regions_on"]
 
 
 class RaftObserver:
@@ -123,9 +123,16 @@ def applied_indexes(engine: Engine, region_id: int) -> tuple[int, int] | None:
     return state.applied_index, state.truncated_index
 
 
-def check_replicas_equal(engines: Iterable[tuple[str, Engine]]) -> int:
-    """Compare the data of every region on every disk at equal applied index. Returns how many comparisons were made."""
-    seen: dict[tuple[int, int], tuple[str, dict[tuple[str, bytes], bytes]]] = {}
+Seen = dict[tuple[int, int], tuple[str, dict[tuple[str, bytes], bytes]]]
+"""(region, applied index) -> host and the data it had then."""
+
+
+def check_replicas_equal(engines: Iterable[tuple[str, Engine]], seen: Seen | None = None) -> int:
+    """Compare the data of every region on every disk at equal applied index. Returns how many comparisons were made.
+
+    Who hands in `seen` again and again also has compared what replicas had at an index at different times.
+    """
+    seen = {} if seen is None else seen
     compared = 0
     for name, engine in engines:
         for region in regions_on(engine):

@@ -446,7 +446,7 @@ def ids_come_twice(patch: Patch) -> None:
     patch.setattr(IdAllocator, "__init__", init)
 
 
-@planted("a heartbeat brings an old epoch back", "storm", 100, frozenset({"scheduler"}) | LOST | STUCK)
+@planted("a heartbeat brings an old epoch back", "stale-reports", 20, frozenset({"scheduler"}) | LOST | STUCK)
 def heartbeats_resurrect_old_epochs(patch: Patch) -> None:
     patch.setattr(RegionMap, "check_not_stale", lambda _self, _info: None)
 

@@ -37,6 +37,7 @@ __all__ = [
     "figure_eight",
     "power_cuts",
     "split_brain",
+    "stale_reports",
     "stale_scheduler",
     "storm",
 ]
@@ -47,6 +48,7 @@ CLIENTS = 6
 CALM = RaftStoreConfig(region_heartbeat_s=1.0)
 SHORT_LOG = RaftStoreConfig(region_heartbeat_s=1.0, log_keep_entries=5, log_gc_bytes=1, log_gc_bytes_force=2)
 IMPATIENT = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.03, leader_missing_s=0.6)
+TALKATIVE = RaftStoreConfig(region_heartbeat_s=0.1, tick_s=0.03)
 NERVOUS = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.03)
 SWEEPING = RaftStoreConfig(region_heartbeat_s=1.0, expiry_pause_s=0.1)
 ONE_BY_ONE = RaftStoreConfig(region_heartbeat_s=1.0, append_bytes_max=1, inflight_appends_max=1, tick_s=0.02)
@@ -155,6 +157,12 @@ async def power_cuts(cluster: Cluster) -> None:
 async def stale_scheduler(cluster: Cluster) -> None:
     """Members change behind the scheduler's back, and the new ones ask it whether they are members."""
     await weather(cluster, ["stale scheduler"])
+
+
+@scenario("stale-reports", ClusterOptions(stores=3, clients=3, raftstore=TALKATIVE, think_s=0.1, patience_s=120.0))
+async def stale_reports(cluster: Cluster) -> None:
+    """What a leader has told the scheduler arrives after the news of its successor."""
+    await weather(cluster, ["stale reports"])
 
 
 @scenario("blackouts", ClusterOptions(clients=CLIENTS, raftstore=NERVOUS, attempt_timeout_s=0.5, patience_s=120.0))
