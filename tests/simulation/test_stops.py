@@ -10,3 +10,12 @@ from pytinykv.simulation import run_scenario
 @pytest.mark.parametrize("seed", range(1, 41))
 def test_every_program_stops_whatever_goes_on(seed: int) -> None:
     run_scenario("stop-at-step", seed).check()
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 150, 700, 1500, 3000])
+@pytest.mark.parametrize("way", range(5))
+def test_steps_can_be_gone_through_one_by_one(step: int, way: int) -> None:
+    """`tinykv sim --scenario stop-at-every-step --seed 0 --count 30000` goes through all of them."""
+    result = run_scenario("stop-at-every-step", way * 6000 + step)
+    result.check()
+    assert result.notes[0] == f"step {step}"

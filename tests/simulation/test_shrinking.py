@@ -1,0 +1,62 @@
+"""Failures with fewer faults, and histories for reading."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytinykv.simulation import Result, run_scenario
+from pytinykv.simulation.shrinking import shrink
+from pytinykv.simulation.timeline import moments, timeline_html, timeline_text
+
+
+def test_a_failure_keeps_the_faults_that_it_needs() -> None:
+    def run(scenario: str, seed: int, without: list[str]) -> Result:
+        kinds = [kind for kind in ("crashes", "stalls", "partitions") if kind not in without]
+        failed = "stalls" in kinds
+        return Result(
+            scenario=scenario, seed=seed, kinds=kinds, without=without, checker="answers" if failed else "", failure="x"
+        )
+
+    smallest = shrink(run("storm", 7, []), run)
+    assert smallest.kinds == ["stalls"]
+    assert smallest.command == "tinykv sim --scenario storm --seed 7 --without crashes --without partitions"
+
+
+def test_another_failure_is_not_taken_for_the_same() -> None:
+    def run(scenario: str, seed: int, without: list[str]) -> Result:
+        checker = "leaks" if without else "answers"
+        return Result(scenario=scenario, seed=seed, kinds=["crashes"], without=without, checker=checker, failure="x")
+
+    failed = run("storm", 7, [])
+    assert shrink(failed, run) is failed
+
+
+def test_what_is_left_out_is_left_out_and_the_rest_stays() -> None:
+    whole = run_scenario("storm", 3)
+    less = run_scenario("storm", 3, without=whole.kinds[:-1])
+    assert less.ok
+    assert less.kinds == whole.kinds[-1:]
+    assert set(less.coverage) == set(less.kinds)
+    assert sum(less.coverage[less.kinds[0]].values()) > 0
+
+
+@pytest.fixture(scope="module")
+def history() -> Result:
+    return run_scenario("figure-8", 1, keep_lines=True)
+
+
+def test_a_timeline_tells_who_died_and_what_clients_saw(history: Result) -> None:
+    kinds = {each.kind for each in moments(history.lines)}
+    assert {"process", "crash", "invoke", "complete", "partition", "stopped"} <= kinds
+    assert "deliver" not in kinds
+    text = timeline_text(history)
+    assert text.startswith("figure-8 seed 1 [short reigns]: right, digest ")
+    assert any("store-" in line and " crash " in line for line in text.splitlines())
+
+
+def test_the_page_has_a_lane_for_each_host_and_escapes_what_it_shows(history: Result) -> None:
+    page = timeline_html(history)
+    for host in ("world", "scheduler", "store-1", "store-5", "client-3"):
+        assert f"<th>{host}</th>" in page
+    failed = Result(scenario="storm", seed=1, failure="<b>", checker="answers", lines=["1.0 crash store-1"])
+    assert "&lt;b&gt;" in timeline_html(failed)
