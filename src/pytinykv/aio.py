@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from random import Random
 
+from pytinykv.client.arguments import checked_timeout
 from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.grpc_connector import GrpcConnector
@@ -23,7 +24,7 @@ def connect(
     `SchedulerUnavailableError` if it can't. `timeout` is the default deadline in seconds of every operation (10 s).
     """
     config = config or ClientConfig()
-    if timeout is not None:
+    if (timeout := checked_timeout(timeout)) is not None:
         config = config.with_timeout(timeout)
     config.validate()
     scope = Scope("client")

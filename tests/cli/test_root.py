@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner
+from tests.cli.processes import LIMIT_S, TINYKV
 
 from pytinykv import __version__
 from pytinykv.cli import main
@@ -54,3 +56,17 @@ def test_a_store_loads_no_scheduler_and_a_scheduler_no_store() -> None:
     assert [name for name in store if name.startswith(("pytinykv.scheduler", "pytinykv.simulation", "rich"))] == []
     scheduler = run_python("import sys, pytinykv.server.scheduler_process; print(*sys.modules, sep='\\n')").split()
     assert [name for name in scheduler if name.startswith(("pytinykv.raft", "pytinykv.client", "rich"))] == []
+
+
+def test_standard_streams_may_be_closed() -> None:
+    command = shlex.join([*TINYKV, "get", "k", "--scheduler", "127.0.0.1:1", "--timeout", "0.2"])
+    for closed in ("<&-", ">&-", "<&- >&-"):
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"{command} {closed}"], capture_output=True, timeout=LIMIT_S, check=False
+        )
+        assert done.returncode == 1, (closed, done)
+        assert b"no scheduler answered" in done.stderr
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{command} <&- >&- 2>&-"], capture_output=True, timeout=LIMIT_S, check=False
+    )
+    assert done.returncode == 1, done

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import click
 import pytest
 from hypothesis import given
@@ -48,3 +50,9 @@ def test_bad_hexadecimal_is_named(text: str) -> None:
 def test_long_texts_are_cut() -> None:
     assert shorten("a" * 60) == "a" * 60
     assert shorten("a" * 61) == "a" * 59 + "…"
+
+
+def test_a_large_binary_value_is_escaped_in_no_time() -> None:
+    before = time.process_time()
+    assert len(escaped(bytes(range(256)) * 8000)) > 2048000
+    assert time.process_time() - before < 1

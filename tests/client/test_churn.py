@@ -123,7 +123,9 @@ def test_every_error_says_of_itself_what_may_be_done() -> None:
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ({"timeout_s": 0}, "client setting timeout_s must be positive, is 0"),
+        ({"timeout_s": 0}, "client setting timeout_s must be positive and finite, is 0"),
+        ({"timeout_s": float("nan")}, "client setting timeout_s must be positive and finite, is nan"),
+        ({"timeout_s": float("inf")}, "client setting timeout_s must be positive and finite, is inf"),
         ({"in_flight_max": -1}, "client setting in_flight_max must be positive"),
         ({"backoff_min_s": 2.0}, r"backoff_min_s \(2.0\) must not exceed backoff_max_s \(0.5\)"),
     ],

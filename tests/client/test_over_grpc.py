@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -148,3 +150,62 @@ def test_a_forgotten_client_over_grpc_ends(sync_cluster: FakeCluster) -> None:
     gc.collect()
     thread.join(5)
     assert not thread.is_alive()
+
+
+FORKING = """
+import os, sys, time
+import pytinykv
+db = pytinykv.connect(sys.argv[1])
+crashed = 0
+for _ in range(40):
+    time.sleep(0.01)
+    if not (pid := os.fork()):
+        os._exit(0)
+    crashed += os.waitpid(pid, 0)[1] != 0
+print("crashed:", crashed, flush=True)
+db.close()
+if not (pid := os.fork()):
+    before = time.monotonic()
+    for connect in (pytinykv.connect, pytinykv.aio.connect):
+        try:
+            connect(sys.argv[1], timeout=3)
+        except pytinykv.ClientForkedError as error:
+            print("child:", error, flush=True)
+    print("quick:", time.monotonic() - before < 1, flush=True)
+    os._exit(0)
+print("status:", os.waitpid(pid, 0)[1])
+with pytinykv.connect(sys.argv[1]) as db:
+    print("parent:", db.raw.get(b"k"), os.environ.get("GRPC_ENABLE_FORK_SUPPORT"))
+"""
+
+
+async def test_forked_children_live_and_are_told_that_they_can_not_connect(
+    cluster: FakeCluster, servers: dict[int, RpcServer]
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FORKING, cluster.scheduler_address, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    output, errors = (stream.decode() for stream in await asyncio.wait_for(process.communicate(), 30))
+    assert process.returncode == 0, errors
+    assert "fork_posix" not in errors, errors  # gRPC's handlers did not run
+    assert "crashed: 0\n" in output, output
+    assert output.count("used gRPC before it forked this one") == 2, output
+    assert "quick: True\nstatus: 0\nparent: None None\n" in output, output
+
+
+async def test_tasks_that_share_a_scan_get_each_pair_once(cluster: FakeCluster, servers: dict[int, RpcServer]) -> None:
+    async with aio.connect(cluster.scheduler_address, config=CONFIG) as db:
+        await db.raw.batch_put({b"%05d" % number: b"v" for number in range(3000)})
+        scan = db.raw.scan()
+
+        async def rest() -> list[bytes]:
+            return [key async for key, _ in scan]
+
+        parts = await asyncio.gather(*(rest() for _ in range(5)))
+        assert sorted(key for part in parts for key in part) == [b"%05d" % number for number in range(3000)]
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), 0, -1])
+async def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
+    with pytest.raises(pytinykv.InvalidArgumentError, match="timeout must be positive"):
+        aio.connect("127.0.0.1:1", timeout=timeout)

@@ -118,7 +118,12 @@ async def test_an_error_text_of_the_store_is_raised(client: AsyncClient, cluster
         (lambda raw: raw.put(b"k", "v"), InvalidTypeError, "value must be bytes, not str"),
         (lambda raw: raw.put(b"k" * 8193, b"v"), InvalidArgumentError, "8193 bytes, at most 8192"),
         (lambda raw: raw.put(b"k", b"v" * (8 << 20)), InvalidArgumentError, "value is too long: 8388608 bytes"),
-        (lambda raw: raw.put(b"k", b"v", ttl=-1), InvalidArgumentError, "ttl must not be negative"),
+        (lambda raw: raw.put(b"k", b"v", ttl=-1), InvalidArgumentError, r"ttl must be 0 \(for ever\) to"),
+        (
+            lambda raw: raw.put(b"k", b"v", ttl=1 << 63),
+            InvalidArgumentError,
+            r"ttl must be 0 .* to 9223372036854775807 ",
+        ),
         (lambda raw: raw.put(b"k", b"v", ttl=1.5), InvalidTypeError, "ttl must be a whole number"),
         (lambda raw: raw.put(b"k", b"v", cf="meta"), InvalidArgumentError, "unknown column family 'meta'"),
         (lambda raw: raw.get(b"k", timeout=0), InvalidArgumentError, "timeout must be positive"),

@@ -247,10 +247,39 @@ db.close()
 """
     )
     assert done.returncode == 0, done.stderr
-    assert "do not survive a fork; call pytinykv.connect in the child" in done.stdout
+    assert "do not survive a fork; connect only after the fork" in done.stdout
     assert "child ended with 7" in done.stdout
     assert "parent: b'v'" in done.stdout
     assert "ResourceWarning" not in done.stderr
+
+
+SHARED_SCAN = """
+import sys
+sys.setswitchinterval(1e-5)
+db.raw.batch_put({b"%05d" % number: b"v" for number in range(5000)})
+db.raw.delete(b"k")
+scan, seen = db.raw.scan(), []
+threads = [threading.Thread(target=lambda: seen.extend(scan)) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("pairs:", len(seen), len(set(seen)), next(scan, "over"))
+db.close()
+"""
+
+
+def test_threads_that_share_a_scan_get_each_pair_once() -> None:
+    done = run_script(SHARED_SCAN)
+    assert done.stderr == ""
+    assert "pairs: 5000 5000 over" in done.stdout
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e12, 1 << 70])
+def test_a_timeout_may_be_as_long_as_one_likes(db: Client, timeout: float) -> None:
+    db.raw.put(b"k", b"v", timeout=timeout)
+    assert db.raw.get(b"k", timeout=timeout) == b"v"
+    assert [key for key, _ in db.raw.scan(timeout=timeout)] == [b"k"]
 
 
 def test_a_client_left_open_warns_at_exit() -> None:

@@ -53,6 +53,21 @@ def _leave_early(_number: int, _frame: FrameType | None) -> NoReturn:
     os._exit(0)
 
 
+def _fill_closed_descriptors() -> None:
+    """Put something in the place of standard streams that were closed by whoever started us (`>&-`).
+
+    Else an event loop or a data file would get the number, and what somebody prints would go there. Reading finds an end,
+    and printing fails, as it should.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - of a number, for good
+
+
 class LazyGroup(click.Group):
     """A group whose commands are loaded one by one."""
 
@@ -76,6 +91,7 @@ class LazyGroup(click.Group):
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run as the process that somebody started, so see to it that it ends. (Tests call `main`.)"""
+        _fill_closed_descriptors()
         if not SERVERS.isdisjoint(sys.argv[1:2]):
             for number in (signal.SIGTERM, signal.SIGINT):  # until `run_process` puts its own handlers in place
                 signal.signal(number, _leave_early)

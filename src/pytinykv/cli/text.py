@@ -9,14 +9,15 @@ shown     UTF-8 text; where lines and columns have a meaning (scan), escaped:
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import Final
 
 import click
 
-_SPECIAL: Final = re.compile("[\x00-\x1f\x7f-\x9f\\\\\udc80-\udcff\u2028\u2029]")
-_SHORT: Final = {"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"}
+_ESCAPES: Final = {
+    code: "".join(f"\\x{byte:02x}" for byte in chr(code).encode("utf-8", "surrogateescape"))
+    for code in (*range(0x20), *range(0x7F, 0xA0), *range(0xDC80, 0xDD00), 0x2028, 0x2029)
+} | {ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r", ord("\\"): "\\\\"}
 
 
 def from_text(text: str, name: str, *, is_hex: bool) -> bytes:
@@ -44,17 +45,7 @@ def value_from(text: str, name: str, *, is_hex: bool) -> bytes:
 
 def escaped(data: bytes) -> str:
     """Return `data` as text on one line, unambiguous, and harmless to a terminal."""
-    return _SPECIAL.sub(_escape, data.decode("utf-8", "surrogateescape"))
-
-
-def _escape(match: re.Match[str]) -> str:
-    character = match[0]
-    if character in _SHORT:
-        return _SHORT[character]
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    return "".join(f"\\x{byte:02x}" for byte in character.encode())
+    return data.decode("utf-8", "surrogateescape").translate(_ESCAPES)
 
 
 def shown(data: bytes, *, is_hex: bool) -> str:

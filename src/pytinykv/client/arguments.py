@@ -24,6 +24,8 @@ __all__ = [
 ]
 
 _TTL_MAX = (1 << 63) - 1
+_TIMEOUT_S_MAX = 1e8
+"""Three years. Whoever asks for more means for ever, and timers can't count so far."""
 
 
 def checked_key(key: bytes, name: str = "key") -> bytes:
@@ -68,7 +70,7 @@ def checked_ttl(ttl: Any) -> int:
     if not isinstance(ttl, int) or isinstance(ttl, bool):
         raise InvalidTypeError(f"ttl must be a whole number of seconds, not {ttl!r}")
     if not 0 <= ttl <= _TTL_MAX:
-        raise InvalidArgumentError(f"ttl must not be negative (0 means for ever), is {ttl}")
+        raise InvalidArgumentError(f"ttl must be 0 (for ever) to {_TTL_MAX} seconds, is {ttl}")
     return int(ttl)
 
 
@@ -84,14 +86,14 @@ def checked_limit(limit: Any) -> int | None:
 
 
 def checked_timeout(timeout: Any) -> float | None:
-    """Return a timeout in seconds; None is the client's default."""
+    """Return a timeout in seconds, of years at most, so that infinity can be said; None is the client's default."""
     if timeout is None:
         return None
     if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
         raise InvalidTypeError(f"timeout must be a number of seconds, not {timeout!r}")
     if not timeout > 0:
         raise InvalidArgumentError(f"timeout must be positive, is {timeout}")
-    return float(timeout)
+    return float(min(timeout, _TIMEOUT_S_MAX))
 
 
 def checked_range(start: bytes, end: bytes | None, prefix: bytes | None) -> KeyRange | None:

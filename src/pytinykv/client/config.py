@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from pytinykv.client.errors import InvalidArgumentError
@@ -51,8 +53,10 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     def validate(self) -> None:
         """Raise `InvalidArgumentError` for a setting, or a pair of settings, that can't work."""
         for name in self.__struct_fields__:
-            if getattr(self, name) <= 0:
-                raise InvalidArgumentError(f"client setting {name} must be positive, is {getattr(self, name)!r}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InvalidArgumentError(
+                    f"client setting {name} must be positive and finite, is {getattr(self, name)!r}"
+                )
         if self.backoff_min_s > self.backoff_max_s:
             raise InvalidArgumentError(
                 f"backoff_min_s ({self.backoff_min_s}) must not exceed backoff_max_s ({self.backoff_max_s})"

@@ -5,7 +5,7 @@
     │   └── InvalidTypeError (TypeError)       `str` where `bytes` belong, and the like
     ├── ClientClosedError                      the client is closed
     │   └── CutOffWriteError                   … while a write was under way (also an UndeterminedError)
-    ├── ClientForkedError                      the client was made in another process
+    ├── ClientForkedError                      the client, or another one, was made before this process was forked
     ├── DeadlineExceededError (TimeoutError)   time is up, and nothing was changed
     ├── UndeterminedError                      a write that may or may not have happened
     ├── SchedulerError                         the scheduler refuses
@@ -70,7 +70,7 @@ class ClientClosedError(ClientError):
 
 
 class ClientForkedError(ClientError):
-    """The client was made by the parent process; its connections stay there. Connect again in the child."""
+    """The client was made by the parent process; its connections stay there. Connect only after the fork."""
 
 
 class DeadlineExceededError(ClientError, TimeoutError):

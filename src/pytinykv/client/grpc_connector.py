@@ -8,8 +8,9 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from pytinykv.client.errors import ClientForkedError
 from pytinykv.lifecycle import LifecycleError, Scope
-from pytinykv.lifecycle.rpc import RpcChannel, RpcStream, Status, StatusError
+from pytinykv.lifecycle.rpc import ForkedEngineError, RpcChannel, RpcStream, Status, StatusError, refuse_forked
 from pytinykv.wire import BidiStream, MethodSpec, RpcError, StatusCode, service_methods
 
 __all__ = ["GrpcConnector"]
@@ -24,6 +25,11 @@ class GrpcConnector:
     """Implements `wire.Connector` over the channels of one scope."""
 
     def __init__(self, scope: Scope) -> None:
+        """Raises `ClientForkedError` in a child of a process that had used gRPC before it forked."""
+        try:
+            refuse_forked()
+        except ForkedEngineError as error:
+            raise ClientForkedError(str(error)) from None
         self._scope = scope
         self._channels: dict[str, RpcChannel] = {}
         self._closed = False

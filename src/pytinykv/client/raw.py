@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
@@ -61,12 +62,16 @@ class AsyncScan(AsyncIterator[Pair]):
     def __init__(self, pager: ScanPager) -> None:
         self._pager = pager
         self._page: deque[Pair] = deque()
+        self._paging = asyncio.Lock()
 
     async def __anext__(self) -> Pair:
         if not self._page:
-            self._page = await self._pager.next_page()
-            if not self._page:
-                raise StopAsyncIteration
+            async with self._paging:  # tasks that share a scan each get their part of it
+                if not self._page:
+                    self._page = await self._pager.next_page()
+                if not self._page:
+                    raise StopAsyncIteration
+                return self._page.popleft()
         return self._page.popleft()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,20 +39,32 @@ def connect(
 
 
 class Scan(Iterator[Pair]):
-    """The pairs of a scan, fetched as they are asked for. It holds nothing that needs closing. For one thread."""
+    """The pairs of a scan, fetched as they are asked for. It holds nothing that needs closing.
+
+    Threads that share one each get their part of the pairs, every pair going to one of them.
+    """
 
     def __init__(self, core: SyncCore, pager: ScanPager, timeout: float | None) -> None:
         self._core = core
         self._pager = pager
         self._timeout = timeout
         self._page: deque[Pair] = deque()
+        self._paging = threading.Lock()
 
     def __next__(self) -> Pair:
-        if not self._page:
-            self._page = self._core.run(lambda _: self._pager.next_page(), self._timeout)
-            if not self._page:
-                raise StopIteration
-        return self._page.popleft()
+        try:
+            return self._page.popleft()
+        except IndexError:  # and not a look beforehand: another thread may take the last pair in between
+            pass
+        with self._paging:
+            if not self._page:  # nobody put another one there meanwhile, and nobody will
+                page = self._core.run(lambda _: self._pager.next_page(), self._timeout)
+                if not page:
+                    raise StopIteration
+                pair = page.popleft()
+                self._page = page
+                return pair
+        return self.__next__()
 
 
 class RawClient:
@@ -174,7 +187,8 @@ class Client:
         with pytinykv.connect("127.0.0.1:2379") as db:
             db.raw.put(b"k", b"v")
 
-    It runs an event loop in a thread of its own until `close`. After a fork, the child's copy raises `ClientForkedError`.
+    It runs an event loop in a thread of its own until `close`. After a fork, the child's copy raises `ClientForkedError`,
+    and so does `connect` in the child: connect after forking, or use multiprocessing's spawn or forkserver.
     A client that is forgotten instead of closed gives a ResourceWarning.
     """
 

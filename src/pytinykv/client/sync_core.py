@@ -161,7 +161,7 @@ class SyncCore:
         if os.getpid() != self._pid:
             raise ClientForkedError(
                 f"this client belongs to process {self._pid}, and its connections do not survive a fork; "
-                "call pytinykv.connect in the child"
+                "connect only after the fork, or start the child afresh, as multiprocessing's spawn and forkserver do"
             )
         if self._closed:
             raise ClientClosedError("the client is closed; make a new one")

@@ -6,6 +6,7 @@ LifecycleError              a rule of ownership was broken, or the environment r
 ├── TaskCancelledError      somebody waited for a task that was cancelled
 ├── ChildStartError         a child process could not be started
 ├── AddressError            an address cannot be listened on: malformed, not loopback, taken, forbidden
+├── ForkedEngineError       gRPC was to be used in a forked child whose parent had used it (lifecycle.rpc)
 └── StatusError             a remote call failed, with a gRPC status (lifecycle.rpc)
 ```
 """

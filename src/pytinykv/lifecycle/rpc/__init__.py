@@ -7,6 +7,7 @@ scope, stops within a bound in every state, and reports what it could not end.
 server.py   RpcServer    refuse → grace → grpc's stop → cancel handlers → wait for them, all bounded
 channel.py  RpcChannel   unary calls with deadlines; RpcStream with a bounded buffer that never blocks the sender
 address.py  host:port    loopback only unless told otherwise; says why an address cannot be listened on
+_loading.py gRPC without its fork handlers, which crash children
 engine.py   options, status errors, and the process-wide poller thread of grpc.aio, which is never shut down
 ```
 
@@ -21,9 +22,18 @@ Left out: TLS, interceptors, compression.
 
 from __future__ import annotations
 
+from pytinykv.lifecycle.rpc import _loading as _loading  # first: it decides how gRPC is loaded
 from pytinykv.lifecycle.rpc.address import Address, parse_address
 from pytinykv.lifecycle.rpc.channel import RpcChannel, RpcStream
-from pytinykv.lifecycle.rpc.engine import CHANNEL_OPTIONS, SERVER_OPTIONS, Options, Status, StatusError
+from pytinykv.lifecycle.rpc.engine import (
+    CHANNEL_OPTIONS,
+    SERVER_OPTIONS,
+    ForkedEngineError,
+    Options,
+    Status,
+    StatusError,
+    refuse_forked,
+)
 from pytinykv.lifecycle.rpc.server import CallContext, Kind, Method, RpcServer
 
 __all__ = [
@@ -31,6 +41,7 @@ __all__ = [
     "SERVER_OPTIONS",
     "Address",
     "CallContext",
+    "ForkedEngineError",
     "Kind",
     "Method",
     "Options",
@@ -40,4 +51,5 @@ __all__ = [
     "Status",
     "StatusError",
     "parse_address",
+    "refuse_forked",
 ]

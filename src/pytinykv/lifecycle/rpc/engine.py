@@ -6,11 +6,16 @@ nobody reads any more and the socket is full, the thread stands in `write` for e
 collector that happened to free the last channel, or `asyncio.run` on its way out (grpc issue 40989). Therefore the engine
 is started once and kept (`keep_engine`): its thread is a daemon, costs nothing while idle, and is never joined.
 
+A forked child has the engine's memory without its threads, and the parent's poll set: a call in the child hangs or crashes
+it, and may take the parent's connections away. So a child whose parent has started the engine is refused one
+(`refuse_forked`).
+
 The price: grpc keeps every event loop it has met. A process has one or a few; a test run has one per test that uses gRPC.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from enum import IntEnum
@@ -78,6 +83,10 @@ class Status(IntEnum):
     UNAUTHENTICATED = 16
 
 
+class ForkedEngineError(LifecycleError):
+    """gRPC was to be used in a forked child whose parent had used it; the message says what to do instead."""
+
+
 class StatusError(LifecycleError):
     """A call that ended with a status other than OK: raised to callers, and raised by handlers to answer with it."""
 
@@ -89,7 +98,8 @@ class StatusError(LifecycleError):
 
 _GRPC_CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 _engine_lock: Final = threading.Lock()
-_engine_kept = False
+_engine_pid: int | None = None
+"""The process in which the engine was started."""
 _engine_descriptors: frozenset[int] = frozenset()
 
 
@@ -105,14 +115,28 @@ def status_error(error: grpc.RpcError) -> StatusError:
     return StatusError(Status.UNKNOWN, repr(error))
 
 
+def refuse_forked() -> None:
+    """Raise `ForkedEngineError` in a child of a process that had used gRPC before it forked."""
+    if _engine_pid not in (None, os.getpid()):
+        raise ForkedEngineError(
+            f"process {_engine_pid} used gRPC before it forked this one, where gRPC can't work: connect only after the fork, "
+            "or start the child afresh, as multiprocessing's spawn and forkserver do"
+        )
+
+
 def keep_engine() -> None:
-    """Start grpc.aio's engine, if it is not running, and see to it that it is never shut down. Needs a running loop."""
-    global _engine_kept, _engine_descriptors  # noqa: PLW0603 - they mirror the one engine that grpc.aio has
+    """Start grpc.aio's engine, if it is not running, and see to it that it is never shut down. Needs a running loop.
+
+    Raises:
+        ForkedEngineError: as `refuse_forked`.
+    """
+    global _engine_pid, _engine_descriptors  # noqa: PLW0603 - they mirror the one engine that grpc.aio has
+    refuse_forked()  # before the lock, which a thread may have held in the parent
     with _engine_lock:
-        if not _engine_kept:
+        if _engine_pid is None:
             before = open_descriptors()
             cast("Any", grpc.aio).init_grpc_aio()  # public, but the stubs do not know it
-            _engine_kept = True
+            _engine_pid = os.getpid()
             _engine_descriptors = frozenset(open_descriptors().keys() - before.keys())
             excuse_descriptors(_engine_descriptors)
 
