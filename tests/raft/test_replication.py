@@ -9,6 +9,8 @@ from pytinykv.raft import (
     AppendEntries,
     AppendRejection,
     AppendResponse,
+    ConfChange,
+    ConfChangeKind,
     Entry,
     Heartbeat,
     LogIndex,
@@ -443,3 +445,42 @@ def test_newer_but_uncommitted_entries_lose_to_an_elected_leaders_older_ones() -
     network.campaign(1)
     assert (network[1].role, network[1].term) == (RoleKind.LEADER, 3)
     assert [peer.log_terms() for peer in network.peers.values()] == [[1, 3]] * 5
+
+
+class TestCommitNewsThatRideAlong:
+    """`Config.announce_commit` off: no message only to say that the commit index has moved."""
+
+    def leader(self) -> Peer:
+        peer = Peer(1, announce_commit=False)
+        peer.lead()
+        return peer
+
+    def test_the_next_entries_bring_them(self) -> None:
+        peer = self.leader()
+        index = peer.propose(b"first")
+        peer.answer_appends()
+        assert peer.commit == index
+        assert peer.take() == [], "nobody waits for followers to apply"
+        peer.propose(b"second")
+        assert [message.commit for message in peer.take() if isinstance(message, AppendEntries)] == [index, index]
+
+    def test_the_next_heartbeat_brings_them(self) -> None:
+        peer = self.leader()
+        index = peer.propose(b"first")
+        peer.answer_appends()
+        peer.tick(2)
+        assert {message.commit for message in peer.take() if isinstance(message, Heartbeat)} == {index}
+
+    def test_what_opens_a_term_is_announced(self) -> None:
+        peer = Peer(1, announce_commit=False)
+        peer.lead(commit_no_op=False)
+        peer.answer_appends()
+        news = [message for message in peer.take() if isinstance(message, AppendEntries)]
+        assert [message.commit for message in news] == [peer.commit] * 2
+
+    def test_a_membership_change_is_announced(self) -> None:
+        peer = self.leader()
+        index = peer.change(ConfChange(ConfChangeKind.ADD_LEARNER, PeerId(4)))
+        peer.answer_appends([2, 3])
+        news = [message for message in peer.take() if isinstance(message, AppendEntries) and message.to in (2, 3)]
+        assert {message.commit for message in news} == {index}

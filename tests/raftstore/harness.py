@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +196,7 @@ class Cluster:
         key_range: tuple[bytes, bytes] = (b"", b""),
     ) -> None:
         self.path = path
-        self.config = config or RaftStoreConfig()
+        self.config = replace(config or RaftStoreConfig(), inline_sync_s=0)  # syncs end when the test says so
         self.clock = ManualClock()
         self.rng = random.Random(7)
         self.messages: list[tuple[int, bytes]] = []

@@ -187,6 +187,7 @@ def test_a_learner_does_not_campaign_also_after_a_restart(cluster: Cluster) -> N
     call = cluster.put(1, b"k", b"v")
     cluster.settle()
     assert call.succeeded
+    cluster.ticks(3)  # the next heartbeat tells followers what is committed
     assert cluster.nodes[3].value(b"k") == b"v"
 
 

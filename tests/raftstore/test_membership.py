@@ -131,8 +131,8 @@ def leave(cluster: Cluster, peer_id: int) -> None:
 def put(cluster: Cluster, key: bytes, value: bytes) -> None:
     call = cluster.put(cluster.elect().store_id, key, value)
     cluster.settle()
-    cluster.ticks(1)
     assert call.succeeded
+    cluster.ticks(3)  # followers learn with the next heartbeat what is committed
 
 
 def state_on_disk(cluster: Cluster, store_id: int) -> PeerState | None:

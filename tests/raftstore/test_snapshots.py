@@ -145,6 +145,7 @@ def test_a_snapshot_that_arrives_twice_or_too_late_is_not_installed_again(cluste
         cluster.settle()
     assert follower.peer.storage.apply_state.applied_index == applied
     assert not any((follower.directory / "receive").iterdir())
+    cluster.ticks(3)
     assert same_data(cluster)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -493,3 +494,53 @@ def test_a_call_is_a_call() -> None:
     call.on_done(None)
     with pytest.raises(AssertionError):
         assert call.succeeded
+
+
+@pytest.mark.parametrize(
+    ("took_s", "written", "inline"), [(0.0002, 100, True), (0.02, 100, False), (0.0002, 9_000, False)]
+)
+def test_small_writes_on_a_quick_disk_are_synced_by_the_loop_itself(
+    tmp_path: Path, took_s: float, written: int, inline: bool
+) -> None:
+    cluster = Cluster(tmp_path, stores=1, members=1)
+    cluster.elect()
+    node = cluster.nodes[1]
+    store = node.running
+    store.config = replace(store.config, inline_sync_s=0.001)
+    sync = node.engine.sync
+
+    def timed_sync() -> None:
+        cluster.clock.advance(took_s)
+        sync()
+
+    node.engine.sync = timed_sync  # type: ignore[method-assign]
+    for number in range(3):
+        call = cluster.put(1, b"k%d" % number, bytes(written))
+        cluster.settle()
+        assert call.succeeded
+    before = store.counters.inline_syncs
+    for number in range(5):
+        call = cluster.put(1, b"k%d" % number, bytes(written))
+        cluster.settle()
+        assert call.succeeded
+    assert (store.counters.inline_syncs - before == 5) is inline
+
+
+def test_a_sync_that_fails_in_the_loop_fails_the_store_all_the_same(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, stores=1, members=1)
+    cluster.elect()
+    node = cluster.nodes[1]
+    node.running.config = replace(node.running.config, inline_sync_s=0.001)
+    first = cluster.put(1, b"k", b"v")
+    cluster.settle()
+    assert first.succeeded
+
+    def broken_sync() -> None:
+        raise EngineError("the disk is gone")
+
+    node.engine.sync = broken_sync  # type: ignore[method-assign]
+    call = cluster.put(1, b"k", b"w")
+    with pytest.raises(StoreFailedError, match="the disk is gone"):
+        cluster.settle()
+    assert isinstance(call.error, UndeterminedResult)
+    assert isinstance(node.running.failure, StoreFailedError)

@@ -68,8 +68,19 @@ def has_due_messages(core: Core, role: Leader) -> bool:
     """Tell whether `send_due` would send something."""
     if role.reads.has_waiting:
         return True
-    last, commit = core.log.last_index, core.log.committed
-    return any(peer_id != core.id and progress.is_due(last, commit) for peer_id, progress in role.progress.items())
+    last, news = core.log.last_index, _news(core, role)
+    return any(peer_id != core.id and progress.is_due(last, news) for peer_id, progress in role.progress.items())
+
+
+def _news(core: Core, role: Leader) -> LogIndex:
+    """Return the commit index that is worth a message of its own (see `Config.announce_commit`).
+
+    The term's first entry and membership changes are: until it applies them, a peer won't campaign or counts otherwise.
+    """
+    committed = core.log.committed
+    if core.config.announce_commit:
+        return committed
+    return role.pending_conf_index if role.pending_conf_index <= committed else LogIndex(0)
 
 
 def send_due(core: Core, role: Leader) -> None:
@@ -77,10 +88,11 @@ def send_due(core: Core, role: Leader) -> None:
     if role.reads.has_waiting:
         role.reads.begin_round(core.log.committed)
         broadcast_heartbeats(core, role)
+    news = _news(core, role)
     for peer_id, progress in role.progress.items():
         if peer_id == core.id:
             continue
-        while progress.is_due(core.log.last_index, core.log.committed):
+        while progress.is_due(core.log.last_index, news):
             if not _send_append(core, role, peer_id, progress):
                 break
 

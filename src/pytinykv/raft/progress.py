@@ -98,12 +98,12 @@ class Progress:
         self.commit_sent = LogIndex(0)
         self._inflight.clear()
 
-    def is_due(self, last_index: LogIndex, commit: LogIndex) -> bool:
-        """Tell whether an append message should go out now."""
+    def is_due(self, last_index: LogIndex, news: LogIndex) -> bool:
+        """Tell whether an append message should go out now; `news` is the commit index that is worth one by itself."""
         if self.state is ProgressState.REPLICATE:
             if self.next <= last_index and len(self._inflight) < self.inflight_max:
                 return True
-            return self.is_poked or self.commit_sent < min(commit, self.next - 1)
+            return self.is_poked or self.commit_sent < min(news, self.next - 1)
         return self.state is ProgressState.PROBE and not self.is_paused
 
     def is_full(self) -> bool:

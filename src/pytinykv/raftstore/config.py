@@ -9,7 +9,9 @@ from pytinykv.wire.limits import ENTRY_BYTES_MAX
 
 MIB = 1024 * 1024
 
-_MAY_BE_ZERO = frozenset({"clock_drift_max", "lease_reads", "log_keep_entries", "expiry_pairs_per_s", "expiry_pause_s"})
+_MAY_BE_ZERO = frozenset(
+    {"clock_drift_max", "lease_reads", "log_keep_entries", "expiry_pairs_per_s", "expiry_pause_s", "inline_sync_s"}
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class RaftStoreConfig:
 
     log_cache_bytes: int = 4 * MIB
     """Newest entries of a region kept in memory; older ones are read from the engine."""
+
+    inline_sync_s: float = 0.005
+    """While recent syncs took less than this, the loop itself syncs a turn that wrote little: waking the disk thread and
+    being woken costs more than such a sync. 0: always the disk thread."""
 
     snapshots_max: int = 2
     """Snapshots made or received at the same time."""
@@ -110,6 +116,7 @@ class RaftStoreConfig:
             append_bytes_max=self.append_bytes_max,
             uncommitted_bytes_max=self.uncommitted_bytes_max,
             cache_bytes_max=0,  # `PeerStorage` keeps the newest entries
+            announce_commit=False,  # followers serve no reads, so nobody waits for them to apply
             applied=applied,
         )
 

@@ -39,6 +39,7 @@ from pytinykv.raftstore.recovery import load_regions
 from pytinykv.raftstore.router import Router
 from pytinykv.raftstore.snapshots import SnapshotReceiver, Snapshots
 from pytinykv.raftstore.turn import Turn
+from pytinykv.storage import EngineError
 from pytinykv.wire.errors import NotLeader, RegionError, ServerIsBusy
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ DRAIN_S = 0.8
 FINISH_S = 1.5
 """How long the stages of a stop may take; past it the next one begins, and the report says so where it matters."""
 STOP_POLL_S = 0.005
+INLINE_SYNC_BYTES_MAX = 4096
+"""Where more than this was written there is company: while the disk thread syncs it, the next turn fills."""
+SLOWEST_SYNC_DECAY = 0.95
+"""How much of the slowest sync is remembered with each further one: a spike of 10 ms for a dozen syncs."""
 
 
 @dataclass
@@ -76,6 +81,8 @@ class StoreCounters:
     proposed_bytes: int = 0
     operations: int = 0
     """Changes of keys in the proposals."""
+    inline_syncs: int = 0
+    """Syncs that were so small, on so quick a disk, that the loop did them itself."""
     quorum_reads: int = 0
     """Reads that the lease did not cover."""
 
@@ -138,6 +145,10 @@ class Store:
         self._sync_wanted = 0
         self._sync_running = False
         self._synced_turn = 0
+        self._unsynced_bytes = 0
+        self._sync_started = 0.0
+        self._slowest_sync_s = config.inline_sync_s
+        """The slowest of the recent syncs; older ones count less and less."""
         self._durable_seen = 0
         self._refuses = False
         self._disk_error: BaseException | None = None
@@ -396,6 +407,7 @@ class Store:
         turn.write()
         self._turn_number = turn.number
         self.counters.turns += 1
+        self._unsynced_bytes += turn.written_bytes
         if turn.must_sync:
             self._sync_wanted = turn.number
         for store_id, envelopes in turn.outgoing.items():
@@ -477,10 +489,24 @@ class Store:
             return
         self._sync_running = True
         self.counters.syncs += 1
-        self._disk.submit(self.engine.sync, partial(self._on_synced, self._turn_number))
+        self._sync_started = self.clock.monotonic()
+        done = partial(self._on_synced, self._turn_number)
+        is_small, self._unsynced_bytes = self._unsynced_bytes <= INLINE_SYNC_BYTES_MAX, 0
+        if is_small and self._slowest_sync_s < self.config.inline_sync_s:
+            self.counters.inline_syncs += 1
+            try:
+                self.engine.sync()
+            except EngineError as error:
+                done(error)
+            else:
+                done(None)
+        else:
+            self._disk.submit(self.engine.sync, done)
 
     def _on_synced(self, turn_number: int, result: BaseException | None) -> None:
         self._sync_running = False
+        took_s = self.clock.monotonic() - self._sync_started
+        self._slowest_sync_s = max(took_s, self._slowest_sync_s * SLOWEST_SYNC_DECAY)
         if isinstance(result, BaseException):
             self._disk_error = result
         else:

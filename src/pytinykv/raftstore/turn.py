@@ -23,7 +23,7 @@ class Turn:
     Whoever is in the answers is answered: by `deliver` when the turn went well, by `break_off` when it did not.
     """
 
-    __slots__ = ("_batch", "_done", "_ready", "engine", "must_sync", "now", "number", "outgoing")
+    __slots__ = ("_batch", "_done", "_ready", "engine", "must_sync", "now", "number", "outgoing", "written_bytes")
 
     def __init__(self, engine: Engine, now: float, number: int) -> None:
         self.engine = engine
@@ -32,6 +32,7 @@ class Turn:
         self.number = number
         self.must_sync = False
         """Whether something in the batch must become durable before somebody is told of it."""
+        self.written_bytes = 0
         self.outgoing: dict[StoreId, list[RaftEnvelope]] = {}
         self._done: list[tuple[OnDone, RegionError | None, Results]] = []
         self._ready: list[tuple[OnReady, RegionError | None]] = []
@@ -85,4 +86,5 @@ class Turn:
         """Make visible what the batch holds so far. Only between two entries: never half of what belongs together."""
         batch, self._batch = self._batch, None
         if batch is not None and len(batch):
+            self.written_bytes += batch.size_bytes
             self.engine.write(batch)
