@@ -1,4 +1,4 @@
-"""Spreads the tests over pytest-xdist's workers.
+"""Spreads the tests over pytest-xdist's workers, and lets property tests take their time.
 
 Tests that start servers as processes, or measure, want the machine to themselves: they form one group, so one worker
 runs them one after the other (`--dist loadgroup`) while the other worker does the rest.
@@ -9,6 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("pytinykv", deadline=None)  # no test may depend on how fast the machine is
+settings.load_profile("pytinykv")
 
 TESTS = Path(__file__).parent / "tests"
 HEAVY_DIRECTORIES = ("cli", "docs", "interop", "packaging", "process")
