@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.cli.processes import Running, started, tinykv_here
 
-from pytinykv.cli.cluster import describe_region, describe_store
+from pytinykv.cli.cluster import describe_region, describe_store, mark_lost_quorums
 from pytinykv.cli.tables import Column, plain_table, size
 from pytinykv.wire.pb import metapb_pb2, pdpb_pb2
 
@@ -117,3 +117,12 @@ def test_a_plain_table_has_a_cell_in_every_column() -> None:
 )
 def test_sizes(number: int, text: str) -> None:
     assert size(number) == text
+
+
+@pytest.mark.parametrize(("silent", "state"), [((), "healthy"), ((2,), "healthy"), ((2, 3), "no quorum")])
+def test_a_region_most_of_whose_stores_are_silent_is_not_called_healthy(silent: tuple[int, ...], state: str) -> None:
+    stores = [{"store": n, "state": "silent" if n in silent else "up"} for n in (1, 2, 3, 4)]
+    learner = {"peer": 14, "store": 4, "role": "learner"}
+    regions = [{"state": "healthy", "peers": [*({"peer": 10 + n, "store": n} for n in (1, 2, 3)), learner]}]
+    mark_lost_quorums(stores, regions)
+    assert regions[0]["state"] == state

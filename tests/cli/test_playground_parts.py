@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from pytinykv.cli.playground.cluster import last_lines
+from pytinykv.cli.playground.cluster import last_critical, last_lines
 from pytinykv.cli.playground.home import Home, PlaygroundError, remove_abandoned
 from pytinykv.cli.playground.lines import pastes, program
 from pytinykv.cli.playground.observe import Observer, PeerFacts, StoreFacts, read_page
@@ -207,3 +207,12 @@ def test_a_program_is_called_as_the_user_can_call_it(monkeypatch: pytest.MonkeyP
     assert program("tinykv") == f"{bin_path.name}/tinykv"
     monkeypatch.chdir(tempfile.gettempdir())
     assert program("tinykv") == str(bin_path / "tinykv")
+
+
+def test_the_reason_for_giving_up_is_found_in_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "store-1.log"
+    log.write_text("2026-01-01 00:00:00,000 INFO    a.b: fine\n")
+    assert last_critical(log) == ""
+    with log.open("a") as stream:
+        stream.write("2026-01-01 00:00:01,000 CRITICAL pytinykv.x: store 1 failed: disk full: no room\nTraceback\n")
+    assert last_critical(log) == "store 1 failed: disk full: no room"

@@ -108,6 +108,7 @@ async def describe_cluster(scheduler: SchedulerClient) -> dict[str, Any]:
         except SchedulerError as error:
             trouble = str(error)
     all_stores = [] if not bootstrapped else await _describe_stores(scheduler, found or [])
+    mark_lost_quorums(all_stores, found or [])
     return {
         "cluster_id": scheduler.cluster_id,
         "scheduler": scheduler.leader_address,
@@ -188,6 +189,16 @@ def describe_region(region: pdpb_pb2.Region) -> dict[str, Any]:
     }
 
 
+def mark_lost_quorums(stores: list[dict[str, Any]], regions: list[dict[str, Any]]) -> None:
+    """Give regions whose voters mostly sit on silent stores the state "no quorum": the last heard may be all too rosy."""
+    silent = {store["store"] for store in stores if store["state"] == "silent"}
+    for region in regions:
+        voters = [peer for peer in region["peers"] if "role" not in peer]
+        answering = sum(peer["store"] not in silent for peer in voters)
+        if answering * 2 <= len(voters):
+            region["state"] = "no quorum"
+
+
 def _problems(
     stores: list[dict[str, Any]], regions: list[dict[str, Any]] | None, trouble: str, *, bootstrapped: bool
 ) -> list[str]:
@@ -204,6 +215,8 @@ def _problems(
     for region in regions or []:
         on = {peer["peer"]: peer["store"] for peer in region["peers"]}
         name = f"region {region['region']}"
+        if region["state"] == "no quorum":
+            problems.append(f"{name} has no quorum: most of its peers are on stores that are silent; start those again")
         if region["leader"] is None:
             problems.append(f"{name} has no leader")
         problems.extend(f"{name}: peer {peer} on store {on.get(peer)} does not answer" for peer in region["down_peers"])

@@ -206,6 +206,14 @@ def last_lines(log: Path) -> str:
     return "\n".join(f"    {line}" for line in lines[begin:][:LOG_LINES])
 
 
+def last_critical(log: Path) -> str:
+    """Return the message of the last CRITICAL line of a log, by which a server says why it gives up; empty without one."""
+    for line in reversed(_tail(log, 20 * LOG_LINES)):
+        if " CRITICAL " in line:
+            return line.partition(" CRITICAL ")[2].partition(": ")[2]
+    return ""
+
+
 def _tail(log: Path, count: int) -> list[str]:
     with log.open("rb") as stream:
         stream.seek(0, os.SEEK_END)

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pytinykv.cli.playground.cluster import last_critical
+
 if TYPE_CHECKING:
     from pytinykv.cli.playground.cluster import Cluster, Process
     from pytinykv.cli.playground.home import Home
@@ -65,7 +67,8 @@ def intro(cluster: Cluster, home: Home) -> list[str]:
 
 def death_line(process: Process) -> str:
     """Return what to say when a process has ended before its time."""
-    return f"{process.name} (pid {process.child.pid}) has ended: {process.died}; log: {process.log}"
+    reason = last_critical(process.log)
+    return f"{process.name} (pid {process.child.pid}) has ended: {process.died}{reason and f' ({reason})'}; log: {process.log}"
 
 
 def report_lines(cluster: Cluster, home: Home, report: StopReport, orphans: dict[int, str]) -> list[str]:
