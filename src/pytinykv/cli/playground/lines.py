@@ -68,7 +68,8 @@ def intro(cluster: Cluster, home: Home) -> list[str]:
 def death_line(process: Process) -> str:
     """Return what to say when a process has ended before its time."""
     reason = last_critical(process.log)
-    return f"{process.name} (pid {process.child.pid}) has ended: {process.died}{reason and f' ({reason})'}; log: {process.log}"
+    ending = f"{process.died} ({reason})" if reason else process.died
+    return f"{process.name} (pid {process.child.pid}) has ended: {ending}; log: {process.log}"
 
 
 def report_lines(cluster: Cluster, home: Home, report: StopReport, orphans: dict[int, str]) -> list[str]:
