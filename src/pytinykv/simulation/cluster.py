@@ -326,9 +326,9 @@ class Cluster:
     def running_store(self, host: str) -> tuple[Process, Store] | None:
         return next((store.serving for store in self.stores if store.host == host), None)
 
-    def _on_write(self, get: Callable[[bytes], bytes | None], keys_written: list[bytes]) -> None:
+    def _on_write(self, engine: SimEngine, keys_written: list[bytes]) -> None:
         try:
-            self.observer.on_write(get, keys_written)
+            self.observer.on_write(engine, keys_written)
         except Violation as violation:
             self.world.loop.abort(violation)
 

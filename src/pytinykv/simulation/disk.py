@@ -51,6 +51,8 @@ class SimEngine(MemoryEngine):
     _collecting: list[int] | None = None
     disk: SimDisk
     """Where it lies."""
+    applied: dict[int, int]
+    """Region -> the applied index written last; a checker's notes."""
 
     def peek(self, key: bytes) -> bytes | None:
         """Read from the Raft column family whatever is wrong with the disk; for checkers."""
@@ -60,7 +62,7 @@ class SimEngine(MemoryEngine):
         super().write(batch)
         if self.disk.on_write is not None:
             assert isinstance(batch, MemoryWriteBatch)
-            self.disk.on_write(self.peek, [change[1] for change in batch.changes])
+            self.disk.on_write(self, [change[1] for change in batch.changes])
         self.disk.maybe_lose_power()
 
     def ingest_sst(self, cf: ColumnFamily, path: Path) -> None:
@@ -117,8 +119,8 @@ class SimDisk:
         """Probability that a read finds damage."""
         self.hurt = False
         """Whether the incarnation that runs now has had a fault to bear."""
-        self.on_write: Callable[[Callable[[bytes], bytes | None], list[bytes]], None] | None = None
-        """Sees the keys of every batch, and may read in the Raft column family; for checkers."""
+        self.on_write: Callable[[SimEngine, list[bytes]], None] | None = None
+        """Sees the keys of every batch; for checkers."""
         self.power_cut: Callable[[], None] | None = None
         """What kills the process between two of its steps on the disk, and how many it still does before."""
         self.steps_left = 0
@@ -262,5 +264,5 @@ class SimWorker:
 def _as_sim_engine(engine: MemoryEngine, disk: SimDisk) -> SimEngine:
     engine.__class__ = SimEngine
     assert isinstance(engine, SimEngine)
-    engine.disk = disk
+    engine.disk, engine.applied = disk, {}
     return engine

@@ -339,6 +339,14 @@ async def stale_scheduler(cluster: Cluster, rng: Random, stop: asyncio.Event) ->
         cluster.network.heal()
 
 
+async def lost_receipts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Let senders of snapshots not hear that they have arrived: they send them again, over what is newer by then."""
+    while not stop.is_set():
+        cluster.network.lost_receipts = rng.choice([0.3, 0.8, 1.0])  # a nemesis that heals takes it back meanwhile
+        await pause(stop, 0.2)
+    cluster.network.lost_receipts = 0.0
+
+
 async def stale_reports(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
     """Let a leader's reports to the scheduler travel for seconds, while somebody else leads and changes the members."""
     slow = LinkConditions(straggle=1.0, straggle_max_s=4.0)
@@ -426,7 +434,7 @@ async def short_reigns(cluster: Cluster, rng: Random, stop: asyncio.Event) -> No
         if not isinstance(message, AppendEntries) or not message.entries:
             return
         reign = (envelope.region_id, message.term)
-        left[reign] = left.get(reign, rng.randint(1, rng.choice([8, 60]))) - 1
+        left[reign] = left.get(reign, rng.randint(1, rng.choice([4, 10, 60]))) - 1
         sender = cluster.node_of_store(envelope.sender.store_id)
         if left[reign] == 0 and sender is not None and sender not in fallen:
             cluster.world.loop.call_soon(cut_off, sender, context=Context())
@@ -498,6 +506,7 @@ NEMESES: dict[str, Nemesis] = {
     "blackouts": blackouts,
     "stale scheduler": stale_scheduler,
     "stale reports": stale_reports,
+    "lost receipts": lost_receipts,
     "full buffers": full_buffers,
     "lonely appends": lonely_appends,
     "short reigns": short_reigns,

@@ -65,6 +65,8 @@ class Network:
         self._clogged: dict[tuple[str, str], list[Callable[[], None]]] = {}
         self.full_buffers = 0.0
         """Probability that a stream takes no message at the moment."""
+        self.lost_receipts = 0.0
+        """Probability that who has sent a snapshot never hears that it has arrived."""
         self._connections: dict[int, Connection] = {}
         self._connections_made = 0
         self._nobody = Context()
@@ -107,7 +109,7 @@ class Network:
     def heal(self) -> None:
         """Undo every cut, clog and condition of single links; the general conditions stay."""
         self.trace.record("heal")
-        self.full_buffers = 0.0
+        self.full_buffers = self.lost_receipts = 0.0
         self._blocked.clear()
         self._link_conditions.clear()
         for source, target in sorted(self._clogged):

@@ -5,13 +5,15 @@ They know the protocol's messages and nothing of the code that makes them:
 * *election safety* (Raft 5.2): whoever sends AppendEntries, Heartbeat or InstallSnapshot in a term leads it; there is one
   such peer per region and term.
 * *log matching* (Raft 5.3): an index and a term name one entry, whoever sends it.
-* *state machine safety* (Raft 5.4.3): what any store has ever applied at an index, synced or not, is of one term.
+* *state machine safety* (Raft 5.4.3): what any store has ever applied at an index, synced or not, is of one term; and no
+  store goes back to an older state while it lives.
 * *no replica diverges*: disks that have applied a region up to the same index hold the same data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from pytinykv.raft import AppendEntries, Heartbeat, InstallSnapshot
 from pytinykv.raftstore import keys
@@ -26,6 +28,9 @@ from pytinykv.raftstore.records import (
 )
 from pytinykv.simulation.errors import Violation
 from pytinykv.storage import ColumnFamily, Engine
+
+if TYPE_CHECKING:
+    from pytinykv.simulation.disk import SimEngine
 
 _APPLY_STATE = keys.apply_state_key(0)[:1]
 _APPLY_STATE_BYTES = len(keys.apply_state_key(0))
@@ -68,16 +73,26 @@ class RaftObserver:
                     "log matching", f"region {region_id} has two entries at index {entry.index}, term {entry.term}"
                 )
 
-    def on_write(self, get: Callable[[bytes], bytes | None], keys_written: Iterable[bytes]) -> None:
-        """Look at what a store has just written: everything that it says it has applied. Raises `Violation`.
-
-        `get` reads the store's Raft column family.
-        """
+    def on_write(self, engine: SimEngine, keys_written: Iterable[bytes]) -> None:
+        """Look at what a store has just written: everything that it says it has applied. Raises `Violation`."""
         for key in keys_written:
             if key[:1] == _APPLY_STATE and len(key) == _APPLY_STATE_BYTES:
-                data = get(key)
-                if data is not None:
-                    self._check_applied(get, int.from_bytes(key[1:], "big"), decode_apply_state(data))
+                region_id, data = int.from_bytes(key[1:], "big"), engine.peek(key)
+                if data is None:
+                    engine.applied.pop(region_id, None)
+                    continue
+                state = decode_apply_state(data)
+                self._check_progress(engine, region_id, state.applied_index)
+                self._check_applied(engine.peek, region_id, state)
+
+    @staticmethod
+    def _check_progress(engine: SimEngine, region_id: int, index: int) -> None:
+        before = engine.applied.get(region_id, 0)
+        if index < before:
+            raise Violation(
+                "state machine safety", f"region {region_id}: a store went back from applied index {before} to {index}"
+            )
+        engine.applied[region_id] = index
 
     def _check_applied(self, get: Callable[[bytes], bytes | None], region_id: int, state: ApplyState) -> None:
         applied = self._applied.setdefault(region_id, {})

@@ -130,7 +130,9 @@ class SchedulerWorkload:
                     await self._take_id(client)
             except ClientClosedError:
                 return
-            except ClientError:
+            except ClientError as error:
+                if "back in time" in str(error):  # the client looks, too
+                    raise Violation("timestamps", str(error)) from error
                 await pause(stop, 0.05)
             await pause(stop, rng.expovariate(1.0) * think_s)
 

@@ -171,7 +171,9 @@ class _Transfer:
             return
         self._sink = None
         self._network.count("snapshots arrived")
-        self._conclude(arrived=not self._network.is_blocked(self._host, self._sender.host))
+        network = self._network
+        is_lost = bool(network.lost_receipts) and network.rng.random() < network.lost_receipts
+        self._conclude(arrived=not is_lost and not network.is_blocked(self._host, self._sender.host))
 
     def _after_latency(self, size_bytes: int, step: Callable[[], None]) -> None:
         link = (self._sender.host, self._host)

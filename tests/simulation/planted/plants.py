@@ -418,7 +418,7 @@ def never_closes_a_broken_stream(patch: Patch) -> None:
 # --- scheduler and expiry ---------------------------------------------------------------------------------------------
 
 
-@planted("timestamps begin at the clock after a restart", "storm", 60, frozenset({"timestamps"}))
+@planted("timestamps begin at the clock after a restart", "scheduler-outages", 20, frozenset({"timestamps"}))
 def timestamps_go_back(patch: Patch) -> None:
     original = TimestampOracle.__init__
 
@@ -429,7 +429,7 @@ def timestamps_go_back(patch: Patch) -> None:
     patch.setattr(TimestampOracle, "__init__", init)
 
 
-@planted("ids are used before they are reserved", "storm", 60, frozenset({"ids"}) | LOST)
+@planted("ids are used before they are reserved", "scheduler-outages", 20, frozenset({"ids"}) | LOST)
 def ids_come_twice(patch: Patch) -> None:
     original = IdAllocator.on_reserved
 

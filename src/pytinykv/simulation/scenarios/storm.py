@@ -36,6 +36,7 @@ __all__ = [
     "expiry",
     "figure_eight",
     "power_cuts",
+    "scheduler_outages",
     "split_brain",
     "stale_reports",
     "stale_scheduler",
@@ -157,6 +158,12 @@ async def power_cuts(cluster: Cluster) -> None:
 async def stale_scheduler(cluster: Cluster) -> None:
     """Members change behind the scheduler's back, and the new ones ask it whether they are members."""
     await weather(cluster, ["stale scheduler"])
+
+
+@scenario("scheduler-outages", ClusterOptions(stores=3, clients=3, raftstore=CALM, think_s=0.1, patience_s=60.0))
+async def scheduler_outages(cluster: Cluster) -> None:
+    """The scheduler dies and comes back with its clock set wrong: timestamps only ever grow, ids come once."""
+    await weather(cluster, ["scheduler outages"])
 
 
 @scenario("stale-reports", ClusterOptions(stores=3, clients=3, raftstore=TALKATIVE, think_s=0.1, patience_s=120.0))
