@@ -241,6 +241,41 @@ def test_a_peer_that_nobody_answers_asks_the_scheduler(tmp_path: Path) -> None:
     assert state_on_disk(cluster, 3) is PeerState.TOMBSTONE
 
 
+def test_a_newcomer_does_not_believe_a_scheduler_that_has_not_heard_of_it_yet(tmp_path: Path) -> None:
+    """It knows no region, so any answer looked newer: it destroyed itself, and its tombstone kept it away for ever."""
+    cluster = Cluster(tmp_path, stores=3, members=2)
+    node = cluster.nodes[3]
+    message = Heartbeat(PeerId(103), PeerId(101), Term(9), LogIndex(0), 0, 0.0)
+    envelope = RaftEnvelope(REGION_ID, member(101, 1), member(103, 3), RegionEpoch(7, 1), message)
+    node.running.receive(encode([envelope]))
+    cluster.turn(3)
+    assert not node.peer.is_initialized
+    for conf_ver in (6, 7):
+        node.running.on_membership_answer(region_of_two(conf_ver))
+        cluster.turn(3)
+        assert REGION_ID in node.running.peers
+    node.running.on_membership_answer(region_of_two(8))
+    cluster.turn(3)
+    assert REGION_ID not in node.running.peers
+
+
+def region_of_two(conf_ver: int) -> Region:
+    return Region(REGION_ID, b"", b"", RegionEpoch(conf_ver, 1), (member(101, 1), member(102, 2)))
+
+
+def test_an_order_for_another_membership_is_not_followed(cluster: Cluster) -> None:
+    """A repeated order to add a peer came after the peer had been removed again: it was added, and could never live."""
+    cluster.elect(1)
+    order = MembershipChange(LEARN, member(203, 3, PeerRole.LEARNER))
+    leave(cluster, 103)
+    leader = cluster.elect()
+    conf_ver = leader.peer.region.epoch.conf_ver
+    for late, joins in ((conf_ver - 1, False), (conf_ver, True)):
+        leader.running.change_membership(REGION_ID, order, conf_ver=late)
+        cluster.ticks(3)
+        assert (leader.peer.region.peer(203) is not None) is joins
+
+
 def test_callers_of_a_destroyed_peer_are_answered(cluster: Cluster) -> None:
     leader = cluster.elect(1)
     cluster.cut_off = {1}

@@ -112,6 +112,8 @@ class RegionPeer:
         self.leader_missing_since: float | None = None
         self._known_peers: dict[int, Peer] = {}
         """Peers that wrote to us and may not be in our (old or empty) region."""
+        self._heard_conf_ver = 0
+        """The newest membership of which a message to this peer came, while it knew no region itself."""
         self._followers = FollowerWatch(config)
         self._unsynced: deque[_Unsynced] = deque()
         self._lagging_reported: tuple[tuple[Peer, ...], tuple[PeerId, ...]] = ((), ())
@@ -174,12 +176,21 @@ class RegionPeer:
 
     # --- messages -----------------------------------------------------------------------------------------------
 
+    def is_outdated_by(self, region: Region) -> bool:
+        """Say whether another's word on this region is newer than all this peer knows.
+
+        A peer that has just been added knows nothing but the messages to it. Whoever sent them counts it as a member.
+        """
+        return region.epoch.conf_ver > max(self.region.epoch.conf_ver, self._heard_conf_ver)
+
     def step(self, envelope: RaftEnvelope, now: float) -> None:
         """Give a message to Raft. The caller has checked that it is meant for this peer."""
         message = envelope.message
         if message is None:
             return
         self._known_peers[envelope.sender.id] = envelope.sender
+        if not self.is_initialized:
+            self._heard_conf_ver = max(self._heard_conf_ver, envelope.epoch.conf_ver)
         self._followers.on_heard(envelope.sender.id, now)
         try:
             self.node.step(message, now)

@@ -308,12 +308,22 @@ class Store:
         """Begin to take a snapshot stream. Raises SnapshotRefusedError."""
         return self._snapshots.receive(header)
 
-    def change_membership(self, region_id: RegionId, change: MembershipChange) -> None:
-        """Propose a change that the scheduler ordered; it repeats orders that came to nothing."""
+    def change_membership(self, region_id: RegionId, change: MembershipChange, *, conf_ver: int | None = None) -> None:
+        """Propose a change that the scheduler ordered; it repeats orders that came to nothing.
+
+        `conf_ver`: the membership that the order was made for. In any other it is refused: an order to add a peer that
+        comes late, when that peer was added and removed again, would add one that can never come back to life.
+        """
 
         def propose(turn: Turn) -> None:
             peer = self.peers.get(region_id)
-            if peer is not None and (reason := peer.propose_change(change, turn.now)) is not None:
+            if peer is None:
+                return
+            if conf_ver is not None and conf_ver != peer.region.epoch.conf_ver:
+                reason: str | None = f"it was ordered for conf_ver {conf_ver}, this is {peer.region.epoch.conf_ver}"
+            else:
+                reason = peer.propose_change(change, turn.now)
+            if reason is not None:
                 _log.info(
                     "region %d: %s of peer %d not proposed: %s", region_id, change.kind.name, change.peer.id, reason
                 )
@@ -354,7 +364,7 @@ class Store:
             peer = self.peers.get(region.id)
             if peer is None or region.peer(peer.peer.id) is not None:
                 return
-            if region.epoch.conf_ver > peer.region.epoch.conf_ver:
+            if peer.is_outdated_by(region):
                 peer.destroy(turn)
                 self._touch(peer)
 

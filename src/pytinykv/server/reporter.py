@@ -88,7 +88,11 @@ class SchedulerReporter:
             change = order.change_peer
             kind = _KINDS.get(change.change_type)
             if kind is not None:
-                self._store.change_membership(region_id, MembershipChange(kind, peer_from_pb(change.peer)))
+                self._store.change_membership(
+                    region_id,
+                    MembershipChange(kind, peer_from_pb(change.peer)),
+                    conf_ver=order.region_epoch.conf_ver if order.HasField("region_epoch") else None,
+                )
         elif order.HasField("transfer_leader"):
             self._store.transfer_leader(region_id, PeerId(order.transfer_leader.peer.id))
 

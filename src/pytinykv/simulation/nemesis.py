@@ -328,9 +328,11 @@ async def stale_scheduler(cluster: Cluster, rng: Random, stop: asyncio.Event) ->
         process, store = serving
         for peer in [peer for peer in store.peers.values() if peer.is_leader]:
             region_id = RegionId(peer.region.id)
-            if (old := peer.region.peer_on(StoreId(target.store_id))) is not None:
-                process.post(store.change_membership, region_id, MembershipChange(ConfChangeKind.REMOVE, old))
-                await pause(stop, 0.3)
+            old = peer.region.peer_on(StoreId(target.store_id))
+            if old is None or len(peer.region.conf_state().voters) < len(cluster.stores):
+                continue  # the scheduler is about to give this store a peer; that one's id would be older than ours
+            process.post(store.change_membership, region_id, MembershipChange(ConfChangeKind.REMOVE, old))
+            await pause(stop, 0.3)
             new = Peer(PeerId(number), StoreId(target.store_id), PeerRole.LEARNER)
             process.post(store.change_membership, region_id, MembershipChange(ConfChangeKind.ADD_LEARNER, new))
             await pause(stop, 0.1 + 0.5 * rng.random())
@@ -348,16 +350,18 @@ async def lost_receipts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> N
 
 
 async def stale_reports(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
-    """Let a leader's reports to the scheduler travel for seconds, while somebody else leads and changes the members."""
+    """Let a leader's reports, and its orders, travel for seconds, while members change and others lead."""
     slow = LinkConditions(straggle=1.0, straggle_max_s=4.0)
     while not stop.is_set():
         await pause(stop, 0.5 * rng.random())
         first = cluster.leader()
-        if first is None or first.serving is None:
+        serving = None if first is None else first.serving
+        if first is None or serving is None:
             continue
         cluster.network.set_conditions(first.host, "scheduler", slow)
+        cluster.network.set_conditions("scheduler", first.host, slow)
         await pause(stop, cluster.options.raftstore.region_heartbeat_s)
-        process, store = first.serving
+        process, store = first.serving or serving
         for peer in [peer for peer in store.peers.values() if peer.is_leader]:
             process.post(store.transfer_leader, peer.region.id, rng.choice(peer.region.peers).id)
         await pause(stop, 0.5)
