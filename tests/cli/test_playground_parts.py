@@ -198,14 +198,14 @@ def test_before_anything_is_known() -> None:
     assert "no region answers" in Game(None, None, None).draw()
 
 
-def test_a_program_is_called_as_the_user_can_call_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_is_called_as_the_user_can_call_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bin_path = Path(sys.executable).parent
     monkeypatch.setenv("PATH", str(bin_path))
     assert program("tinykv") == "tinykv"
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.chdir(bin_path.parent)
     assert program("tinykv") == f"{bin_path.name}/tinykv"
-    monkeypatch.chdir(tempfile.gettempdir())
+    monkeypatch.chdir(tmp_path)
     assert program("tinykv") == str(bin_path / "tinykv")
 
 
