@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
+import warnings
 
 import pytest
 from tests.lifecycle.helpers import Gate, Stubborn, forever
@@ -546,3 +548,24 @@ async def test_block_does_not_hide_the_error_of_its_body() -> None:
     with pytest.raises(ValueError, match="body"):
         async with scope:
             raise ValueError("body")
+
+
+async def test_a_step_that_is_cancelled_before_it_begins_leaves_no_coroutine_behind() -> None:
+    scope = Scope("killed")
+
+    async def step() -> None:
+        """Never gets here."""
+
+    scope.on_stop("step", step)
+    stop = asyncio.get_running_loop().create_task(scope.stop())
+    for _ in range(20):
+        begun = [task for task in asyncio.all_tasks() if task.get_name() == "killed/stop:step"]
+        if begun:
+            begun[0].cancel()
+            break
+        await asyncio.sleep(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        await stop
+        gc.collect()
+    assert begun

@@ -176,7 +176,9 @@ class StopSequence:
             return Outcome.RAISED, repr(error)
         if not inspect.isawaitable(result):
             return Outcome.OK, ""
-        task = asyncio.get_running_loop().create_task(_await(result), name=f"{self._scope.name}/stop:{name}")
+        # A wrapper that is cancelled before its first step would never await what it wraps, and Python would complain.
+        coroutine = result if inspect.iscoroutine(result) else _await(result)
+        task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._scope.name}/stop:{name}")
         self.step_task = task
         try:
             return await self._finish_step(name, task, limit_s)
