@@ -181,7 +181,7 @@ class ExpiryWorkload:
             self._round += 1
             for key in self._keys:
                 await self._repeat(lambda key=key: self._put(key, b"short", self.TTL_S), "put of a short life")  # type: ignore[misc] # bound
-            await asyncio.sleep(self.TTL_S + self._rng.random())
+            await asyncio.sleep(1.5 * self.TTL_S * self._rng.random())
             lasting = b"lasting %d" % self._round
             for key in self._keys:
                 await self._repeat(lambda key=key, value=lasting: self._put(key, value, 0), "put")  # type: ignore[misc] # bound
