@@ -184,6 +184,8 @@ class StopSequence:
             return await self._finish_step(name, task, limit_s)
         finally:
             self.step_task = None
+            if task.done():
+                coroutine.close()  # without effect, unless the task was cancelled before its first step
 
     async def _finish_step(self, name: str, task: asyncio.Task[Any], limit_s: float) -> tuple[Outcome, str]:
         await self._wait((task,), limit_s)
