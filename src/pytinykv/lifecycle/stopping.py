@@ -184,8 +184,6 @@ class StopSequence:
             return await self._finish_step(name, task, limit_s)
         finally:
             self.step_task = None
-            if task.done():
-                coroutine.close()  # without effect, unless the task was cancelled before its first step
 
     async def _finish_step(self, name: str, task: asyncio.Task[Any], limit_s: float) -> tuple[Outcome, str]:
         await self._wait((task,), limit_s)
@@ -198,7 +196,8 @@ class StopSequence:
                 self.leaks.append(Leak(LeakKind.TASK, task.get_name(), CallSite(__file__, 0, name), await_chain(task)))
                 task.add_done_callback(_retrieve)
             _log.error("stop of scope %s: %s overran its %.3f s", self._scope.name, name, limit_s)
-            return Outcome.OVERRAN, f"stood at {' > '.join(line for line in chain[1:] if '/asyncio/' not in line)}"
+            own = [line for line in chain if "/asyncio/" not in line and _await.__name__ not in line]
+            return Outcome.OVERRAN, f"stood at {' > '.join(own)}"
         if task.cancelled():
             return Outcome.RAISED, "was cancelled"
         if (error := task.exception()) is not None:
