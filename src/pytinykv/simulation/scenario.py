@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import shlex
+import sys
 import time
 import traceback
 import warnings
@@ -185,9 +186,14 @@ async def play(world: World, chosen: Scenario, result: Result, without: frozense
 def _bury(worlds: list[World]) -> None:
     """Let what a failed history left behind vanish here and quietly, instead of in whatever runs next."""
     worlds.clear()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None  # what its coroutines do on the way out finds a loop that is closed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 def _take_figures(result: Result, worlds: list[World]) -> None:

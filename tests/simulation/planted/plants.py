@@ -148,7 +148,7 @@ def received_files_are_not_synced(patch: Patch) -> None:
     patch.setattr(snapshot_files.SnapshotWriter, "_close_file", close_file)
 
 
-@planted("serves a region whose snapshot is half installed", "power-cuts", 60, LOST | DAMAGED | STUCK)
+@planted("serves a region whose snapshot is half installed", "power-cuts", 60, LOST | DAMAGED | STUCK, first=12)
 def serves_half_a_snapshot(patch: Patch) -> None:
     patch.setattr(recovery, "finish_restore", lambda *_: None)
 
@@ -161,7 +161,7 @@ def serves_reads_after_the_lease(patch: Patch) -> None:
     patch.setattr(RegionPeer, "can_read_now", lambda self, _now: self.can_ask_reads())
 
 
-@planted("forgets its vote at a restart", "elections", 100, LOST)
+@planted("forgets its vote at a restart", "elections", 100, LOST, first=42)
 def forgets_its_vote(patch: Patch) -> None:
     original = PeerStorage.initial_state
 
@@ -174,7 +174,7 @@ def forgets_its_vote(patch: Patch) -> None:
     patch.setattr(Core, "has_forgotten", has_none)  # and the promise that covers for it
 
 
-@planted("votes twice in a term", "elections", 30, LOST)
+@planted("votes twice in a term", "elections", 30, LOST, first=8)
 def votes_twice(patch: Patch) -> None:
     original = election.on_vote_request
 
@@ -185,7 +185,7 @@ def votes_twice(patch: Patch) -> None:
     patch.setattr(election, "on_vote_request", on_vote_request)
 
 
-@planted("commits an older term's entry by counting", "figure-8", 100, LOST)
+@planted("commits an older term's entry by counting", "figure-8", 100, LOST, first=5)
 def commits_old_entries_by_counting(patch: Patch) -> None:
     original = leading.maybe_commit
 
@@ -199,7 +199,7 @@ def commits_old_entries_by_counting(patch: Patch) -> None:
     patch.setattr(leading, "maybe_commit", maybe_commit)
 
 
-@planted("takes a snapshot that is older than its data", "storm", 100, LOST | STUCK | DAMAGED)
+@planted("takes a snapshot that is older than its data", "storm", 100, LOST | STUCK | DAMAGED, first=5)
 def applies_a_snapshot_over_newer_data(patch: Patch) -> None:
     from pytinykv.raft import raw_node
     from pytinykv.raft.quorum import Configuration
@@ -391,7 +391,7 @@ async def _do_nothing(self: Any, _deadline_s: float = 0.0) -> None:
     """Not even when the scope asks for it."""
 
 
-@planted("a stream that is not closed before the next one", "storm", 30, ENDS | STUCK)
+@planted("a stream that is not closed before the next one", "storm", 30, ENDS | STUCK, first=6)
 def never_closes_a_broken_stream(patch: Patch) -> None:
     original = StoreConnection._run
 

@@ -52,6 +52,8 @@ IMPATIENT = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.03, leader_missing_
 TALKATIVE = RaftStoreConfig(region_heartbeat_s=0.1, tick_s=0.03)
 NERVOUS = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.03)
 SWEEPING = RaftStoreConfig(region_heartbeat_s=1.0, expiry_pause_s=0.1)
+RIVALLING = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.05, election_ticks=3, heartbeat_ticks=1)
+"""So few ticks to draw from that peers often campaign in the same term."""
 ONE_BY_ONE = RaftStoreConfig(region_heartbeat_s=1.0, append_bytes_max=1, inflight_appends_max=1, tick_s=0.02)
 CLOCK_RATE_ERROR_MAX = 0.02
 """Well within `RaftStoreConfig.clock_drift_max`, which both ends of a lease share."""
@@ -126,7 +128,7 @@ async def split_brain(cluster: Cluster) -> None:
 
 
 @scenario(
-    "elections", ClusterOptions(clients=3, raftstore=NERVOUS, think_s=0.1, attempt_timeout_s=0.3, patience_s=120.0)
+    "elections", ClusterOptions(clients=3, raftstore=RIVALLING, think_s=0.1, attempt_timeout_s=0.3, patience_s=120.0)
 )
 async def elections(cluster: Cluster) -> None:
     """Elections that meet each other on slow links, while voters die."""
