@@ -151,3 +151,16 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     ended = tinykv_here("sim")
     assert ended.returncode == 1
     assert ended.stderr.decode() == "tinykv sim: the checkers need a library more: pip install 'pytinykv[sim]'\n"
+
+
+def test_faults_can_be_left_out_counted_and_drawn(tmp_path: Path) -> None:
+    page = tmp_path / "history.html"
+    ended = tinykv(
+        "sim", "--scenario", "disks", "--seed", 1, "--without", "crashes", "--without", "slow disks", "--timeline", page
+    )
+    assert ended.returncode == 0, text(ended)
+    table = ended.stdout.decode().splitlines()
+    kinds = table[next(n for n, line in enumerate(table) if line.startswith("FAULT")) + 1 : -1]
+    assert kinds
+    assert not any(line.startswith(("crashes", "slow disks")) for line in kinds)
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
