@@ -128,6 +128,9 @@ def test_settings_of_a_component_are_checked(tmp_path: Path, file: str, message:
     assert message in result.output
 
 
+STORE = ("--data-dir", "d", "--scheduler", "h:1", "--addr")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -158,6 +161,12 @@ def test_settings_of_a_component_are_checked(tmp_path: Path, file: str, message:
             ["scheduler", "--data-dir", "d", "--addr", "127.0.0.1:0", "--advertise-addr", "h:0"],
             "--advertise-addr: h:0 can't be reached",
         ),
+        (
+            ["store", *STORE, "127.0.0.1:0", "--advertise-peer-addr", "0.0.0.0:20170"],
+            "--advertise-peer-addr: 0.0.0.0:20170 can't be reached by others",
+        ),
+        (["store", *STORE, "0.0.0.0:20160", "--insecure"], "--addr: 0.0.0.0:20160 is every address of this machine"),
+        (["scheduler", "--data-dir", "d", "--addr", "[::]:1", "--insecure"], "say --advertise-addr HOST:PORT"),
         (["playground", "--stores", "0"], "0 is not in the range 1<=x<=99"),
         (["playground", "--scheduler-addr", "0.0.0.0:2379"], "--scheduler-addr: refusing to listen on 0.0.0.0:2379"),
     ],

@@ -10,8 +10,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from tests.cli.processes import Running, started, tinykv
+
+from pytinykv.wire.pb import pdpb_pb2
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -54,6 +57,29 @@ def test_a_store_prints_one_ready_line_tells_its_regions_and_exits_0(
         assert running.stop(number) == 0
         assert len(running.output.splitlines()) == 1
         assert "nothing left behind" in running.errors
+
+
+@pytest.mark.parametrize(
+    ("options", "address", "peer_host"),
+    [
+        (("--peer-addr", "127.0.0.2:0"), "127.0.0.1", "127.0.0.2"),
+        (("--advertise-addr", "db.example:1", "--peer-addr", "127.0.0.2:0"), "db.example", "db.example"),
+        (("--advertise-addr", "db.example:2", "--advertise-peer-addr", "peer.example:7"), "db.example", "peer.example"),
+    ],
+)
+def test_a_store_tells_others_where_to_reach_it(
+    tmp_path: Path, scheduler: Running, options: tuple[str, ...], address: str, peer_host: str
+) -> None:
+    own = ("--data-dir", tmp_path / "data", "--addr", ANY, "--scheduler", scheduler.ready()["addr"])
+    with started(tmp_path, "store", *own, *options) as running:
+        facts = running.ready()
+        request = pdpb_pb2.GetStoreRequest(header={"cluster_id": int(facts["cluster"])}, store_id=int(facts["store"]))
+        with grpc.insecure_channel(scheduler.ready()["addr"]) as channel:
+            method = channel.unary_unary("/pdpb.PD/GetStore")
+            store = pdpb_pb2.GetStoreResponse.FromString(method(request.SerializeToString(), timeout=10)).store
+    assert store.address == facts["addr"]
+    assert store.address.startswith(f"{address}:")
+    assert store.peer_address.startswith(f"{peer_host}:")
 
 
 def test_port_in_use(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def scheduler(
     from pytinykv.scheduler import SchedulerConfig, SchedulerError
     from pytinykv.server.scheduler_process import SchedulerProcessConfig, run_scheduler
 
-    check_addresses(insecure=insecure, advertise_addr=advertise_addr, addr=addr, status_addr=status_addr)
+    advertise = {"advertise_addr": advertise_addr}
+    check_addresses(insecure=insecure, advertise=advertise, addr=addr, status_addr=status_addr)
     settings = component_settings(context, "settings")
     if max_store_down_time is not None:
         settings["max_store_down_time_s"] = max_store_down_time
@@ -63,6 +64,12 @@ def scheduler(
     metavar="HOST:PORT",
     help="Where other stores' messages arrive.  [default: the host of --addr, any free port]",
 )
+@option(
+    "--advertise-peer-addr",
+    default="",
+    metavar="HOST:PORT",
+    help="Where other stores find that port, if not at the host of --advertise-addr or --addr.",
+)
 @scheduler_option(required=True)
 @option(
     "--scheduler-patience",
@@ -82,6 +89,7 @@ def store(
     status_addr: str,
     insecure: bool,
     peer_addr: str | None,
+    advertise_peer_addr: str,
     scheduler: tuple[str, ...],
     scheduler_patience: float,
 ) -> None:
@@ -96,7 +104,7 @@ def store(
 
     check_addresses(
         insecure=insecure,
-        advertise_addr=advertise_addr,
+        advertise={"advertise_addr": advertise_addr, "advertise_peer_addr": advertise_peer_addr},
         addr=addr,
         status_addr=status_addr,
         peer_addr=peer_addr or "",
@@ -108,6 +116,7 @@ def store(
         status_addr=status_addr,
         insecure=insecure,
         peer_addr=peer_addr or "",
+        advertise_peer_addr=advertise_peer_addr,
         scheduler=scheduler,
         scheduler_patience_s=scheduler_patience,
         raftstore=component(RaftStoreConfig, component_settings(context, "raftstore"), "store.raftstore"),

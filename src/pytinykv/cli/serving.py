@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ import msgspec
 from pytinykv.cli.options import ListenAddress, config_option, log_option, option
 from pytinykv.lifecycle import AddressError, LifecycleError, Scope, StopReport, run_process
 from pytinykv.lifecycle.rpc import parse_address
-from pytinykv.lifecycle.rpc.address import check_may_listen
+from pytinykv.lifecycle.rpc.address import Address, check_may_listen
 from pytinykv.storage import EngineError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,19 +51,41 @@ def server_options(function: F) -> F:
     return function
 
 
-def check_addresses(*, insecure: bool, advertise_addr: str, **listen: str) -> None:
-    """Raise UsageError, naming the option, for an address that is none or that must not be listened on."""
-    try:
-        if advertise_addr and parse_address(advertise_addr).port == 0:
-            raise AddressError(f"{advertise_addr} can't be reached by anybody: port 0 is no port")
-    except AddressError as error:
-        raise click.UsageError(f"--advertise-addr: {error}") from error
+def check_addresses(*, insecure: bool, advertise: Mapping[str, str] | None = None, **listen: str) -> None:
+    """Raise UsageError, naming the option, for an address that is none, or must not be listened on, or leads nowhere.
+
+    `advertise` maps options that tell others where to connect, to what they say, as `listen` does for the others.
+    """
+    advertise = advertise or {}
+    for name, address in advertise.items():
+        if address:
+            with _naming(name):
+                _check_can_reach(parse_address(address))
     for name, address in listen.items():
         if address:
-            try:
-                check_may_listen(parse_address(address), insecure=insecure)
-            except AddressError as error:
-                raise click.UsageError(f"--{name.replace('_', '-')}: {error}") from error
+            with _naming(name):
+                parsed = parse_address(address)
+                check_may_listen(parsed, insecure=insecure)
+                if name == "addr" and parsed.is_wildcard and not advertise.get("advertise_addr"):
+                    raise AddressError(
+                        f"{address} is every address of this machine, and others have to be told one: "
+                        "say --advertise-addr HOST:PORT"
+                    )
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except AddressError as error:
+        raise click.UsageError(f"--{name.replace('_', '-')}: {error}") from error
+
+
+def _check_can_reach(address: Address) -> None:
+    if address.port == 0:
+        raise AddressError(f"{address} can't be reached by anybody: port 0 is no port")
+    if address.is_wildcard:
+        raise AddressError(f"{address} can't be reached by others: it stands for whatever machine they are on")
 
 
 def component(kind: type[T], settings: dict[str, Any], table: str) -> T:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pytinykv.client.grpc_connector import GrpcConnector
 from pytinykv.lifecycle import SystemClock
+from pytinykv.lifecycle.rpc import parse_address
 from pytinykv.raftstore import RaftStoreConfig
 from pytinykv.server.address_book import AddressBook
 from pytinykv.server.describe import describe_store
@@ -45,6 +46,8 @@ class StoreProcessConfig(ServerConfig):
     """How long the start waits for a scheduler that does not answer before it gives up."""
     peer_addr: str = ""
     """Where other stores' Raft messages arrive; empty: the host of `addr`, any free port."""
+    advertise_peer_addr: str = ""
+    """Where other stores find it; empty: the peer port, at the host by which the store is reached."""
     raftstore: RaftStoreConfig = field(default_factory=RaftStoreConfig)
 
 
@@ -67,7 +70,7 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     )
     service = await node.start(
         address,
-        peer_address=f"{host_of(address)}:{peer_port}",
+        peer_address=config.advertise_peer_addr or f"{_peer_host(config, address)}:{peer_port}",
         status_address=status_address,
         patience_s=config.scheduler_patience_s,
     )
@@ -96,6 +99,13 @@ def _make_node(config: StoreProcessConfig, premises: Premises) -> StoreNode:
         scope=scope,
         claim=lambda cluster_id, store_id: directory.claim(cluster_id=cluster_id, store_id=store_id),
     )
+
+
+def _peer_host(config: StoreProcessConfig, address: str) -> str:
+    """Return the host of the peer port as others know it: its own only if nothing else was said."""
+    if config.advertise_addr or not config.peer_addr or parse_address(config.peer_addr).is_wildcard:
+        return host_of(address)
+    return host_of(config.peer_addr)
 
 
 def _disk_usage(path: Path) -> tuple[int, int]:

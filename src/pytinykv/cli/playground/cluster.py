@@ -99,9 +99,10 @@ class Cluster:
         """Start everything; return when each process has said that it is ready. Raises PlaygroundError."""
         await self._start("scheduler", "--addr", scheduler_addr)
         await self._wait_ready(self.scheduler)
+        peer = ("--peer-addr", "127.0.0.1:0", "--advertise-peer-addr", "")
         for number in range(1, stores + 1):
             scheduler = ("--scheduler", self.scheduler.addr)
-            await self._start(f"store-{number}", "--addr", "127.0.0.1:0", "--peer-addr", "127.0.0.1:0", *scheduler)
+            await self._start(f"store-{number}", "--addr", "127.0.0.1:0", *peer, *scheduler)
         for process in self.stores:
             await self._wait_ready(process)
 

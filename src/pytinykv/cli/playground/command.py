@@ -52,7 +52,7 @@ def playground(context: click.Context, stores: int | None, scheduler_addr: str, 
     On a terminal it shows live who leads what. Elsewhere it prints lines, `ready scheduler=HOST:PORT stores=…` among them
     once every replica is there. Ctrl-C and SIGTERM stop it, a second one at once.
     """
-    check_addresses(insecure=False, advertise_addr="", scheduler_addr=scheduler_addr)
+    check_addresses(insecure=False, scheduler_addr=scheduler_addr)
     sys.exit(Playground(data_dir, stores, scheduler_addr, config_file(context)).run())
 
 

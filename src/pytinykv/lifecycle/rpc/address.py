@@ -40,6 +40,14 @@ class Address(NamedTuple):
         except ValueError:
             return False
 
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it stands for all addresses of this machine: fine to listen at, of no use to whoever wants to connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_unspecified
+        except ValueError:
+            return False
+
 
 def parse_address(text: str) -> Address:
     """Take `host:port` apart.
