@@ -18,6 +18,7 @@ from pytinykv import aio
 from pytinykv.cli.bench.etcd import EtcdTarget, etcd_binary
 from pytinykv.cli.bench.facts import failover_seconds, idle_cpu_percent, memory_after_puts
 from pytinykv.cli.bench.report import Results
+from pytinykv.cli.bench.stops import measure_stops
 from pytinykv.cli.bench.targets import PytinykvTarget
 from pytinykv.cli.bench.workload import Operation, Workload, run_round
 from pytinykv.cli.options import config_option, log_option, option
@@ -51,7 +52,7 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
 
 @click.command()
 @option("--in-flight", default="1,64,256", show_default=True, callback=_numbers, help="Operations in flight.")
-@option("--rounds", type=click.IntRange(1, 20), default=3, show_default=True, help="Rounds of each measurement.")
+@option("--rounds", type=click.IntRange(0, 20), default=3, show_default=True, help="Rounds of puts and gets; 0: none.")
 @option("--value-bytes", type=click.IntRange(0, 1 << 20), default=100, show_default=True)
 @option(
     "--scheduler",
@@ -62,6 +63,7 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
 )
 @option("--etcd/--no-etcd", "with_etcd", default=None, help="Compare with three etcd members.  [default: if installed]")
 @option("--failovers", type=click.IntRange(0, 100), default=0, help="Kill the leader so many times.")
+@option("--stops", type=click.IntRange(0, 10_000), default=0, help="Stop a store under load so many times.")
 @option("--fill", type=click.IntRange(0, 100_000_000), default=0, help="Put so many keys and report memory.")
 @option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Save the figures as JSON.")
 @option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Save a plot (needs matplotlib).")
@@ -75,6 +77,7 @@ def bench(
     scheduler: str,
     with_etcd: bool | None,
     failovers: int,
+    stops: int,
     fill: int,
     save: Path | None,
     plot: Path | None,
@@ -84,22 +87,24 @@ def bench(
     Every put is synced on a majority, every get is linearizable. Targets take turns, so that a noisy machine treats
     them alike; the ratio is what counts.
     """
-    if scheduler and (failovers or with_etcd):
-        raise click.UsageError("--failovers and --etcd need a cluster of our own; leave --scheduler out")
+    if scheduler and (failovers or stops or with_etcd):
+        raise click.UsageError("--failovers, --stops and --etcd need a cluster of our own; leave --scheduler out")
     if with_etcd and etcd_binary() is None:
         raise click.UsageError("etcd is not installed (Debian: apt-get install etcd-server)")
-    use_etcd = etcd_binary() is not None and not scheduler if with_etcd is None else with_etcd
+    if with_etcd is None:
+        with_etcd = rounds > 0 and not scheduler and etcd_binary() is not None
     run = _Bench(
         in_flight=in_flight,
         rounds=rounds,
         value_bytes=value_bytes,
         scheduler=scheduler,
-        with_etcd=use_etcd,
+        with_etcd=with_etcd,
         failovers=failovers,
+        stops=stops,
         fill=fill,
     )
     status = run_process(run.main, name="bench", stop_deadline_s=15.0)
-    if status == 0:
+    if status == 0 or run.problems:
         if save is not None:
             run.results.save(save, BASELINE)
         if plot is not None:
@@ -119,6 +124,7 @@ class _Bench:
         scheduler: str,
         with_etcd: bool,
         failovers: int,
+        stops: int,
         fill: int,
     ) -> None:
         self._in_flight = in_flight
@@ -127,9 +133,12 @@ class _Bench:
         self._scheduler = scheduler
         self._with_etcd = with_etcd
         self._failovers = failovers
+        self._stops = stops
         self._fill = fill
         self._console = Console()
         self.results = Results()
+        self.problems: list[str] = []
+        """What was measured well and is not as promised."""
 
     async def main(self, scope: Scope) -> int:
         try:
@@ -137,7 +146,9 @@ class _Bench:
         except (PlaygroundError, LifecycleError, ClientError, TimeoutError, OSError) as error:
             print(f"tinykv bench: {error}", file=sys.stderr, flush=True)
             return 1
-        return 0
+        for problem in self.problems:
+            print(f"tinykv bench: {problem}", file=sys.stderr, flush=True)
+        return 1 if self.problems else 0
 
     async def _run(self, scope: Scope) -> None:
         home = Home.open(None)
@@ -157,16 +168,28 @@ class _Bench:
                 await etcd.start()
                 targets.append(etcd)
             await self._measure(targets, scope.child("workers"))
-            self._console.print(self.results.table(BASELINE))
+            if self.results.cells:
+                self._console.print(self.results.table(BASELINE))
             if cluster is not None:
                 await self._measure_facts(cluster, ours, scope.child("facts"))
+                if self._stops:
+                    await self._measure_stops(cluster, client, scope.child("stops"))
         for name, value in self.results.facts.items():
             self._console.print(f"{name}: {value:g}")
+
+    async def _measure_stops(self, cluster: Cluster, client: aio.AsyncClient, scope: Scope) -> None:
+        async with self._progress() as progress:
+            with progress.task("stops", self._stops) as tell:
+                figures = await measure_stops(cluster, client, scope, self._stops, self._value_bytes, tell)
+        self.results.stops = figures
+        self.problems.extend(figures.problems())
+        for line in figures.lines():
+            self._console.print(line, highlight=False)
 
     async def _measure(self, targets: Sequence[Target], scope: Scope) -> None:
         """Go through all cells, all targets in turn within each round."""
         async with self._progress() as progress:
-            for operation in Operation:
+            for operation in Operation if self._rounds else ():
                 for depth in self._in_flight:
                     sizes = {target.name: await self._size(target, operation, depth, scope) for target in targets}
                     for number in range(self._rounds):
@@ -186,7 +209,8 @@ class _Bench:
 
     async def _measure_facts(self, cluster: Cluster, ours: PytinykvTarget, scope: Scope) -> None:
         facts = self.results.facts
-        facts["idle_store_cpu_percent"] = round(await idle_cpu_percent(cluster, IDLE_S), 2)
+        if self._rounds:
+            facts["idle_store_cpu_percent"] = round(await idle_cpu_percent(cluster, IDLE_S), 2)
         async with self._progress() as progress:
             if self._fill:
                 with progress.task(f"{self._fill:,} puts", self._fill) as tell:

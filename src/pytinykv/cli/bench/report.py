@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from pytinykv.cli.bench.workload import Operation, Round, percentile
+from pytinykv.cli.bench.workload import Latencies, Operation, Round
 
 if TYPE_CHECKING:
+    from pytinykv.cli.bench.stops import StopFigures
     from pytinykv.cli.bench.workload import Workload
 
 
@@ -25,14 +26,17 @@ class Cell:
     workload: Workload
     target: str
     rounds: list[Round] = field(default_factory=list)
+    latencies: Latencies = field(default_factory=Latencies, repr=False)
+    """Of all rounds."""
+
+    def add(self, measured: Round) -> None:
+        self.rounds.append(measured)
+        self.latencies.update(measured.latencies)
 
     @property
     def rate(self) -> float:
         """Operations per second, the median of the rounds."""
         return statistics.median(each.rate for each in self.rounds) if self.rounds else 0.0
-
-    def latency_ms(self, fraction: float) -> float:
-        return percentile(sorted(value for each in self.rounds for value in each.latencies_ms), fraction)
 
 
 class Results:
@@ -42,11 +46,12 @@ class Results:
         self.cells: dict[tuple[Operation, int, str], Cell] = {}
         self.facts: dict[str, float] = {}
         """Single figures, with their unit in the name."""
+        self.stops: StopFigures | None = None
 
     def add(self, measured: Round) -> None:
         workload = measured.workload
         key = (workload.operation, workload.in_flight, measured.target)
-        self.cells.setdefault(key, Cell(workload, measured.target)).rounds.append(measured)
+        self.cells.setdefault(key, Cell(workload, measured.target)).add(measured)
 
     def ratio(self, cell: Cell, baseline: str) -> float | None:
         """Return how many times the baseline's rate this is, round by round and then the median; None without one."""
@@ -69,7 +74,7 @@ class Results:
                 cell.target,
                 f"{cell.rate:,.0f}",
                 "" if ratio is None else f"{ratio:.2f}",
-                *(f"{cell.latency_ms(fraction):.2f}" for fraction in (0.5, 0.99, 1.0)),
+                *(f"{value:.2f}" for value in cell.latencies.percentiles_ms(0.5, 0.99, 1.0)),
             )
         return table
 
@@ -78,6 +83,7 @@ class Results:
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": {"python": platform.python_version(), "system": platform.platform()},
             "facts": self.facts,
+            "stops": None if self.stops is None else self.stops.as_json(),
             "cells": [
                 {
                     "operation": cell.workload.operation.value,
@@ -86,9 +92,9 @@ class Results:
                     "target": cell.target,
                     "rates": [round(each.rate, 1) for each in cell.rounds],
                     "ratio": self.ratio(cell, baseline),
-                    "latency_ms": {
-                        name: cell.latency_ms(at) for name, at in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
-                    },
+                    "latency_ms": dict(
+                        zip(("p50", "p99", "max"), cell.latencies.percentiles_ms(0.5, 0.99, 1.0), strict=True)
+                    ),
                 }
                 for cell in self.cells.values()
             ],

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from itertools import accumulate
+from typing import Final, Protocol
 
 from pytinykv.lifecycle import Scope
 
+_STEPS_PER_S: Final = 100_000
 ROUND_S_MAX = 60.0
 """No round lasts longer, however slow the target is."""
 
@@ -47,6 +52,35 @@ class Workload:
     """A round that lasts longer ends early."""
 
 
+class Latencies:
+    """How long operations took, counted in steps of 10 µs, which is what a report shows.
+
+    What percentiles cost does not depend on how many operations there were: a sort of millions would hold up the loop.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Final = Counter[int]()
+
+    def add(self, seconds: float) -> None:
+        self._counts[round(seconds * _STEPS_PER_S)] += 1
+
+    def update(self, other: Latencies) -> None:
+        """Count in what `other` has counted."""
+        self._counts.update(other._counts)
+
+    @property
+    def count(self) -> int:
+        """How many operations were counted."""
+        return self._counts.total()
+
+    def percentiles_ms(self, *fractions: float) -> list[float]:
+        """Return, for each fraction, the latency in ms that so many of the operations did not exceed; 0 without any."""
+        steps = sorted(self._counts)
+        up_to = list(accumulate(self._counts[step] for step in steps))
+        ranks = [rank(fraction, up_to[-1]) for fraction in fractions] if up_to else []
+        return [steps[bisect_right(up_to, each)] * 1000 / _STEPS_PER_S for each in ranks] or [0.0] * len(fractions)
+
+
 @dataclass
 class Round:
     """What one round measured."""
@@ -54,8 +88,12 @@ class Round:
     workload: Workload
     target: str
     seconds: float
-    operations: int
-    latencies_ms: list[float] = field(default_factory=list, repr=False)
+    latencies: Latencies = field(default_factory=Latencies, repr=False)
+
+    @property
+    def operations(self) -> int:
+        """How many operations were answered."""
+        return self.latencies.count
 
     @property
     def rate(self) -> float:
@@ -63,11 +101,14 @@ class Round:
         return self.operations / self.seconds if self.seconds else 0.0
 
 
+def rank(fraction: float, count: int) -> int:
+    """Return the index of the smallest of `count` values in order that `fraction` of them do not exceed (nearest rank)."""
+    return max(0, math.ceil(fraction * count) - 1)
+
+
 def percentile(sorted_values: list[float], fraction: float) -> float:
-    """Return the value below which `fraction` of the values lie (nearest rank); 0 without values."""
-    if not sorted_values:
-        return 0.0
-    return sorted_values[min(len(sorted_values) - 1, int(fraction * len(sorted_values)))]
+    """Return the smallest value that `fraction` of the values do not exceed; 0 without values."""
+    return sorted_values[rank(fraction, len(sorted_values))] if sorted_values else 0.0
 
 
 def key_of(number: int) -> bytes:
@@ -78,18 +119,18 @@ async def run_round(
     target: Target, workload: Workload, scope: Scope, on_progress: Callable[[int], None] = lambda _done: None
 ) -> Round:
     """Run one round and return what it measured; ends early after its `seconds_max`. Raises what an operation raises."""
-    latencies_ms: list[float] = []
+    latencies = Latencies()
     numbers = iter(range(workload.operations))
     deadline = time.monotonic() + workload.seconds_max
     call = _caller(target, workload)
     started = time.perf_counter()
     workers = [
-        scope.start(f"worker-{index}", _work, numbers, call, workload.keys, latencies_ms, deadline, on_progress)
+        scope.start(f"worker-{index}", _work, numbers, call, workload.keys, latencies, deadline, on_progress)
         for index in range(workload.in_flight)
     ]
     for worker in workers:
         await worker.wait()
-    return Round(workload, target.name, time.perf_counter() - started, len(latencies_ms), latencies_ms)
+    return Round(workload, target.name, time.perf_counter() - started, latencies)
 
 
 def _caller(target: Target, workload: Workload) -> Callable[[bytes], Awaitable[object]]:
@@ -103,7 +144,7 @@ async def _work(
     numbers: Iterator[int],
     call: Callable[[bytes], Awaitable[object]],
     keys: int,
-    latencies_ms: list[float],
+    latencies: Latencies,
     deadline: float,
     on_progress: Callable[[int], None],
 ) -> None:
@@ -111,10 +152,9 @@ async def _work(
     for number in numbers:
         begun = clock()
         await call(key_of(number % keys))
-        ended = clock()
-        latencies_ms.append((ended - begun) * 1000)
+        latencies.add(clock() - begun)
         if not number & 127:
-            on_progress(len(latencies_ms))
+            on_progress(latencies.count)
             if time.monotonic() > deadline:
                 return
             await asyncio.sleep(0)

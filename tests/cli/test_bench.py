@@ -1,0 +1,200 @@
+"""`tinykv bench`: its percentiles, its bookkeeping of acknowledged writes, and stops of real stores under load."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import AsyncIterator
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.cli.processes import tinykv
+
+from pytinykv.cli.bench.report import Results
+from pytinykv.cli.bench.stops import Ledger, Stop, StopFigures, key_of, number_in, value_of
+from pytinykv.cli.bench.workload import Latencies, Operation, Round, Workload, percentile
+
+# --- percentiles ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fraction", "value"), [(0.0, 1.0), (0.01, 1.0), (0.5, 50.0), (0.99, 99.0), (0.991, 100.0), (1.0, 100.0)]
+)
+def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed(fraction: float, value: float) -> None:
+    assert percentile([float(number) for number in range(1, 101)], fraction) == value
+    assert percentile([], fraction) == 0.0
+
+
+@given(st.lists(st.integers(0, 5000), min_size=1), st.lists(st.integers(0, 5000)), st.floats(0, 1))
+def test_counted_latencies_have_the_percentiles_of_the_values(first: list[int], more: list[int], at: float) -> None:
+    counted, others = Latencies(), Latencies()
+    for latencies, steps in ((counted, first), (others, more)):
+        for step in steps:
+            latencies.add(step / 100_000)
+    counted.update(others)
+    values = sorted(step / 100 for step in first + more)
+    assert counted.count == len(values)
+    assert counted.percentiles_ms(at, 1.0) == pytest.approx([percentile(values, at), values[-1]])
+
+
+def test_no_latencies_have_no_percentiles() -> None:
+    assert Latencies().percentiles_ms(0.5, 1.0) == [0.0, 0.0]
+
+
+def test_what_is_kept_of_the_latencies_does_not_grow_with_the_rounds() -> None:
+    """A report over all values held up the event loop for more than a second."""
+    results = Results()
+    workload = Workload(Operation.PUT, 1, 10_000)
+
+    def kept_bytes(rounds: int) -> int:
+        for _ in range(rounds):
+            measured = Round(workload, "pytinykv", 1.0)
+            for number in range(workload.operations):
+                measured.latencies.add(number % 50 / 100_000)
+            results.add(measured)
+        [cell] = results.cells.values()
+        return len(pickle.dumps(cell.latencies))
+
+    after_one = kept_bytes(1)
+    assert kept_bytes(9) < 2 * after_one
+    assert results.as_json("etcd")["cells"][0]["latency_ms"] == pytest.approx({"p50": 0.24, "p99": 0.49, "max": 0.49})
+
+
+# --- what was acknowledged --------------------------------------------------------------------------------------------
+
+
+def client_with(values: dict[bytes, int]) -> Any:
+    """A client of a cluster in which each key has the value of the put with that number."""
+
+    async def scan(start: bytes, end: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
+        for key, number in sorted(values.items()):
+            assert start <= key < end
+            yield key, value_of(number, 100)
+
+    return SimpleNamespace(raw=SimpleNamespace(scan=scan))
+
+
+@pytest.mark.parametrize(
+    ("found", "lost"),
+    [
+        ({(0, 0): 1, (1, 2): 7}, set()),
+        ({(0, 0): 1, (1, 2): 8}, set()),  # put, but not acknowledged yet
+        ({(0, 0): 1, (1, 2): 7, (1, 1): 5}, set()),
+        ({(0, 0): 1, (1, 2): 6}, {(1, 2)}),
+        ({(1, 2): 7}, {(0, 0)}),
+        ({}, {(0, 0), (1, 2)}),
+    ],
+)
+async def test_a_key_must_hold_what_was_acknowledged_or_something_newer(
+    found: dict[tuple[int, int], int], lost: set[tuple[int, int]]
+) -> None:
+    ledger = Ledger(2, 3)
+    ledger.acknowledge(0, 0, 1)
+    ledger.acknowledge(1, 2, 3)
+    ledger.acknowledge(1, 2, 7)
+    await ledger.check(client_with({key_of(*place): number for place, number in found.items()}))
+    assert ledger.lost == {key_of(*place) for place in lost}
+
+
+def test_a_key_in_doubt_is_not_used_any_more() -> None:
+    ledger = Ledger(2, 3)
+    slots = ledger.slots(1)
+    assert list(islice(slots, 5)) == [0, 1, 2, 0, 1]
+    ledger.doubt(1, 1)
+    ledger.doubt(0, 0)
+    assert list(islice(slots, 5)) == [2, 0, 2, 0, 2]
+
+
+@pytest.mark.parametrize("size", [0, 12, 100])
+def test_a_value_tells_its_put(size: int) -> None:
+    assert number_in(value_of(123_456, size)) == 123_456
+    assert len(value_of(1, size)) == max(12, size)
+
+
+# --- the judgement ----------------------------------------------------------------------------------------------------
+
+
+def stop(seconds: float = 0.1, status: int | None = 0, *, left_nothing: bool = True) -> Stop:
+    return Stop("store-2", True, seconds, status, left_nothing, log="    its log")
+
+
+def problems(*stops: Stop, ledger: Ledger | None = None) -> list[str]:
+    return list(StopFigures(ledger or Ledger(1, 1), list(stops)).problems())
+
+
+def test_good_stops_are_no_problem() -> None:
+    assert problems(stop(), stop(2.0)) == []
+    assert problems(*[stop()] * 99, stop(4.9)) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (
+            stop(status=3),
+            "stop 2: store-2 (leader), 0.10 s, exit 3, nothing left behind; its log ends with\n    its log",
+        ),
+        (stop(10.0, status=None), "had to be killed"),
+        (stop(left_nothing=False), "no word that nothing is left behind"),
+        (stop(5.1), "stop 2: store-2 (leader), 5.10 s"),
+    ],
+)
+def test_a_bad_stop_is_told_with_the_log_of_its_store(bad: Stop, told: str) -> None:
+    assert told in problems(stop(), bad, *[stop()] * 98)[0]
+
+
+def test_slow_stops_are_a_problem() -> None:
+    assert problems(*[stop()] * 98, stop(2.1), stop(2.1)) == ["the p99 of the stops is 2.10 s, more than 2 s"]
+
+
+def test_lost_writes_and_stale_reads_are_problems() -> None:
+    ledger = Ledger(1, 1)
+    ledger.lost.add(key_of(0, 0))
+    ledger.stale_reads = 3
+    lost, stale = problems(stop(), ledger=ledger)
+    assert "acknowledged writes are lost: 1 keys, b'stop-00-000000'" in lost
+    assert "3 reads found less" in stale
+
+
+# --- real stores ------------------------------------------------------------------------------------------------------
+
+processes = pytest.mark.xdist_group("processes")
+
+
+@processes
+def test_stores_stop_well_under_load(tmp_path: Path) -> None:
+    done = tinykv("bench", "--rounds", 0, "--stops", 2, "--save", tmp_path / "figures.json")
+    assert (done.returncode, done.stderr) == (0, b""), done.stdout
+    figures = json.loads((tmp_path / "figures.json").read_text())["stops"]
+    assert (figures["stops"], figures["statuses"], figures["left_nothing_behind"]) == (2, {"exit 0": 2}, 2)
+    assert (figures["lost_keys"], figures["stale_reads"]) == (0, 0)
+    assert figures["acknowledged_puts"] > 1000
+    assert [each["leader"] for each in figures["each"]] == [True, False]
+    assert re.search(r"exit statuses: 2 × exit 0; 2 of 2 left nothing behind", done.stdout.decode())
+
+
+@processes
+def test_a_store_that_ends_badly_fails_the_bench_and_shows_its_log(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os, sys\nif 'store' in sys.orig_argv:\n    atexit.register(os._exit, 7)\n"
+    )
+    save = tmp_path / "figures.json"
+    done = tinykv("bench", "--rounds", 0, "--stops", 1, "--save", save, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    said = done.stderr.decode()
+    assert "tinykv bench: stop 1: store-" in said
+    assert "exit 7, nothing left behind; its log ends with\n" in said
+    assert re.search(r"\n    .* INFO .*", said)
+    assert json.loads(save.read_text())["stops"]["statuses"] == {"exit 7": 1}
+
+
+def test_stops_need_a_cluster_of_our_own() -> None:
+    done = tinykv("bench", "--stops", 1, "--scheduler", "127.0.0.1:1")
+    assert done.returncode == 2
+    assert b"leave --scheduler out" in done.stderr
