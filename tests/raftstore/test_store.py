@@ -117,12 +117,12 @@ def test_acknowledged_writes_survive_a_power_cut_of_everybody(cluster: Cluster) 
 def test_commands_of_one_turn_share_an_entry_and_a_sync(cluster: Cluster) -> None:
     leader = cluster.elect()
     cluster.ticks(2)
-    last, syncs = leader.peer.node.last_index, leader.running.counters.syncs
+    last, syncs = leader.peer.node.last_index, leader.running.syncs.started
     calls = [cluster.put(leader.store_id, f"k{n}".encode(), b"v") for n in range(50)]
     cluster.settle()
     assert all(call.succeeded for call in calls)
     assert leader.peer.node.last_index == last + 1
-    assert leader.running.counters.syncs == syncs + 1
+    assert leader.running.syncs.started == syncs + 1
 
 
 def test_commands_that_do_not_fit_one_entry_take_several(tmp_path: Path) -> None:
@@ -506,7 +506,7 @@ def test_small_writes_on_a_quick_disk_are_synced_by_the_loop_itself(
     cluster.elect()
     node = cluster.nodes[1]
     store = node.running
-    store.config = replace(store.config, inline_sync_s=0.001)
+    store.syncs._inline_sync_s = 0.001
     sync = node.engine.sync
 
     def timed_sync() -> None:
@@ -518,12 +518,12 @@ def test_small_writes_on_a_quick_disk_are_synced_by_the_loop_itself(
         call = cluster.put(1, b"k%d" % number, bytes(written))
         cluster.settle()
         assert call.succeeded
-    before = store.counters.inline_syncs
+    before = store.syncs.started_inline
     for number in range(5):
         call = cluster.put(1, b"k%d" % number, bytes(written))
         cluster.settle()
         assert call.succeeded
-    assert (store.counters.inline_syncs - before == 5) is inline
+    assert (store.syncs.started_inline - before == 5) is inline
 
 
 def test_a_sync_that_fails_in_the_loop_fails_the_store_all_the_same(tmp_path: Path) -> None:

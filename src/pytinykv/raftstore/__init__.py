@@ -11,7 +11,8 @@ The chapters, bottom-up:
     snapshot_files   snapshots as files                          snapshots       making, sending, receiving them
     recovery         what a start finds                          bootstrap       the first region of a cluster
     expiry           deleting values that have expired
-    turn, store      the loop that drives everything             ports           what it needs from the world
+    turn, store      the loop that drives everything             syncs           what is durable, and the next sync
+    stopping         the stages of its stop                      ports           what it needs from the world
 
 Knows no gRPC and no transactions. The order of things in a turn, and what may be said when, is in `store` and `peer`.
 """

@@ -9,9 +9,8 @@ takes. Costs per turn may be generous; costs per command are counted.
 
 Invariants:
 1. Only the loop touches regions: everything from outside is queued and a turn is asked for.
-2. At most one sync is under way. What it covers is noted when it starts, never when it ends.
-3. An error of the engine fails the store: nothing is acknowledged after it, and the owner is told to stop the process.
-4. Every caller is answered, also when the store stops or fails.
+2. An error of the engine fails the store: nothing is acknowledged after it, and the owner is told to stop the process.
+3. Every caller is answered, also when the store stops or fails.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pytinykv.raft import InstallSnapshot
@@ -38,8 +36,9 @@ from pytinykv.raftstore.records import (
 from pytinykv.raftstore.recovery import load_regions
 from pytinykv.raftstore.router import Router
 from pytinykv.raftstore.snapshots import SnapshotReceiver, Snapshots
+from pytinykv.raftstore.stopping import StoreStop
+from pytinykv.raftstore.syncs import Syncs
 from pytinykv.raftstore.turn import Turn
-from pytinykv.storage import EngineError
 from pytinykv.wire.errors import NotLeader, RegionError, ServerIsBusy
 
 if TYPE_CHECKING:
@@ -60,29 +59,16 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-HAND_OVER_S = 0.5
-DRAIN_S = 0.8
-FINISH_S = 1.5
-"""How long the stages of a stop may take; past it the next one begins, and the report says so where it matters."""
-STOP_POLL_S = 0.005
-INLINE_SYNC_BYTES_MAX = 4096
-"""Where more than this was written there is company: while the disk thread syncs it, the next turn fills."""
-SLOWEST_SYNC_DECAY = 0.95
-"""How much of the slowest sync is remembered with each further one: a spike of 10 ms for a dozen syncs."""
-
 
 @dataclass
 class StoreCounters:
     """What a store has done since its start; only ever grows."""
 
     turns: int = 0
-    syncs: int = 0
     proposals: int = 0
     proposed_bytes: int = 0
     operations: int = 0
     """Changes of keys in the proposals."""
-    inline_syncs: int = 0
-    """Syncs that were so small, on so quick a disk, that the loop did them itself."""
     quorum_reads: int = 0
     """Reads that the lease did not cover."""
 
@@ -118,10 +104,10 @@ class Store:
         self.counters = StoreCounters()
         self._transport = transport
         self._link = scheduler_link
-        self._disk = disk
         self._rng = rng
         self.peers: dict[int, RegionPeer] = {}
         self.expiry = ExpirySweep(config, clock.monotonic())
+        self.syncs = Syncs(engine, disk, clock, inline_sync_s=config.inline_sync_s, on_done=self._on_synced)
         self._snapshots = Snapshots(
             engine=engine,
             directory=snapshot_directory,
@@ -142,14 +128,6 @@ class Store:
         self._turn_number = 0
         self._turn: Turn | None = None
         """The turn that is being run, so that nobody whom it would have answered is forgotten if it fails."""
-        self._sync_wanted = 0
-        self._sync_running = False
-        self._synced_turn = 0
-        self._unsynced_bytes = 0
-        self._sync_started = 0.0
-        self._slowest_sync_s = config.inline_sync_s
-        """The slowest of the recent syncs; older ones count less and less."""
-        self._durable_seen = 0
         self._refuses = False
         self._disk_error: BaseException | None = None
         self.failure: BaseException | None = None
@@ -179,11 +157,7 @@ class Store:
 
     def start(self, scope: Scope) -> None:
         """Run the loop in this scope, and register the stages of its stop."""
-        scope.on_stop("hand over leadership", self._hand_over, HAND_OVER_S + 0.2)
-        scope.on_stop("refuse new commands", self.refuse_commands)
-        scope.on_stop("finish commands under way", self._wait_idle, DRAIN_S + 0.2)
-        scope.on_stop("answer the rest", self._answer_everybody)
-        scope.on_stop("last turn and sync", self._finish, FINISH_S + 0.2)
+        StoreStop(self).register(scope)
         scope.start("ticks", self._tick)
         scope.start("store-loop", self._run)
 
@@ -203,11 +177,27 @@ class Store:
         self._ticks_due = 1  # a loop that stalled must not make up for it by a storm of elections
         self._wake.set()
 
+    def wake(self) -> None:
+        """Ask for a turn."""
+        self._wake.set()
+
+    def in_turn(self, action: Callable[[Turn], None]) -> None:
+        """Let the next turn do this, before its ticks and proposals."""
+        self._controls.append(action)
+        self._wake.set()
+
     def take_due(self) -> bool:
         """Return whether a turn is due, and take note that it is about to be run."""
         due = self._wake.is_set()
         self._wake.clear()
         return due
+
+    @property
+    def is_settled(self) -> bool:
+        """Return whether no turn is asked for and no sync is to come."""
+        return not (self._wake.is_set() or self.syncs.is_pending)
+
+    # --- the end ------------------------------------------------------------------------------------------------
 
     def _fail(self, error: BaseException) -> None:
         """Answer everybody and refuse everything from now on: after this error nothing may be promised."""
@@ -217,52 +207,26 @@ class Store:
         self._refuses = True
         _log.critical("store %d failed: %s", self.store_id, error)
         turn, self._turn = self._turn or Turn(self.engine, self.clock.monotonic(), self._turn_number), None
-        self._fail_everything(turn)
+        self.fail_everything(turn)
         turn.break_off(self._refusal())
+
+    def hand_over(self, turn: Turn) -> list[RegionPeer]:
+        """Let followers take over; return the peers that are about to lose leadership."""
+        leaving = [peer for peer in self.peers.values() if peer.hand_over(turn.now)]
+        for peer in leaving:
+            self._touched[peer.region.id] = peer
+        return leaving
 
     def refuse_commands(self) -> None:
         """Take no new commands; what is under way goes on."""
         self._refuses = True
 
-    async def _hand_over(self) -> None:
-        """Let followers take over before this store goes, so that clients need not wait for an election."""
-        leaving: list[RegionPeer] | None = None
-
-        def hand_over(turn: Turn) -> None:
-            nonlocal leaving
-            leaving = [peer for peer in self.peers.values() if peer.hand_over(turn.now)]
-            for peer in leaving:
-                self._touched[peer.region.id] = peer
-
-        self._control(hand_over)
-        await self._wait_until(lambda: leaving is not None and not any(peer.is_leader for peer in leaving), HAND_OVER_S)
-
-    async def _wait_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
-        """Wait for something that turns bring about."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while (  # noqa: ASYNC110 - only while stopping; turns pay for no event
-            self.failure is None and not condition() and asyncio.get_running_loop().time() < deadline
-        ):
-            await asyncio.sleep(STOP_POLL_S)
-
-    async def _wait_idle(self) -> None:
-        await self._wait_until(lambda: not any(peer.calls.has_any for peer in self.peers.values()), DRAIN_S)
-
-    def _answer_everybody(self) -> None:
-        self._control(self._fail_everything)
-
-    def _fail_everything(self, turn: Turn) -> None:
+    def fail_everything(self, turn: Turn) -> None:
+        """Answer everybody who waits that it is too late."""
         error = self._refusal()
         for peer in self.peers.values():
             peer.calls.fail_all(turn, error)
         self._proposing.clear()
-
-    async def _finish(self) -> None:
-        """Let the last turn be written and synced."""
-        self._wake.set()
-        await self._wait_until(
-            lambda: not (self._wake.is_set() or self._sync_running or self._sync_wanted > self._synced_turn), FINISH_S
-        )
 
     def _refusal(self) -> RegionError:
         """Return what refused commands are told. Not being the leader is what every client takes for "not executed"."""
@@ -329,7 +293,7 @@ class Store:
                 )
             self._touch_if_there(region_id)
 
-        self._control(propose)
+        self.in_turn(propose)
 
     def transfer_leader(self, region_id: RegionId, peer_id: PeerId) -> None:
         """Hand leadership to a peer, as the scheduler ordered; nothing happens where it can't be done."""
@@ -340,7 +304,7 @@ class Store:
                 peer.node.transfer_leader(peer_id, turn.now)
             self._touch_if_there(region_id)
 
-        self._control(transfer)
+        self.in_turn(transfer)
 
     def report_damage(self, error: BaseException) -> RegionError:
         """Fail in the next turn, because of what a reader met on the disk; return what the reader is to be told.
@@ -368,11 +332,7 @@ class Store:
                 peer.destroy(turn)
                 self._touch(peer)
 
-        self._control(destroy_if_removed)
-
-    def _control(self, action: Callable[[Turn], None]) -> None:
-        self._controls.append(action)
-        self._wake.set()
+        self.in_turn(destroy_if_removed)
 
     def _touch(self, peer: RegionPeer) -> None:
         self._touched[peer.region.id] = peer
@@ -417,23 +377,21 @@ class Store:
         turn.write()
         self._turn_number = turn.number
         self.counters.turns += 1
-        self._unsynced_bytes += turn.written_bytes
-        if turn.must_sync:
-            self._sync_wanted = turn.number
+        self.syncs.note_written(turn)
         for store_id, envelopes in turn.outgoing.items():
             self._transport.send(store_id, envelopes)
-        self._start_sync()  # after the sends: the followers' syncs are on the longer way
+        self.syncs.start()  # after the sends: the followers' syncs are on the longer way
         self._after_write(turn, touched)
         self._turn = None
         turn.deliver()
 
     def _take_durable(self, turn: Turn) -> None:
-        if self._synced_turn == self._durable_seen:
+        durable_turn = self.syncs.take_durable()
+        if durable_turn is None:
             return
-        self._durable_seen = self._synced_turn
         for peer in self.peers.values():
             if peer.has_unsynced:
-                peer.on_durable(turn, self._synced_turn)
+                peer.on_durable(turn, durable_turn)
                 self._touched[peer.region.id] = peer
 
     def _take_messages(self, turn: Turn) -> None:
@@ -492,38 +450,11 @@ class Store:
             if (directory := peer.take_used_snapshot()) is not None:
                 self._snapshots.discard_received(directory)
 
-    # --- durability ---------------------------------------------------------------------------------------------
+    # --- what has ended outside the loop ------------------------------------------------------------------------
 
-    def _start_sync(self) -> None:
-        if self._sync_running or self._sync_wanted <= self._synced_turn:
-            return
-        self._sync_running = True
-        self.counters.syncs += 1
-        self._sync_started = self.clock.monotonic()
-        done = partial(self._on_synced, self._turn_number)
-        is_small, self._unsynced_bytes = self._unsynced_bytes <= INLINE_SYNC_BYTES_MAX, 0
-        if is_small and self._slowest_sync_s < self.config.inline_sync_s:
-            self.counters.inline_syncs += 1
-            try:
-                self.engine.sync()
-            except EngineError as error:
-                done(error)
-            else:
-                done(None)
-        else:
-            self._disk.submit(self.engine.sync, done)
-
-    def _on_synced(self, turn_number: int, result: BaseException | None) -> None:
-        self._sync_running = False
-        took_s = self.clock.monotonic() - self._sync_started
-        self._slowest_sync_s = max(took_s, self._slowest_sync_s * SLOWEST_SYNC_DECAY)
-        if isinstance(result, BaseException):
-            self._disk_error = result
-        else:
-            self._synced_turn = turn_number
+    def _on_synced(self, error: BaseException | None) -> None:
+        self._disk_error = self._disk_error or error
         self._wake.set()
-
-    # --- snapshots ----------------------------------------------------------------------------------------------
 
     def _on_snapshot_sent(self, envelope: RaftEnvelope, arrived: bool) -> None:
         peer = self.peers.get(envelope.region_id)
@@ -545,4 +476,4 @@ class Store:
                 self._snapshots.discard_received(directory)
             self._touched[peer.region.id] = peer
 
-        self._control(step)
+        self.in_turn(step)

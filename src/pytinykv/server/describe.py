@@ -22,7 +22,7 @@ def describe_store(store: Store) -> dict[str, Any]:
     return {
         "store": store.store_id,
         "writes": store.counters.operations,
-        "syncs": store.counters.syncs,
+        "syncs": store.syncs.started,
         "resident_bytes": resident_bytes(),
         "failure": None if store.failure is None else str(store.failure),
         "regions": [_describe_peer(peer) for peer in sorted(peers, key=lambda peer: peer.region.id)],

@@ -40,7 +40,7 @@ class StoreMetrics(Collector):
             sum(peer.storage.log_bytes for peer in peers),
         )
         yield CounterMetricFamily("tinykv_store_turns", "Turns of the store loop.", counters.turns)
-        yield CounterMetricFamily("tinykv_store_syncs", "Syncs of the write-ahead log.", counters.syncs)
+        yield CounterMetricFamily("tinykv_store_syncs", "Syncs of the write-ahead log.", self._store.syncs.started)
         yield CounterMetricFamily("tinykv_store_proposals", "Proposals taken from clients.", counters.proposals)
         yield CounterMetricFamily("tinykv_store_proposed_bytes", "Bytes in them.", counters.proposed_bytes)
         yield CounterMetricFamily("tinykv_store_operations", "Changes of keys in them.", counters.operations)

@@ -23,7 +23,9 @@ from pytinykv.raftstore.peer import RegionPeer
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage
 from pytinykv.raftstore.pending import PendingProposals, PendingReads
 from pytinykv.raftstore.records import encode
+from pytinykv.raftstore.stopping import StoreStop
 from pytinykv.raftstore.store import Store
+from pytinykv.raftstore.syncs import Syncs
 from pytinykv.raftstore.turn import Turn
 from pytinykv.scheduler.ids import IdAllocator
 from pytinykv.scheduler.regions import RegionMap
@@ -83,16 +85,16 @@ def planted(
 
 @planted("acknowledges before the sync", "blackouts", 10, LOST)
 def acknowledges_before_the_sync(patch: Patch) -> None:
-    original = Store._start_sync
+    original = Syncs.start
 
-    def start_sync(self: Store) -> None:
-        if self._sync_wanted > self._synced_turn:
-            self._synced_turn = self._sync_wanted
-            self._wake.set()
+    def start(self: Syncs) -> None:
+        if self._wanted > self._durable:
+            self._durable = self._wanted
+            self._on_done(None)
             return
         original(self)
 
-    patch.setattr(Store, "_start_sync", start_sync)
+    patch.setattr(Syncs, "start", start)
 
 
 @planted("a follower answers before its sync", "blackouts", 10, LOST)
@@ -233,7 +235,7 @@ def skips_the_epoch_check(patch: Patch) -> None:
                 one.destroy(turn)
                 self._touch(one)
 
-        self._control(destroy_if_removed)
+        self.in_turn(destroy_if_removed)
 
     patch.setattr(Store, "on_membership_answer", on_membership_answer)
 
@@ -322,10 +324,10 @@ def leaves_a_timer(patch: Patch) -> None:
 
 @planted("a stop that waits for what never comes", "basic", 1, ENDS)
 def stop_waits_for_what_never_comes(patch: Patch) -> None:
-    async def wait(self: Store) -> None:
+    async def wait(self: StoreStop) -> None:
         await asyncio.Event().wait()
 
-    patch.setattr(Store, "_finish", wait)
+    patch.setattr(StoreStop, "_finish", wait)
 
 
 @planted("a stop that waits for its own caller", "basic", 1, ENDS)
