@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.lifecycle.helpers import forever
+from tests.lifecycle.planted import settle, start_two_queues
 from tests.lifecycle.test_signals import finish, start
 
 from pytinykv.lifecycle import Scope
@@ -69,25 +71,66 @@ def test_a_loop_that_turns_is_no_news(bench: Bench, caplog: pytest.LogCaptureFix
     assert said(caplog) == []
 
 
-def test_a_stall_is_told_once_with_the_stack_and_the_graph_and_its_end(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stall_is_told_once_with_its_stack_and_its_end(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.ticks(2, answering=True)
     bench.ticks(20, answering=False)
     bench.ticks(2, answering=True)
     assert said(caplog) == [
         "server: the event loop has not turned for 1.0 s; it stands at",
-        "server: nothing is owned yet",
-        "server: the event loop turns again",
+        "server: the event loop turns again, after 5.2 s",
     ]
     assert "in test_a_stall_is_told_once" in caplog.records[0].getMessage()
 
 
-def test_the_next_stall_is_told_as_well(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(2):
+def test_a_loop_that_computes_is_told_with_its_stack_alone(
+    bench: Bench, scope: Scope, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a graph of eighty lines an operator learns nothing that the stack does not say."""
+    bench.watch.attach(scope)
+    bench.ticks(10, answering=False)
+    assert "who waits for whom in" not in caplog.text
+    assert f"for who waits for whom: kill -USR1 {os.getpid()}, or tinykv doctor" in caplog.text
+
+
+async def test_a_circle_is_told_with_the_stall(bench: Bench, scope: Scope, caplog: pytest.LogCaptureFixture) -> None:
+    bench.watch.attach(scope)
+    start_two_queues(scope)
+    await settle()
+    bench.ticks(10, answering=False)
+    assert "CIRCLE 1" in caplog.records[0].getMessage()
+    assert "everybody else" not in caplog.text
+
+
+def test_the_next_stall_is_told_as_well_and_in_one_line_at_the_same_place(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
         bench.ticks(10, answering=False)
         bench.ticks(2, answering=True)
-    assert sum("has not turned" in line for line in said(caplog)) == 2
+    assert [line for line in said(caplog) if "turns again" not in line] == [
+        "server: the event loop has not turned for 1.0 s; it stands at",
+        *(
+            f"server: the event loop has not turned for 1.0 s; it stands in the functions of the last stall "
+            f"({times} in a row): {last_line(caplog)}"
+            for times in (2, 3)
+        ),
+    ]
+
+
+def last_line(caplog: pytest.LogCaptureFixture) -> str:
+    return caplog.records[0].getMessage().splitlines()[-2].strip()
+
+
+def test_a_process_that_is_starved_all_the_time_says_so_now_and_then(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(50):
+        bench.now += 1.75
+        bench.ticks(1, answering=True)
+    assert said(caplog) == [
+        f"server: nothing of this process ran for {lost}: it was paused, or starved, or compiled code did not let go"
+        for lost in ("1.8 s", "52.5 s in all, 30 times")
+    ]
 
 
 def test_a_process_that_was_paused_is_not_a_loop_that_stands(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

@@ -33,6 +33,14 @@ def render_graph(graph: WaitGraph) -> str:
     return "\n".join(lines)
 
 
+def render_circles(graph: WaitGraph) -> str:
+    """Return the circles alone as text; empty without one."""
+    lines: list[str] = []
+    for number, circle in enumerate(graph.circles, 1):
+        lines += [f"CIRCLE {number}: each waits for the next, and none can go on", *_circle(graph, circle)]
+    return "\n".join(lines)
+
+
 def graph_to_data(graph: WaitGraph) -> dict[str, object]:
     """Return the graph as plain data: pid, nodes, edges, circles (lists of node ids), notes."""
     return {

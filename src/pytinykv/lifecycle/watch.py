@@ -1,7 +1,7 @@
 """The watch over a running process: a thread that notices a loop which does not turn, and tells who waits for whom.
 
 ```
-every TICK_S      ask the loop for a sign of life; none for STALL_S: log its stack and the wait-for graph, once per stall
+every TICK_S      ask the loop for a sign of life; none for STALL_S: log its stack, once per stall; circles if there are any
 every LOOK_S      note where everybody stands, so that a graph can tell since when they wait
 every COUNT_S     count what everybody owns; warn of what only ever grows
 SIGUSR1           log the wait-for graph
@@ -12,12 +12,17 @@ it is answered also while the main thread stands in compiled code. Cost: a callb
 
 A process that was stopped (SIGSTOP), or starved, finds its own thread late as well; that is told apart from a loop that
 stands still while the thread runs on time.
+
+A log is for reading later, so it is kept short: most stalls are a loop that computes, of which its stack tells everything. A
+stall at the place of the last one is told in one line; lateness is told at once, and then at most every QUIET_S, added up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 import signal
 import threading
 import time
@@ -26,6 +31,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from pytinykv.lifecycle.explain import explain
+from pytinykv.lifecycle.graph_text import render_circles
 from pytinykv.lifecycle.owners import GrowthWatch, count_owned
 from pytinykv.lifecycle.scope import Scope
 from pytinykv.lifecycle.stacks import thread_stack
@@ -35,10 +41,12 @@ TICK_S: Final = 0.25
 STALL_S: Final = 1.0
 LOOK_S: Final = 1.0
 COUNT_S: Final = 10.0
+QUIET_S: Final = 60.0
 _LATE_S: Final = 0.5
 """A thread that wakes this much too late was not the only one that did not run."""
 _JOIN_S: Final = 1.0
 _SIGNAL: Final = signal.SIGUSR1
+_LINE: Final = re.compile(r":\d+(?= in )")
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +71,13 @@ class Watch:
         self._growth: Final = growth or GrowthWatch()
         self._asked_at: float | None = None
         """When the sign of life that has not come yet was asked for."""
-        self._stalled = False
+        self._stalled_at: float | None = None
+        """Since when the loop has stood, if that was told."""
+        self._stall_told: tuple[str, ...] = ()
+        """The functions of the stack that was told last."""
+        self._same_stalls = 0
+        self._late_told_at = -QUIET_S
+        self._late_untold: Final[list[float]] = []
         self._ticked_at = now()
         self._looked_at = self._counted_at = now()
         self._wanted: Final = threading.Event()
@@ -159,20 +173,29 @@ class Watch:
     def _check_loop(self, now: float) -> None:
         late = now - self._ticked_at - TICK_S
         if late > _LATE_S:
-            _log.warning(
-                "%s: nothing of this process ran for %.1f s: it was paused, or starved, or compiled code did not let go",
-                self._name,
-                late,
-            )
+            self._late_untold.append(late)
             self._asked_at = None if self._asked_at is None else now
+        self._tell_lateness(now)
         if self._asked_at is None:
-            if self._stalled:
-                self._stalled = False
-                _log.warning("%s: the event loop turns again", self._name)
+            if self._stalled_at is not None:
+                _log.warning("%s: the event loop turns again, after %.1f s", self._name, now - self._stalled_at)
+                self._stalled_at = None
             self._ask(now)
-        elif now - self._asked_at >= STALL_S and not self._stalled:
-            self._stalled = True
+        elif now - self._asked_at >= STALL_S and self._stalled_at is None:
+            self._stalled_at = self._asked_at
             self._tell_stall(now - self._asked_at)
+
+    def _tell_lateness(self, now: float) -> None:
+        if not self._late_untold or now - self._late_told_at < QUIET_S:
+            return
+        times = len(self._late_untold)
+        _log.warning(
+            "%s: nothing of this process ran for %s: it was paused, or starved, or compiled code did not let go",
+            self._name,
+            f"{sum(self._late_untold):.1f} s" + (f" in all, {times} times" if times > 1 else ""),
+        )
+        self._late_told_at = now
+        self._late_untold.clear()
 
     def _ask(self, now: float) -> None:
         self._asked_at = now
@@ -185,9 +208,22 @@ class Watch:
         self._asked_at = None
 
     def _tell_stall(self, stood_s: float) -> None:
-        stack = "\n".join(f"    {line}" for line in thread_stack(self._loop_thread))
-        _log.error("%s: the event loop has not turned for %.1f s; it stands at\n%s", self._name, stood_s, stack)
-        _log.error("%s: %s", self._name, self.describe())
+        stack = thread_stack(self._loop_thread)
+        functions = tuple(_LINE.sub("", line) for line in stack)
+        self._same_stalls = self._same_stalls + 1 if stack and functions == self._stall_told else 0
+        self._stall_told = functions
+        said = f"{self._name}: the event loop has not turned for {stood_s:.1f} s; it stands"
+        if self._same_stalls:
+            _log.error(
+                "%s in the functions of the last stall (%d in a row): %s", said, self._same_stalls + 1, stack[-1]
+            )
+            return
+        _log.error("%s at\n%s\n%s", said, "\n".join(f"    {line}" for line in stack), self._circles())
+
+    def _circles(self) -> str:
+        """Return the circles as text; without one, how to see the whole graph, which says nothing of a loop that computes."""
+        told = "" if self._scope is None else render_circles(explain(self._scope))
+        return told or f"for who waits for whom: kill -USR1 {os.getpid()}, or tinykv doctor"
 
 
 @contextmanager
