@@ -76,10 +76,14 @@ class Process:
 class Cluster:
     """A scheduler and stores in one directory. `start` first; the scope's stop ends them."""
 
-    def __init__(self, scope: Scope, home: Home, *, config: Path | None) -> None:
+    def __init__(
+        self, scope: Scope, home: Home, *, config: Path | None, program: tuple[str, ...] = ("-m", "pytinykv")
+    ) -> None:
+        """Make a cluster with its data in `home`; `program` is what Python is to run as `tinykv`."""
         self._scope: Final = scope
         self._home: Final = home
         self._config: Final = config
+        self._program: Final = program
         self._stopping = False
         self.processes: Final[list[Process]] = []
         self.on_death: Callable[[Process], object] = lambda _: None
@@ -120,7 +124,7 @@ class Cluster:
         log = self._home.log_of(name)
         own = ("--data-dir", str(self._home.path / name), "--status-addr", "127.0.0.1:0", "--advertise-addr", "")
         config = () if self._config is None else ("--config", str(self._config))
-        argv = (sys.executable, "-m", "pytinykv", command, *own, *options, *config)
+        argv = (sys.executable, *self._program, command, *own, *options, *config)
         with log.open("ab") as stream:
             child = await start_child(
                 self._scope, name, *argv, env=_environment(), stdout=PIPE, stderr=stream, stop_deadline_s=STOP_S
