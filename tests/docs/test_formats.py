@@ -22,8 +22,8 @@ from pytinykv.raft import (
 )
 from pytinykv.raft.messages import encode_conf_change
 from pytinykv.raftstore import MembershipChange, Peer, PeerRole, RaftEnvelope, Region, RegionEpoch, RegionId, StoreId
-from pytinykv.raftstore.commands import CF_CODES, DELETE_EXPIRED, PUT, RAW_CODE, encode_command
 from pytinykv.raftstore.keys import RAW_TAGS
+from pytinykv.raftstore.operations import CF_CODES, DELETE_EXPIRED, PUT, RAW_CODE, encode_operations
 from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.raftstore.records import ApplyState, RaftLocalState, StoreIdent, encode
 from pytinykv.scheduler import records as scheduler
@@ -52,8 +52,8 @@ EXAMPLES = {
     'the key of `put(b"k", b"v")`': RAW_TAGS["default"] + b"k",
     "its value": encode_raw_value(b"v"),
     "the value, if it expires at second 258": encode_raw_value(b"v", 258),
-    "put `k` = `v`, at epoch version 4": encode_command(4, [(PUT, RAW_CODE, b"dk", encode_raw_value(b"v"))]),
-    "delete expired `k` at second 12": encode_command(4, [(DELETE_EXPIRED, RAW_CODE, b"dk", 12)]),
+    "put `k` = `v`, at epoch version 4": encode_operations(4, [(PUT, RAW_CODE, b"dk", encode_raw_value(b"v"))]),
+    "delete expired `k` at second 12": encode_operations(4, [(DELETE_EXPIRED, RAW_CODE, b"dk", 12)]),
     "add learner 7 on store 8": encode_conf_change(
         MembershipChange(ConfChangeKind.ADD_LEARNER, Peer(PeerId(7), StoreId(8))).to_raft()
     ),

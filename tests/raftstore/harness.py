@@ -32,8 +32,8 @@ from pytinykv.raftstore import (
     StoreId,
     bootstrap,
 )
-from pytinykv.raftstore.commands import PUT, RAW_CODE
 from pytinykv.raftstore.errors import FormatError
+from pytinykv.raftstore.operations import PUT, RAW_CODE
 from pytinykv.raftstore.raw_values import encode_raw_value, live_value
 from pytinykv.raftstore.records import decode_snapshot_header, encode
 from pytinykv.raftstore.snapshot_files import snapshot_chunks

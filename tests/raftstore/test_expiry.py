@@ -10,8 +10,8 @@ from tests.raftstore.harness import RAW, REGION_ID, Call, Cluster, Node, put
 from pytinykv.raft import PeerId
 from pytinykv.raftstore import Operation, Peer, RaftStoreConfig, Region, RegionEpoch, StoreId
 from pytinykv.raftstore.apply import apply_conditional
-from pytinykv.raftstore.commands import COMPARE_AND_SWAP, DELETE_EXPIRED, PUT, RAW_CODE
 from pytinykv.raftstore.expiry import STEP_BYTES_MAX, ExpirySweep, find_expired
+from pytinykv.raftstore.operations import COMPARE_AND_SWAP, DELETE_EXPIRED, PUT, RAW_CODE
 from pytinykv.raftstore.raw_values import encode_raw_value, has_expired, live_value
 from pytinykv.storage import MemoryEngine
 

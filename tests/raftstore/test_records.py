@@ -22,8 +22,19 @@ from pytinykv.raft import (
     SnapshotMeta,
     Term,
 )
-from pytinykv.raftstore import commands, keys, membership, raw_values, records
+from pytinykv.raftstore import keys, membership, raw_values, records
 from pytinykv.raftstore.errors import FormatError
+from pytinykv.raftstore.operations import (
+    CF_CODES,
+    COMPACT_LOG,
+    COMPARE_AND_SWAP,
+    DELETE,
+    DELETE_RANGE,
+    PUT,
+    Operation,
+    decode_operations,
+    encode_operations,
+)
 from pytinykv.raftstore.records import (
     ApplyState,
     Peer,
@@ -115,28 +126,28 @@ def test_a_damaged_header_is_another_header_or_a_format_error(position: int, val
         records.decode_snapshot_header(bytes(data))
 
 
-# --- commands
+# --- operations
 
-OPERATIONS: list[commands.Operation] = [
-    (commands.PUT, 4, b"dk", b"\0v"),
-    (commands.DELETE, 4, b"dk"),
-    (commands.DELETE_RANGE, 4, b"da", b"db"),
-    (commands.COMPARE_AND_SWAP, 4, b"dk", None, b"\0w", 12),
-    (commands.COMPACT_LOG, 7, 2),
+OPERATIONS: list[Operation] = [
+    (PUT, 4, b"dk", b"\0v"),
+    (DELETE, 4, b"dk"),
+    (DELETE_RANGE, 4, b"da", b"db"),
+    (COMPARE_AND_SWAP, 4, b"dk", None, b"\0w", 12),
+    (COMPACT_LOG, 7, 2),
 ]
 
 
-def test_stored_form_of_a_command() -> None:
+def test_stored_form_of_operations() -> None:
     stored = "01920495940104c402646bc4020076930204c402646b940304c4026461c4026462960404c402646bc0c40200770c930a0702"
-    assert commands.encode_command(4, OPERATIONS).hex() == stored
-    version, operations = commands.decode_command(bytes.fromhex(stored))
+    assert encode_operations(4, OPERATIONS).hex() == stored
+    version, operations = decode_operations(bytes.fromhex(stored))
     assert (version, operations) == (4, OPERATIONS)
 
 
 @given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda tail: b"\x01" + tail))
-def test_a_garbled_command_is_a_format_error(data: bytes) -> None:
+def test_garbled_operations_are_a_format_error(data: bytes) -> None:
     with contextlib.suppress(FormatError):
-        commands.decode_command(data)
+        decode_operations(data)
 
 
 @given(st.binary(max_size=30))
@@ -146,7 +157,7 @@ def test_a_garbled_membership_change_is_a_format_error(data: bytes) -> None:
 
 
 def test_column_family_codes_never_change() -> None:
-    assert {cf.value: code for cf, code in commands.CF_CODES.items()} == {
+    assert {cf.value: code for cf, code in CF_CODES.items()} == {
         "default": 0,
         "lock": 1,
         "write": 2,
@@ -157,7 +168,7 @@ def test_column_family_codes_never_change() -> None:
 def test_a_text_that_is_none_and_a_nest_without_end_are_format_errors() -> None:
     for tail in (b"\x92\x04\x91\x91\xa1\x80", b"\x92\x04" + b"\x91" * 100_000):
         with pytest.raises(FormatError):
-            commands.decode_command(b"\x01" + tail)
+            decode_operations(b"\x01" + tail)
 
 
 # --- raw values

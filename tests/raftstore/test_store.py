@@ -11,8 +11,8 @@ from tests.raftstore.harness import REGION_ID, Call, Cluster, put
 
 from pytinykv.raft import AppendEntries, AppendResponse, InstallSnapshot, PeerId, SnapshotMeta, StaleTerm, Term
 from pytinykv.raftstore import Peer, RaftEnvelope, RaftStoreConfig, StoreId
-from pytinykv.raftstore.commands import COMPARE_AND_SWAP, RAW_CODE
 from pytinykv.raftstore.errors import StoreFailedError
+from pytinykv.raftstore.operations import COMPARE_AND_SWAP, RAW_CODE
 from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.raftstore.records import encode
 from pytinykv.storage import EngineError

@@ -11,7 +11,7 @@ import pytest
 from tests.server.kv_harness import Desk
 
 from pytinykv.lifecycle import Scope
-from pytinykv.raftstore.commands import PUT, RAW_CODE
+from pytinykv.raftstore.operations import PUT, RAW_CODE
 from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.server.raw_commands import TTL_MAX_S
 from pytinykv.storage import ColumnFamily

@@ -3,8 +3,8 @@
 The chapters, bottom-up:
 
     records          regions, peers, what is stored and sent     keys            where it is in the engine
-    commands         what a log entry says                       raw_values      how a raw value is stored
-    peer_storage     a region's log and state                    apply           what commands do to the data
+    operations       what a log entry says                       raw_values      how a raw value is stored
+    peer_storage     a region's log and state                    apply           what operations do to the data
     pending, calls   who waits for an answer                     membership      what a change does to a region
     followers        what a leader notices of the others         peer            one region on this store
     router           which peer a message is for                 convert         to and from the wire's messages
@@ -19,9 +19,9 @@ Knows no gRPC and no transactions. The order of things in a turn, and what may b
 
 from __future__ import annotations
 
-from pytinykv.raftstore.commands import Operation
 from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.raftstore.membership import MembershipChange
+from pytinykv.raftstore.operations import Operation
 from pytinykv.raftstore.peer import RegionPeer
 from pytinykv.raftstore.ports import SchedulerLink, Transport, Worker
 from pytinykv.raftstore.records import (

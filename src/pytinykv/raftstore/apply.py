@@ -1,15 +1,32 @@
-"""Applying committed commands: what each operation does to the data. Deterministic, the same on every replica."""
+"""Applying committed entries: what each operation does to the data. Deterministic, the same on every replica."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytinykv.raftstore import commands
+from pytinykv.raftstore.convert import region_to_pb
+from pytinykv.raftstore.operations import (
+    CF_OF_CODE,
+    COMPACT_LOG,
+    CONDITIONAL,
+    DELETE,
+    DELETE_EXPIRED,
+    DELETE_RANGE,
+    PUT,
+    decode_operations,
+)
 from pytinykv.raftstore.raw_values import has_expired, live_value
 from pytinykv.storage import ColumnFamily
+from pytinykv.wire.errors import EpochNotMatch, RegionError, UndeterminedResult
 
 if TYPE_CHECKING:
-    from pytinykv.raftstore.commands import Operation
+    from collections.abc import Sequence
+
+    from pytinykv.raft import Entry
+    from pytinykv.raftstore.operations import Operation
+    from pytinykv.raftstore.peer_storage import PeerStorage
+    from pytinykv.raftstore.pending import Part
+    from pytinykv.raftstore.turn import Turn
     from pytinykv.storage import Reader, WriteBatch
 
 CasResult = tuple[bool, bytes | None]
@@ -17,25 +34,68 @@ CasResult = tuple[bool, bytes | None]
 _RAW = ColumnFamily.RAW
 
 
+def apply_entry(turn: Turn, storage: PeerStorage, entry: Entry, parts: list[Part]) -> None:
+    """Apply a normal entry that is not empty, and answer who waits for it, also when that fails. Raises FormatError.
+
+    The applied index is the caller's to move, once for a run of entries.
+    """
+    try:
+        version, operations = decode_operations(entry.data)
+        if version != storage.region.epoch.version:
+            _answer(turn, parts, EpochNotMatch(current_regions=[region_to_pb(storage.region)]))
+        else:
+            _apply(turn, storage, operations, parts)
+    except Exception:
+        _answer(turn, parts, UndeterminedResult())
+        raise
+
+
+def _apply(turn: Turn, storage: PeerStorage, operations: list[Operation], parts: list[Part]) -> None:
+    kind = operations[0][0]
+    if kind in CONDITIONAL:
+        storage.save_applied(turn.batch)
+        turn.write()
+        _answer_each(turn, parts, apply_conditional(turn.engine, turn.batch, operations))
+    elif kind == COMPACT_LOG:
+        _kind, index, term = operations[0]
+        storage.truncate(turn.batch, index, term)
+    else:
+        apply_operations(turn.batch, operations)
+        _answer(turn, parts, None)
+
+
+def _answer(turn: Turn, parts: list[Part], error: RegionError | None) -> None:
+    for part in parts:
+        turn.answer(part.on_done, error)
+
+
+def _answer_each(turn: Turn, parts: list[Part], results: Sequence[object]) -> None:
+    """Give each caller the results of its own operations."""
+    start = 0
+    for part in parts:
+        turn.answer(part.on_done, None, results[start : start + part.operations])
+        start += part.operations
+
+
 def apply_operations(batch: WriteBatch, operations: list[Operation]) -> None:
     """Add blind writes to the batch."""
     put = batch.put
     for operation in operations:
         kind = operation[0]
-        if kind == commands.PUT:
-            put(commands.CF_OF_CODE[operation[1]], operation[2], operation[3])
-        elif kind == commands.DELETE:
-            batch.delete(commands.CF_OF_CODE[operation[1]], operation[2])
-        elif kind == commands.DELETE_RANGE:
-            batch.delete_range(commands.CF_OF_CODE[operation[1]], operation[2], operation[3])
+        if kind == PUT:
+            put(CF_OF_CODE[operation[1]], operation[2], operation[3])
+        elif kind == DELETE:
+            batch.delete(CF_OF_CODE[operation[1]], operation[2])
+        elif kind == DELETE_RANGE:
+            batch.delete_range(CF_OF_CODE[operation[1]], operation[2], operation[3])
         else:
             raise AssertionError(f"operation {kind} can't be applied here")
 
 
 def apply_conditional(reader: Reader, batch: WriteBatch, operations: list[Operation]) -> list[CasResult | bool]:
-    """Apply operations that depend on what is there (`commands.CONDITIONAL`); return the result of each.
+    """Apply operations that depend on what is there (`CONDITIONAL`); return the result of each.
 
-    `reader` shows everything applied before this command; what the command's own earlier operations wrote is looked up
+    `reader` shows everything applied before this entry; what the entry's own earlier operations wrote is looked up
     first, since it is not in the engine yet.
     """
     written: dict[bytes, bytes | None] = {}
@@ -43,7 +103,7 @@ def apply_conditional(reader: Reader, batch: WriteBatch, operations: list[Operat
     for operation in operations:
         key: bytes = operation[2]
         stored = written[key] if key in written else reader.get(_RAW, key)
-        if operation[0] == commands.DELETE_EXPIRED:
+        if operation[0] == DELETE_EXPIRED:
             changes, value = has_expired(stored, operation[3]), None
             results.append(changes)
         else:

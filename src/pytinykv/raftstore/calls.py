@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 
 from pytinykv.raft import DropReason, ProposalDropped, ReadNotReady, Term
 from pytinykv.raft import NotLeader as RaftNotLeader
-from pytinykv.raftstore import commands
-from pytinykv.raftstore.commands import encode_command
+from pytinykv.raftstore.operations import CONDITIONAL, encode_operations
 from pytinykv.raftstore.pending import OnDone, OnReady, Part, PendingProposals, PendingReads, Proposal
 from pytinykv.wire.errors import (
     NotLeader,
@@ -34,8 +33,8 @@ from pytinykv.wire.errors import (
 
 if TYPE_CHECKING:
     from pytinykv.raft import LogIndex, RawNode, Ready
-    from pytinykv.raftstore.commands import Operation
     from pytinykv.raftstore.config import RaftStoreConfig
+    from pytinykv.raftstore.operations import Operation
     from pytinykv.raftstore.peer_storage import PeerStorage
     from pytinykv.raftstore.turn import Turn
 
@@ -84,7 +83,7 @@ class PeerCalls:
         size = 0
         conditional = False
         for part_operations, part_bytes, on_done in queued:
-            part_conditional = part_operations[0][0] in commands.CONDITIONAL
+            part_conditional = part_operations[0][0] in CONDITIONAL
             if parts and (part_conditional != conditional or size + part_bytes > self._config.append_bytes_max):
                 self._propose_entry(turn, operations, parts, size)
                 operations, parts, size = [], [], 0
@@ -102,7 +101,7 @@ class PeerCalls:
             error = RaftEntryTooLarge(region_id=region.id, entry_size=size)
         else:
             try:
-                data = encode_command(region.epoch.version, operations)
+                data = encode_operations(region.epoch.version, operations)
                 term, index = self._node.propose(data, turn.now)
             except RaftNotLeader:
                 error = self._not_leader()

@@ -25,16 +25,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytinykv.raftstore.commands import DELETE_EXPIRED, RAW_CODE
 from pytinykv.raftstore.keys import raw_ranges
+from pytinykv.raftstore.operations import DELETE_EXPIRED, RAW_CODE
 from pytinykv.raftstore.raw_values import has_expired
 from pytinykv.storage import ColumnFamily
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pytinykv.raftstore.commands import Operation
     from pytinykv.raftstore.config import RaftStoreConfig
+    from pytinykv.raftstore.operations import Operation
     from pytinykv.raftstore.peer import RegionPeer
     from pytinykv.raftstore.pending import Results
     from pytinykv.raftstore.records import Region

@@ -30,12 +30,12 @@ from pytinykv.raft import (
     Term,
 )
 from pytinykv.raft import NotLeader as RaftNotLeader
-from pytinykv.raftstore import commands, keys, membership
-from pytinykv.raftstore.apply import apply_conditional, apply_operations
+from pytinykv.raftstore import keys, membership
+from pytinykv.raftstore.apply import apply_entry
 from pytinykv.raftstore.calls import PeerCalls
-from pytinykv.raftstore.commands import decode_command, encode_command
-from pytinykv.raftstore.convert import peer_to_pb, region_to_pb
+from pytinykv.raftstore.convert import peer_to_pb
 from pytinykv.raftstore.followers import AWAITS_LIFE, FollowerWatch
+from pytinykv.raftstore.operations import COMPACT_LOG, encode_operations
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
 from pytinykv.raftstore.records import (
     Peer,
@@ -49,12 +49,7 @@ from pytinykv.raftstore.records import (
     encode,
 )
 from pytinykv.raftstore.recovery import finish_restore
-from pytinykv.wire.errors import (
-    EpochNotMatch,
-    NotLeader,
-    RegionNotFound,
-    UndeterminedResult,
-)
+from pytinykv.wire.errors import NotLeader, RegionNotFound
 
 if TYPE_CHECKING:
     import random
@@ -63,7 +58,6 @@ if TYPE_CHECKING:
 
     from pytinykv.raft import Entry, Message, PeerId, Ready
     from pytinykv.raftstore.config import RaftStoreConfig
-    from pytinykv.raftstore.pending import Part
     from pytinykv.raftstore.turn import Turn
     from pytinykv.storage import Engine
 
@@ -297,42 +291,12 @@ class RegionPeer:
             if entry.kind is EntryKind.CONF_CHANGE:
                 self._apply_conf_change(turn, entry)
             elif entry.data:
-                try:
-                    self._apply_command(turn, entry, parts)
-                except Exception:
-                    for part in parts:
-                        turn.answer(part.on_done, UndeterminedResult())
-                    raise
+                apply_entry(turn, self.storage, entry, parts)
             self.storage.set_applied(entry.index, entry.term)
             if self.is_destroyed:
                 return
         self.storage.save_applied(turn.batch)
         self.node.on_applied(entries[-1].index)
-
-    def _apply_command(self, turn: Turn, entry: Entry, parts: list[Part]) -> None:
-        version, operations = decode_command(entry.data)
-        if version != self.region.epoch.version:
-            error = EpochNotMatch(current_regions=[region_to_pb(self.region)])
-            for part in parts:
-                turn.answer(part.on_done, error)
-            return
-        kind = operations[0][0]
-        if kind in commands.CONDITIONAL:
-            self.storage.save_applied(turn.batch)
-            turn.write()
-            results = apply_conditional(turn.engine, turn.batch, operations)
-            start = 0
-            for part in parts:
-                turn.answer(part.on_done, None, results[start : start + part.operations])
-                start += part.operations
-            return
-        if kind == commands.COMPACT_LOG:
-            _kind, index, term = operations[0]
-            self.storage.truncate(turn.batch, index, term)
-            return
-        apply_operations(turn.batch, operations)
-        for part in parts:
-            turn.answer(part.on_done, None)
 
     def _apply_conf_change(self, turn: Turn, entry: Entry) -> None:
         change = membership.decode_change(entry.data)
@@ -399,9 +363,9 @@ class RegionPeer:
             index = min([index, *matches])
         if index < storage.first_index() or index <= self._compacting_to:
             return
-        operation = (commands.COMPACT_LOG, index, storage.term(index))
+        operation = (COMPACT_LOG, index, storage.term(index))
         try:
-            self.node.propose(encode_command(self.region.epoch.version, [operation]), now)
+            self.node.propose(encode_operations(self.region.epoch.version, [operation]), now)
         except (RaftNotLeader, ProposalDropped):
             return
         self._compacting_to = index

@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 
     from pytinykv.lifecycle import Clock, Scope
     from pytinykv.raft import PeerId
-    from pytinykv.raftstore.commands import Operation
     from pytinykv.raftstore.config import RaftStoreConfig
     from pytinykv.raftstore.membership import MembershipChange
+    from pytinykv.raftstore.operations import Operation
     from pytinykv.raftstore.pending import OnDone, OnReady
     from pytinykv.raftstore.ports import SchedulerLink, Transport, Worker
     from pytinykv.raftstore.records import Peer, SnapshotHeader, SnapshotManifest

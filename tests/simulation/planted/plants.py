@@ -17,8 +17,8 @@ from pytinykv.client.store_connection import StoreConnection
 from pytinykv.raft import HardState, election, leading
 from pytinykv.raft.core import Core
 from pytinykv.raft.following import _accept, follow
-from pytinykv.raftstore import apply, keys, peer, recovery, snapshot_files
-from pytinykv.raftstore.commands import DELETE_EXPIRED
+from pytinykv.raftstore import apply, keys, recovery, snapshot_files
+from pytinykv.raftstore.operations import DELETE_EXPIRED
 from pytinykv.raftstore.peer import RegionPeer
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage
 from pytinykv.raftstore.pending import PendingProposals, PendingReads
@@ -464,4 +464,4 @@ def deletes_expired_values_without_looking(patch: Patch) -> None:
             batch.delete(apply._RAW, operation[2])
         return [True] * len(operations)
 
-    patch.setattr(peer, "apply_conditional", apply_conditional)
+    patch.setattr(apply, "apply_conditional", apply_conditional)

@@ -1,4 +1,4 @@
-"""What a log entry of a region says: a `Command`, a list of operations that all replicas apply alike.
+"""What a log entry of a region says: operations, which all replicas apply alike. Those of several commands may share one.
 
 An operation is a plain tuple that begins with its kind, because the hot path makes and reads a hundred thousand of them
 a second and MessagePack turns them into bytes and back without a class in between:
@@ -18,8 +18,8 @@ applied, if that one has expired at `now_s`: a newer one stays, whatever the swe
 The operations of `CONDITIONAL` look at what is there and have results, and fill entries of their own: for COMPARE_AND_SWAP
 (succeeded, previous user value or None), for DELETE_EXPIRED whether it deleted. All others have none.
 
-`epoch_version` is that of the region when the command was proposed. If the region has been split or merged by the time
-the command is applied, its keys may not belong to the region any more, and all replicas skip it.
+`epoch_version` is that of the region when they were proposed. If the region has been split or merged by the time they are
+applied, their keys may not belong to the region any more, and all replicas skip them.
 """
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, list[tuple[Any, ...]]]).decode
 
 
-def encode_command(epoch_version: int, operations: list[Operation]) -> bytes:
+def encode_operations(epoch_version: int, operations: list[Operation]) -> bytes:
     """Return the data of a log entry."""
     return _PREFIX + _encode((epoch_version, operations))
 
 
-def decode_command(data: bytes) -> tuple[int, list[Operation]]:
+def decode_operations(data: bytes) -> tuple[int, list[Operation]]:
     """Return (epoch_version, operations). Raises FormatError."""
     if data[:1] != _PREFIX:
-        raise FormatError(f"command: format version {data[:1].hex() or 'missing'} is not {_FORMAT}")
+        raise FormatError(f"operations: format version {data[:1].hex() or 'missing'} is not {_FORMAT}")
     try:
         return _decode(memoryview(data)[1:])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FormatError(f"command: damaged ({error})") from error
+        raise FormatError(f"operations: damaged ({error})") from error
