@@ -10,24 +10,24 @@ from pytinykv.simulation.timeline import moments, timeline_html, timeline_text
 
 
 def test_a_failure_keeps_the_faults_that_it_needs() -> None:
-    def run(scenario: str, seed: int, without: list[str]) -> Result:
+    def run(_failed: Result | None, without: list[str]) -> Result:
         kinds = [kind for kind in ("crashes", "stalls", "partitions") if kind not in without]
         failed = "stalls" in kinds
         return Result(
-            scenario=scenario, seed=seed, kinds=kinds, without=without, checker="answers" if failed else "", failure="x"
+            scenario="storm", seed=7, kinds=kinds, without=without, checker="answers" if failed else "", failure="x"
         )
 
-    smallest = shrink(run("storm", 7, []), run)
+    smallest = shrink(run(None, []), run)
     assert smallest.kinds == ["stalls"]
     assert smallest.command == "tinykv sim --scenario storm --seed 7 --without crashes --without partitions"
 
 
 def test_another_failure_is_not_taken_for_the_same() -> None:
-    def run(scenario: str, seed: int, without: list[str]) -> Result:
+    def run(_failed: Result | None, without: list[str]) -> Result:
         checker = "leaks" if without else "answers"
-        return Result(scenario=scenario, seed=seed, kinds=["crashes"], without=without, checker=checker, failure="x")
+        return Result(scenario="storm", seed=7, kinds=["crashes"], without=without, checker=checker, failure="x")
 
-    failed = run("storm", 7, [])
+    failed = run(None, [])
     assert shrink(failed, run) is failed
 
 
@@ -60,3 +60,12 @@ def test_the_page_has_a_lane_for_each_host_and_escapes_what_it_shows(history: Re
         assert f"<th>{host}</th>" in page
     failed = Result(scenario="storm", seed=1, failure="<b>", checker="answers", lines=["1.0 crash store-1"])
     assert "&lt;b&gt;" in timeline_html(failed)
+
+
+def test_a_long_history_has_five_stores_and_fifteen_seconds_and_says_so() -> None:
+    for scenario in ("stale-scheduler", "basic"):
+        result = run_scenario(scenario, 1, is_long=True)
+        assert result.ok, result.failure
+        assert result.stores == 5
+        assert result.virtual_s >= 15
+        assert result.command.endswith(" --long")

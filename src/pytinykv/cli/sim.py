@@ -17,9 +17,7 @@ import os
 import sys
 import time
 from asyncio.subprocess import PIPE
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -33,27 +31,13 @@ if TYPE_CHECKING:
 
     from pytinykv.lifecycle import OwnedChild, Scope
     from pytinykv.simulation import Result
+    from pytinykv.simulation.tally import Sum
 
 STANDSTILL_S: Final = 900.0
 """A history takes seconds; a worker that has said nothing for this long hangs."""
 ENDLESS: Final = 10**9
 REFRESH_S: Final = 0.25
 TRACE_LINES: Final = 200
-_FAULTS: Final = {
-    "lost": "messages lost",
-    "duplicated": "messages doubled",
-    "broken": "connections broken",
-    "crashes": "crashes",
-    "batches lost": "batches at risk in them",
-    "ends because of the disk": "ends because of a disk",
-    "damaged reads": "damaged reads",
-    "files torn": "files torn",
-    "snapshots arrived": "snapshots",
-    "terms": "terms",
-}
-"""Counters of a history that are worth a word, and the word."""
-_DURING: Final = ("get", "put", "delete", "cas", "failed", "unknown")
-"""What clients asked for while a fault was on, and what of it failed or was never answered."""
 
 
 @click.command()
@@ -70,6 +54,7 @@ _DURING: Final = ("get", "put", "delete", "cas", "failed", "unknown")
 @option("--until-failure", is_flag=True, help="Stop at the first failure.")
 @option("--trace", is_flag=True, help="Print the last events of each history that fails.")
 @option("--without", multiple=True, metavar="KIND", help="Leave out a kind of fault; may be repeated.")
+@option("--long", "is_long", is_flag=True, help="Five stores and more time, where the scenario allows it.")
 @option("--timeline", metavar="FILE", help="Write the history, or the last one, for reading: .html or text.")
 @option("--no-shrink", is_flag=True, help="Tell a failure as it was, with all its faults.")
 @option("--list", "lists", is_flag=True, help="List the scenarios and do nothing.")
@@ -84,6 +69,7 @@ def sim(
     until_failure: bool,
     trace: bool,
     without: tuple[str, ...],
+    is_long: bool,
     timeline: str | None,
     no_shrink: bool,
     lists: bool,
@@ -111,103 +97,75 @@ def sim(
     seeds = count or (ENDLESS if until_failure else 1)
     histories = seeds * (len(SCENARIOS) if scenario == "all" else 1)
     extra = ["--trace"] * trace + ["--shrink"] * (not no_shrink) + [f"--without={kind}" for kind in without]
+    extra += ["--long"] * is_long
     extra += [f"--timeline={timeline}"] * (timeline is not None)
     run = _Run(scenario, seed, seeds, min(jobs, histories), histories, until_failure=until_failure, extra=extra)
     ended = run_process(run.main, name="sim")
     sys.exit(run.status or ended)
 
 
-@dataclass
-class _Sum:
-    """What the histories of one scenario came to."""
+class _Progress:
+    """What was seen so far, and since when."""
 
-    histories: int = 0
-    failed: int = 0
-    operations: int = 0
-    unknown: int = 0
-    virtual_s: float = 0.0
-    cpu_s: float = 0.0
+    def __init__(self) -> None:
+        from pytinykv.simulation.tally import Tally
 
-    def add(self, result: Result) -> None:
-        self.histories += 1
-        self.failed += not result.ok
-        self.operations += result.operations
-        self.unknown += result.unknown
-        self.virtual_s += result.virtual_s
-        self.cpu_s += result.cpu_s
-
-    def row(self, name: str) -> list[str]:
-        return [
-            name,
-            f"{self.histories:,}",
-            f"{self.failed:,}" if self.failed else "-",
-            f"{self.operations:,}",
-            f"{self.unknown:,}",
-            f"{self.virtual_s:,.0f}",
-            f"{self.virtual_s / self.cpu_s:,.0f}" if self.cpu_s else "-",
-        ]
-
-
-@dataclass
-class _Tally:
-    """What was seen so far."""
-
-    by_scenario: dict[str, _Sum] = field(default_factory=dict)
-    faults: Counter[str] = field(default_factory=Counter)
-    drawn: Counter[str] = field(default_factory=Counter)
-    coverage: dict[str, Counter[str]] = field(default_factory=dict)
-    """Kind of fault -> operations asked for while it was on, and how many of them failed or have no known outcome."""
-    started_at: float = field(default_factory=time.monotonic)
-
-    def add(self, result: Result) -> None:
-        self.by_scenario.setdefault(result.scenario, _Sum()).add(result)
-        self.faults.update({name: result.counters.get(name, 0) for name in _FAULTS})
-        self.drawn.update(result.kinds)
-        for kind, counts in result.coverage.items():
-            self.coverage.setdefault(kind, Counter()).update(counts)
-
-    def total(self) -> _Sum:
-        total = _Sum()
-        for one in self.by_scenario.values():
-            for name, value in vars(one).items():
-                setattr(total, name, getattr(total, name) + value)
-        return total
+        self.tally = Tally()
+        self.started_at = time.monotonic()
 
     def line(self) -> str:
         """Return the state of things in a line."""
-        total = self.total()
+        total = self.tally.total()
         elapsed_s = max(time.monotonic() - self.started_at, 1e-9)
         return f"{total.virtual_s / elapsed_s:,.0f} virtual s per s · {total.failed} failed"
 
     def print(self) -> None:
         from pytinykv.simulation import SCENARIOS
 
+        tally = self.tally
         columns = [Column("SCENARIO")] + [
             Column(title, is_number=True)
             for title in ("HISTORIES", "FAILED", "OPERATIONS", "UNKNOWN", "VIRTUAL_S", "PER_CORE_S")
         ]
-        rows = [self.by_scenario[name].row(name) for name in SCENARIOS if name in self.by_scenario]
+        rows = [_row(name, tally.by_scenario[name]) for name in SCENARIOS if name in tally.by_scenario]
         if len(rows) > 1:
-            rows.append(self.total().row("all"))
+            rows.append(_row("all", tally.total()))
         print_table(tuple(columns), rows)
-        faults = [f"{self.faults[name]:,} {word}" for name, word in _FAULTS.items() if self.faults[name]]
-        if faults:
-            print(f"seen: {', '.join(faults)}")
-        if self.coverage:
+        if tally.faults:
+            print(f"seen: {', '.join(f'{count:,} {word}' for word, count in tally.faults.items())}")
+        stops = tally.stops
+        print(
+            f"stops: {stops.count:,}, the longest took {stops.longest_s:.2f} virtual s, {stops.late or 'none'} too long"
+        )
+        if tally.coverage:
             self._print_coverage()
-        print(f"{self.total().virtual_s:,.0f} virtual s in {time.monotonic() - self.started_at:,.1f} s: {self.line()}")
+        print(f"{tally.total().virtual_s:,.0f} virtual s in {time.monotonic() - self.started_at:,.1f} s: {self.line()}")
 
     def _print_coverage(self) -> None:
         """Print which kinds of faults were on, in how many histories, and during which operations."""
+        from pytinykv.simulation.tally import DURING
+
         columns = [
             Column("FAULT"),
-            *(Column(title, is_number=True) for title in ("HISTORIES", *map(str.upper, _DURING))),
+            *(Column(title, is_number=True) for title in ("HISTORIES", *map(str.upper, DURING))),
         ]
         rows = [
-            [kind, f"{self.drawn[kind]:,}", *(f"{self.coverage[kind][what]:,}" for what in _DURING)]
-            for kind in sorted(self.coverage)
+            [kind, f"{self.tally.drawn[kind]:,}", *(f"{counts[what]:,}" for what in DURING)]
+            for kind, counts in sorted(self.tally.coverage.items())
         ]
         print_table(tuple(columns), rows)
+
+
+def _row(name: str, one: Sum) -> list[str]:
+    return [
+        name,
+        f"{one.histories:,}",
+        f"{one.failed:,}" if one.failed else "-",
+        f"{one.operations:,}",
+        f"{one.unknown:,}",
+        f"{one.virtual_s:,.0f}",
+        f"{one.speed:,.0f}" if one.cpu_s else "-",
+    ]
 
 
 class _Run:
@@ -229,7 +187,7 @@ class _Run:
         self._jobs = jobs
         self._histories: int | None = histories if seeds < ENDLESS else None
         self._until_failure = until_failure
-        self._tally = _Tally()
+        self._progress = _Progress()
         self._failures = 0
         self._failed = asyncio.Event()
         self.status = INTERRUPTED
@@ -253,16 +211,18 @@ class _Run:
             with progress:
                 bar = progress.add_task("histories", total=self._histories, line="")
 
+                seen = self._progress
+
                 def show() -> None:
-                    progress.update(bar, completed=self._tally.total().histories, line=self._tally.line(), refresh=True)
+                    progress.update(bar, completed=seen.tally.total().histories, line=seen.line(), refresh=True)
 
                 await self._work(scope, console, show)
             self.status = 1 if self._failures else 0
         finally:
             if self._failures:
                 self.status = 1
-            if self._tally.by_scenario:
-                self._tally.print()
+            if self._progress.tally.by_scenario:
+                self._progress.print()
             if self.status == INTERRUPTED:
                 print("tinykv sim: interrupted", file=sys.stderr, flush=True)
         return self.status
@@ -322,7 +282,7 @@ class _Run:
                 self._take(console, msgspec.json.decode(line, type=Result))
 
     def _take(self, console: Console, result: Result) -> None:
-        self._tally.add(result)
+        self._progress.tally.add(result)
         if not result.ok:
             trace = "".join(f"{line}\n" for line in result.lines[-TRACE_LINES:])
             title = f"FAILED {result.scenario} seed {result.seed} ({result.checker}), digest {result.digest}"

@@ -9,13 +9,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from pytinykv.lifecycle.children import die_with_parent
 from pytinykv.simulation import SCENARIOS, Result, run_scenario
-from pytinykv.simulation.shrinking import shrink
+from pytinykv.simulation.shrinking import shrink, tell_again
 from pytinykv.simulation.timeline import timeline_html, timeline_text
 
 
@@ -35,26 +36,28 @@ def main(arguments: list[str] | None = None) -> int:
         if options.json:
             _say(msgspec.json.encode({"scenario": name, "seed": seed}).decode())
         keep_lines = options.trace or bool(options.timeline)
-        result = run_scenario(name, seed, without=options.without, keep_lines=keep_lines)
-        failed += not result.ok
-        if not result.ok and options.shrink:
-            result = _shrink(result, keep_lines=keep_lines)
+        result = run_scenario(name, seed, without=options.without, is_long=options.long, keep_lines=keep_lines)
+        if not result.ok:
+            failed += 1
+            result = _look_closer(result, options)
         if options.timeline:
             write_timeline(result, Path(options.timeline))
-            result.lines = result.lines if options.trace else []
+        result.lines = result.lines if options.trace else []
         _report(result, options)
         if failed and options.until_failure:
             return 1
     return 1 if failed else 0
 
 
-def _shrink(failed: Result, *, keep_lines: bool) -> Result:
-    """Leave out the kinds of faults that the failure can do without."""
-
-    def run(scenario: str, seed: int, without: list[str]) -> Result:
-        return run_scenario(scenario, seed, without=without, keep_lines=keep_lines)
-
-    return shrink(failed, run)
+def _look_closer(failed: Result, options: argparse.Namespace) -> Result:
+    """Tell a failure again with fewer kinds of faults, and draw it, as far as that was asked for."""
+    if options.shrink:
+        failed = shrink(failed, partial(tell_again, keep_lines=bool(failed.lines)))
+    if options.keep:
+        drawn = failed if failed.lines else tell_again(failed, failed.without, keep_lines=True)
+        for suffix in (".txt", ".html"):
+            write_timeline(drawn, Path(options.keep) / f"{failed.scenario}-{failed.seed}{suffix}")
+    return failed
 
 
 def write_timeline(result: Result, path: Path) -> None:
@@ -65,7 +68,7 @@ def write_timeline(result: Result, path: Path) -> None:
 
 def _histories(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
     """Yield scenario and seed of each history: all scenarios with one seed, then with the next one."""
-    names = list(SCENARIOS) if options.scenario == "all" else [options.scenario]
+    names = list(SCENARIOS) if "all" in options.scenario else options.scenario
     place, shares = options.share
     for number in range(options.count * len(names)):
         if number % shares == place:
@@ -74,7 +77,9 @@ def _histories(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pytinykv.simulation", description="Run simulated histories.")
-    parser.add_argument("--scenario", default="all", choices=["all", *SCENARIOS], metavar="NAME", help="or `all`")
+    parser.add_argument(
+        "--scenario", nargs="+", default=["all"], choices=["all", *SCENARIOS], metavar="NAME", help="some, or `all`"
+    )
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--count", type=int, default=1, help="how many seeds, one after the other")
     parser.add_argument("--until-failure", action="store_true", help="stop at the first failure")
@@ -94,6 +99,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--timeline", metavar="FILE", help="write the last history for reading, to a .txt or .html file"
+    )
+    parser.add_argument("--long", action="store_true", help="five stores and more time, where the scenario allows it")
+    parser.add_argument(
+        "--keep", metavar="DIR", help="write each history that fails for reading, as text and as a page"
     )
     parser.add_argument("--verbose", action="store_true", help="show the logs of the simulated programs")
     parser.add_argument("--list", action="store_true", help="list the scenarios")

@@ -65,6 +65,8 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Kinds of faults and settings that the seed has drawn, for stories that draw."""
     without: frozenset[str] = frozenset()
     """Kinds that are left out this time, whatever was drawn."""
+    length: float = 1.0
+    """How much longer than usual the story takes, for stories that can."""
     patience_s: float = 30.0
     """Within which a client that repeats an operation has to succeed."""
 
@@ -298,13 +300,24 @@ class Cluster:
 
     def counters(self) -> dict[str, int]:
         """Return what happened how often: network, crashes, terms."""
+        nodes, seen = (self.scheduler, *self.stores), self.world.trace.counts
+        refused = sum((node.disk.refused for node in nodes), Counter[str]())
         return {
             **self.network.counters,
-            "crashes": sum(store.disk.crashes for store in self.stores),
+            "crashes": seen["crash"] + seen["power cut"],
+            "power cuts": seen["power cut"],
             "batches lost": sum(store.disk.batches_lost for store in self.stores),
+            "partitions": seen["partition"],
+            "stalls": seen["stall"],
+            "clocks changed": seen["clock"],
+            "orders": seen["order"],
+            "writes failed": refused["write"],
+            "syncs failed": refused["sync"],
+            "full disks met": refused["full"],
+            "disks slowed": seen["slows"],
             "files torn": self.world.files.torn,
-            "damaged reads": sum(node.disk.errors for node in (self.scheduler, *self.stores)),
-            "ends because of the disk": sum(node.loud_ends for node in (self.scheduler, *self.stores)),
+            "damaged reads": sum(node.disk.errors for node in nodes),
+            "ends because of the disk": sum(node.loud_ends for node in nodes),
             "terms": self.observer.terms,
             "raft messages": self.observer.messages,
         }

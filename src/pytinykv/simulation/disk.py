@@ -15,7 +15,7 @@ only when it *ends*, so what is written meanwhile stays at risk, as on a real di
 from __future__ import annotations
 
 import errno
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -25,7 +25,7 @@ import msgspec
 
 from pytinykv.lifecycle.report import Leak
 from pytinykv.simulation.process import Process
-from pytinykv.storage import ColumnFamily, CorruptionError, EngineClosedError, EngineError, MemoryEngine
+from pytinykv.storage import ColumnFamily, CorruptionError, DiskFullError, EngineClosedError, EngineError, MemoryEngine
 from pytinykv.storage.engine import Reader, WriteBatch
 from pytinykv.storage.memory import Faults, MemoryWriteBatch
 
@@ -57,6 +57,11 @@ class SimEngine(MemoryEngine):
     def peek(self, key: bytes) -> bytes | None:
         """Read from the Raft column family whatever is wrong with the disk; for checkers."""
         return super().get(_RAFT, key)
+
+    def _fail(self, error: EngineError) -> EngineError:
+        full = isinstance(error, DiskFullError)
+        self.disk.refused["full" if full else "sync" if error is self.faults.sync_error else "write"] += 1
+        return super()._fail(error)
 
     def write(self, batch: WriteBatch) -> None:
         super().write(batch)
@@ -128,7 +133,9 @@ class SimDisk:
         self.crashes = 0
         self.batches_lost = 0
         self.errors = 0
-        """Damaged reads so far; failed writes and syncs are the engine's `failure`."""
+        """Damaged reads so far."""
+        self.refused: Counter[str] = Counter()
+        """Incarnations that have met a failing `write` or `sync`, or a `full` disk."""
 
     @property
     def is_faulty(self) -> bool:

@@ -39,6 +39,7 @@ from pytinykv.storage.memory import Faults
 
 if TYPE_CHECKING:
     from pytinykv.simulation.cluster import Cluster
+    from pytinykv.simulation.process import Process
 
 __all__ = ["NEMESES", "Nemesis", "start_until_up"]
 
@@ -137,7 +138,9 @@ async def scheduler_outages(cluster: Cluster, rng: Random, stop: asyncio.Event) 
         await pause(stop, 4.0 * rng.random())
         await cluster.scheduler.crash()
         if rng.random() < 0.5:
-            cluster.scheduler.clock.step_wall(rng.choice([-60_000, -3000, 3000]))
+            by_ms = rng.choice([-60_000, -3000, 3000])
+            cluster.world.trace.record("clock", "scheduler", by_ms)
+            cluster.scheduler.clock.step_wall(by_ms)
         await pause(stop, 4.0 * rng.random())
         await start_until_up(cluster.scheduler)
 
@@ -153,7 +156,13 @@ async def leader_changes(cluster: Cluster, rng: Random, stop: asyncio.Event) -> 
             for peer in list(store.peers.values()):
                 if peer.is_leader:
                     target = rng.choice(peer.region.peers)
-                    process.post(store.transfer_leader, peer.region.id, target.id)
+                    _order(cluster, process, store.transfer_leader, peer.region.id, target.id)
+
+
+def _order(cluster: Cluster, process: Process, order: Callable[..., object], *args: Any) -> None:
+    """Have a store take an order that nobody needs."""
+    cluster.world.trace.record("order", process.host, order.__name__)
+    process.post(order, *args)
 
 
 async def member_changes(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
@@ -167,7 +176,7 @@ async def member_changes(cluster: Cluster, rng: Random, stop: asyncio.Event) -> 
             for peer in list(store.peers.values()):
                 if peer.is_leader and len(peer.region.peers) > len(cluster.stores) // 2 + 1:
                     change = MembershipChange(ConfChangeKind.REMOVE, rng.choice(peer.region.peers))
-                    process.post(store.change_membership, RegionId(peer.region.id), change)
+                    _order(cluster, process, store.change_membership, RegionId(peer.region.id), change)
 
 
 async def split_brains(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
@@ -331,10 +340,12 @@ async def stale_scheduler(cluster: Cluster, rng: Random, stop: asyncio.Event) ->
             old = peer.region.peer_on(StoreId(target.store_id))
             if old is None or len(peer.region.conf_state().voters) < len(cluster.stores):
                 continue  # the scheduler is about to give this store a peer; that one's id would be older than ours
-            process.post(store.change_membership, region_id, MembershipChange(ConfChangeKind.REMOVE, old))
+            _order(cluster, process, store.change_membership, region_id, MembershipChange(ConfChangeKind.REMOVE, old))
             await pause(stop, 0.3)
             new = Peer(PeerId(number), StoreId(target.store_id), PeerRole.LEARNER)
-            process.post(store.change_membership, region_id, MembershipChange(ConfChangeKind.ADD_LEARNER, new))
+            _order(
+                cluster, process, store.change_membership, region_id, MembershipChange(ConfChangeKind.ADD_LEARNER, new)
+            )
             await pause(stop, 0.1 + 0.5 * rng.random())
         cluster.network.partition([target.host], others)
         await pause(stop, 2.5 * cluster.options.raftstore.leader_missing_s)
@@ -363,14 +374,14 @@ async def stale_reports(cluster: Cluster, rng: Random, stop: asyncio.Event) -> N
         await pause(stop, cluster.options.raftstore.region_heartbeat_s)
         process, store = first.serving or serving
         for peer in [peer for peer in store.peers.values() if peer.is_leader]:
-            process.post(store.transfer_leader, peer.region.id, rng.choice(peer.region.peers).id)
+            _order(cluster, process, store.transfer_leader, peer.region.id, rng.choice(peer.region.peers).id)
         await pause(stop, 0.5)
         second = cluster.leader()
         if second is not None and second.serving is not None:
             process, store = second.serving
             for peer in [peer for peer in store.peers.values() if peer.is_leader and len(peer.region.peers) > 2]:
                 change = MembershipChange(ConfChangeKind.REMOVE, rng.choice(peer.region.peers))
-                process.post(store.change_membership, RegionId(peer.region.id), change)
+                _order(cluster, process, store.change_membership, RegionId(peer.region.id), change)
         await pause(stop, 3.0 * rng.random())
         cluster.network.heal()
 
@@ -468,6 +479,7 @@ async def slow_disks(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None
     while not stop.is_set():
         victims = rng.sample(cluster.stores, rng.randint(1, len(cluster.stores)))
         for victim in victims:
+            cluster.world.trace.record("slows", victim.host)
             victim.disk.timing = DiskTiming(work_min_s=rng.choice([0.05, 0.3, 2.0]), stall=0.1, stall_max_s=3.0)
         await pause(stop, 3.0 * rng.random())
         for victim in victims:

@@ -77,10 +77,12 @@ class Network:
 
     def set_conditions(self, source: str, target: str, conditions: LinkConditions) -> None:
         """Give one directed link its own conditions."""
+        self.count("links made worse")
         self._link_conditions[source, target] = conditions
 
     def block(self, source: str, target: str) -> None:
         """Cut one direction: what is under way on it is lost, connections across it break when an end notices."""
+        self.count("links cut")
         self._blocked.add((source, target))
         for connection in list(self._connections.values()):
             if connection.crosses(source, target):
@@ -100,6 +102,7 @@ class Network:
 
     def clog(self, source: str, target: str) -> None:
         """Let the datagrams of one direction wait at its entrance until `unclog`."""
+        self.count("links clogged")
         self._clogged.setdefault((source, target), [])
 
     def unclog(self, source: str, target: str) -> None:

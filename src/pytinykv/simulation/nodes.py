@@ -124,7 +124,9 @@ class Node:
         started, stalls, was_stalled = self.world.loop.time(), process.stalls, process.stalled
         report = await self._within(process, "stop", scope.stop())
         took_s = self.world.loop.time() - started
-        if not was_stalled and process.stalls == stalls:
+        was_held = was_stalled or process.stalls != stalls
+        self.world.stops.add(0.0 if was_held else took_s, STOP_BOUND_S)
+        if not was_held:
             if took_s > STOP_BOUND_S:
                 raise Violation("stop", f"{self.host} took {took_s:.3f} s to stop\n{report.render()}")
             if not report.ok and not self.disk.hurt:

@@ -15,17 +15,21 @@ import traceback
 import warnings
 from collections.abc import Awaitable, Callable, Iterable
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from pytinykv.simulation.checkers import check_linearizable
 from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.errors import SimulationError
-from pytinykv.simulation.world import World, WorldOptions, run_world
+from pytinykv.simulation.world import Stops, World, WorldOptions, run_world
 
 if TYPE_CHECKING:
     from pytinykv.simulation.history import RawHistory
+
+LONGER: Final = 1.4
+"""How much longer a long history takes: long enough for fifteen virtual seconds of everybody."""
+LONG_STORES: Final = 5
 
 __all__ = ["SCENARIOS", "Result", "Scenario", "ScenarioFailed", "run_scenario", "scenario"]
 
@@ -41,16 +45,20 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     options: ClusterOptions | Callable[[Random], ClusterOptions]
     """The cluster's shape, or what draws it for a seed."""
     story: Story
+    fixed: bool = False
+    """Whether the story has its own course and cluster, which a long history doesn't change."""
     world_seed: Callable[[int], int] | None = None
     """Which world a seed is told in, for stories that are told again and again in one world."""
     prepare: Prepare | None = None
     """Makes of what was drawn, less what is left out, the shape of the cluster."""
 
-    def options_for(self, world: World, without: frozenset[str]) -> ClusterOptions:
+    def options_for(self, world: World, without: frozenset[str], *, is_long: bool) -> ClusterOptions:
         """Return the cluster's shape in this world, with some kinds of faults left out."""
         options = self.options if isinstance(self.options, ClusterOptions) else self.options(world.rng_for("options"))
         drawn = tuple(name for name in options.drawn if name not in without)
         options = msgspec.structs.replace(options, drawn=drawn, without=without)
+        if is_long and not self.fixed:
+            options = msgspec.structs.replace(options, stores=LONG_STORES, length=LONGER)
         return options if self.prepare is None else self.prepare(options, world.rng_for)
 
 
@@ -63,6 +71,7 @@ def scenario(
     options: ClusterOptions | Callable[[Random], ClusterOptions],
     *,
     prepare: Prepare | None = None,
+    fixed: bool = False,
     world_seed: Callable[[int], int] | None = None,
 ) -> Callable[[Story], Story]:
     """Register the decorated coroutine function; the first line of its docstring is the summary."""
@@ -71,7 +80,13 @@ def scenario(
         assert name not in SCENARIOS, name
         summary = (story.__doc__ or "").strip().partition("\n")[0]
         SCENARIOS[name] = Scenario(
-            name=name, summary=summary, options=options, story=story, prepare=prepare, world_seed=world_seed
+            name=name,
+            summary=summary,
+            options=options,
+            story=story,
+            prepare=prepare,
+            fixed=fixed,
+            world_seed=world_seed,
         )
         return story
 
@@ -93,12 +108,17 @@ class Result(msgspec.Struct, kw_only=True):
     """Which checker failed, or the class of the exception."""
     digest: str = ""
     """Digest of all events; the same for the same seed and code, in every interpreter."""
+    is_long: bool = False
+    """Whether it had five stores and more time than usual, if its story allows that."""
+    stores: int = 0
     virtual_s: float = 0.0
+    """From the first program's start to the last one's stop."""
     real_s: float = 0.0
     cpu_s: float = 0.0
     operations: int = 0
     unknown: int = 0
     """Operations without a known outcome."""
+    stops: Stops = msgspec.field(default_factory=Stops)
     counters: dict[str, int] = msgspec.field(default_factory=dict)
     notes: list[str] = msgspec.field(default_factory=list)
     """What the story drew, for those that draw: kinds of faults."""
@@ -119,7 +139,7 @@ class Result(msgspec.Struct, kw_only=True):
     def command(self) -> str:
         """The command that runs this history again."""
         without = "".join(f" --without {shlex.quote(name)}" for name in self.without)
-        return f"tinykv sim --scenario {self.scenario} --seed {self.seed}{without}"
+        return f"tinykv sim --scenario {self.scenario} --seed {self.seed}{without}{' --long' * self.is_long}"
 
     @property
     def speed(self) -> float:
@@ -132,19 +152,23 @@ class Result(msgspec.Struct, kw_only=True):
             raise ScenarioFailed(f"{self.scenario} with seed {self.seed}: {self.failure}\nagain: {self.command}")
 
 
-def run_scenario(name: str, seed: int, *, without: Iterable[str] = (), keep_lines: bool = False) -> Result:
+def run_scenario(
+    name: str, seed: int, *, without: Iterable[str] = (), is_long: bool = False, keep_lines: bool = False
+) -> Result:
     """Run one history of a scenario and judge it, leaving out the kinds of faults in `without`.
+
+    A long one has five stores and takes longer, unless its story has a fixed course.
 
     Raises `KeyError` for an unknown name, nothing for a failed history.
     """
     chosen = SCENARIOS[name]
-    result = Result(scenario=name, seed=seed, without=sorted(without))
+    result = Result(scenario=name, seed=seed, without=sorted(without), is_long=is_long)
     worlds: list[World] = []
     started, started_cpu = time.perf_counter(), time.process_time()
 
     async def history(world: World) -> RawHistory:
         worlds.append(world)
-        return await play(world, chosen, result, frozenset(result.without))
+        return await play(world, chosen, result)
 
     try:
         world_seed = seed if chosen.world_seed is None else chosen.world_seed(seed)
@@ -160,9 +184,10 @@ def run_scenario(name: str, seed: int, *, without: Iterable[str] = (), keep_line
     return result
 
 
-async def play(world: World, chosen: Scenario, result: Result, without: frozenset[str] = frozenset()) -> RawHistory:
+async def play(world: World, chosen: Scenario, result: Result) -> RawHistory:
     """Start the cluster, tell the story, stop the cluster; return what the clients saw."""
-    cluster = Cluster(world, chosen.options_for(world, without), number=result.seed)
+    options = chosen.options_for(world, frozenset(result.without), is_long=result.is_long)
+    cluster = Cluster(world, options, number=result.seed)
     try:
         if cluster.options.starts:
             await cluster.start()
@@ -174,6 +199,7 @@ async def play(world: World, chosen: Scenario, result: Result, without: frozense
         cluster.abandon()
         raise
     finally:
+        result.virtual_s, result.stores, result.stops = world.loop.time(), options.stores, world.stops
         result.operations = cluster.history.invoked
         result.unknown = cluster.history.unknown
         result.counters = cluster.counters()
@@ -199,5 +225,4 @@ def _bury(worlds: list[World]) -> None:
 def _take_figures(result: Result, worlds: list[World]) -> None:
     for world in worlds:
         result.digest = world.trace.digest()
-        result.virtual_s = world.loop.time()
         result.lines = list(world.trace.lines or ())

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 from pytinykv.simulation.scenario import Result, run_scenario
 
-__all__ = ["shrink"]
+__all__ = ["shrink", "tell_again"]
 
-Run = Callable[[str, int, list[str]], Result]
+Run = Callable[[Result, list[str]], Result]
+"""Tells a history again without these kinds."""
 
 
 def shrink(failed: Result, run: Run | None = None) -> Result:
@@ -19,16 +20,17 @@ def shrink(failed: Result, run: Run | None = None) -> Result:
 
     Costs one history per kind.
     """
-    run = run or _run
+    run = run or tell_again
     smallest = failed
     for kind in list(failed.kinds):
         if kind not in smallest.kinds:
             continue  # went with another one
-        attempt = run(failed.scenario, failed.seed, [*smallest.without, kind])
+        attempt = run(failed, [*smallest.without, kind])
         if attempt.checker == failed.checker:
             smallest = attempt
     return smallest
 
 
-def _run(scenario: str, seed: int, without: list[str]) -> Result:
-    return run_scenario(scenario, seed, without=without)
+def tell_again(history: Result, without: list[str], *, keep_lines: bool = False) -> Result:
+    """Run a history once more, without some kinds of faults."""
+    return run_scenario(history.scenario, history.seed, without=without, is_long=history.is_long, keep_lines=keep_lines)

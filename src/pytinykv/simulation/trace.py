@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from zlib import crc32
 
@@ -31,11 +31,14 @@ class Trace:
         self._digest = hashlib.blake2b(digest_size=8)
         self._links: dict[tuple[str, str], bytes] = {}
         self.events = 0
+        self.counts: Counter[str] = Counter()
+        """How often each kind of event was recorded, messages aside."""
         self.lines: deque[str] | None = deque(maxlen=LINES_KEPT) if keep_lines else None
 
     def record(self, kind: str, *details: object) -> None:
         """Add one event. `details` need a `str` that is the same in every interpreter."""
         self.events += 1
+        self.counts[kind] += 1
         line = f"{self._now():.9f} {kind} {' '.join(map(str, details))}"
         self._digest.update(line.encode())
         if self.lines is not None:

@@ -173,6 +173,8 @@ class _Transfer:
         self._network.count("snapshots arrived")
         network = self._network
         is_lost = bool(network.lost_receipts) and network.rng.random() < network.lost_receipts
+        if is_lost:
+            self._network.count("receipts lost")
         self._conclude(arrived=not is_lost and not network.is_blocked(self._host, self._sender.host))
 
     def _after_latency(self, size_bytes: int, step: Callable[[], None]) -> None:

@@ -28,7 +28,7 @@ from pytinykv.simulation.process import Process
 from pytinykv.simulation.rpc import Internet
 from pytinykv.simulation.trace import Trace
 
-__all__ = ["World", "WorldOptions", "run_world"]
+__all__ = ["Stops", "World", "WorldOptions", "run_world"]
 
 T = TypeVar("T")
 
@@ -43,6 +43,21 @@ class WorldOptions(msgspec.Struct, frozen=True, kw_only=True):
     time_limit_s: float = 600.0
     """Virtual seconds after which a history counts as one that doesn't end."""
     conditions: LinkConditions = LinkConditions()
+
+
+class Stops(msgspec.Struct):
+    """What the stops of one history came to."""
+
+    count: int = 0
+    longest_s: float = 0.0
+    """Virtual seconds, of those whose process was not held meanwhile."""
+    late: int = 0
+    """How many took longer than they may."""
+
+    def add(self, took_s: float, bound_s: float) -> None:
+        self.count += 1
+        self.longest_s = max(self.longest_s, took_s)
+        self.late += took_s > bound_s
 
 
 class World:
@@ -60,6 +75,7 @@ class World:
         self.network = Network(self.loop, self.rng_for("network"), self.trace, options.conditions)
         self.internet = Internet(self.network)
         self._incarnations: dict[str, int] = {}
+        self.stops = Stops()
 
     def rng_for(self, branch: str) -> Random:
         """Return a source of randomness that depends on the seed and the branch's name only."""

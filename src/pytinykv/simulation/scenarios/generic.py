@@ -76,7 +76,7 @@ class GenericStory(msgspec.Struct, frozen=True, kw_only=True):
         ]
         await asyncio.sleep(0.3)
         trouble = self._start_trouble(cluster, stop)
-        await asyncio.sleep(self.round_s)
+        await asyncio.sleep(self.round_s * cluster.options.length)
         stop.set()
         await finish(trouble)
         cluster.heal()

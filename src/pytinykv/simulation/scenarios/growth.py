@@ -44,7 +44,7 @@ OPTIONS = ClusterOptions(
 )
 
 
-@scenario("growth", OPTIONS)
+@scenario("growth", OPTIONS, fixed=True)
 async def growth(cluster: Cluster) -> None:
     """One store becomes three under load, while a store that joins dies or is cut off at some moment."""
     async with _Watch(cluster):
@@ -57,7 +57,7 @@ async def growth(cluster: Cluster) -> None:
         await _wait_for_voters(cluster, 3)
 
 
-@scenario("joiner-dies", OPTIONS)
+@scenario("joiner-dies", OPTIONS, fixed=True)
 async def joiner_dies(cluster: Cluster) -> None:
     """The only store that joins dies when its snapshot comes, for good; the region serves, and grows with the next one."""
     async with _Watch(cluster):

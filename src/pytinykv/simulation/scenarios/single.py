@@ -51,7 +51,7 @@ async def wait_on_disk(cluster: Cluster, store: StoreNode, key: bytes, value: by
     )
 
 
-@scenario("one-partition", ClusterOptions(raftstore=RaftStoreConfig(region_heartbeat_s=1.0)))
+@scenario("one-partition", ClusterOptions(raftstore=RaftStoreConfig(region_heartbeat_s=1.0)), fixed=True)
 async def one_partition(cluster: Cluster) -> None:
     """The leader stays in the majority, then is left in the minority; the cut-off stores catch up afterwards."""
     client = cluster.clients[0]
@@ -85,7 +85,7 @@ async def _one_partition(cluster: Cluster, session: Session) -> None:
     must_be(on_disk(leader, b"k1"), b"changed", f"k1 on {leader.host}, which led before,")
 
 
-@scenario("one-snapshot", ClusterOptions(stores=3, raftstore=TINY_LOG))
+@scenario("one-snapshot", ClusterOptions(stores=3, raftstore=TINY_LOG), fixed=True)
 async def one_snapshot(cluster: Cluster) -> None:
     """A store misses more than the log keeps, gets a snapshot, and still has it after a restart."""
     client = cluster.clients[0]

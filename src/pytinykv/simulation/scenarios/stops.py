@@ -29,7 +29,7 @@ STEPS_MAX = 6000
 QUICK = RaftStoreConfig(region_heartbeat_s=0.2, tick_s=0.02, log_keep_entries=5, log_gc_bytes=1, log_gc_bytes_force=2)
 
 
-@scenario("stop-at-step", ClusterOptions(stores=3, clients=2, raftstore=QUICK, starts=False))
+@scenario("stop-at-step", ClusterOptions(stores=3, clients=2, raftstore=QUICK, starts=False), fixed=True)
 async def stop_at_step(cluster: Cluster) -> None:
     """A short life of a cluster, in which a stop begins at some step."""
     rng = cluster.rng
@@ -39,6 +39,7 @@ async def stop_at_step(cluster: Cluster) -> None:
 @scenario(
     "stop-at-every-step",
     ClusterOptions(stores=3, clients=2, raftstore=QUICK, starts=False),
+    fixed=True,
     world_seed=lambda seed: seed // (STEPS_MAX * len(WAYS)),
 )
 async def stop_at_every_step(cluster: Cluster) -> None:

@@ -199,7 +199,7 @@ async def expiry(cluster: Cluster) -> None:
             patience_s=cluster.options.patience_s,
         )
         work.append(client.spawn("workload", workload.run(stop)))
-    await asyncio.sleep(STORM_S)
+    await asyncio.sleep(STORM_S * cluster.options.length)
     stop.set()
     await finish(work)
 
@@ -220,7 +220,7 @@ async def weather(cluster: Cluster, chosen: list[str]) -> None:
         if name in NEMESES
     ]
     trouble.append(cluster.world.loop.create_task(watch_scheduler(cluster, stop_trouble), name="watch scheduler"))
-    await asyncio.sleep(STORM_S)
+    await asyncio.sleep(STORM_S * cluster.options.length)
     stop_trouble.set()
     await finish(trouble)
     cluster.heal()
@@ -246,8 +246,11 @@ def set_up_machines(cluster: Cluster, drawn: list[str]) -> None:
     clocks, machines = cluster.world.rng_for("wrong clocks"), cluster.world.rng_for("slow machines")
     for store in cluster.stores:
         if "wrong clocks" in drawn and clocks.random() < 0.7:
-            store.clock.set_rate(1 + CLOCK_RATE_ERROR_MAX * (2 * clocks.random() - 1))
+            rate = 1 + CLOCK_RATE_ERROR_MAX * (2 * clocks.random() - 1)
+            cluster.world.trace.record("clock", store.host, f"runs at {rate:.4f}")
+            store.clock.set_rate(rate)
         if "slow machines" in drawn and machines.random() < 0.5:
+            cluster.world.trace.record("slows", store.host)
             store.disk.timing = DiskTiming(work_extra_mean_s=0.01, stall=0.05)
 
 
