@@ -1,7 +1,8 @@
 """A cluster of real processes for tests: `python -m pytinykv scheduler` and `… store` on loopback ports.
 
 Each process keeps its port for life, so that it comes back where its clients look for it. Ports are taken from below the
-range that the kernel gives to outgoing connections: nobody gets one by chance while its process is down. Standard output
+range that the kernel gives to outgoing connections: nobody gets one by chance while its process is down. In a `Network`
+that can be harmed they have the addresses that it gives them. Standard output
 and error go to files; `Process.log` is what it logged. All waits have deadlines and end with the process's own words.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
+
+from tests.process.network import Loopback, Network
 
 T = TypeVar("T")
 
@@ -31,28 +33,6 @@ GONE_S: Final = 10.0
 POLL_S: Final = 0.02
 PAGE_S: Final = 1.0
 CLEAN: Final = "stopped, nothing left behind"
-_PORTS: Final = range(21_000, 32_000)
-
-
-def _ports() -> Iterator[int]:
-    """Yield free ports, beginning somewhere else in each test process."""
-    offset = os.getpid() * 97
-    for number in range(len(_PORTS)):
-        port = _PORTS[(offset + number) % len(_PORTS)]
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        yield port
-
-
-_free_ports = _ports()
-
-
-def free_address() -> str:
-    """Return a loopback address that nobody listens at."""
-    return f"127.0.0.1:{next(_free_ports)}"
 
 
 def wait_until(condition: Callable[[], T | None], *, within_s: float, what: str | Callable[[], str]) -> T:
@@ -69,8 +49,9 @@ def wait_until(condition: Callable[[], T | None], *, within_s: float, what: str 
 class Process:
     """One server, and where its output goes. Starts any number of times, one after the other."""
 
-    def __init__(self, name: str, command: str, options: dict[str, str], directory: Path) -> None:
+    def __init__(self, name: str, command: str, options: dict[str, str], directory: Path, network: Network) -> None:
         self.name = name
+        self._network = network
         self.command = command
         self.options = options
         self.data_dir = Path(options["--data-dir"])
@@ -84,7 +65,8 @@ class Process:
 
     @property
     def address(self) -> str:
-        return self.options["--addr"]
+        """Where others reach it."""
+        return self.options.get("--advertise-addr", self.options["--addr"])
 
     @property
     def pid(self) -> int:
@@ -111,7 +93,7 @@ class Process:
     def start(self, **environment: str) -> None:
         """Start it; `wait_ready` waits for it."""
         assert not self.running, f"{self.name} runs already"
-        argv = [sys.executable, "-m", "pytinykv", self.command]
+        argv = [*self._network.join(self.name).prefix, sys.executable, "-m", "pytinykv", self.command]
         for option, value in self.options.items():
             argv += [option, value] if value else [option]
         env = {name: value for name, value in os.environ.items() if not name.startswith("TINYKV_")}
@@ -119,6 +101,7 @@ class Process:
         with self._log_path.open("ab") as log, self._stdout_path.open("ab") as out:
             self._log_start, self._out_start = log.tell(), out.tell()
             self._popen = subprocess.Popen(argv, stdout=out, stderr=log, env=env, start_new_session=True)
+        self._network.on_started(self.name, self._popen.pid)
 
     def wait_ready(self, within_s: float = READY_S) -> dict[str, str]:
         """Return what its ready line tells."""
@@ -186,8 +169,9 @@ class Process:
 class Cluster:
     """A scheduler and stores with their data below `directory`. Whoever makes one closes it."""
 
-    def __init__(self, directory: Path, **scheduler_options: str) -> None:
+    def __init__(self, directory: Path, network: Network | None = None, **scheduler_options: str) -> None:
         self.directory = directory
+        self.network: Network = network or Loopback()
         directory.mkdir(parents=True, exist_ok=True)
         self.stores: list[Process] = []
         settings = directory / "scheduler.toml"
@@ -199,13 +183,11 @@ class Cluster:
         return Process(
             name,
             command,
-            {
-                "--data-dir": str(self.directory / name),
-                "--addr": free_address(),
-                "--status-addr": free_address(),
-            }
+            {"--data-dir": str(self.directory / name)}
+            | self.network.join(name).options(command)
             | {f"--{option.replace('_', '-')}": value for option, value in options.items()},
             self.directory,
+            self.network,
         )
 
     @property
@@ -236,7 +218,7 @@ class Cluster:
 
     def make_store(self, **options: str) -> Process:
         """Make a store that does not run, and that the cluster does not count among its own."""
-        options = {"scheduler": self.address, "peer_addr": free_address()} | options
+        options = {"scheduler": self.address} | options
         return self.make(f"store-{len(self.stores) + 1}", "store", **options)
 
     def leader(self, within_s: float = CONVERGED_S) -> Process:

@@ -11,12 +11,11 @@ opens any.
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import tikv
 from tests.process.cluster import wait_until
@@ -25,9 +24,6 @@ import pytinykv
 from pytinykv import aio
 from pytinykv.client.errors import ClientError
 from pytinykv.lifecycle.rpc.engine import keep_engine
-from pytinykv.simulation.checkers import check_linearizable
-from pytinykv.simulation.history import CompareAndSwap, RawHistory
-from pytinykv.simulation.workloads import RegisterWorkload, Session
 
 PROGRESS_S: Final = 60.0
 OPERATION_S: Final = 20.0
@@ -87,8 +83,10 @@ class Writer:
 class Load:
     """Writers of our client and of tikv-python on one cluster, from `with` to the end of its block."""
 
-    def __init__(self, address: str, *, ours: int = 4, theirs: int = 1) -> None:
+    def __init__(self, address: str, *, ours: int = 4, theirs: int = 1, timeout_s: float = OPERATION_S) -> None:
+        """Make it for the cluster at `address`. Where a network is cut, a short `timeout_s` lets writers go on sooner."""
         self._address = address
+        self._timeout_s = timeout_s
         self._ours = [Writer(f"ours-{number}") for number in range(ours)]
         self._theirs = [Writer(f"tikv-python-{number}") for number in range(theirs)]
         asyncio.run(start_engine())
@@ -159,7 +157,7 @@ class Load:
         asyncio.run(self._write_ours())
 
     async def _write_ours(self) -> None:
-        async with aio.connect(self._address, timeout=OPERATION_S) as db, asyncio.TaskGroup() as group:
+        async with aio.connect(self._address, timeout=self._timeout_s) as db, asyncio.TaskGroup() as group:
             for writer in self._ours:
                 group.create_task(self._write(writer, db))
 
@@ -174,7 +172,7 @@ class Load:
                 writer.on_acknowledged(key, value)
 
     def _run_theirs(self, writer: Writer) -> None:
-        with tikv.RawClient([self._address], timeout=OPERATION_S) as client:
+        with tikv.RawClient([self._address], timeout=self._timeout_s) as client:
             while not self._over.is_set():
                 key, value = writer.next()
                 try:
@@ -183,88 +181,3 @@ class Load:
                     writer.on_failed(error)
                 else:
                     writer.on_acknowledged(key, value)
-
-
-class _Port:
-    """Our client's raw operations, as the simulator's workloads use them."""
-
-    def __init__(self, db: aio.AsyncClient) -> None:
-        self._raw = db.raw
-
-    async def get(self, key: bytes, *, timeout_s: float) -> bytes | None:
-        return await self._raw.get(key, timeout=timeout_s)
-
-    async def put(self, key: bytes, value: bytes, *, timeout_s: float) -> None:
-        await self._raw.put(key, value, timeout=timeout_s)
-
-    async def delete(self, key: bytes, *, timeout_s: float) -> None:
-        await self._raw.delete(key, timeout=timeout_s)
-
-    async def compare_and_swap(
-        self, key: bytes, expected: bytes | None, value: bytes, *, timeout_s: float
-    ) -> CompareAndSwap:
-        answer = await self._raw.compare_and_swap(key, expected, value, timeout=timeout_s)
-        return CompareAndSwap(succeeded=answer.swapped, previous=answer.previous)
-
-    async def scan(self, start: bytes, end: bytes, *, timeout_s: float) -> list[tuple[bytes, bytes]]:
-        return [pair async for pair in self._raw.scan(start, end, timeout=timeout_s)]
-
-
-class Quarrel:
-    """Clients that read, write and swap the same few keys, each on connections of its own; their history is judged."""
-
-    def __init__(self, address: str, *, clients: int = 4, keys: int = 4) -> None:
-        asyncio.run(start_engine())
-        self._address = address
-        self._clients = clients
-        self._keys = keys
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._over: asyncio.Event | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="quarrel")
-        self.history = RawHistory()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._loop is not None and self._over is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(END_S)
-        assert not self._thread.is_alive(), "a client does not end"
-        if error is None and self._error is not None:
-            raise self._error
-
-    def wait_progress(self, count: int = 200) -> None:
-        """Wait until so many more operations were begun."""
-        goal = self.history.invoked + count
-        wait_until(
-            lambda: self._error is not None or self.history.invoked >= goal,
-            within_s=PROGRESS_S,
-            what=lambda: f"operations go on; {self.history.invoked} were begun",
-        )
-
-    def check(self) -> int:
-        """Check that the history is linearizable; return how many operations it has."""
-        return check_linearizable(self.history)
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._quarrel())
-        except BaseException as error:  # noqa: BLE001 - raised in the test's thread
-            self._error = error
-
-    async def _quarrel(self) -> None:
-        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            for number in range(self._clients):
-                group.create_task(self._client(number, self._over))
-
-    async def _client(self, number: int, over: asyncio.Event) -> None:
-        async with aio.connect(self._address) as db:
-            port: Any = _Port(db)
-            session = Session(f"client-{number}", port, self.history, timeout_s=OPERATION_S)
-            await RegisterWorkload(session, random.Random(number), keys=self._keys, think_s=0.002).run(over)

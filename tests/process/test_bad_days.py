@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import rocksdict
-from tests.process.cluster import Cluster, Process, free_address, wait_until
+from tests.process.cluster import Cluster, Process, wait_until
 from tests.process.load import Load
+from tests.process.network import free_address
 
 import pytinykv
 from pytinykv.raftstore.keys import RAW_TAGS

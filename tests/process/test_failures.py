@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import tikv
 from tests.process.cluster import Cluster, Process, wait_until
-from tests.process.load import Load, Quarrel
+from tests.process.load import Load
+from tests.process.quarrel import Quarrel
 
 import pytinykv
 from pytinykv.client.errors import ClientError

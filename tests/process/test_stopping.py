@@ -11,8 +11,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.process.cluster import CLEAN, STOP_S, Cluster, Process, free_address, wait_until
+from tests.process.cluster import CLEAN, STOP_S, Cluster, Process, wait_until
 from tests.process.load import Load
+from tests.process.network import free_address
 
 from pytinykv.wire.pb import pdpb_pb2
 

@@ -46,11 +46,14 @@ class RawPort(Protocol):
 class Session:
     """One client: its name, its port, and the history it writes."""
 
-    def __init__(self, name: str, port: RawPort, history: RawHistory, *, timeout_s: float) -> None:
+    def __init__(
+        self, name: str, port: RawPort, history: RawHistory, *, timeout_s: float, late_s: float = LATE_S
+    ) -> None:
         self.name = name
         self.port = port
         self.history = history
         self.timeout_s = timeout_s
+        self.late_s = late_s
 
     async def get(self, key: bytes) -> bytes | None:
         return await self._record("get", [(key,)], self.port.get(key, timeout_s=self.timeout_s), lambda got: [got])
@@ -88,7 +91,7 @@ class Session:
     ) -> T:
         event = self.history.invoke(self.name, kind, arguments)
         loop = asyncio.get_running_loop()
-        due_at = loop.time() + self.timeout_s * timeouts + LATE_S
+        due_at = loop.time() + self.timeout_s * timeouts + self.late_s
         try:
             result = await call
         except ClientError as error:
@@ -108,7 +111,7 @@ class Session:
     def _check_in_time(self, kind: str, due_at: float) -> None:
         late_s = asyncio.get_running_loop().time() - due_at
         if late_s > 0:
-            raise Violation("deadline", f"{kind} of {self.name} came {late_s + LATE_S:.3f} s after its deadline")
+            raise Violation("deadline", f"{kind} of {self.name} came {late_s + self.late_s:.3f} s after its deadline")
 
 
 async def until_done(operation: Callable[[], Awaitable[T]], *, limit_s: float, what: str) -> T:

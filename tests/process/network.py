@@ -1,0 +1,164 @@
+"""Networks that tests can harm, between the processes of a cluster and whoever talks to them.
+
+Two implementations of `Network`. `NamespaceNetwork` gives each process a network stack of its own, so packets vanish as
+they do in a cut cable: it needs root. `ProxyNetwork` needs nothing: everybody is reached through a relay that holds up
+what it should not let through. `network_for` takes the first that can do what a test wants.
+
+Harm is done to directions: `cut("store-1", "store-2")` loses what store-1 says to store-2 and nothing else. The test itself,
+with all its clients, is the node `CLIENT`. Status ports can be reached whatever is cut: tests look through them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+CLIENT: Final = "client"
+_PORTS: Final = range(21_000, 32_000)
+
+
+def _ports() -> Iterator[int]:
+    """Yield free ports, beginning somewhere else in each test process."""
+    offset = os.getpid() * 97
+    for number in range(len(_PORTS)):
+        port = _PORTS[(offset + number) % len(_PORTS)]
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        yield port
+
+
+_free_ports = _ports()
+
+
+def free_address() -> str:
+    """Return a loopback address that nobody listens at."""
+    return f"127.0.0.1:{next(_free_ports)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a process is to run, and be reached: a node's addresses in a network."""
+
+    addr: str = field(default_factory=free_address)
+    status_addr: str = field(default_factory=free_address)
+    peer_addr: str = field(default_factory=free_address)
+    advertise_addr: str = ""
+    advertise_peer_addr: str = ""
+    prefix: tuple[str, ...] = ()
+    """What starts a command there."""
+    insecure: bool = False
+
+    def options(self, command: str) -> dict[str, str]:
+        """Return a server's options; those without a value are flags."""
+        options = {"--addr": self.addr, "--status-addr": self.status_addr}
+        if self.advertise_addr:
+            options["--advertise-addr"] = self.advertise_addr
+        if command == "store":
+            options["--peer-addr"] = self.peer_addr
+            if self.advertise_peer_addr:
+                options["--advertise-peer-addr"] = self.advertise_peer_addr
+        return options | ({"--insecure": ""} if self.insecure else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weather:
+    """How bad the way out of a node is."""
+
+    delay_s: float = 0.0
+    jitter_s: float = 0.0
+    """Each delay is longer or shorter by up to this."""
+    loss: float = 0.0
+    """Share of what is sent that is lost on the way (and, as TCP sees to it, sent again)."""
+    bytes_per_s: int = 0
+    """How much gets out; 0: as much as wants to."""
+
+
+FINE: Final = Weather()
+
+
+class Network(Protocol):
+    """What connects the nodes of a test. Whoever makes one closes it, after the processes in it."""
+
+    def join(self, node: str) -> Place:
+        """Make room for a process; a node that has joined keeps its place."""
+        ...
+
+    def on_started(self, node: str, pid: int) -> None:
+        """Note that a node's process runs now."""
+        ...
+
+    def cut(self, sender: str, receiver: str) -> None:
+        """Lose, from now on, all that `sender` says to `receiver`. Neither is told. Twice is fine."""
+        ...
+
+    def heal(self, sender: str, receiver: str) -> None:
+        """Let through again what `cut` loses."""
+        ...
+
+    def weather(self, node: str, weather: Weather) -> None:
+        """Make the way out of a node as bad as that; `FINE` ends it."""
+        ...
+
+    def close(self) -> None:
+        """Take the network down."""
+        ...
+
+
+class Loopback:
+    """No network to speak of, and nothing that could be harmed."""
+
+    def join(self, node: str) -> Place:
+        return Place()
+
+    def on_started(self, node: str, pid: int) -> None:
+        pass
+
+    def cut(self, sender: str, receiver: str) -> None:
+        raise NotImplementedError("loopback can't be cut")
+
+    def heal(self, sender: str, receiver: str) -> None:
+        raise NotImplementedError("loopback can't be cut")
+
+    def weather(self, node: str, weather: Weather) -> None:
+        raise NotImplementedError("there is no weather on loopback")
+
+    def close(self) -> None:
+        pass
+
+
+def between(ones: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
+    """Return all directions between two groups of nodes, both ways."""
+    others = list(others)
+    return [way for one in ones for other in others if one != other for way in ((one, other), (other, one))]
+
+
+def can_have_namespaces() -> bool:
+    """Return whether this machine lets us make network stacks and connect them."""
+    if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "tc", "unshare", "nsenter"))):
+        return False
+    trial = ("unshare", "--net", "ip", "link", "add", "name", "a", "type", "veth", "peer", "name", "b")
+    bridge = ("unshare", "--net", "ip", "link", "add", "name", "a", "type", "bridge")
+    return all(subprocess.run(run, capture_output=True, check=False).returncode == 0 for run in (trial, bridge))
+
+
+@contextmanager
+def network_for(*weathers: Weather) -> Iterator[Network]:
+    """Make the most real network that this machine can have, and that can have such weathers."""
+    from tests.process.namespaces import NamespaceNetwork, can_have
+    from tests.process.proxy import ProxyNetwork
+
+    real = can_have_namespaces() and all(map(can_have, weathers))
+    network: Network = NamespaceNetwork() if real else ProxyNetwork()
+    try:
+        yield network
+    finally:
+        network.close()
