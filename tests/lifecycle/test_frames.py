@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -115,6 +116,16 @@ def test_a_single_frame_that_is_too_large_is_no_exception() -> None:
     end.connection.data_received(on_wire(b"y" * 11))
     assert end.frames == []
     assert end.connection.closed
+
+
+def test_a_stranger_s_first_frame_is_small_or_the_end() -> None:
+    end = End(frame_bytes_max=100, first_frame_bytes_max=5)
+    end.connection.data_received(on_wire(b"x" * 6)[:4])
+    assert end.pipe.aborted, "by its length, before there is anything to keep"
+    end = End(frame_bytes_max=100, first_frame_bytes_max=5)
+    end.connection.data_received(on_wire(b"hello", b"x" * 100))
+    assert end.frames == [b"hello", b"x" * 100]
+    assert not end.connection.closed
 
 
 def test_a_frame_that_would_not_be_taken_is_not_sent() -> None:
@@ -246,6 +257,21 @@ def test_large_and_small_frames_arrive_in_order(run: Runner) -> None:
             connection.close()
             await server.until(lambda: server.gone == 1)
             await client.until(lambda: client.closed == 1)
+
+    run(story)
+
+
+def test_a_connection_whose_other_end_takes_nothing_is_over(run: Runner) -> None:
+    async def story() -> None:
+        paused = socket.create_server(("127.0.0.1", 0))
+        over = asyncio.Event()
+        address = f"127.0.0.1:{paused.getsockname()[1]}"
+        connection = await connect_frames(
+            address, lambda _c, _f: None, lambda _c: over.set(), timeout_s=5.0, silence_max_s=0.2
+        )
+        with paused, paused.accept()[0]:
+            connection.send_nowait(bytes(16_000_000))  # more than the system takes for somebody who does not read
+            await over.wait()
 
     run(story)
 

@@ -9,13 +9,18 @@ is buffered.
 Invariants
 1. `send_nowait` never waits. Above `buffer_bytes_max` of unsent bytes, and for a frame that is too large, it refuses.
 2. A connection that breaks, is closed, or receives a length above `frame_bytes_max` is over: `on_closed` is called once.
-3. Listener and connections are in the books of their scope, and end at once when it stops: `abort`, never a linger.
+   A listener takes a smaller first frame: of strangers nothing is kept in memory.
+3. A connection whose other end has not taken anything for `silence_max_s` is over. TCP alone would try for a quarter of an
+   hour, at longer and longer intervals (measured: after a cut of 40 s nothing arrived for 15 s more).
+4. Listener and connections are in the books of their scope, and end at once when it stops: `abort`, never a linger.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import socket
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
@@ -27,6 +32,7 @@ from pytinykv.lifecycle.stacks import call_site
 
 FRAME_BYTES_MAX: Final = 128 * 1024 * 1024
 BUFFER_BYTES_MAX: Final = 64 * 1024 * 1024
+SILENCE_MAX_S: Final = 3.0
 _LENGTH_BYTES: Final = 4
 _CLOSE_S: Final = 1.0
 
@@ -46,13 +52,19 @@ class FrameConnection(asyncio.Protocol):
         *,
         on_connected: Callable[[FrameConnection], None] | None = None,
         frame_bytes_max: int = FRAME_BYTES_MAX,
+        first_frame_bytes_max: int | None = None,
         buffer_bytes_max: int = BUFFER_BYTES_MAX,
+        silence_max_s: float = SILENCE_MAX_S,
     ) -> None:
+        """Make one end; `first_frame_bytes_max` bounds the first frame that is received, None: as all others."""
         self._on_frame: Final = on_frame
         self._on_closed: Final = on_closed
         self._on_connected: Final = on_connected
         self._frame_bytes_max: Final = frame_bytes_max
+        self._receive_bytes_max = frame_bytes_max if first_frame_bytes_max is None else first_frame_bytes_max
+        """Bounds the next frame."""
         self._buffer_bytes_max: Final = buffer_bytes_max
+        self._silence_max_s: Final = silence_max_s
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
         self.closed = False
@@ -82,6 +94,8 @@ class FrameConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
         self.peer = str(transport.get_extra_info("peername"))
+        if (own := transport.get_extra_info("socket")) is not None:
+            _end_in_silence(own, self._silence_max_s)
         if self.closed:
             self._transport.abort()
         elif self._on_connected is not None:
@@ -92,7 +106,7 @@ class FrameConnection(asyncio.Protocol):
         if not received and len(data) >= _LENGTH_BYTES:
             # The usual case, one whole frame, without a copy through the buffer.
             length = int.from_bytes(data[:_LENGTH_BYTES], "big")
-            if len(data) == _LENGTH_BYTES + length and length <= self._frame_bytes_max:
+            if len(data) == _LENGTH_BYTES + length and length <= self._receive_bytes_max:
                 self._deliver(bytes(data[_LENGTH_BYTES:]))
                 return
         received += data
@@ -100,9 +114,9 @@ class FrameConnection(asyncio.Protocol):
         while len(received) - start >= _LENGTH_BYTES and not self.closed:
             begin = start + _LENGTH_BYTES
             length = int.from_bytes(received[start:begin], "big")
-            if length > self._frame_bytes_max:
+            if length > self._receive_bytes_max:
                 _log.warning(
-                    "%s sends a frame of %d bytes, at most %d are taken", self.peer, length, self._frame_bytes_max
+                    "%s sends a frame of %d bytes, at most %d are taken", self.peer, length, self._receive_bytes_max
                 )
                 self.close()
                 return
@@ -122,6 +136,7 @@ class FrameConnection(asyncio.Protocol):
     def _deliver(self, frame: bytes) -> None:
         if self.closed:
             return
+        self._receive_bytes_max = self._frame_bytes_max
         try:
             self._on_frame(self, frame)
         except Exception:
@@ -132,11 +147,20 @@ class FrameConnection(asyncio.Protocol):
 class FrameListener:
     """A listening socket in a scope; each connection that comes in gets `on_frame`."""
 
-    def __init__(self, scope: Scope, name: str, on_frame: OnFrame, on_closed: OnClosed | None = None) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        name: str,
+        on_frame: OnFrame,
+        on_closed: OnClosed | None = None,
+        *,
+        first_frame_bytes_max: int | None = None,
+    ) -> None:
         self._scope: Final = scope
         self._name: Final = f"{scope.name}/{name}"
         self._on_frame: Final = on_frame
         self._told_closed: Final = on_closed
+        self._first_frame_bytes_max: Final = first_frame_bytes_max
         self._made_at: Final = call_site()
         self._server: asyncio.Server | None = None
         self._connections: Final[dict[FrameConnection, None]] = {}
@@ -190,7 +214,12 @@ class FrameListener:
         return [Leak(LeakKind.SERVER, f"{self._name} ({len(self._connections)} connections)", self._made_at)]
 
     def _make_connection(self) -> FrameConnection:
-        return FrameConnection(self._on_frame, self._forget, on_connected=self._remember)
+        return FrameConnection(
+            self._on_frame,
+            self._forget,
+            on_connected=self._remember,
+            first_frame_bytes_max=self._first_frame_bytes_max,
+        )
 
     def _remember(self, connection: FrameConnection) -> None:
         self._connections[connection] = None
@@ -203,7 +232,18 @@ class FrameListener:
             self._told_closed(connection)
 
 
-async def connect_frames(address: str, on_frame: OnFrame, on_closed: OnClosed, *, timeout_s: float) -> FrameConnection:
+def _end_in_silence(own: socket.socket, silence_max_s: float) -> None:
+    """Have the system end a connection whose other end acknowledges or takes nothing for so long, also an idle one."""
+    probe_s = math.ceil(silence_max_s)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, probe_s)
+    own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, probe_s)
+    own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence_max_s * 1000))
+
+
+async def connect_frames(
+    address: str, on_frame: OnFrame, on_closed: OnClosed, *, timeout_s: float, silence_max_s: float = SILENCE_MAX_S
+) -> FrameConnection:
     """Connect to a listener at `host:port`. The caller closes the connection, in a `finally` of a task of its scope.
 
     Raises:
@@ -214,7 +254,7 @@ async def connect_frames(address: str, on_frame: OnFrame, on_closed: OnClosed, *
     try:
         async with asyncio.timeout(timeout_s):
             _transport, connection = await loop.create_connection(
-                lambda: FrameConnection(on_frame, on_closed), parsed.host, parsed.port
+                lambda: FrameConnection(on_frame, on_closed, silence_max_s=silence_max_s), parsed.host, parsed.port
             )
     except TimeoutError:
         raise AddressError(f"cannot connect to {address}: no answer for {timeout_s} s") from None

@@ -46,6 +46,7 @@ FRAMES_QUEUED_MAX = 64
 """Frames that wait for a connection to be made; of more, the oldest are dropped."""
 FRAME_BYTES_TARGET = 16 * 1024 * 1024
 """A turn's messages for one store that are larger go in several frames; far below what a receiver refuses."""
+GREETING_BYTES = 16
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 1.0
 SNAPSHOT_TIMEOUT_S = 300.0
@@ -69,7 +70,7 @@ class _Hello(NamedTuple):
 
     @classmethod
     def decode(cls, frame: bytes) -> _Hello | None:
-        if len(frame) != 16:
+        if len(frame) != GREETING_BYTES:
             return None
         return cls(int.from_bytes(frame[:8], "big"), int.from_bytes(frame[8:], "big"))
 
@@ -218,7 +219,7 @@ def serve_raft_messages(scope: Scope, node: StoreNode) -> FrameListener:
         else:
             greeted.add(connection)
 
-    return FrameListener(scope, "peer-port", on_frame, greeted.discard)
+    return FrameListener(scope, "peer-port", on_frame, greeted.discard, first_frame_bytes_max=GREETING_BYTES)
 
 
 def _wrong_greeting(node: StoreNode, frame: bytes) -> str:
