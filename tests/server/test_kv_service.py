@@ -16,8 +16,9 @@ from pytinykv.lifecycle.errors import TaskCancelledError
 from pytinykv.raft import Heartbeat, LogIndex, PeerId, Term
 from pytinykv.raftstore import Peer, RaftEnvelope, Region, RegionEpoch, StoreId
 from pytinykv.raftstore.records import encode
-from pytinykv.server import kv_service
-from pytinykv.server.kv_service import BATCH_COMMANDS, FRAMES_WAITING_MAX, KvService
+from pytinykv.server import batch_frames
+from pytinykv.server.batch_frames import FRAMES_WAITING_MAX
+from pytinykv.server.kv_service import BATCH_COMMANDS, KvService
 from pytinykv.storage import ColumnFamily
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
@@ -358,8 +359,8 @@ def _frame(desk: Desk, request_id: int, name: str, **fields: Any) -> tikvpb_pb2.
 @pytest.mark.parametrize("limit", ["frames", "bytes"])
 async def test_a_client_that_does_not_read_is_cut_off(desk: Desk, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if limit == "bytes":
-        monkeypatch.setattr(kv_service, "FRAMES_WAITING_MAX", 1 << 30)
-        monkeypatch.setattr(kv_service, "FRAME_BYTES_WAITING_MAX", 2_000)
+        monkeypatch.setattr(batch_frames, "FRAMES_WAITING_MAX", 1 << 30)
+        monkeypatch.setattr(batch_frames, "FRAME_BYTES_WAITING_MAX", 2_000)
 
     async def requests() -> AsyncIterator[Any]:
         for number in range(FRAMES_WAITING_MAX + 10):

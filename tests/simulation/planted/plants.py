@@ -30,7 +30,7 @@ from pytinykv.raftstore.turn import Turn
 from pytinykv.scheduler.ids import IdAllocator
 from pytinykv.scheduler.regions import RegionMap
 from pytinykv.scheduler.tso import TimestampOracle
-from pytinykv.server import kv_service
+from pytinykv.server import batch_frames
 
 Patch = pytest.MonkeyPatch
 
@@ -267,13 +267,13 @@ def loses_reads_of_a_deposed_leader(patch: Patch) -> None:
 
 @planted("answers twice", "basic", 3, STUCK)
 def answers_twice(patch: Patch) -> None:
-    original = kv_service._WriteDone.__call__
+    original = batch_frames._WriteDone.__call__
 
     def call(self: Any, error: Any, results: Any) -> None:
         original(self, error, results)
         original(self, error, results)
 
-    patch.setattr(kv_service._WriteDone, "__call__", call)
+    patch.setattr(batch_frames._WriteDone, "__call__", call)
 
 
 @planted("takes two locks in two orders, across awaits", "basic", 5, STUCK)
