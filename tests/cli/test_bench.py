@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
 import re
@@ -18,7 +19,8 @@ from tests.cli.processes import tinykv
 
 from pytinykv.cli.bench.report import Results
 from pytinykv.cli.bench.stops import Ledger, Stop, StopFigures, key_of, number_in, value_of
-from pytinykv.cli.bench.workload import Latencies, Operation, Round, Workload, percentile
+from pytinykv.cli.bench.workload import Latencies, Operation, Round, Workload, percentile, run_round
+from pytinykv.lifecycle import Scope
 
 # --- percentiles ------------------------------------------------------------------------------------------------------
 
@@ -64,6 +66,18 @@ def test_what_is_kept_of_the_latencies_does_not_grow_with_the_rounds() -> None:
     after_one = kept_bytes(1)
     assert kept_bytes(9) < 2 * after_one
     assert results.as_json("etcd")["cells"][0]["latency_ms"] == pytest.approx({"p50": 0.24, "p99": 0.49, "max": 0.49})
+
+
+async def test_a_round_whose_time_is_up_ends_for_all_its_workers_at_once() -> None:
+    """Each worker looked at the clock for itself, at some of its operations: a round of 1.5 s took minutes."""
+
+    async def put(_key: bytes, _value: bytes) -> None:
+        await asyncio.sleep(0)
+
+    target: Any = SimpleNamespace(name="fake", put=put)
+    async with Scope("test") as scope:
+        measured = await run_round(target, Workload(Operation.PUT, 64, 1_000_000, seconds_max=0.0), scope)
+    assert measured.operations < 64
 
 
 # --- what was acknowledged --------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -227,13 +228,15 @@ def test_a_descriptor_left_open_is_an_error() -> None:
         import socket
         async def main(scope):
             global kept
-            kept = socket.socket()
+            listener = socket.create_server(("127.0.0.1", 0))
+            kept = listener, socket.create_connection(listener.getsockname())
         serve(main, on_report=lambda report: print(report.before, report.after, sep="\\n", flush=True))
     """)
     process.terminate()
     status, output, errors = finish(process)
     assert status == 1
-    assert "left behind without an owner: file descriptor" in errors
+    assert re.search(r"left behind without an owner: file descriptor \d+: .*, listening on 127\.0\.0\.1:\d+\n", errors)
+    assert re.search(r"left behind without an owner: file descriptor \d+: .*, from 127\S+ to 127\S+\n", errors)
     before, after = output.splitlines()
     assert before != after
 

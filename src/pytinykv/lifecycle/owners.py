@@ -136,7 +136,7 @@ class GrowthWatch:
 
 
 def _descriptor_owners(ports: Mapping[int, tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    sockets = _tcp_sockets()
+    sockets = tcp_sockets()
     listening = {local for local, _, state in sockets.values() if state == _LISTENING}
     for target in counted_descriptors().values():
         if not target.startswith("socket:"):
@@ -155,7 +155,16 @@ def _descriptor_owners(ports: Mapping[int, tuple[str, str]]) -> Iterator[tuple[s
             yield f"connections to {remote}", ""
 
 
-def _tcp_sockets() -> dict[str, tuple[str, str, str]]:
+def describe_descriptor(target: str) -> str:
+    """Return what an open descriptor is; of a TCP socket, which says nothing but `socket:[inode]`, where it leads."""
+    known = tcp_sockets().get(target[len("socket:[") : -1]) if target.startswith("socket:") else None
+    if known is None:
+        return target
+    local, remote, state = known
+    return f"{target}, listening on {local}" if state == _LISTENING else f"{target}, from {local} to {remote}"
+
+
+def tcp_sockets() -> dict[str, tuple[str, str, str]]:
     """Return local and remote address and state of TCP sockets, by inode; empty without /proc."""
     found: dict[str, tuple[str, str, str]] = {}
     for table in ("tcp", "tcp6"):

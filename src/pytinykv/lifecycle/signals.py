@@ -46,6 +46,7 @@ import uvloop
 
 from pytinykv.lifecycle.census import child_pids, counted_descriptors, take_census
 from pytinykv.lifecycle.children import die_with_parent
+from pytinykv.lifecycle.owners import describe_descriptor
 from pytinykv.lifecycle.report import Leak, LeakKind, StopReport
 from pytinykv.lifecycle.scope import Scope
 from pytinykv.lifecycle.stacks import UNKNOWN_SITE, await_chain, thread_stack
@@ -307,7 +308,10 @@ async def _stray_descriptors(opened: dict[int, str]) -> list[Leak]:
             break
         gc.collect()
         await asyncio.sleep(SETTLE_S / 10)
-    return [Leak(LeakKind.DESCRIPTOR, f"{number}: {target}", UNKNOWN_SITE) for number, target in sorted(left.items())]
+    return [
+        Leak(LeakKind.DESCRIPTOR, f"{number}: {describe_descriptor(target)}", UNKNOWN_SITE)
+        for number, target in sorted(left.items())
+    ]
 
 
 def _within(limit_s: float, tell: Callable[[], str]) -> str:

@@ -120,12 +120,11 @@ async def run_round(
 ) -> Round:
     """Run one round and return what it measured; ends early after its `seconds_max`. Raises what an operation raises."""
     latencies = Latencies()
-    numbers = iter(range(workload.operations))
-    deadline = time.monotonic() + workload.seconds_max
+    numbers = _numbers(workload.operations, time.monotonic() + workload.seconds_max)
     call = _caller(target, workload)
     started = time.perf_counter()
     workers = [
-        scope.start(f"worker-{index}", _work, numbers, call, workload.keys, latencies, deadline, on_progress)
+        scope.start(f"worker-{index}", _work, numbers, call, workload.keys, latencies, on_progress)
         for index in range(workload.in_flight)
     ]
     for worker in workers:
@@ -140,12 +139,19 @@ def _caller(target: Target, workload: Workload) -> Callable[[bytes], Awaitable[o
     return lambda key: target.put(key, value)
 
 
+def _numbers(count: int, deadline: float) -> Iterator[int]:
+    """Yield the numbers of the operations, for all workers together, until time is up."""
+    for number in range(count):
+        if not number & 127 and time.monotonic() > deadline:
+            return
+        yield number
+
+
 async def _work(
     numbers: Iterator[int],
     call: Callable[[bytes], Awaitable[object]],
     keys: int,
     latencies: Latencies,
-    deadline: float,
     on_progress: Callable[[int], None],
 ) -> None:
     clock = time.perf_counter
@@ -155,6 +161,4 @@ async def _work(
         latencies.add(clock() - begun)
         if not number & 127:
             on_progress(latencies.count)
-            if time.monotonic() > deadline:
-                return
             await asyncio.sleep(0)
