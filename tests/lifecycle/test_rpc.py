@@ -19,7 +19,7 @@ from pytinykv.lifecycle.rpc import (
     RpcChannel,
     RpcServer,
     RpcStream,
-    Status,
+    StatusCode,
     StatusError,
 )
 
@@ -67,7 +67,7 @@ class Handlers:
         return await cancelled
 
     async def refuse(self, request: bytes, context: CallContext) -> bytes:
-        raise StatusError(Status.FAILED_PRECONDITION, "not here")
+        raise StatusError(StatusCode.FAILED_PRECONDITION, "not here")
 
     async def crash(self, request: bytes, context: CallContext) -> bytes:
         raise KeyError("oops")
@@ -202,7 +202,7 @@ class TestCalls:
         assert [await stream.receive() for _ in range(3)] == [b"0", b"1", b"2"]
         stream.finish_sending()
         ended = await both.expect(stream.receive)
-        assert ended.code is Status.OK
+        assert ended.code is StatusCode.OK
 
     async def test_a_sender_is_told_when_what_it_queued_has_been_written(self, both: Both) -> None:
         stream = both.stream()
@@ -232,20 +232,20 @@ class TestCalls:
     @pytest.mark.parametrize(
         ("name", "code", "message"),
         [
-            ("refuse", Status.FAILED_PRECONDITION, "not here"),
-            ("crash", Status.INTERNAL, "/t.T/crash failed: KeyError: 'oops'"),
-            ("map", Status.INVALID_ARGUMENT, "zero"),
-            ("await_cancelled", Status.UNAVAILABLE, "/t.T/await_cancelled was cancelled"),
-            ("unknown", Status.UNIMPLEMENTED, "Method not found!"),
+            ("refuse", StatusCode.FAILED_PRECONDITION, "not here"),
+            ("crash", StatusCode.INTERNAL, "/t.T/crash failed: KeyError: 'oops'"),
+            ("map", StatusCode.INVALID_ARGUMENT, "zero"),
+            ("await_cancelled", StatusCode.UNAVAILABLE, "/t.T/await_cancelled was cancelled"),
+            ("unknown", StatusCode.UNIMPLEMENTED, "Method not found!"),
         ],
     )
-    async def test_errors_of_handlers(self, both: Both, name: str, code: Status, message: str) -> None:
+    async def test_errors_of_handlers(self, both: Both, name: str, code: StatusCode, message: str) -> None:
         error = await both.expect(lambda: both.unary(name))
         assert (error.code, error.message) == (code, message)
 
     async def test_deadline(self, both: Both) -> None:
         error = await both.expect(lambda: both.unary("hang", timeout_s=0.05))
-        assert error.code is Status.DEADLINE_EXCEEDED
+        assert error.code is StatusCode.DEADLINE_EXCEEDED
         await asyncio.wait_for(both.handlers.closed.wait(), ENOUGH_S)
 
     async def test_caller_that_is_cancelled_is_cancelled_and_so_is_the_handler(self, both: Both) -> None:
@@ -262,7 +262,7 @@ class TestCalls:
             channel = RpcChannel(scope, f"127.0.0.1:{unused.getsockname()[1]}")
             with pytest.raises(StatusError) as raised:
                 await channel.unary("/t.T/echo", b"", serialize=same, deserialize=same, timeout_s=ENOUGH_S)
-        assert raised.value.code is Status.UNAVAILABLE
+        assert raised.value.code is StatusCode.UNAVAILABLE
 
     async def test_full_buffer_refuses_at_once_or_in_time(self, both: Both) -> None:
         stream = both.stream("pump_nothing", buffer=2)
@@ -270,7 +270,7 @@ class TestCalls:
         stream.send_nowait(b"2")
         with pytest.raises(StatusError) as raised:
             stream.send_nowait(b"3")
-        assert raised.value.code is Status.RESOURCE_EXHAUSTED
+        assert raised.value.code is StatusCode.RESOURCE_EXHAUSTED
         stream.close()
 
     async def test_sender_waits_for_room(self, both: Both) -> None:
@@ -301,7 +301,7 @@ class TestStoppingTheServer:
         await both.server.stop(0.01)
         assert both.handlers.closed.is_set()
         assert both.server.leaks() == []
-        assert (await call.wait(ENOUGH_S)).code in {Status.UNAVAILABLE, Status.CANCELLED}
+        assert (await call.wait(ENOUGH_S)).code in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
 
     async def test_mid_stream_while_it_answers_without_end(self, both: Both) -> None:
         pump = both.channel._channel.unary_stream("/t.T/pump", request_serializer=same, response_deserializer=same)
@@ -332,7 +332,7 @@ class TestStoppingTheServer:
         await asyncio.sleep(0)
         await both.server.stop(3600)  # longer than this test may take
         assert both.handlers.closed.is_set()
-        assert (await waiting.wait(ENOUGH_S)).code is Status.OK
+        assert (await waiting.wait(ENOUGH_S)).code is StatusCode.OK
 
     async def test_what_a_stream_has_read_is_still_answered(self, both: Both) -> None:
         stream = both.stream("slowly")
@@ -342,7 +342,7 @@ class TestStoppingTheServer:
         await asyncio.sleep(0)
         both.handlers.go_on.set()
         assert await stream.receive() == b"x"
-        assert (await both.expect(stream.receive)).code is Status.OK
+        assert (await both.expect(stream.receive)).code is StatusCode.OK
         await stop.wait(ENOUGH_S)
 
     async def test_stream_of_requests_that_ends_here_is_answered(self, both: Both) -> None:
@@ -360,7 +360,7 @@ class TestStoppingTheServer:
         task.cancel()
         await both.server.stop(3600)
         assert both.handlers.closed.is_set()
-        assert (await both.expect(stream.receive)).code is Status.UNAVAILABLE
+        assert (await both.expect(stream.receive)).code is StatusCode.UNAVAILABLE
 
     async def test_before_it_started(self, scope: Scope) -> None:
         server = RpcServer(scope, "grpc")
@@ -413,7 +413,7 @@ class TestStoppingTheServer:
 
     @staticmethod
     async def abort(both: Both) -> None:
-        assert (await both.expect(lambda: both.unary("abort_and_linger"))).code is Status.PERMISSION_DENIED
+        assert (await both.expect(lambda: both.unary("abort_and_linger"))).code is StatusCode.PERMISSION_DENIED
         await both.handlers.entered.wait()
         assert both.server.calls_under_way == 1
 
@@ -425,7 +425,7 @@ class TestStoppingTheServer:
         leak = next(leak for leak in report.leaks if leak.kind is LeakKind.CALL)
         assert leak.name == "server/grpc/t.T/ignore"
         assert "in Handlers.ignore" in leak.stack[0]
-        assert (await call.wait(ENOUGH_S)).code is not Status.OK
+        assert (await call.wait(ENOUGH_S)).code is not StatusCode.OK
 
     async def test_handler_may_stop_its_own_server(self, both: Both) -> None:
         await both.expect(lambda: both.unary("stop_server"))
@@ -467,7 +467,7 @@ class TestClosingTheChannel:
         call = both.scope.start("call", both.expect, lambda: both.unary("hang"))
         await both.handlers.entered.wait()
         await both.channel.close()
-        assert (await call.wait(ENOUGH_S)).code is Status.UNAVAILABLE
+        assert (await call.wait(ENOUGH_S)).code is StatusCode.UNAVAILABLE
         assert both.channel.leaks() == []
         await asyncio.wait_for(both.handlers.closed.wait(), ENOUGH_S)
 
@@ -478,17 +478,17 @@ class TestClosingTheChannel:
         receiving = both.scope.start("receive", both.expect, stream.receive)
         await asyncio.sleep(0)
         await both.channel.close()
-        assert (await receiving.wait(ENOUGH_S)).code is Status.UNAVAILABLE
+        assert (await receiving.wait(ENOUGH_S)).code is StatusCode.UNAVAILABLE
         with pytest.raises(StatusError) as raised:
             stream.send_nowait(b"y")
-        assert raised.value.code is Status.UNAVAILABLE
+        assert raised.value.code is StatusCode.UNAVAILABLE
         await asyncio.wait_for(both.handlers.closed.wait(), ENOUGH_S)
 
     async def test_mid_flood(self, both: Both) -> None:
         told = both.scope.start("flood", TestStoppingTheServer.flood, both.stream())
         await both.handlers.entered.wait()
         await both.channel.close()
-        assert (await told.wait(ENOUGH_S)).code is Status.UNAVAILABLE
+        assert (await told.wait(ENOUGH_S)).code is StatusCode.UNAVAILABLE
 
     async def test_before_any_call_twice_and_at_once(self, scope: Scope) -> None:
         channel = RpcChannel(scope, "127.0.0.1:1")
@@ -506,7 +506,7 @@ class TestClosingTheChannel:
         stream = both.stream()
         stream.close()
         stream.close()
-        assert (await both.expect(stream.receive)).code is Status.UNAVAILABLE
+        assert (await both.expect(stream.receive)).code is StatusCode.UNAVAILABLE
 
     async def test_by_its_scope(self, both: Both) -> None:
         child = both.scope.child("client")
@@ -518,7 +518,7 @@ class TestClosingTheChannel:
         )
         await both.handlers.entered.wait()
         assert (await child.stop()).ok
-        assert (await call.wait(ENOUGH_S)).code is Status.UNAVAILABLE
+        assert (await call.wait(ENOUGH_S)).code is StatusCode.UNAVAILABLE
 
     async def test_peer_that_never_answers_the_handshake(self, scope: Scope) -> None:
         with socket.socket() as silent:

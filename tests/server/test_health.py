@@ -8,7 +8,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from pytinykv.lifecycle import Scope
-from pytinykv.lifecycle.rpc import RpcChannel, RpcServer, RpcStream, Status, StatusError
+from pytinykv.lifecycle.rpc import RpcChannel, RpcServer, RpcStream, StatusCode, StatusError
 from pytinykv.server.grpc_binding import bind_service
 from pytinykv.server.health import HealthService
 from pytinykv.wire.pb import healthpb_pb2
@@ -67,7 +67,7 @@ async def test_the_port_serves_as_a_whole_once_every_service_does(port: Port) ->
 async def test_an_unknown_service_is_not_found(port: Port) -> None:
     with pytest.raises(StatusError, match=r"does not serve 'etcdserverpb.KV'") as raised:
         await port.check("etcdserverpb.KV")
-    assert raised.value.code == Status.NOT_FOUND
+    assert raised.value.code == StatusCode.NOT_FOUND
 
 
 async def test_once_the_stop_has_begun_nothing_serves_any_more(port: Port) -> None:
@@ -131,7 +131,7 @@ async def test_the_stop_tells_watchers_and_ends_their_streams(port: Port) -> Non
     assert (await stream.receive()).status == NOT_SERVING
     with pytest.raises(StatusError) as raised:
         await stream.receive()
-    assert raised.value.code == Status.OK
+    assert raised.value.code == StatusCode.OK
 
 
 async def test_a_stop_while_a_watcher_is_being_told_something_else_is_not_missed() -> None:

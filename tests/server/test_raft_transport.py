@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytinykv.client.errors import StoreNotFoundError
-from pytinykv.lifecycle import Scope
+from pytinykv.lifecycle import InlineWorker, Scope
 from pytinykv.lifecycle.frames import FrameConnection, connect_frames
 from pytinykv.lifecycle.rpc import RpcServer
 from pytinykv.raft import Heartbeat, InstallSnapshot, LogIndex, PeerId, SnapshotMeta, Term
@@ -82,17 +82,6 @@ class Sink:
 
     def abort(self) -> None:
         self._node.aborted += 1
-
-
-class InlineWorker:
-    """Does the work on the spot."""
-
-    def submit(self, work: Callable[[], Any], on_done: Callable[[Any], None]) -> None:
-        try:
-            result = work()
-        except FormatError as error:
-            result = error
-        on_done(result)
 
 
 @dataclass

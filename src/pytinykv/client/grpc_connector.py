@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from pytinykv.client.errors import ClientForkedError
 from pytinykv.lifecycle import LifecycleError, Scope
-from pytinykv.lifecycle.rpc import ForkedEngineError, RpcChannel, RpcStream, Status, StatusError, refuse_forked
+from pytinykv.lifecycle.rpc import ForkedEngineError, RpcChannel, RpcStream, StatusError, refuse_forked
 from pytinykv.wire import BidiStream, MethodSpec, RpcError, StatusCode, service_methods
 
 __all__ = ["GrpcConnector"]
@@ -69,7 +69,7 @@ class GrpcConnector:
 
     def _channel(self, address: str) -> RpcChannel:
         if self._closed:
-            raise StatusError(Status.CANCELLED, "the connector is closed")
+            raise StatusError(StatusCode.CANCELLED, "the connector is closed")
         channel = self._channels.get(address)
         if channel is None or channel.closed:
             channel = self._channels[address] = RpcChannel(self._scope, address)
@@ -85,9 +85,7 @@ def _converted(error: StatusError | LifecycleError) -> RpcError:
     """Return the error in the wire's words. A stream that ended in good order is over all the same."""
     if not isinstance(error, StatusError):
         return RpcError(StatusCode.UNAVAILABLE, str(error))
-    code = StatusCode(int(error.code))
-    if code is StatusCode.OK:
-        code = StatusCode.UNAVAILABLE
+    code = StatusCode.UNAVAILABLE if error.code is StatusCode.OK else error.code
     return RpcError(code, error.message)
 
 

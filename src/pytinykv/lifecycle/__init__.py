@@ -9,11 +9,13 @@ signals    run_process: a process from start to exit; signals, watchdog, exit st
   │
 scope      Scope: who owns what, and in which order it ends        stopping   the sequence of one stop
   ├── owned      tasks and threads                                 report     what a stop did, as data and as text
+  ├── workers    threads that do blocking work for a loop
   ├── children   child processes that never outlive their parent   census     counts of the whole process
   ├── rpc        gRPC servers and channels                         stacks     where started, where standing
   ├── frames     byte frames over TCP, between our own processes
   └── bridge     a loop in a thread, for callers without one       leaks      finds what nobody owned, for test suites
 clock      time, handed in
+status_code   of remote calls, for who knows no gRPC
 ```
 
 How to use it:
@@ -68,6 +70,7 @@ from pytinykv.lifecycle.scope import Member, Scope
 from pytinykv.lifecycle.signals import EXIT_CLEAN, EXIT_ERROR, EXIT_FORCED, leave_process, run_process
 from pytinykv.lifecycle.waits import OwnedLock, Signal, declare, waiting_for
 from pytinykv.lifecycle.wiring import WhenFull, Wiring, WiringError
+from pytinykv.lifecycle.workers import InlineWorker, ThreadWorker, Worker, result_of
 
 __all__ = [
     "EXIT_CLEAN",
@@ -76,6 +79,7 @@ __all__ = [
     "AddressError",
     "ChildStartError",
     "Clock",
+    "InlineWorker",
     "Leak",
     "LeakKind",
     "LifecycleError",
@@ -93,12 +97,15 @@ __all__ = [
     "StopReport",
     "SystemClock",
     "TaskCancelledError",
+    "ThreadWorker",
     "WhenFull",
     "Wiring",
     "WiringError",
+    "Worker",
     "declare",
     "die_with_parent",
     "leave_process",
+    "result_of",
     "run_process",
     "start_child",
     "waiting_for",

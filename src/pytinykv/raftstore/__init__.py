@@ -23,7 +23,7 @@ from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.raftstore.membership import MembershipChange
 from pytinykv.raftstore.operations import Operation
 from pytinykv.raftstore.peer import RegionPeer
-from pytinykv.raftstore.ports import SchedulerLink, Transport, Worker
+from pytinykv.raftstore.ports import SchedulerLink, Transport
 from pytinykv.raftstore.records import (
     Peer,
     PeerRole,
@@ -62,5 +62,4 @@ __all__ = [
     "StoreId",
     "StoreIdent",
     "Transport",
-    "Worker",
 ]

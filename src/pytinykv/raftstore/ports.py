@@ -1,25 +1,15 @@
-"""What the raftstore needs from the world, each as a small protocol; the server and the simulator implement them."""
+"""What the raftstore needs from the world, each as a small protocol; the server and the simulator implement them.
+
+`lifecycle.Worker`, which does what blocks, is another.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from pytinykv.raftstore.records import RaftEnvelope, Region, RegionId, RegionReport, SnapshotManifest, StoreId
-
-T = TypeVar("T")
-
-
-class Worker(Protocol):
-    """Runs blocking work outside the event loop, one piece after the other, in order."""
-
-    def submit(self, work: Callable[[], T], on_done: Callable[[T | BaseException], None]) -> None:
-        """Run `work` soon and call `on_done` on the event loop with its result or its exception.
-
-        After the worker was stopped nothing is called any more.
-        """
-        ...
 
 
 class Transport(Protocol):

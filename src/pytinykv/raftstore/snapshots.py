@@ -27,9 +27,10 @@ from pytinykv.raftstore.snapshot_files import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytinykv.lifecycle import Worker
     from pytinykv.raftstore.config import RaftStoreConfig
     from pytinykv.raftstore.peer import RegionPeer
-    from pytinykv.raftstore.ports import Transport, Worker
+    from pytinykv.raftstore.ports import Transport
     from pytinykv.raftstore.records import RaftEnvelope, SnapshotHeader
     from pytinykv.storage import Engine
 

@@ -46,13 +46,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pytinykv.lifecycle import Clock, Scope
+    from pytinykv.lifecycle import Clock, Scope, Worker
     from pytinykv.raft import PeerId
     from pytinykv.raftstore.config import RaftStoreConfig
     from pytinykv.raftstore.membership import MembershipChange
     from pytinykv.raftstore.operations import Operation
     from pytinykv.raftstore.pending import OnDone, OnReady
-    from pytinykv.raftstore.ports import SchedulerLink, Transport, Worker
+    from pytinykv.raftstore.ports import SchedulerLink, Transport
     from pytinykv.raftstore.records import Peer, SnapshotHeader, SnapshotManifest
     from pytinykv.raftstore.snapshot_files import SnapshotDirectory
     from pytinykv.storage import Engine

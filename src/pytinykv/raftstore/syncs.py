@@ -23,8 +23,7 @@ from pytinykv.storage import EngineError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytinykv.lifecycle import Clock
-    from pytinykv.raftstore.ports import Worker
+    from pytinykv.lifecycle import Clock, Worker
     from pytinykv.raftstore.turn import Turn
     from pytinykv.storage import Engine
 

@@ -23,7 +23,6 @@ it can be replicated by `raft` later. Not here yet: moving regions for the sake 
 
 from __future__ import annotations
 
-from pytinykv.scheduler.commit import InlineWorker, Worker
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.errors import (
     AlreadyBootstrapped,
@@ -46,7 +45,6 @@ from pytinykv.scheduler.stores import StoreHealth, StoreInfo
 __all__ = [
     "AlreadyBootstrapped",
     "DuplicateAddress",
-    "InlineWorker",
     "InvalidInput",
     "LookupIncomplete",
     "NotBootstrapped",
@@ -63,5 +61,4 @@ __all__ = [
     "StoreNotFound",
     "StoreTombstone",
     "TimestampUnavailable",
-    "Worker",
 ]

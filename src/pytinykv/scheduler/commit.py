@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
+from pytinykv.lifecycle import Worker
 from pytinykv.scheduler.cluster import RegionChange
 from pytinykv.scheduler.commands import Command
 from pytinykv.scheduler.errors import SchedulerStopped
@@ -25,26 +26,6 @@ from pytinykv.scheduler.state import State, Transition, encode_record, region_ke
 from pytinykv.storage.engine import ColumnFamily, Engine
 
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-class Worker(Protocol):
-    """Runs blocking work, such as a sync, off the event loop; one piece after the other, in order."""
-
-    def submit(self, work: Callable[[], T], on_done: Callable[[T | BaseException], None]) -> None:
-        """Run `work` soon and call `on_done` on the event loop with its result or its exception."""
-        ...
-
-
-class InlineWorker:
-    """Runs the work on the spot: for the simulator, tests, and engines whose sync costs nothing."""
-
-    def submit(self, work: Callable[[], T], on_done: Callable[[T | BaseException], None]) -> None:
-        try:
-            result: T | BaseException = work()
-        except Exception as error:  # noqa: BLE001  handed on to the caller, as a worker thread would
-            result = error
-        on_done(result)
 
 
 class Committer:

@@ -20,8 +20,7 @@ from typing import Any, Self, cast
 
 import msgspec
 
-from pytinykv.lifecycle.clock import Clock
-from pytinykv.lifecycle.scope import Scope
+from pytinykv.lifecycle import Clock, InlineWorker, Scope, Worker
 from pytinykv.scheduler.cluster import Cluster
 from pytinykv.scheduler.commands import (
     Bootstrap,
@@ -34,7 +33,7 @@ from pytinykv.scheduler.commands import (
     UpdateGcSafePoint,
     UpdateServiceSafePoint,
 )
-from pytinykv.scheduler.commit import Committer, InlineWorker, Worker
+from pytinykv.scheduler.commit import Committer
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.coordinator import Coordinator
 from pytinykv.scheduler.errors import (

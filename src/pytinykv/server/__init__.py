@@ -13,6 +13,5 @@ Real processes only:
     premises        what both processes stand on                   store_process, scheduler_process
     grpc_binding    a service behind gRPC                          status           the status port
     raft_transport  messages between stores                        address_book     where those are
-    workers         threads for blocking work                      metrics, describe
-    wiring          who may wait for whom
+    wiring          who may wait for whom                          metrics, describe
 """

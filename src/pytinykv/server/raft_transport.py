@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytinykv.client.errors import ClientError
-from pytinykv.lifecycle import AddressError
+from pytinykv.lifecycle import AddressError, result_of
 from pytinykv.lifecycle.frames import FrameConnection, FrameListener, connect_frames
-from pytinykv.lifecycle.rpc import Kind, Method, RpcChannel, Status, StatusError
+from pytinykv.lifecycle.rpc import Kind, Method, RpcChannel, StatusCode, StatusError
 from pytinykv.raftstore import RaftEnvelope, SnapshotHeader, SnapshotManifest, SnapshotRefusedError, StoreId
 from pytinykv.raftstore.errors import FormatError
 from pytinykv.raftstore.records import decode_snapshot_header, encode
 from pytinykv.raftstore.snapshot_files import snapshot_chunks
-from pytinykv.server.workers import result_of
 
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
@@ -245,14 +244,14 @@ def serve_snapshots(server: RpcServer, node: StoreNode) -> None:
         requests = aiter(requests)
         problem = _wrong_greeting(node, await anext(requests, b""))
         if problem:
-            raise StatusError(Status.FAILED_PRECONDITION, problem)
+            raise StatusError(StatusCode.FAILED_PRECONDITION, problem)
         try:
             header = decode_snapshot_header(await anext(requests))
             receiver = node.store.receive_snapshot(header)
         except SnapshotRefusedError as error:
-            raise StatusError(Status.RESOURCE_EXHAUSTED, str(error)) from error
+            raise StatusError(StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         except (FormatError, StopAsyncIteration) as error:
-            raise StatusError(Status.INVALID_ARGUMENT, f"no snapshot header: {error}") from error
+            raise StatusError(StatusCode.INVALID_ARGUMENT, f"no snapshot header: {error}") from error
         is_finished = False
         try:
             # Files are written, checked and synced in the worker: a large region must not hold up the others.
@@ -262,7 +261,7 @@ def serve_snapshots(server: RpcServer, node: StoreNode) -> None:
             receiver.hand_over()
             is_finished = True
         except FormatError as error:
-            raise StatusError(Status.DATA_LOSS, str(error)) from error
+            raise StatusError(StatusCode.DATA_LOSS, str(error)) from error
         finally:
             if not is_finished:
                 receiver.abort()

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytinykv.lifecycle import SystemClock
+from pytinykv.lifecycle import SystemClock, ThreadWorker
 from pytinykv.scheduler import Scheduler, SchedulerConfig
 from pytinykv.server.metrics import SchedulerMetrics
 from pytinykv.server.pd_service import PdService
 from pytinykv.server.premises import Premises, ServerConfig
 from pytinykv.server.wiring import scheduler_wiring
-from pytinykv.server.workers import ThreadWorker
 from pytinykv.storage import DataKind
 
 if TYPE_CHECKING:

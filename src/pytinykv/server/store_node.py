@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pytinykv.lifecycle import Clock, Scope
-    from pytinykv.raftstore import RaftStoreConfig, Region, Transport, Worker
+    from pytinykv.lifecycle import Clock, Scope, Worker
+    from pytinykv.raftstore import RaftStoreConfig, Region, Transport
     from pytinykv.server.reporter import DiskUsage
     from pytinykv.storage import Engine
     from pytinykv.wire import Connector

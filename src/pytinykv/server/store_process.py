@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytinykv.client.grpc_connector import GrpcConnector
-from pytinykv.lifecycle import SystemClock
+from pytinykv.lifecycle import SystemClock, ThreadWorker
 from pytinykv.lifecycle.rpc import parse_address
 from pytinykv.raftstore import RaftStoreConfig
 from pytinykv.server.address_book import AddressBook
@@ -27,7 +27,6 @@ from pytinykv.server.premises import Premises, ServerConfig, host_of
 from pytinykv.server.raft_transport import StoreTransport, serve_raft_messages, serve_snapshots
 from pytinykv.server.store_node import SCHEDULER_PATIENCE_S, StoreNode, StorePorts
 from pytinykv.server.wiring import store_wiring
-from pytinykv.server.workers import ThreadWorker
 from pytinykv.storage import DataKind
 
 if TYPE_CHECKING:

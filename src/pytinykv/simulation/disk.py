@@ -7,7 +7,7 @@ nothing any more.
 Faults (`faults`, `bad_reads`) belong to the disk: they stay over crashes and restarts until `repair`. From the first one on
 an incarnation counts as `hurt`: it may end by itself, loudly and in time, which is otherwise a bug.
 
-`SimWorker` is the store's disk thread on virtual time (`raftstore.ports.Worker`). A piece of work runs at the moment its
+`SimWorker` is the store's disk thread on virtual time (`lifecycle.Worker`). A piece of work runs at the moment its
 turn comes, and its result is told a while later; a sync in it covers what was written when it *began*, and becomes durable
 only when it *ends*, so what is written meanwhile stays at risk, as on a real disk.
 """

@@ -30,11 +30,11 @@ from pytinykv.lifecycle.rpc.engine import (
     SERVER_OPTIONS,
     ForkedEngineError,
     Options,
-    Status,
     StatusError,
     refuse_forked,
 )
 from pytinykv.lifecycle.rpc.server import CallContext, Kind, Method, RpcServer
+from pytinykv.lifecycle.status_code import StatusCode
 
 __all__ = [
     "CHANNEL_OPTIONS",
@@ -48,7 +48,7 @@ __all__ = [
     "RpcChannel",
     "RpcServer",
     "RpcStream",
-    "Status",
+    "StatusCode",
     "StatusError",
     "parse_address",
     "refuse_forked",

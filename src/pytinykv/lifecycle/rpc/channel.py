@@ -23,9 +23,10 @@ import grpc.aio
 
 from pytinykv.lifecycle.report import Leak, LeakKind
 from pytinykv.lifecycle.rpc.address import parse_address
-from pytinykv.lifecycle.rpc.engine import CHANNEL_OPTIONS, Options, Status, StatusError, keep_engine, status_error
+from pytinykv.lifecycle.rpc.engine import CHANNEL_OPTIONS, Options, StatusError, keep_engine, status_error
 from pytinykv.lifecycle.scope import Scope
 from pytinykv.lifecycle.stacks import call_site
+from pytinykv.lifecycle.status_code import StatusCode
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -114,11 +115,11 @@ class RpcChannel:
         except TimeoutError:
             call.cancel()
             raise StatusError(
-                Status.DEADLINE_EXCEEDED, f"{path} at {self._address}: {timeout_s} s have passed"
+                StatusCode.DEADLINE_EXCEEDED, f"{path} at {self._address}: {timeout_s} s have passed"
             ) from None
         except asyncio.CancelledError:
             if self._closing and not _is_being_cancelled():
-                raise StatusError(Status.UNAVAILABLE, f"the channel to {self._address} was closed") from None
+                raise StatusError(StatusCode.UNAVAILABLE, f"the channel to {self._address} was closed") from None
             call.cancel()
             raise
         finally:
@@ -202,7 +203,7 @@ class RpcChannel:
 
     def _refuse_if_closed(self) -> None:
         if self._closing:
-            raise StatusError(Status.UNAVAILABLE, f"the channel to {self._address} is closed")
+            raise StatusError(StatusCode.UNAVAILABLE, f"the channel to {self._address} is closed")
 
 
 class RpcStream(Generic[Request, Response]):
@@ -245,7 +246,7 @@ class RpcStream(Generic[Request, Response]):
         self._refuse_if_over()
         if len(self._buffer) >= self._buffer_max:
             raise StatusError(
-                Status.RESOURCE_EXHAUSTED, f"{self._name}: {self._buffer_max} messages are waiting already"
+                StatusCode.RESOURCE_EXHAUSTED, f"{self._name}: {self._buffer_max} messages are waiting already"
             )
         self._buffer.append(message)
         if self._more is not None and not self._more.done():
@@ -269,7 +270,7 @@ class RpcStream(Generic[Request, Response]):
                 if not room.done():
                     self._room.remove(room)
             if not room.done():
-                raise StatusError(Status.DEADLINE_EXCEEDED, f"{self._name}: no room to send for {timeout_s} s")
+                raise StatusError(StatusCode.DEADLINE_EXCEEDED, f"{self._name}: no room to send for {timeout_s} s")
         self.send_nowait(message)
 
     def is_drained(self, otherwise: Callable[[], object]) -> bool:
@@ -301,12 +302,12 @@ class RpcStream(Generic[Request, Response]):
             response: Response = await self._call
             return response
         except StopAsyncIteration:
-            raise StatusError(Status.OK, f"{self._name}: the peer has ended the stream") from None
+            raise StatusError(StatusCode.OK, f"{self._name}: the peer has ended the stream") from None
         except grpc.RpcError as error:
             raise status_error(error) from None
         except asyncio.CancelledError:
             if self.broken and not _is_being_cancelled():
-                raise StatusError(Status.UNAVAILABLE, f"{self._name} was closed") from None
+                raise StatusError(StatusCode.UNAVAILABLE, f"{self._name} was closed") from None
             raise
 
     def close(self) -> None:
@@ -360,7 +361,7 @@ class RpcStream(Generic[Request, Response]):
 
     def _refuse_if_over(self) -> None:
         if self.broken or self._sending_finished:
-            raise StatusError(Status.UNAVAILABLE, f"{self._name} is over")
+            raise StatusError(StatusCode.UNAVAILABLE, f"{self._name} is over")
 
 
 def _is_being_cancelled() -> bool:

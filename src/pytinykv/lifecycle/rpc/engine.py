@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Any, Final, cast
 
 import grpc
@@ -26,6 +25,7 @@ import grpc.aio
 
 from pytinykv.lifecycle.census import excuse_descriptors, open_descriptors
 from pytinykv.lifecycle.errors import LifecycleError
+from pytinykv.lifecycle.status_code import StatusCode
 
 Options = Sequence[tuple[str, int | str]]
 
@@ -61,28 +61,6 @@ CHANNEL_OPTIONS: Final[Options] = (
 )
 
 
-class Status(IntEnum):
-    """gRPC's status codes, by their numbers on the wire."""
-
-    OK = 0
-    CANCELLED = 1
-    UNKNOWN = 2
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    ALREADY_EXISTS = 6
-    PERMISSION_DENIED = 7
-    RESOURCE_EXHAUSTED = 8
-    FAILED_PRECONDITION = 9
-    ABORTED = 10
-    OUT_OF_RANGE = 11
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    DATA_LOSS = 15
-    UNAUTHENTICATED = 16
-
-
 class ForkedEngineError(LifecycleError):
     """gRPC was to be used in a forked child whose parent had used it; the message says what to do instead."""
 
@@ -91,8 +69,8 @@ class StatusError(LifecycleError):
     """A call that ended with a status other than OK: raised to callers, and raised by handlers to answer with it."""
 
     def __init__(self, code: int, message: str) -> None:
-        super().__init__(f"{Status(code).name}: {message}")
-        self.code: Final = Status(code)
+        super().__init__(f"{StatusCode(code).name}: {message}")
+        self.code: Final = StatusCode(code)
         self.message: Final = message
 
 
@@ -112,7 +90,7 @@ def status_error(error: grpc.RpcError) -> StatusError:
     """Return what an exception of grpc means, without grpc's types."""
     if isinstance(error, grpc.aio.AioRpcError):
         return StatusError(error.code().value[0], error.details() or "")
-    return StatusError(Status.UNKNOWN, repr(error))
+    return StatusError(StatusCode.UNKNOWN, repr(error))
 
 
 def refuse_forked() -> None:

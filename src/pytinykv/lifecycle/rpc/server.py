@@ -28,9 +28,10 @@ import grpc.aio
 from pytinykv.lifecycle.errors import AddressError, LifecycleError, ScopeStoppedError
 from pytinykv.lifecycle.report import Leak, LeakKind
 from pytinykv.lifecycle.rpc.address import Address, check_can_bind, check_may_listen, parse_address
-from pytinykv.lifecycle.rpc.engine import SERVER_OPTIONS, Options, Status, StatusError, grpc_code, keep_engine
+from pytinykv.lifecycle.rpc.engine import SERVER_OPTIONS, Options, StatusError, grpc_code, keep_engine
 from pytinykv.lifecycle.scope import Scope
 from pytinykv.lifecycle.stacks import CallSite, await_chain, call_site
+from pytinykv.lifecycle.status_code import StatusCode
 
 START_DEADLINE_S: Final = 5.0
 GRACE_S: Final = 1.0
@@ -421,7 +422,7 @@ class RpcServer:
             _log.debug("%s%s ended after its caller had gone: %r", self._name, path, error)
             raise asyncio.CancelledError
         _log.error("%s%s failed", self._name, path, exc_info=error)
-        await context.abort(grpc_code(Status.INTERNAL), f"{path} failed: {type(error).__name__}: {error}")
+        await context.abort(grpc_code(StatusCode.INTERNAL), f"{path} failed: {type(error).__name__}: {error}")
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:

@@ -1,17 +1,27 @@
-"""A worker thread that does a store's blocking work: one for the syncs, one for snapshots."""
+"""Workers: what runs blocking work, such as a sync of a disk, outside the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import queue
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from pytinykv.lifecycle import Scope
-    from pytinykv.raftstore import Worker
+    from pytinykv.lifecycle.scope import Scope
 
 T = TypeVar("T")
+
+
+class Worker(Protocol):
+    """Runs blocking work outside the event loop, one piece after the other, in order."""
+
+    def submit(self, work: Callable[[], T], on_done: Callable[[T | BaseException], None]) -> None:
+        """Run `work` soon and call `on_done` on the event loop with its result or its exception.
+
+        After the worker was stopped nothing is called any more.
+        """
+        ...
 
 
 async def result_of(worker: Worker, work: Callable[[], T]) -> T:
@@ -35,7 +45,7 @@ async def result_of(worker: Worker, work: Callable[[], T]) -> T:
 
 
 class ThreadWorker:
-    """Runs work in a thread of a scope, in order; results come back on the event loop.
+    """A `Worker` with a thread of a scope.
 
     The queue needs no bound of its own: who submits waits for the result before submitting more of the same. When the
     scope stops, the piece under way is finished and its result delivered while the loop lives; the rest is not begun.
@@ -48,7 +58,7 @@ class ThreadWorker:
         scope.start_thread(name, self._run, wake=self._stop)
 
     def submit(self, work: Callable[[], T], on_done: Callable[[T | BaseException], None]) -> None:
-        """Run `work` soon and call `on_done` on the event loop with its result or its exception."""
+        """See `Worker`."""
         self._queue.put((work, on_done))
 
     def _stop(self) -> None:
@@ -64,9 +74,21 @@ class ThreadWorker:
             result: Any
             try:
                 result = work()
-            except Exception as error:  # noqa: BLE001 - handed to whoever asked for the work
+            except Exception as error:  # handed to whoever asked for the work
                 result = error
             try:
                 self._loop.call_soon_threadsafe(on_done, result)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
+
+
+class InlineWorker:
+    """A `Worker` that does the work on the spot: for tests, and for engines whose sync costs nothing."""
+
+    def submit(self, work: Callable[[], T], on_done: Callable[[T | BaseException], None]) -> None:
+        """See `Worker`."""
+        try:
+            result: T | BaseException = work()
+        except Exception as error:  # handed to whoever asked for the work
+            result = error
+        on_done(result)

@@ -6,8 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
-from pytinykv.lifecycle import Scope
-from pytinykv.server.workers import ThreadWorker
+from pytinykv.lifecycle import Scope, ThreadWorker
 
 
 async def test_work_is_done_in_order_elsewhere_and_told_here() -> None:
