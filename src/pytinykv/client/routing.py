@@ -2,7 +2,7 @@
 
     execute ──region and store known──► submit ──reply──► decode                        the path of nearly every command
        │                                   │
-       └── unknown ──► find region, store  └── region error, broken stream … ──► react, pause, again, until the deadline
+       └── unknown ──► `routes` finds them └── region error, broken stream … ──► react, pause, again, until the deadline
 
 The cheap path makes one future and awaits it once. Everything else (`recover`) may be slow, and decides by `reactions`.
 """
@@ -10,15 +10,14 @@ The cheap path makes one future and awaits it once. Everything else (`recover`) 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pytinykv.client.attempts import AttemptFailure
 from pytinykv.client.backoff import Backoff
-from pytinykv.client.commands import ABOVE_ALL_KEYS, BatchCommand, Command, RawScan
+from pytinykv.client.commands import BatchCommand, Command
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import (
     ClientClosedError,
@@ -29,14 +28,14 @@ from pytinykv.client.errors import (
     UndeterminedError,
 )
 from pytinykv.client.reactions import Pause, Reaction, deadline_exceeded, on_failure, on_region_error
-from pytinykv.client.region_cache import Region, RegionCache
+from pytinykv.client.region_cache import Region
+from pytinykv.client.routes import Routes
 from pytinykv.client.scheduler_client import SchedulerClient
 from pytinykv.client.store_connection import StoreConnection
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import Connector
 from pytinykv.wire import errors as wire_errors
 from pytinykv.wire.errors import RegionError
-from pytinykv.wire.pb import metapb_pb2
 
 __all__ = ["Batch", "Router"]
 
@@ -44,10 +43,6 @@ _log = logging.getLogger(__name__)
 
 WRITE_RETRY_LEFT_MIN_S = 0.01
 """A write is not sent once more with less time left than this: an error that is sure beats one that is undetermined."""
-OUTAGE_PATIENCE_S = 0.5
-"""How long to wait for a scheduler before going by what was known earlier."""
-AVOID_STORE_S = 3.0
-"""A store that did not answer is passed over for so long when there is a choice."""
 
 _T = TypeVar("_T")
 _ItemT = TypeVar("_ItemT")
@@ -67,30 +62,15 @@ class Batch(NamedTuple, Generic[_ItemT, _T]):
 
 
 class Router:
-    """Routes of one client. All methods belong to the event loop's thread."""
+    """Runs the commands of one client. All methods belong to the event loop's thread."""
 
     def __init__(
         self, scheduler: SchedulerClient, *, connector: Connector, rng: Random, scope: Scope, config: ClientConfig
     ) -> None:
-        self.regions = RegionCache()
         self.config = config
-        self._dropped = RegionCache()
-        """Regions that turned out wrong, for use while no scheduler answers: some peer of theirs may know better."""
-        self._scheduler = scheduler
-        self._connector = connector
+        self.routes = Routes(scheduler, connector=connector, rng=rng, scope=scope, config=config)
         self._rng = rng
-        self._scope = scope
         self._loop = asyncio.get_running_loop()
-        self._stores: dict[int, StoreConnection] = {}
-        self._retired: list[StoreConnection] = []
-        self._moved: set[int] = set()
-        """Stores whose address is to be asked for again before the next use."""
-        self._addresses: dict[int, str] = {}
-        """Where all stores were when the scheduler was asked last. One that nothing was sent to yet may come to lead while
-        no scheduler answers."""
-        self._avoid_until: dict[int, float] = {}
-        self._lookup = asyncio.Lock()
-        """One caller asks the scheduler, the others see its answer in the cache."""
         self._closed = False
         self._closing: asyncio.Future[None] = self._loop.create_future()
         """Resolved by `close`; ends pauses."""
@@ -104,8 +84,7 @@ class Router:
         self._closed = True
         if not self._closing.done():
             self._closing.set_result(None)
-        for store in [*self._stores.values(), *self._retired]:
-            store.close()
+        self.routes.close()
 
     # --- one command --------------------------------------------------------------------------------------------
 
@@ -124,11 +103,12 @@ class Router:
         """Send `command` if its route is known; otherwise None, and `recover` finds one."""
         if command.unary_path is not None or self._closed:
             return None
-        region = command.locate(self.regions)
+        routes = self.routes
+        region = command.locate(routes.regions)
         if region is None:
             return None
-        store = self._stores.get(region.store_id)
-        if store is None or region.store_id in self._moved:
+        store = routes.stores.get(region.store_id)
+        if store is None:
             return None
         return store.submit(command, region, self._attempt_deadline(command, deadline))
 
@@ -271,30 +251,9 @@ class Router:
             reaction = on_failure(command, trouble, time_left=self._loop.time() < deadline)
         else:
             reaction = on_region_error(command, trouble)
-            self._learn(region, trouble)
-        if reaction.avoid_store:
-            self._avoid_until[region.store_id] = self._loop.time() + AVOID_STORE_S
-        if reaction.drop_store:
-            self._moved.add(region.store_id)
-        if reaction.drop_region and self.regions.remove(region):
-            self._dropped.insert(region)
+            self.routes.learn(region, trouble)
+        self.routes.forget(region, reaction)
         return reaction
-
-    def _learn(self, region: Region, error: RegionError) -> None:
-        match error:
-            case wire_errors.NotLeader(leader=leader) if leader is not None:
-                known = region.peer_on_store(leader.store_id)
-                if known is None or known.id != leader.id:
-                    self.regions.remove(region)  # membership has changed as well
-                else:
-                    self.regions.replace(region, region.with_leader(leader))
-            case wire_errors.EpochNotMatch(current_regions=metas):
-                self.regions.remove(region)
-                self.regions.insert_all(
-                    Region(meta, meta_leader)
-                    for meta in metas
-                    if (meta_leader := _peer_on(meta, region.store_id)) is not None
-                )
 
     async def _pause(self, reactions: Sequence[Reaction], backoff: Backoff) -> None:
         """Pause for the longest of several reactions; "at once" is granted once per call."""
@@ -306,141 +265,21 @@ class Router:
     def _backoff(self, deadline: float) -> Backoff:
         return Backoff(self.config, deadline=deadline, rng=self._rng, closing=self._closing)
 
-    # --- finding the way ----------------------------------------------------------------------------------------
-
     async def _route(self, command: Command[Any], deadline: float, trouble: object) -> tuple[Region, StoreConnection]:
-        """Return the region and store for `command`, asking the scheduler for what is not known."""
+        """Return the region and store for `command`, asking again and again until they are known."""
         backoff = self._backoff(deadline)
         while True:
             self._check_time(command, deadline, trouble)
             try:
-                region = command.locate(self.regions) or await self._find_region(command, deadline)
-                if region is not None:
-                    return region, await self._store_of(region, deadline)
+                found = await self.routes.find(command, deadline)
+                if found is not None:
+                    return found
                 trouble = trouble or "the scheduler knows no region with a leader for it"
             except (NotBootstrappedError, StoreNotFoundError) as error:
                 trouble = error
             except SchedulerUnavailableError as error:
                 raise SchedulerUnavailableError(f"{command.describe()} was not executed: {error}") from error
             await backoff.pause()
-
-    async def _find_region(self, command: Command[Any], deadline: float) -> Region | None:
-        async with self._turn(deadline):
-            return command.locate(self.regions) or await self._ask_region(command, deadline)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, deadline: float) -> AsyncIterator[None]:
-        """Wait for the turn to ask the scheduler."""
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._lookup.acquire()
-        except TimeoutError:
-            raise SchedulerUnavailableError("the scheduler has not answered an earlier question yet") from None
-        try:
-            yield
-        finally:
-            self._lookup.release()
-
-    async def _ask_region(self, command: Command[Any], deadline: float) -> Region | None:
-        left_s = deadline - self._loop.time()
-        dropped = command.locate(self._dropped)
-        try:
-            region = await self._ask_scheduler(command, left_s if dropped is None else min(left_s, OUTAGE_PATIENCE_S))
-        except SchedulerUnavailableError:
-            if dropped is None:
-                raise
-            region = self._with_other_leader(dropped)
-        if region is None or not region.id:
-            return None
-        region = self._with_reachable_leader(region)
-        if region is not None:
-            self.regions.insert(region)
-        return region
-
-    async def _ask_scheduler(self, command: Command[Any], left_s: float) -> Region | None:
-        if isinstance(command, RawScan) and command.reverse:
-            return await self._ask_region_below(command.range.end or None, left_s)
-        return await self._scheduler.get_region(command.key, left_s)
-
-    async def _ask_region_below(self, upper: bytes | None, left_s: float) -> Region | None:
-        region = await self._scheduler.get_region(ABOVE_ALL_KEYS if upper is None else upper, left_s)
-        if region is not None and region.start == upper:
-            return await self._scheduler.get_prev_region(region.start, left_s)
-        return region
-
-    def _with_reachable_leader(self, region: Region) -> Region | None:
-        """Guess another leader if the one the scheduler names did not answer lately, or none is named."""
-        now = self._loop.time()
-        avoid_until = self._avoid_until
-        if region.leader.id and avoid_until.get(region.store_id, 0.0) <= now:
-            return region
-        others = [peer for peer in _voters(region.meta) if avoid_until.get(peer.store_id, 0.0) <= now]
-        if others:
-            return region.with_leader(self._rng.choice(others))
-        return region if region.leader.id else None
-
-    def _with_other_leader(self, region: Region) -> Region:
-        others = [peer for peer in _voters(region.meta) if peer.store_id != region.store_id]
-        return region.with_leader(self._rng.choice(others)) if others else region
-
-    async def _store_of(self, region: Region, deadline: float) -> StoreConnection:
-        """Return the connection to the store that leads `region`; one it can't be, and the region, are forgotten."""
-        store_id = region.store_id
-        if store_id not in self._moved and (known := self._stores.get(store_id)) is not None:
-            return known
-        try:
-            async with self._turn(deadline):
-                if store_id not in self._moved and (known := self._stores.get(store_id)) is not None:
-                    return known
-                return await self._find_store(store_id, deadline)
-        except StoreNotFoundError:
-            self.regions.remove(region)
-            raise
-
-    async def _find_store(self, store_id: int, deadline: float) -> StoreConnection:
-        """Return the connection to a store, at the address the scheduler has for it now."""
-        known = self._stores.get(store_id)
-        address = self._addresses.get(store_id)
-        left_s = deadline - self._loop.time()
-        try:
-            await self._ask_addresses(left_s if address is None else min(left_s, OUTAGE_PATIENCE_S))
-            address = self._addresses.get(store_id)
-        except SchedulerUnavailableError:
-            if address is None:
-                raise
-        if address is None:
-            raise StoreNotFoundError(f"store {store_id} is gone")
-        self._moved.discard(store_id)
-        if known is not None and known.address == address:
-            return known
-        if known is not None:
-            _log.info("store %d moved from %s to %s", store_id, known.address, address)
-            self._retire(known)
-        store = StoreConnection(store_id, address, connector=self._connector, config=self.config, scope=self._scope)
-        self._stores[store_id] = store
-        return store
-
-    async def _ask_addresses(self, left_s: float) -> None:
-        stores = await self._scheduler.get_all_stores(exclude_tombstone=True, timeout_s=left_s)
-        self._addresses = {store.id: store.address for store in stores if store.address}
-
-    def _retire(self, store: StoreConnection) -> None:
-        """Keep a connection nobody sends to any more until its commands are answered."""
-        self._retired.append(store)
-        for old in [old for old in self._retired if not old.in_flight]:
-            old.close()
-            self._retired.remove(old)
-
-
-def _voters(meta: metapb_pb2.Region) -> list[metapb_pb2.Peer]:
-    """Return the peers that may come to lead: all but learners."""
-    return [peer for peer in meta.peers if peer.role != metapb_pb2.PeerRole.Learner]
-
-
-def _peer_on(meta: metapb_pb2.Region, store_id: int) -> metapb_pb2.Peer | None:
-    """Return the peer on `store_id` (the store that told us led the old region), else the first, if there is any."""
-    voters = _voters(meta)
-    return next((peer for peer in voters if peer.store_id == store_id), next(iter(voters), None))
 
 
 def _gravest(errors: Sequence[ClientError], *, partly_done: bool) -> ClientError:
