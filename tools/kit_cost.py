@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""What the lifecycle kit costs: the same puts to a cluster with it and to one without it, in turns, in one run.
+"""What the lifecycle kit costs: the same puts to clusters with it and without it, in turns, in one run.
 
 The stores of the one are started as they are. Those of the other run the same code with the kit taken out at run time,
-down to what a program would have that creates tasks and threads and forgets about them (`strip_kit` has the list). Both
-clusters stand all the time, a round goes to one and then to the other, and the order changes with every round.
+down to what a program would have that creates tasks and threads and forgets about them (`strip_kit` has the list). Two
+clusters stand side by side, short rounds go to one and then to the other, and the order changes with every round. Two
+equal clusters already differ by some percent for as long as they live, so several pairs are started, one after the other.
 
 Two figures are compared: puts per second, and processor time of the three stores per put, which does not depend on what
 else the machine does, as long as turns are equally full. `--control` starts the second cluster with the kit as well: what
@@ -20,7 +21,7 @@ import statistics
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,6 @@ import uvloop
 from pytinykv import aio, lifecycle
 from pytinykv.cli import main as tinykv
 from pytinykv.cli import serving
-from pytinykv.cli.bench.facts import cpu_seconds
 from pytinykv.cli.bench.targets import PytinykvTarget
 from pytinykv.cli.bench.workload import Operation, Workload, run_round
 from pytinykv.cli.playground.cluster import Cluster
@@ -155,40 +155,53 @@ class Side:
         return Sample(measured.rate, (self._cpu_seconds() - before) / measured.operations * 1e6)
 
     def _cpu_seconds(self) -> float:
-        return sum(cpu_seconds(store.child.pid) for store in self._cluster.stores)
+        """Return the processor time of all threads of the stores, to the nanosecond; clock ticks are too coarse."""
+        return sum(
+            int(figures.read_text().split()[0]) / 1e9
+            for store in self._cluster.stores
+            for figures in Path(f"/proc/{store.child.pid}/task").glob("*/schedstat")
+        )
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rounds at one number of puts in flight."""
+    """All rounds at one number of puts in flight: of each pair of clusters, a list for either."""
 
     in_flight: int
-    kit: list[Sample]
-    bare: list[Sample]
+    kit: list[list[Sample]] = field(default_factory=list)
+    bare: list[list[Sample]] = field(default_factory=list)
 
-    def throughput_costs(self) -> list[float]:
-        """Return, round by round, how much of the throughput the kit took, as a fraction."""
-        return [1 - kit.puts_per_s / bare.puts_per_s for kit, bare in zip(self.kit, self.bare, strict=True)]
+    def begin_run(self) -> None:
+        """Take note that both clusters are new."""
+        self.kit.append([])
+        self.bare.append([])
 
-    def cpu_costs(self) -> list[float]:
-        """Return, round by round, how much more processor time a put took with the kit, as a fraction."""
-        return [kit.cpu_us_per_put / bare.cpu_us_per_put - 1 for kit, bare in zip(self.kit, self.bare, strict=True)]
+    def add(self, side: str, sample: Sample) -> None:
+        (self.kit if side == "kit" else self.bare)[-1].append(sample)
 
-    def lines(self) -> list[str]:
-        puts, puts_bare = (statistics.median(one.puts_per_s for one in side) for side in (self.kit, self.bare))
-        cpu, cpu_bare = (statistics.median(one.cpu_us_per_put for one in side) for side in (self.kit, self.bare))
-        throughput, processor = _spread(self.throughput_costs()), _spread(self.cpu_costs())
+    def costs(self, figure: Callable[[Sample], float]) -> list[float]:
+        """Return how much larger a figure is with the kit, as a fraction, for each pair of clusters."""
         return [
-            f"{self.in_flight} puts in flight, {len(self.kit)} rounds each, medians",
-            f"  puts per second: {puts:,.0f} with the kit, {puts_bare:,.0f} without; it costs {throughput}",
-            f"  processor time per put: {cpu:.1f} µs with the kit, {cpu_bare:.1f} µs without; it costs {processor}",
+            statistics.median(figure(kit) / figure(bare) - 1 for kit, bare in zip(*pair, strict=True))
+            for pair in zip(self.kit, self.bare, strict=True)
         ]
 
+    def lines(self) -> list[str]:
+        def line(what: str, unit: str, figure: Callable[[Sample], float]) -> str:
+            kit, bare = (
+                statistics.median(figure(one) for run in side for one in run) for side in (self.kit, self.bare)
+            )
+            costs = sorted(self.costs(figure))
+            each = ", ".join(f"{cost:+.1%}" for cost in costs)
+            return (
+                f"  {what}: {kit:,.1f}{unit} with, {bare:,.1f}{unit} without: {statistics.median(costs):+.1%} ({each})"
+            )
 
-def _spread(fractions: list[float]) -> str:
-    """Return the median of paired rounds with the quartiles, in percent."""
-    low, middle, high = statistics.quantiles(fractions, n=4, method="inclusive")
-    return f"{middle:+.1%} (half of the rounds within {low:+.1%} and {high:+.1%})"
+        return [
+            f"{self.in_flight} puts in flight, {len(self.kit)} pairs of clusters, with the kit and without; medians",
+            line("puts per second", "", lambda sample: sample.puts_per_s),
+            line("processor time per put", " µs", lambda sample: sample.cpu_us_per_put),
+        ]
 
 
 async def _side(name: str, scope: Scope, *, bare: bool) -> Side:
@@ -206,18 +219,24 @@ async def _side(name: str, scope: Scope, *, bare: bool) -> Side:
 
 
 async def _compare(scope: Scope, options: argparse.Namespace, comparisons: list[Comparison]) -> None:
-    second = "without" if not options.control else "with-too"
-    sides = [await _side("with", scope, bare=False), await _side(second, scope, bare=not options.control)]
-    for in_flight in options.in_flight:
-        comparison = Comparison(in_flight, [], [])
-        for side in sides:
-            await side.run(in_flight, WARM_UP_S)
-        for number in range(options.rounds):
-            order = sides if number % 2 == 0 else sides[::-1]
+    """Start both clusters anew again and again: how well two clusters fill their turns differs more than the kit costs."""
+    for number in range(options.clusters):
+        run = scope.child(f"run-{number}")
+        sides = {
+            "kit": await _side("kit", run, bare=False),
+            "bare": await _side("bare", run, bare=not options.control),
+        }
+        for comparison in comparisons:
+            comparison.begin_run()
+            order = list(sides) if number % 2 == 0 else list(sides)[::-1]
             for side in order:
-                samples = comparison.kit if side is sides[0] else comparison.bare
-                samples.append(await side.run(in_flight, options.seconds))
-        comparisons.append(comparison)
+                await sides[side].run(comparison.in_flight, WARM_UP_S)
+            for _ in range(options.rounds):
+                for side in order:
+                    comparison.add(side, await sides[side].run(comparison.in_flight, options.seconds))
+                order.reverse()
+        await run.stop()
+    for comparison in comparisons:
         print(*comparison.lines(), sep="\n", flush=True)
 
 
@@ -227,13 +246,16 @@ def main(arguments: list[str]) -> int:
         strip_kit()
         tinykv(arguments[1:])
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=20, help="rounds of each cluster, at least 2")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of a round")
+    parser.add_argument("--clusters", type=int, default=8, help="how many pairs of clusters are started")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds of each cluster")
+    parser.add_argument(
+        "--seconds", type=float, default=0.4, help="length of a round; short ones see the same neighbours"
+    )
     parser.add_argument("--in-flight", type=int, nargs="+", default=[256, 64], help="puts in flight")
     parser.add_argument("--control", action="store_true", help="both clusters with the kit: shows the noise")
     parser.add_argument("--save", type=Path, help="write all rounds to this file, as JSON")
     options = parser.parse_args(arguments)
-    comparisons: list[Comparison] = []
+    comparisons = [Comparison(number) for number in options.in_flight]
 
     async def compare(scope: Scope) -> None:
         await _compare(scope, options, comparisons)

@@ -17,25 +17,16 @@ pytestmark = pytest.mark.xdist_group("processes")
 
 
 def test_it_compares_two_clusters_round_by_round(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        TOOL,
-        "--rounds",
-        "2",
-        "--seconds",
-        "0.1",
-        "--in-flight",
-        "8",
-        "--save",
-        tmp_path / "all",
-    ]
+    options = ("--clusters", "2", "--rounds", "2", "--seconds", "0.1", "--in-flight", "8", "--save", tmp_path / "all")
+    command = [sys.executable, TOOL, *options]
     done = subprocess.run(command, capture_output=True, timeout=LIMIT_S, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert b"8 puts in flight, 2 rounds each, medians" in done.stdout
+    assert b"8 puts in flight, 2 pairs of clusters" in done.stdout
     [comparison] = json.loads((tmp_path / "all").read_text())
     for side in ("kit", "bare"):
-        assert len(comparison[side]) == 2
-        assert all(sample["puts_per_s"] > 0 and sample["cpu_us_per_put"] > 0 for sample in comparison[side])
+        assert [len(run) for run in comparison[side]] == [2, 2]
+        samples = [sample for run in comparison[side] for sample in run]
+        assert all(sample["puts_per_s"] > 0 and sample["cpu_us_per_put"] > 0 for sample in samples)
 
 
 @pytest.mark.parametrize(
