@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -157,8 +158,46 @@ def test_watchdog_forces_the_exit_of_a_loop_that_stands_still() -> None:
     process.terminate()
     status, _, errors = finish(process)
     assert status == 3
-    assert "exit forced; the stacks of all threads" in errors
+    assert "the stacks of all threads" in errors
     assert "stand_still" in errors
+
+
+IN_COMPILED_CODE = """
+    import ctypes
+    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
+    libc.pthread_mutex_lock(mutex)
+    def stand_still():
+        libc.pthread_mutex_lock(mutex)  # a signal interrupts it for as long as its handler in C takes, and no longer
+    async def main(scope):
+        asyncio.get_running_loop().call_later(0.05, stand_still)
+        threading.Timer(0.3, lambda: print("it stands", flush=True)).start()
+    serve(main, stop_deadline_s={deadline_s})
+"""
+
+
+def test_a_first_signal_is_noticed_while_the_main_thread_stands_in_compiled_code() -> None:
+    process = start(IN_COMPILED_CODE.format(deadline_s=0.1))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "it stands\n"
+    process.terminate()
+    status, _, errors = finish(process)
+    assert status == 3
+    assert "process: not stopped after 1.1 s, exit forced; the event loop stands still" in errors
+    assert "in stand_still" in errors
+
+
+def test_a_second_signal_is_noticed_while_the_main_thread_stands_in_compiled_code() -> None:
+    process = start(IN_COMPILED_CODE.format(deadline_s=600))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "it stands\n"
+    while process.poll() is None:  # a signal soon after the first is taken for the same one
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
+    status, _, errors = finish(process)
+    assert status == 3
+    assert "process: SIGINT for the second time, exit forced" in errors
+    assert "in stand_still" in errors
 
 
 def test_stray_task_without_an_owner_is_an_error() -> None:

@@ -15,13 +15,13 @@ What a forced exit prints is the report, or the list of what is stuck, and the w
 
 Invariants
 1. From the first signal on, the process ends within `stop_deadline_s + HARD_MARGIN_S` seconds: the watchdog is a thread of
-   its own and needs nothing from the event loop.
+   its own, hears of signals by itself and needs nothing from the event loop or the main thread.
 2. Exit status 0 means: every stage of the stop went well and nothing was left behind.
 3. Nothing here runs Python code in a signal context: CPython calls handlers between two instructions of the main thread.
    They only set flags, put into a re-entrant queue, and write with `os.write`.
 
-Left out: noticing a first signal while the main thread stands in compiled code that does not return. Whoever sent it has to
-follow with SIGKILL, as `children` does.
+Left out: compiled code that does not return and keeps the interpreter's lock: no thread can notice anything then. Whoever
+sent the signal has to follow with SIGKILL, as `children` does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ import faulthandler
 import gc
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
@@ -51,6 +50,7 @@ from pytinykv.lifecycle.report import Leak, LeakKind, StopReport
 from pytinykv.lifecycle.scope import Scope
 from pytinykv.lifecycle.stacks import UNKNOWN_SITE, await_chain, thread_stack
 from pytinykv.lifecycle.watch import Watch, signal_for_graph
+from pytinykv.lifecycle.watchdog import Watchdog
 
 EXIT_CLEAN: Final = 0
 EXIT_ERROR: Final = 1
@@ -63,7 +63,7 @@ REPEAT_S: Final = 0.25
 SETTLE_S: Final = 0.2
 """How long tasks of libraries may take to end after the scope has stopped."""
 INTERPRETER_EXIT_S: Final = 3.0
-EXPLAIN_S: Final = 0.5
+EXPLAIN_S: Final = 1.0
 """How long drawing the wait-for graph may hold up a forced exit."""
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -119,41 +119,6 @@ def leave_process(status: int) -> NoReturn:
     sys.exit(status)
 
 
-class Watchdog:
-    """A thread that ends the process unless it is disarmed in time. Armed at most once; all calls are safe in a handler."""
-
-    def __init__(self, on_expiry: Callable[[], NoReturn]) -> None:
-        self._orders: Final[queue.SimpleQueue[float | None]] = queue.SimpleQueue()
-        self._on_expiry: Final = on_expiry
-        self._thread: Final = threading.Thread(target=self._run, name="watchdog", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread; it waits to be armed."""
-        self._thread.start()
-
-    def arm(self, limit_s: float) -> None:
-        """End the process in `limit_s` seconds of real time."""
-        self._orders.put(limit_s)
-
-    def disarm(self) -> None:
-        """Let the process live, and the thread end."""
-        self._orders.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        limit_s = self._orders.get()
-        if limit_s is None:
-            return
-        until = time.monotonic() + limit_s
-        while True:  # further calls of arm() change nothing
-            try:
-                order = self._orders.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                self._on_expiry()
-            if order is None:
-                return
-
-
 class _Process:
     """One run: the scope, the reasons to stop, and the two ways to be forced. Context manager for the signal handlers."""
 
@@ -174,7 +139,7 @@ class _Process:
         self._failed = False
         self._previous_handlers: Final[dict[int, Any]] = {}
         self._exit_stack: Final = ExitStack()
-        self.watchdog: Final = Watchdog(self._force_hard)
+        self.watchdog: Final = Watchdog(stop_deadline_s + HARD_MARGIN_S, _SIGNALS, REPEAT_S, self._force_hard)
         self.watch: Final = Watch(name, loop)
 
     def __enter__(self) -> None:
@@ -192,6 +157,10 @@ class _Process:
 
     async def run(self, main: Main) -> int:
         """Start, wait for a reason to stop, stop, and judge."""
+        with self.watchdog.hearing_signals():
+            return await self._run(main)
+
+    async def _run(self, main: Main) -> int:
         me = asyncio.current_task()
         if me is not None:
             me.set_name(f"{self._name}/run")
@@ -204,7 +173,7 @@ class _Process:
         wanted = self._loop.create_task(self._stop_wanted.wait(), name=f"{self._name}/wait-for-reason-to-stop")
         await asyncio.wait((main_task.task, wanted), return_when=asyncio.FIRST_COMPLETED)
         wanted.cancel()
-        self._arm()
+        self.watchdog.arm()
         report = await scope.stop(self._stop_deadline_s)
         strays: list[Leak] = []
         if not report.forced:
@@ -235,7 +204,7 @@ class _Process:
         now = time.monotonic()
         if self._first_signal_at is None:
             self._first_signal_at = now
-            self._arm()
+            self.watchdog.arm()
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._stop_wanted.set)
         elif now - self._first_signal_at >= REPEAT_S:
@@ -243,15 +212,11 @@ class _Process:
                 f"{self._name}: {signal.Signals(number).name} for the second time, exit forced\n{self._describe_stuck()}"
             )
 
-    def _arm(self) -> None:
-        self.watchdog.arm(self._stop_deadline_s + HARD_MARGIN_S)
-
     # --- being forced -------------------------------------------------------------------------------------------
 
-    def _force_hard(self) -> NoReturn:
+    def _force_hard(self, why: str) -> NoReturn:
         """The stop did not end in time although it bounds itself: the event loop stands still. Called by the watchdog."""
-        limit_s = self._stop_deadline_s + HARD_MARGIN_S
-        _write_error(f"{self._name}: not stopped after {limit_s} s, exit forced; the stacks of all threads:\n")
+        _write_error(f"{self._name}: {why}, exit forced; the event loop stands still; the stacks of all threads:\n")
         faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         _force(self._describe_stuck())
 

@@ -1,0 +1,112 @@
+"""The watchdog: a thread that ends a process which was told to stop and does not, whatever its main thread stands in.
+
+CPython runs signal handlers in the main thread, between two instructions. A main thread that stands in compiled code never
+comes to them, and a stop that only they could begin would never begin. So the watchdog hears of signals itself: the
+interpreter writes each one's number into a socket at the moment it arrives (`signal.set_wakeup_fd`), and the watchdog
+reads it, arms itself, and passes it on to whoever had the socket before, which is the event loop.
+
+What it can't do: run while compiled code keeps the interpreter's lock. Then only SIGKILL helps.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, NoReturn
+
+AFTER_SECOND_S: Final = 1.5
+"""How long the main thread has to act on a second signal, and to tell who is stuck, before the watchdog does."""
+_LOOK: Final = 0
+"""Comes where signals come, and is none: something was ordered."""
+_READ_BYTES: Final = 64
+
+
+class Watchdog:
+    """Ends the process by `on_expiry(why)` unless it is disarmed in time. All calls are safe in a signal handler.
+
+    Args:
+        limit_s: seconds of real time from the first signal, or from `arm`, to the end.
+        signals: those that mean "stop".
+        repeat_s: a signal this soon after the first is the same wish.
+        on_expiry: is called by the thread, and ends the process.
+    """
+
+    def __init__(
+        self, limit_s: float, signals: Collection[int], repeat_s: float, on_expiry: Callable[[str], NoReturn]
+    ) -> None:
+        self._limit_s: Final = limit_s
+        self._signals: Final = frozenset(signals)
+        self._repeat_s: Final = repeat_s
+        self._on_expiry: Final = on_expiry
+        self._ear, self._wakeup = socket.socketpair()
+        self._wakeup.settimeout(0.0)
+        self._pass_on_to = -1
+        self._is_armed = self._is_over = False
+        self._first_signal_at: float | None = None
+        self._expires_at: float | None = None
+        self._why = f"not stopped after {limit_s} s"
+        self._thread: Final = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; it waits to be armed, or for a signal."""
+        self._thread.start()
+
+    def arm(self) -> None:
+        """End the process in `limit_s` seconds. Further calls change nothing."""
+        self._is_armed = True
+        self._wake()
+
+    def disarm(self) -> None:
+        """Let the process live, and the thread end. Not to be used again."""
+        self._is_over = True
+        self._wake()
+        self._thread.join()
+        self._ear.close()
+        self._wakeup.close()
+
+    @contextmanager
+    def hearing_signals(self) -> Iterator[None]:
+        """Hear of signals while the block lasts. In the main thread, inside of the running loop, which has its own ear."""
+        self._pass_on_to = signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(self._pass_on_to, warn_on_full_buffer=False)
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):  # full of signals: it is about to look anyway
+            self._wakeup.send(bytes([_LOOK]))
+
+    def _run(self) -> None:
+        while not self._is_over:
+            now = time.monotonic()
+            if self._is_armed and self._expires_at is None:
+                self._expires_at = now + self._limit_s
+            if self._expires_at is not None and now >= self._expires_at:
+                self._on_expiry(self._why)
+            self._ear.settimeout(None if self._expires_at is None else self._expires_at - now)
+            with suppress(TimeoutError):
+                for number in self._ear.recv(_READ_BYTES):
+                    self._take(number, time.monotonic())
+
+    def _take(self, number: int, now: float) -> None:
+        if number == _LOOK:
+            return
+        if self._pass_on_to >= 0:
+            with suppress(OSError):  # full, so the loop is awake; or closed, so it needs no waking
+                os.write(self._pass_on_to, bytes([number]))
+        if number not in self._signals:
+            return
+        self._is_armed = True
+        if self._first_signal_at is None:
+            self._first_signal_at = now
+        elif self._expires_at is not None and self._repeat_s <= now - self._first_signal_at:
+            self._why = f"{signal.Signals(number).name} for the second time"
+            self._expires_at = min(self._expires_at, now + AFTER_SECOND_S)
