@@ -107,6 +107,8 @@ class Scope:
         self._before: Final[Census | None] = take_census() if parent is None else None
         self.wait_clock: WaitClock | None = None
         """What knows since when everybody waits: set on a root scope by whoever looks regularly."""
+        self.loop_stood_s: Callable[[], float] = float
+        """Returns for how long the event loop has not turned, 0.0 while it does: set on a root scope by its watch."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread: int | None = None
         self._sequence: StopSequence | None = None

@@ -90,6 +90,7 @@ class Watch:
         """Say what is owned; until then only the loop is watched."""
         self._scope = scope
         scope.wait_clock = self.clock
+        scope.loop_stood_s = self.stood_s
 
     def start(self) -> None:
         """Start the thread, with SIGUSR1 blocked in it from its first instruction on: its default action is death."""
@@ -116,6 +117,11 @@ class Watch:
         """Have the graph logged soon; for signal handlers."""
         self._wanted.set()
         self._wake()
+
+    def stood_s(self) -> float:
+        """Return for how long the loop has not turned, 0.0 for less than `STALL_S`. Callable from any thread."""
+        stalled_at = self._stalled_at
+        return 0.0 if stalled_at is None else self._now() - stalled_at
 
     def describe(self) -> str:
         """Return the wait-for graph as text, from any thread."""

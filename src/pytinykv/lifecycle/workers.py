@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -55,11 +56,19 @@ class ThreadWorker:
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = queue.SimpleQueue()
         self._is_stopped = False
+        self._began_at: float | None = None
+        """When the piece of work under way began."""
         scope.start_thread(name, self._run, wake=self._stop)
 
     def submit(self, work: Callable[[], T], on_done: Callable[[T | BaseException], None]) -> None:
         """See `Worker`."""
         self._queue.put((work, on_done))
+
+    @property
+    def busy_s(self) -> float:
+        """Return how long the piece of work under way has taken so far, 0.0 without one. Callable from any thread."""
+        began_at = self._began_at
+        return 0.0 if began_at is None else time.monotonic() - began_at
 
     def _stop(self) -> None:
         self._is_stopped = True
@@ -72,10 +81,12 @@ class ThreadWorker:
                 return
             work, on_done = item
             result: Any
+            self._began_at = time.monotonic()
             try:
                 result = work()
             except Exception as error:  # handed to whoever asked for the work
                 result = error
+            self._began_at = None
             try:
                 self._loop.call_soon_threadsafe(on_done, result)
             except RuntimeError:  # the loop is closed: nobody waits any more

@@ -64,6 +64,9 @@ class RaftStoreConfig:
     """While recent syncs took less than this, the loop itself syncs a turn that wrote little: waking the disk thread and
     being woken costs more than such a sync. 0: always the disk thread."""
 
+    disk_silence_s: float = 2.0
+    """A store that has waited this long for a sync says so (`/healthz`), and hands over the leaderships that it has."""
+
     snapshots_max: int = 2
     """Snapshots made or received at the same time."""
 

@@ -128,6 +128,7 @@ class Store:
         self._turn_number = 0
         self._turn: Turn | None = None
         """The turn that is being run, so that nobody whom it would have answered is forgotten if it fails."""
+        self._was_disk_silent = False
         self._refuses = False
         self._disk_error: BaseException | None = None
         self.failure: BaseException | None = None
@@ -196,6 +197,11 @@ class Store:
     def is_settled(self) -> bool:
         """Return whether no turn is asked for and no sync is to come."""
         return not (self._wake.is_set() or self.syncs.is_pending)
+
+    @property
+    def is_disk_silent(self) -> bool:
+        """Return whether a sync takes longer than any should. Callable from any thread."""
+        return self.syncs.silent_s >= self.config.disk_silence_s
 
     # --- the end ------------------------------------------------------------------------------------------------
 
@@ -425,6 +431,25 @@ class Store:
                 self._link.ask_membership(peer.region.id, self.on_membership_answer)
         self._snapshots.expire(self.peers, turn.now)
         self._sweep(turn)
+        self._leave_silent_disk(turn)
+
+    def _leave_silent_disk(self, turn: Turn) -> None:
+        """Hand over what this store leads when its disk does not answer: nothing of it counts here any more.
+
+        A quorum without this store would let it lead on, and the next failure would end that. Tried at each tick: without
+        the leader's own disk, those to whom it can't be handed over are too few to commit anything either.
+        """
+        was_silent, self._was_disk_silent = self._was_disk_silent, self.is_disk_silent
+        if not self._was_disk_silent:
+            return
+        if not was_silent:
+            _log.error(
+                "store %d: the disk has not answered a sync for %.1f s; hands over what it leads",
+                self.store_id,
+                self.syncs.silent_s,
+            )
+        for peer in self.peers.values():
+            peer.hand_over(turn.now)
 
     def _sweep(self, turn: Turn) -> None:
         if self._refuses:

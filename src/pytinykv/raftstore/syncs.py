@@ -76,6 +76,11 @@ class Syncs:
         """Return whether a sync is under way or wanted."""
         return self._is_running or self._wanted > self._durable
 
+    @property
+    def silent_s(self) -> float:
+        """Return for how long the sync under way has been, 0.0 when there is none. Callable from any thread."""
+        return self._clock.monotonic() - self._started_at if self._is_running else 0.0
+
     def note_written(self, turn: Turn) -> None:
         """Take note of a turn whose batch is written."""
         self._written = turn.number
@@ -94,8 +99,8 @@ class Syncs:
         """Start a sync if one is wanted and none is under way."""
         if self._is_running or self._wanted <= self._durable:
             return
-        self._is_running = True
         self._started_at = self._clock.monotonic()
+        self._is_running = True
         self.started += 1
         done = partial(self._finish, self._written)
         is_small, self._unsynced_bytes = self._unsynced_bytes <= INLINE_SYNC_BYTES_MAX, 0

@@ -90,10 +90,14 @@ class Premises:
         status = StatusServer(
             self.scope,
             registry=self.registry,
-            health=lambda: "stopping" if self._process.stopping else problem(),
+            health=lambda: "stopping" if self._process.stopping else problem() or self._loop_problem(),
             pages=pages,
         )
         return status.start(self._config.status_addr, insecure=self._config.insecure)
+
+    def _loop_problem(self) -> str:
+        stood_s = self._process.root.loop_stood_s()
+        return f"the event loop has not turned for {stood_s:.1f} s" if stood_s else ""
 
     def serve(self, service: Service) -> None:
         """Let calls through from now on."""

@@ -121,6 +121,7 @@ class SchedulerReporter:
             available=available,
             used_size=max(0, capacity - available),
             region_count=len(store.peers),
+            is_busy=store.is_disk_silent,
             start_time=self._started_s,
         )
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PD = "pdpb.PD"
 STOP_DEADLINE_S = 3.0
+DISK_SILENCE_S = 2.0
+"""A scheduler that has waited this long for a sync says so (`/healthz`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +40,23 @@ async def run_scheduler(
     scheduler_wiring().check()
     premises = Premises(config, scope, kind=DataKind.SCHEDULER, service=PD, stop_deadline_s=STOP_DEADLINE_S)
     inner = premises.scope
+    disk = ThreadWorker(inner, "disk")
     address = await premises.listen()
     scheduler = Scheduler.open(
         premises.engine,
         SystemClock(),
         config.scheduler,
         scope=inner,
-        worker=ThreadWorker(inner, "disk"),
+        worker=disk,
         on_failure=lambda error: scope.fail("scheduler", error),
     )
     premises.directory.claim(cluster_id=scheduler.cluster_id)
     inner.on_stop("decide nothing any more", scheduler.stop)
     premises.registry.register(SchedulerMetrics(scheduler))
-    status_address = premises.open_status()
+    status_address = premises.open_status(lambda: _problem(disk))
     premises.serve(PdService(scheduler, inner, client_url=f"http://{address}"))
     on_ready({"addr": address, "status": status_address, "cluster": scheduler.cluster_id})
+
+
+def _problem(disk: ThreadWorker) -> str:
+    return f"the disk has not answered a sync for {disk.busy_s:.1f} s" if disk.busy_s >= DISK_SILENCE_S else ""

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -71,6 +72,13 @@ class StatusServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True  # a slow reader must not hold up the stop; its socket dies with the process
     block_on_close = False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log what ended a request; one whose reader has gone away is no news. Called in its `except` clause."""
+        if isinstance(sys.exception(), ConnectionError):
+            _log.debug("status port: %s went away", client_address)
+        else:
+            _log.exception("status port: the request of %s failed", client_address)
 
 
 def _serve(server: ThreadingHTTPServer) -> None:

@@ -115,4 +115,8 @@ def _disk_usage(path: Path) -> tuple[int, int]:
 def _problem(node: StoreNode) -> str:
     if not node.is_running:
         return "starting"
-    return f"failed: {node.store.failure}" if node.store.failure is not None else ""
+    store = node.store
+    if store.failure is not None:
+        return f"failed: {store.failure}"
+    silent_s = store.syncs.silent_s
+    return f"the disk has not answered a sync for {silent_s:.1f} s" if store.is_disk_silent else ""

@@ -39,6 +39,9 @@ from pytinykv.storage.rocks_read import EMPTY_SCAN, RocksScan, RocksSnapshot
 from pytinykv.storage.rocks_size import approximate_size_bytes
 from pytinykv.storage.wal import check_logs
 
+CLOSE_PATIENCE_S = 0.5
+"""How long closing waits for a sync in another thread."""
+
 
 class RocksWriteBatch:
     """A batch for `RocksEngine.write`."""
@@ -265,7 +268,9 @@ class RocksEngine:
             raise translate(error, self.path) from error
 
     def close(self) -> None:
-        with self._sync_lock:
+        if not self._sync_lock.acquire(timeout=CLOSE_PATIENCE_S):
+            raise EngineError(f"can't close {self.path}: a sync is under way that the disk does not answer")
+        try:
             if not self._columns:
                 return
             columns = list(self._columns.values())
@@ -276,6 +281,8 @@ class RocksEngine:
                 table.clear()
             database, self._database = self._database, None
             self._database_write = self._database_flush_wal = _refuse_closed
+        finally:
+            self._sync_lock.release()
         self._close_database(database, columns)
 
     def _close_database(self, database: Any, columns: list[Any]) -> None:
