@@ -5,7 +5,8 @@ where its replicas should be (TinyScheduler in TinyKV, PD in TiKV).
     commands       the only ways the durable state changes
     state          the durable state, and the pure function that applies a command to it
     commit         durable first, visible afterwards; one sync for all who wait
-    ids, tso       windows reserved on disk, handed out from memory
+    ids, tso       what to hand out from a window that is reserved on disk
+    windows        the two windows, and who waits for one to grow
     regions        the region map: by key, by id, tallies per store
     stores         when stores were last heard of, and what that makes of them
     cluster        stores and regions as observed; lookups that refuse to answer in part

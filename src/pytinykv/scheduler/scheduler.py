@@ -1,7 +1,7 @@
 """The scheduler: durable state, the cluster as observed, and the decisions, put together behind one object.
 
     requests ──► Scheduler ──┬── commit.Committer ──► engine      what must never be forgotten
-                             ├── IdAllocator, TimestampOracle     windows reserved through the committer
+                             ├── Windows                          ids and timestamps, reserved through the committer
     heartbeats ─►            ├── Cluster                          what stores and leaders report
                              └── Coordinator: checkers ─► operators ─► Order ─► the region's leader
 
@@ -16,7 +16,7 @@ import itertools
 import logging
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import msgspec
 
@@ -27,9 +27,7 @@ from pytinykv.scheduler.commands import (
     InitCluster,
     PutClusterConfig,
     PutStore,
-    ReserveIds,
     SetStoreState,
-    SetTsoWindow,
     UpdateGcSafePoint,
     UpdateServiceSafePoint,
 )
@@ -41,9 +39,7 @@ from pytinykv.scheduler.errors import (
     NotBootstrapped,
     SchedulerError,
     SchedulerStopped,
-    TimestampUnavailable,
 )
-from pytinykv.scheduler.ids import IdAllocator
 from pytinykv.scheduler.leader_balancer import LeaderBalancer
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import Order
@@ -60,13 +56,12 @@ from pytinykv.scheduler.records import (
 from pytinykv.scheduler.replica_checker import ReplicaChecker
 from pytinykv.scheduler.state import ServiceSafePoint, State, load_regions, load_state
 from pytinykv.scheduler.stores import StoreInfo
-from pytinykv.scheduler.tso import LOGICAL_COUNT, Issued, TimestampOracle, WaitForTime, WaitForWindow
+from pytinykv.scheduler.tso import Issued
+from pytinykv.scheduler.windows import Windows
 from pytinykv.storage.engine import Engine
 
 _log = logging.getLogger(__name__)
 
-ID_COUNT_MAX = 1 << 20
-"""How many ids one request may ask for."""
 SPLIT_COUNT_MAX = 4096
 """Into how many new regions one request may split."""
 CLOCK_STEP_S = 1.0
@@ -103,19 +98,14 @@ class Scheduler:
         self._committer = Committer(
             engine, worker, state, on_installed=self._on_installed, on_failure=self._on_disk_failure
         )
-        self._ids = IdAllocator(state.meta.id_end, config.id_window)
-        self._oracle = TimestampOracle(
-            state.meta.tso_end_ms, window_ms=config.tso_window_ms, ahead_max_ms=config.tso_ahead_max_ms
-        )
-        self._reservations: dict[type[ReserveIds | SetTsoWindow], asyncio.Future[Any]] = {}
-        """Growth of a window that is under way, one of each kind at most."""
+        self._windows = Windows(self._committer, clock, config, self.check_running)
         self.cluster = Cluster(config)
         self.operators = OperatorController(self.cluster)
         replicas = ReplicaChecker(
             self.cluster,
             self.operators,
             max_replicas=lambda: self.max_replicas,
-            allocate_peer_id=self._allocate_peer_id_nowait,
+            allocate_peer_id=self._windows.allocate_peer_id_nowait,
         )
         self._coordinator = Coordinator(self.operators, [replicas, LeaderBalancer(self.cluster, self.operators)])
         self._sinks: dict[StoreId, Sink] = {}
@@ -168,10 +158,8 @@ class Scheduler:
         if self._is_stopped:
             return
         self._is_stopped = True
-        giving_back = self._committer.submit(SetTsoWindow(self._oracle.unused_end_ms))
-        giving_back.add_done_callback(_retrieve)
         try:
-            await asyncio.wait((giving_back,), timeout=STOP_SYNC_S)
+            await asyncio.wait((self._windows.give_back(),), timeout=STOP_SYNC_S)
         finally:
             self._sinks.clear()
             self._committer.stop()
@@ -224,70 +212,17 @@ class Scheduler:
         await self._committer.execute(Bootstrap(msgspec.structs.replace(store, state=StoreState.UP), region))
 
     async def allocate_ids(self, count: int = 1) -> int:
-        """Return the first of `count` consecutive ids that nobody ever had. Raises InvalidInput."""
-        if not 1 <= count <= ID_COUNT_MAX:
-            raise InvalidInput(f"can't allocate {count} ids at once: 1 to {ID_COUNT_MAX}")
-        while True:
-            self.check_running()
-            first = self._ids.allocate_nowait(count)
-            self._keep_ids_ready()
-            if first is not None:
-                return first
-            await self._committer.execute(ReserveIds(self._ids.reservation(count)))
-
-    def _allocate_peer_id_nowait(self) -> PeerId | None:
-        first = self._ids.allocate_nowait()
-        return None if first is None else PeerId(first)
-
-    def _keep_ids_ready(self) -> None:
-        """Reserve ids ahead of need: decisions can't wait for the disk, and go without a new peer's id until later."""
-        if self._ids.is_low:
-            self._reserve(ReserveIds(self._ids.reservation()))
+        """Return the first of `count` consecutive ids that nobody ever had. Raises InvalidInput, SchedulerStopped."""
+        return await self._windows.allocate_ids(count)
 
     async def allocate_timestamps(self, count: int = 1) -> Issued:
-        """Issue `count` consecutive timestamps, greater than all before. Raises InvalidInput, TimestampUnavailable."""
-        if not 1 <= count <= LOGICAL_COUNT:
-            raise InvalidInput(f"tso count should be positive and at most {LOGICAL_COUNT}, not {count}")
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.config.tso_wait_max_s
-        while True:
-            self.check_running()
-            attempt = self._oracle.allocate(count, wall_ms=self._clock.wall_ms(), monotonic=self._clock.monotonic())
-            if isinstance(attempt, Issued):
-                ahead = self._oracle.wants_window()
-                if ahead is not None:
-                    self._reserve(SetTsoWindow(ahead))
-                return attempt
-            left_s = deadline - loop.time()
-            if left_s <= 0:
-                raise TimestampUnavailable(
-                    f"no timestamp within {self.config.tso_wait_max_s} s: clock or disk stands still"
-                )
-            await self._wait_for_timestamps(attempt, left_s)
-
-    async def _wait_for_timestamps(self, attempt: WaitForTime | WaitForWindow, left_s: float) -> None:
-        match attempt:
-            case WaitForTime(seconds):
-                await asyncio.sleep(min(seconds, left_s))
-            case WaitForWindow(end_ms):
-                await asyncio.wait((self._reserve(SetTsoWindow(end_ms)),), timeout=left_s)
-
-    def _reserve(self, command: ReserveIds | SetTsoWindow) -> asyncio.Future[Any]:
-        """Grow a window unless its growth is under way already."""
-        kind = type(command)
-        under_way = self._reservations.get(kind)
-        if under_way is None or under_way.done():
-            under_way = self._reservations[kind] = self._committer.submit(command)
-            under_way.add_done_callback(_retrieve)
-        return under_way
+        """Issue `count` consecutive timestamps; see `Windows`."""
+        return await self._windows.allocate_timestamps(count)
 
     def _on_installed(self, state: State) -> None:
-        meta = state.meta
-        self._ids.on_reserved(meta.id_end)
-        self._ids.skip_past(max(meta.first_store, meta.first_region, meta.first_peer, *state.stores, 0))
-        self._oracle.on_reserved(meta.tso_end_ms)
+        self._windows.on_installed(state)
         self.cluster.sync_stores(state.stores, self._clock.monotonic())
-        if meta.bootstrapped and not len(self.cluster.regions):
+        if state.meta.bootstrapped and not len(self.cluster.regions):
             self.cluster.load_regions(load_regions(self._engine))
 
     def _on_disk_failure(self, error: BaseException) -> None:
@@ -347,7 +282,7 @@ class Scheduler:
         Raises NotBootstrapped, InvalidInput, StaleRegion.
         """
         self.check_bootstrapped()
-        self._keep_ids_ready()
+        self._windows.keep_ids_ready()
         change = self.cluster.on_region(info)
         self._committer.remember_regions(change)
         return self._coordinator.decide(info, self.now)
@@ -409,7 +344,7 @@ class Scheduler:
         """Check time limits, and look over the next regions whether something is to be done without waiting for them."""
         now = self.now
         self._watch_wall_clock(now)
-        self._keep_ids_ready()
+        self._windows.keep_ids_ready()
         self.operators.expire(now)
         batch = self.cluster.walk(self._patrolled, self.config.patrol_regions_max)
         self._patrolled = batch[-1].meta.start_key if len(batch) == self.config.patrol_regions_max else None
@@ -442,9 +377,3 @@ class Scheduler:
                 await self.bury_store(store.id)
             except SchedulerError as error:
                 _log.warning("store %d is drained but can't be buried: %s", store.id, error)
-
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Look at a background reservation's failure: it is in the log already, and whoever needs the window tries again."""
-    if not future.cancelled():
-        future.exception()
