@@ -199,10 +199,13 @@ class Cluster:
     def processes(self) -> list[Process]:
         return [self.scheduler, *self.stores]
 
-    def start(self, stores: int = 3) -> None:
+    def pids(self) -> set[int]:
+        return {process.pid for process in self.processes if process.running}
+
+    def start(self, stores: int = 3, **store_options: str) -> None:
         """Start everything; return when the first region has a replica on each store (at most three) and a leader."""
         self.scheduler.start()
-        added = [self.add_store() for _ in range(stores)]  # they wait for the scheduler
+        added = [self.add_store(**store_options) for _ in range(stores)]  # they wait for the scheduler
         self.scheduler.wait_ready()
         for store in added:
             store.wait_ready()

@@ -11,6 +11,7 @@ opens any.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -83,12 +84,15 @@ class Writer:
 class Load:
     """Writers of our client and of tikv-python on one cluster, from `with` to the end of its block."""
 
+    _runs = itertools.count()
+
     def __init__(self, address: str, *, ours: int = 4, theirs: int = 1, timeout_s: float = OPERATION_S) -> None:
         """Make it for the cluster at `address`. Where a network is cut, a short `timeout_s` lets writers go on sooner."""
         self._address = address
         self._timeout_s = timeout_s
-        self._ours = [Writer(f"ours-{number}") for number in range(ours)]
-        self._theirs = [Writer(f"tikv-python-{number}") for number in range(theirs)]
+        run = next(Load._runs)
+        self._ours = [Writer(f"{run}/ours-{number}") for number in range(ours)]
+        self._theirs = [Writer(f"{run}/tikv-python-{number}") for number in range(theirs)]
         asyncio.run(start_engine())
         self._over = threading.Event()
         self._errors: list[BaseException] = []

@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -135,10 +135,29 @@ class Loopback:
         pass
 
 
-def between(ones: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
-    """Return all directions between two groups of nodes, both ways."""
-    others = list(others)
-    return [way for one in ones for other in others if one != other for way in ((one, other), (other, one))]
+class Cuts:
+    """What a test has cut, so that all of it can be healed."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._cut: dict[tuple[str, str], None] = {}
+
+    def one_way(self, sender: str, *receivers: str) -> None:
+        for receiver in receivers:
+            self._cut[sender, receiver] = None
+            self._network.cut(sender, receiver)
+
+    def both_ways(self, node: str, *others: str) -> None:
+        for other in others:
+            self.one_way(node, other)
+            self.one_way(other, node)
+
+    def heal(self, *nodes: str) -> None:
+        """Heal what was cut between these nodes; without any, everything, the newest cuts first."""
+        for sender, receiver in reversed(list(self._cut)):
+            if not nodes or {sender, receiver} <= set(nodes):
+                del self._cut[sender, receiver]
+                self._network.heal(sender, receiver)
 
 
 def can_have_namespaces() -> bool:

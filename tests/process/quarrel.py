@@ -6,6 +6,7 @@ As with `Load`, they run in a thread with a loop of its own, so that a test can 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import threading
 from types import TracebackType
@@ -54,11 +55,15 @@ class OurPort:
 class Quarrel:
     """Clients that read, write and swap the same few keys, each on connections of its own; their history is judged."""
 
+    _runs = itertools.count()
+
     def __init__(
         self, address: str, *, ours: int = 3, theirs: int = 2, keys: int = 4, timeout_s: float = OPERATION_S
     ) -> None:
         asyncio.run(start_engine())
         self._address = address
+        self._prefix = b"quarrel %d" % next(Quarrel._runs)
+        """No key is anybody's who was there before: a history begins with nothing."""
         self._ours = ours
         self._theirs = theirs
         self._timeout_s = timeout_s
@@ -121,4 +126,6 @@ class Quarrel:
 
     async def _operate(self, name: str, port: RawPort, over: asyncio.Event) -> None:
         session = Session(name, port, self.history, timeout_s=self._timeout_s, late_s=LATE_S)
-        await RegisterWorkload(session, random.Random(name), keys=self._keys, think_s=THINK_S).run(over)
+        await RegisterWorkload(session, random.Random(name), keys=self._keys, think_s=THINK_S, prefix=self._prefix).run(
+            over
+        )

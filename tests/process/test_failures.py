@@ -77,11 +77,11 @@ def test_everything_is_killed_at_once(cluster: Cluster) -> None:
 def test_clients_go_on_without_a_scheduler_and_timestamps_never_go_back(cluster: Cluster) -> None:
     with pytinykv.connect(cluster.address, timeout=CALL_S) as db, Load(cluster.address) as load:
         load.wait_progress()
-        db.raw.get(b"counter/ours-0")  # from here on it knows the way
+        db.raw.get(load.writers[0].counter_key)  # from here on it knows the way
         before = timestamp(db)
         cluster.scheduler.kill()
         load.wait_progress(200)
-        assert db.raw.get(b"counter/ours-0") is not None
+        assert db.raw.get(load.writers[0].counter_key) is not None
         restart(cluster.scheduler)
         assert timestamp(db) > before
         cluster.scheduler.stop()

@@ -5,6 +5,7 @@ Both kinds are tested where both can be had, so that neither rots on machines th
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 from tests.process import talker
 from tests.process.network import CLIENT, FINE, Network, Place, Weather, can_have_namespaces
+
+from pytinykv.lifecycle.frames import connect_frames
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -141,6 +144,20 @@ def test_who_dies_while_it_is_cut_off_leaves_its_connections_half_open(
         connection.sendall(b"2")  # as if somebody were there
         with pytest.raises(TimeoutError):
             connection.recv(100)
+
+
+async def test_a_connection_of_frames_that_says_nothing_notices_that_its_other_end_is_gone(
+    network: Network, node: Callable[[str], Node]
+) -> None:
+    from tests.process.proxy import ProxyNetwork
+
+    if isinstance(network, ProxyNetwork):
+        pytest.skip("behind a relay the other end is the relay, and that is never gone")
+    over = asyncio.Event()
+    await connect_frames(node("there").address, lambda *_: None, lambda _: over.set(), timeout_s=5.0, silence_max_s=1.0)
+    network.cut("there", CLIENT)
+    async with asyncio.timeout(HEALED_S):
+        await over.wait()
 
 
 @pytest.mark.parametrize(

@@ -190,10 +190,12 @@ class AppendWorkload:
 class RegisterWorkload:
     """Several clients on the same few keys. Failures are part of the game: nothing is repeated."""
 
-    def __init__(self, session: Session, rng: Random, *, keys: int, think_s: float) -> None:
+    def __init__(
+        self, session: Session, rng: Random, *, keys: int, think_s: float, prefix: bytes = b"register"
+    ) -> None:
         self._session = session
         self._rng = rng
-        self._keys = [b"register %d" % number for number in range(keys)]
+        self._keys = [b"%s %d" % (prefix, number) for number in range(keys)]
         self._think_s = think_s
         self._written = 0
 

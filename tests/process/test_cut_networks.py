@@ -1,0 +1,292 @@
+"""Real processes whose network is cut, one way and both, while clients of two kinds write, read and swap.
+
+The tests share a cluster, which is whole again before each. Its stores notice sooner than others that a leader is gone
+(0.5 s), and keep short logs, so that whoever was away for a while gets a snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import tikv
+from tests.process.cluster import CONVERGED_S, Cluster, Process, wait_until
+from tests.process.load import Load
+from tests.process.network import CLIENT, FINE, Cuts, Network, Weather, network_for
+from tests.process.quarrel import Quarrel
+
+import pytinykv
+from pytinykv.client.errors import ClientError
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+SETTINGS = (
+    "[store.raftstore]\nelection_ticks = 5\nlog_keep_entries = 4\nlog_gc_bytes = 100000\nlog_gc_bytes_force = 300000\n"
+)
+CALL_S = 30.0
+ATTEMPT_S = 1.5
+"""How long clients wait for an answer that may never come before they go on with something else."""
+SLOW = Weather(bytes_per_s=200_000)
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    with network_for(SLOW) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared(
+    network: Network,
+    tmp_path_factory: pytest.TempPathFactory,
+    lasting_children: list[Callable[[], set[int]]],
+) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("cut"), network)
+    settings = made.directory / "store.toml"
+    settings.write_text(SETTINGS)
+    lasting_children.append(made.pids)
+    try:
+        made.start(config=str(settings))
+        yield made
+        made.stop()
+    finally:
+        made.close()
+        lasting_children.remove(made.pids)
+
+
+@pytest.fixture
+def cluster(shared: Cluster) -> Iterator[Cluster]:
+    """Have a cluster that is whole; what a test leaves stopped runs again before the next one."""
+    for process in shared.processes:
+        if not process.running:
+            process.start()
+            process.wait_ready()
+    shared.wait_replicated(3)
+    yield shared
+    print(shared.tails())  # noqa: T201 - pytest shows it beside a failure
+
+
+@pytest.fixture
+def cuts(cluster: Cluster) -> Iterator[Cuts]:
+    made = Cuts(cluster.network)
+    yield made
+    made.heal()
+
+
+def names(*processes: Process) -> list[str]:
+    return [process.name for process in processes]
+
+
+def everybody_but(cluster: Cluster, process: Process) -> list[str]:
+    return [CLIENT, *names(*(other for other in cluster.processes if other is not process))]
+
+
+def leader_but(cluster: Cluster, *others: Process) -> Process:
+    """Wait until a store leads that is none of these."""
+
+    def find() -> Process | None:
+        return next((store for store in cluster.stores if store not in others and leads(store)), None)
+
+    return wait_until(find, within_s=CONVERGED_S, what=lambda: f"another store leads\n{cluster.tails()}")
+
+
+def leads(store: Process) -> bool:
+    return any(region["is_leader"] for region in store.regions()[:1])
+
+
+def term(store: Process) -> int:
+    return int(store.regions()[0]["term"])
+
+
+def test_a_leader_that_its_followers_cannot_reach_serves_nothing_old(cluster: Cluster, cuts: Cuts) -> None:
+    """Clients reach it all the same, and one knows nobody else."""
+    with (
+        Quarrel(cluster.address, timeout_s=ATTEMPT_S) as quarrel,
+        Load(cluster.address, timeout_s=ATTEMPT_S) as load,
+        pytinykv.connect(cluster.address, timeout=CALL_S) as db,
+        tikv.RawClient([cluster.address], timeout=CALL_S) as bound,
+    ):
+        db.raw.put(b"k", b"old")
+        assert bound.get(b"k") == b"old"  # from here on it knows where the leader is
+        old = cluster.leader()
+        cuts.both_ways(old.name, *names(*cluster.followers()))
+        leader_but(cluster, old)
+        put_at_last(db, b"k", b"new")
+        assert bound.get(b"k") == b"new"
+        wait_until(lambda: not leads(old), within_s=CONVERGED_S, what=lambda: f"it steps down\n{old.tail()}")
+        load.wait_progress(20)
+        quarrel.wait_progress(100)
+        cuts.heal()
+        load.wait_progress(20)
+        quarrel.wait_progress(100)
+    cluster.wait_replicated(3)
+    load.check()
+    assert quarrel.check() > 200
+
+
+def put_at_last(db: pytinykv.Client, key: bytes, value: bytes) -> None:
+    """Repeat a put while its outcome is unknown; nobody else writes the key."""
+
+    def acknowledged() -> bool:
+        try:
+            db.raw.put(key, value, timeout=ATTEMPT_S)
+        except ClientError:
+            return False
+        return True
+
+    wait_until(acknowledged, within_s=CALL_S, what="a put is acknowledged")
+
+
+def test_a_leader_that_is_alone_acknowledges_nothing_and_reads_nothing(cluster: Cluster, cuts: Cuts) -> None:
+    with pytinykv.connect(cluster.address, timeout=CALL_S) as db:
+        db.raw.put(b"k", b"before")
+        for store in cluster.stores:
+            cuts.both_ways(store.name, *names(*(other for other in cluster.stores if other is not store)))
+        with pytest.raises(ClientError) as refused:
+            db.raw.put(b"k", b"during", timeout=ATTEMPT_S)
+        assert refused.value.undetermined
+        with pytest.raises(ClientError):
+            db.raw.get(b"k", timeout=ATTEMPT_S)
+        cuts.heal()
+        assert db.raw.get(b"k", timeout=CALL_S) in {b"before", b"during"}
+        put_at_last(db, b"k", b"after")
+        assert db.raw.get(b"k") == b"after"
+
+
+def test_a_leader_that_only_clients_cannot_reach_goes_on_leading(cluster: Cluster, cuts: Cuts) -> None:
+    """Nobody can help them: who leads is for the stores to say. What was under way is undetermined, what comes fails."""
+    with (
+        Quarrel(cluster.address, timeout_s=ATTEMPT_S) as quarrel,
+        Load(cluster.address, timeout_s=ATTEMPT_S) as load,
+        pytinykv.connect(cluster.address, timeout=CALL_S) as db,
+    ):
+        load.wait_progress(20)
+        leader = cluster.leader()
+        db.raw.put(b"k", b"v")
+        cuts.both_ways(CLIENT, leader.name)
+        with pytest.raises(ClientError):
+            db.raw.get(b"k", timeout=ATTEMPT_S)
+        assert cluster.leader() is leader
+        cuts.heal()
+        load.wait_progress(20)
+        quarrel.wait_progress(100)
+        assert db.raw.get(b"k") == b"v"
+    load.check()
+    quarrel.check()
+
+
+@pytest.mark.parametrize("hears", [True, False], ids=["mute", "deaf"])
+def test_a_follower_that_is_cut_off_one_way_disturbs_nobody(cluster: Cluster, cuts: Cuts, hears: bool) -> None:
+    """One that can't answer, and one that hears nothing and so wants to be elected: it asks first (pre-vote)."""
+    with Quarrel(cluster.address, timeout_s=ATTEMPT_S) as quarrel, Load(cluster.address, timeout_s=ATTEMPT_S) as load:
+        load.wait_progress(20)
+        follower = cluster.followers()[0]
+        others = names(*(store for store in cluster.stores if store is not follower))
+        before = term(follower)
+        for other in others:
+            cuts.one_way(*((follower.name, other) if hears else (other, follower.name)))
+        load.wait_progress(200)
+        quarrel.wait_progress(200)
+        if not hears:
+            wait_until(
+                lambda: not follower.regions()[0]["leader_store"], within_s=CONVERGED_S, what="it misses its leader"
+            )
+            assert term(follower) == before, "it went into a new term although nobody agreed to it"
+        assert not leads(follower)
+        cuts.heal()
+        load.wait_progress(20)
+    cluster.wait_replicated(3)
+    load.check()
+    assert quarrel.check() > 200
+
+
+def test_a_leader_without_its_scheduler_goes_on(cluster: Cluster, cuts: Cuts) -> None:
+    with Load(cluster.address, timeout_s=ATTEMPT_S) as load:
+        load.wait_progress(20)
+        leader = cluster.leader()
+        cuts.both_ways(leader.name, cluster.scheduler.name)
+        load.wait_progress(300)
+        assert cluster.leader() is leader
+        cuts.heal()
+        load.wait_progress(20)
+    load.check()
+
+
+def test_cuts_that_heal_in_another_order(cluster: Cluster, cuts: Cuts) -> None:
+    """Links go one after the other, until nobody has anybody, and come back in the order in which they went."""
+    one, two, three = names(*cluster.stores)
+    links = [(one, two), (two, three), (three, one)]
+    with Quarrel(cluster.address, timeout_s=ATTEMPT_S) as quarrel, Load(cluster.address, timeout_s=ATTEMPT_S) as load:
+        for link in links:
+            load.wait_progress(5)
+            cuts.both_ways(*link)
+        wait_until(
+            lambda: not any(map(leads, cluster.stores)),
+            within_s=CONVERGED_S,
+            what=lambda: f"all step down\n{cluster.tails()}",
+        )
+        for link in links:
+            cuts.heal(*link)
+            load.wait_progress(5)
+        quarrel.wait_progress(100)
+    cluster.wait_replicated(3)
+    load.check()
+    quarrel.check()
+
+
+def test_a_leader_that_dies_out_of_reach_is_missed_although_no_connection_breaks(cluster: Cluster, cuts: Cuts) -> None:
+    """As when a machine loses its power: nobody hears of the end of its connections."""
+    with Quarrel(cluster.address, timeout_s=ATTEMPT_S) as quarrel, Load(cluster.address, timeout_s=ATTEMPT_S) as load:
+        load.wait_progress(20)
+        leader = cluster.leader()
+        cuts.both_ways(leader.name, *everybody_but(cluster, leader))
+        leader.kill()
+        leader_but(cluster, leader)
+        load.wait_progress(20)
+        quarrel.wait_progress(100)
+        cuts.heal()
+        leader.start()
+        leader.wait_ready()
+        load.wait_progress(20)
+    cluster.wait_replicated(3)
+    load.check()
+    quarrel.check()
+
+
+@pytest.mark.parametrize("role", ["leader", "follower", "scheduler"])
+def test_who_is_cut_off_from_everybody_stops_as_ever(cluster: Cluster, cuts: Cuts, role: str) -> None:
+    pick = {
+        "leader": cluster.leader,
+        "follower": lambda: cluster.followers()[0],
+        "scheduler": lambda: cluster.scheduler,
+    }
+    with Load(cluster.address, timeout_s=ATTEMPT_S) as load:
+        load.wait_progress(20)
+        process = pick[role]()
+        cuts.both_ways(process.name, *everybody_but(cluster, process))
+        process.stop()
+        load.wait_progress(5)
+        cuts.heal()
+        process.start()
+        process.wait_ready()
+        load.wait_progress(20)
+    cluster.wait_replicated(3)
+    load.check()
+
+
+def test_on_slow_links_the_load_goes_on(cluster: Cluster) -> None:
+    slowed = [CLIENT, *names(*cluster.processes)]
+    with Quarrel(cluster.address, timeout_s=CALL_S) as quarrel, Load(cluster.address, timeout_s=CALL_S) as load:
+        try:
+            for name in slowed:
+                cluster.network.weather(name, SLOW)
+            load.wait_progress(20)
+            quarrel.wait_progress(100)
+        finally:
+            for name in slowed:
+                cluster.network.weather(name, FINE)
+        load.wait_progress(20)
+    cluster.wait_replicated(3)
+    load.check()
+    assert quarrel.check() > 100
+    assert [writer.failures for writer in load.writers] == [[]] * len(load.writers)
