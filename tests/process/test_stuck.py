@@ -28,12 +28,20 @@ THAW_S = 60
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """Run three stores and a scheduler whose disks can be told to stop answering."""
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Run three stores and a scheduler whose disks can be told to stop answering.
+
+    Parameter: a sync of less than so many seconds the event loop does itself (0.005 by default).
+    """
+    config = tmp_path / "store.toml"
+    config.write_text(f"[store.raftstore]\ninline_sync_s = {request.param}\n")
     start = Process.start
-    monkeypatch.setattr(
-        Process, "start", lambda process: start(process, PYTHONPATH=str(INJECTED), STUCK_DISK=str(switch(process)))
-    )
+
+    def start_injected(process: Process) -> None:
+        stuck = {"PYTHONPATH": str(INJECTED), "STUCK_DISK": str(switch(process))}
+        start(process, TINYKV_CONFIG=str(config), **stuck)
+
+    monkeypatch.setattr(Process, "start", start_injected)
     with running_cluster(tmp_path) as made:
         yield made
 
@@ -97,13 +105,14 @@ def wait_stuck(scheduler: Process, db: pytinykv.Client) -> None:
     wait_until(is_stuck, within_s=MOVED_S, what="the scheduler says that its disk does not answer")
 
 
+@pytest.mark.parametrize("cluster", [60.0], indirect=True)
 def test_a_leader_whose_event_loop_waits_for_the_disk_and_a_scheduler(cluster: Cluster) -> None:
     """A loop that stands still sends no heartbeats, so the others elect a leader; they need no scheduler for that."""
     leader, scheduler = cluster.leader(), cluster.scheduler
     with Load(cluster.address, timeout_s=CALL_S) as load, pytinykv.connect(cluster.address) as db:
         load.wait_progress(20)
         for process in (leader, scheduler):
-            switch(process).write_text("any")
+            switch(process).touch()
         wait_moved(cluster, leader)
         wait_stuck(scheduler, db)
         load.wait_progress(20)
@@ -119,13 +128,13 @@ def test_a_leader_whose_event_loop_waits_for_the_disk_and_a_scheduler(cluster: C
     load.check()
 
 
+@pytest.mark.parametrize("cluster", [0.0], indirect=True)
 def test_a_leader_whose_disk_thread_waits_for_the_disk(cluster: Cluster) -> None:
     """Its loop turns and two others are a quorum: it has to give up leadership by itself."""
     leader = cluster.leader()
-    with Load(cluster.address, timeout_s=CALL_S) as load, pytinykv.connect(cluster.address) as db:
+    with Load(cluster.address, timeout_s=CALL_S) as load:
         load.wait_progress(20)
-        switch(leader).write_text("thread")
-        db.raw.put(b"large", bytes(100_000))  # more than a loop syncs itself
+        switch(leader).touch()
         wait_moved(cluster, leader)
         load.wait_progress(20)
         assert "thread store/store/disk" in told(leader)

@@ -1,15 +1,13 @@
 """Makes the disk of a server stop answering. Python imports this file by itself where PYTHONPATH leads here.
 
-`STUCK_DISK` names a file. Once it says "any", the engine's next sync enters a C call that never returns and that no signal
-gets out of, as `fsync` does on a disk that is gone: it locks a mutex that is locked already. Once it says "thread", the
-next sync that is not done by the event loop does.
+`STUCK_DISK` names a file. Once it is there, the engine's next sync enters a C call that never returns and that no signal
+gets out of, as `fsync` does on a disk that is gone: it locks a mutex that is locked already.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,7 @@ def _init_with_hanging_sync(engine: RocksEngine, *arguments: Any) -> None:
     flush_wal = engine._database_flush_wal
 
     def flush_or_hang(*flags: bool) -> None:
-        which = _switch.read_text() if _switch.exists() else ""
-        if which == "any" or (which == "thread" and threading.current_thread() is not threading.main_thread()):
+        if _switch.exists():
             _libc.pthread_mutex_lock(_mutex)
         flush_wal(*flags)
 
