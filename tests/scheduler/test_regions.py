@@ -69,11 +69,12 @@ def test_lookup_by_key_with_gaps_neighbours_and_overlaps() -> None:
     regions.put(a)
     regions.put(c)
     assert [found_ids(regions, key) for key in (b"", b"a", b"b", b"c", b"d")] == [None, 1, None, 3, None]
-    assert [regions.find_previous(key) for key in (b"a", b"b", b"c")] == [None, None, None]
+    assert regions.neighbours(a.meta) == (None, None)
+    assert regions.neighbours(c.meta) == (None, None)
 
     regions.put(b)
-    assert regions.find_previous(b"c") == b
-    assert regions.find_previous(b"bx") == a
+    assert regions.neighbours(c.meta) == (b, None)
+    assert regions.neighbours(b.meta) == (a, c)
     regions.remove(c.id)
     regions.put(d)
     assert [found_ids(regions, key) for key in (b"", b"a", b"b", b"c", b"d")] == [None, 1, 2, None, 4]

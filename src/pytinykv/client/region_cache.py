@@ -127,11 +127,6 @@ class RegionCache:
         self._regions[index] = by
         return True
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._starts.clear()
-        self._regions.clear()
-
     def _index_of(self, region: Region) -> int | None:
         index = bisect_left(self._starts, region.start)
         return index if index < len(self._regions) and self._regions[index] is region else None

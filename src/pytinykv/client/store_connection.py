@@ -29,6 +29,7 @@ from pytinykv.client.region_cache import Region
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import BidiStream, Connector, RpcError, StatusCode
 from pytinykv.wire.pb import tikvpb_pb2
+from pytinykv.wire.rpc import FINAL_CODES
 
 __all__ = ["StoreConnection"]
 
@@ -36,17 +37,11 @@ _log = logging.getLogger(__name__)
 
 BATCH_COMMANDS = "/tikvpb.Tikv/BatchCommands"
 COMMAND_OVERHEAD_BYTES = 64
+PROBE_ID = 0
+"""The request id of probes; those of commands begin at 1."""
 EXPIRY_GRAIN_S = 0.002
 """Deadlines closer together than this expire in one sweep."""
-NOT_EXECUTED_CODES = frozenset(
-    {
-        StatusCode.INVALID_ARGUMENT,
-        StatusCode.UNIMPLEMENTED,
-        StatusCode.UNAUTHENTICATED,
-        StatusCode.PERMISSION_DENIED,
-        StatusCode.RESOURCE_EXHAUSTED,
-    }
-)
+NOT_EXECUTED_CODES = FINAL_CODES | {StatusCode.RESOURCE_EXHAUSTED}
 """Statuses of a unary call that say it was refused before it did anything."""
 
 Reply = Any
@@ -228,18 +223,16 @@ class StoreConnection:
             stream.close()
             self._running = False
             self._stream = None
-            if self._connecting is not None:
-                self._connecting.set_result(None)
-                self._connecting = None
+            self._end_connecting()
             if not self._closed:
                 self._on_down(f"{self!r}: {reason}", code)
 
     async def _probe_first(self, stream: BidiStream) -> None:
-        stream.send_nowait(_probe(0))
+        stream.send_nowait(_probe())
         while True:
             frame = await stream.receive()
             assert isinstance(frame, tikvpb_pb2.BatchCommandsResponse)
-            if 0 in frame.request_ids:
+            if PROBE_ID in frame.request_ids:
                 return
 
     def _come_up(self, stream: BidiStream) -> None:
@@ -247,10 +240,13 @@ class StoreConnection:
         self._stream = stream
         self._heard_at = self._loop.time()
         self._owes_answers = False
+        self._end_connecting()
+        self._flush()
+
+    def _end_connecting(self) -> None:
         if self._connecting is not None:
             self._connecting.set_result(None)
             self._connecting = None
-        self._flush()
 
     def _on_frame(self, frame: Any) -> None:
         ids, responses = frame.request_ids, frame.responses
@@ -269,13 +265,15 @@ class StoreConnection:
     def _on_down(self, reason: str, code: StatusCode | None) -> None:
         if self._sent or self._waiting:
             _log.info("%s; %d commands sent, %d waiting", reason, len(self._sent), len(self._waiting))
-        broken = AttemptFailure(FailureKind.BROKEN, reason, code)
+        self._fail_sent(AttemptFailure(FailureKind.BROKEN, reason, code))
+        kind = FailureKind.REFUSED if code is StatusCode.UNIMPLEMENTED else FailureKind.NOT_SENT
+        self._fail_waiting(AttemptFailure(kind, reason, code))
+
+    def _fail_sent(self, failure: AttemptFailure) -> None:
         sent, self._sent = self._sent, {}
         for future, _ in sent.values():
             if not future.done():
-                future.set_result(broken)
-        kind = FailureKind.REFUSED if code is StatusCode.UNIMPLEMENTED else FailureKind.NOT_SENT
-        self._fail_waiting(AttemptFailure(kind, reason, code))
+                future.set_result(failure)
 
     def _fail_waiting(self, failure: AttemptFailure) -> None:
         waiting, self._waiting = self._waiting, deque()
@@ -335,7 +333,7 @@ class StoreConnection:
             return
         if silent_s > self._config.stall_timeout_s / 3:
             try:
-                self._stream.send_nowait(_probe(0))
+                self._stream.send_nowait(_probe())
             except RpcError as error:
                 _log.debug("%r takes no probe: %s", self, error)
         self._watch = self._loop.call_later(self._config.stall_timeout_s / 3, self._check_silence)
@@ -348,16 +346,12 @@ class StoreConnection:
         for timer in (self._expiry, self._watch):
             if timer is not None:
                 timer.cancel()
-        cut_off = AttemptFailure(FailureKind.CLOSED_SENT, "the client was closed")
-        sent, self._sent = self._sent, {}
-        for future, _ in sent.values():
-            if not future.done():
-                future.set_result(cut_off)
+        self._fail_sent(AttemptFailure(FailureKind.CLOSED_SENT, "the client was closed"))
         self._fail_waiting(AttemptFailure(FailureKind.CLOSED_WAITING, "the client was closed"))
         self._drop_stream("closed")
 
 
-def _probe(request_id: int) -> tikvpb_pb2.BatchCommandsRequest:
-    frame = tikvpb_pb2.BatchCommandsRequest(request_ids=[request_id])
+def _probe() -> tikvpb_pb2.BatchCommandsRequest:
+    frame = tikvpb_pb2.BatchCommandsRequest(request_ids=[PROBE_ID])
     frame.requests.add().Empty.test_id = 1
     return frame

@@ -34,7 +34,6 @@ FRAME_BYTES_MAX: Final = 128 * 1024 * 1024
 BUFFER_BYTES_MAX: Final = 64 * 1024 * 1024
 SILENCE_MAX_S: Final = 3.0
 _LENGTH_BYTES: Final = 4
-_CLOSE_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
 

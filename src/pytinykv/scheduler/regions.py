@@ -62,11 +62,6 @@ class RegionMap:
         region = self._by_start.peekitem(index)[1]
         return region if region.meta.contains(key) else None
 
-    def find_previous(self, key: bytes) -> RegionInfo | None:
-        """Return the region that ends where the region that holds `key` begins; None if either is unknown."""
-        region = self.find(key)
-        return None if region is None else self.neighbours(region.meta)[0]
-
     def neighbours(self, meta: RegionMeta) -> tuple[RegionInfo | None, RegionInfo | None]:
         """Return the regions that touch this range on the left and on the right."""
         left = None

@@ -162,10 +162,6 @@ class Cluster:
 
     # faults
 
-    async def crash_store(self, number: int) -> None:
-        """Kill store `number` (from 0)."""
-        await self.stores[number].crash()
-
     async def restart_all_stores(self, *, gracefully: bool, pause_s: float) -> None:
         """Take all stores down at once, by stop or by crash, and bring them up again after a pause."""
         for store in self.stores:

@@ -30,8 +30,7 @@ at key errors first, the others at region errors first). The client gets them ba
 1. `message` is never empty: some clients show nothing else.
 2. Except where `undetermined`, the command was not executed and never will be: repeating it is safe. So our stores
    answer `UndeterminedResult` for a proposal whose fate they can't know, never `StaleCommand` or `RegionNotFound`.
-   TiKV uses those two also after it has proposed; classes that are doubtful from a store not ours say so in
-   `ambiguous_on_tikv`.
+   TiKV uses those two also after it has proposed.
 """
 
 from __future__ import annotations
@@ -52,8 +51,6 @@ class RegionError(Exception):
     """Whether the same command can succeed later, or elsewhere, without a change by the caller."""
     undetermined: ClassVar[bool] = False
     """Whether the command may have been applied, or may still be."""
-    ambiguous_on_tikv: ClassVar[bool] = False
-    """Whether TiKV (not we) also sends this for commands that may have been applied."""
     kind: ClassVar[str] = ""
     """The field of `errorpb.Error`."""
     parts: ClassVar[tuple[str, ...]] = ()
@@ -150,7 +147,6 @@ class RegionNotFound(_OfRegion):
 
     kind = "region_not_found"
     what = "is not on this store"
-    ambiguous_on_tikv = True
 
 
 class KeyNotInRegion(RegionError):
@@ -205,7 +201,6 @@ class StaleCommand(RegionError):
     """Leadership or term changed under the command, and it is certain that the command will not be applied."""
 
     kind = "stale_command"
-    ambiguous_on_tikv = True
 
     def __init__(self, *, message: str = "") -> None:
         super().__init__(message or "stale command: leadership changed before it was decided; send it again")
@@ -357,7 +352,6 @@ class UndeterminedResult(RegionError):
 
     retryable = False
     undetermined = True
-    ambiguous_on_tikv = True
     kind = "undetermined_result"
 
     def __init__(self, *, message: str = "") -> None:

@@ -60,14 +60,6 @@ class CallContext(Protocol):
         """Return the caller's address in gRPC's notation."""
         ...
 
-    def time_remaining(self) -> float | None:
-        """Return the seconds until the caller's deadline; None without one."""
-        ...
-
-    def invocation_metadata(self) -> Any:
-        """Return the pairs of the call's metadata."""
-        ...
-
 
 Handler = Callable[[Any, CallContext], Any]
 
