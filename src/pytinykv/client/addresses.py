@@ -7,8 +7,6 @@ from typing import Any
 
 from pytinykv.client.errors import InvalidArgumentError, InvalidTypeError
 
-__all__ = ["bare_address", "parse_addresses"]
-
 _PORT_MAX = 65535
 
 

@@ -11,18 +11,6 @@ from pytinykv.wire.cf import UnknownColumnFamilyError, raw_column_family
 from pytinykv.wire.keys import prefix_successor
 from pytinykv.wire.limits import KEY_BYTES_MAX, bound_problem, key_problem
 
-__all__ = [
-    "checked_cf",
-    "checked_key",
-    "checked_keys",
-    "checked_limit",
-    "checked_pairs",
-    "checked_range",
-    "checked_timeout",
-    "checked_ttl",
-    "checked_value",
-]
-
 _TTL_MAX = (1 << 63) - 1
 _TIMEOUT_S_MAX = 1e8
 """Three years. Whoever asks for more means for ever, and timers can't count so far."""

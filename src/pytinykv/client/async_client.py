@@ -17,8 +17,6 @@ from pytinykv.client.scheduler_client import SchedulerClient
 from pytinykv.lifecycle import Scope, StopReport
 from pytinykv.wire import Connector
 
-__all__ = ["AsyncClient"]
-
 STOP_DEADLINE_S = 5.0
 
 

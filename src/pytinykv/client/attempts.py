@@ -6,8 +6,6 @@ from enum import Enum
 
 from pytinykv.wire import StatusCode
 
-__all__ = ["AttemptFailure", "FailureKind"]
-
 
 class FailureKind(Enum):
     """What became of the command. Only the kinds after `NOT_SENT` leave a doubt about whether it was executed."""

@@ -7,8 +7,6 @@ from random import Random
 
 from pytinykv.client.config import ClientConfig
 
-__all__ = ["NO_DEADLINE", "Backoff"]
-
 NO_DEADLINE = float("inf")
 
 

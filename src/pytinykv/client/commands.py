@@ -21,26 +21,6 @@ from pytinykv.wire.pb import kvrpcpb_pb2, tikvpb_pb2
 if TYPE_CHECKING:
     from pytinykv.client.region_cache import Region
 
-__all__ = [
-    "ABOVE_ALL_KEYS",
-    "BatchCommand",
-    "CasResult",
-    "Checksum",
-    "Command",
-    "KeyRange",
-    "RawBatchDelete",
-    "RawBatchGet",
-    "RawBatchPut",
-    "RawChecksum",
-    "RawCompareAndSwap",
-    "RawDelete",
-    "RawDeleteRange",
-    "RawGet",
-    "RawPut",
-    "RawScan",
-    "RawTtl",
-]
-
 Frame = tikvpb_pb2.BatchCommandsRequest.Request
 Pair = tuple[bytes, bytes]
 

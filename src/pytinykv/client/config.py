@@ -9,8 +9,6 @@ import msgspec
 from pytinykv.client.errors import InvalidArgumentError
 from pytinykv.wire.limits import ENTRY_BYTES_MAX
 
-__all__ = ["ClientConfig"]
-
 
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one client. The defaults suit a cluster in one data centre."""

@@ -26,29 +26,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = [
-    "AlreadyBootstrappedError",
-    "ClientClosedError",
-    "ClientError",
-    "ClientForkedError",
-    "ClusterMismatchError",
-    "CutOffWriteError",
-    "DeadlineExceededError",
-    "EntryTooLargeError",
-    "InvalidArgumentError",
-    "InvalidTypeError",
-    "NotBootstrappedError",
-    "SchedulerError",
-    "SchedulerUnavailableError",
-    "ServerError",
-    "StoreDiskFullError",
-    "StoreError",
-    "StoreNotFoundError",
-    "StoreTombstoneError",
-    "UndeterminedError",
-    "UnsupportedError",
-]
-
 
 class ClientError(Exception):
     """Anything a client raises on purpose."""

@@ -13,8 +13,6 @@ from pytinykv.lifecycle import LifecycleError, Scope
 from pytinykv.lifecycle.rpc import ForkedEngineError, RpcChannel, RpcStream, StatusError, refuse_forked
 from pytinykv.wire import BidiStream, MethodSpec, RpcError, StatusCode, service_methods
 
-__all__ = ["GrpcConnector"]
-
 
 @functools.cache
 def _methods() -> Mapping[str, MethodSpec]:

@@ -20,8 +20,6 @@ from pytinykv.wire.pb import pdpb_pb2
 if TYPE_CHECKING:
     from pytinykv.client.scheduler_client import SchedulerClient
 
-__all__ = ["HeartbeatStream", "OnConnected", "OnResponse"]
-
 _log = logging.getLogger(__name__)
 
 REGION_HEARTBEAT = "/pdpb.PD/RegionHeartbeat"

@@ -37,8 +37,6 @@ from pytinykv.client.errors import ClientError, UndeterminedError
 from pytinykv.client.routing import Batch, Router
 from pytinykv.client.scanning import ScanPager
 
-__all__ = ["AsyncRawClient", "AsyncScan", "delete_command", "get_command", "put_command"]
-
 
 def get_command(key: bytes, cf: str) -> RawGet:
     """Return the checked command of a `get`."""

@@ -55,8 +55,6 @@ from pytinykv.wire import StatusCode
 from pytinykv.wire import errors as wire_errors
 from pytinykv.wire.errors import RegionError
 
-__all__ = ["BUSY_PAUSE_S", "Pause", "Reaction", "on_failure", "on_region_error"]
-
 BUSY_PAUSE_S: Final = 0.1
 """Shortest pause after `server_is_busy` when the store names none."""
 

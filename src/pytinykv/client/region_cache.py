@@ -21,8 +21,6 @@ from collections.abc import Iterable, Iterator
 
 from pytinykv.wire.pb import kvrpcpb_pb2, metapb_pb2
 
-__all__ = ["Region", "RegionCache"]
-
 
 class Region:
     """One region as last heard of, with the peer believed to lead it."""

@@ -29,8 +29,6 @@ from pytinykv.wire import errors as wire_errors
 from pytinykv.wire.errors import RegionError
 from pytinykv.wire.pb import metapb_pb2
 
-__all__ = ["Routes"]
-
 _log = logging.getLogger(__name__)
 
 OUTAGE_PATIENCE_S = 0.5

@@ -37,8 +37,6 @@ from pytinykv.wire import Connector
 from pytinykv.wire import errors as wire_errors
 from pytinykv.wire.errors import RegionError
 
-__all__ = ["Batch", "Router"]
-
 _log = logging.getLogger(__name__)
 
 WRITE_RETRY_LEFT_MIN_S = 0.01

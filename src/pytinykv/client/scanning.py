@@ -17,8 +17,6 @@ from pytinykv.client.config import ClientConfig
 from pytinykv.client.routing import Router
 from pytinykv.wire.keys import next_key
 
-__all__ = ["ScanPager"]
-
 FIRST_PAGE_ROWS = 16
 
 

@@ -43,8 +43,6 @@ from pytinykv.wire import Connector, RpcError, StatusCode
 from pytinykv.wire.pb import metapb_pb2, pdpb_pb2
 from pytinykv.wire.timestamp import Timestamp
 
-__all__ = ["SchedulerClient"]
-
 _log = logging.getLogger(__name__)
 
 _PD = "/pdpb.PD/"

@@ -31,8 +31,6 @@ from pytinykv.wire import BidiStream, Connector, RpcError, StatusCode
 from pytinykv.wire.pb import tikvpb_pb2
 from pytinykv.wire.rpc import FINAL_CODES
 
-__all__ = ["StoreConnection"]
-
 _log = logging.getLogger(__name__)
 
 BATCH_COMMANDS = "/tikvpb.Tikv/BatchCommands"

@@ -17,8 +17,6 @@ from pytinykv.client.raw import delete_command, get_command, put_command
 from pytinykv.client.scanning import ScanPager
 from pytinykv.client.sync_core import ConnectorFactory, SyncCore
 
-__all__ = ["Client", "RawClient", "Scan", "connect"]
-
 
 def connect(
     addresses: str | Iterable[str],

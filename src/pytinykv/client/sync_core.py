@@ -44,8 +44,6 @@ from pytinykv.client.routing import Trouble
 from pytinykv.lifecycle import LifecycleError, LoopThread, Scope
 from pytinykv.wire import Connector
 
-__all__ = ["ConnectorFactory", "SyncCore"]
-
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")

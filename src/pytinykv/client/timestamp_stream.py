@@ -26,8 +26,6 @@ from pytinykv.wire.timestamp import LOGICAL_MAX, Timestamp, compose
 if TYPE_CHECKING:
     from pytinykv.client.scheduler_client import SchedulerClient
 
-__all__ = ["TimestampStream"]
-
 _log = logging.getLogger(__name__)
 
 TSO = "/pdpb.PD/Tso"

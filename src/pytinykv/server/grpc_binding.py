@@ -21,8 +21,6 @@ from google.protobuf.message import DecodeError, Message
 from pytinykv.lifecycle.rpc import CallContext, Kind, Method, RpcServer, StatusError
 from pytinykv.wire import MethodSpec, RpcError, Service, StatusCode
 
-__all__ = ["bind_service"]
-
 
 class _Malformed(msgspec.Struct, frozen=True):
     """What the decoder hands over instead of a message."""

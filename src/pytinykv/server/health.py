@@ -24,8 +24,6 @@ from pytinykv.wire.pb.healthpb_pb2 import (
     HealthListResponse,
 )
 
-__all__ = ["HealthService"]
-
 _SERVICE: Final = "grpc.health.v1.Health"
 _CHECK: Final = f"/{_SERVICE}/Check"
 _LIST: Final = f"/{_SERVICE}/List"

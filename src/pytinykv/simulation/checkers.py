@@ -15,8 +15,6 @@ from pytinykv.simulation.history import RawHistory
 if TYPE_CHECKING:
     from detangle.lin import Operation
 
-__all__ = ["check_linearizable"]
-
 SEARCH_STEPS_MAX = 3_000_000
 
 

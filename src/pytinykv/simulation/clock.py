@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pytinykv.simulation.loop import SimLoop
 
-__all__ = ["SimClock"]
-
 EPOCH_MS = 1_750_000_000_000
 """The wall clock's reading at the start of every history (June 2025)."""
 

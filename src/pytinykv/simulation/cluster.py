@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from pytinykv.raftstore.store import Store
     from pytinykv.simulation.disk import SimEngine
 
-__all__ = ["Cluster", "ClusterOptions"]
-
 REPLICATION_BOUND_S = 60.0
 CONVERGENCE_BOUND_S = 40.0
 ANSWER_BOUND_S = 10.0

@@ -18,8 +18,6 @@ from typing import Any
 from pytinykv.simulation.network import Network
 from pytinykv.simulation.process import Process
 
-__all__ = ["Connection", "End"]
-
 Frame = tuple[Any, ...]
 
 

@@ -29,8 +29,6 @@ from pytinykv.storage import ColumnFamily, CorruptionError, DiskFullError, Engin
 from pytinykv.storage.engine import Reader, WriteBatch
 from pytinykv.storage.memory import Faults, MemoryWriteBatch
 
-__all__ = ["DiskTiming", "SimDisk", "SimEngine", "SimWorker"]
-
 T = TypeVar("T")
 _RAFT = ColumnFamily.RAFT
 

@@ -12,8 +12,6 @@ All of them end the history; none is retryable.
 
 from __future__ import annotations
 
-__all__ = ["Deadlock", "Livelock", "RealIoError", "SimulationError", "TimeLimitExceeded", "Violation"]
-
 
 class SimulationError(Exception):
     """Base of everything the simulator raises by itself."""

@@ -13,8 +13,6 @@ import msgspec
 
 from pytinykv.simulation.network import LinkConditions, Network
 
-__all__ = ["UNRELIABLE", "random_link_trouble", "random_partitions"]
-
 UNRELIABLE = LinkConditions(loss=0.1, duplicate=0.05, straggle=0.1, straggle_max_s=0.05)
 """A bad network: a tenth of the datagrams vanishes, some come twice, some late."""
 

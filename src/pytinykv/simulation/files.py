@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-__all__ = ["FileSyncs"]
-
 
 class FileSyncs:
     """What of the files below `root` is durable."""

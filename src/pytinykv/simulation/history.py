@@ -23,8 +23,6 @@ from pytinykv.simulation.errors import SimulationError
 if TYPE_CHECKING:
     from detangle.lin import History, Operation
 
-__all__ = ["CompareAndSwap", "Event", "RawHistory"]
-
 
 class CompareAndSwap(msgspec.Struct, frozen=True):
     """What a compare-and-swap answered: whether it swapped, and the value it found."""

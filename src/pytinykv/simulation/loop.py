@@ -28,8 +28,6 @@ from typing import Any, NoReturn, Protocol
 
 from pytinykv.simulation.errors import Deadlock, Livelock, RealIoError, TimeLimitExceeded
 
-__all__ = ["Owner", "SimLoop", "current_process"]
-
 STEPS_PER_MOMENT_MAX = 200_000
 _TASKS_BEFORE_PRUNING = 256
 

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from pytinykv.simulation.cluster import Cluster
     from pytinykv.simulation.process import Process
 
-__all__ = ["NEMESES", "Nemesis", "start_until_up"]
-
 Nemesis = Callable[["Cluster", Random, asyncio.Event], Awaitable[None]]
 START_AGAIN_S = 0.5
 LOUD_END_BOUND_S = STOP_BOUND_S + 2.0

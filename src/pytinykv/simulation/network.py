@@ -27,8 +27,6 @@ from pytinykv.simulation.trace import Trace
 if TYPE_CHECKING:
     from pytinykv.simulation.connection import Connection
 
-__all__ = ["LinkConditions", "Network"]
-
 
 class LinkConditions(msgspec.Struct, frozen=True, kw_only=True):
     """How one direction of a link behaves. Probabilities are per message."""

@@ -27,8 +27,6 @@ from pytinykv.simulation.rpc import SimConnector, SimServer
 from pytinykv.simulation.world import World
 from pytinykv.storage import EngineError
 
-__all__ = ["SCHEDULER_ADDRESS", "ClientNode", "Node", "ProcessDied", "SchedulerNode"]
-
 T = TypeVar("T")
 
 

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 _APPLY_STATE = keys.apply_state_key(0)[:1]
 _APPLY_STATE_BYTES = len(keys.apply_state_key(0))
 
-__all__ = ["RaftObserver", "Seen", "applied_indexes", "check_replicas_equal", "regions_on"]
-
 
 class RaftObserver:
     """Sees each sent message once."""

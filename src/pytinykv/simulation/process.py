@@ -15,8 +15,6 @@ from typing import Any, TypeVar
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.loop import SimLoop, current_process
 
-__all__ = ["Process"]
-
 T = TypeVar("T")
 _CANCEL_ROUNDS = 50
 

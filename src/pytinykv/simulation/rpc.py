@@ -30,8 +30,6 @@ from pytinykv.simulation.process import Process
 from pytinykv.wire.rpc import RpcError, StatusCode
 from pytinykv.wire.service import BidiStream, MethodSpec, Service, service_methods
 
-__all__ = ["Internet", "SimConnector", "SimServer"]
-
 SERVER_GRACE_S: Final = 0.5
 """How long handlers may go on when their scope stops the server."""
 BUFFER_FULL_S: Final = 0.05

@@ -31,8 +31,6 @@ LONGER: Final = 1.4
 """How much longer a long history takes: long enough for fifteen virtual seconds of everybody."""
 LONG_STORES: Final = 5
 
-__all__ = ["SCENARIOS", "Result", "Scenario", "ScenarioFailed", "run_scenario", "scenario"]
-
 Prepare = Callable[[ClusterOptions, Callable[[str], Random]], ClusterOptions]
 Story = Callable[[Cluster], Awaitable[None]]
 

@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 from pytinykv.simulation.scenario import Result, run_scenario
 
-__all__ = ["shrink", "tell_again"]
-
 Run = Callable[[Result, list[str]], Result]
 """Tells a history again without these kinds."""
 

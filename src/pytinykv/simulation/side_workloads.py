@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pytinykv.client.async_client import AsyncClient
     from pytinykv.simulation.cluster import Cluster
 
-__all__ = ["ExpiryWorkload", "ImpatientWorkload", "SchedulerWorkload", "cancel_at", "watch_scheduler"]
-
 T = TypeVar("T")
 AWAITS_MAX = 40
 

@@ -24,8 +24,6 @@ from pytinykv.simulation.world import World
 if TYPE_CHECKING:
     from pytinykv.raftstore.store import Store
 
-__all__ = ["StoreNode"]
-
 DISK_BYTES = 1 << 40
 
 

@@ -13,8 +13,6 @@ import msgspec
 from pytinykv.simulation.scenario import Result
 from pytinykv.simulation.world import Stops
 
-__all__ = ["DURING", "FAULTS", "Sum", "Tally"]
-
 FULL_STORES: Final = 5
 FULL_S: Final = 15.0
 FAULTS: Final = {

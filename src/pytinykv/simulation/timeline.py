@@ -12,8 +12,6 @@ from typing import Final, NamedTuple
 
 from pytinykv.simulation.scenario import Result
 
-__all__ = ["Moment", "moments", "timeline_html", "timeline_text"]
-
 WORLD: Final = "world"
 _HIDDEN: Final = frozenset({"deliver", "close"})
 _HOST: Final = re.compile(r"^(scheduler|store-\d+|client-\d+)$")

@@ -13,8 +13,6 @@ from collections import Counter, deque
 from collections.abc import Callable
 from zlib import crc32
 
-__all__ = ["Trace"]
-
 LINES_KEPT = 20_000
 _MESSAGE = struct.Struct("<dII")
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pytinykv.raftstore.snapshots import SnapshotReceiver
     from pytinykv.raftstore.store import Store
 
-__all__ = ["Directory", "SimTransport"]
-
 CHUNK_BYTES: Final = 64 * 1024
 BYTES_PER_S: Final = 50e6
 

@@ -20,8 +20,6 @@ from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.faults import pause
 from pytinykv.simulation.history import CompareAndSwap, RawHistory
 
-__all__ = ["AppendWorkload", "RawPort", "RegisterWorkload", "Session"]
-
 T = TypeVar("T")
 LATE_S = 0.1
 """How long after its deadline a call may end: a few turns of the client's loop."""

@@ -28,8 +28,6 @@ from pytinykv.simulation.process import Process
 from pytinykv.simulation.rpc import Internet
 from pytinykv.simulation.trace import Trace
 
-__all__ = ["Stops", "World", "WorldOptions", "run_world"]
-
 T = TypeVar("T")
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["DEFAULT", "LOCK", "RAW_COLUMN_FAMILIES", "WRITE", "UnknownColumnFamilyError", "raw_column_family"]
-
 DEFAULT: Final = "default"
 LOCK: Final = "lock"
 WRITE: Final = "write"

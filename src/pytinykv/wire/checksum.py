@@ -10,8 +10,6 @@ from collections.abc import Iterable
 import msgspec
 from fastcrc import crc64
 
-__all__ = ["RangeChecksum", "checksum_pairs"]
-
 
 class RangeChecksum(msgspec.Struct, frozen=True, kw_only=True):
     """What `RawChecksumResponse` reports about a range."""

@@ -27,20 +27,6 @@ from typing import Final
 
 from pytinykv.wire.timestamp import MAX_TIMESTAMP, Timestamp
 
-__all__ = [
-    "KeyCodecError",
-    "decode_bytes",
-    "decode_bytes_prefix",
-    "decode_key_with_ts",
-    "describe_key",
-    "encode_bytes",
-    "encode_key_with_ts",
-    "encode_ts_desc",
-    "next_key",
-    "prefix_successor",
-    "strip_ts",
-]
-
 _GROUP: Final = 8
 _FULL: Final = 0xFF
 _ZEROS: Final = bytes(_GROUP)

@@ -7,16 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = [
-    "ENTRY_BYTES_MAX",
-    "KEY_BYTES_MAX",
-    "MESSAGE_BYTES_MAX",
-    "RAW_SCAN_LIMIT_MAX",
-    "SCAN_BOUND_BYTES_MAX",
-    "bound_problem",
-    "key_problem",
-]
-
 KEY_BYTES_MAX: Final = 8 * 1024
 """Longest key (a user's key, before any encoding)."""
 

@@ -19,8 +19,6 @@ from google.protobuf.message_factory import GetMessageClass
 
 from pytinykv.wire.pb import POOL, healthpb_pb2, pdpb_pb2, tikvpb_pb2
 
-__all__ = ["BidiStream", "Connector", "MethodSpec", "Service", "service_methods"]
-
 # A service can be found in the pool only after the module that defines it was imported.
 _DEFINING_MODULES = (healthpb_pb2, pdpb_pb2, tikvpb_pb2)
 

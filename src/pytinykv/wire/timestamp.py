@@ -14,18 +14,6 @@ from __future__ import annotations
 
 from typing import Final, NewType
 
-__all__ = [
-    "LOGICAL_BITS",
-    "LOGICAL_MAX",
-    "MAX_TIMESTAMP",
-    "PHYSICAL_MAX",
-    "Timestamp",
-    "compose",
-    "decompose",
-    "logical",
-    "physical_ms",
-]
-
 Timestamp = NewType("Timestamp", int)
 """An unsigned 64-bit timestamp. 0 is before everything and never allocated."""
 

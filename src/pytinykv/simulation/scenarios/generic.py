@@ -23,8 +23,6 @@ from pytinykv.simulation.scenario import Story, scenario
 from pytinykv.simulation.scenarios.single import log_lengths
 from pytinykv.simulation.workloads import AppendWorkload, RegisterWorkload
 
-__all__ = ["GenericStory"]
-
 RIVALS = 2
 OPERATIONS_PER_S = 80
 """Of all clients together, as long as nothing goes wrong: enough to disturb each other, few enough to be quick."""

@@ -26,8 +26,6 @@ from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.store_node import StoreNode
 from pytinykv.simulation.workloads import Session, until_done
 
-__all__ = ["growth", "joiner_dies"]
-
 STALL_S = 3.0
 """Longer than an election; far shorter than the faults."""
 GROWTH_BOUND_S = 40.0

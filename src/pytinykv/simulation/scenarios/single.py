@@ -15,8 +15,6 @@ from pytinykv.simulation.store_node import StoreNode
 from pytinykv.simulation.workloads import Session, until_done
 from pytinykv.storage import ColumnFamily
 
-__all__ = ["one_partition", "one_snapshot"]
-
 CATCH_UP_S = 10.0
 SNAPSHOT_LOG_KEEP = 10
 TINY_LOG = RaftStoreConfig(

@@ -23,8 +23,6 @@ from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.side_workloads import cancel_at
 from pytinykv.simulation.workloads import RegisterWorkload
 
-__all__ = ["stop_at_every_step", "stop_at_step"]
-
 STEPS_MAX = 6000
 QUICK = RaftStoreConfig(region_heartbeat_s=0.2, tick_s=0.02, log_keep_entries=5, log_gc_bytes=1, log_gc_bytes_force=2)
 

@@ -27,22 +27,6 @@ from pytinykv.simulation.scenarios.generic import finish
 from pytinykv.simulation.side_workloads import ExpiryWorkload, ImpatientWorkload, SchedulerWorkload, watch_scheduler
 from pytinykv.simulation.workloads import AppendWorkload, RegisterWorkload
 
-__all__ = [
-    "CONDITIONS",
-    "SETTINGS",
-    "blackouts",
-    "disks",
-    "elections",
-    "expiry",
-    "figure_eight",
-    "power_cuts",
-    "scheduler_outages",
-    "split_brain",
-    "stale_reports",
-    "stale_scheduler",
-    "storm",
-]
-
 STORM_S = 10.0
 APPENDERS = 2
 CLIENTS = 6
