@@ -189,7 +189,7 @@ GOLDEN = bytes.fromhex("544b56500101000000020000006b7676ffffffff0100000000000000
 
 def test_pair_file_golden_bytes(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    assert list(pair_file.write_steps(path, [(b"k", b"vv")], pairs_per_step=10)) == [1]
+    assert pair_file.write(path, [(b"k", b"vv")]) == 1
     content = path.read_bytes()
     assert content[:-4] == GOLDEN
     assert pair_file.read(path) == [(b"k", b"vv")]
@@ -198,7 +198,7 @@ def test_pair_file_golden_bytes(tmp_path: Path) -> None:
 def test_damaged_pair_file_is_refused_wherever_the_damage_is(tmp_path: Path) -> None:
     """Fed garbage, the decoder raises CorruptionError only."""
     path = tmp_path / "f"
-    list(pair_file.write_steps(path, [(b"a", b"1"), (b"b", b""), (b"", b"x" * 50)], pairs_per_step=10))
+    pair_file.write(path, [(b"a", b"1"), (b"b", b""), (b"", b"x" * 50)])
     content = path.read_bytes()
     damaged = [content[:size] for size in range(len(content))]
     damaged += [content[:at] + bytes([content[at] ^ 0x41]) + content[at + 1 :] for at in range(len(content))]

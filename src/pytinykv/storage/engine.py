@@ -117,23 +117,6 @@ class Engine(Reader, Protocol):
         """
         ...
 
-    def export_sst_steps(
-        self,
-        cf: ColumnFamily,
-        reader: Reader,
-        start: bytes,
-        end: bytes | None,
-        path: Path,
-        *,
-        pairs_per_step: int = 1000,
-    ) -> Iterator[int]:
-        """Do the same as `export_sst` step by step: yield the pairs written so far after every `pairs_per_step`.
-
-        The last value is the total. The file is complete and synced only once the iterator is exhausted; when it is
-        closed or dropped before, the file is removed.
-        """
-        ...
-
     def ingest_sst(self, cf: ColumnFamily, path: Path) -> None:
         """Add a file made by `export_sst` of the same kind of engine; the file is consumed. Durable when this returns.
 

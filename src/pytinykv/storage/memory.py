@@ -279,22 +279,7 @@ class MemoryEngine:
     # --- files --------------------------------------------------------------------------------------------------
 
     def export_sst(self, cf: ColumnFamily, reader: Reader, start: bytes, end: bytes | None, path: Path) -> int:
-        total = 0
-        for total in self.export_sst_steps(cf, reader, start, end, path):  # noqa: B007 - the last value is the total
-            pass
-        return total
-
-    def export_sst_steps(
-        self,
-        cf: ColumnFamily,
-        reader: Reader,
-        start: bytes,
-        end: bytes | None,
-        path: Path,
-        *,
-        pairs_per_step: int = 1000,
-    ) -> Iterator[int]:
-        return pair_file.write_steps(path, reader.scan(cf, start, end), pairs_per_step=pairs_per_step)
+        return pair_file.write(path, reader.scan(cf, start, end))
 
     def ingest_sst(self, cf: ColumnFamily, path: Path) -> None:
         self.sync()

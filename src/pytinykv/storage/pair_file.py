@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -31,23 +31,18 @@ _TAIL: Final = struct.Struct("<IQI")
 _END: Final = 0xFFFF_FFFF
 
 
-def write_steps(path: Path, pairs: Iterable[tuple[bytes, bytes]], *, pairs_per_step: int) -> Iterator[int]:
-    """Write a new file; yield the pairs written so far after every `pairs_per_step`, and the total at the end.
-
-    No pairs, no file. Synced once exhausted; removed again when dropped before or when an error is raised.
-    """
+def write(path: Path, pairs: Iterable[tuple[bytes, bytes]]) -> int:
+    """Write a new file and return how many pairs it holds. No pairs, no file; synced on return, absent after an error."""
     body = bytearray(MAGIC)
     count = 0
     for key, value in pairs:
         body += _LENGTHS.pack(len(key), len(value)) + key + value
         count += 1
-        if count % pairs_per_step == 0:
-            yield count
     if count:
         body += _TAIL.pack(_END, count, 0)[:-4]
         body += struct.pack("<I", crc32.iscsi(bytes(body)))
         _write_synced(path, bytes(body))
-    yield count
+    return count
 
 
 def _write_synced(path: Path, content: bytes) -> None:

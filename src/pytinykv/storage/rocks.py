@@ -198,21 +198,6 @@ class RocksEngine:
     # --- files --------------------------------------------------------------------------------------------------
 
     def export_sst(self, cf: ColumnFamily, reader: Reader, start: bytes, end: bytes | None, path: Path) -> int:
-        total = 0
-        for total in self.export_sst_steps(cf, reader, start, end, path):  # noqa: B007 - the last value is the total
-            pass
-        return total
-
-    def export_sst_steps(
-        self,
-        cf: ColumnFamily,
-        reader: Reader,
-        start: bytes,
-        end: bytes | None,
-        path: Path,
-        *,
-        pairs_per_step: int = 1000,
-    ) -> Iterator[int]:
         writer: Any = None
         count = 0
         done = False
@@ -223,8 +208,6 @@ class RocksEngine:
                     writer.open(str(path))
                 writer[key] = value
                 count += 1
-                if count % pairs_per_step == 0:
-                    yield count
             if writer is not None:
                 writer.finish()
             done = True
@@ -235,7 +218,7 @@ class RocksEngine:
         finally:
             if writer is not None and not done:
                 path.unlink(missing_ok=True)
-        yield count
+        return count
 
     def ingest_sst(self, cf: ColumnFamily, path: Path) -> None:
         self.sync()
