@@ -86,7 +86,7 @@ class Sink:
 
 @dataclass
 class Receiver:
-    """What the serving side needs of a `StoreNode` and its `Store`."""
+    """What the serving side needs of a `StoreProgram` and its `Store`."""
 
     store_id: int = 2
     cluster_id: int = CLUSTER_ID

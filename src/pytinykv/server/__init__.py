@@ -5,7 +5,7 @@ Transport-free, shared with the simulator:
     kv_service      `tikvpb.Tikv` on a store                       batch_frames     its fast path: many commands in a frame
     kv_checks       where a request belongs, what it is refused    raw_commands     raw requests ↔ reads and operations
     pd_service      `pdpb.PD` on the scheduler, with its parts     pd_convert, pd_regions, pd_heartbeats
-    store_node      a store put together                           reporter         heartbeats out, orders in
+    store_program   a store put together                           reporter         heartbeats out, orders in
     gate, health    services of every port
 
 Real processes only:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
     from pytinykv.lifecycle.rpc import CallContext, RpcServer
     from pytinykv.server.address_book import StoreFinder
-    from pytinykv.server.store_node import StoreNode
+    from pytinykv.server.store_program import StoreProgram
 
 _log = logging.getLogger(__name__)
 
@@ -203,15 +203,15 @@ def _no_frames(connection: FrameConnection, _frame: bytes) -> None:
     raise FormatError(f"{connection.peer} answers on a connection that is for sending only")
 
 
-def serve_raft_messages(scope: Scope, node: StoreNode) -> FrameListener:
-    """Return a listener, not started yet, that takes other stores' messages for this node."""
+def serve_raft_messages(scope: Scope, program: StoreProgram) -> FrameListener:
+    """Return a listener, not started yet, that takes other stores' messages for this store."""
     greeted: set[FrameConnection] = set()
 
     def on_frame(connection: FrameConnection, frame: bytes) -> None:
         if connection in greeted:
-            node.store.receive(frame)
+            program.store.receive(frame)
             return
-        problem = _wrong_greeting(node, frame)
+        problem = _wrong_greeting(program, frame)
         if problem:
             _log.warning("connection of %s refused: %s", connection.peer, problem)
             connection.close()
@@ -221,33 +221,33 @@ def serve_raft_messages(scope: Scope, node: StoreNode) -> FrameListener:
     return FrameListener(scope, "peer-port", on_frame, greeted.discard, first_frame_bytes_max=GREETING_BYTES)
 
 
-def _wrong_greeting(node: StoreNode, frame: bytes) -> str:
+def _wrong_greeting(program: StoreProgram, frame: bytes) -> str:
     """Say what is wrong with a stream's first frame; nothing if it is meant for this store."""
-    if not node.is_running:
+    if not program.is_running:
         return "the store is starting"
     hello = _Hello.decode(frame)
-    store_id = node.store.store_id
+    store_id = program.store.store_id
     if hello is None:
         return "it does not begin with a greeting"
-    if hello != _Hello(node.cluster_id, store_id):
+    if hello != _Hello(program.cluster_id, store_id):
         return (
-            f"this is store {store_id} of cluster {node.cluster_id}, "
+            f"this is store {store_id} of cluster {program.cluster_id}, "
             f"not store {hello.to_store} of cluster {hello.cluster_id}"
         )
     return ""
 
 
-def serve_snapshots(server: RpcServer, node: StoreNode) -> None:
-    """Let `server` take other stores' snapshots for this node."""
+def serve_snapshots(server: RpcServer, program: StoreProgram) -> None:
+    """Let `server` take other stores' snapshots for this store."""
 
     async def take_snapshot(requests: AsyncIterator[bytes], _context: CallContext) -> bytes:
         requests = aiter(requests)
-        problem = _wrong_greeting(node, await anext(requests, b""))
+        problem = _wrong_greeting(program, await anext(requests, b""))
         if problem:
             raise StatusError(StatusCode.FAILED_PRECONDITION, problem)
         try:
             header = decode_snapshot_header(await anext(requests))
-            receiver = node.store.receive_snapshot(header)
+            receiver = program.store.receive_snapshot(header)
         except SnapshotRefusedError as error:
             raise StatusError(StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         except (FormatError, StopAsyncIteration) as error:
@@ -256,8 +256,8 @@ def serve_snapshots(server: RpcServer, node: StoreNode) -> None:
         try:
             # Files are written, checked and synced in the worker: a large region must not hold up the others.
             async for chunk in requests:
-                await result_of(node.background, partial(receiver.write, chunk))
-            await result_of(node.background, receiver.seal)
+                await result_of(program.background, partial(receiver.write, chunk))
+            await result_of(program.background, receiver.seal)
             receiver.hand_over()
             is_finished = True
         except FormatError as error:

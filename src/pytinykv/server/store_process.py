@@ -25,7 +25,7 @@ from pytinykv.server.describe import describe_store
 from pytinykv.server.metrics import StoreMetrics
 from pytinykv.server.premises import Premises, ServerConfig, host_of
 from pytinykv.server.raft_transport import StoreTransport, serve_raft_messages, serve_snapshots
-from pytinykv.server.store_node import SCHEDULER_PATIENCE_S, StoreNode, StorePorts
+from pytinykv.server.store_program import SCHEDULER_PATIENCE_S, StorePorts, StoreProgram
 from pytinykv.server.wiring import store_wiring
 from pytinykv.storage import DataKind
 
@@ -58,27 +58,29 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     """
     store_wiring().check()
     premises = Premises(config, scope, kind=DataKind.STORE, service=TIKV, stop_deadline_s=STOP_DEADLINE_S)
-    node = _make_node(config, premises)
-    serve_snapshots(premises.grpc, node)
+    program = _make_program(config, premises)
+    serve_snapshots(premises.grpc, program)
     address = await premises.listen()
     peer_address = config.peer_addr or f"{host_of(config.addr)}:0"
-    peer_port = await serve_raft_messages(premises.scope, node).start(peer_address, insecure=config.insecure)
+    peer_port = await serve_raft_messages(premises.scope, program).start(peer_address, insecure=config.insecure)
     status_address = premises.open_status(
-        lambda: _problem(node),
-        {"/debug/store": lambda: describe_store(node.store) if node.is_running else {}},
+        lambda: _problem(program),
+        {"/debug/store": lambda: describe_store(program.store) if program.is_running else {}},
     )
-    service = await node.start(
+    service = await program.start(
         address,
         peer_address=config.advertise_peer_addr or f"{_peer_host(config, address)}:{peer_port}",
         status_address=status_address,
         patience_s=config.scheduler_patience_s,
     )
-    premises.registry.register(StoreMetrics(node.store))
+    premises.registry.register(StoreMetrics(program.store))
     premises.serve(service)
-    on_ready({"addr": address, "status": status_address, "store": node.store.store_id, "cluster": node.cluster_id})
+    on_ready(
+        {"addr": address, "status": status_address, "store": program.store.store_id, "cluster": program.cluster_id}
+    )
 
 
-def _make_node(config: StoreProcessConfig, premises: Premises) -> StoreNode:
+def _make_program(config: StoreProcessConfig, premises: Premises) -> StoreProgram:
     directory, scope = premises.directory, premises.scope
     ports = StorePorts(
         engine=premises.engine,
@@ -91,7 +93,7 @@ def _make_node(config: StoreProcessConfig, premises: Premises) -> StoreNode:
         connector=GrpcConnector(scope),
         disk_usage=lambda: _disk_usage(directory.path),
     )
-    return StoreNode(
+    return StoreProgram(
         ports=ports,
         scheduler_addresses=config.scheduler,
         config=config.raftstore,
@@ -112,10 +114,10 @@ def _disk_usage(path: Path) -> tuple[int, int]:
     return usage.total, usage.free
 
 
-def _problem(node: StoreNode) -> str:
-    if not node.is_running:
+def _problem(program: StoreProgram) -> str:
+    if not program.is_running:
         return "starting"
-    store = node.store
+    store = program.store
     if store.failure is not None:
         return f"failed: {store.failure}"
     silent_s = store.syncs.silent_s

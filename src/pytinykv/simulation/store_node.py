@@ -1,4 +1,4 @@
-"""A store of the simulated cluster: the real `server.StoreNode` on a virtual disk, clock and network.
+"""A store of the simulated cluster: the real `server.StoreProgram` on a virtual disk, clock and network.
 
 Put together, and so also stopped, in the order of `server.store_process`.
 """
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from pytinykv.lifecycle import Scope
 from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.server.gate import Gate
-from pytinykv.server.store_node import StoreNode as Program
-from pytinykv.server.store_node import StorePorts
+from pytinykv.server.store_program import StorePorts, StoreProgram
 from pytinykv.simulation.disk import SimWorker
 from pytinykv.simulation.nodes import SCHEDULER_ADDRESS, STOP_DEADLINE_S, Node
 from pytinykv.simulation.process import Process
@@ -40,7 +39,7 @@ class StoreNode(Node):
         super().__init__(world, host)
         self.config = replace(config, inline_sync_s=0)  # a virtual disk's syncs take their time in its worker
         self.address = f"{host}:20160"
-        self._program: Program | None = None
+        self._program: StoreProgram | None = None
         self._serving = False
         self._registry = registry
 
@@ -75,7 +74,7 @@ class StoreNode(Node):
         disk, background = SimWorker(process, self.disk, engine), SimWorker(process, self.disk, engine)
         for member in (disk, background, connector):
             inner.adopt(member)
-        self._program = program = Program(
+        self._program = program = StoreProgram(
             ports=StorePorts(
                 engine=engine,
                 snapshots_path=self.world.directory / self.host,

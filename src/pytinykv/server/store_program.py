@@ -1,6 +1,6 @@
 """A store, put together: identity, bootstrap, regions, reports and the client service, over whatever carries them.
 
-The gRPC process (`store_process`) and the simulator make the same `StoreNode` and hand in different ports: engine, disk
+The gRPC process (`store_process`) and the simulator make the same `StoreProgram` and hand in different ports: engine, disk
 worker, transport, connector, clock, randomness.
 
     start():  find the scheduler → identity (ask for an id, the first time) → bootstrap, if nobody has → register
@@ -60,7 +60,7 @@ class StorePorts:
     disk_usage: DiskUsage
 
 
-class StoreNode:
+class StoreProgram:
     """One store of a cluster. `start` once; its scope stops it."""
 
     def __init__(
