@@ -23,7 +23,7 @@ from pytinykv.scheduler.cluster import RegionChange
 from pytinykv.scheduler.commands import Command
 from pytinykv.scheduler.errors import SchedulerStopped
 from pytinykv.scheduler.state import State, Transition, encode_record, region_key, transition
-from pytinykv.storage.engine import ColumnFamily, Engine
+from pytinykv.storage import ColumnFamily, Engine
 
 _log = logging.getLogger(__name__)
 

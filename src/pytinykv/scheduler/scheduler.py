@@ -58,7 +58,7 @@ from pytinykv.scheduler.state import ServiceSafePoint, State, load_regions, load
 from pytinykv.scheduler.stores import StoreInfo
 from pytinykv.scheduler.tso import Issued
 from pytinykv.scheduler.windows import Windows
-from pytinykv.storage.engine import Engine
+from pytinykv.storage import Engine
 
 _log = logging.getLogger(__name__)
 

@@ -47,7 +47,7 @@ from pytinykv.scheduler.errors import (
     StoreTombstone,
 )
 from pytinykv.scheduler.records import Peer, RegionMeta, StoreId, StoreMeta, StoreState
-from pytinykv.storage.engine import ColumnFamily, Reader
+from pytinykv.storage import ColumnFamily, Reader
 
 FORMAT_VERSION = 1
 _PREFIX = bytes([FORMAT_VERSION])

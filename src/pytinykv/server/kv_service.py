@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytinykv.lifecycle.errors import ScopeStoppedError
+from pytinykv.lifecycle import ScopeStoppedError
 from pytinykv.server.batch_frames import Answers, Frame
 from pytinykv.server.kv_checks import REFUSALS, check_unchanged, locate, refusal
 from pytinykv.server.raw_commands import READS, WRITES, ReadCommand, WriteCommand, checksum_steps

@@ -15,11 +15,10 @@ from collections.abc import AsyncIterator, Callable
 
 from google.protobuf.message import Message
 
-from pytinykv.lifecycle.errors import ScopeStoppedError
-from pytinykv.lifecycle.scope import Scope
+from pytinykv.lifecycle import Scope, ScopeStoppedError
 from pytinykv.scheduler.operators import Order
+from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.pb import pdpb_pb2
-from pytinykv.wire.rpc import RpcError, StatusCode
 
 
 class Outbox:

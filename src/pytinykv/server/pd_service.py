@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from pytinykv.lifecycle.scope import Scope
+from pytinykv.lifecycle import Scope
 from pytinykv.scheduler.errors import (
     AlreadyBootstrapped,
     DuplicateAddress,
@@ -42,9 +42,8 @@ from pytinykv.server.pd_convert import (
 )
 from pytinykv.server.pd_heartbeats import Outbox, serve_heartbeats
 from pytinykv.server.pd_regions import RegionQueries
+from pytinykv.wire import MethodSpec, RpcError, StatusCode, service_methods
 from pytinykv.wire.pb import metapb_pb2, pdpb_pb2
-from pytinykv.wire.rpc import RpcError, StatusCode
-from pytinykv.wire.service import MethodSpec, service_methods
 
 _SERVICE: Final = "pdpb.PD"
 _SOFT: Final[Mapping[type[SchedulerError], pdpb_pb2.ErrorType]] = {

@@ -12,7 +12,7 @@ Waits go down the list and never up; everything that goes up is a callback or a 
 
 from __future__ import annotations
 
-from pytinykv.lifecycle.wiring import WhenFull, Wiring
+from pytinykv.lifecycle import WhenFull, Wiring
 
 _PROCESS = ("*/main", "*/run", "*/wait-for-reason-to-stop", "*/stop", "*/stop:*")
 """Tasks of the process itself, which wait for a signal and then for the stop."""

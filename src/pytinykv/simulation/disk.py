@@ -23,10 +23,18 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pytinykv.lifecycle.report import Leak
+from pytinykv.lifecycle import Leak
 from pytinykv.simulation.process import Process
-from pytinykv.storage import ColumnFamily, CorruptionError, DiskFullError, EngineClosedError, EngineError, MemoryEngine
-from pytinykv.storage.engine import Reader, WriteBatch
+from pytinykv.storage import (
+    ColumnFamily,
+    CorruptionError,
+    DiskFullError,
+    EngineClosedError,
+    EngineError,
+    MemoryEngine,
+    Reader,
+    WriteBatch,
+)
 from pytinykv.storage.memory import Faults, MemoryWriteBatch
 
 T = TypeVar("T")

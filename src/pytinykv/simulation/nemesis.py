@@ -34,8 +34,7 @@ from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.faults import pause, random_link_trouble, random_partitions
 from pytinykv.simulation.network import LinkConditions
 from pytinykv.simulation.nodes import STOP_BOUND_S, Node, ProcessDied
-from pytinykv.storage import EngineError
-from pytinykv.storage.memory import Faults
+from pytinykv.storage import EngineError, Faults
 
 if TYPE_CHECKING:
     from pytinykv.simulation.cluster import Cluster

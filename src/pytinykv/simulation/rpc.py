@@ -21,14 +21,12 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
 
-from pytinykv.lifecycle import Scope
-from pytinykv.lifecycle.report import Leak
+from pytinykv.lifecycle import Leak, Scope
 from pytinykv.simulation.connection import Connection, End, Frame
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.network import Network
 from pytinykv.simulation.process import Process
-from pytinykv.wire.rpc import RpcError, StatusCode
-from pytinykv.wire.service import BidiStream, MethodSpec, Service, service_methods
+from pytinykv.wire import BidiStream, MethodSpec, RpcError, Service, StatusCode, service_methods
 
 SERVER_GRACE_S: Final = 0.5
 """How long handlers may go on when their scope stops the server."""
