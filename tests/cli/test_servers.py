@@ -6,13 +6,15 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
-from tests.cli.processes import Running, started, tinykv
+from tests.cli.processes import LIMIT_S, Running, started, tinykv
 
 from pytinykv.wire.pb import pdpb_pb2
 
@@ -132,3 +134,26 @@ def test_a_data_directory_that_cannot_be_made(tmp_path: Path) -> None:
     done = tinykv("scheduler", "--data-dir", tmp_path / "file" / "data", "--addr", ANY)
     assert done.returncode == 1
     assert "is not a directory" in done.stderr.decode()
+
+
+STOPPED_WHILE_IT_STARTS = """
+import asyncio, os, signal, sys
+from pytinykv.cli.serving import serve
+
+async def start(scope):
+    os.kill(os.getpid(), signal.SIGTERM)
+    while not scope.stopping:
+        await asyncio.sleep(0)
+    scope.child("next part")
+
+sys.exit(serve("store", start))
+"""
+
+
+def test_told_to_stop_between_two_parts_of_the_start_is_no_error() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_WHILE_IT_STARTS], capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tinykv store:" not in done.stderr
+    assert "nothing left behind" in done.stderr

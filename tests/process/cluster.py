@@ -281,11 +281,11 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster(directory: Path) -> Iterator[Cluster]:
-    """Run a scheduler and three stores; at the end each has to stop as it should. Logs are shown if a test fails."""
+def running_cluster(directory: Path, stores: int = 3) -> Iterator[Cluster]:
+    """Run a scheduler and stores; at the end each has to stop as it should. Logs are shown if a test fails."""
     cluster = Cluster(directory)
     try:
-        cluster.start()
+        cluster.start(stores)
         yield cluster
         cluster.stop()
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from pytinykv.lifecycle import AddressError, LifecycleError, Scope, StopReport, 
 from pytinykv.lifecycle.rpc import parse_address
 from pytinykv.lifecycle.rpc.address import Address, check_may_listen
 from pytinykv.storage import EngineError
+
+_log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -113,6 +116,9 @@ def serve(name: str, start: Callable[[Scope], Awaitable[None]], *explained: type
         try:
             await start(scope)
         except told as error:
+            if scope.stopping:  # told to stop while it starts: one of its parts is gone, or must not be made any more
+                _log.info("the start ends here: %s", error)
+                return 0
             print(f"tinykv {name}: {error}", file=sys.stderr, flush=True)
             return 1
         await asyncio.Event().wait()

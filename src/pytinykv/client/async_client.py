@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Generator, Iterable
 from random import Random
@@ -27,7 +28,8 @@ class AsyncClient:
             await db.raw.put(b"k", b"v")
 
     Entering (or awaiting) it finds the scheduler, so that a wrong address shows at once; leaving closes it. Every other
-    use needs `close`. Most people get one from `pytinykv.aio.connect`.
+    use needs `close`. Most people get one from `pytinykv.aio.connect`. After a fork, calls on the child's copy raise
+    `ClientForkedError`, and closing it does nothing.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class AsyncClient:
         """
         self._config = config or ClientConfig()
         self._config.validate()
+        self._pid = os.getpid()
         self._scope = scope
         self._connector = connector
         self.scheduler = SchedulerClient(addresses, connector=connector, rng=rng, scope=scope, config=self._config)
@@ -79,6 +82,8 @@ class AsyncClient:
     async def close(self) -> StopReport:
         """Resolve all pending calls with `ClientClosedError`, close connections, stop tasks. Any number of times."""
         self._closed = True
+        if os.getpid() != self._pid:  # forked: connections and tasks are the parent's
+            return StopReport(self._scope.name, 0.0, ())
         return await self._scope.stop(STOP_DEADLINE_S)
 
     def _cut_off(self) -> None:

@@ -24,6 +24,7 @@ data. Both are facts of the class, so a caller decides without reading texts.
 
 from __future__ import annotations
 
+import os
 from typing import ClassVar
 
 
@@ -48,6 +49,15 @@ class ClientClosedError(ClientError):
 
 class ClientForkedError(ClientError):
     """The client was made by the parent process; its connections stay there. Connect only after the fork."""
+
+
+def refuse_forked_child(pid: int) -> None:
+    """Raise ClientForkedError unless this is process `pid`, whose client it is."""
+    if os.getpid() != pid:
+        raise ClientForkedError(
+            f"this client belongs to process {pid}, and its connections do not survive a fork; "
+            "connect only after the fork, or start the child afresh, as multiprocessing's spawn and forkserver do"
+        )
 
 
 class DeadlineExceededError(ClientError, TimeoutError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -26,6 +27,7 @@ from pytinykv.client.errors import (
     SchedulerUnavailableError,
     StoreNotFoundError,
     UndeterminedError,
+    refuse_forked_child,
 )
 from pytinykv.client.reactions import Pause, Reaction, deadline_exceeded, on_failure, on_region_error
 from pytinykv.client.region_cache import Region
@@ -66,6 +68,7 @@ class Router:
         self, scheduler: SchedulerClient, *, connector: Connector, rng: Random, scope: Scope, config: ClientConfig
     ) -> None:
         self.config = config
+        self._pid = os.getpid()
         self.routes = Routes(scheduler, connector=connector, rng=rng, scope=scope, config=config)
         self._rng = rng
         self._loop = asyncio.get_running_loop()
@@ -74,7 +77,8 @@ class Router:
         """Resolved by `close`; ends pauses."""
 
     def deadline(self, timeout_s: float | None) -> float:
-        """Return the deadline, in loop time, of a call that begins now."""
+        """Return the deadline, in loop time, of a call that begins now. Raises `ClientForkedError` where none can begin."""
+        refuse_forked_child(self._pid)
         return self._loop.time() + (self.config.timeout_s if timeout_s is None else timeout_s)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from random import Random
 from typing import Any, TypeVar, cast
@@ -34,6 +35,7 @@ from pytinykv.client.errors import (
     SchedulerUnavailableError,
     StoreNotFoundError,
     StoreTombstoneError,
+    refuse_forked_child,
 )
 from pytinykv.client.heartbeat_stream import HeartbeatStream, OnConnected, OnResponse
 from pytinykv.client.region_cache import Region
@@ -86,6 +88,7 @@ class SchedulerClient:
 
         `cluster_id`: the cluster these addresses must lead to; 0 takes the first that answers.
         """
+        self._pid = os.getpid()
         self._given = parse_addresses(addresses)
         self._endpoints = list(self._given)
         self._connector = connector
@@ -246,6 +249,7 @@ class SchedulerClient:
             )
 
     def _deadline(self, timeout_s: float | None) -> float:
+        refuse_forked_child(self._pid)
         return asyncio.get_running_loop().time() + (self._config.timeout_s if timeout_s is None else timeout_s)
 
     def _attempt_s(self, deadline: float) -> float:

@@ -35,10 +35,10 @@ from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import (
     ClientClosedError,
     ClientError,
-    ClientForkedError,
     CutOffWriteError,
     DeadlineExceededError,
     UndeterminedError,
+    refuse_forked_child,
 )
 from pytinykv.client.routing import Trouble
 from pytinykv.lifecycle import LifecycleError, LoopThread, Scope
@@ -156,11 +156,7 @@ class SyncCore:
         return cast("_T", call.value)
 
     def _refuse(self) -> None:
-        if os.getpid() != self._pid:
-            raise ClientForkedError(
-                f"this client belongs to process {self._pid}, and its connections do not survive a fork; "
-                "connect only after the fork, or start the child afresh, as multiprocessing's spawn and forkserver do"
-            )
+        refuse_forked_child(self._pid)
         if self._closed:
             raise ClientClosedError("the client is closed; make a new one")
 
