@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -136,10 +137,37 @@ def test_where_the_scheduler_is_said_to_be(tmp_path: Path) -> None:
         assert b"--scheduler or TINYKV_SCHEDULER say where" in done.stderr
 
 
+@pytest.fixture
+def nobody(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return an address at which nobody listens ("dead"), or where somebody takes connections and never replies."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        if request.param == "dead":
+            server.close()
+        yield address
+
+
+UNANSWERED = pytest.mark.parametrize(
+    ("nobody", "command"), [("dead", "put k v"), ("silent", "scan")], indirect=["nobody"]
+)
+
+
+@UNANSWERED
+def test_an_address_that_does_not_answer_is_named_when_the_time_is_up(nobody: str, command: str) -> None:
+    done = tinykv(*command.split(), "--scheduler", nobody, "--timeout", 0.5)
+    assert done.returncode == 1
+    assert f"no scheduler answered in time (asked {nobody};" in done.stderr.decode()
+    assert done.stdout == b""
+
+
+@UNANSWERED
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_while_it_waits_it_ends_at_once_with_130(tmp_path: Path, number: int) -> None:
-    options = ("--scheduler", "127.0.0.1:9", "--timeout", 600, "--log-level", "info")
-    with started(tmp_path, "scan", *options) as running:
+def test_interrupted_twice_while_it_waits_it_ends_at_once_with_130(
+    tmp_path: Path, nobody: str, command: str, number: int
+) -> None:
+    options = ("--scheduler", nobody, "--timeout", 600, "--log-level", "info")
+    with started(tmp_path, *command.split(), *options) as running:
         wait_until(lambda: "scope client started" in running.errors)
+        running.process.send_signal(number)
         assert running.stop(number) == 130
-        assert "tinykv scan: interrupted\n" in running.errors
+        assert f"tinykv {command.split()[0]}: interrupted\n" in running.errors

@@ -1,26 +1,34 @@
-"""Disks that never answer: the cluster goes on, who asks is told what is stuck, and a stop ends in time and says where."""
+"""What never ends: disks that don't answer, handlers and threads that don't let go, servers that don't reply.
+
+The cluster goes on, who asks is told what is stuck, and a stop ends in time and says where.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
-from tests.process.cluster import GONE_S, Cluster, Process, running_cluster, wait_until
+from tests.process.cluster import CLEAN, GONE_S, STOP_S, Cluster, Process, running_cluster, wait_until
 from tests.process.load import Load
 
 import pytinykv
+from pytinykv.wire.pb import pdpb_pb2
 
 pytestmark = pytest.mark.xdist_group("processes")
 
 INJECTED = Path(__file__).parent / "injected"
 MOVED_S = 10.0
 """Silence until it is noticed (2 s), an election (1 to 2 s), and what a busy machine adds."""
+GIVES_UP_S = 30.0
 CALL_S = 3.0
 """What was sent to a store that stands still gets no answer, so each client waits for as long as this, once."""
 DISK_MIB = 64
@@ -144,3 +152,76 @@ def test_a_leader_whose_disk_thread_waits_for_the_disk(cluster: Cluster) -> None
         assert "a sync is under way that the disk does not answer" in leader.log
         come_back(cluster, leader)
     load.check()
+
+
+@pytest.fixture
+def mischievous(tmp_path: Path) -> Iterator[Process]:
+    """Run a scheduler with what `MISCHIEF` gives it, and with its handler that ignores its cancellation called."""
+    scheduler = Cluster(tmp_path).scheduler
+    try:
+        scheduler.start(PYTHONPATH=str(INJECTED), MISCHIEF="yes")
+        cluster_id = int(scheduler.wait_ready()["cluster"])
+        with grpc.insecure_channel(scheduler.address) as channel:
+            call = channel.unary_unary(
+                "/pdpb.PD/GetAllStores",
+                request_serializer=pdpb_pb2.GetAllStoresRequest.SerializeToString,
+                response_deserializer=pdpb_pb2.GetAllStoresResponse.FromString,
+            )
+            with pytest.raises(
+                grpc.RpcError, match="DEADLINE_EXCEEDED"
+            ):  # which cancels the handler for the first time
+                call(pdpb_pb2.GetAllStoresRequest(header={"cluster_id": cluster_id}), timeout=0.5)
+            yield scheduler
+    finally:
+        scheduler.kill()
+        print(scheduler.tail(200))  # noqa: T201 - pytest shows it beside a failure
+
+
+def test_a_handler_that_ignores_cancellation_a_thread_in_c_and_a_stage_that_raises(mischievous: Process) -> None:
+    """The report names each with its place, and everything else was done."""
+    mischievous.send(signal.SIGTERM)
+    assert mischievous.wait_exit() == 3
+    log = mischievous.log
+    assert "STOPPED WITH" in log
+    assert re.search(r"raised +a stage that raises \(RuntimeError\('raised on purpose'\)\)", log)
+    assert re.search(r"LEFT grpc call .*GetAllStores", log)
+    assert "in _unary_or_never" in log
+    assert "LEFT thread scheduler/in-c" in log
+    assert "in _stand_in_c" in log
+    for done in ("decide nothing any more", "close the engine", "let go of the data directory"):
+        assert re.search(rf"ok +{done}", log), done
+
+
+def test_ctrl_c_twice(mischievous: Process) -> None:
+    """The first one begins a stop that takes its time; the second one ends it at once, and says who is stuck."""
+    mischievous.send(signal.SIGINT)
+    time.sleep(1.0)  # sooner is taken for the same wish
+    mischievous.send(signal.SIGINT)
+    assert mischievous.wait_exit(within_s=STOP_S) == 3
+    log = mischievous.log
+    assert "scheduler: SIGINT for the second time, exit forced" in log
+    assert "STUCK thread scheduler/in-c" in log
+    assert "STOPPED WITH" not in log
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """Return an address that takes connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_store_whose_scheduler_accepts_and_never_replies(tmp_path: Path, silent: str) -> None:
+    """It waits as long as it was told to, and names the address; told to stop, it stops."""
+    store = Cluster(tmp_path).make("store", "store", scheduler=silent, peer_addr="127.0.0.1:0", scheduler_patience="2")
+    try:
+        store.start()
+        assert store.wait_exit(GIVES_UP_S) == 1, store.tail()
+        assert f"tinykv store: no scheduler answered in time (asked {silent}" in store.log
+        assert CLEAN in store.log
+        store.options["--scheduler-patience"] = "600"
+        store.start()
+        wait_until(lambda: "peer-port listens" in store.log, within_s=GIVES_UP_S, what="it looks for its scheduler")
+        store.stop()
+    finally:
+        store.kill()

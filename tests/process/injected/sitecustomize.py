@@ -1,35 +1,69 @@
-"""Makes the disk of a server stop answering. Python imports this file by itself where PYTHONPATH leads here.
+"""Makes a server go wrong on purpose. Python imports this file by itself where PYTHONPATH leads here.
 
 `STUCK_DISK` names a file. Once it is there, the engine's next sync enters a C call that never returns and that no signal
 gets out of, as `fsync` does on a disk that is gone: it locks a mutex that is locked already.
+
+`MISCHIEF` gives a scheduler a handler that ignores its cancellation (of GetAllStores), a thread that stands in such a C
+call, and a stage of its stop that raises.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 from pathlib import Path
 from typing import Any
 
+from pytinykv.server import scheduler_process
+from pytinykv.server.pd_service import PdService
 from pytinykv.storage.rocks import RocksEngine
 
 _libc = ctypes.CDLL(None)
 _mutex = ctypes.create_string_buffer(128)
 _libc.pthread_mutex_lock(_mutex)
-_switch = Path(os.environ["STUCK_DISK"])
 _init = RocksEngine.__init__
+_unary = PdService.unary
+_run_scheduler = scheduler_process.run_scheduler
+
+
+def _stand_in_c() -> None:
+    _libc.pthread_mutex_lock(_mutex)
 
 
 def _init_with_hanging_sync(engine: RocksEngine, *arguments: Any) -> None:
     _init(engine, *arguments)
-    flush_wal = engine._database_flush_wal
+    flush_wal, switch = engine._database_flush_wal, Path(os.environ["STUCK_DISK"])
 
     def flush_or_hang(*flags: bool) -> None:
-        if _switch.exists():
-            _libc.pthread_mutex_lock(_mutex)
+        if switch.exists():
+            _stand_in_c()
         flush_wal(*flags)
 
     engine._database_flush_wal = flush_or_hang
 
 
-RocksEngine.__init__ = _init_with_hanging_sync  # type: ignore[method-assign]
+async def _unary_or_never(service: PdService, path: str, request: Any) -> Any:
+    while path.endswith("/GetAllStores"):
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            continue  # as code does that catches too much
+    return await _unary(service, path, request)
+
+
+def _raise() -> None:
+    raise RuntimeError("raised on purpose")
+
+
+async def _run_with_mischief(config: Any, scope: Any, on_ready: Any) -> None:
+    scope.on_stop("a stage that raises", _raise)
+    scope.start_thread("in-c", _stand_in_c)
+    await _run_scheduler(config, scope, on_ready)
+
+
+if "STUCK_DISK" in os.environ:
+    RocksEngine.__init__ = _init_with_hanging_sync  # type: ignore[method-assign]
+if "MISCHIEF" in os.environ:
+    PdService.unary = _unary_or_never  # type: ignore[method-assign]
+    scheduler_process.run_scheduler = _run_with_mischief
