@@ -170,4 +170,4 @@ def test_interrupted_twice_while_it_waits_it_ends_at_once_with_130(
         wait_until(lambda: "scope client started" in running.errors)
         running.process.send_signal(number)
         assert running.stop(number) == 130
-        assert f"tinykv {command.split()[0]}: interrupted\n" in running.errors
+        assert f"tinykv {command.split(maxsplit=1)[0]}: interrupted\n" in running.errors
