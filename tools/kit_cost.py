@@ -222,13 +222,10 @@ async def _compare(scope: Scope, options: argparse.Namespace, comparisons: list[
     """Start both clusters anew again and again: how well two clusters fill their turns differs more than the kit costs."""
     for number in range(options.clusters):
         run = scope.child(f"run-{number}")
-        sides = {
-            "kit": await _side("kit", run, bare=False),
-            "bare": await _side("bare", run, bare=not options.control),
-        }
+        order = ["kit", "bare"] if number % 2 == 0 else ["bare", "kit"]
+        sides = {side: await _side(side, run, bare=side == "bare" and not options.control) for side in order}
         for comparison in comparisons:
             comparison.begin_run()
-            order = list(sides) if number % 2 == 0 else list(sides)[::-1]
             for side in order:
                 await sides[side].run(comparison.in_flight, WARM_UP_S)
             for _ in range(options.rounds):
