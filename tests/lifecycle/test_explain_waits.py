@@ -154,12 +154,19 @@ async def test_two_threads_with_two_queues(scope: Scope) -> None:
             self.name = name
             self.inbox: queue.Queue[str] = queue.Queue(1)
             self.other = self
+            self.is_over = False
 
         def run(self) -> None:
-            with contextlib.suppress(queue.Full, queue.Empty):  # the way out, long enough to be looked at
-                while self.inbox.get(timeout=0.5):
-                    self.other.inbox.put("one", timeout=0.5)
-                    self.other.inbox.put("two", timeout=0.5)
+            while not self.is_over:
+                self.inbox.get()
+                self.other.inbox.put("one")
+                self.other.inbox.put("two")
+
+        def let_go(self) -> None:
+            self.is_over = True
+            with self.inbox.mutex:
+                self.inbox.maxsize = 9
+                self.inbox.not_full.notify_all()
 
     left, right = Worker("left"), Worker("right")
     left.other, right.other = right, left
@@ -168,6 +175,8 @@ async def test_two_threads_with_two_queues(scope: Scope) -> None:
     for worker in (left, right):
         scope.start_thread(worker.name, worker.run)
     graph = look(scope, lambda graph: len(graph.circles) == 1 and "waits to put into" in graph.render())
+    for worker in (left, right):
+        worker.let_go()
     assert {graph.nodes[edge.source].name for edge in graph.circles[0]} >= {"test/left", "test/right"}
     assert re.search(r"waits to put into queue .*Worker\.inbox of (left|right) \(full: 1 of 1\)", graph.render())
 

@@ -75,7 +75,7 @@ def test_thread() -> None:
     thread.start()
     (leak,) = found(before)
     assert (leak.kind, leak.name, leak.started_at.path) == (LeakKind.THREAD, "stray", __file__)
-    assert any("in run" in line for line in leak.stack)
+    assert any("in Gate.run" in line for line in leak.stack)
     gate.open()
     thread.join()
     assert found(before) == []

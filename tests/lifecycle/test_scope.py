@@ -355,7 +355,7 @@ class TestStoppingThreads:
         report = await scope.stop(0.05)
         (leak,) = report.leaks
         assert (leak.kind, leak.name) == (LeakKind.THREAD, "test/disk")
-        assert any("helpers" in line and "in run" in line for line in leak.stack)
+        assert any("helpers" in line and "in Gate.run" in line for line in leak.stack)
         gate.open()
 
     async def test_wake_that_raises_is_recorded_and_others_are_woken(self, scope: Scope) -> None:

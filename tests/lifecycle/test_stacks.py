@@ -70,7 +70,7 @@ def test_thread_stack_shows_where_a_thread_stands() -> None:
     thread = threading.Thread(target=gate.run)
     assert thread_stack(thread) == ()
     thread.start()
-    assert any("in run" in line for line in thread_stack(thread))
+    assert any("in Gate.run" in line for line in thread_stack(thread))
     gate.open()
     thread.join()
     assert thread_stack(thread) == ()

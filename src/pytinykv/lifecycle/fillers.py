@@ -7,25 +7,34 @@ a class wraps the thing (`Mailbox.take` calls `self._queue.get`), the callers of
 would do it and that nobody is inside of are listed too: a future that a callback resolves is not one that nobody resolves.
 
 It is a judgement about code, not about what will happen: hence "probably" in the graph.
+
+Objects are looked into without asking them anything: no method, property or `__getattr__` of theirs runs, which could block,
+raise, or change what it is asked about.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dis
 import functools
+import itertools
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 
-from pytinykv.lifecycle.stacks import CallSite, Step, local_variables
+from pytinykv.lifecycle.holders import attribute_of, variables_of
+from pytinykv.lifecycle.stacks import CallSite, Step
 from pytinykv.lifecycle.standing import is_library
 
 _REACH: Final = 3
 """How many steps of attributes and elements away from a variable a thing may be."""
 _OBJECTS_PER_FRAME_MAX: Final = 600
+_OBJECTS_MAX: Final = 100_000
+"""For all frames together: with thousands of tasks, each is looked around in less far."""
+_OBJECTS_PER_FRAME_MIN: Final = 20
 _FRAMES_PER_RUNNER_MAX: Final = 10
 """The innermost ones; what is further out in a thread says how the program was started."""
 _ELEMENTS_MAX: Final = 64
@@ -60,11 +69,18 @@ class Reach:
         self._owners: Final[dict[int, dict[tuple[int, str], tuple[object, str]]]] = {}
         self._kept: Final[list[object]] = []
         self._inside: Final[dict[CodeType, set[str]]] = {}
-        for runner, steps in runners:
-            own = [step for step in steps if step.frame is not None and not is_library(step)]
-            for step in own[-_FRAMES_PER_RUNNER_MAX:]:
-                self._inside.setdefault(step.code, set()).add(runner)
-                self._visit(runner, step)
+        own = [
+            (runner, step)
+            for runner, steps in runners
+            for step in [step for step in steps if step.frame is not None and not is_library(step)][
+                -_FRAMES_PER_RUNNER_MAX:
+            ]
+        ]
+        fair = _OBJECTS_MAX // max(1, len(own))
+        self._objects_max: Final = max(_OBJECTS_PER_FRAME_MIN, min(_OBJECTS_PER_FRAME_MAX, fair))
+        for runner, step in own:
+            self._inside.setdefault(step.code, set()).add(runner)
+            self._visit(runner, step)
 
     def find(self, thing: object, methods: frozenset[str], *, wrappers: int = _WRAPPERS) -> Fillers:
         """Return who would call one of `methods` on `thing`."""
@@ -84,8 +100,8 @@ class Reach:
         """Return what the code calls a thing, and where it was made; ("", None) for one that is out of reach."""
         for owner, attribute in self._owners.get(id(thing), {}).values():
             name = f"{type(owner).__qualname__}.{attribute}"
-            of = getattr(owner, "__dict__", {}).get("name")
-            return (f"{name} of {of}" if isinstance(of, str) else name), _site_of_attribute(type(owner), attribute)
+            of = attribute_of(owner, "name")
+            return (f"{name} of {of}" if type(of) is str else name), _site_of_attribute(type(owner), attribute)
         for place in self._places.get(id(thing), {}).values():
             code = place.step.code
             return f"{place.way} in {code.co_qualname}", _first_store(code, place.way)
@@ -95,7 +111,7 @@ class Reach:
         self, owner: object, attribute: str, methods: frozenset[str], found: Fillers, wrappers: int
     ) -> None:
         """Look at the methods of an object that holds the thing, and at who calls them."""
-        for function in _functions(type(owner)):
+        for function in functions_of(type(owner)):
             way = f"self.{attribute}"
             if not any(method in methods and _leads_to(of, way) for of, method, _ in uses_deep(function.__code__)):
                 continue
@@ -108,12 +124,12 @@ class Reach:
 
     def _visit(self, runner: str, step: Step) -> None:
         assert step.frame is not None
-        names = local_variables(step.frame)
+        names = variables_of(step)
         todo: deque[tuple[str, Any, int]] = deque((name, value, _REACH) for name, value in names.items())
         seen: set[int] = set()
-        while todo and len(seen) < _OBJECTS_PER_FRAME_MAX:
+        while todo and len(seen) < self._objects_max:
             way, value, reach = todo.popleft()
-            if isinstance(value, _PLAIN):
+            if issubclass(type(value), _PLAIN):
                 continue
             self._places.setdefault(id(value), {}).setdefault((runner, id(step), way), Place(runner, step, way))
             if id(value) in seen:
@@ -121,8 +137,8 @@ class Reach:
             seen.add(id(value))
             self._kept.append(value)
             if reach:
-                for attribute, inner in _parts(value):
-                    if not isinstance(inner, _PLAIN):
+                for attribute, inner in parts_of(value):
+                    if not issubclass(type(inner), _PLAIN):
                         if attribute:
                             owners = self._owners.setdefault(id(inner), {})
                             owners.setdefault((id(value), attribute), (value, attribute))
@@ -172,34 +188,44 @@ def _leads_to(way: str, place: str) -> bool:
     return of.startswith("?") and last == place.rpartition(".")[2]
 
 
-def _functions(kind: type) -> Iterator[FunctionType]:
+def functions_of(kind: type) -> Iterator[FunctionType]:
+    """Yield the functions of a class: methods, those behind properties, static and class methods."""
     if kind.__module__.partition(".")[0] in _OPAQUE_MODULES:
         return
     for base in kind.__mro__[:-1]:
-        for member in vars(base).values():
-            function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
-            if isinstance(function, FunctionType):
+        for member in list(vars(base).values()):
+            function: object = member
+            if type(member) is property:
+                function = member.fget
+            elif type(member) in (staticmethod, classmethod):
+                function = member.__func__
+            if type(function) is FunctionType:
                 yield function
 
 
-def _parts(value: object) -> Iterator[tuple[str, object]]:
+def parts_of(value: object) -> Iterator[tuple[str, object]]:
     """Yield attributes by name, and the elements of a collection without one."""
-    if isinstance(value, dict):
-        for inner in list(value.values())[:_ELEMENTS_MAX]:
-            yield "", inner
-    elif isinstance(value, (list, tuple, deque)):
-        for inner in list(value)[:_ELEMENTS_MAX]:
-            yield "", inner
-    elif type(value).__module__.partition(".")[0] not in _OPAQUE_MODULES and not isinstance(value, asyncio.Future):
-        own = getattr(value, "__dict__", None)
-        if isinstance(own, dict):
-            yield from list(own.items())
-        for base in type(value).__mro__[:-1]:
+    kind = type(value)
+    if issubclass(kind, dict):
+        yield from (("", inner) for inner in _first(dict.values(value)))  # type: ignore[arg-type]
+    elif issubclass(kind, (list, tuple, deque)):
+        iterate: Any = next(base for base in (list, tuple, deque) if issubclass(kind, base)).__iter__
+        yield from (("", inner) for inner in _first(iterate(value)))
+    elif kind.__module__.partition(".")[0] not in _OPAQUE_MODULES and not issubclass(kind, asyncio.Future):
+        with contextlib.suppress(AttributeError):
+            yield from list(object.__getattribute__(value, "__dict__").items())
+        for base in kind.__mro__[:-1]:
             for slot in _slots(base):
-                try:
-                    yield slot, object.__getattribute__(value, slot)
-                except AttributeError:  # not assigned yet
-                    continue
+                if (inner := attribute_of(value, slot)) is not None:
+                    yield slot, inner
+
+
+def _first(values: Iterable[object]) -> list[object]:
+    """Return the first few, or none of a collection that another thread changes just now."""
+    try:
+        return list(itertools.islice(values, _ELEMENTS_MAX))
+    except RuntimeError:
+        return []
 
 
 def _slots(kind: type) -> tuple[str, ...]:
@@ -209,7 +235,7 @@ def _slots(kind: type) -> tuple[str, ...]:
 
 
 def _site_of_attribute(kind: type, attribute: str) -> CallSite | None:
-    for function in _functions(kind):
+    for function in functions_of(kind):
         if function.__name__ == "__init__":
             return _first_store(function.__code__, attribute)
     return None

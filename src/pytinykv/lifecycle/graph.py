@@ -20,9 +20,11 @@ Invariants
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
 from pytinykv.lifecycle.stacks import CallSite
@@ -40,6 +42,7 @@ class Kind(StrEnum):
     EVENT = "event"
     CONDITION = "condition"
     SEMAPHORE = "semaphore"
+    BARRIER = "barrier"
     FUTURE = "future"
     CALL = "grpc call"
     TIMER = "timer"
@@ -50,6 +53,8 @@ class Kind(StrEnum):
     """A function that would end the wait, and that nobody is inside of."""
 
 
+CIRCLES_MAX: Final = 32
+"""More than anybody reads; each is looked for through the whole graph."""
 RUNNERS: Final = frozenset({Kind.TASK, Kind.THREAD, Kind.LOOP, Kind.CHILD})
 
 
@@ -120,7 +125,14 @@ class WaitGraph:
 
     def outgoing(self, node_id: str) -> list[Edge]:
         """Return the edges that leave a node."""
-        return [edge for edge in self.edges if edge.source == node_id]
+        return self._by_source.get(node_id, [])
+
+    @cached_property
+    def _by_source(self) -> dict[str, list[Edge]]:
+        found: dict[str, list[Edge]] = {}
+        for edge in self.edges:
+            found.setdefault(edge.source, []).append(edge)
+        return found
 
     def runners(self, kind: Kind | None = None) -> list[Node]:
         """Return the runners, of one kind or of all, in the order of their ids."""
@@ -141,55 +153,95 @@ class WaitGraph:
 
 def stuck_nodes(nodes: dict[str, Node], edges: Iterable[Edge]) -> frozenset[str]:
     """Return the nodes that nobody outside of them can free, as far as is known."""
-    targets: dict[str, list[str]] = {node_id: [] for node_id in nodes}
+    waiting: dict[str, list[str]] = {node_id: [] for node_id in nodes}
+    left = dict.fromkeys(nodes, 0)
+    """By node, how many ends of its edges are not struck out."""
     for edge in edges:
-        targets[edge.source].append(edge.target)
-    stuck = set(nodes)
-    changed = True
-    while changed:
-        changed = False
-        for node_id in sorted(stuck):
-            node, ends = nodes[node_id], targets[node_id]
-            needs_all = node.is_runner and not node.any_of
-            holds = any(end in stuck for end in ends) if needs_all else all(end in stuck for end in ends)
-            if not ends or not holds:
-                stuck.discard(node_id)
-                changed = True
+        left[edge.source] += 1
+        waiting[edge.target].append(edge.source)
+    free = [node_id for node_id, number in left.items() if number == 0]
+    stuck = set(nodes).difference(free)
+    while free:
+        for source in waiting[free.pop()]:
+            left[source] -= 1
+            needs_all = nodes[source].is_runner and not nodes[source].any_of
+            if source in stuck and (not needs_all or left[source] == 0):
+                stuck.discard(source)
+                free.append(source)
     return frozenset(stuck)
 
 
 def _find_circles(nodes: dict[str, Node], edges: tuple[Edge, ...]) -> tuple[tuple[Edge, ...], ...]:
-    """Return disjoint shortest circles among the stuck, each beginning with a runner where it has one."""
+    """Return disjoint shortest circles among the stuck, each beginning with a runner where it has one; not all of many."""
     stuck = stuck_nodes(nodes, edges)
-    leaving: dict[str, list[Edge]] = {}
+    leaving: dict[str, list[Edge]] = {node_id: [] for node_id in stuck}
     for edge in edges:
         if edge.source in stuck and edge.target in stuck:
-            leaving.setdefault(edge.source, []).append(edge)
-    circles: list[tuple[Edge, ...]] = []
-    taken: set[str] = set()
+            leaving[edge.source].append(edge)
     starts = sorted(stuck, key=lambda node_id: (not nodes[node_id].is_runner, nodes[node_id].title, node_id))
-    for start in starts:
-        if start in taken:
-            continue
-        circle = _shortest_circle(start, leaving, taken)
-        if circle:
-            circles.append(circle)
-            taken.update(edge.source for edge in circle)
+    circles: list[tuple[Edge, ...]] = []
+    while len(circles) < CIRCLES_MAX:
+        round_about = _in_circles(leaving)
+        start = next((node_id for node_id in starts if node_id in round_about), None)
+        if start is None:
+            break
+        circle = _shortest_circle(start, leaving)
+        circles.append(circle)
+        taken = {edge.source for edge in circle}
+        leaving = {
+            node_id: [edge for edge in ends if edge.target not in taken]
+            for node_id, ends in leaving.items()
+            if node_id not in taken
+        }
     return tuple(circles)
 
 
-def _shortest_circle(start: str, leaving: dict[str, list[Edge]], taken: set[str]) -> tuple[Edge, ...]:
-    """Return the shortest way from `start` back to it that keeps off `taken`; empty if there is none."""
-    reached: dict[str, tuple[Edge, ...]] = {}
-    border: list[tuple[str, tuple[Edge, ...]]] = [(start, ())]
-    while border:
-        further: list[tuple[str, tuple[Edge, ...]]] = []
-        for node_id, way in border:
-            for edge in leaving.get(node_id, ()):
-                if edge.target == start:
-                    return (*way, edge)
-                if edge.target not in reached and edge.target not in taken:
-                    reached[edge.target] = (*way, edge)
-                    further.append((edge.target, reached[edge.target]))
-        border = further
-    return ()
+def _in_circles(leaving: dict[str, list[Edge]]) -> set[str]:
+    """Return the nodes that a way leads back to: those of Tarjan's strongly connected components with a circle inside."""
+    numbers: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    open_nodes: dict[str, None] = {}
+    found: set[str] = set()
+    for start, edges_of_start in leaving.items():
+        way = [(start, iter(edges_of_start))] if start not in numbers else []
+        while way:
+            node_id, edges = way[-1]
+            if node_id not in numbers:
+                numbers[node_id] = lowest[node_id] = len(numbers)
+                open_nodes[node_id] = None
+            target = next((edge.target for edge in edges), None)
+            if target is None:
+                way.pop()
+                if way:
+                    lowest[way[-1][0]] = min(lowest[way[-1][0]], lowest[node_id])
+                if lowest[node_id] == numbers[node_id]:
+                    found.update(_close(node_id, open_nodes, leaving))
+            elif target not in numbers:
+                way.append((target, iter(leaving[target])))
+            elif target in open_nodes:
+                lowest[node_id] = min(lowest[node_id], numbers[target])
+    return found
+
+
+def _close(first: str, open_nodes: dict[str, None], leaving: dict[str, list[Edge]]) -> set[str]:
+    """Take the component that begins with `first` off the open nodes; return it if there is a circle in it."""
+    component: set[str] = set()
+    while first not in component:
+        component.add(open_nodes.popitem()[0])
+    is_circle = len(component) > 1 or any(edge.target == first for edge in leaving[first])
+    return component if is_circle else set()
+
+
+def _shortest_circle(start: str, leaving: dict[str, list[Edge]]) -> tuple[Edge, ...]:
+    """Return the shortest way from `start`, which lies on a circle, back to it."""
+    came_by: dict[str, Edge] = {}
+    border = deque([start])
+    while start not in came_by:
+        for edge in leaving[border.popleft()]:
+            if edge.target not in came_by:
+                came_by[edge.target] = edge
+                border.append(edge.target)
+    circle = [came_by[start]]
+    while circle[-1].source != start:
+        circle.append(came_by[circle[-1].source])
+    return tuple(reversed(circle))

@@ -2,43 +2,59 @@
 
 The text begins with the circles, each told as a story that ends where it began; then come all other runners, one paragraph
 each: who, where started, where it stands, what it waits for, who would end that. What a table would hide is said in words.
+
+It stays readable with ten thousand tasks: those that were started in one place, stand in one place, and wait for the same
+sort of thing are told once, with their number. Of very many sorts, and of very long circles, a part is told; the data has
+all.
 """
 
 from __future__ import annotations
 
-from pathlib import PurePath
+import re
+from collections.abc import Iterable
 from typing import Final
 
 from pytinykv.lifecycle.graph import Edge, Kind, Node, WaitGraph
-from pytinykv.lifecycle.stacks import CallSite
+from pytinykv.lifecycle.stacks import CallSite, short_site
 
 _STANDS_MAX: Final = 6
 _FILLERS_MAX: Final = 6
+_THINGS_MAX: Final = 6
+"""Of what one runner waits for."""
+_CIRCLES_MAX: Final = 8
+_STEPS_MAX: Final = 40
+"""Of one circle."""
+_SORTS_MAX: Final = 200
+_NOTES_MAX: Final = 20
+_NUMBER: Final = re.compile(r"\d+(\.\d+)?")
 
 
 def render_graph(graph: WaitGraph) -> str:
     """Return the graph as text, without a newline at the end."""
     lines = [f"who waits for whom in {graph.name} (pid {graph.pid}): {_census(graph)}"]
-    for number, circle in enumerate(graph.circles, 1):
-        lines += ["", f"CIRCLE {number}: each waits for the next, and none can go on", *_circle(graph, circle)]
+    circles = render_circles(graph)
+    if circles:
+        lines += ["", circles]
     told = {edge.source for circle in graph.circles for edge in circle}
     others = [node for node in graph.runners() if node.id not in told and _is_worth_telling(graph, node)]
     if others:
         lines += ["", "everybody else" if graph.circles else "no circle; everybody"]
-        for node in others:
-            lines += _runner(node, "  ")
-            for edge in graph.outgoing(node.id):
-                lines += _wait(graph, edge, "    ")
-    lines += [f"note: {note}" for note in graph.notes]
+        lines += _everybody(graph, others)
+    lines += [f"note: {note}" for note in graph.notes[:_NOTES_MAX]]
+    if len(graph.notes) > _NOTES_MAX:
+        lines.append(f"note: … {len(graph.notes) - _NOTES_MAX} more notes")
     return "\n".join(lines)
 
 
 def render_circles(graph: WaitGraph) -> str:
     """Return the circles alone as text; empty without one."""
-    lines: list[str] = []
-    for number, circle in enumerate(graph.circles, 1):
-        lines += [f"CIRCLE {number}: each waits for the next, and none can go on", *_circle(graph, circle)]
-    return "\n".join(lines)
+    told = [
+        "\n".join([f"CIRCLE {number}: each waits for the next, and {_hope(graph, circle)}", *_circle(graph, circle)])
+        for number, circle in enumerate(graph.circles[:_CIRCLES_MAX], 1)
+    ]
+    if len(graph.circles) > _CIRCLES_MAX:
+        told.append(f"… {len(graph.circles) - _CIRCLES_MAX} more circles")
+    return "\n\n".join(told)
 
 
 def graph_to_data(graph: WaitGraph) -> dict[str, object]:
@@ -60,12 +76,6 @@ def graph_to_data(graph: WaitGraph) -> dict[str, object]:
         "circles": [[edge.source for edge in circle] for circle in graph.circles],
         "notes": list(graph.notes),
     }
-
-
-def short_site(path: str, line: int, function: str) -> str:
-    """Return a place in the source with the end of its path, which is what tells files apart."""
-    parts = PurePath(path).parts
-    return f"{'/'.join(parts[-3:])}:{line} in {function}"
 
 
 def _node_to_data(node: Node) -> dict[str, object]:
@@ -97,9 +107,19 @@ def _census(graph: WaitGraph) -> str:
     return ", ".join([*counts, f"{circles or 'no'} circle{'' if circles == 1 else 's'}"])
 
 
+def _hope(graph: WaitGraph, circle: tuple[Edge, ...]) -> str:
+    ends = [ends for edge in circle if (ends := graph.nodes[edge.source].ends_in_s) is not None]
+    return f"none can go on before a deadline breaks it, in {_seconds(min(ends))}" if ends else "none can go on"
+
+
 def _circle(graph: WaitGraph, circle: tuple[Edge, ...]) -> list[str]:
     lines: list[str] = []
+    left_out = range(_STEPS_MAX // 2, len(circle) - _STEPS_MAX // 2) if len(circle) > _STEPS_MAX else range(0)
     for place, edge in enumerate(circle):
+        if place in left_out:
+            if place == left_out.start:
+                lines.append(f"  … {len(left_out)} more steps …")
+            continue
         source, target = graph.nodes[edge.source], graph.nodes[edge.target]
         if source.is_runner:
             lines += _runner(source, "  ")
@@ -107,9 +127,49 @@ def _circle(graph: WaitGraph, circle: tuple[Edge, ...]) -> list[str]:
             lines += _made(target, "      ")
         else:
             lines.append(f"      which {edge.verb} {target.title}{_doubt(edge)}")
-        if place == len(circle) - 1:
-            lines.append("  and here the circle closes")
+    lines.append("  and here the circle closes")
     return lines
+
+
+def _everybody(graph: WaitGraph, nodes: Iterable[Node]) -> list[str]:
+    """Return a paragraph for each sort of runners: of those alike, the first is told."""
+    sorts: dict[tuple[object, ...], list[Node]] = {}
+    for node in nodes:
+        sorts.setdefault(_sort(graph, node), []).append(node)
+    lines: list[str] = []
+    for alike in list(sorts.values())[:_SORTS_MAX]:
+        paragraph = _runner(alike[0], "  ")
+        edges = graph.outgoing(alike[0].id)
+        for edge in edges[:_THINGS_MAX]:
+            paragraph += _wait(graph, edge, "    ")
+        if len(edges) > _THINGS_MAX:
+            paragraph.append(f"    and for {len(edges) - _THINGS_MAX} more")
+        if len(alike) > 1:
+            paragraph.insert(1, f"    and {len(alike) - 1} more like it, to {alike[-1].title}")
+        lines += paragraph
+    untold = list(sorts.values())[_SORTS_MAX:]
+    if untold:
+        lines.append(f"  … {sum(map(len, untold))} more, of {len(untold)} sorts; as data, everybody is told")
+    return lines
+
+
+def _sort(graph: WaitGraph, node: Node) -> tuple[object, ...]:
+    """Return what runners have in common that are told as one."""
+    waits = []
+    for edge in graph.outgoing(node.id):
+        target = graph.nodes[edge.target]
+        ends = (
+            ()
+            if target.is_runner
+            else tuple(_alike(graph.nodes[end.target].title) for end in graph.outgoing(target.id))
+        )
+        waits.append((edge.verb, _alike(_thing(target)), target.born, ends[:_FILLERS_MAX]))
+    stands_at = node.stands_at[-_STANDS_MAX:]
+    return node.kind, _alike(node.name), node.state, node.born, stands_at, node.any_of, tuple(waits[:_THINGS_MAX])
+
+
+def _alike(text: str) -> str:
+    return _NUMBER.sub("#", text)
 
 
 def _runner(node: Node, indent: str) -> list[str]:

@@ -14,12 +14,16 @@ import gc
 import inspect
 import sys
 import threading
-import traceback
+from collections.abc import Sequence
+from pathlib import PurePath
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final, NamedTuple
 
-_FRAMES_MAX: Final = 32
-"""A chain longer than this is cut in the middle of nowhere: recursion, not information."""
+_LINES_MAX: Final = 32
+"""A chain longer than this is told by its ends: what lies between is recursion, not information."""
+_STEPS_MAX: Final = 2000
+_REFERENCES_OF_OURS: Final = 3
+"""To the variables of a frame that nobody has asked for them: the frame's, ours, and that of the question."""
 
 
 class CallSite(NamedTuple):
@@ -66,7 +70,7 @@ def await_chain(task: asyncio.Task[Any], start: Any = None) -> tuple[str, ...]:
     """
     lines: list[str] = []
     step: Any = task.get_coro() if start is None else start
-    while step is not None and len(lines) < _FRAMES_MAX:
+    while step is not None and len(lines) < _STEPS_MAX:
         frame, code, inner = _step(step)
         if code is None:
             waited_for = getattr(task, "_fut_waiter", None)  # the future itself; `step` is only its iterator
@@ -77,7 +81,22 @@ def await_chain(task: asyncio.Task[Any], start: Any = None) -> tuple[str, ...]:
         if inner is None and frame is not None and task is _current_task_of(task):
             lines.append("is running now")
         step = inner
-    return tuple(lines)
+    return ends_of(lines)
+
+
+def ends_of(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return the lines of a stack, without the middle of one that is too long to be read."""
+    if len(lines) <= _LINES_MAX:
+        return tuple(lines)
+    outer = _LINES_MAX // 4
+    inner = _LINES_MAX - outer
+    return (*lines[:outer], f"… {len(lines) - _LINES_MAX} more …", *lines[-inner:])
+
+
+def short_site(path: str, line: int, function: str) -> str:
+    """Return a place in the source with the end of its path, which is what tells files apart."""
+    parts = PurePath(path).parts
+    return f"{'/'.join(parts[-3:])}:{line} in {function}"
 
 
 class Step(NamedTuple):
@@ -99,7 +118,7 @@ def await_steps(task: asyncio.Task[Any], start: Any = None) -> tuple[Step, ...]:
     """Return the coroutines and generators of a task's await chain, outermost first; `start` as for `await_chain`."""
     steps: list[Step] = []
     step: Any = task.get_coro() if start is None else start
-    while step is not None and len(steps) < _FRAMES_MAX:
+    while step is not None and len(steps) < _STEPS_MAX:
         frame, code, inner = _step(step)
         if code is not None:
             steps.append(Step(frame, code, step))
@@ -113,7 +132,7 @@ def thread_steps(ident: int | None) -> tuple[Step, ...]:
     """Return the frames of a thread as they are at this moment, outermost first; empty when it has ended."""
     frame = None if ident is None else sys._current_frames().get(ident)  # noqa: SLF001 - public in all but name
     steps: list[Step] = []
-    while frame is not None and len(steps) < 4 * _FRAMES_MAX:
+    while frame is not None and len(steps) < _STEPS_MAX:
         steps.append(Step(frame, frame.f_code, None))
         frame = frame.f_back
     return tuple(reversed(steps))
@@ -123,11 +142,13 @@ def local_variables(frame: FrameType) -> dict[str, Any]:
     """Return a copy of a frame's variables that keeps nothing alive in the frame.
 
     Before Python 3.13 a frame remembers the dictionary that it was asked for, and with it every object that was in a
-    variable at that moment, for as long as the function runs.
+    variable at that moment, for as long as the function runs. It is the one that `locals()` gives: not ours to empty if
+    the function has kept it.
     """
     seen = frame.f_locals
     variables = dict(seen)
-    if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+    is_ours = sys.version_info < (3, 13) and sys.getrefcount(seen) <= _REFERENCES_OF_OURS
+    if is_ours and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
         seen.clear()
     return variables
 
@@ -144,11 +165,9 @@ def thread_stack(thread: threading.Thread) -> tuple[str, ...]:
     """Return the lines the thread stands in right now, outermost first; empty when it has ended."""
     if thread.ident is None:
         return ()
-    frame = sys._current_frames().get(thread.ident)  # noqa: SLF001 - public in all but name
-    if frame is None:
-        return ()
-    summary = traceback.extract_stack(frame)[-_FRAMES_MAX:]
-    return tuple(f"{entry.filename}:{entry.lineno} in {entry.name}" for entry in summary)
+    return ends_of(
+        [f"{step.code.co_filename}:{step.line} in {step.code.co_qualname}" for step in thread_steps(thread.ident)]
+    )
 
 
 def _step(step: Any) -> tuple[FrameType | None, CodeType | None, Any]:
@@ -176,8 +195,10 @@ def _unwrap(step: Any) -> Any:
 def _describe_awaitable(awaitable: Any) -> str:
     if isinstance(awaitable, asyncio.Task):
         return f"task {awaitable.get_name()!r}"
-    text = repr(awaitable)
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    if isinstance(awaitable, asyncio.Future):  # its repr would run that of everything in its callbacks
+        state = "cancelled" if awaitable.cancelled() else "finished" if awaitable.done() else "pending"
+        return f"<{type(awaitable).__name__} {state}>"
+    return f"<{type(awaitable).__qualname__} object>"
 
 
 def _current_task_of(task: asyncio.Task[Any]) -> asyncio.Task[Any] | None:

@@ -9,23 +9,23 @@ Left out: C functions that wait under names unknown here. Such a thread is shown
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import concurrent.futures
-import functools
+import concurrent.futures.thread
 import linecache
 import queue
 import re
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
-from types import BuiltinMethodType, MethodType
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from pytinykv.lifecycle.children import OwnedChild
+from pytinykv.lifecycle.holders import attribute_of, blocks_entered, entering, evaluate, variables_of
 from pytinykv.lifecycle.owned import OwnedThread
-from pytinykv.lifecycle.stacks import Step, held_objects, local_variables
+from pytinykv.lifecycle.stacks import Step, local_variables
 
 
 class Aspect(Enum):
@@ -37,6 +37,7 @@ class Aspect(Enum):
     LOCK = ("waits to acquire", "is held by", ("release",))
     PERMIT = ("waits for a permit of", "is held by", ("release",))
     SET = ("waits for", "would be set by", ("set",))
+    PARTIES = ("waits for the others at", "would be completed by", ("wait", "abort", "reset"))
     NOTIFIED = ("waits to be notified of", "would be notified by", ("notify", "notify_all"))
     RESULT = ("waits for", "would be resolved by", ("set_result", "set_exception", "cancel"))
     END = ("waits for the end of", "", ())
@@ -60,6 +61,10 @@ class Wait(NamedTuple):
     any_of: bool = False
     ends_at_s: float | None = None
     """In the time of the task's loop."""
+    cancels: bool = False
+    """Whether what is waited for is cancelled then."""
+    said: str = ""
+    """What the code that waits calls the thing, for one that has no name."""
 
 
 class Named(NamedTuple):
@@ -88,8 +93,15 @@ def _wait_method(variables: dict[str, Any]) -> Wait | None:
     thing = variables["self"]
     if isinstance(thing, (asyncio.Event, threading.Event)):
         return Wait(Aspect.SET, (thing,))
-    if isinstance(thing, (asyncio.Condition, threading.Condition)):
-        return Wait(Aspect.NOTIFIED, (thing,))
+    if isinstance(thing, (asyncio.Barrier, threading.Barrier)):
+        return Wait(Aspect.PARTIES, (thing,))
+    if isinstance(thing, asyncio.Condition):
+        notified = variables.get("fut")
+        return Wait(Aspect.LOCK if notified is not None and notified.done() else Aspect.NOTIFIED, (thing,))
+    if isinstance(thing, threading.Condition):
+        waiting = variables.get("waiter")
+        is_notified = waiting is not None and all(waiter is not waiting for waiter in tuple(thing._waiters))  # type: ignore[attr-defined]  # noqa: SLF001
+        return Wait(Aspect.LOCK if is_notified else Aspect.NOTIFIED, (thing,))
     return None
 
 
@@ -107,7 +119,7 @@ def _asyncio_wait_for(variables: dict[str, Any]) -> Wait | None:
     future = variables.get("fut")
     if not isinstance(future, asyncio.Future):
         return None
-    return Wait(Aspect.RESULT, (future,), ends_at_s=_when(variables.get("timeout_handle")))
+    return Wait(Aspect.RESULT, (future,), ends_at_s=_when(variables.get("timeout_handle")), cancels=True)
 
 
 def _task_group(variables: dict[str, Any]) -> Wait:
@@ -116,8 +128,17 @@ def _task_group(variables: dict[str, Any]) -> Wait:
 
 def _input(variables: dict[str, Any]) -> Wait:
     peer = getattr(variables.get("self"), "_transport", None)
-    name = "" if peer is None else str(peer.get_extra_info("peername") or "")
-    return Wait(Aspect.INPUT, (Named(f"bytes from {name or 'a stream'}"),))
+    return Wait(Aspect.INPUT, (Named(f"bytes from {_peer_of(peer) or 'a stream'}"),))
+
+
+def _output(variables: dict[str, Any]) -> Wait:
+    peer = getattr(variables.get("self"), "_transport", None)
+    return Wait(Aspect.INPUT, (Named(f"{_peer_of(peer) or 'the reader of a stream'} to take what was written"),))
+
+
+def _peer_of(transport: object) -> str:
+    ask = getattr(transport, "get_extra_info", None)
+    return str(ask("peername") or "") if callable(ask) else ""
 
 
 def _call(variables: dict[str, Any]) -> Wait:
@@ -142,6 +163,7 @@ _TASK_READERS: Final[dict[tuple[str, str], Reader]] = {
     ("asyncio/taskgroups.py", "__aexit__"): _task_group,
     ("asyncio/taskgroups.py", "_aexit"): _task_group,
     ("asyncio/streams.py", "_wait_for_data"): _input,
+    ("asyncio/streams.py", "drain"): _output,
     ("lifecycle/rpc/channel.py", "unary"): _call,
     ("lifecycle/rpc/channel.py", "receive"): _stream,
     ("lifecycle/children.py", "wait"): _of_self(Aspect.END),
@@ -154,6 +176,7 @@ _THREAD_READERS: Final[dict[tuple[str, str], Reader]] = {
     ("threading.py", "wait"): _wait_method,
     ("threading.py", "join"): _of_self(Aspect.END),
     ("threading.py", "acquire"): _of_self(Aspect.PERMIT),
+    ("threading.py", "__enter__"): _of_self(Aspect.LOCK),
     ("queue.py", "get"): _of_self(Aspect.ITEM),
     ("queue.py", "put"): _of_self(Aspect.ROOM),
     ("queue.py", "join"): _of_self(Aspect.ALL_DONE),
@@ -162,14 +185,27 @@ _THREAD_READERS: Final[dict[tuple[str, str], Reader]] = {
     ("subprocess.py", "wait"): _of_self(Aspect.END),
     ("subprocess.py", "communicate"): _of_self(Aspect.END),
 }
-_LIBRARY: Final = ("/asyncio/", "/threading.py", "/queue.py", "/concurrent/futures/", "/subprocess.py", "/grpc/")
+_SAID_MAX: Final = 60
+_POOL_THREAD: Final = concurrent.futures.thread._worker.__code__  # noqa: SLF001
+WAITING_LIBRARY: Final = (
+    f"{Path(asyncio.__file__).parent}/",
+    f"{Path(concurrent.futures.__file__).parent}/",
+    threading.__file__,
+    queue.__file__,
+    subprocess.__file__,
+)
+"""Paths of the standard library that wait on behalf of their callers; of directories, with a slash at the end."""
+_POOL_WORK: Final = concurrent.futures.thread._WorkItem.run.__code__  # noqa: SLF001
 _GRPC_COMPILED: Final = "src/python/grpcio/"
-_OUR_LIBRARY: Final = ("/lifecycle/children.py", "/lifecycle/owned.py", "/lifecycle/rpc/channel.py")
+_GRPC: Final = "/site-packages/grpc/"
+_HERE: Final = Path(__file__).parent
+_OUR_LIBRARY: Final = tuple(str(_HERE / name) for name in ("children.py", "owned.py", "rpc/channel.py"))
 
 
 def is_library(step: Step) -> bool:
     """Whether a frame is one of the functions that wait on behalf of their caller."""
-    return any(part in step.code.co_filename for part in _LIBRARY)
+    path = step.code.co_filename
+    return path.startswith((*WAITING_LIBRARY, _GRPC_COMPILED)) or _GRPC in path
 
 
 def task_wait(task: asyncio.Task[Any], steps: Sequence[Step]) -> Wait | None:
@@ -177,16 +213,38 @@ def task_wait(task: asyncio.Task[Any], steps: Sequence[Step]) -> Wait | None:
     future = getattr(task, "_fut_waiter", None)
     if future is None or future.done():
         return None
-    found = _read(steps, _TASK_READERS) or _grpc_wait(steps) or _future_wait(future)
-    deadlines = [found.ends_at_s, *(_timeouts(steps))]
-    return found._replace(ends_at_s=min((at for at in deadlines if at is not None), default=None))
+    found = _read(steps, _TASK_READERS) or _grpc_wait(steps) or _future_wait(future, steps)
+    timeouts = _timeouts(steps)
+    deadlines = [at for at in (found.ends_at_s, *timeouts) if at is not None]
+    ends_at_s = min(deadlines, default=None)
+    cancels = found.cancels or any(at == ends_at_s for at in timeouts)
+    return found._replace(ends_at_s=ends_at_s, cancels=cancels and ends_at_s is not None)
 
 
 def thread_wait(steps: Sequence[Step]) -> Wait | None:
     """Return what a thread waits for; None when it runs, or waits for something that is not known here."""
-    if not steps:
+    if not steps or is_pool_idle(steps):
         return None
     return _read(steps, _THREAD_READERS) or _c_call(steps[-1])
+
+
+def is_pool_idle(steps: Sequence[Step]) -> bool:
+    """Whether a thread is one of a `ThreadPoolExecutor` and waits for work."""
+    return bool(steps) and steps[-1].code is _POOL_THREAD
+
+
+def pool_work(steps: Sequence[Step]) -> object | None:
+    """Return the future that a thread of a `ThreadPoolExecutor` will resolve when its present work is done."""
+    for step in steps:
+        if step.code is _POOL_WORK and step.frame is not None:
+            future: object = attribute_of(local_variables(step.frame).get("self"), "future")
+            return future
+    return None
+
+
+def is_of_a_pool(steps: Sequence[Step]) -> bool:
+    """Whether a thread is one of a `ThreadPoolExecutor`."""
+    return any(step.code is _POOL_THREAD for step in steps)
 
 
 def inner_future(future: asyncio.Future[Any]) -> object | None:
@@ -220,22 +278,12 @@ def closure_of(function: Callable[..., object]) -> dict[str, Any]:
     return found
 
 
-def blocks_entered(steps: Iterable[Step]) -> list[object]:
-    """Return the objects whose `with` or `async with` blocks a suspended task is inside of, or about to enter."""
-    return [
-        method.__self__
-        for step in steps
-        for method in held_objects(step.suspended)
-        if isinstance(method, (MethodType, BuiltinMethodType)) and method.__name__ in ("__exit__", "__aexit__")
-    ]
-
-
 def _read(steps: Sequence[Step], readers: dict[tuple[str, str], Reader]) -> Wait | None:
     """Ask the functions of libraries that the runner stands in; the outermost knows best what is waited for."""
     found = None
     for step in reversed(steps):
         path = step.code.co_filename
-        if not any(part in path for part in (*_LIBRARY, *_OUR_LIBRARY)):
+        if not is_library(step) and path not in _OUR_LIBRARY:
             break
         reader = readers.get((_end_of(path, readers), step.code.co_name))
         if reader is not None and step.frame is not None:
@@ -253,13 +301,18 @@ def _grpc_wait(steps: Sequence[Step]) -> Wait | None:
     return Wait(Aspect.INPUT, (Named("an event of gRPC"),)) if inside else None
 
 
-def _future_wait(future: asyncio.Future[Any]) -> Wait:
+def _future_wait(future: asyncio.Future[Any], steps: Sequence[Step]) -> Wait:
     if isinstance(future, asyncio.Task):
         return Wait(Aspect.END, (future,))
     children = getattr(future, "_children", None)  # gather's
     if children is not None:
         return Wait(Aspect.RESULT, tuple(child for child in children if not child.done()))
-    return Wait(Aspect.RESULT, (future,))
+    own = next((step for step in reversed(steps) if not is_library(step)), None)
+    said = "" if own is None else _expression(own).removeprefix("await ").strip()
+    by_library = bool(steps) and steps[-1].code.co_filename.startswith(WAITING_LIBRARY[0])
+    if by_library and said and inner_future(future) is None:  # a transport or the loop itself resolves it
+        return Wait(Aspect.INPUT, (Named(f"`{said[:_SAID_MAX]}`"),))
+    return Wait(Aspect.RESULT, (future,), said=said[:_SAID_MAX])
 
 
 def _timeouts(steps: Sequence[Step]) -> list[float | None]:
@@ -275,7 +328,9 @@ def _when(handle: object) -> float | None:
 
 _CALL: Final = re.compile(r"^(?P<thing>[A-Za-z_][\w.]*)\.(?P<method>\w+)\s*\(")
 _C_WAITS: Final[dict[str, tuple[tuple[type, ...], Aspect]]] = {
-    "acquire": (_LOCKS, Aspect.LOCK),
+    "acquire": ((*_LOCKS, threading.Condition), Aspect.LOCK),
+    "__enter__": (_LOCKS, Aspect.LOCK),
+    "_acquire_restore": ((threading.Condition,), Aspect.LOCK),
     "get": (_QUEUES, Aspect.ITEM),
     "put": (_QUEUES, Aspect.ROOM),
     "result": ((concurrent.futures.Future,), Aspect.RESULT),
@@ -288,10 +343,10 @@ def _c_call(step: Step) -> Wait | None:
     """Read off the source what the C function waits for that the innermost frame has called."""
     if step.frame is None:
         return None
-    text, variables = _expression(step), local_variables(step.frame)
-    for block in _with_blocks(step.code.co_filename):
-        if block.line == step.line and isinstance(thing := evaluate(block.text, variables), _LOCKS):
-            return Wait(Aspect.LOCK, (thing,))
+    entered = entering(step)
+    if isinstance(entered, _LOCKS):
+        return Wait(Aspect.LOCK, (entered,))
+    text, variables = _expression(step), variables_of(step)
     match = _CALL.match(text)
     if match is None:
         return None
@@ -300,68 +355,16 @@ def _c_call(step: Step) -> Wait | None:
         return Wait(Aspect.TIME, (Named("a timer"),))
     if method == "sigtimedwait":
         return Wait(Aspect.TIME, (Named("a signal or a timer"),))
-    if method in ("recv", "accept", "read", "readline", "poll", "select", "connect", "sendall"):
+    if method in ("recv", "accept", "read", "readline", "poll", "select", "connect", "sendall", "waitpid"):
         return Wait(Aspect.INPUT, (Named(f"{text[:60]}"),))
     kinds, aspect = _C_WAITS.get(method, ((), Aspect.INPUT))
     return Wait(aspect, (thing,)) if thing is not None and isinstance(thing, kinds) else None
 
 
-def source_blocks(step: Step) -> Iterator[tuple[object, str]]:
-    """Yield the locks in whose `with` blocks the frame of a running thread stands, as the source has it, with evidence."""
-    if step.frame is None:
-        return
-    blocks = _with_blocks(step.code.co_filename)
-    texts = [block.text for block in blocks if block.first_line <= step.line <= block.last_line]
-    variables = local_variables(step.frame) if texts else {}
-    for text in texts:
-        thing = evaluate(text, variables)
-        if thing is not None:
-            yield thing, f"inside `with {text}` in {step.code.co_qualname}"
-
-
-class _WithBlock(NamedTuple):
-    line: int
-    """Where it is entered."""
-    first_line: int
-    last_line: int
-    text: str
-    """What is entered."""
-
-
-@functools.lru_cache(maxsize=256)
-def _with_blocks(path: str) -> tuple[_WithBlock, ...]:
-    """Return the `with` blocks of a file."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(path)))
-    except SyntaxError:  # not a file of source code
-        return ()
-    return tuple(
-        _WithBlock(
-            item.context_expr.lineno,
-            node.body[0].lineno,
-            node.body[-1].end_lineno or 0,
-            ast.unparse(item.context_expr),
-        )
-        for node in ast.walk(tree)
-        if isinstance(node, ast.With)
-        for item in node.items
-    )
-
-
-def evaluate(text: str, variables: dict[str, Any]) -> object | None:
-    """Return what a dotted name means among some variables; None if nothing. Runs no code of properties."""
-    first, *rest = text.strip().split(".")
-    thing: Any = variables.get(first)
-    for name in rest:
-        if thing is None or not name.isidentifier():
-            return None
-        try:
-            thing = object.__getattribute__(thing, "__dict__").get(name)
-        except AttributeError:
-            member = getattr(type(thing), name, None)
-            thing = getattr(thing, name, None) if type(member).__name__ == "member_descriptor" else None
-    result: object | None = thing
-    return result
+def method_called(step: Step) -> str:
+    """Return the name of the method that a frame is about to call, or has called; "" if the source does not say."""
+    match = _CALL.match(_expression(step))
+    return "" if match is None else match["method"]
 
 
 def _expression(step: Step) -> str:

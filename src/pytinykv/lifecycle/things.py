@@ -1,4 +1,8 @@
-"""What kind of thing is waited for, and what state it is in, in words."""
+"""What kind of thing is waited for, and what state it is in, in words.
+
+Read off the variables of things, not asked of their methods: `queue.Queue.qsize` takes a lock, which whoever is stuck may
+hold, and a method that a subclass has written may do anything.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pytinykv.lifecycle.graph import Kind
+from pytinykv.lifecycle.holders import attribute_of, lock_of
 from pytinykv.lifecycle.standing import Aspect
 
 _BY_ASPECT: Final = {
@@ -20,6 +25,7 @@ _BY_ASPECT: Final = {
     Aspect.PERMIT: Kind.SEMAPHORE,
     Aspect.SET: Kind.EVENT,
     Aspect.NOTIFIED: Kind.CONDITION,
+    Aspect.PARTIES: Kind.BARRIER,
     Aspect.ROOM: Kind.QUEUE,
     Aspect.ITEM: Kind.QUEUE,
     Aspect.ALL_DONE: Kind.QUEUE,
@@ -35,24 +41,47 @@ def describe_thing(thing: object, aspect: Aspect) -> tuple[Kind, str]:
 def _state(thing: object) -> str:
     """Return what keeps those waiting who wait for it."""
     for kinds, tell in _STATES:
-        if isinstance(thing, kinds):
-            return tell(thing)
+        if issubclass(type(thing), kinds):
+            try:
+                return tell(thing)
+            except (AttributeError, TypeError):  # a subclass, or a Python, that does it in another way
+                return ""
     return ""
 
 
 def _fill(thing: Any) -> str:
-    size, bound = thing.qsize(), thing.maxsize
+    items, bound = attribute_of(thing, "queue" if isinstance(thing, queue.Queue) else "_queue"), _bound(thing)
+    size = len(items)
     if size == 0:
         return "empty"
     return f"full: {size} of {bound}" if 0 < bound <= size else f"{size} of {bound or 'any number'}"
 
 
+def _bound(thing: Any) -> int:
+    bound: int = attribute_of(thing, "maxsize" if isinstance(thing, queue.Queue) else "_maxsize")
+    return bound
+
+
+def _locked(thing: Any) -> bool:
+    lock = lock_of(thing)
+    return bool(attribute_of(lock, "_locked") if isinstance(lock, asyncio.Lock) else lock.locked())  # type: ignore[attr-defined]
+
+
 _STATES: Final[tuple[tuple[tuple[type, ...], Callable[[Any], str]], ...]] = (
     ((asyncio.Queue, queue.Queue), _fill),
-    ((queue.SimpleQueue,), lambda thing: "empty" if thing.empty() else f"{thing.qsize()} items"),
-    ((asyncio.Event, threading.Event), lambda thing: "set" if thing.is_set() else "not set"),
-    ((asyncio.Semaphore,), lambda thing: "no permit left" if thing.locked() else "permits left"),
-    ((asyncio.Condition,), lambda thing: f"its lock is {'held' if thing.locked() else 'free'}"),
-    ((asyncio.Lock, type(threading.Lock())), lambda thing: "locked" if thing.locked() else "free"),
-    ((asyncio.Future, concurrent.futures.Future), lambda thing: "done" if thing.done() else "pending"),
+    ((queue.SimpleQueue,), lambda thing: f"{thing.qsize()} items" if thing.qsize() else "empty"),
+    ((asyncio.Event,), lambda thing: "set" if attribute_of(thing, "_value") else "not set"),
+    ((threading.Event,), lambda thing: "set" if attribute_of(thing, "_flag") else "not set"),
+    (
+        (asyncio.Semaphore, threading.Semaphore),
+        lambda thing: "permits left" if attribute_of(thing, "_value") else "no permit left",
+    ),
+    (
+        (asyncio.Barrier, threading.Barrier),
+        lambda thing: f"{attribute_of(thing, '_count')} of {attribute_of(thing, '_parties')} are there",
+    ),
+    ((asyncio.Condition,), lambda thing: f"its lock is {'held' if _locked(thing) else 'free'}"),
+    ((asyncio.Lock, type(threading.Lock())), lambda thing: "locked" if _locked(thing) else "free"),
+    ((asyncio.Future,), lambda thing: "done" if thing.done() else "pending"),
+    ((concurrent.futures.Future,), lambda thing: str(attribute_of(thing, "_state")).lower()),
 )

@@ -40,22 +40,26 @@ class Declaration(NamedTuple):
     made_at: CallSite
 
 
-_declared: Final[weakref.WeakKeyDictionary[Any, Declaration]] = weakref.WeakKeyDictionary()
+_declared: Final[dict[int, tuple[weakref.ref[Any], Declaration]]] = {}
+"""By the identity of the object, which need not have a hash; an entry goes with its object."""
 _waiting: Final[dict[waiting_for, None]] = {}
 """The `waiting_for` blocks that somebody is inside of."""
 
 
 def declare(thing: object, name: str, *, filled_by: Sequence[Filler] = ()) -> None:
     """Say what an event, queue, future or the like is called, and who ends the wait for it. The last word counts."""
-    _declared[thing] = Declaration(name, tuple(filled_by), call_site())
+    _remember(thing, Declaration(name, tuple(filled_by), call_site()))
 
 
 def declaration_of(thing: object) -> Declaration | None:
     """Return what was said about `thing`."""
-    try:
-        return _declared.get(thing)
-    except TypeError:  # it can't be referred to weakly, so nothing can have been said
-        return None
+    known = _declared.get(id(thing))
+    return known[1] if known is not None and known[0]() is thing else None
+
+
+def _remember(thing: object, declaration: Declaration) -> None:
+    key = id(thing)
+    _declared[key] = weakref.ref(thing, lambda _: _declared.pop(key, None)), declaration
 
 
 class OwnedLock(asyncio.Lock):
@@ -87,7 +91,7 @@ class Signal(asyncio.Event):
     def __init__(self, name: str, *, set_by: Sequence[Filler] = ()) -> None:
         super().__init__()
         self.name: Final = name
-        _declared[self] = Declaration(name, tuple(set_by), call_site())
+        _remember(self, Declaration(name, tuple(set_by), call_site()))
 
 
 class waiting_for:  # noqa: N801 - reads as what it does, like contextlib's
