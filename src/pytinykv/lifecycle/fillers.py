@@ -203,11 +203,11 @@ def functions_of(kind: type) -> Iterator[FunctionType]:
                 yield function
 
 
-def parts_of(value: object) -> Iterator[tuple[str, object]]:
+def parts_of(value: Any) -> Iterator[tuple[str, object]]:
     """Yield attributes by name, and the elements of a collection without one."""
     kind = type(value)
     if issubclass(kind, dict):
-        yield from (("", inner) for inner in _first(dict.values(value)))  # type: ignore[arg-type]
+        yield from (("", inner) for inner in _first(dict.values(value)))
     elif issubclass(kind, (list, tuple, deque)):
         iterate: Any = next(base for base in (list, tuple, deque) if issubclass(kind, base)).__iter__
         yield from (("", inner) for inner in _first(iterate(value)))

@@ -120,7 +120,8 @@ def _blocks_of(code: CodeType) -> _Blocks:
         for before, instruction in itertools.pairwise(instructions)
         if instruction.opname == "WITH_EXCEPT_START" and before.opname == "PUSH_EXC_INFO"
     }
-    table = tuple((entry.start, entry.end, entry.target) for entry in dis.Bytecode(code).exception_entries)  # type: ignore[attr-defined]
+    bytecode: Any = dis.Bytecode(code)  # the stubs do not know its table
+    table = tuple((entry.start, entry.end, entry.target) for entry in bytecode.exception_entries)
     found: dict[int, WithBlock] = {}
     for place, instruction in enumerate(instructions):
         if instruction.opname in ("BEFORE_WITH", "BEFORE_ASYNC_WITH"):

@@ -100,7 +100,8 @@ def _wait_method(variables: dict[str, Any]) -> Wait | None:
         return Wait(Aspect.LOCK if notified is not None and notified.done() else Aspect.NOTIFIED, (thing,))
     if isinstance(thing, threading.Condition):
         waiting = variables.get("waiter")
-        is_notified = waiting is not None and all(waiter is not waiting for waiter in tuple(thing._waiters))  # type: ignore[attr-defined]  # noqa: SLF001
+        waiters = tuple(attribute_of(thing, "_waiters") or ())
+        is_notified = waiting is not None and all(waiter is not waiting for waiter in waiters)
         return Wait(Aspect.LOCK if is_notified else Aspect.NOTIFIED, (thing,))
     return None
 

@@ -63,8 +63,8 @@ def _bound(thing: Any) -> int:
 
 
 def _locked(thing: Any) -> bool:
-    lock = lock_of(thing)
-    return bool(attribute_of(lock, "_locked") if isinstance(lock, asyncio.Lock) else lock.locked())  # type: ignore[attr-defined]
+    lock: Any = lock_of(thing)
+    return bool(attribute_of(lock, "_locked") if issubclass(type(lock), asyncio.Lock) else lock.locked())
 
 
 _STATES: Final[tuple[tuple[tuple[type, ...], Callable[[Any], str]], ...]] = (
