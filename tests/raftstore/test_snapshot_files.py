@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,6 +169,21 @@ def test_a_stream_that_is_too_short_or_too_long_is_refused(tmp_path: Path) -> No
     with pytest.raises(FormatError, match="after the last file"):
         writer.write(data + b"x")
     writer.abort()
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_full_disk_does_not_keep_what_is_given_up(tmp_path: Path) -> None:
+    engine = MemoryEngine()
+    fill(engine, INSIDE)
+    manifest = made(engine, tmp_path / "s")
+    writer = SnapshotWriter(manifest, tmp_path / "r")
+    writer.write(b"x")  # is in a buffer, which is written when the file is closed
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        writer.abort()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / "r").exists()
 
 

@@ -200,6 +200,7 @@ def test_no_more_snapshots_are_taken_than_allowed_and_none_twice(cluster: Cluste
             )
         )
     second.abort()
+    cluster.settle()
     for chunk in transfer.chunks:
         receiver.write(chunk)
     receiver.finish()
@@ -223,6 +224,34 @@ def test_bad_headers_take_no_place_from_good_ones(cluster: Cluster) -> None:
         with pytest.raises(FormatError):
             follower.running.receive_snapshot(bad)
     follower.running.receive_snapshot(good).abort()
+    cluster.settle()
+
+
+def test_a_snapshot_that_could_not_be_begun_is_taken_later(cluster: Cluster) -> None:
+    leader, follower = lagging(cluster)
+    good, transfer = header(cluster, leader)
+    unwritable = SnapshotFile("raw", "x" * 300 + ".sst", 1, 0)
+    bad = SnapshotHeader(
+        good.envelope, SnapshotManifest(good.manifest.region, good.manifest.meta, (unwritable, *good.manifest.files))
+    )
+    with pytest.raises(OSError, match="too long"):
+        follower.running.receive_snapshot(bad)
+    assert Cluster.deliver(cluster, transfer)
+
+
+def test_a_snapshot_given_up_in_the_middle_of_a_write_leaves_nothing_and_is_taken_again(cluster: Cluster) -> None:
+    leader, follower = lagging(cluster)
+    first, transfer = header(cluster, leader)
+    receiver = follower.running.receive_snapshot(first)
+    (directory,) = (follower.directory / "receive").iterdir()
+    follower.background.submit(lambda: receiver.write(transfer.chunks[0]), lambda _result: None)
+    receiver.abort()  # its sender is gone; the write is under way
+    assert directory.exists(), "nobody deletes under the writer's feet"
+    with pytest.raises(SnapshotRefusedError):
+        follower.running.receive_snapshot(first)
+    follower.background.work()
+    assert not directory.exists()
+    assert Cluster.deliver(cluster, transfer)
 
 
 def test_a_leader_that_sends_a_snapshot_goes_on_serving(cluster: Cluster) -> None:

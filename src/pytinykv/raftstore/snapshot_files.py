@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -155,7 +156,11 @@ class SnapshotWriter:
         self._stream: BinaryIO | None = None
         self._written = 0
         self._checksum = 0
-        self._open_next()
+        try:
+            self._open_next()
+        except OSError:
+            self.abort()
+            raise
 
     def _open_next(self) -> None:
         self._file = next(self._files, None)
@@ -196,7 +201,8 @@ class SnapshotWriter:
 
     def abort(self) -> None:
         """Delete what has arrived. Safe at any time, also after `finish` if nobody took the directory."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with suppress(OSError):  # a full disk may refuse the rest of the buffer
+                stream.close()
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -172,7 +172,7 @@ class Snapshots:
             raise SnapshotRefusedError(f"snapshot {name} is being received or installed")
         writer = SnapshotWriter(header.manifest, self._directory.receive / name)
         self._receiving.add(name)
-        return SnapshotReceiver(header, writer, self._on_received, partial(self._receiving.discard, name))
+        return SnapshotReceiver(header, writer, self._on_received, partial(self._receiving.discard, name), self._worker)
 
     def discard_received(self, directory: Path) -> None:
         """Delete a received snapshot that was installed, or that Raft did not take."""
@@ -182,8 +182,8 @@ class Snapshots:
 class SnapshotReceiver:
     """One arriving snapshot: `write` its chunks in order, `seal` it, `hand_over`; `abort` in every other case.
 
-    `write` and `seal` block on the disk and may run in a worker thread, one after the other; the rest belongs to the event
-    loop.
+    `write` and `seal` block on the disk and may run in the worker, one after the other; the rest belongs to the event loop.
+    `abort` may come while they run, so it deletes in the worker, too: what they would go on to write must not stay.
     """
 
     def __init__(
@@ -192,11 +192,13 @@ class SnapshotReceiver:
         writer: SnapshotWriter,
         on_received: Callable[[RaftEnvelope, SnapshotManifest, Path], None],
         on_end: Callable[[], None],
+        worker: Worker,
     ) -> None:
         self._header = header
         self._writer = writer
         self._on_received = on_received
         self._on_end = on_end
+        self._worker = worker
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes. Raises FormatError when they don't fit the manifest, OSError; then `abort`."""
@@ -217,5 +219,5 @@ class SnapshotReceiver:
         self.hand_over()
 
     def abort(self) -> None:
-        self._on_end()
-        self._writer.abort()
+        """Give up and delete what has arrived; until that is done the same snapshot is not taken again."""
+        self._worker.submit(self._writer.abort, lambda _result: self._on_end())

@@ -248,7 +248,7 @@ def serve_snapshots(server: RpcServer, program: StoreProgram) -> None:
         try:
             header = decode_snapshot_header(await anext(requests))
             receiver = program.store.receive_snapshot(header)
-        except SnapshotRefusedError as error:
+        except (SnapshotRefusedError, OSError) as error:
             raise StatusError(StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         except (FormatError, StopAsyncIteration) as error:
             raise StatusError(StatusCode.INVALID_ARGUMENT, f"no snapshot header: {error}") from error
@@ -262,6 +262,8 @@ def serve_snapshots(server: RpcServer, program: StoreProgram) -> None:
             is_finished = True
         except FormatError as error:
             raise StatusError(StatusCode.DATA_LOSS, str(error)) from error
+        except OSError as error:
+            raise StatusError(StatusCode.RESOURCE_EXHAUSTED, f"can't keep the snapshot: {error}") from error
         finally:
             if not is_finished:
                 receiver.abort()
