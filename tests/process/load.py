@@ -161,7 +161,7 @@ class Load:
         asyncio.run(self._write_ours())
 
     async def _write_ours(self) -> None:
-        async with aio.connect(self._address, timeout=self._timeout_s) as db, asyncio.TaskGroup() as group:
+        async with aio.connect(self._address, timeout=OPERATION_S) as db, asyncio.TaskGroup() as group:
             for writer in self._ours:
                 group.create_task(self._write(writer, db))
 
@@ -169,7 +169,7 @@ class Load:
         while not self._over.is_set():
             key, value = writer.next()
             try:
-                await db.raw.put(key, value)
+                await db.raw.put(key, value, timeout=self._timeout_s)
             except ClientError as error:
                 writer.on_failed(error)
             else:

@@ -116,7 +116,7 @@ class Quarrel:
                 group.create_task(self._run_theirs(number, self._over))
 
     async def _run_ours(self, number: int, over: asyncio.Event) -> None:
-        async with aio.connect(self._address) as db:
+        async with aio.connect(self._address, timeout=OPERATION_S) as db:
             await self._operate(f"ours-{number}", OurPort(db), over)
 
     async def _run_theirs(self, number: int, over: asyncio.Event) -> None:
