@@ -6,9 +6,11 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -278,6 +280,31 @@ def test_a_descriptor_left_open_is_an_error() -> None:
     assert re.search(r"left behind without an owner: file descriptor \d+: .*, from 127\S+ to 127\S+\n", errors)
     before, after = output.splitlines()
     assert before != after
+
+
+def test_a_connection_on_which_nobody_takes_what_grpc_has_to_say_is_not_left_behind() -> None:
+    """As when a snapshot is on its way through a link that is cut: gRPC alone would hold on to the socket."""
+    windows = bytes.fromhex("00000604000000000000047fffffff0000040800000000007fff0000")  # 2 GiB a stream, and in all
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(listener.accept)
+        accepted.add_done_callback(lambda done: done.result()[0].sendall(windows))
+        process = start(f"""
+            from pytinykv.lifecycle.rpc import RpcChannel, StatusError
+
+            async def main(scope):
+                channel = RpcChannel(scope, "127.0.0.1:{listener.getsockname()[1]}")
+                stream = channel.stream_unary("/any/Thing", serialize=bytes, deserialize=bytes, buffer=100)
+                try:
+                    while True:
+                        await stream.send(bytes(1_000_000), timeout_s=0.5)
+                except StatusError:
+                    pass  # no room is left anywhere
+            serve(main)
+        """)
+        with accepted.result()[0]:
+            process.terminate()
+            status, _output, errors = finish(process)
+    assert (status, errors) == (0, "")
 
 
 def test_the_counts_before_and_after_are_equal_when_nothing_is_left() -> None:

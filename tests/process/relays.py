@@ -78,13 +78,13 @@ class Relays:
     async def _relay(
         self, receiver: str, target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        ports = writer.get_extra_info("peername")[1], writer.get_extra_info("sockname")[1]
-        sender = await asyncio.to_thread(_who, dict(self._pids), *ports)  # the system takes milliseconds to tell
-        there, back = self._way(sender, receiver), self._way(receiver, sender)
-        await there.wait()
-        await back.wait()
-        far_reader, far_writer = await asyncio.open_connection(*pair(target))
+        far_reader, far_writer = await asyncio.open_connection(*pair(target))  # refused at once if nobody is there
         try:
+            ports = writer.get_extra_info("peername")[1], writer.get_extra_info("sockname")[1]
+            sender = await asyncio.to_thread(_who, dict(self._pids), *ports)  # takes the system some 20 ms
+            there, back = self._way(sender, receiver), self._way(receiver, sender)
+            await there.wait()
+            await back.wait()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pass_on(sender, there, reader, far_writer))
                 group.create_task(self._pass_on(receiver, back, far_reader, writer))

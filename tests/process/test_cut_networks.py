@@ -6,7 +6,11 @@ The tests share a cluster, which is whole again before each. Its stores notice s
 
 from __future__ import annotations
 
+import random
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import tikv
@@ -27,6 +31,7 @@ CALL_S = 30.0
 ATTEMPT_S = 1.5
 """How long clients wait for an answer that may never come before they go on with something else."""
 SLOW = Weather(bytes_per_s=200_000)
+BAD = Weather(delay_s=0.02, jitter_s=0.01, loss=0.02, bytes_per_s=500_000)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +97,22 @@ def leader_but(cluster: Cluster, *others: Process) -> Process:
 
 def leads(store: Process) -> bool:
     return any(region["is_leader"] for region in store.regions()[:1])
+
+
+@contextmanager
+def slowed(cluster: Cluster, *slow: str, weather: Weather = SLOW) -> Iterator[None]:
+    """Slow the way out of these nodes down."""
+    for node in slow:
+        cluster.network.weather(node, weather)
+    try:
+        yield
+    finally:
+        for node in slow:
+            cluster.network.weather(node, FINE)
+
+
+def nodes(cluster: Cluster) -> list[str]:
+    return [CLIENT, *names(*cluster.processes)]
 
 
 def term(store: Process) -> int:
@@ -275,18 +296,70 @@ def test_who_is_cut_off_from_everybody_stops_as_ever(cluster: Cluster, cuts: Cut
 
 
 def test_on_slow_links_the_load_goes_on(cluster: Cluster) -> None:
-    slowed = [CLIENT, *names(*cluster.processes)]
     with Quarrel(cluster.address, timeout_s=CALL_S) as quarrel, Load(cluster.address, timeout_s=CALL_S) as load:
-        try:
-            for name in slowed:
-                cluster.network.weather(name, SLOW)
+        with slowed(cluster, *nodes(cluster)):
             load.wait_progress(20)
             quarrel.wait_progress(100)
-        finally:
-            for name in slowed:
-                cluster.network.weather(name, FINE)
         load.wait_progress(20)
     cluster.wait_replicated(3)
     load.check()
     assert quarrel.check() > 100
     assert [writer.failures for writer in load.writers] == [[]] * len(load.writers)
+
+
+def test_a_snapshot_is_cut_in_the_middle_and_both_ends_are_told_to_stop(cluster: Cluster, cuts: Cuts) -> None:
+    """The one waits for bytes that don't come, the other for room that nobody makes."""
+    late = cluster.followers()[0]
+    late.kill()
+    pairs = {b"large/%02d" % number: random.Random(number).randbytes(100_000) for number in range(20)}
+    with pytinykv.connect(cluster.address, timeout=CALL_S) as db:
+        db.raw.batch_put(pairs)
+        leader = cluster.leader()
+        with slowed(cluster, leader.name):
+            late.start()
+            late.wait_ready()
+            arrives = late.data_dir / "snapshots" / "receive"
+            wait_until(
+                lambda: any(file.stat().st_size for file in arrives.rglob("*") if file.is_file()),
+                within_s=CONVERGED_S,
+                what=lambda: f"a snapshot arrives\n{late.tail()}",
+            )
+            cuts.both_ways(leader.name, late.name)
+            assert "installs the snapshot" not in late.log
+            for process in (leader, late):
+                process.send(signal.SIGTERM)
+            for process in (leader, late):
+                process.check_stopped()
+            assert "installs the snapshot" not in late.log
+        cuts.heal()
+        for process in (leader, late):
+            process.start()
+        for process in (leader, late):
+            process.wait_ready()
+        cluster.wait_replicated(3)
+        assert dict(db.raw.scan(prefix=b"large/")) == pairs
+
+
+def test_on_a_bad_network_a_whole_cluster_stops_as_ever(tmp_path: Path) -> None:
+    """What is said at the end is late, or lost and repeated; nobody waits for it longer than for anything else."""
+    with network_for(BAD) as network:
+        cluster = Cluster(tmp_path, network)
+        try:
+            cluster.start()
+            with Load(cluster.address, ours=8, timeout_s=ATTEMPT_S) as load:
+                with slowed(cluster, *nodes(cluster), weather=BAD):
+                    load.wait_progress(10)
+                    for process in cluster.processes:
+                        process.send(signal.SIGTERM)
+                    for process in cluster.processes:
+                        process.check_stopped()
+                for process in cluster.processes:
+                    process.start()
+                for process in cluster.processes:
+                    process.wait_ready()
+                load.wait_progress(10)
+            load.check()
+            cluster.stop()
+        finally:
+            cluster.close()
+            print(cluster.tails())  # noqa: T201 - pytest shows it beside a failure
