@@ -118,10 +118,23 @@ def test_a_store_is_found_through_the_scheduler(servers: tuple[Running, Running]
     assert b"who waits for whom in store" in done.stdout
 
 
-def test_an_address_that_no_store_has(servers: tuple[Running, Running]) -> None:
-    done = tinykv_here("doctor", "127.0.0.1:1", "--scheduler", servers[0].ready()["addr"])
+def test_a_status_address_is_asked_even_if_the_scheduler_is_gone(servers: tuple[Running, Running]) -> None:
+    """`TINYKV_SCHEDULER` is set in many shells, and on a bad day the scheduler is what does not answer."""
+    done = tinykv_here("doctor", servers[1].ready()["status"], "--scheduler", "127.0.0.1:1", "--timeout", "5")
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_name_that_no_machine_has() -> None:
+    done = tinykv_here("doctor", "nobody.invalid:20180")
     assert done.returncode == 1
-    assert b"knows no store at 127.0.0.1:1" in done.stderr
+    assert b"no machine is called nobody.invalid" in done.stderr
+
+
+def test_an_address_that_no_store_has(servers: tuple[Running, Running]) -> None:
+    address = servers[0].ready()["addr"]
+    done = tinykv_here("doctor", address, "--scheduler", address)
+    assert done.returncode == 1
+    assert f"knows no store at {address}, but at {servers[1].ready()['addr']}" in done.stderr.decode()
 
 
 def test_an_address_that_is_no_status_port(servers: tuple[Running, Running]) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
+from typing import Any
 
 from pytinykv.lifecycle.graph import Edge, Kind, Node, WaitGraph, stuck_nodes
 from pytinykv.lifecycle.stacks import CallSite
@@ -105,3 +108,15 @@ def test_data_is_plain() -> None:
     assert data["circles"] == [["a", "b"]]
     assert [node["kind"] for node in data["nodes"]] == ["task", "task"]
     assert data["edges"][0] == {"source": "a", "target": "b", "verb": "waits for", "sure": True, "evidence": ""}
+
+
+def test_the_data_has_the_fields_that_are_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    section = page.partition("## The wait-for graph as JSON")[2].partition("\n## ")[0]
+    documented = re.findall(r"^\| `([\w.\[\]]+)` \|", section, re.MULTILINE)
+    node = Node(id="task-1", kind=Kind.TASK, name="t")
+    data: Any = WaitGraph.build("x", 1, [node], [Edge("task-1", "task-1", "waits for")]).to_data()
+    fields = [name for name in data if name not in ("nodes", "edges")]
+    fields += [f"nodes[].{name}" for name in data["nodes"][0]] + [f"edges[].{name}" for name in data["edges"][0]]
+    assert sorted(documented) == sorted(fields)
+    assert all(str(kind) in section for kind in Kind)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,8 +65,12 @@ def doctor(*, address: str, scheduler: str | None, as_json: bool, timeout: float
     --scheduler says where to ask for it.
     """
     try:
-        status_address = address if scheduler is None else find_status_address(address, scheduler, timeout)
-        sys.exit(examine(status_address, timeout, as_json=as_json))
+        try:
+            sys.exit(examine(address, timeout, as_json=as_json))
+        except NotStatusPortError:  # the scheduler is asked only now: it may be what is stuck
+            if scheduler is None:
+                raise
+        sys.exit(examine(find_status_address(address, scheduler, timeout), timeout, as_json=as_json))
     except (SilentError, NotStatusPortError) as error:
         print(f"tinykv doctor: {error}", file=sys.stderr)
     sys.exit(1)
@@ -100,6 +105,8 @@ def fetch(address: str, path: str, timeout_s: float) -> Answer:
     connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout_s)
     try:
         connection.connect()
+    except socket.gaierror as error:
+        raise SilentError(f"no machine is called {host}: {error.strerror}") from error
     except OSError as error:
         raise SilentError(f"nobody listens at {address}: {error.strerror or error}; is the process gone?") from error
     try:
@@ -128,17 +135,20 @@ def find_status_address(address: str, scheduler: str, timeout_s: float) -> str:
     """
     from pytinykv.client.addresses import parse_addresses
 
-    found: list[str] = []
+    found, known = list[str](), list[str]()
 
     async def body(client: AsyncClient) -> int:
         stores = await client.scheduler.get_all_stores()
         found.extend(store.status_address for store in stores if store.address == address)
+        known.extend(store.address for store in stores)
         return 0
 
     if run_client(Target("doctor", parse_addresses(scheduler), timeout_s), body) != 0:
         raise NotStatusPortError(f"the scheduler at {scheduler} could not be asked")
     if not found:
-        raise NotStatusPortError(f"the scheduler at {scheduler} knows no store at {address}")
+        raise NotStatusPortError(
+            f"the scheduler at {scheduler} knows no store at {address}, but at {', '.join(known) or 'none'}"
+        )
     if not found[0]:
         raise NotStatusPortError(f"the store at {address} has no status port; start it with --status-addr")
     return found[0]
@@ -154,4 +164,7 @@ def _summary(owned: list[dict[str, Any]]) -> str:
     counts: dict[str, int] = {}
     for entry in owned:
         counts[entry["kind"]] = counts.get(entry["kind"], 0) + entry["count"]
-    return ", ".join(f"{count} {kind}{'es' if kind.endswith('ss') else 's'}" for kind, count in sorted(counts.items()))
+    return ", ".join(
+        f"{count} {kind}{'' if count == 1 else 'es' if kind.endswith('ss') else 's'}"
+        for kind, count in sorted(counts.items())
+    )

@@ -17,6 +17,8 @@ from typing import Final
 from pytinykv.lifecycle.graph import Edge, Kind, Node, WaitGraph
 from pytinykv.lifecycle.stacks import CallSite, short_site
 
+FORMAT: Final = 1
+"""Of the data. Fields may be added in the same format; a program leaves alone what it does not know."""
 _STANDS_MAX: Final = 6
 _FILLERS_MAX: Final = 6
 _THINGS_MAX: Final = 6
@@ -58,8 +60,9 @@ def render_circles(graph: WaitGraph) -> str:
 
 
 def graph_to_data(graph: WaitGraph) -> dict[str, object]:
-    """Return the graph as plain data: pid, nodes, edges, circles (lists of node ids), notes."""
+    """Return the graph as plain data; docs/formats.md says what each field means."""
     return {
+        "format": FORMAT,
         "name": graph.name,
         "pid": graph.pid,
         "nodes": [_node_to_data(node) for node in graph.nodes.values()],

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pytinykv.lifecycle import standing, waits
+from pytinykv.lifecycle.census import ENGINE_THREADS
 from pytinykv.lifecycle.children import OwnedChild
 from pytinykv.lifecycle.graph import Kind
 from pytinykv.lifecycle.owned import OwnedTask, OwnedThread
@@ -153,7 +154,9 @@ class Runners:
         runner.steps = thread_steps(thread.ident)
         runner.wait = self._declared_wait(thread=thread.ident) or standing.thread_wait(runner.steps)
         if runner.wait is None:
-            runner.state = IDLE if _is_idle(runner.steps) else "runs, or waits for something unknown"
+            of_grpc = any(part in thread.name for part in ENGINE_THREADS)
+            busy = "waits for events of gRPC" if of_grpc else "runs, or waits for something unknown"
+            runner.state = IDLE if _is_idle(runner.steps) else busy
 
     def _add_loops(self) -> None:
         """A loop is turned by a thread, so it cannot go on while that thread waits."""

@@ -308,7 +308,7 @@ def _future_wait(future: asyncio.Future[Any], steps: Sequence[Step]) -> Wait:
     children = getattr(future, "_children", None)  # gather's
     if children is not None:
         return Wait(Aspect.RESULT, tuple(child for child in children if not child.done()))
-    own = next((step for step in reversed(steps) if not is_library(step)), None)
+    own = next((step for step in reversed(steps) if not is_library(step)), steps[-1] if steps else None)
     said = "" if own is None else _expression(own).removeprefix("await ").strip()
     by_library = bool(steps) and steps[-1].code.co_filename.startswith(WAITING_LIBRARY[0])
     if by_library and said and inner_future(future) is None:  # a transport or the loop itself resolves it
