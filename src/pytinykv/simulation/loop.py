@@ -77,7 +77,8 @@ class SimLoop(base_events.BaseEventLoop):
     def call_soon(  # type: ignore[override] # the base's is generic in the arguments
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        self._check_open()
+        if self._closed:  # type: ignore[attr-defined] # what is_closed() tells, without a call
+            raise RuntimeError("Event loop is closed")
         handle = asyncio.Handle(callback, args, self, context)
         self._runnable.append(handle)
         return handle
@@ -95,7 +96,8 @@ class SimLoop(base_events.BaseEventLoop):
     def call_at(  # type: ignore[override] # see call_soon
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        self._check_open()
+        if self._closed:  # type: ignore[attr-defined] # see call_soon
+            raise RuntimeError("Event loop is closed")
         timer = asyncio.TimerHandle(when, callback, args, self, context)
         self._sequence += 1
         heapq.heappush(self._timers, (when, self._sequence, timer))
@@ -129,7 +131,8 @@ class SimLoop(base_events.BaseEventLoop):
     def create_task(  # type: ignore[override] # see call_soon
         self, coro: Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None, **_: Any
     ) -> asyncio.Task[Any]:
-        self._check_open()
+        if self._closed:  # type: ignore[attr-defined] # see call_soon
+            raise RuntimeError("Event loop is closed")
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context)
         owner = current_process.get() if context is None else context.get(current_process)
         self._tasks.append((owner, task))
@@ -162,26 +165,33 @@ class SimLoop(base_events.BaseEventLoop):
         if self._abort is not None:
             error, self._abort = self._abort, None
             raise error
-        if not self._runnable:
+        runnable, timers = self._runnable, self._timers
+        if not runnable:
             self._advance()
-        self._take_due_timers()
-        batch = list(self._runnable)
-        self._runnable.clear()
-        if self.gates:
-            batch = self._hold_back(batch)
-        if self._shuffle is not None and len(batch) > 1:
-            batch = _shuffle_tasks(batch, self._shuffle)
-        self._steps_at_moment += len(batch)
-        self.steps += len(batch)
+        if timers and timers[0][0] <= self._now:
+            self._take_due_timers()
+        count = len(runnable)
+        self._steps_at_moment += count
+        self.steps += count
         if self._alarm is not None and self.steps >= self._alarm[0]:
             if not self._alarm[1].done():
                 self._alarm[1].set_result(None)
             self._alarm = None
         if self._steps_at_moment > STEPS_PER_MOMENT_MAX:
             raise Livelock(f"{STEPS_PER_MOMENT_MAX} callbacks ran at {self._now:.6f} s without time moving on")
-        for handle in batch:
+        if count == 1 and not self.gates:  # most turns
+            handle = runnable.popleft()
             if not handle._cancelled:  # noqa: SLF001 - the property costs a call per step
                 handle._run()  # noqa: SLF001 - what a loop does with a handle
+            return
+        batch = [runnable.popleft() for _ in range(count)]
+        if self.gates:
+            batch = self._hold_back(batch)
+        if self._shuffle is not None and len(batch) > 1:
+            batch = _shuffle_tasks(batch, self._shuffle)
+        for handle in batch:
+            if not handle._cancelled:  # noqa: SLF001 - as above
+                handle._run()  # noqa: SLF001 - as above
 
     def run_briefly(self, turns: int = 20) -> None:
         """Run what is ready, for a few turns, without letting time pass."""
@@ -233,10 +243,6 @@ class SimLoop(base_events.BaseEventLoop):
         self._runnable.extend(held)
 
     # errors and closed doors
-
-    def _check_open(self) -> None:
-        if self.is_closed():
-            raise RuntimeError("Event loop is closed")
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Keep what nobody handled; the history fails by it."""
