@@ -19,3 +19,9 @@ def test_steps_can_be_gone_through_one_by_one(step: int, way: int) -> None:
     result = run_scenario("stop-at-every-step", way * 6000 + step)
     result.check()
     assert result.notes[0] == f"step {step}"
+
+
+@pytest.mark.parametrize("seed", [6587, 12586, 24591])
+def test_clients_may_be_stopped_before_they_work(seed: int) -> None:
+    """The story itself failed when every client was gone before it had given one its work."""
+    run_scenario("stop-at-every-step", seed).check()

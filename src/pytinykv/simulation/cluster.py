@@ -22,9 +22,8 @@ from pytinykv.raftstore.records import RaftEnvelope
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.history import RawHistory
-from pytinykv.simulation.nemesis import start_until_up
 from pytinykv.simulation.network import LinkConditions
-from pytinykv.simulation.nodes import ClientNode, SchedulerNode
+from pytinykv.simulation.nodes import ClientNode, SchedulerNode, start_until_up
 from pytinykv.simulation.observers import RaftObserver, Seen, applied_indexes, check_replicas_equal, regions_on
 from pytinykv.simulation.process import Process
 from pytinykv.simulation.store_node import StoreNode

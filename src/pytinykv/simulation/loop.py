@@ -173,12 +173,8 @@ class SimLoop(base_events.BaseEventLoop):
         count = len(runnable)
         self._steps_at_moment += count
         self.steps += count
-        if self._alarm is not None and self.steps >= self._alarm[0]:
-            if not self._alarm[1].done():
-                self._alarm[1].set_result(None)
-            self._alarm = None
-        if self._steps_at_moment > STEPS_PER_MOMENT_MAX:
-            raise Livelock(f"{STEPS_PER_MOMENT_MAX} callbacks ran at {self._now:.6f} s without time moving on")
+        if self._alarm is not None or self._steps_at_moment > STEPS_PER_MOMENT_MAX:
+            self._look_at_steps()
         if count == 1 and not self.gates:  # most turns
             handle = runnable.popleft()
             if not handle._cancelled:  # noqa: SLF001 - the property costs a call per step
@@ -192,6 +188,14 @@ class SimLoop(base_events.BaseEventLoop):
         for handle in batch:
             if not handle._cancelled:  # noqa: SLF001 - as above
                 handle._run()  # noqa: SLF001 - as above
+
+    def _look_at_steps(self) -> None:
+        if self._alarm is not None and self.steps >= self._alarm[0]:
+            if not self._alarm[1].done():
+                self._alarm[1].set_result(None)
+            self._alarm = None
+        if self._steps_at_moment > STEPS_PER_MOMENT_MAX:
+            raise Livelock(f"{STEPS_PER_MOMENT_MAX} callbacks ran at {self._now:.6f} s without time moving on")
 
     def run_briefly(self, turns: int = 20) -> None:
         """Run what is ready, for a few turns, without letting time pass."""

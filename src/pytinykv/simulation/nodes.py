@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVar
 
 from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.config import ClientConfig
+from pytinykv.client.errors import ClientError
 from pytinykv.lifecycle import Scope, StopReport
+from pytinykv.raftstore.errors import FormatError
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.scheduler import Scheduler
 from pytinykv.server.gate import Gate
@@ -35,6 +38,7 @@ class ProcessDied(SimulationError):
 
 
 SCHEDULER_ADDRESS = "scheduler:2379"
+START_AGAIN_S = 0.5
 STOP_DEADLINE_S = 4.0
 """What the processes of the command line give their scopes."""
 CALLERS_GONE_S = 2.0
@@ -324,3 +328,30 @@ class ClientNode(Node):
 
     async def scan(self, start: bytes, end: bytes, *, timeout_s: float) -> list[tuple[bytes, bytes]]:
         return [(key, value) async for key, value in self._raw.scan(start, end, timeout=timeout_s)]
+
+
+async def start_until_up(node: Node) -> None:
+    """Start a program, again and again if need be, as a supervisor does: without a scheduler a store gives up.
+
+    Returns at once when it runs, or when somebody else is starting it.
+    """
+    while not node.running:
+        try:
+            await node.start()
+        except ProcessDied:
+            await node.crash()
+        except ClientError:
+            await give_up_start(node)
+        except (EngineError, FormatError, OSError):
+            if not node.disk.hurt:
+                raise
+            await give_up_start(node)
+        else:
+            return
+        await asyncio.sleep(START_AGAIN_S)
+
+
+async def give_up_start(node: Node) -> None:
+    """End a program whose start has failed, in good order."""
+    with suppress(ProcessDied):  # somebody killed it meanwhile
+        await node.stop()

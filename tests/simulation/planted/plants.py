@@ -163,7 +163,7 @@ def serves_reads_after_the_lease(patch: Patch) -> None:
     patch.setattr(RegionPeer, "can_read_now", lambda self, _now: self.can_ask_reads())
 
 
-@planted("forgets its vote at a restart", "elections", 100, LOST, first=42)
+@planted("forgets its vote at a restart", "rivals", 100, LOST, first=1)
 def forgets_its_vote(patch: Patch) -> None:
     original = PeerStorage.initial_state
 

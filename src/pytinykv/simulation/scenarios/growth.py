@@ -20,7 +20,7 @@ from pytinykv.raftstore.records import PeerRole, RaftEnvelope, Region
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.errors import Violation
-from pytinykv.simulation.nemesis import start_until_up
+from pytinykv.simulation.nodes import start_until_up
 from pytinykv.simulation.observers import applied_indexes, regions_on
 from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.store_node import StoreNode

@@ -71,13 +71,13 @@ async def _live(cluster: Cluster, stop: asyncio.Event) -> None:
         RegisterWorkload(cluster.session(client), cluster.world.rng_for(f"{client.host}/work"), keys=3, think_s=0.005)
         for client in cluster.clients
     ]
-    await asyncio.wait(
-        [
-            client.spawn("workload", workload.run(stop))
-            for client, workload in zip(cluster.clients, workloads, strict=True)
-            if client.is_up
-        ]
-    )
+    work = [
+        client.spawn("workload", workload.run(stop))
+        for client, workload in zip(cluster.clients, workloads, strict=True)
+        if client.is_up
+    ]
+    if work:  # all clients may have been stopped by now
+        await asyncio.wait(work)
 
 
 def _running(cluster: Cluster) -> list[Node]:

@@ -21,7 +21,7 @@ from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.disk import DiskTiming
 from pytinykv.simulation.faults import UNRELIABLE
-from pytinykv.simulation.nemesis import NEMESES
+from pytinykv.simulation.nemeses import NEMESES
 from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.scenarios.generic import finish
 from pytinykv.simulation.side_workloads import ExpiryWorkload, ImpatientWorkload, SchedulerWorkload, watch_scheduler
@@ -38,6 +38,7 @@ NERVOUS = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.03)
 SWEEPING = RaftStoreConfig(region_heartbeat_s=1.0, expiry_pause_s=0.1)
 RIVALLING = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.05, election_ticks=3, heartbeat_ticks=1)
 """So few ticks to draw from that peers often campaign in the same term."""
+PAIRED = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.05, election_ticks=2, heartbeat_ticks=1)
 ONE_BY_ONE = RaftStoreConfig(region_heartbeat_s=1.0, append_bytes_max=1, inflight_appends_max=1, tick_s=0.02)
 CLOCK_RATE_ERROR_MAX = 0.02
 """Well within `RaftStoreConfig.clock_drift_max`, which both ends of a lease share."""
@@ -105,7 +106,7 @@ async def storm(cluster: Cluster) -> None:
     await weather(cluster, [name for name in cluster.options.drawn if name in NEMESES])
 
 
-@scenario("split-brain", ClusterOptions(clients=CLIENTS, raftstore=CALM, think_s=0.02, attempt_timeout_s=0.3))
+@scenario("split-brain", ClusterOptions(clients=CLIENTS, raftstore=CALM, think_s=0.04, attempt_timeout_s=0.3))
 async def split_brain(cluster: Cluster) -> None:
     """The leader is left alone with some of the clients, again and again."""
     await weather(cluster, ["split brains"])
@@ -116,6 +117,15 @@ async def split_brain(cluster: Cluster) -> None:
 )
 async def elections(cluster: Cluster) -> None:
     """Elections that meet each other on slow links, while voters die."""
+    await weather(cluster, ["deaths of voters", "leader stalls", "slow links"])
+
+
+@scenario(
+    "rivals",
+    ClusterOptions(stores=3, clients=1, raftstore=PAIRED, think_s=0.1, attempt_timeout_s=0.3, patience_s=120.0),
+)
+async def rivals(cluster: Cluster) -> None:
+    """Elections of three stores, in which two often campaign for the vote of the third, which dies after giving it."""
     await weather(cluster, ["deaths of voters", "leader stalls", "slow links"])
 
 
@@ -158,7 +168,10 @@ async def stale_reports(cluster: Cluster) -> None:
     await weather(cluster, ["stale reports"])
 
 
-@scenario("blackouts", ClusterOptions(clients=CLIENTS, raftstore=NERVOUS, attempt_timeout_s=0.5, patience_s=120.0))
+@scenario(
+    "blackouts",
+    ClusterOptions(clients=CLIENTS, raftstore=NERVOUS, think_s=0.05, attempt_timeout_s=0.5, patience_s=120.0),
+)
 async def blackouts(cluster: Cluster) -> None:
     """All stores lose their power at one moment, again and again: what was acknowledged is on the disks of a majority."""
     for store in cluster.stores:
