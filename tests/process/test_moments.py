@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.process.cluster import CLEAN, STOP_S, Cluster, Process
+from tests.process.cluster import CLEAN, READY_S, STOP_S, Cluster, Process, wait_until
 from tests.process.load import Load
 
 import pytinykv
@@ -27,6 +27,7 @@ STARTS = 13
 """Per server and cluster."""
 STOPS = 2
 CALL_S = 5.0
+INJECTED = Path(__file__).parent / "injected"
 LONGEST_STOP_S = 0.4
 """Of an idle store; most take half of that."""
 
@@ -111,3 +112,64 @@ def test_killed_at_random_moments_of_the_stop(new_cluster: Callable[..., Cluster
                 process.wait_ready()
         load.wait_progress(10)
     load.check()
+
+
+class Phases:
+    """Makes a store be in the middle of something for long enough to hit it there; see injected/sitecustomize.py."""
+
+    def __init__(self, store: Process) -> None:
+        self._store = store
+        self._file = store.data_dir.with_suffix(".phase")
+        self._reached = self._file.with_suffix(".reached")
+
+    def start(self) -> None:
+        """Start the store."""
+        self._store.start(PYTHONPATH=str(INJECTED), PHASE=str(self._file))
+
+    def choose(self, phase: str) -> None:
+        self._reached.unlink(missing_ok=True)
+        self._file.write_text(phase)
+
+    def wait_reached(self) -> None:
+        wait_until(self._reached.exists, within_s=READY_S, what=lambda: f"it comes to that\n{self._store.tail()}")
+        self._reached.unlink()
+
+
+def test_in_the_middle_of_a_snapshot_a_recovery_and_a_membership_change(new_cluster: Callable[..., Cluster]) -> None:
+    """Whoever is told to stop there ends as ever, and whoever is killed there goes on from there."""
+    cluster = new_cluster()
+    cluster.start(stores=1)
+    sender, receiver = cluster.stores[0], cluster.make_store()
+    cluster.stores.append(receiver)
+    pairs = {b"%03d" % number: random.Random(number).randbytes(50_000) for number in range(80)}
+    with pytinykv.connect(cluster.address) as db:
+        db.raw.batch_put(pairs)
+    phases = Phases(receiver)
+    phases.choose("receive")
+    phases.start()
+    phases.wait_reached()
+    receiver.stop()
+    phases.start()
+    phases.wait_reached()
+    sender.stop()
+    sender.start()
+    phases.choose("install")
+    assert receiver.wait_exit(READY_S) == -signal.SIGKILL
+    phases.choose("recover")
+    phases.start()
+    phases.wait_reached()
+    receiver.kill()
+    phases.start()
+    phases.wait_reached()
+    receiver.stop()  # what it has begun to recover it finishes first
+    phases.choose("nothing")
+    phases.start()
+    cluster.wait_replicated(2)
+    third = cluster.add_store()
+    wait_until(lambda: "created by a message" in third.log, within_s=READY_S, what="the third one is a learner")
+    leader = cluster.leader()
+    leader.stop()
+    leader.start()
+    cluster.wait_replicated(3)
+    with pytinykv.connect(cluster.address) as db:
+        assert dict(db.raw.scan()) == pairs

@@ -5,6 +5,10 @@ gets out of, as `fsync` does on a disk that is gone: it locks a mutex that is lo
 
 `MISCHIEF` gives a scheduler a handler that ignores its cancellation (of GetAllStores), a thread that stands in such a C
 call, and a stage of its stop that raises.
+
+`PHASE` names a file that says what takes long, or is cut off: "receive" (each piece of a snapshot takes a while), "install"
+(the process is killed with a snapshot half installed) or "recover" (to finish that takes a while). A file beside it, with
+the suffix ".reached", tells that it has come to that.
 """
 
 from __future__ import annotations
@@ -12,9 +16,13 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
+from pytinykv.raftstore import peer, recovery
+from pytinykv.raftstore.snapshots import SnapshotReceiver
 from pytinykv.server import scheduler_process
 from pytinykv.server.pd_service import PdService
 from pytinykv.storage.rocks import RocksEngine
@@ -25,6 +33,8 @@ _libc.pthread_mutex_lock(_mutex)
 _init = RocksEngine.__init__
 _unary = PdService.unary
 _run_scheduler = scheduler_process.run_scheduler
+_receive = SnapshotReceiver.write
+_finish_restore = recovery.finish_restore
 
 
 def _stand_in_c() -> None:
@@ -62,6 +72,36 @@ async def _run_with_mischief(config: Any, scope: Any, on_ready: Any) -> None:
     await _run_scheduler(config, scope, on_ready)
 
 
+def _reach(phase: str) -> bool:
+    file = Path(os.environ["PHASE"])
+    is_reached = file.exists() and file.read_text() == phase
+    if is_reached:
+        file.with_suffix(".reached").write_text(phase)
+    return is_reached
+
+
+def _receive_slowly(receiver: SnapshotReceiver, chunk: bytes) -> None:
+    _receive(receiver, chunk)
+    if _reach("receive"):
+        time.sleep(0.3)
+
+
+def _install_in_part(*arguments: Any) -> None:
+    if _reach("install"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    _finish_restore(*arguments)
+
+
+def _recover_slowly(*arguments: Any) -> None:
+    if _reach("recover"):
+        time.sleep(0.5)
+    _finish_restore(*arguments)
+
+
+if "PHASE" in os.environ:
+    SnapshotReceiver.write = _receive_slowly  # type: ignore[method-assign]
+    peer.finish_restore = _install_in_part
+    recovery.finish_restore = _recover_slowly
 if "STUCK_DISK" in os.environ:
     RocksEngine.__init__ = _init_with_hanging_sync  # type: ignore[method-assign]
 if "MISCHIEF" in os.environ:
