@@ -126,9 +126,14 @@ def _blocks_of(code: CodeType) -> _Blocks:
     for place, instruction in enumerate(instructions):
         if instruction.opname in ("BEFORE_WITH", "BEFORE_ASYNC_WITH"):
             entered_at = instruction.offset
-            body = next(
-                ((start, target) for start, _, target in table if start > entered_at and target in handlers), None
-            )
+            bodies = [
+                (start, target)
+                for start, _, target in table
+                if start > entered_at
+                and target in handlers
+                and target not in found  # the last are blocks around this one
+            ]
+            body = next(iter(bodies), None)
             if body is not None:
                 found[body[1]] = WithBlock(_name_before(instructions, place), entered_at, body[0])
     return _Blocks(found, table)
