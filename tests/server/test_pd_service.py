@@ -572,6 +572,17 @@ async def test_stopped_scheduler_is_unavailable_and_its_streams_end(pd: Pd) -> N
     assert caught.value.code is StatusCode.UNAVAILABLE
 
 
+@pytest.mark.parametrize("method", ["Tso", "QueryRegion", "RegionHeartbeat"])
+async def test_a_stream_whose_requests_end_with_the_scheduler_does_not_end_in_good_order(pd: Pd, method: str) -> None:
+    await pd.bootstrap()
+    requests, responses = pd.stream(method)
+    await pd.scheduler.stop()
+    requests.end()  # as the gRPC server does when it stops
+    with pytest.raises(RpcError) as caught:
+        await anext(responses)
+    assert caught.value.code is StatusCode.UNAVAILABLE
+
+
 async def test_service_that_stops_leaves_no_reader_behind(scope: Scope) -> None:
     pd = Pd(scope.child("pd"))
     await pd.bootstrap()

@@ -160,6 +160,7 @@ class PdService:
         try:
             async for response in responses:
                 yield response
+            self._scheduler.check_running()  # requests also end because the server stops: no end in good order
         except SchedulerError as error:
             raise status_of(error) from error
         finally:

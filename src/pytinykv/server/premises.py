@@ -21,7 +21,7 @@ from pytinykv.server.grpc_binding import bind_service
 from pytinykv.server.health import HealthService
 from pytinykv.server.metrics import OwnerMetrics
 from pytinykv.server.status import StatusServer
-from pytinykv.storage import DataDirectory, DataKind, RocksEngine
+from pytinykv.storage import DataDirectory, DataDirectoryMismatchError, DataKind, RocksEngine
 from pytinykv.wire.limits import MESSAGE_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Premises:
         """The server's own."""
         process.on_stop(f"stop the {kind.value}", lambda: self.scope.stop(stop_deadline_s), stop_deadline_s + 1)
         try:
+            _check_engine_is_there(self.directory)
             self.engine = RocksEngine.open(self.directory.engine_path)
         except BaseException:
             self.directory.close()
@@ -103,6 +104,23 @@ class Premises:
         """Let calls through from now on."""
         self._gate.open(service)
         self._health.set_all_serving()
+
+
+def _check_engine_is_there(directory: DataDirectory) -> None:
+    """Refuse to begin anew under an old name: who has forgotten its votes and its data must not be taken for who it was."""
+    identity = directory.identity
+    if not identity.cluster_id or (directory.engine_path / "CURRENT").exists():
+        return
+    name = f"{identity.kind.value} {identity.store_id or ''}".strip()
+    advice = (
+        "give this store an empty data directory: it joins as a new one, and the cluster replaces what the old one had"
+        if identity.kind is DataKind.STORE
+        else "restore the data directory from a backup"
+    )
+    raise DataDirectoryMismatchError(
+        f"{directory.path} is that of {name} of cluster {identity.cluster_id}, but {directory.engine_path} is missing or "
+        f"empty: put it back; if it is lost, {advice}"
+    )
 
 
 def host_of(address: str) -> str:
