@@ -92,6 +92,18 @@ def test_a_loop_that_computes_is_told_with_its_stack_alone(
     assert f"for who waits for whom: kill -USR1 {os.getpid()}, or tinykv doctor" in caplog.text
 
 
+def test_who_asks_is_told_for_how_long_the_loop_has_not_turned(bench: Bench, scope: Scope) -> None:
+    bench.watch.attach(scope)
+    bench.ticks(5, answering=True)
+    assert scope.loop_stood_s() == 0.0
+    bench.ticks(3, answering=False)
+    assert scope.loop_stood_s() == 0.0  # too short to be worth a word
+    bench.ticks(17, answering=False)
+    assert scope.loop_stood_s() == 5.0
+    bench.ticks(1, answering=True)
+    assert scope.loop_stood_s() == 0.0
+
+
 async def test_a_circle_is_told_with_the_stall(bench: Bench, scope: Scope, caplog: pytest.LogCaptureFixture) -> None:
     bench.watch.attach(scope)
     start_two_queues(scope)

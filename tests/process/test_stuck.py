@@ -29,7 +29,7 @@ INJECTED = Path(__file__).parent / "injected"
 MOVED_S = 10.0
 """Silence until it is noticed (2 s), an election (1 to 2 s), and what a busy machine adds."""
 GIVES_UP_S = 30.0
-CALL_S = 3.0
+CALL_S = 2.0
 """What was sent to a store that stands still gets no answer, so each client waits for as long as this, once."""
 DISK_MIB = 64
 THAW_S = 60
@@ -121,8 +121,8 @@ def test_a_leader_whose_event_loop_waits_for_the_disk_and_a_scheduler(cluster: C
         load.wait_progress(20)
         for process in (leader, scheduler):
             switch(process).touch()
-        wait_moved(cluster, leader)
         wait_stuck(scheduler, db)
+        wait_moved(cluster, leader)
         load.wait_progress(20)
         assert "Syncs.start" in told(leader)
         assert "thread scheduler/scheduler/disk" in told(scheduler)
@@ -213,7 +213,9 @@ def silent() -> Iterator[str]:
 
 def test_a_store_whose_scheduler_accepts_and_never_replies(tmp_path: Path, silent: str) -> None:
     """It waits as long as it was told to, and names the address; told to stop, it stops."""
-    store = Cluster(tmp_path).make("store", "store", scheduler=silent, peer_addr="127.0.0.1:0", scheduler_patience="2")
+    store = Cluster(tmp_path).make(
+        "store", "store", scheduler=silent, peer_addr="127.0.0.1:0", scheduler_patience="0.5"
+    )
     try:
         store.start()
         assert store.wait_exit(GIVES_UP_S) == 1, store.tail()

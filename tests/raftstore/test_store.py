@@ -544,3 +544,26 @@ def test_a_sync_that_fails_in_the_loop_fails_the_store_all_the_same(tmp_path: Pa
         cluster.settle()
     assert isinstance(call.error, UndeterminedResult)
     assert isinstance(node.running.failure, StoreFailedError)
+
+
+def test_a_leader_whose_disk_does_not_answer_hands_over(cluster: Cluster) -> None:
+    """It could lead on: two others are a quorum, and its own loop turns."""
+    leader = cluster.elect()
+    leader.disk.is_held = True
+    call = cluster.put(leader.store_id, b"k", b"v")
+    cluster.settle()
+    assert call.succeeded
+    cluster.ticks(int(leader.running.config.disk_silence_s / leader.running.config.tick_s) - 1)
+    assert not leader.running.is_disk_silent
+    assert cluster.leaders() == [leader]
+    cluster.ticks(2)
+    assert leader.running.is_disk_silent
+    (successor,) = cluster.leaders()
+    assert successor is not leader
+    leader.disk.is_held = False
+    cluster.settle()
+    assert not leader.running.is_disk_silent
+    call = cluster.put(successor.store_id, b"k", b"w")
+    cluster.ticks(5)  # followers hear of the commit by and by
+    assert call.succeeded
+    assert leader.value(b"k") == b"w"
