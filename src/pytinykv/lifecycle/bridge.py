@@ -103,23 +103,11 @@ class LoopThread:
         loop = self._loop
         assert loop is not None
 
-        async def run() -> None:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    value = await coro_fn(*args, **kwargs)
-            except asyncio.CancelledError:
-                _settle(result, ScopeStoppedError(f"{self.name} was stopped during the call"))
-                raise
-            except BaseException as error:
-                _settle(result, error)
-                if not isinstance(error, Exception):
-                    raise
-            else:
-                result.set_result(value)
-
         def begin() -> None:
             try:
-                tasks.append(self._scope.start("call", run).task)
+                tasks.append(
+                    self._scope.start("call", self._resolve, result, lambda: coro_fn(*args, **kwargs), timeout_s).task
+                )
             except LifecycleError as error:
                 _settle(result, error)
 
@@ -133,6 +121,26 @@ class LoopThread:
             if not result.done() and not loop.is_closed():  # this thread gives up; so shall the task
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
             raise
+
+    async def _resolve(
+        self,
+        result: concurrent.futures.Future[T],
+        start: Callable[[], Coroutine[Any, Any, T]],
+        timeout_s: float | None,
+    ) -> None:
+        """Run a coroutine within `timeout_s` seconds and give its outcome to `result`, whatever it is."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                value = await start()
+        except asyncio.CancelledError:
+            _settle(result, ScopeStoppedError(f"{self.name} was stopped during the call"))
+            raise
+        except BaseException as error:
+            _settle(result, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            result.set_result(value)
 
     def stop(self, deadline_s: float = STOP_DEADLINE_S) -> StopReport:
         """Stop the scope, close the loop, end the thread. Idempotent; callable from any thread but the loop's.
