@@ -19,6 +19,7 @@ from pytinykv.raftstore import (
     StoreId,
 )
 from pytinykv.raftstore.errors import FormatError
+from pytinykv.raftstore.peer import FORCE_ALL
 from pytinykv.raftstore.records import SnapshotFile
 
 SMALL_LOG = RaftStoreConfig(log_gc_bytes=2_000, log_gc_bytes_force=6_000, log_keep_entries=3, log_cache_bytes=1_000)
@@ -291,6 +292,34 @@ def test_appends_are_no_substitute_for_what_is_gone(cluster: Cluster) -> None:
     ]
     assert all(index > last for index in prevs)
     assert leader.running.peers[REGION_ID].is_leader
+
+
+def test_the_log_waits_for_a_follower_that_is_getting_a_snapshot(cluster: Cluster) -> None:
+    leader, follower = lagging(cluster)
+    late: list[Transfer] = []
+    deliver = cluster.deliver
+    cluster.deliver = lambda transfer: bool(late.append(transfer))  # type: ignore[method-assign,func-returns-value]
+    cluster.cut_off = set()
+    while not late:
+        cluster.ticks(1)
+    transfer = late[0]
+    load(cluster, leader.store_id, 40)  # more than the log keeps for one that is silent
+    assert leader.peer.storage.log_bytes > SMALL_LOG.log_gc_bytes_force
+    cluster.deliver = deliver  # type: ignore[method-assign]
+    assert deliver(transfer), "it arrives at last"
+    sent = cluster.snapshots_sent()
+    cluster.ticks(5)
+    assert same_data(cluster)
+    assert cluster.snapshots_sent() == sent, "and the rest is in the log"
+    assert follower.running.failure is None
+
+
+def test_the_log_does_not_wait_for_ever_for_a_follower_that_answers(cluster: Cluster) -> None:
+    leader, _follower = lagging(cluster)
+    cluster.deliver = lambda _transfer: False  # type: ignore[method-assign]
+    cluster.cut_off = set()
+    load(cluster, leader.store_id, 200)
+    assert leader.peer.storage.log_bytes < (FORCE_ALL + 1) * SMALL_LOG.log_gc_bytes_force
 
 
 def test_files_of_a_replaced_snapshot_stay_until_their_transfer_ends(cluster: Cluster) -> None:

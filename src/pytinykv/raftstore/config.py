@@ -55,7 +55,8 @@ class RaftStoreConfig:
     """A leader cuts its region's log once it holds more than this and all followers have what is cut."""
 
     log_gc_bytes_force: int = 64 * MIB
-    """From here on the log is cut even if a follower still needs it; that follower gets a snapshot."""
+    """From here on the log is cut even if a silent follower still needs it; that follower gets a snapshot. At four times as
+    much it is cut whoever needs it."""
 
     log_cache_bytes: int = 4 * MIB
     """Newest entries of a region kept in memory; older ones are read from the engine."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytinykv.raft import (
@@ -62,6 +63,9 @@ if TYPE_CHECKING:
     from pytinykv.storage import Engine
 
 _log = logging.getLogger(__name__)
+
+FORCE_ALL = 4
+"""At so many times `log_gc_bytes_force` the log is cut even if followers that answer need it."""
 
 
 class _Unsynced(NamedTuple):
@@ -357,10 +361,7 @@ class RegionPeer:
         if storage.log_bytes < config.log_gc_bytes:
             return
         applied = storage.apply_state.applied_index
-        index = LogIndex(applied - config.log_keep_entries)
-        if storage.log_bytes < config.log_gc_bytes_force:
-            matches = [progress.match for progress in self.node.status().progress.values()]
-            index = min([index, *matches])
+        index = min([LogIndex(applied - config.log_keep_entries), *self._indexes_waited_for(now)])
         if index < storage.first_index() or index <= self._compacting_to:
             return
         operation = (COMPACT_LOG, index, storage.term(index))
@@ -369,6 +370,22 @@ class RegionPeer:
         except (RaftNotLeader, ProposalDropped):
             return
         self._compacting_to = index
+
+    def _indexes_waited_for(self, now: float) -> list[LogIndex]:
+        """Return how far the members are for whom the log is kept: all; if it is large, those that answer; at last none.
+
+        Who answers may just be getting a snapshot. If the log were cut past that meanwhile, it would need the next one, and
+        under enough load for ever so.
+        """
+        held, force = self.storage.log_bytes, self._config.log_gc_bytes_force
+        if held >= FORCE_ALL * force:
+            return []
+        silence_max_s = self._config.peer_down_s if held >= force else inf
+        return [
+            progress.match
+            for peer_id, progress in self.node.status().progress.items()
+            if peer_id != self.peer.id and self._followers.silent_s(peer_id, now) <= silence_max_s
+        ]
 
     # --- end ----------------------------------------------------------------------------------------------------
 
