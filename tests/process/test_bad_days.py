@@ -250,12 +250,12 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, small_disk: Path, refu
 
 
 @pytest.mark.parametrize("kind", ["sst", "log"])
-def test_a_damaged_file(cluster: Cluster, refused: Callable[..., str], kind: str) -> None:
+def test_a_damaged_file(fresh_cluster: Cluster, refused: Callable[..., str], kind: str) -> None:
     """The store refuses to start and names the file; two of three go on, and have everything."""
-    with pytinykv.connect(cluster.address) as db:
+    with pytinykv.connect(fresh_cluster.address) as db:
         db.raw.batch_put(PAIRS)
-        cluster.wait_replicated(3)
-        victim = cluster.followers()[0]
+        fresh_cluster.wait_replicated(3)
+        victim = fresh_cluster.followers()[0]
         if kind == "sst":
             victim.stop()  # what the log holds becomes an SST file
             file = largest(victim.data_dir / "engine", kind)
@@ -272,19 +272,19 @@ def test_a_damaged_file(cluster: Cluster, refused: Callable[..., str], kind: str
         assert db.raw.get(b"after") == b"v"
 
 
-def test_damage_that_only_a_read_finds(cluster: Cluster) -> None:
+def test_damage_that_only_a_read_finds(fresh_cluster: Cluster) -> None:
     """A leader that meets a damaged block stops, loudly, and the others answer what it was asked."""
-    with pytinykv.connect(cluster.address, timeout=30.0) as db:
+    with pytinykv.connect(fresh_cluster.address, timeout=30.0) as db:
         db.raw.batch_put(PAIRS)
-        cluster.wait_replicated(3)
-        victim, bystander = cluster.followers()
+        fresh_cluster.wait_replicated(3)
+        victim, bystander = fresh_cluster.followers()
         victim.stop()
         file = holding(victim.data_dir / "engine", RAW_TAGS["default"] + b"002500")
         damage(file, from_end=file.stat().st_size - 2000)  # a block of data: nothing that a start looks at
         victim.start()
         victim.wait_ready()
-        cluster.wait_replicated(3)
-        make_leader(cluster, victim, bystander, db)
+        fresh_cluster.wait_replicated(3)
+        make_leader(fresh_cluster, victim, bystander, db)
         assert dict(db.raw.scan(b"0", b"9")) == PAIRS
         assert victim.wait_exit(GIVES_UP_S) == 1, victim.tail()
         assert str(file) in victim.log
