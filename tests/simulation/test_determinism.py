@@ -23,7 +23,7 @@ def digest_in_new_process(scenario: str, seed: int, hash_seed: str) -> str:
     return finished.stdout.strip()
 
 
-@pytest.mark.parametrize("scenario", ["one-snapshot", "snapshot-unreliable-recover-concurrent-partition"])
+@pytest.mark.parametrize("scenario", ["one-snapshot", "storm", "snapshot-unreliable-recover-concurrent-partition"])
 def test_the_digest_depends_on_the_seed_only(scenario: str) -> None:
     digests = {digest_in_new_process(scenario, 11, hash_seed) for hash_seed in ("1", "2")}
     digests.add(run_scenario(scenario, 11).digest)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytinykv.simulation import run_scenario
+from pytinykv.simulation.nemeses import NEMESES
+from pytinykv.simulation.scenarios.storm import CONDITIONS, SETTINGS
 
 
 @pytest.mark.parametrize("seed", range(1, 13))
@@ -17,9 +19,19 @@ def test_split_brain(seed: int) -> None:
     run_scenario("split-brain", seed).check()
 
 
-@pytest.mark.parametrize("seed", range(1, 6))
-def test_elections(seed: int) -> None:
-    run_scenario("elections", seed).check()
+@pytest.mark.parametrize("scenario", ["elections", "rivals"])
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_elections(scenario: str, seed: int) -> None:
+    run_scenario(scenario, seed).check()
+
+
+@pytest.mark.parametrize(
+    ("kind", "seed"), [("mad clocks", 1), ("small pieces", 4), ("swizzled clogs", 1), ("tiny timeouts", 1)]
+)
+def test_one_kind_alone(kind: str, seed: int) -> None:
+    result = run_scenario("storm", seed, without={*NEMESES, *CONDITIONS, *SETTINGS} - {kind})
+    result.check()
+    assert result.kinds == [kind]
 
 
 @pytest.mark.parametrize("scenario", ["blackouts", "expiry", "figure-8", "stale-reports", "stale-scheduler"])

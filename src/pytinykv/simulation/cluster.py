@@ -83,7 +83,7 @@ class Cluster:
             StoreNode(world, f"store-{number + 1}", options.raftstore, self) for number in range(options.stores)
         ]
         self.clients = [ClientNode(world, f"client-{number + 1}", options.client) for number in range(options.clients)]
-        self.observer = RaftObserver()
+        self.observer = RaftObserver(self._engine_of)
         for store in self.stores:
             store.disk.on_write = self._on_write
         self.history = RawHistory(self._on_operation)
@@ -103,6 +103,10 @@ class Cluster:
     @property
     def store_hosts(self) -> list[str]:
         return [store.host for store in self.stores]
+
+    @property
+    def all_hosts(self) -> list[str]:
+        return ["scheduler", *self.store_hosts, *(client.host for client in self.clients)]
 
     def begin_trouble(self, kinds: Sequence[str]) -> None:
         """Note which kinds of faults are on from now on."""
@@ -324,6 +328,10 @@ class Cluster:
     def node_of_store(self, store_id: int) -> StoreNode | None:
         """Return the node of a store id; None for an unknown one."""
         return self._by_id.get(store_id)
+
+    def _engine_of(self, store_id: int) -> SimEngine | None:
+        node = self._by_id.get(store_id)
+        return None if node is None else node.disk.peek()
 
     def host_of_store(self, store_id: int) -> str | None:
         node = self._by_id.get(store_id)

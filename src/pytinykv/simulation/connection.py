@@ -31,6 +31,8 @@ class _Pipe:
         self._frames: deque[tuple[float, Frame]] = deque()
         self._last = 0.0
         self._timer: Any = None
+        self._is_held = False
+        """Whether the link is clogged and will say when it no longer is."""
 
     def push(self, frame: Frame) -> None:
         network = self._network
@@ -40,7 +42,7 @@ class _Pipe:
             delay += conditions.retransmit_s
         self._last = max(self._last, network.loop.time() + delay)
         self._frames.append((self._last, frame))
-        if self._timer is None:
+        if self._timer is None and not self._is_held:
             self._wait(self._last)
 
     def _wait(self, when: float) -> None:
@@ -50,12 +52,19 @@ class _Pipe:
         self._timer = None
         now = self._network.loop.time()
         while self._frames and self._frames[0][0] <= now:
+            if self._network.hold_if_clogged(*self._link, self._go_on):
+                self._is_held = True
+                return
             if self._network.is_blocked(*self._link):
                 self._wait(now + self._network.conditions_of(*self._link).retransmit_s)
                 return
             self._leave(self._frames.popleft()[1])
         if self._frames and self._timer is None:
             self._wait(self._frames[0][0])
+
+    def _go_on(self) -> None:
+        self._is_held = False
+        self._drain()
 
     def close(self) -> None:
         self._frames.clear()

@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 
@@ -56,6 +56,16 @@ class FileSyncs:
         else:
             self._sizes[status.st_ino] = status.st_size
         return True
+
+    def open_files(self) -> list[str]:
+        """Return what this process has open below the root, by the name inside of it."""
+        found = []
+        for handle in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):  # the listing's own
+                place = handle.readlink()
+                if place.is_relative_to(self._root):
+                    found.append(str(place.relative_to(self._root)))
+        return sorted(found)
 
     def tear(self, directory: Path, rng: Random) -> None:
         """Cut the power of the machine whose files are in `directory`."""

@@ -61,6 +61,8 @@ class Network:
         self._link_conditions: dict[tuple[str, str], LinkConditions] = {}
         self._blocked: set[tuple[str, str]] = set()
         self._clogged: dict[tuple[str, str], list[Callable[[], None]]] = {}
+        self.snapshot_piece_bytes = 64 * 1024
+        """How much of a snapshot travels at once."""
         self.full_buffers = 0.0
         """Probability that a stream takes no message at the moment."""
         self.lost_receipts = 0.0
@@ -99,7 +101,7 @@ class Network:
                     self.block(other, host)
 
     def clog(self, source: str, target: str) -> None:
-        """Let the datagrams of one direction wait at its entrance until `unclog`."""
+        """Let what goes in one direction wait until `unclog`: datagrams at its entrance, connections at its end."""
         self.count("links clogged")
         self._clogged.setdefault((source, target), [])
 
@@ -115,6 +117,14 @@ class Network:
         self._link_conditions.clear()
         for source, target in sorted(self._clogged):
             self.unclog(source, target)
+
+    def hold_if_clogged(self, source: str, target: str, go: Callable[[], None]) -> bool:
+        """Say whether a direction is clogged; `go` is called when it is free again."""
+        waiting = self._clogged.get((source, target))
+        if waiting is None:
+            return False
+        waiting.append(go)
+        return True
 
     # what the traffic asks
 

@@ -4,7 +4,11 @@ They know the protocol's messages and nothing of the code that makes them:
 
 * *election safety* (Raft 5.2): whoever sends AppendEntries, Heartbeat or InstallSnapshot in a term leads it; there is one
   such peer per region and term.
-* *log matching* (Raft 5.3): an index and a term name one entry, whoever sends it.
+* *leader append-only* (Raft 5.3): what a leader has at an index stays there as long as it leads.
+* *log matching* (Raft 5.3): an index and a term name one entry and the term of the one before it, whoever sends it; so two
+  logs that agree in one entry agree in all before it.
+* *leader completeness* (Raft 5.4): when a leader of the newest term so far first speaks, its disk has everything that any
+  store had applied by then.
 * *state machine safety* (Raft 5.4.3): what any store has ever applied at an index, synced or not, is of one term; and no
   store goes back to an older state while it lives.
 * *no replica diverges*: disks that have applied a region up to the same index hold the same data.
@@ -39,12 +43,19 @@ _APPLY_STATE_BYTES = len(keys.apply_state_key(0))
 class RaftObserver:
     """Sees each sent message once."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine_of: Callable[[int], SimEngine | None] = lambda _store_id: None) -> None:
+        self._engine_of = engine_of
+        """Store id -> its disk."""
         self.leaders: dict[tuple[int, int], int] = {}
         """(region, term) -> the peer that led it."""
         self._applied: dict[int, dict[int, int]] = {}
         """region -> index -> term of what was applied there."""
-        self._entries: dict[tuple[int, int, int], int] = {}
+        self._entries: dict[tuple[int, int, int], tuple[int, int | None]] = {}
+        """(region, index, term) -> hash of the entry there, and the term of the one before."""
+        self._led: dict[tuple[int, int], dict[int, int]] = {}
+        """(region, term) -> index -> term of what its leader has sent as its log."""
+        self._newest: dict[int, int] = {}
+        """Region -> the newest term that has had a leader."""
         self.messages = 0
 
     def observe(self, envelope: RaftEnvelope) -> None:
@@ -60,15 +71,45 @@ class RaftObserver:
                 "election safety",
                 f"peers {leader} and {envelope.sender.id} both lead region {key[0]} in term {key[1]}",
             )
+        if message.term > self._newest.get(key[0], 0):
+            self._newest[key[0]] = message.term
+            engine = self._engine_of(envelope.sender.store_id)
+            if engine is not None:
+                self._check_completeness(engine, *key)
         if isinstance(message, AppendEntries):
             self._check_entries(envelope.region_id, message)
 
     def _check_entries(self, region_id: int, message: AppendEntries) -> None:
+        led = self._led.setdefault((region_id, message.term), {})
+        before = int(message.prev_term)
         for entry in message.entries:
-            content = hash((entry.kind, entry.data))
+            content = (hash((entry.kind, entry.data)), before)
             if self._entries.setdefault((region_id, entry.index, entry.term), content) != content:
                 raise Violation(
-                    "log matching", f"region {region_id} has two entries at index {entry.index}, term {entry.term}"
+                    "log matching",
+                    f"region {region_id} has two entries, or two logs, at index {entry.index}, term {entry.term}",
+                )
+            if led.setdefault(entry.index, entry.term) != entry.term:
+                raise Violation(
+                    "leader append-only",
+                    f"region {region_id}: the leader of term {message.term} has replaced its entry {entry.index}",
+                )
+            before = entry.term
+
+    def _check_completeness(self, engine: SimEngine, region_id: int, term: int) -> None:
+        data = engine.peek(keys.apply_state_key(region_id))
+        applied = self._applied.get(region_id)
+        if data is None or not applied:
+            return
+        state = decode_apply_state(data)
+        for index in range(state.truncated_index + 1, max(applied) + 1):
+            entry = engine.peek(keys.entry_key(region_id, index))
+            has = None if entry is None else decode_entry(entry).term
+            if applied.get(index, has) != has:
+                raise Violation(
+                    "leader completeness",
+                    f"region {region_id}: the leader of term {term} has {has} at index {index}, where an entry of "
+                    f"term {applied[index]} was applied",
                 )
 
     def on_write(self, engine: SimEngine, keys_written: Iterable[bytes]) -> None:

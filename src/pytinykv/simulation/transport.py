@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pytinykv.raftstore.snapshots import SnapshotReceiver
     from pytinykv.raftstore.store import Store
 
-CHUNK_BYTES: Final = 64 * 1024
 BYTES_PER_S: Final = 50e6
 
 
@@ -141,7 +140,7 @@ class _Transfer:
         self._next_chunk(0)
 
     def _next_chunk(self, offset: int) -> None:
-        chunk = self._data[offset : offset + CHUNK_BYTES]
+        chunk = self._data[offset : offset + self._network.snapshot_piece_bytes]
         if chunk:
             self._after_latency(len(chunk), lambda: self._in_receiver(self._write, chunk, offset + len(chunk)))
         else:

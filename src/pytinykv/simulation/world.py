@@ -87,7 +87,7 @@ class World:
         return Process(self.loop, host, number)
 
     def check_nothing_left(self) -> None:
-        """Raise `Violation` when tasks, timers, connections or unhandled exceptions are left."""
+        """Raise `Violation` when tasks, timers, connections, open files or unhandled exceptions are left."""
         self._check_errors()
         this = asyncio.current_task(self.loop)
         if tasks := [task for task in self.loop.pending_tasks() if task is not this]:
@@ -96,6 +96,8 @@ class World:
             raise Violation("leaks", f"{len(connections)} connections are open")
         if timers := self.loop.pending_timers():
             raise Violation("leaks", f"{len(timers)} timers are left, the first: {timers[0]!r}")
+        if files := self.files.open_files():
+            raise Violation("leaks", f"files are left open: {', '.join(files)}")
 
     def _check_errors(self) -> None:
         for error in self.loop.errors:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -40,6 +40,8 @@ LOST = frozenset(
         "linearizability",
         "replica equality",
         "log matching",
+        "leader append-only",
+        "leader completeness",
         "state machine safety",
         "task failure",
         "AssertionError",
@@ -68,6 +70,8 @@ class Plant:
 
 
 PLANTS: list[Plant] = []
+LEFT_OPEN: list[BinaryIO] = []
+"""Files that a bug has left open, for whoever planted it to close."""
 
 
 def planted(
@@ -185,6 +189,13 @@ def votes_twice(patch: Patch) -> None:
         original(core, message)
 
     patch.setattr(election, "on_vote_request", on_vote_request)
+
+
+@planted("votes for those whose log is behind", "figure-8", 30, LOST)
+def votes_for_those_behind(patch: Patch) -> None:
+    from pytinykv.raft.log import RaftLog
+
+    patch.setattr(RaftLog, "is_up_to_date", lambda *_: True)
 
 
 @planted("commits an older term's entry by counting", "figure-8", 100, LOST, first=5)
@@ -378,6 +389,17 @@ def send_blocks(patch: Patch) -> None:
 
     patch.setattr(Store, "start", start)
     patch.setattr(Store, "_run", run)
+
+
+@planted("a file that is left open", "one-snapshot", 3, ENDS)
+def leaves_a_file_open(patch: Patch) -> None:
+    original = snapshot_files.SnapshotWriter.__init__
+
+    def init(self: Any, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        LEFT_OPEN.append((self.directory / "stray").open("wb"))
+
+    patch.setattr(snapshot_files.SnapshotWriter, "__init__", init)
 
 
 @planted("a connection that is never closed", "basic", 1, ENDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from planted.plants import PLANTS, Plant
+from planted.plants import LEFT_OPEN, PLANTS, Plant
 from pytinykv.simulation import run_scenario
 
 
@@ -14,6 +14,8 @@ def test_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> 
     seeds = range(plant.first, plant.first + plant.seeds)
     found = (result for seed in seeds if not (result := run_scenario(plant.scenario, seed)).ok)
     result = next(found, None)
+    while LEFT_OPEN:
+        LEFT_OPEN.pop().close()
     assert result is not None, f"not found in {plant.seeds} seeds of {plant.scenario}"
     assert result.checker in plant.checkers, result.failure
 

@@ -30,6 +30,7 @@ NEMESES: Final[dict[str, Nemesis]] = {
     "restarts": programs.restarts,
     "stalls": programs.stalls,
     "scheduler outages": programs.scheduler_outages,
+    "swizzled clogs": links.swizzled_clogs,
     "split brains": links.split_brains,
     "deaths on sending": moments.deaths_on_sending,
     "deaths of voters": moments.deaths_of_voters,

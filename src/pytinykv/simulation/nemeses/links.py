@@ -24,6 +24,23 @@ async def link_trouble(cluster: Cluster, rng: Random, stop: asyncio.Event) -> No
     await random_link_trouble(cluster.network, hosts, rng, stop, every_s=2.0)
 
 
+async def swizzled_clogs(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Clog all links of some hosts, one host after the other, and free them one after the other, in another order."""
+    hosts = [*cluster.store_hosts, "scheduler"]
+    while not stop.is_set():
+        await pause(stop, rng.random())
+        chosen = rng.sample(hosts, rng.randint(2, len(hosts)))
+        for act in (cluster.network.clog, cluster.network.unclog):
+            rng.shuffle(chosen)
+            for host in chosen:
+                for other in cluster.all_hosts:
+                    if other != host:
+                        act(host, other)
+                        act(other, host)
+                await pause(stop, 0.5 * rng.random())
+    cluster.network.heal()
+
+
 async def split_brains(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
     """Leave the leader alone with some clients, and the rest of the world with the others."""
     while not stop.is_set():

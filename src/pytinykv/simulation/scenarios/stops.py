@@ -145,16 +145,12 @@ async def stop_cancelled(cluster: Cluster, rng: Random) -> None:
 async def stop_cut_off(cluster: Cluster, rng: Random) -> None:
     """Stop all stores while none of them reaches anybody."""
     for store in cluster.stores:
-        cluster.network.partition([store.host], [host for host in _hosts(cluster) if host != store.host])
+        cluster.network.partition([store.host], [host for host in cluster.all_hosts if host != store.host])
     started = cluster.world.loop.time()
     await stop_everything(cluster, rng)
     if cluster.world.loop.time() - started > STOP_BOUND_S:
         raise Violation("stop", "everything together took longer than each may")
     cluster.heal()
-
-
-def _hosts(cluster: Cluster) -> list[str]:
-    return ["scheduler", *cluster.store_hosts, *(client.host for client in cluster.clients)]
 
 
 WAYS: Final[dict[str, Callable[[Cluster, Random], Awaitable[None]]]] = {

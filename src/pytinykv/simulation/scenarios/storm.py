@@ -42,6 +42,8 @@ PAIRED = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.05, election_ticks=2, 
 ONE_BY_ONE = RaftStoreConfig(region_heartbeat_s=1.0, append_bytes_max=1, inflight_appends_max=1, tick_s=0.02)
 CLOCK_RATE_ERROR_MAX = 0.02
 """Well within `RaftStoreConfig.clock_drift_max`, which both ends of a lease share."""
+MAD_CLOCK_RATE_MAX = 2.0
+"""Far beyond it: a lease would be worth nothing, so `mad clocks` come without. All other promises have to hold."""
 
 SETTINGS: Final[dict[str, Callable[[Random], dict[str, Any]]]] = {
     "short log": lambda rng: {"log_keep_entries": rng.choice([5, 20, 64]), "log_gc_bytes": 1, "log_gc_bytes_force": 2},
@@ -57,13 +59,22 @@ SETTINGS: Final[dict[str, Callable[[Random], dict[str, Any]]]] = {
         "uncommitted_bytes_max": 1000,
         "snapshots_max": 1,
     },
+    "tiny timeouts": lambda rng: {
+        "tick_s": rng.choice([0.02, 0.05]),
+        "peer_down_s": 0.5,
+        "promotion_silence_s": 0.1,
+        "leader_missing_s": 0.6,
+        "snapshot_keep_s": 1.0,
+    },
     "quick to give up": lambda _rng: {"undetermined_after_s": 1.0},
 }
 """Small settings of the stores."""
 CONDITIONS: Final = (
     "bad network",
     "wrong clocks",
+    "mad clocks",
     "slow machines",
+    "small pieces",
     "tiny frames",
     "impatient client",
     "short deadlines",
@@ -92,6 +103,8 @@ def with_settings(options: ClusterOptions, rng_for: Callable[[str], Random]) -> 
     for name in options.drawn:
         if name in SETTINGS:
             settings |= SETTINGS[name](rng_for(f"setting/{name}"))
+    if "mad clocks" in options.drawn:
+        settings["lease_reads"] = False
     changes: dict[str, Any] = {"raftstore": RaftStoreConfig(**{**vars(options.raftstore), **settings})}
     if "tiny frames" in options.drawn:
         changes["client"] = ClientConfig(frame_commands_max=2, in_flight_max=3, scan_page_rows_max=3)
@@ -240,12 +253,20 @@ def set_up_machines(cluster: Cluster, drawn: list[str]) -> None:
     """Give machines clocks that run wrong, within the bound, and slow disks, and the network its quality."""
     if "bad network" in drawn:
         cluster.make_unreliable(UNRELIABLE)
+    if "small pieces" in drawn:
+        cluster.network.snapshot_piece_bytes = cluster.world.rng_for("small pieces").choice([64, 700])
     clocks, machines = cluster.world.rng_for("wrong clocks"), cluster.world.rng_for("slow machines")
+    mad = cluster.world.rng_for("mad clocks")
     for store in cluster.stores:
         if "wrong clocks" in drawn and clocks.random() < 0.7:
             rate = 1 + CLOCK_RATE_ERROR_MAX * (2 * clocks.random() - 1)
             cluster.world.trace.record("clock", store.host, f"runs at {rate:.4f}")
             store.clock.set_rate(rate)
+        if "mad clocks" in drawn:
+            rate, step_ms = MAD_CLOCK_RATE_MAX ** mad.uniform(-1, 1), mad.choice([-3_600_000, 0, 3_600_000])
+            cluster.world.trace.record("clock", store.host, f"runs at {rate:.4f}, stepped by {step_ms} ms")
+            store.clock.set_rate(rate)
+            store.clock.step_wall(step_ms)
         if "slow machines" in drawn and machines.random() < 0.5:
             cluster.world.trace.record("slows", store.host)
             store.disk.timing = DiskTiming(work_extra_mean_s=0.01, stall=0.05)
