@@ -18,7 +18,7 @@ Invariants
    its own, hears of signals by itself and needs nothing from the event loop or the main thread.
 2. Exit status 0 means: every stage of the stop went well and nothing was left behind.
 3. Nothing here runs Python code in a signal context: CPython calls handlers between two instructions of the main thread.
-   They only set flags, put into a re-entrant queue, and write with `os.write`.
+   They only set flags, wake others through sockets that don't block, and write with `os.write`.
 
 Left out: compiled code that does not return and keeps the interpreter's lock: no thread can notice anything then. Whoever
 sent the signal has to follow with SIGKILL, as `children` does.
