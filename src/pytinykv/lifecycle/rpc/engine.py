@@ -53,8 +53,10 @@ CHANNEL_OPTIONS: Final[Options] = (
     ("grpc.http2.max_pings_without_data", 0),
     # A restarted peer is found again quickly; the default backs off up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # In spite of its name: how long an attempt to connect may take, until the peer's first word. At 50 it was the pause
+    # above, and whoever took longer than 0.5 s, far away or busy, was never reached.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     # Channels to one address do not share a connection, so closing one cannot disturb another.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
