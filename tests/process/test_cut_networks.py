@@ -279,7 +279,8 @@ def test_a_snapshot_is_cut_in_the_middle_and_all_are_told_to_stop(cluster: Clust
     late = cluster.followers()[0]
     others = [store for store in cluster.stores if store is not late]
     late.kill()
-    pairs = {b"large/%02d" % number: random.Random(number).randbytes(100_000) for number in range(60)}  # more than the log keeps
+    # more than the log keeps
+    pairs = {b"large/%02d" % number: random.Random(number).randbytes(100_000) for number in range(60)}
     with pytinykv.connect(cluster.address, timeout=CALL_S) as db:
         for key, value in pairs.items():
             db.raw.put(key, value)
