@@ -18,6 +18,7 @@ from tests.process.network import free_address
 
 import pytinykv
 from pytinykv.raftstore.keys import RAW_TAGS
+from pytinykv.storage import RocksEngine
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -257,7 +258,8 @@ def test_a_damaged_file(fresh_cluster: Cluster, refused: Callable[..., str], kin
         fresh_cluster.wait_replicated(3)
         victim = fresh_cluster.followers()[0]
         if kind == "sst":
-            victim.stop()  # what the log holds becomes an SST file
+            victim.stop()
+            write_sst_files(victim.data_dir / "engine")
             file = largest(victim.data_dir / "engine", kind)
             damage(file, from_end=8)  # the magic number, the last thing in a file
         else:
@@ -279,6 +281,7 @@ def test_damage_that_only_a_read_finds(fresh_cluster: Cluster) -> None:
         fresh_cluster.wait_replicated(3)
         victim, bystander = fresh_cluster.followers()
         victim.stop()
+        write_sst_files(victim.data_dir / "engine")
         file = holding(victim.data_dir / "engine", RAW_TAGS["default"] + b"002500")
         damage(file, from_end=file.stat().st_size - 2000)  # a block of data: nothing that a start looks at
         victim.start()
@@ -308,6 +311,11 @@ def make_leader(cluster: Cluster, wanted: Process, bystander: Process, db: pytin
         )
     finally:
         other.resume()
+
+
+def write_sst_files(directory: Path) -> None:
+    """Move what the engine's log holds to SST files, as opening does."""
+    RocksEngine.open(directory).close()
 
 
 def holding(directory: Path, key: bytes) -> Path:

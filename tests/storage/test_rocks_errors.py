@@ -214,11 +214,23 @@ def test_missing_rights(tmp_path: Path) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_closing_writes_no_memtable(tmp_path: Path) -> None:
+    """A stop has a deadline, and a flush knows none: what is in the log stays there, synced, for the next start."""
+    engine = RocksEngine.open(tmp_path / "db")
+    put(engine, RAW, *((b"%06d" % number, b"x" * 100) for number in range(1000)))
+    engine.close()
+    assert not list((tmp_path / "db").glob("*.sst"))
+    engine = RocksEngine.open(tmp_path / "db")
+    assert len(list(engine.scan(RAW, b"", None))) == 1000
+    engine.close()
+
+
 @pytest.mark.parametrize("lost", ["*.sst", "MANIFEST-*"])
 def test_lost_files_are_named(tmp_path: Path, lost: str) -> None:
     engine = RocksEngine.open(tmp_path / "db")
     put(engine, RAW, *((b"%06d" % number, b"x" * 100) for number in range(1000)))
     engine.close()
+    RocksEngine.open(tmp_path / "db").close()  # moves what the log holds to an SST file
     file = next((tmp_path / "db").glob(lost))
     file.unlink()
     with pytest.raises(CorruptionError, match=file.name) as caught:
