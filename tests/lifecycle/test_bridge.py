@@ -105,3 +105,23 @@ def test_loop_that_cannot_be_made() -> None:
 
     with pytest.raises(LifecycleError, match="no descriptors left"):
         LoopThread("broken", loop_factory=no_loop).start()
+
+
+def test_tasks_that_the_scope_did_not_start_may_end_before_the_loop_is_closed(bridge: LoopThread) -> None:
+    """As gRPC's do, which has a task for each call: cancelled too early, it trips over the closed loop."""
+    ends: list[str] = []
+
+    async def stranger() -> None:
+        try:
+            await asyncio.sleep(0.02)
+            ends.append("by itself")
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+
+    async def start() -> None:
+        asyncio.get_running_loop().create_task(stranger())  # noqa: RUF006 - nobody holds it, that is the point
+
+    bridge.call(start, ENOUGH_S)
+    bridge.stop()
+    assert ends == ["by itself"]

@@ -232,3 +232,4 @@ def test_an_exit_with_calls_under_way_that_nobody_answers(cluster: Cluster) -> N
     assert "question ended with ClientClosedError" in output
     assert "connecting ended with" in output
     assert "ResourceWarning" in errors
+    assert "Traceback" not in errors, errors

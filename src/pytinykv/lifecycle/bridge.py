@@ -31,6 +31,9 @@ P = ParamSpec("P")
 START_S: Final = 5.0
 EXIT_S: Final = 2.0
 """How long closing the loop may take after its scope has stopped."""
+STRANGERS_S: Final = 0.5
+"""How long tasks that the scope did not start have to end by themselves. gRPC has one for each call; cancelled before it has
+heard of the call's end, it leaves an event for a closed loop, which another loop of the process trips over."""
 _GRACE_S: Final = 1.0
 """A call's own deadline is kept in the loop; the waiting thread allows this much more, for a loop that stands still."""
 
@@ -190,7 +193,10 @@ class LoopThread:
         self._loop = asyncio.get_running_loop()
         self._ready.set_result(None)
         deadline_s = await asyncio.wrap_future(self._stop_wanted)
-        return await self._scope.stop(deadline_s)
+        report = await self._scope.stop(deadline_s)
+        if strangers := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(strangers, timeout=STRANGERS_S)
+        return report
 
 
 def _settle(future: concurrent.futures.Future[Any], error: BaseException) -> None:
