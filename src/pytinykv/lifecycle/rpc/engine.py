@@ -34,23 +34,30 @@ UNLIMITED_MESSAGES: Final[Options] = (
     ("grpc.max_send_message_length", -1),
 )
 
+KEEPALIVE: Final[Options] = (
+    # A peer is asked for a sign of life after 10 s of silence. If its machine is gone (power, cable) the kernel gives it up
+    # after 3 s more, which is all that gRPC does with keepalive_timeout by now; one that stands still (SIGSTOP) is given up
+    # after 10 s more, instead of 60.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
 SERVER_OPTIONS: Final[Options] = (
     *UNLIMITED_MESSAGES,
+    *KEEPALIVE,
     # Two servers on one port would share its connections without noticing; the second one has to fail instead.
     ("grpc.so_reuseport", 0),
     # Foreign clients ping every 10 s, some without a call under way; the defaults answer that with GOAWAY too_many_pings.
-    ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
 )
 
 CHANNEL_OPTIONS: Final[Options] = (
     *UNLIMITED_MESSAGES,
-    # A peer that vanished without closing (power, cable, SIGSTOP) is noticed after at most 10 s + 3 s.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
+    *KEEPALIVE,
     # A restarted peer is found again quickly; the default backs off up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
