@@ -164,6 +164,48 @@ def test_watchdog_forces_the_exit_of_a_loop_that_stands_still() -> None:
     assert "stand_still" in errors
 
 
+def test_compiled_code_that_keeps_the_interpreters_lock_during_the_stop() -> None:
+    """No Python thread can end that: not the watchdog, not a second signal."""
+    process = start("""
+        import ctypes
+        def keep_the_lock():
+            ctypes.PyDLL(None).pause()
+        async def main(scope):
+            scope.on_stop("hang", keep_the_lock)
+        serve(main, stop_deadline_s=0.1)
+    """)
+    process.terminate()
+    status, _, errors = finish(process)
+    assert status == 1
+    assert "Timeout (" in errors
+    assert "in keep_the_lock" in errors
+
+
+def test_standard_error_that_nobody_reads() -> None:
+    """A log shipper that stands still blocks the log, then the loop; it must not block the forced exit as well."""
+    process = start("""
+        import os, select
+        def log_a_lot():
+            poll = select.poll()
+            poll.register(2, select.POLLOUT)
+            while poll.poll(0):
+                os.write(2, b"x" * 4096)
+            os.write(2, b"x" * 8192)
+        async def main(scope):
+            asyncio.get_running_loop().call_later(0.05, log_a_lot)
+            threading.Timer(0.3, lambda: print("full", flush=True)).start()
+        serve(main, stop_deadline_s=0.1)
+    """)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "full\n"
+        process.terminate()
+        try:
+            assert process.wait(timeout=30) == 3
+        finally:
+            process.kill()
+
+
 IN_COMPILED_CODE = """
     import ctypes
     libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
@@ -184,7 +226,7 @@ def test_a_first_signal_is_noticed_while_the_main_thread_stands_in_compiled_code
     process.terminate()
     status, _, errors = finish(process)
     assert status == 3
-    assert "process: not stopped after 1.1 s, exit forced; the event loop stands still" in errors
+    assert "process: not stopped after 1.1 s, exit forced; the stacks of all threads" in errors
     assert "in stand_still" in errors
 
 

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from tests.raftstore.harness import REGION_ID, Call, Cluster, put
 
-from pytinykv.raft import AppendEntries, AppendResponse, InstallSnapshot, PeerId, SnapshotMeta, StaleTerm, Term
+from pytinykv.raft import (
+    AppendEntries,
+    AppendResponse,
+    InstallSnapshot,
+    PeerId,
+    SnapshotMeta,
+    StaleTerm,
+    Term,
+    TimeoutNow,
+)
 from pytinykv.raftstore import Peer, RaftEnvelope, RaftStoreConfig, StoreId
 from pytinykv.raftstore.errors import StoreFailedError
 from pytinykv.raftstore.operations import COMPARE_AND_SWAP, RAW_CODE
@@ -567,3 +576,17 @@ def test_a_leader_whose_disk_does_not_answer_hands_over(cluster: Cluster) -> Non
     cluster.ticks(5)  # followers hear of the commit by and by
     assert call.succeeded
     assert leader.value(b"k") == b"w"
+
+
+def test_leadership_that_the_first_choice_does_not_take_is_offered_to_others(cluster: Cluster) -> None:
+    leader = cluster.elect(1)
+    cluster.drop = lambda envelope: isinstance(envelope.message, TimeoutNow) and envelope.receiver.store_id == 3
+    leader.disk.is_held = True
+    calls = [cluster.put(1, b"k", b"v")]
+    while cluster.leaders() == [leader]:
+        assert len(calls) < 100, "it is still offered to the same one"
+        cluster.ticks()
+        calls.append(cluster.put(1, b"k", b"v"))
+    assert cluster.leaders() == [cluster.nodes[2]]
+    silent_after = int(leader.running.config.disk_silence_s / leader.running.config.tick_s)
+    assert sum(call.succeeded for call in calls) > silent_after + 5, "between two offers it goes on"

@@ -14,14 +14,15 @@ What a forced exit prints is the report, or the list of what is stuck, and the w
 `Watch` looks for a loop that stands still and for things that only ever grow.
 
 Invariants
-1. From the first signal on, the process ends within `stop_deadline_s + HARD_MARGIN_S` seconds: the watchdog is a thread of
-   its own, hears of signals by itself and needs nothing from the event loop or the main thread.
+1. From the first signal on, the process ends within `stop_deadline_s + FORCED_EXIT_S` seconds: the watchdog is a thread of
+   its own, hears of signals by itself and needs nothing from the event loop, the main thread, or who reads standard error.
 2. Exit status 0 means: every stage of the stop went well and nothing was left behind.
 3. Nothing here runs Python code in a signal context: CPython calls handlers between two instructions of the main thread.
    They only set flags, wake others through sockets that don't block, and write with `os.write`.
 
-Left out: compiled code that does not return and keeps the interpreter's lock: no thread can notice anything then. Whoever
-sent the signal has to follow with SIGKILL, as `children` does.
+Left out: compiled code that kept the interpreter's lock before the signal came, and does not return: no thread can notice
+anything then. Whoever sent the signal has to follow with SIGKILL, as `children` does. (If it takes the lock during the stop,
+the watchdog's last resort ends the process, with status 1.)
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import faulthandler
 import gc
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -67,6 +69,10 @@ SETTLE_S: Final = 0.2
 INTERPRETER_EXIT_S: Final = 3.0
 EXPLAIN_S: Final = 1.0
 """How long drawing the wait-for graph may hold up a forced exit."""
+WRITE_S: Final = 1.0
+"""How long a forced exit waits for somebody to read what it has to say."""
+FORCED_EXIT_S: Final = HARD_MARGIN_S + EXPLAIN_S + WRITE_S
+"""How much longer than its deadline a stop may take at most."""
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 Main = Callable[[Scope], Coroutine[Any, Any, int | None]]
@@ -217,10 +223,8 @@ class _Process:
     # --- being forced -------------------------------------------------------------------------------------------
 
     def _force_hard(self, why: str) -> NoReturn:
-        """The stop did not end in time although it bounds itself: the event loop stands still. Called by the watchdog."""
-        _write_error(f"{self._name}: {why}, exit forced; the event loop stands still; the stacks of all threads:\n")
-        faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
-        _force(self._describe_stuck())
+        """The stop did not end in time although it bounds itself: the main thread stands. Called by the watchdog."""
+        _force(f"{self._name}: {why}, exit forced; the stacks of all threads:\n{_stacks()}{self._describe_stuck()}")
 
     def _describe_stuck(self) -> str:
         """Return what is still there, with where it stands. Reads only, and may be called from any thread."""
@@ -270,7 +274,7 @@ async def _stray_descriptors(opened: dict[int, str]) -> list[Leak]:
     left = await _settled_descriptors(opened)
     told = {number: describe_descriptor(target) for number, target in left.items()}
     if left:
-        _hang_up(left)
+        _hang_up(number for number, target in left.items() if target.startswith("socket:"))
         left = await _settled_descriptors(opened)
     return [
         Leak(LeakKind.DESCRIPTOR, f"{number}: {told.get(number, target)}", UNKNOWN_SITE)
@@ -289,14 +293,14 @@ async def _settled_descriptors(opened: dict[int, str]) -> dict[int, str]:
         await asyncio.sleep(SETTLE_S / 10)
 
 
-def _hang_up(numbers: Iterable[int]) -> None:
-    """Shut down the connections among what is left; whoever has them open still has to close them.
+def _hang_up(sockets: Iterable[int]) -> None:
+    """Shut down the connections that are left; whoever has them open still has to close them.
 
     gRPC keeps the socket of a closed channel until the other end has taken what was being written, which one that is out
     of reach does not (its keepalive would give up after 13 s). Told that the connection is over, gRPC closes it at once.
     What Python code has forgotten stays open, and is an error.
     """
-    for number in numbers:
+    for number in sockets:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
             connection.shutdown(socket.SHUT_RDWR)
 
@@ -317,16 +321,30 @@ def _within(limit_s: float, tell: Callable[[], str]) -> str:
     return told[0] if told else f"who waits for whom could not be told within {limit_s} s"
 
 
+def _stacks() -> str:
+    """Return where all threads stand, as `faulthandler` writes it: into memory, since a pipe may have no reader."""
+    with os.fdopen(os.memfd_create("stacks"), "w+b") as memory:
+        faulthandler.dump_traceback(memory, all_threads=True)
+        memory.seek(0)
+        return memory.read().decode(errors="replace")
+
+
 def _force(text: str) -> NoReturn:
-    """Print `text`, and end the process with status 3, without anything that could wait for somebody."""
+    """Print `text`, and end the process with status 3, without anything that could wait for somebody for long."""
     _write_error(text)
     os._exit(EXIT_FORCED)
 
 
 def _write_error(text: str) -> None:
+    """Write to standard error; leave off what nobody takes within `WRITE_S` seconds (a full pipe, a terminal on hold)."""
     data = text.encode(errors="replace")
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
+    until = time.monotonic() + WRITE_S
     while data:
         try:
-            data = data[os.write(2, data) :]
+            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                return
+            data = data[os.write(2, data[: select.PIPE_BUF]) :]  # for so much there is room, says poll(2)
         except OSError:  # nobody reads it any more
             return

@@ -5,11 +5,14 @@ comes to them, and a stop that only they could begin would never begin. So the w
 interpreter writes each one's number into a socket at the moment it arrives (`signal.set_wakeup_fd`), and the watchdog
 reads it, arms itself, and passes it on to whoever had the socket before, which is the event loop.
 
-What it can't do: run while compiled code keeps the interpreter's lock. Then only SIGKILL helps.
+While compiled code keeps the interpreter's lock it can't run either. So once it is armed, a last resort is too: a thread in C
+that needs no lock prints the stacks and ends the process with status 1 (`faulthandler`). If the lock is held already when
+the signal comes, nobody hears of it until the lock is free, and only SIGKILL helps.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
@@ -21,6 +24,8 @@ from typing import Final, NoReturn
 
 AFTER_SECOND_S: Final = 1.5
 """How long the main thread has to act on a second signal, and to tell who is stuck, before the watchdog does."""
+LAST_RESORT_S: Final = 2.2
+"""How much later than the watchdog the last resort ends the process; it may have to tell who is stuck first."""
 _LOOK: Final = 0
 """Comes where signals come, and is none: something was ordered."""
 _READ_BYTES: Final = 64
@@ -58,7 +63,7 @@ class Watchdog:
 
     def arm(self) -> None:
         """End the process in `limit_s` seconds. Further calls change nothing."""
-        self._is_armed = True
+        self._be_armed()
         self._wake()
 
     def disarm(self) -> None:
@@ -66,6 +71,7 @@ class Watchdog:
         self._is_over = True
         self._wake()
         self._thread.join()
+        faulthandler.cancel_dump_traceback_later()
         self._ear.close()
         self._wakeup.close()
 
@@ -73,12 +79,24 @@ class Watchdog:
     def hearing_signals(self) -> Iterator[None]:
         """Hear of signals while the block lasts. In the main thread, inside of the running loop, which has its own ear."""
         self._pass_on_to = signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        pid = os.getpid()
+        os.register_at_fork(after_in_child=lambda: self._be_deaf_in(pid))
         try:
             yield
         finally:
             signal.set_wakeup_fd(self._pass_on_to, warn_on_full_buffer=False)
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _be_armed(self) -> None:
+        if not self._is_armed:
+            self._is_armed = True
+            faulthandler.dump_traceback_later(self._limit_s + LAST_RESORT_S, exit=True, file=2)
+
+    def _be_deaf_in(self, parent: int) -> None:
+        """In a forked child, whose signals would be heard here: its ear is this process's."""
+        if not self._is_over and os.getppid() == parent:
+            signal.set_wakeup_fd(-1)
 
     def _wake(self) -> None:
         with suppress(BlockingIOError):  # full of signals: it is about to look anyway
@@ -104,7 +122,7 @@ class Watchdog:
                 os.write(self._pass_on_to, bytes([number]))
         if number not in self._signals:
             return
-        self._is_armed = True
+        self._be_armed()
         if self._first_signal_at is None:
             self._first_signal_at = now
         elif self._expires_at is not None and self._repeat_s <= now - self._first_signal_at:

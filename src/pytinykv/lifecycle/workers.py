@@ -6,6 +6,7 @@ import asyncio
 import queue
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class ThreadWorker:
     """A `Worker` with a thread of a scope.
 
     The queue needs no bound of its own: who submits waits for the result before submitting more of the same. When the
-    scope stops, the piece under way is finished and its result delivered while the loop lives; the rest is not begun.
+    scope stops, the piece under way is finished and its result delivered while the loop lives; the rest is not begun, and
+    not kept, as it may hold files open.
     """
 
     def __init__(self, scope: Scope, name: str) -> None:
@@ -62,7 +64,8 @@ class ThreadWorker:
 
     def submit(self, work: Callable[[], T], on_done: Callable[[T | BaseException], None]) -> None:
         """See `Worker`."""
-        self._queue.put((work, on_done))
+        if not self._is_stopped:
+            self._queue.put((work, on_done))
 
     @property
     def busy_s(self) -> float:
@@ -75,10 +78,7 @@ class ThreadWorker:
         self._queue.put(None)
 
     def _run(self) -> None:
-        while not self._is_stopped:
-            item = self._queue.get()
-            if item is None:
-                return
+        while (item := self._queue.get()) is not None and not self._is_stopped:
             work, on_done = item
             result: Any
             self._began_at = time.monotonic()
@@ -90,7 +90,10 @@ class ThreadWorker:
             try:
                 self._loop.call_soon_threadsafe(on_done, result)
             except RuntimeError:  # the loop is closed: nobody waits any more
-                return
+                break
+        with suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
 
 
 class InlineWorker:

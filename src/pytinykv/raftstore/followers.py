@@ -88,9 +88,9 @@ class FollowerWatch:
             if peer.id in matches and matches[peer.id] < (enough if peer.role is PeerRole.LEARNER else truncated)
         )
 
-    def hears(self, leader_id: int, now: float) -> bool:
-        """Say whether a leader was heard of lately."""
-        return self.silent_s(leader_id, now) <= 2 * self._config.election_ticks * self._config.tick_s
+    def hears(self, peer_id: int, now: float) -> bool:
+        """Say whether a peer was heard of lately."""
+        return self.silent_s(peer_id, now) <= 2 * self._config.election_ticks * self._config.tick_s
 
     # --- promotion ----------------------------------------------------------------------------------------------
 

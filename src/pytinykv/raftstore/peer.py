@@ -412,17 +412,26 @@ class RegionPeer:
 
     # --- handing over -------------------------------------------------------------------------------------------
 
-    def hand_over(self, now: float) -> bool:
-        """Give leadership to the follower that is furthest; return whether there is one."""
+    def hand_over(self, now: float, attempt: int = 0) -> bool:
+        """Give leadership to the follower that is furthest; return whether there is one.
+
+        `attempt`: how many were in vain before; each goes to the next follower, since the furthest may not be able to win.
+        """
         if not self.is_leader:
             return False
         progress = self.node.status().progress
-        candidates = [
-            (state.match, peer_id)
-            for peer_id, state in progress.items()
-            if peer_id != self.peer.id and state.recent_active and peer_id in self.node.conf_state.voters
-        ]
-        return bool(candidates) and self.node.transfer_leader(max(candidates)[1], now)
+        candidates = sorted(
+            (
+                (state.match, peer_id)
+                for peer_id, state in progress.items()
+                if peer_id != self.peer.id
+                and peer_id in self.node.conf_state.voters
+                # Not Raft's `recent_active`, which is cleared at each look for a quorum.
+                and self._followers.hears(peer_id, now)
+            ),
+            reverse=True,
+        )
+        return bool(candidates) and self.node.transfer_leader(candidates[attempt % len(candidates)][1], now)
 
     # --- reports ------------------------------------------------------------------------------------------------
 

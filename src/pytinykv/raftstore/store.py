@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+HAND_OVER_EVERY_S = 3.0
+"""Time from one attempt to leave a silent disk to the next; one takes up to an election timeout."""
+
 
 @dataclass
 class StoreCounters:
@@ -129,6 +132,9 @@ class Store:
         self._turn: Turn | None = None
         """The turn that is being run, so that nobody whom it would have answered is forgotten if it fails."""
         self._was_disk_silent = False
+        self._hand_over_attempts = 0
+        """How often the leaderships of a store whose disk is silent were offered to others."""
+        self._hand_over_again_at = 0.0
         self._refuses = False
         self._disk_error: BaseException | None = None
         self.failure: BaseException | None = None
@@ -436,11 +442,13 @@ class Store:
     def _leave_silent_disk(self, turn: Turn) -> None:
         """Hand over what this store leads when its disk does not answer: nothing of it counts here any more.
 
-        A quorum without this store would let it lead on, and the next failure would end that. Tried at each tick: without
-        the leader's own disk, those to whom it can't be handed over are too few to commit anything either.
+        A quorum without this store would let it lead on, and the next failure would end that. While a transfer is tried
+        proposals are dropped, and who is to lead may not be able to win: so one follower after the other is tried, and
+        between the attempts this store leads as well as it can.
         """
         was_silent, self._was_disk_silent = self._was_disk_silent, self.is_disk_silent
         if not self._was_disk_silent:
+            self._hand_over_attempts, self._hand_over_again_at = 0, turn.now
             return
         if not was_silent:
             _log.error(
@@ -448,8 +456,12 @@ class Store:
                 self.store_id,
                 self.syncs.silent_s,
             )
-        for peer in self.peers.values():
-            peer.hand_over(turn.now)
+        if turn.now < self._hand_over_again_at:
+            return
+        offered = [peer for peer in self.peers.values() if peer.hand_over(turn.now, self._hand_over_attempts)]
+        if offered:
+            self._hand_over_attempts += 1
+            self._hand_over_again_at = turn.now + HAND_OVER_EVERY_S
 
     def _sweep(self, turn: Turn) -> None:
         if self._refuses:

@@ -274,11 +274,12 @@ class RocksEngine:
     def _close_database(self, database: Any, columns: list[Any]) -> None:
         """Sync the log and let go. Memtables stay in the log, from which the next `open` takes them.
 
-        Writing them to SST files, as rocksdict would, takes seconds on a busy disk, and nobody could end it in between.
+        Writing them to SST files, as rocksdict would, takes seconds on a busy disk, and nobody could end it in between. What
+        RocksDB is writing anyway, `close` waits for; `cancel_all_background` must not, as it would keep the GIL meanwhile.
         """
         first: Exception | None = None
         release = [handle.close for handle in (database, *columns)]
-        for step in (partial(database.flush_wal, True), partial(database.cancel_all_background, True), *release):
+        for step in (partial(database.flush_wal, True), partial(database.cancel_all_background, False), *release):
             try:
                 step()
             except Exception as error:  # noqa: BLE001 - all handles must be released; the first error is raised below
