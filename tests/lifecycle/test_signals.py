@@ -181,6 +181,29 @@ def test_compiled_code_that_keeps_the_interpreters_lock_during_the_stop() -> Non
     assert "in keep_the_lock" in errors
 
 
+def test_a_signal_to_a_forked_child_is_not_heard_by_its_parent() -> None:
+    process = start("""
+        import os
+        async def main(scope):
+            readable, writable = os.pipe()
+            child = os.fork()
+            if child == 0:
+                signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+                os.write(writable, b"x")
+                time.sleep(60)
+                os._exit(1)
+            os.read(readable, 1)
+            os.close(readable)
+            os.close(writable)
+            os.kill(child, signal.SIGTERM)
+            assert os.waitpid(child, 0)[1] == 0
+            await asyncio.sleep(1.5)  # longer than the watchdog would take
+        serve(main, stop_deadline_s=0.1)
+    """)
+    process.terminate()
+    assert finish(process)[0] == 0
+
+
 def test_standard_error_that_nobody_reads() -> None:
     """A log shipper that stands still blocks the log, then the loop; it must not block the forced exit as well."""
     process = start("""
