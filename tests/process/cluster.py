@@ -2,8 +2,8 @@
 
 Each process keeps its port for life, so that it comes back where its clients look for it. Ports are taken from below the
 range that the kernel gives to outgoing connections: nobody gets one by chance while its process is down. In a `Network`
-that can be harmed they have the addresses that it gives them. Standard output
-and error go to files; `Process.log` is what it logged. All waits have deadlines and end with the process's own words.
+that can be harmed they have the addresses that it gives them. Standard output and error go to files; `Process.log` is what
+it logged. All waits have deadlines and end with the process's own words.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ READY_S: Final = 40.0
 """A loaded machine is slow; a broken process is dead at once, and that is noticed at once."""
 CONVERGED_S: Final = 40.0
 STOP_S: Final = 5.0
-"""From the issue: every process that is told to stop exits within 5 s."""
+"""Every process that is told to stop exits within this."""
 GONE_S: Final = 10.0
 POLL_S: Final = 0.02
 PAGE_S: Final = 1.0

@@ -5,7 +5,7 @@ that blocks without a deadline, waits that go round in a circle, and a stop sign
 package is where the third becomes impossible and the first two become visible.
 
 ```
-signals    run_process: a process from start to exit; signals, watchdog, exit status
+signals    run_process: a process from start to exit; signals, exit status; ends in time by its `watchdog`
   │
 scope      Scope: who owns what, and in which order it ends        stopping   the sequence of one stop
   ├── owned      tasks and threads                                 report     what a stop did, as data and as text
@@ -45,8 +45,10 @@ And the half that explains, when something does not end:
 
 ```
 explain    the wait-for graph of this process, drawn on demand             graph, graph_text   as data, circles, as text
-  ├── standing   what a task or thread waits for                          waits               declared by the code itself
-  ├── fillers    who would end that, read off the code                    waitclock           since when
+  ├── runners    who runs here                                            waits               declared by the code itself
+  ├── standing   what a task or thread waits for, things: in words        waitclock           since when
+  ├── holders    who holds a lock for certain                             strangers           who else could end a wait
+  └── fillers    who would end a wait, read off the code
 watch      a thread: stalled loops, SIGUSR1, what only ever grows          owners              counts by owner
 wiring     refuse components that would wait in a circle
 ```

@@ -8,7 +8,12 @@ disk, and with them everything that makes a failure hard to find twice:
     network     links with latency, loss, duplication, cuts and clogs; connection, rpc: calls and streams over them
     disk        an engine in memory that forgets at a crash what wasn't synced
     world       all of that for one seed, and the check at the end that nothing is left
-    history     what clients asked and saw; checkers judge it
+    nodes       the real programs on these parts; cluster: one of them all
+    nemeses     fault makers; what they share is in faults
+    scenario    a story over a cluster, run with any seed; scenarios: the stories
+    workloads   what clients do; history: what they asked and saw; checkers judge it
+    observers   watchers of Raft's promises, fed with what stores send and write
+    tally       what many histories came to; timeline: one of them, for reading
 """
 
 from __future__ import annotations

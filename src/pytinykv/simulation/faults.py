@@ -1,6 +1,6 @@
-"""What goes wrong, on purpose: tasks of the world (not of any process) that cut, lose, kill and restart.
+"""What stories and nemeses share of the faults in a network: cuts and clogs that come and go by chance.
 
-Each fault maker runs until its `stop` event and leaves the world as it is; the scenario heals it afterwards.
+Each is a task of the world, not of any process, and runs until its `stop` event.
 """
 
 from __future__ import annotations
