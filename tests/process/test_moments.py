@@ -1,4 +1,5 @@
-"""Servers that are told to stop, or killed, at random moments of their start and of their stop.
+"""Servers that are told to stop, or killed, at bad moments: random ones of their start and stop, and in the middle of
+a snapshot, a recovery, a membership change.
 
 Told, they end in time with status 0 and leave nothing behind. Killed, they start again on what they have left, and nothing
 that was acknowledged is lost. `MOMENTS_SEED` chooses the moments again; a failure shows the seed.

@@ -50,7 +50,7 @@ _NAMELESS: Final = "without a name"
 def explain(scope: Scope) -> WaitGraph:
     """Return who waits for whom in this process, as far as the loops of `scope` and the process's threads go.
 
-    Since when, is told where the root scope has a `wait_clock`. Callable from any thread.
+    For how long they have waited is known only where the root scope has a `wait_clock`. Callable from any thread.
     """
     return _Draft(scope).finish()
 

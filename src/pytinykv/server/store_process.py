@@ -1,6 +1,6 @@
 """A store as a process: its premises, and the store in them; and the order in which all of it stops.
 
-stages        1  not serving any more (health), the store's own: refuse, finish, answer the rest, last turn and sync
+stages        1  not serving any more (health), the store's own (`raftstore.stopping`)
 members       2  gRPC server, peer port, links to other stores, connections
 tasks         3  loop, timers, heartbeats
 threads       4  disk, snapshots, status port

@@ -126,7 +126,7 @@ class StoreProgram:
     ) -> KvService:
         """Bring the store up, reachable for clients at `advertise_address`; return what serves them.
 
-        `peer_address` is where other stores send Raft messages, if not to the same.
+        `peer_address` is where other stores send Raft messages; empty: the same.
 
         Raises ClientError (no scheduler, another cluster), EngineError, FormatError.
         """
