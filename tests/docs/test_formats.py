@@ -28,7 +28,7 @@ from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.raftstore.records import ApplyState, RaftLocalState, StoreIdent, encode
 from pytinykv.scheduler import records as scheduler
 from pytinykv.scheduler.state import Meta, ServiceSafePoint, encode_record
-from pytinykv.server.raft_transport import _Hello
+from pytinykv.server.raft_transport import _Greeting
 from pytinykv.storage import DataDirectory, DataKind
 from pytinykv.wire.keys import encode_bytes
 
@@ -57,7 +57,7 @@ EXAMPLES = {
     "add learner 7 on store 8": encode_conf_change(
         MembershipChange(ConfChangeKind.ADD_LEARNER, Peer(PeerId(7), StoreId(8))).to_raft()
     ),
-    "greeting to store 3 of cluster 7": _Hello(7, 3).encode(),
+    "greeting to store 3 of cluster 7": _Greeting(7, 3).encode(),
     "frame: a heartbeat of peer 5 on store 6 to learner 7 on store 8, region 2, term 2, commit 9, round 1, sent at 0.5 s": (
         encode([RaftEnvelope(REGION.id, VOTER, LEARNER, REGION.epoch, HEARTBEAT)])
     ),

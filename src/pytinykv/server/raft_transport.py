@@ -1,7 +1,7 @@
 """What stores send each other: Raft messages over plain TCP frames, snapshots over gRPC.
 
     peer port    frames (`lifecycle.frames`): a greeting, then a turn's messages for one store in each frame
-    store port   `pytinykv.StoreTransport/Snapshot`: one stream per snapshot: greeting, header, the files' bytes; the
+    client port  `pytinykv.StoreTransport/Snapshot`: one stream per snapshot: greeting, header, the files' bytes; the
                  answer says that it arrived whole
 
 Each other store has one link: a task that keeps a connection up, and a short queue for the time until it is. A full
@@ -58,7 +58,7 @@ def _same(data: bytes) -> bytes:
     return data
 
 
-class _Hello(NamedTuple):
+class _Greeting(NamedTuple):
     """Who speaks and who is meant: the first frame of every stream."""
 
     cluster_id: int
@@ -68,7 +68,7 @@ class _Hello(NamedTuple):
         return self.cluster_id.to_bytes(8, "big") + self.to_store.to_bytes(8, "big")
 
     @classmethod
-    def decode(cls, frame: bytes) -> _Hello | None:
+    def decode(cls, frame: bytes) -> _Greeting | None:
         if len(frame) != GREETING_BYTES:
             return None
         return cls(int.from_bytes(frame[:8], "big"), int.from_bytes(frame[8:], "big"))
@@ -122,8 +122,8 @@ class StoreTransport:
         channel = RpcChannel(self._scope, store.address)
         try:
             stream = channel.stream_unary(_SNAPSHOT, serialize=_same, deserialize=_same, buffer=CHUNKS_BUFFERED_MAX)
-            hello = _Hello(self._scheduler.cluster_id, envelope.receiver.store_id)
-            await stream.send(hello.encode(), timeout_s=CHUNK_TIMEOUT_S)
+            greeting = _Greeting(self._scheduler.cluster_id, envelope.receiver.store_id)
+            await stream.send(greeting.encode(), timeout_s=CHUNK_TIMEOUT_S)
             await stream.send(encode(SnapshotHeader(envelope, manifest)), timeout_s=CHUNK_TIMEOUT_S)
             for chunk in snapshot_chunks(manifest, directory):
                 await stream.send(chunk, timeout_s=CHUNK_TIMEOUT_S)
@@ -176,7 +176,7 @@ class _Link:
             store.peer_address or store.address, _no_frames, lambda _closed: self._wake.set(), timeout_s=RETRY_MAX_S
         )
         try:
-            connection.send_nowait(_Hello(self._scheduler.cluster_id, self._store_id).encode())
+            connection.send_nowait(_Greeting(self._scheduler.cluster_id, self._store_id).encode())
             while self._queue:
                 connection.send_nowait(self._queue.popleft())
             self._connection = connection
@@ -225,14 +225,14 @@ def _wrong_greeting(program: StoreProgram, frame: bytes) -> str:
     """Say what is wrong with a stream's first frame; nothing if it is meant for this store."""
     if not program.is_running:
         return "the store is starting"
-    hello = _Hello.decode(frame)
+    greeting = _Greeting.decode(frame)
     store_id = program.store.store_id
-    if hello is None:
+    if greeting is None:
         return "it does not begin with a greeting"
-    if hello != _Hello(program.cluster_id, store_id):
+    if greeting != _Greeting(program.cluster_id, store_id):
         return (
             f"this is store {store_id} of cluster {program.cluster_id}, "
-            f"not store {hello.to_store} of cluster {hello.cluster_id}"
+            f"not store {greeting.to_store} of cluster {greeting.cluster_id}"
         )
     return ""
 
