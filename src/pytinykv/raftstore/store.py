@@ -73,7 +73,7 @@ class StoreCounters:
     operations: int = 0
     """Changes of keys in the proposals."""
     quorum_reads: int = 0
-    """Reads that the lease did not cover."""
+    """Reads that the lease did not cover; those of one frame and region count as one."""
 
 
 class Store:
