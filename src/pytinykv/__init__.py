@@ -1,4 +1,4 @@
-"""pytinykv: TinyKV in Python, a distributed, replicated, transactional key-value store that always stops.
+"""pytinykv: TinyKV in Python, a distributed, replicated key-value store that always stops.
 
     with pytinykv.connect("127.0.0.1:2379") as db:          # async with pytinykv.aio.connect(...) as db: await …
         db.raw.put(b"k", b"v")
