@@ -1,4 +1,4 @@
-"""Spreads the tests over pytest-xdist's workers, and lets property tests take their time.
+"""Spreads the tests over pytest-xdist's workers, lets property tests take their time, and counts simulated histories.
 
 Tests that start servers as processes, or measure, want the machine to themselves: they form one group, so one worker
 runs them one after the other (`--dist loadgroup`) while the other worker does the rest.
