@@ -23,6 +23,11 @@ def test_a_store_dies_between_any_two_steps_on_its_disk(seed: int) -> None:
     run_scenario("power-cuts", seed).check()
 
 
+def test_a_store_that_is_killed_with_work_waiting_holds_no_file_open() -> None:
+    """Found by a soak: a snapshot was given up, and the store died before its worker came to close the file."""
+    run_scenario("disks", 362614530, is_long=True).check()
+
+
 def test_the_faults_are_met_and_not_only_there() -> None:
     counters = [run_scenario("disks", seed).counters for seed in (1, 2)]
     for what in ("ends because of the disk", "files torn", "crashes"):

@@ -223,6 +223,7 @@ class SimWorker:
         self._busy = False
         self._stopped = False
         self._timer: Any = None
+        process.on_death.append(self.stop)  # what it would have done may hold files, which a dead process has no more
 
     def submit(self, work: Callable[[], T], on_done: Callable[[T | BaseException], None]) -> None:
         if self._stopped or not self._process.alive:
