@@ -129,7 +129,7 @@ def test_a_leader_whose_event_loop_waits_for_the_disk_and_a_scheduler(cluster: C
         for process in (leader, scheduler):
             process.send(signal.SIGTERM)
         check_forced(leader)
-        assert "exit forced; the event loop stands still" in leader.log
+        assert "exit forced; the stacks of all threads" in leader.log
         check_forced(scheduler)
         assert "LEFT thread scheduler/scheduler/disk" in scheduler.log
         come_back(cluster, leader, scheduler)
