@@ -213,6 +213,27 @@ def test_a_restarted_peer_keeps_still_because_it_may_have_promised() -> None:
     assert VoteResponse(PeerId(3), PeerId(1), Term(5), granted=True) in peer.take()
 
 
+def released_vote_request(term: int, transfer_at: float) -> VoteRequest:
+    """As from peer 3, whom the leader of the term before has asked to take over."""
+    return VoteRequest(PeerId(1), PeerId(3), Term(term), LogIndex(9), Term(term - 1), transfer_at)
+
+
+def test_a_peer_that_restarted_long_ago_helps_a_transfer() -> None:
+    """What it may have promised before is over, however often its leader has been heard since."""
+    peer = Peer(1, stored(term=3), **CAREFUL)
+    for _ in range(5):
+        peer.step(heartbeat(3, sent_at=peer.now))
+        peer.tick()
+    peer.step(released_vote_request(4, peer.now))
+    assert peer.term == 3, "it may have promised something half a second ago that it does not remember"
+    for _ in range(10):
+        peer.step(heartbeat(3, sent_at=peer.now))
+        peer.tick()
+    peer.take()
+    peer.step(released_vote_request(4, peer.now))
+    assert VoteResponse(PeerId(3), PeerId(1), Term(4), granted=True) in peer.take()
+
+
 def test_a_peer_of_a_group_that_is_being_created_need_not_wait() -> None:
     peer = Peer(1, stored(term=5), fresh=True, **CAREFUL)
     assert peer.campaign() is True

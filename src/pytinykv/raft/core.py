@@ -43,6 +43,8 @@ class Core:
         "dropped_reads",
         "election_elapsed",
         "election_timeout",
+        "forgotten_ticks",
+        "forgotten_until",
         "has_forgotten",
         "heard_elapsed",
         "heard_sent_at",
@@ -82,6 +84,9 @@ class Core:
         self.election_timeout = 0
         self.has_forgotten = config.check_quorum and hard_state.term > 0 and not config.fresh
         """Restarted a moment ago: there may be a promise that is not remembered."""
+        self.forgotten_ticks = config.election_ticks
+        self.forgotten_until = NEVER
+        """What is left of that moment: ticks, and the time, set at the first of them."""
         self.heard_elapsed = 0 if self.has_forgotten else config.election_ticks
         """Ticks since a leader was last heard."""
         self.promise_until = NEVER
@@ -163,10 +168,14 @@ class Core:
 
     def tick_promise(self) -> None:
         """Let time pass for the promises."""
-        if self.has_forgotten and self.heard_elapsed == 0 and self.promise_until == NEVER:
-            self.promise_until = self.now + self.config.promise_s
         self.heard_elapsed += 1
-        if self.has_forgotten and not self.is_promised():
+        if not self.has_forgotten:
+            return
+        if self.forgotten_until == NEVER:
+            self.forgotten_until = self.now + self.config.promise_s
+            self.promise_until = max(self.promise_until, self.forgotten_until)
+        self.forgotten_ticks -= 1
+        if self.forgotten_ticks <= 0 and self.now >= self.forgotten_until:
             self.has_forgotten = False
 
     def is_released_by(self, transfer_at: float | None, campaign_term: Term) -> bool:
