@@ -5,8 +5,8 @@ How writes become durable
 `write` appends the batch to RocksDB's write-ahead log (one `write(2)`, no fsync) and to the memtables; it takes
 microseconds and holds the GIL. `sync` is `flush_wal(sync=True)`: one fsync for everything written before; it releases the
 GIL, so it belongs into a thread of its own while the event loop fills the next batch (group commit).
-To come back from the fsync that thread needs the GIL, for which it waits up to `sys.getswitchinterval()` (5 ms!) while
-the loop is busy: a store process should set 0.2 to 0.5 ms (measured: 10 ms down to 1 to 2 ms per sync, in turns of 1 ms).
+To come back from the fsync that thread needs the GIL, for which it waits up to `sys.getswitchinterval()` (5 ms) while
+the loop is busy. A shorter interval helped in a benchmark of the engine alone and showed no gain in a store, so none is set.
 
 The log is shared by all column families, so recovery replays batches whole and in order. A memtable of one family reaches
 its SST file only after the logs it came from were synced (RocksDB does so when there are several families), so no family
