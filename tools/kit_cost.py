@@ -39,10 +39,10 @@ from pytinykv.lifecycle import Scope, run_process
 from pytinykv.lifecycle import scope as scope_module
 from pytinykv.lifecycle.census import Census
 from pytinykv.lifecycle.children import die_with_parent
-from pytinykv.lifecycle.frames import FrameListener
 from pytinykv.lifecycle.owned import OwnedTask
-from pytinykv.lifecycle.rpc.server import RpcServer
-from pytinykv.lifecycle.stacks import UNKNOWN_SITE
+from pytinykv.transport.frames import FrameListener
+from pytinykv.transport.rpc.server import RpcServer
+from pytinykv.waitgraph.stacks import UNKNOWN_SITE
 
 BARE: Final = "--bare"
 TOOL: Final = str(Path(__file__).resolve())

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from tests.cli.processes import Running, started, tinykv_here, wait_until
 
-from pytinykv.server.wiring import scheduler_wiring, store_wiring
+from pytinykv.server.host.wiring import scheduler_wiring, store_wiring
 
 STUCK = """
 import asyncio, sys
 from prometheus_client import CollectorRegistry
 from pytinykv.lifecycle import run_process
-from pytinykv.server.status import StatusServer
+from pytinykv.server.host.status import StatusServer
 
 class Worker:
     def __init__(self, name):

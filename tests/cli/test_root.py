@@ -52,9 +52,9 @@ def test_help_and_a_client_command_load_no_server_and_nothing_heavy() -> None:
 
 
 def test_a_store_loads_no_scheduler_and_a_scheduler_no_store() -> None:
-    store = run_python("import sys, pytinykv.server.store_process; print(*sys.modules, sep='\\n')").split()
+    store = run_python("import sys, pytinykv.server.host.store_process; print(*sys.modules, sep='\\n')").split()
     assert [name for name in store if name.startswith(("pytinykv.scheduler", "pytinykv.simulation", "rich"))] == []
-    scheduler = run_python("import sys, pytinykv.server.scheduler_process; print(*sys.modules, sep='\\n')").split()
+    scheduler = run_python("import sys, pytinykv.server.host.scheduler_process; print(*sys.modules, sep='\\n')").split()
     assert [name for name in scheduler if name.startswith(("pytinykv.raft", "pytinykv.client", "rich"))] == []
 
 

@@ -16,8 +16,8 @@ import pytinykv
 from pytinykv import aio
 from pytinykv.client import ClientConfig
 from pytinykv.lifecycle import LoopThread, Scope
-from pytinykv.lifecycle.rpc import RpcServer
-from pytinykv.server.grpc_binding import bind_service
+from pytinykv.server.host.grpc_binding import bind_service
+from pytinykv.transport.rpc import RpcServer
 
 CONFIG = ClientConfig(read_attempt_timeout_s=0.3, connect_timeout_s=0.5, stall_timeout_s=0.2)
 

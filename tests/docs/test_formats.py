@@ -28,7 +28,7 @@ from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.raftstore.records import ApplyState, RaftLocalState, StoreIdent, encode
 from pytinykv.scheduler import records as scheduler
 from pytinykv.scheduler.state import Meta, ServiceSafePoint, encode_record
-from pytinykv.server.raft_transport import _Greeting
+from pytinykv.server.host.raft_transport import _Greeting
 from pytinykv.storage import DataDirectory, DataKind
 from pytinykv.wire.keys import encode_bytes
 

@@ -354,7 +354,7 @@ def test_a_connection_on_which_nobody_takes_what_grpc_has_to_say_is_not_left_beh
         accepted = pool.submit(listener.accept)
         accepted.add_done_callback(lambda done: done.result()[0].sendall(windows))
         process = start(f"""
-            from pytinykv.lifecycle.rpc import RpcChannel, StatusError
+            from pytinykv.transport.rpc import RpcChannel, StatusError
 
             async def main(scope):
                 channel = RpcChannel(scope, "127.0.0.1:{listener.getsockname()[1]}")
@@ -374,7 +374,7 @@ def test_a_connection_on_which_nobody_takes_what_grpc_has_to_say_is_not_left_beh
 
 def test_the_counts_before_and_after_are_equal_when_nothing_is_left() -> None:
     process = start("""
-        from pytinykv.lifecycle.rpc import RpcServer
+        from pytinykv.transport.rpc import RpcServer
         async def main(scope):
             await RpcServer(scope, "grpc").start("127.0.0.1:0")
             scope.start("task", forever)

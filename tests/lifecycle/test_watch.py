@@ -17,7 +17,7 @@ from tests.lifecycle.planted import settle, start_two_queues
 from tests.lifecycle.test_signals import finish, start
 
 from pytinykv.lifecycle import Scope
-from pytinykv.lifecycle.owners import GrowthWatch
+from pytinykv.lifecycle.resource_counts import GrowthWatch
 from pytinykv.lifecycle.watch import COUNT_S, TICK_S, Watch
 
 

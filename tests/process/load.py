@@ -24,7 +24,7 @@ from tests.process.cluster import wait_until
 import pytinykv
 from pytinykv import aio
 from pytinykv.client.errors import ClientError
-from pytinykv.lifecycle.rpc.engine import keep_engine
+from pytinykv.transport.rpc.engine import keep_engine
 
 PROGRESS_S: Final = 60.0
 OPERATION_S: Final = 20.0

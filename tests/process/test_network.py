@@ -17,7 +17,7 @@ import pytest
 from tests.process import talker
 from tests.process.network import CLIENT, FINE, Network, Place, Weather, can_have_namespaces
 
-from pytinykv.lifecycle.frames import connect_frames
+from pytinykv.transport.frames import connect_frames
 
 pytestmark = pytest.mark.xdist_group("processes")
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 OWNERS = (
     "src/pytinykv/lifecycle/",  # scopes
+    "src/pytinykv/transport/",  # what gRPC needs
+    "src/pytinykv/waitgraph/",  # looks at tasks and threads
     "src/pytinykv/simulation/",  # owns the loop itself, and fails a history that leaves a task behind
 )
 STARTERS = frozenset({"create_task", "run_in_executor", "set_default_executor", "create_subprocess_exec"})

@@ -193,7 +193,7 @@ class ListenAddress(_AddressType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the address as it was given. Fails, naming it, if it is none."""
         from pytinykv.lifecycle import AddressError
-        from pytinykv.lifecycle.rpc import parse_address
+        from pytinykv.transport.rpc import parse_address
 
         try:
             parse_address(str(value))

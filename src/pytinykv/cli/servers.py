@@ -36,7 +36,7 @@ def scheduler(
     Prints one line, `ready addr=HOST:PORT …`, when it serves. Stops on Ctrl-C and SIGTERM.
     """
     from pytinykv.scheduler import SchedulerConfig, SchedulerError
-    from pytinykv.server.scheduler_process import SchedulerProcessConfig, run_scheduler
+    from pytinykv.server.host.scheduler_process import SchedulerProcessConfig, run_scheduler
 
     advertise = {"advertise_addr": advertise_addr}
     check_addresses(insecure=insecure, advertise=advertise, addr=addr, status_addr=status_addr)
@@ -100,7 +100,7 @@ def store(
     from pytinykv.client.errors import ClientError
     from pytinykv.raftstore import RaftStoreConfig
     from pytinykv.raftstore.errors import RaftStoreError
-    from pytinykv.server.store_process import StoreProcessConfig, run_store
+    from pytinykv.server.host.store_process import StoreProcessConfig, run_store
 
     check_addresses(
         insecure=insecure,

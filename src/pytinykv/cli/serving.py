@@ -15,9 +15,9 @@ import msgspec
 
 from pytinykv.cli.options import ListenAddress, config_option, log_option, option
 from pytinykv.lifecycle import AddressError, LifecycleError, Scope, StopReport, run_process
-from pytinykv.lifecycle.rpc import parse_address
-from pytinykv.lifecycle.rpc.address import Address, check_may_listen
 from pytinykv.storage import EngineError
+from pytinykv.transport.rpc import parse_address
+from pytinykv.transport.rpc.address import Address, check_may_listen
 
 _log = logging.getLogger(__name__)
 

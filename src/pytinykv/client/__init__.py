@@ -43,10 +43,10 @@ from pytinykv.client.errors import (
     UndeterminedError,
     UnsupportedError,
 )
-from pytinykv.client.heartbeat_stream import HeartbeatStream
+from pytinykv.client.pd.heartbeat_stream import HeartbeatStream
+from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.client.raw import AsyncRawClient, AsyncScan
 from pytinykv.client.region_cache import Region
-from pytinykv.client.scheduler_client import SchedulerClient
 from pytinykv.client.sync_client import Client, RawClient, Scan, connect
 
 __all__ = [

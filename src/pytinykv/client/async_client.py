@@ -12,9 +12,9 @@ from typing import Any, Self
 from pytinykv.client.arguments import checked_timeout
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import ClientClosedError
+from pytinykv.client.executor import Router
+from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.client.raw import AsyncRawClient
-from pytinykv.client.routing import Router
-from pytinykv.client.scheduler_client import SchedulerClient
 from pytinykv.lifecycle import Scope, StopReport
 from pytinykv.wire import Connector
 

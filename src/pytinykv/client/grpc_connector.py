@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from pytinykv.client.errors import ClientForkedError
 from pytinykv.lifecycle import LifecycleError, Scope
-from pytinykv.lifecycle.rpc import ForkedEngineError, RpcChannel, RpcStream, StatusError, refuse_forked
+from pytinykv.transport.rpc import ForkedEngineError, RpcChannel, RpcStream, StatusError, refuse_forked
 from pytinykv.wire import BidiStream, MethodSpec, RpcError, StatusCode, service_methods
 
 

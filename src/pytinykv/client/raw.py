@@ -34,7 +34,7 @@ from pytinykv.client.commands import (
     RawTtl,
 )
 from pytinykv.client.errors import ClientError, UndeterminedError
-from pytinykv.client.routing import Batch, Router
+from pytinykv.client.executor import Batch, Router
 from pytinykv.client.scanning import ScanPager
 
 

@@ -14,7 +14,7 @@ from collections import deque
 
 from pytinykv.client.commands import KeyRange, Pair, RawScan
 from pytinykv.client.config import ClientConfig
-from pytinykv.client.routing import Router
+from pytinykv.client.executor import Router
 from pytinykv.wire.keys import next_key
 
 FIRST_PAGE_ROWS = 16

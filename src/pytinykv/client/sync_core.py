@@ -40,7 +40,7 @@ from pytinykv.client.errors import (
     UndeterminedError,
     refuse_forked_child,
 )
-from pytinykv.client.routing import Trouble
+from pytinykv.client.executor import Trouble
 from pytinykv.lifecycle import LifecycleError, LoopThread, Scope
 from pytinykv.wire import Connector
 

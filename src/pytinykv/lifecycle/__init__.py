@@ -56,7 +56,6 @@ wiring     refuse components that would wait in a circle
 
 from __future__ import annotations
 
-from pytinykv.lifecycle.bridge import LoopThread
 from pytinykv.lifecycle.children import OwnedChild, die_with_parent, start_child
 from pytinykv.lifecycle.clock import Clock, SystemClock
 from pytinykv.lifecycle.errors import (
@@ -66,13 +65,14 @@ from pytinykv.lifecycle.errors import (
     ScopeStoppedError,
     TaskCancelledError,
 )
+from pytinykv.lifecycle.loop_thread import LoopThread
 from pytinykv.lifecycle.owned import OwnedTask, OwnedThread
 from pytinykv.lifecycle.report import Leak, LeakKind, Outcome, StageResult, StopReport
 from pytinykv.lifecycle.scope import Member, Scope
 from pytinykv.lifecycle.signals import EXIT_CLEAN, EXIT_ERROR, EXIT_FORCED, leave_process, run_process
-from pytinykv.lifecycle.waits import OwnedLock, Signal, declare, waiting_for
 from pytinykv.lifecycle.wiring import WhenFull, Wiring, WiringError
 from pytinykv.lifecycle.workers import InlineWorker, ThreadWorker, Worker, result_of
+from pytinykv.waitgraph.waits import OwnedLock, Signal, declare, waiting_for
 
 __all__ = [
     "EXIT_CLEAN",

@@ -30,7 +30,7 @@ from typing import IO, Final
 from pytinykv.lifecycle.errors import ChildStartError
 from pytinykv.lifecycle.report import Leak, LeakKind
 from pytinykv.lifecycle.scope import Scope
-from pytinykv.lifecycle.stacks import CallSite, call_site
+from pytinykv.waitgraph.stacks import CallSite, call_site
 
 PARENT_PID_VARIABLE: Final = "TINYKV_PARENT_PID"
 STOP_DEADLINE_S: Final = 5.0

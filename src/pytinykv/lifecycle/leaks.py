@@ -37,8 +37,8 @@ import uvloop
 from pytinykv.lifecycle.census import child_pids, open_descriptors
 from pytinykv.lifecycle.children import running_children
 from pytinykv.lifecycle.report import Leak, LeakKind
-from pytinykv.lifecycle.rpc.engine import engine_descriptors
-from pytinykv.lifecycle.stacks import UNKNOWN_SITE, CallSite, await_chain, call_sites, thread_stack
+from pytinykv.transport.rpc.engine import engine_descriptors
+from pytinykv.waitgraph.stacks import UNKNOWN_SITE, CallSite, await_chain, call_sites, thread_stack
 
 SETTLE_S: Final = 1.0
 """How long something may take to end that was told to, counted in real time: this is for tests, on real machines."""

@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from pytinykv.lifecycle.errors import TaskCancelledError
 from pytinykv.lifecycle.report import Leak, LeakKind
-from pytinykv.lifecycle.stacks import CallSite, await_chain, thread_stack
+from pytinykv.waitgraph.stacks import CallSite, await_chain, thread_stack
 
 T = TypeVar("T")
 

@@ -8,10 +8,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pytinykv.lifecycle.census import Census
-from pytinykv.lifecycle.stacks import CallSite
+from pytinykv.waitgraph.stacks import CallSite
 
 if TYPE_CHECKING:
-    from pytinykv.lifecycle.graph import WaitGraph
+    from pytinykv.waitgraph.graph import WaitGraph
 
 
 class Outcome(StrEnum):

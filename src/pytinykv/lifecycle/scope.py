@@ -37,11 +37,11 @@ from pytinykv.lifecycle.census import Census, take_census
 from pytinykv.lifecycle.errors import LifecycleError, ScopeStoppedError
 from pytinykv.lifecycle.owned import OwnedTask, OwnedThread
 from pytinykv.lifecycle.report import Leak, StopReport
-from pytinykv.lifecycle.stacks import call_site
 from pytinykv.lifecycle.stopping import StopSequence
+from pytinykv.waitgraph.stacks import call_site
 
 if TYPE_CHECKING:
-    from pytinykv.lifecycle.waitclock import WaitClock
+    from pytinykv.waitgraph.wait_clock import WaitClock
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -49,12 +49,12 @@ import uvloop
 
 from pytinykv.lifecycle.census import child_pids, counted_descriptors, take_census
 from pytinykv.lifecycle.children import die_with_parent
-from pytinykv.lifecycle.owners import describe_descriptor
 from pytinykv.lifecycle.report import Leak, LeakKind, StopReport
+from pytinykv.lifecycle.resource_counts import describe_descriptor
 from pytinykv.lifecycle.scope import Scope
-from pytinykv.lifecycle.stacks import UNKNOWN_SITE, await_chain, thread_stack
 from pytinykv.lifecycle.watch import Watch, signal_for_graph
 from pytinykv.lifecycle.watchdog import Watchdog
+from pytinykv.waitgraph.stacks import UNKNOWN_SITE, await_chain, thread_stack
 
 EXIT_CLEAN: Final = 0
 EXIT_ERROR: Final = 1

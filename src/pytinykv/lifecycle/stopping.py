@@ -17,11 +17,11 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
 
 from pytinykv.lifecycle.report import Leak, LeakKind, Outcome, StageResult, StopReport
-from pytinykv.lifecycle.stacks import CallSite, await_chain
+from pytinykv.waitgraph.stacks import CallSite, await_chain
 
 if TYPE_CHECKING:
-    from pytinykv.lifecycle.graph import WaitGraph
     from pytinykv.lifecycle.scope import Member, Scope, Stage, StageFunction
+    from pytinykv.waitgraph.graph import WaitGraph
 
 MOMENT_S: Final = 0.05
 PATIENCE_S: Final = 1.0
@@ -211,7 +211,7 @@ class StopSequence:
             report.graph is not None for child in self.child_reports for report in child.walk()
         ):
             return
-        from pytinykv.lifecycle.explain import explain
+        from pytinykv.waitgraph.explain import explain
 
         try:
             self.graph = explain(self._scope.root)

@@ -30,12 +30,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from pytinykv.lifecycle.explain import explain
-from pytinykv.lifecycle.graph_text import render_circles
-from pytinykv.lifecycle.owners import GrowthWatch, count_owned
+from pytinykv.lifecycle.resource_counts import GrowthWatch, count_owned
 from pytinykv.lifecycle.scope import Scope
-from pytinykv.lifecycle.stacks import thread_stack
-from pytinykv.lifecycle.waitclock import WaitClock
+from pytinykv.waitgraph.explain import explain
+from pytinykv.waitgraph.graph_text import render_circles
+from pytinykv.waitgraph.stacks import thread_stack
+from pytinykv.waitgraph.wait_clock import WaitClock
 
 TICK_S: Final = 0.25
 STALL_S: Final = 1.0

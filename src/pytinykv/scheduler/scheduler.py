@@ -21,6 +21,7 @@ from typing import Self, cast
 import msgspec
 
 from pytinykv.lifecycle import Clock, InlineWorker, Scope, Worker
+from pytinykv.scheduler.allocators import Windows
 from pytinykv.scheduler.cluster import Cluster
 from pytinykv.scheduler.commands import (
     Bootstrap,
@@ -57,7 +58,6 @@ from pytinykv.scheduler.replica_checker import ReplicaChecker
 from pytinykv.scheduler.state import ServiceSafePoint, State, load_regions, load_state
 from pytinykv.scheduler.stores import StoreInfo
 from pytinykv.scheduler.tso import Issued
-from pytinykv.scheduler.windows import Windows
 from pytinykv.storage import Engine
 
 _log = logging.getLogger(__name__)

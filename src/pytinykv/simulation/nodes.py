@@ -19,8 +19,8 @@ from pytinykv.lifecycle import Scope, StopReport
 from pytinykv.raftstore.errors import FormatError
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.scheduler import Scheduler
-from pytinykv.server.gate import Gate
-from pytinykv.server.pd_service import PdService
+from pytinykv.server.host.startup_gate import Gate
+from pytinykv.server.pd.service import PdService
 from pytinykv.simulation.clock import SimClock
 from pytinykv.simulation.disk import SimDisk, SimWorker
 from pytinykv.simulation.errors import SimulationError, Violation

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from pytinykv.lifecycle import Scope
 from pytinykv.raftstore.config import RaftStoreConfig
-from pytinykv.server.gate import Gate
-from pytinykv.server.store_program import StorePorts, StoreProgram
+from pytinykv.server.host.startup_gate import Gate
+from pytinykv.server.host.store_program import StorePorts, StoreProgram
 from pytinykv.simulation.disk import SimWorker
 from pytinykv.simulation.nodes import SCHEDULER_ADDRESS, STOP_DEADLINE_S, Node
 from pytinykv.simulation.process import Process

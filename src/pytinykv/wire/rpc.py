@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pytinykv.lifecycle.status_code import StatusCode
+from pytinykv.transport.status_code import StatusCode
 
 __all__ = ["RpcError", "StatusCode"]
 

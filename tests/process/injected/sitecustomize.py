@@ -23,8 +23,8 @@ from typing import Any
 
 from pytinykv.raftstore import peer, recovery
 from pytinykv.raftstore.snapshots import SnapshotReceiver
-from pytinykv.server import scheduler_process
-from pytinykv.server.pd_service import PdService
+from pytinykv.server.host import scheduler_process
+from pytinykv.server.pd.service import PdService
 from pytinykv.storage.rocks import RocksEngine
 
 _libc = ctypes.CDLL(None)

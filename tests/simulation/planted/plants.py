@@ -30,7 +30,7 @@ from pytinykv.raftstore.turn import Turn
 from pytinykv.scheduler.ids import IdAllocator
 from pytinykv.scheduler.regions import RegionMap
 from pytinykv.scheduler.tso import TimestampOracle
-from pytinykv.server import batch_frames
+from pytinykv.server.kv import batch_frames
 
 Patch = pytest.MonkeyPatch
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytinykv.lifecycle.children import start_child
-from pytinykv.lifecycle.rpc import RpcChannel, StatusError
+from pytinykv.transport.rpc import RpcChannel, StatusError
 
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope

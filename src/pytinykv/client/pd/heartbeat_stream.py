@@ -1,0 +1,106 @@
+"""A store's region heartbeats to whoever leads the scheduler: a stream that comes back by itself.
+
+Heartbeats are soft state. While no stream is up they are dropped (`send_nowait` says so); when one comes up, the owner is
+told and reports everything anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pytinykv.client.backoff import NO_DEADLINE, Backoff
+from pytinykv.client.errors import ClientClosedError, SchedulerUnavailableError
+from pytinykv.lifecycle import Scope
+from pytinykv.wire import BidiStream, Connector, RpcError
+from pytinykv.wire.pb import pdpb_pb2
+
+if TYPE_CHECKING:
+    from pytinykv.client.pd.scheduler_client import SchedulerClient
+
+_log = logging.getLogger(__name__)
+
+REGION_HEARTBEAT = "/pdpb.PD/RegionHeartbeat"
+SEARCH_TIMEOUT_S = 5.0
+
+OnResponse = Callable[[pdpb_pb2.RegionHeartbeatResponse], object]
+OnConnected = Callable[[], object]
+
+
+class HeartbeatStream:
+    """See the module. One task, from the start until `close` or the scope's stop."""
+
+    def __init__(
+        self,
+        scheduler: SchedulerClient,
+        *,
+        connector: Connector,
+        scope: Scope,
+        backoff: Callable[[float], Backoff],
+        on_response: OnResponse,
+        on_connected: OnConnected | None,
+    ) -> None:
+        self._scheduler = scheduler
+        self._connector = connector
+        self._backoff = backoff
+        self._on_response = on_response
+        self._on_connected = on_connected
+        self._stream: BidiStream | None = None
+        self._closed = False
+        self._task = scope.start("region-heartbeats", self._run)
+
+    @property
+    def up(self) -> bool:
+        """Whether a stream is open, as far as known here."""
+        return self._stream is not None
+
+    def send_nowait(self, heartbeat: pdpb_pb2.RegionHeartbeatRequest) -> bool:
+        """Send one heartbeat (its header is filled in here); False if it was dropped."""
+        if self._stream is None:
+            return False
+        heartbeat.header.CopyFrom(self._scheduler.header())
+        try:
+            self._stream.send_nowait(heartbeat)
+        except RpcError as error:
+            _log.debug("heartbeat of region %d dropped: %s", heartbeat.region.id, error)
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the stream. Twice is fine."""
+        self._closed = True
+        self._drop_stream()
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        backoff = self._backoff(NO_DEADLINE)
+        address = ""
+        while not self._closed:
+            try:
+                deadline = asyncio.get_running_loop().time() + SEARCH_TIMEOUT_S
+                address = await self._scheduler.wait_leader(deadline, self._backoff(deadline))
+                self._stream = self._connector.stream(address, REGION_HEARTBEAT)
+                if self._on_connected is not None:
+                    self._on_connected()
+                while True:
+                    response = await self._stream.receive()
+                    backoff = self._backoff(NO_DEADLINE)
+                    assert isinstance(response, pdpb_pb2.RegionHeartbeatResponse)
+                    self._on_response(response)
+            except RpcError as error:
+                _log.info("region heartbeats to %s broke: %s", address, error)
+                self._scheduler.lose_leader(address)
+            except SchedulerUnavailableError as error:
+                _log.info("region heartbeats find no scheduler: %s", error)
+            except ClientClosedError:
+                return
+            finally:
+                self._drop_stream()
+            await backoff.pause()
+
+    def _drop_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None

@@ -1,0 +1,181 @@
+"""Timestamps over one `Tso` stream: callers that come while a request is under way share the next one.
+
+    get(1) ─┐                       ┌► [t1]
+    get(3) ─┼─► one TsoRequest(5) ──┼► [t2 t3 t4]      the answer names the last of the batch: t5
+    get(1) ─┘                       └► [t5]
+
+One request is under way at a time, so an answer always belongs to the batch at hand, and a broken stream loses only
+timestamps that nobody has seen: the batch is asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pytinykv.client.backoff import NO_DEADLINE, Backoff
+from pytinykv.client.errors import ClientClosedError, ClientError, SchedulerError, SchedulerUnavailableError
+from pytinykv.lifecycle import Scope
+from pytinykv.wire import BidiStream, Connector, RpcError, StatusCode
+from pytinykv.wire.pb import pdpb_pb2
+from pytinykv.wire.timestamp import LOGICAL_MAX, Timestamp, compose
+
+if TYPE_CHECKING:
+    from pytinykv.client.pd.scheduler_client import SchedulerClient
+
+_log = logging.getLogger(__name__)
+
+TSO = "/pdpb.PD/Tso"
+BATCH_COUNT_MAX = 10_000
+ANSWER_TIMEOUT_S = 3.0
+SEARCH_TIMEOUT_S = 5.0
+"""Deadline of a search for the leader; the callers have deadlines of their own."""
+
+_Waiter = tuple[int, "asyncio.Future[list[Timestamp]]"]
+
+
+class TimestampStream:
+    """See the module. Runs one task while anybody waits, none otherwise."""
+
+    def __init__(
+        self,
+        scheduler: SchedulerClient,
+        *,
+        connector: Connector,
+        scope: Scope,
+        backoff: Callable[[float], Backoff],
+    ) -> None:
+        self._scheduler = scheduler
+        self._connector = connector
+        self._scope = scope
+        self._backoff = backoff
+        self._waiting: deque[_Waiter] = deque()
+        self._batch: list[_Waiter] = []
+        """Those whom the request under way is for."""
+        self._stream: BidiStream | None = None
+        self._stream_address = ""
+        self._running = False
+        self._closed = False
+        self._last = 0
+
+    async def get(self, count: int, deadline: float) -> list[Timestamp]:
+        """Return `count` ascending timestamps, or raise `SchedulerUnavailableError` at `deadline` (loop time)."""
+        if count > LOGICAL_MAX:
+            raise SchedulerError(f"{count} timestamps at once are too many; at most {LOGICAL_MAX}")
+        future: asyncio.Future[list[Timestamp]] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            raise ClientClosedError("the client is closed; make a new one")
+        self._waiting.append((count, future))
+        if not self._running and not self._scope.stopping:
+            self._running = True
+            self._scope.start("timestamps", self._run)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await future
+        except TimeoutError:
+            raise SchedulerUnavailableError(
+                f"no timestamp in time from {self._scheduler!r}; check that a scheduler runs there"
+            ) from None
+
+    def close(self) -> None:
+        """Fail everybody who waits."""
+        self._closed = True
+        self._drop_stream()
+        self._fail_all(ClientClosedError("the client was closed"))
+
+    async def _run(self) -> None:
+        try:
+            while not self._closed and (batch := self._next_batch()):
+                self._batch = batch
+                await self._serve(batch)
+        finally:
+            self._running = False
+            if self._scope.stopping:
+                self.close()
+
+    def _next_batch(self) -> list[_Waiter]:
+        batch: list[_Waiter] = []
+        total = 0
+        while self._waiting and (not batch or total + self._waiting[0][0] <= BATCH_COUNT_MAX):
+            waiter = self._waiting.popleft()
+            if not waiter[1].done():
+                batch.append(waiter)
+                total += waiter[0]
+        return batch
+
+    async def _serve(self, batch: list[_Waiter]) -> None:
+        backoff = self._backoff(NO_DEADLINE)
+        count = sum(waiter[0] for waiter in batch)
+        while batch and not self._closed:
+            try:
+                timestamps = await self._request(count, backoff)
+            except (RpcError, TimeoutError) as error:
+                _log.info("timestamps from %s failed: %s", self._stream_address, error)
+                self._drop_stream()
+                self._scheduler.lose_leader(self._stream_address)
+                await backoff.pause()
+            except SchedulerUnavailableError as error:
+                _log.info("%s", error)
+            except ClientError as error:
+                _fail(batch, error)
+                return
+            else:
+                _hand_out(batch, timestamps)
+                return
+            batch = [waiter for waiter in batch if not waiter[1].done()]
+        _fail(batch, ClientClosedError("the client was closed"))
+
+    async def _request(self, count: int, backoff: Backoff) -> range:
+        """Ask for `count` timestamps and return them as packed integers."""
+        loop = asyncio.get_running_loop()
+        address = await self._scheduler.wait_leader(loop.time() + SEARCH_TIMEOUT_S, backoff)
+        if self._stream is None or address != self._stream_address:
+            self._drop_stream()
+            self._stream_address = address
+            self._stream = self._connector.stream(address, TSO)
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            self._stream.send_nowait(pdpb_pb2.TsoRequest(header=self._scheduler.header(), count=count))
+            reply = await self._stream.receive()
+        assert isinstance(reply, pdpb_pb2.TsoResponse)
+        if reply.header.HasField("error") and reply.header.error.type != pdpb_pb2.OK:
+            raise RpcError(StatusCode.UNAVAILABLE, reply.header.error.message)
+        return self._unpack(reply, count)
+
+    def _unpack(self, reply: pdpb_pb2.TsoResponse, count: int) -> range:
+        if reply.count != count:
+            raise RpcError(StatusCode.INTERNAL, f"asked for {count} timestamps, got {reply.count}")
+        last = compose(reply.timestamp.physical, reply.timestamp.logical)
+        first = last - count + 1
+        if first <= self._last:
+            raise SchedulerError(
+                f"the scheduler at {self._stream_address} went back in time: timestamp {first} after {self._last}"
+            )
+        self._last = last
+        return range(first, last + 1)
+
+    def _drop_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _fail_all(self, error: ClientError) -> None:
+        _fail(self._batch, error)
+        _fail(self._waiting, error)
+        self._waiting.clear()
+
+
+def _hand_out(batch: list[_Waiter], timestamps: range) -> None:
+    at = 0
+    for count, future in batch:
+        if not future.done():
+            future.set_result([Timestamp(value) for value in timestamps[at : at + count]])
+        at += count
+
+
+def _fail(waiters: list[_Waiter] | deque[_Waiter], error: ClientError) -> None:
+    for _, future in waiters:
+        if not future.done():
+            future.set_exception(error)

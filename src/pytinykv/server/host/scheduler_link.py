@@ -1,0 +1,139 @@
+"""A store's side of the talk with the scheduler: heartbeats out, orders in.
+
+Region heartbeats go out whenever a leader's region changes and every few seconds; the answers are the scheduler's orders
+(add a peer, remove one, hand over leadership). Store heartbeats tell that the store lives and how full its disk is. All of
+it is soft: what gets lost is said again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pytinykv.client.errors import ClientError, StoreTombstoneError
+from pytinykv.raft import ConfChangeKind, PeerId
+from pytinykv.raftstore import MembershipChange, RegionId, RegionReport
+from pytinykv.raftstore.convert import peer_from_pb, peer_to_pb, region_from_pb, region_to_pb
+from pytinykv.wire.pb import eraftpb_pb2, pdpb_pb2
+
+if TYPE_CHECKING:
+    from pytinykv.client.pd.scheduler_client import SchedulerClient
+    from pytinykv.lifecycle import Clock, Scope
+    from pytinykv.raftstore import Region, Store
+
+_log = logging.getLogger(__name__)
+
+_KINDS = {
+    eraftpb_pb2.ConfChangeType.AddNode: ConfChangeKind.ADD_VOTER,
+    eraftpb_pb2.ConfChangeType.RemoveNode: ConfChangeKind.REMOVE,
+    eraftpb_pb2.ConfChangeType.AddLearnerNode: ConfChangeKind.ADD_LEARNER,
+}
+
+DiskUsage = Callable[[], tuple[int, int]]
+"""Returns (capacity, available) of the store's disk in bytes."""
+
+
+class SchedulerReporter:
+    """Implements `raftstore.SchedulerLink`; `attach` gives it the store, which is made after it."""
+
+    def __init__(self, client: SchedulerClient, *, scope: Scope, clock: Clock, disk_usage: DiskUsage) -> None:
+        self._client = client
+        self._scope = scope
+        self._clock = clock
+        self._disk_usage = disk_usage
+        self._started_s = clock.wall_ms() // 1000
+        self._store: Store | None = None
+        self._asking: set[int] = set()
+        self._failing_since: float | None = None
+
+    def attach(self, store: Store) -> None:
+        """Start to report for this store."""
+        self._store = store
+        self._heartbeats = self._client.region_heartbeats(self._on_order, store.report_all)
+        self._scope.start("store-heartbeat", self._report_store, store)
+
+    # --- raftstore.SchedulerLink --------------------------------------------------------------------------------
+
+    def report_region(self, report: RegionReport) -> None:
+        """Send a region heartbeat; lost when no scheduler is connected, and repeated when one is."""
+        if self._store is None:
+            return
+        self._heartbeats.send_nowait(report_to_pb(report))
+
+    def ask_membership(self, region_id: RegionId, on_answer: Callable[[Region], None]) -> None:
+        """Ask the scheduler for a region; at most one question per region at a time, and none while the store stops."""
+        if region_id not in self._asking and not self._scope.stopping:
+            self._asking.add(region_id)
+            self._scope.start(f"ask-membership-{region_id}", self._ask_membership, region_id, on_answer)
+
+    async def _ask_membership(self, region_id: RegionId, on_answer: Callable[[Region], None]) -> None:
+        try:
+            found = await self._client.get_region_by_id(region_id)
+        except ClientError as error:
+            _log.info("region %d: membership not answered: %s", region_id, error)
+        else:
+            if found is not None:
+                on_answer(region_from_pb(found.meta))
+        finally:
+            self._asking.discard(region_id)
+
+    # --- orders and store heartbeats ----------------------------------------------------------------------------
+
+    def _on_order(self, order: pdpb_pb2.RegionHeartbeatResponse) -> None:
+        assert self._store is not None
+        region_id = RegionId(order.region_id)
+        if order.HasField("change_peer"):
+            change = order.change_peer
+            kind = _KINDS.get(change.change_type)
+            if kind is not None:
+                self._store.change_membership(
+                    region_id,
+                    MembershipChange(kind, peer_from_pb(change.peer)),
+                    conf_ver=order.region_epoch.conf_ver if order.HasField("region_epoch") else None,
+                )
+        elif order.HasField("transfer_leader"):
+            self._store.transfer_leader(region_id, PeerId(order.transfer_leader.peer.id))
+
+    async def _report_store(self, store: Store) -> None:
+        """Report until the scope stops. Raises StoreTombstoneError when the scheduler has buried this store."""
+        while True:
+            try:
+                await self._client.store_heartbeat(self._stats(store), timeout_s=store.config.store_heartbeat_s * 3)
+            except StoreTombstoneError:
+                raise
+            except ClientError as error:
+                if self._failing_since is None:
+                    _log.warning("store heartbeats fail, clients are served all the same: %s", error)
+                    self._failing_since = self._clock.monotonic()
+            else:
+                if self._failing_since is not None:
+                    _log.info("store heartbeats work again after %.1f s", self._clock.monotonic() - self._failing_since)
+                    self._failing_since = None
+            await asyncio.sleep(store.config.store_heartbeat_s)
+
+    def _stats(self, store: Store) -> pdpb_pb2.StoreStats:
+        capacity, available = self._disk_usage()
+        return pdpb_pb2.StoreStats(
+            store_id=store.store_id,
+            capacity=capacity,
+            available=available,
+            used_size=max(0, capacity - available),
+            region_count=len(store.peers),
+            is_busy=store.is_disk_silent,
+            start_time=self._started_s,
+        )
+
+
+def report_to_pb(report: RegionReport) -> pdpb_pb2.RegionHeartbeatRequest:
+    return pdpb_pb2.RegionHeartbeatRequest(
+        region=region_to_pb(report.region),
+        leader=peer_to_pb(report.leader),
+        term=report.term,
+        down_peers=[
+            pdpb_pb2.PeerStats(peer=peer_to_pb(peer), down_seconds=int(seconds)) for peer, seconds in report.down_peers
+        ],
+        pending_peers=[peer_to_pb(peer) for peer in report.pending_peers],
+        approximate_size=report.approximate_size_bytes,
+    )

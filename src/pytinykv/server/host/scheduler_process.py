@@ -1,0 +1,62 @@
+"""The scheduler as a process: its premises, and the scheduler in them; stopped in the order of `store_process`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pytinykv.lifecycle import SystemClock, ThreadWorker
+from pytinykv.scheduler import Scheduler, SchedulerConfig
+from pytinykv.server.host.metrics import SchedulerMetrics
+from pytinykv.server.host.server_base import Premises, ServerConfig
+from pytinykv.server.host.wiring import scheduler_wiring
+from pytinykv.server.pd.service import PdService
+from pytinykv.storage import DataKind
+
+if TYPE_CHECKING:
+    from pytinykv.lifecycle import Scope
+
+PD = "pdpb.PD"
+STOP_DEADLINE_S = 3.0
+DISK_SILENCE_S = 2.0
+"""A scheduler that has waited this long for a sync says so (`/healthz`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerProcessConfig(ServerConfig):
+    """What a scheduler process is started with."""
+
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+
+
+async def run_scheduler(
+    config: SchedulerProcessConfig, scope: Scope, on_ready: Callable[[dict[str, object]], None]
+) -> None:
+    """Bring a scheduler up in `scope`; return when it serves, after `on_ready` got what the ready line tells.
+
+    Raises DataDirectoryError, EngineError, AddressError, each saying what and what to do.
+    """
+    scheduler_wiring().check()
+    premises = Premises(config, scope, kind=DataKind.SCHEDULER, service=PD, stop_deadline_s=STOP_DEADLINE_S)
+    inner = premises.scope
+    disk = ThreadWorker(inner, "disk")
+    address = await premises.listen()
+    scheduler = Scheduler.open(
+        premises.engine,
+        SystemClock(),
+        config.scheduler,
+        scope=inner,
+        worker=disk,
+        on_failure=lambda error: scope.fail("scheduler", error),
+    )
+    premises.directory.claim(cluster_id=scheduler.cluster_id)
+    inner.on_stop("decide nothing any more", scheduler.stop)
+    premises.registry.register(SchedulerMetrics(scheduler))
+    status_address = premises.open_status(lambda: _problem(disk))
+    premises.serve(PdService(scheduler, inner, client_url=f"http://{address}"))
+    on_ready({"addr": address, "status": status_address, "cluster": scheduler.cluster_id})
+
+
+def _problem(disk: ThreadWorker) -> str:
+    return f"the disk has not answered a sync for {disk.busy_s:.1f} s" if disk.busy_s >= DISK_SILENCE_S else ""

@@ -1,0 +1,127 @@
+"""What every server process stands on: its data directory and engine, its gRPC port, its status port.
+
+All of it but the engine and the directory belongs to a scope of its own, which stops first:
+
+    process's scope ── stages: stop the server's scope → close the engine → let go of the data directory
+         └── server's scope ── stages: not serving any more (health) → the server's own, in the order of their making
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+
+from pytinykv.server.host.grpc_binding import bind_service
+from pytinykv.server.host.health import HealthService
+from pytinykv.server.host.metrics import OwnerMetrics
+from pytinykv.server.host.startup_gate import Gate
+from pytinykv.server.host.status import StatusServer
+from pytinykv.storage import DataDirectory, DataDirectoryMismatchError, DataKind, RocksEngine
+from pytinykv.transport.rpc import RpcServer
+from pytinykv.wire.limits import MESSAGE_BYTES_MAX
+
+if TYPE_CHECKING:
+    from pytinykv.lifecycle import Scope
+    from pytinykv.server.host.status import Pages
+    from pytinykv.wire import Service
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """What every server process is started with; addresses are host:port, port 0 picks a free one."""
+
+    data_dir: Path
+    addr: str
+    advertise_addr: str = ""
+    """How others reach it; empty: as `addr`, with the real port."""
+    status_addr: str = ""
+    """Where the status port listens; empty: nowhere."""
+    insecure: bool = False
+    """Allow addresses that other machines can reach, unencrypted and without authentication."""
+
+
+class Premises:
+    """Made first, by the server that moves in: `listen`, `open_status`, and `serve` once it can."""
+
+    def __init__(
+        self, config: ServerConfig, process: Scope, *, kind: DataKind, service: str, stop_deadline_s: float
+    ) -> None:
+        """Open data directory and engine; `service` is the gRPC service that will be served.
+
+        Raises DataDirectoryError, EngineError, each saying what and what to do.
+        """
+        self._config = config
+        self._process = process
+        self.directory = DataDirectory.open(config.data_dir, kind=kind)
+        self.scope = process.child(kind.value)
+        """The server's own."""
+        process.on_stop(f"stop the {kind.value}", lambda: self.scope.stop(stop_deadline_s), stop_deadline_s + 1)
+        try:
+            _check_engine_is_there(self.directory)
+            self.engine = RocksEngine.open(self.directory.engine_path)
+        except BaseException:
+            self.directory.close()
+            raise
+        process.on_stop("close the engine", self.engine.close, 2.0)
+        process.on_stop("let go of the data directory", self.directory.close)
+        self._health, self._gate = HealthService([service]), Gate(service)
+        self.scope.on_stop("tell that it does not serve any more", self._health.begin_stop)
+        self.grpc = RpcServer(self.scope, "grpc", options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)])
+        bind_service(self.grpc, self._gate)
+        bind_service(self.grpc, self._health)
+        self.registry = CollectorRegistry()
+        self.registry.register(OwnerMetrics(process))
+
+    async def listen(self) -> str:
+        """Open the gRPC port, which answers UNAVAILABLE until `serve`; return how others reach it. Raises AddressError."""
+        port = await self.grpc.start(self._config.addr, insecure=self._config.insecure)
+        return self._config.advertise_addr or f"{host_of(self._config.addr)}:{port}"
+
+    def open_status(self, problem: Callable[[], str] = lambda: "", pages: Pages | None = None) -> str:
+        """Open the status port, if one is wanted; return its address. Raises AddressError.
+
+        `problem` says why the server does not serve; empty if it does. That it is stopping need not be said.
+        """
+        if not self._config.status_addr:
+            return ""
+        status = StatusServer(
+            self.scope,
+            registry=self.registry,
+            health=lambda: "stopping" if self._process.stopping else problem() or self._loop_problem(),
+            pages=pages,
+        )
+        return status.start(self._config.status_addr, insecure=self._config.insecure)
+
+    def _loop_problem(self) -> str:
+        stood_s = self._process.root.loop_stood_s()
+        return f"the event loop has not turned for {stood_s:.1f} s" if stood_s else ""
+
+    def serve(self, service: Service) -> None:
+        """Let calls through from now on."""
+        self._gate.open(service)
+        self._health.set_all_serving()
+
+
+def _check_engine_is_there(directory: DataDirectory) -> None:
+    """Refuse to begin anew under an old name: who has forgotten its votes and its data must not be taken for who it was."""
+    identity = directory.identity
+    if not identity.cluster_id or (directory.engine_path / "CURRENT").exists():
+        return
+    name = f"{identity.kind.value} {identity.store_id or ''}".strip()
+    advice = (
+        "give this store an empty data directory: it joins as a new one, and the cluster replaces what the old one had"
+        if identity.kind is DataKind.STORE
+        else "restore the data directory from a backup"
+    )
+    raise DataDirectoryMismatchError(
+        f"{directory.path} is that of {name} of cluster {identity.cluster_id}, but {directory.engine_path} is missing or "
+        f"empty: put it back; if it is lost, {advice}"
+    )
+
+
+def host_of(address: str) -> str:
+    return address.rpartition(":")[0]

@@ -1,0 +1,126 @@
+"""The status port: a small HTTP server in a thread of its own, so that it answers also while the event loop is stuck.
+
+/healthz       200 "ok" while the process serves and its loop turns, else 503 and the reason
+/metrics       the Prometheus text format
+/debug/tasks   who waits for whom, as text; as JSON with ?format=json. Drawn in the thread of the request
+/debug/owned   how many tasks, threads, calls and file descriptors there are, by owner and place of birth, as JSON
+/debug/…       what the owner has to tell, as JSON
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from pytinykv.lifecycle.resource_counts import count_owned
+from pytinykv.transport.rpc import parse_address
+from pytinykv.transport.rpc.address import check_can_bind, check_may_listen
+from pytinykv.waitgraph.explain import explain
+
+if TYPE_CHECKING:
+    from pytinykv.lifecycle import Scope
+
+_log = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_S = 5.0
+
+Health = Callable[[], str]
+"""Returns why the process does not serve, or an empty string if it does. Called from the status thread."""
+Pages = Mapping[str, Callable[[], object]]
+"""By path, what returns a page's content, to be shown as JSON. Called from the status thread."""
+
+
+class StatusServer:
+    """Serves the status port from `start` until its scope stops."""
+
+    def __init__(
+        self, scope: Scope, *, registry: CollectorRegistry, health: Health, pages: Pages | None = None
+    ) -> None:
+        self._scope = scope
+        self._registry = registry
+        self._health = health
+        self._pages = {"/debug/owned": self._owned, **(pages or {})}
+
+    def start(self, address: str, *, insecure: bool = False) -> str:
+        """Listen and return the address with its real port. Raises AddressError."""
+        parsed = parse_address(address)
+        check_may_listen(parsed, insecure=insecure)
+        check_can_bind(parsed)
+        handler = _handler(self._registry, self._health, self._pages, self._tasks)
+        server = _Server((parsed.host, parsed.port), handler)
+        self._scope.start_thread("status-port", _serve, server, wake=server.shutdown)
+        return f"{parsed.host}:{server.server_address[1]}"
+
+    def _tasks(self, *, as_json: bool) -> bytes:
+        graph = explain(self._scope.root)
+        return msgspec.json.encode(graph.to_data()) if as_json else graph.render().encode()
+
+    def _owned(self) -> object:
+        counts = sorted(count_owned(self._scope.root).items())
+        return [
+            {"kind": str(what.kind), "owner": what.owner, "born": what.born, "count": count} for what, count in counts
+        ]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True  # a slow reader must not hold up the stop; its socket dies with the process
+    block_on_close = False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log what ended a request; one whose reader has gone away is no news. Called in its `except` clause."""
+        if isinstance(sys.exception(), ConnectionError):
+            _log.debug("status port: %s went away", client_address)
+        else:
+            _log.exception("status port: the request of %s failed", client_address)
+
+
+def _serve(server: ThreadingHTTPServer) -> None:
+    try:
+        server.serve_forever(poll_interval=0.1)
+    finally:
+        server.server_close()
+
+
+def _handler(
+    registry: CollectorRegistry, health: Health, pages: Pages, tasks: Callable[..., bytes]
+) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = REQUEST_TIMEOUT_S
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path, _, query = self.path.partition("?")
+            if path == "/healthz":
+                problem = health()
+                status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
+                self._answer(status, "text/plain; charset=utf-8", (problem or "ok").encode() + b"\n")
+            elif path == "/metrics":
+                self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry))
+            elif path == "/debug/tasks":
+                as_json = query == "format=json"
+                kind = "application/json" if as_json else "text/plain; charset=utf-8"
+                self._answer(HTTPStatus.OK, kind, tasks(as_json=as_json) + b"\n")
+            elif path in pages:
+                self._answer(HTTPStatus.OK, "application/json", msgspec.json.encode(pages[path]()) + b"\n")
+            else:
+                paths = ", ".join(["/healthz", "/metrics", "/debug/tasks", *pages])
+                self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", f"try {paths}\n".encode())
+
+        def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+            _log.debug(format, *args)
+
+    return Handler

@@ -1,0 +1,124 @@
+"""A store as a process: its premises, and the store in them; and the order in which all of it stops.
+
+stages        1  not serving any more (health), the store's own (`raftstore.stopping`)
+members       2  gRPC server, peer port, links to other stores, connections
+tasks         3  loop, timers, heartbeats
+threads       4  disk, snapshots, status port
+then          5  the engine is closed, the data directory let go
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytinykv.client.grpc_connector import GrpcConnector
+from pytinykv.lifecycle import SystemClock, ThreadWorker
+from pytinykv.raftstore import RaftStoreConfig
+from pytinykv.server.host.address_book import AddressBook
+from pytinykv.server.host.describe import describe_store
+from pytinykv.server.host.metrics import StoreMetrics
+from pytinykv.server.host.raft_transport import StoreTransport, serve_raft_messages, serve_snapshots
+from pytinykv.server.host.server_base import Premises, ServerConfig, host_of
+from pytinykv.server.host.store_program import SCHEDULER_PATIENCE_S, StorePorts, StoreProgram
+from pytinykv.server.host.wiring import store_wiring
+from pytinykv.storage import DataKind
+from pytinykv.transport.rpc import parse_address
+
+if TYPE_CHECKING:
+    from pytinykv.lifecycle import Scope
+
+TIKV = "tikvpb.Tikv"
+STOP_DEADLINE_S = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreProcessConfig(ServerConfig):
+    """What a store process is started with."""
+
+    scheduler: tuple[str, ...]
+    scheduler_patience_s: float = SCHEDULER_PATIENCE_S
+    """How long the start waits for a scheduler that does not answer before it gives up."""
+    peer_addr: str = ""
+    """Where other stores' Raft messages arrive; empty: the host of `addr`, any free port."""
+    advertise_peer_addr: str = ""
+    """Where other stores find it; empty: the peer port, at the host by which the store is reached."""
+    raftstore: RaftStoreConfig = field(default_factory=RaftStoreConfig)
+
+
+async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable[[dict[str, object]], None]) -> None:
+    """Bring a store up in `scope`; return when it serves, after `on_ready` got what the ready line tells.
+
+    Raises the errors of its parts, each saying what and what to do: DataDirectoryError, EngineError, AddressError,
+    ClientError (scheduler unreachable, another cluster).
+    """
+    store_wiring().check()
+    premises = Premises(config, scope, kind=DataKind.STORE, service=TIKV, stop_deadline_s=STOP_DEADLINE_S)
+    program = _make_program(config, premises)
+    serve_snapshots(premises.grpc, program)
+    address = await premises.listen()
+    peer_address = config.peer_addr or f"{host_of(config.addr)}:0"
+    peer_port = await serve_raft_messages(premises.scope, program).start(peer_address, insecure=config.insecure)
+    status_address = premises.open_status(
+        lambda: _problem(program),
+        {"/debug/store": lambda: describe_store(program.store) if program.is_running else {}},
+    )
+    service = await program.start(
+        address,
+        peer_address=config.advertise_peer_addr or f"{_peer_host(config, address)}:{peer_port}",
+        status_address=status_address,
+        patience_s=config.scheduler_patience_s,
+    )
+    premises.registry.register(StoreMetrics(program.store))
+    premises.serve(service)
+    on_ready(
+        {"addr": address, "status": status_address, "store": program.store.store_id, "cluster": program.cluster_id}
+    )
+
+
+def _make_program(config: StoreProcessConfig, premises: Premises) -> StoreProgram:
+    directory, scope = premises.directory, premises.scope
+    ports = StorePorts(
+        engine=premises.engine,
+        snapshots_path=directory.snapshots_path,
+        clock=SystemClock(),
+        rng=random.Random(),
+        disk=ThreadWorker(scope, "disk"),
+        background=ThreadWorker(scope, "snapshots"),
+        transport=lambda scheduler: StoreTransport(AddressBook(scheduler, scope), scope),
+        connector=GrpcConnector(scope),
+        disk_usage=lambda: _disk_usage(directory.path),
+    )
+    return StoreProgram(
+        ports=ports,
+        scheduler_addresses=config.scheduler,
+        config=config.raftstore,
+        scope=scope,
+        claim=lambda cluster_id, store_id: directory.claim(cluster_id=cluster_id, store_id=store_id),
+    )
+
+
+def _peer_host(config: StoreProcessConfig, address: str) -> str:
+    """Return the host of the peer port as others know it: its own only if nothing else was said."""
+    if config.advertise_addr or not config.peer_addr or parse_address(config.peer_addr).is_wildcard:
+        return host_of(address)
+    return host_of(config.peer_addr)
+
+
+def _disk_usage(path: Path) -> tuple[int, int]:
+    usage = shutil.disk_usage(path)
+    return usage.total, usage.free
+
+
+def _problem(program: StoreProgram) -> str:
+    if not program.is_running:
+        return "starting"
+    store = program.store
+    if store.failure is not None:
+        return f"failed: {store.failure}"
+    silent_s = store.syncs.silent_s
+    return f"the disk has not answered a sync for {silent_s:.1f} s" if store.is_disk_silent else ""

@@ -1,0 +1,199 @@
+"""A store, put together: identity, bootstrap, regions, reports and the client service, over whatever carries them.
+
+The gRPC process (`store_process`) and the simulator make the same `StoreProgram` and hand in different ports: engine, disk
+worker, transport, connector, clock, randomness.
+
+    start():  find the scheduler → identity (ask for an id, the first time) → bootstrap, if nobody has → register
+              → load the regions → run
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytinykv.client.errors import AlreadyBootstrappedError
+from pytinykv.client.pd.scheduler_client import SchedulerClient
+from pytinykv.raft import PeerId
+from pytinykv.raftstore import RegionId, SnapshotDirectory, Store, StoreId, StoreIdent, bootstrap
+from pytinykv.raftstore.convert import region_to_pb
+from pytinykv.server.host.scheduler_link import SchedulerReporter
+from pytinykv.server.kv.service import KvService
+from pytinykv.wire import RpcError, StatusCode
+from pytinykv.wire.pb import metapb_pb2
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pytinykv.lifecycle import Clock, Scope, Worker
+    from pytinykv.raftstore import RaftStoreConfig, Region, Transport
+    from pytinykv.server.host.scheduler_link import DiskUsage
+    from pytinykv.storage import Engine
+    from pytinykv.wire import Connector
+
+_log = logging.getLogger(__name__)
+
+SCHEDULER_PATIENCE_S = 30.0
+"""How long a starting store waits for a scheduler before it gives up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorePorts:
+    """What a store takes from the world."""
+
+    engine: Engine
+    snapshots_path: Path
+    clock: Clock
+    rng: random.Random
+    disk: Worker
+    """Runs the syncs."""
+    background: Worker
+    """Runs the making of snapshots."""
+    transport: Callable[[SchedulerClient], Transport]
+    """Makes the transport; the client tells where other stores are."""
+    connector: Connector
+    """Reaches the scheduler."""
+    disk_usage: DiskUsage
+
+
+class StoreProgram:
+    """One store of a cluster. `start` once; its scope stops it."""
+
+    def __init__(
+        self,
+        *,
+        ports: StorePorts,
+        scheduler_addresses: str | Sequence[str],
+        config: RaftStoreConfig,
+        scope: Scope,
+        claim: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Make a store that is not running yet.
+
+        `claim(cluster_id, store_id)` records whose data this is, outside the engine; it raises when that is known to be
+        otherwise. `store_id` is 0 while it is not decided yet.
+        """
+        self._ports = ports
+        self._address = ""
+        self._peer_address = ""
+        self._status_address = ""
+        self._config = config
+        self._scope = scope
+        self._claim = claim
+        self._ident = bootstrap.store_ident(ports.engine)
+        self.scheduler = SchedulerClient(
+            scheduler_addresses,
+            connector=ports.connector,
+            rng=ports.rng,
+            scope=scope,
+            caller_id="pytinykv-store",
+            cluster_id=self._ident.cluster_id if self._ident is not None else 0,
+        )
+        self._store: Store | None = None
+
+    @property
+    def store(self) -> Store:
+        """The running store. Raises RpcError (UNAVAILABLE) before `start` has made it."""
+        if self._store is None:
+            raise RpcError(StatusCode.UNAVAILABLE, "the store is starting; try again")
+        return self._store
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether the store has been made; it serves from about then on."""
+        return self._store is not None
+
+    @property
+    def background(self) -> Worker:
+        """The worker for everything that blocks, but the syncs."""
+        return self._ports.background
+
+    @property
+    def cluster_id(self) -> int:
+        return self.scheduler.cluster_id
+
+    async def start(
+        self,
+        advertise_address: str,
+        *,
+        peer_address: str = "",
+        status_address: str = "",
+        patience_s: float = SCHEDULER_PATIENCE_S,
+    ) -> KvService:
+        """Bring the store up, reachable for clients at `advertise_address`; return what serves them.
+
+        `peer_address` is where other stores send Raft messages; empty: the same.
+
+        Raises ClientError (no scheduler, another cluster), EngineError, FormatError.
+        """
+        self._address, self._peer_address, self._status_address = advertise_address, peer_address, status_address
+        await self.scheduler.connect(patience_s)
+        ident = await self._take_identity(patience_s)
+        fresh_region = await self._bootstrap(ident, patience_s)
+        await self.scheduler.put_store(self._store_meta(ident.store_id), patience_s)
+        ports = self._ports
+        reporter = SchedulerReporter(self.scheduler, scope=self._scope, clock=ports.clock, disk_usage=ports.disk_usage)
+        store = self._store = Store(
+            store_id=ident.store_id,
+            engine=ports.engine,
+            snapshot_directory=SnapshotDirectory(ports.snapshots_path),
+            clock=ports.clock,
+            transport=ports.transport(self.scheduler),
+            scheduler_link=reporter,
+            disk=ports.disk,
+            background=ports.background,
+            rng=ports.rng,
+            config=self._config,
+            fresh_region_id=None if fresh_region is None else fresh_region.id,
+        )
+        store.start(self._scope)
+        reporter.attach(store)
+        return KvService(store, cluster_id=self.cluster_id, scope=self._scope)
+
+    async def _take_identity(self, patience_s: float) -> StoreIdent:
+        """Return who this store is; a new one asks for its id."""
+        claim, ident = self._claim or (lambda _cluster_id, _store_id: None), self._ident
+        claim(self.scheduler.cluster_id, 0)
+        if ident is None:
+            ident = StoreIdent(self.scheduler.cluster_id, StoreId(await self.scheduler.alloc_id(patience_s)))
+            bootstrap.write_store_ident(self._ports.engine, ident)
+            _log.info("this is store %d of cluster %d from now on", ident.store_id, ident.cluster_id)
+        claim(ident.cluster_id, ident.store_id)
+        return ident
+
+    async def _bootstrap(self, ident: StoreIdent, patience_s: float) -> Region | None:
+        """Found the cluster if nobody has; return the first region if it has just become ours."""
+        engine, scheduler = self._ports.engine, self.scheduler
+        prepared = bootstrap.prepared_region(engine)
+        if prepared is None:
+            if await scheduler.is_bootstrapped(patience_s):
+                return None
+            region_id = RegionId(await scheduler.alloc_id(patience_s))
+            peer_id = PeerId(await scheduler.alloc_id(patience_s))
+            prepared = bootstrap.prepare_bootstrap(
+                engine, store_id=ident.store_id, region_id=region_id, peer_id=peer_id
+            )
+        try:
+            await scheduler.bootstrap(self._store_meta(ident.store_id), region_to_pb(prepared), patience_s)
+        except AlreadyBootstrappedError:
+            # By another store: to the founder who asks again the scheduler says yes.
+            bootstrap.finish_bootstrap(engine, keep=False)
+            _log.info("cluster %d was bootstrapped by another store", ident.cluster_id)
+            return None
+        bootstrap.finish_bootstrap(engine, keep=True)
+        _log.info("bootstrapped cluster %d with region %d", ident.cluster_id, prepared.id)
+        return prepared
+
+    def _store_meta(self, store_id: StoreId) -> metapb_pb2.Store:
+        return metapb_pb2.Store(
+            id=store_id,
+            address=self._address,
+            peer_address=self._peer_address,
+            status_address=self._status_address,
+            version="8.5.0",
+            start_timestamp=self._ports.clock.wall_ms() // 1000,
+        )

@@ -1,0 +1,100 @@
+"""Where a request belongs, and what a client is told that can't have it.
+
+Checked in this order: the store (StoreNotMatch), the region (RegionNotFound), the leader (NotLeader), the epoch's version
+(EpochNotMatch; `conf_ver` does not matter to data). The keys come later, with the command (KeyNotInRegion).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from pytinykv.raftstore.convert import region_to_pb
+from pytinykv.raftstore.errors import FormatError
+from pytinykv.server.kv.raw_commands import InvalidRequestError
+from pytinykv.storage import EngineError
+from pytinykv.wire import RpcError, StatusCode
+from pytinykv.wire.errors import (
+    EpochNotMatch,
+    MismatchPeerId,
+    RegionError,
+    RegionNotFound,
+    RegionNotInitialized,
+    StoreNotMatch,
+)
+from pytinykv.wire.pb import errorpb_pb2, kvrpcpb_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from pytinykv.raftstore import Region, RegionPeer, Store
+
+_log = logging.getLogger(__name__)
+
+REFUSALS = (RegionError, InvalidRequestError, EngineError, FormatError)
+"""Errors of one command that its response tells; the stream or call it came in goes on."""
+
+
+def locate(store: Store, cluster_id: int, context: kvrpcpb_pb2.Context) -> RegionPeer:
+    """Return the peer that has to serve a request. Raises RegionError, RpcError for another cluster."""
+    if context.cluster_id and context.cluster_id != cluster_id:
+        raise RpcError(
+            StatusCode.FAILED_PRECONDITION,
+            f"mismatch cluster id: this is cluster {cluster_id}, the request is for {context.cluster_id}",
+        )
+    target = context.peer
+    if target.store_id and target.store_id != store.store_id:
+        raise StoreNotMatch(request_store_id=target.store_id, actual_store_id=store.store_id)
+    region_id = context.region_id
+    peer = store.peers.get(region_id)
+    if peer is None:
+        raise RegionNotFound(region_id=region_id)
+    if not peer.is_leader:
+        if not peer.is_initialized:
+            raise RegionNotInitialized(region_id=region_id)
+        raise peer.not_leader()
+    if target.id and target.id != peer.peer.id:
+        raise MismatchPeerId(request_peer_id=target.id, store_peer_id=peer.peer.id)
+    check_version(peer.region, context.region_epoch.version)
+    return peer
+
+
+def check_unchanged(peer: RegionPeer, version: int) -> None:
+    """Refuse a read that waited when the region is gone or was split meanwhile."""
+    if peer.is_destroyed:
+        raise RegionNotFound(region_id=peer.region.id)
+    check_version(peer.region, version)
+
+
+def check_version(region: Region, version: int) -> None:
+    if version != region.epoch.version:
+        raise EpochNotMatch(current_regions=[region_to_pb(region)])
+
+
+def refusal(store: Store, name: str, response_type: type[Message], error: Exception) -> Message:
+    """Return the response of command `name` that tells one of `REFUSALS`. A store that can't read its disk fails soon."""
+    match error:
+        case RegionError():
+            return response_type(region_error=error.to_pb())
+        case EngineError():
+            return response_type(region_error=store.report_damage(error).to_pb())
+        case FormatError():
+            _log.error("%s failed", name, exc_info=error)
+            return _invalid(name, response_type, f"store {store.store_id} can't read: {error}")
+        case _:
+            return _invalid(name, response_type, str(error))
+
+
+def _invalid(name: str, response_type: type[Message], message: str) -> Message:
+    """Return the response that refuses a request for good, in the field that its clients look at."""
+    fields = response_type.DESCRIPTOR.fields_by_name
+    field = fields.get("error")
+    if field is not None:
+        return response_type(error=message if field.message_type is None else kvrpcpb_pb2.KeyError(abort=message))
+    for pairs in ("kvs", "pairs"):
+        if pairs in fields:
+            error = kvrpcpb_pb2.KeyError(abort=message)
+            return response_type(**{pairs: [kvrpcpb_pb2.KvPair(error=error)]})
+    if "region_error" in fields:
+        return response_type(region_error=errorpb_pb2.Error(message=f"{name}: {message}"))
+    return response_type()  # it has no way to say anything

@@ -1,0 +1,3 @@
+"""`pdpb.PD` over a scheduler."""
+
+from __future__ import annotations

@@ -1,0 +1,135 @@
+"""What every user of grpc.aio needs to know: status errors, options, and an engine that is never shut down.
+
+grpc.aio runs one poller thread for the whole process. It hands each event over by writing a byte into a socket pair that
+the event loop reads, and grpc.aio ends and joins the thread when the last server and channel are gone. If at that moment
+nobody reads any more and the socket is full, the thread stands in `write` for ever, and so does whoever joins it: the
+collector that happened to free the last channel, or `asyncio.run` on its way out (grpc issue 40989). Therefore the engine
+is started once and kept (`keep_engine`): its thread is a daemon, costs nothing while idle, and is never joined.
+
+A forked child has the engine's memory without its threads, and the parent's poll set: a call in the child hangs or crashes
+it, and may take the parent's connections away. So a child whose parent has started the engine is refused one
+(`refuse_forked`).
+
+The price: grpc keeps every event loop it has met. A process has one or a few; a test run has one per test that uses gRPC.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import grpc
+import grpc.aio
+
+from pytinykv.lifecycle.census import excuse_descriptors, open_descriptors
+from pytinykv.lifecycle.errors import LifecycleError
+from pytinykv.transport.status_code import StatusCode
+
+Options = Sequence[tuple[str, int | str]]
+
+UNLIMITED_MESSAGES: Final[Options] = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
+
+KEEPALIVE: Final[Options] = (
+    # A peer is asked for a sign of life after 10 s of silence. If its machine is gone (power, cable) the kernel gives it up
+    # after 3 s more, which is all that gRPC does with keepalive_timeout by now; one that stands still (SIGSTOP) is given up
+    # after 10 s more, instead of 60.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+SERVER_OPTIONS: Final[Options] = (
+    *UNLIMITED_MESSAGES,
+    *KEEPALIVE,
+    # Two servers on one port would share its connections without noticing; the second one has to fail instead.
+    ("grpc.so_reuseport", 0),
+    # Foreign clients ping every 10 s, some without a call under way; the defaults answer that with GOAWAY too_many_pings.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+CHANNEL_OPTIONS: Final[Options] = (
+    *UNLIMITED_MESSAGES,
+    *KEEPALIVE,
+    # A restarted peer is found again quickly; the default backs off up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # In spite of its name: how long an attempt to connect may take, until the peer's first word. At 50 it was the pause
+    # above, and whoever took longer than 0.5 s, far away or busy, was never reached.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    # Channels to one address do not share a connection, so closing one cannot disturb another.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class ForkedEngineError(LifecycleError):
+    """gRPC was to be used in a forked child whose parent had used it; the message says what to do instead."""
+
+
+class StatusError(LifecycleError):
+    """A call that ended with a status other than OK: raised to callers, and raised by handlers to answer with it."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{StatusCode(code).name}: {message}")
+        self.code: Final = StatusCode(code)
+        self.message: Final = message
+
+
+_GRPC_CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
+_engine_lock: Final = threading.Lock()
+_engine_pid: int | None = None
+"""The process in which the engine was started."""
+_engine_descriptors: frozenset[int] = frozenset()
+
+
+def grpc_code(code: int) -> grpc.StatusCode:
+    """Return grpc's own object for a status number; UNKNOWN for a number it does not know."""
+    return _GRPC_CODES.get(code, grpc.StatusCode.UNKNOWN)
+
+
+def status_error(error: grpc.RpcError) -> StatusError:
+    """Return what an exception of grpc means, without grpc's types."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return StatusError(error.code().value[0], error.details() or "")
+    return StatusError(StatusCode.UNKNOWN, repr(error))
+
+
+def refuse_forked() -> None:
+    """Raise `ForkedEngineError` in a child of a process that had used gRPC before it forked."""
+    if _engine_pid not in (None, os.getpid()):
+        raise ForkedEngineError(
+            f"process {_engine_pid} used gRPC before it forked this one, where gRPC can't work: connect only after the fork, "
+            "or start the child afresh, as multiprocessing's spawn and forkserver do"
+        )
+
+
+def keep_engine() -> None:
+    """Start grpc.aio's engine, if it is not running, and see to it that it is never shut down. Needs a running loop.
+
+    Raises:
+        ForkedEngineError: as `refuse_forked`.
+    """
+    global _engine_pid, _engine_descriptors  # noqa: PLW0603 - they mirror the one engine that grpc.aio has
+    refuse_forked()  # before the lock, which a thread may have held in the parent
+    with _engine_lock:
+        if _engine_pid is None:
+            before = open_descriptors()
+            cast("Any", grpc.aio).init_grpc_aio()  # public, but the stubs do not know it
+            _engine_pid = os.getpid()
+            # By number and target: a number may be that of a file which another thread, RocksDB's say, has just closed.
+            new = open_descriptors().items() - before.items()
+            _engine_descriptors = frozenset(number for number, target in new if not target.startswith("/"))
+            excuse_descriptors(_engine_descriptors)
+
+
+def engine_descriptors() -> frozenset[int]:
+    """Return the descriptors that the engine opened for itself and keeps for as long as the process lives."""
+    return _engine_descriptors

@@ -1,0 +1,381 @@
+"""What a task or thread waits for, read off the place where it stands.
+
+A waiting task has a future at the bottom (`_fut_waiter`), and above it the frames of the function it called: `Queue.get`,
+`Lock.acquire`, `asyncio.wait`. Their variables hold the thing itself. A waiting thread stands in a function of the standard
+library, or in a C function that the present line of source names: `self._queue.get()`.
+
+Left out: C functions that wait under names unknown here. Such a thread is shown with its stack, as running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import concurrent.futures.thread
+import linecache
+import queue
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from pytinykv.lifecycle.children import OwnedChild
+from pytinykv.lifecycle.owned import OwnedThread
+from pytinykv.waitgraph.lock_holders import attribute_of, blocks_entered, entering, evaluate, variables_of
+from pytinykv.waitgraph.stacks import Step, local_variables
+
+
+class Aspect(Enum):
+    """What about a thing is waited for: how it reads, and which methods of the thing end the wait."""
+
+    ROOM = ("waits to put into", "would be emptied by", ("get", "get_nowait", "popleft"))
+    ITEM = ("waits for an item from", "would be filled by", ("put", "put_nowait", "append"))
+    ALL_DONE = ("waits until all is done of", "would be worked off by", ("task_done",))
+    LOCK = ("waits to acquire", "is held by", ("release",))
+    PERMIT = ("waits for a permit of", "is held by", ("release",))
+    SET = ("waits for", "would be set by", ("set",))
+    PARTIES = ("waits for the others at", "would be completed by", ("wait", "abort", "reset"))
+    NOTIFIED = ("waits to be notified of", "would be notified by", ("notify", "notify_all"))
+    RESULT = ("waits for", "would be resolved by", ("set_result", "set_exception", "cancel"))
+    END = ("waits for the end of", "", ())
+    """Of a task, thread or process: the thing is itself a runner."""
+    TIME = ("sleeps on", "", ())
+    INPUT = ("waits for", "", ())
+    ANSWER = ("waits for", "would be answered by", ())
+    DECLARED = ("waits for", "would be ended by", ())
+
+    def __init__(self, verb: str, filled: str, methods: tuple[str, ...]) -> None:
+        self.verb: Final = verb
+        self.filled: Final = filled
+        self.methods: Final = frozenset(methods)
+
+
+class Wait(NamedTuple):
+    """What a runner waits for."""
+
+    aspect: Aspect
+    things: tuple[object, ...]
+    any_of: bool = False
+    ends_at_s: float | None = None
+    """In the time of the task's loop."""
+    cancels: bool = False
+    """Whether what is waited for is cancelled then."""
+    said: str = ""
+    """What the code that waits calls the thing, for one that has no name."""
+
+
+class Named(NamedTuple):
+    """A thing without an object of its own, such as a call or a socket."""
+
+    name: str
+    peer: str = ""
+
+
+_LOCKS: Final = (type(threading.Lock()), type(threading.RLock()))
+_QUEUES: Final = (queue.Queue, queue.SimpleQueue)
+
+Reader = Callable[[dict[str, Any]], Wait | None]
+
+
+def _of_self(aspect: Aspect) -> Reader:
+    return lambda variables: Wait(aspect, (variables["self"],))
+
+
+def _acquire(variables: dict[str, Any]) -> Wait:
+    thing = variables["self"]
+    return Wait(Aspect.PERMIT if isinstance(thing, asyncio.Semaphore) else Aspect.LOCK, (thing,))
+
+
+def _wait_method(variables: dict[str, Any]) -> Wait | None:
+    thing = variables["self"]
+    if isinstance(thing, (asyncio.Event, threading.Event)):
+        return Wait(Aspect.SET, (thing,))
+    if isinstance(thing, (asyncio.Barrier, threading.Barrier)):
+        return Wait(Aspect.PARTIES, (thing,))
+    if isinstance(thing, asyncio.Condition):
+        notified = variables.get("fut")
+        return Wait(Aspect.LOCK if notified is not None and notified.done() else Aspect.NOTIFIED, (thing,))
+    if isinstance(thing, threading.Condition):
+        waiting = variables.get("waiter")
+        waiters = tuple(attribute_of(thing, "_waiters") or ())
+        is_notified = waiting is not None and all(waiter is not waiting for waiter in waiters)
+        return Wait(Aspect.LOCK if is_notified else Aspect.NOTIFIED, (thing,))
+    return None
+
+
+def _sleep(variables: dict[str, Any]) -> Wait:
+    return Wait(Aspect.TIME, (Named("a timer"),), ends_at_s=_when(variables.get("h")))
+
+
+def _asyncio_wait(variables: dict[str, Any]) -> Wait:
+    pending = tuple(future for future in variables["fs"] if not future.done())
+    any_of = variables.get("return_when") == asyncio.FIRST_COMPLETED
+    return Wait(Aspect.RESULT, pending, any_of=any_of, ends_at_s=_when(variables.get("timeout_handle")))
+
+
+def _asyncio_wait_for(variables: dict[str, Any]) -> Wait | None:
+    future = variables.get("fut")
+    if not isinstance(future, asyncio.Future):
+        return None
+    return Wait(Aspect.RESULT, (future,), ends_at_s=_when(variables.get("timeout_handle")), cancels=True)
+
+
+def _task_group(variables: dict[str, Any]) -> Wait:
+    return Wait(Aspect.END, tuple(getattr(variables["self"], "_tasks", ())))
+
+
+def _input(variables: dict[str, Any]) -> Wait:
+    peer = getattr(variables.get("self"), "_transport", None)
+    return Wait(Aspect.INPUT, (Named(f"bytes from {_peer_of(peer) or 'a stream'}"),))
+
+
+def _output(variables: dict[str, Any]) -> Wait:
+    peer = getattr(variables.get("self"), "_transport", None)
+    return Wait(Aspect.INPUT, (Named(f"{_peer_of(peer) or 'the reader of a stream'} to take what was written"),))
+
+
+def _peer_of(transport: object) -> str:
+    ask = getattr(transport, "get_extra_info", None)
+    return str(ask("peername") or "") if callable(ask) else ""
+
+
+def _call(variables: dict[str, Any]) -> Wait:
+    address = getattr(variables["self"], "address", "?")
+    return Wait(Aspect.ANSWER, (Named(f"{variables.get('path', '?')} at {address}", f"the server at {address}"),))
+
+
+def _stream(variables: dict[str, Any]) -> Wait:
+    name = str(getattr(variables["self"], "_name", "a stream"))
+    return Wait(Aspect.ANSWER, (Named(f"a message of {name}", f"the server at {name.rpartition(' at ')[2]}"),))
+
+
+_TASK_READERS: Final[dict[tuple[str, str], Reader]] = {
+    ("asyncio/locks.py", "acquire"): _acquire,
+    ("asyncio/locks.py", "wait"): _wait_method,
+    ("asyncio/queues.py", "get"): _of_self(Aspect.ITEM),
+    ("asyncio/queues.py", "put"): _of_self(Aspect.ROOM),
+    ("asyncio/queues.py", "join"): _of_self(Aspect.ALL_DONE),
+    ("asyncio/tasks.py", "sleep"): _sleep,
+    ("asyncio/tasks.py", "_wait"): _asyncio_wait,
+    ("asyncio/tasks.py", "wait_for"): _asyncio_wait_for,
+    ("asyncio/taskgroups.py", "__aexit__"): _task_group,
+    ("asyncio/taskgroups.py", "_aexit"): _task_group,
+    ("asyncio/streams.py", "_wait_for_data"): _input,
+    ("asyncio/streams.py", "drain"): _output,
+    ("transport/rpc/channel.py", "unary"): _call,
+    ("transport/rpc/channel.py", "receive"): _stream,
+    ("lifecycle/children.py", "wait"): _of_self(Aspect.END),
+    ("lifecycle/children.py", "_stop"): _of_self(Aspect.END),
+    ("lifecycle/owned.py", "wait"): lambda variables: (
+        Wait(Aspect.END, (variables["self"],)) if isinstance(variables["self"], OwnedThread) else None
+    ),
+}
+_THREAD_READERS: Final[dict[tuple[str, str], Reader]] = {
+    ("threading.py", "wait"): _wait_method,
+    ("threading.py", "join"): _of_self(Aspect.END),
+    ("threading.py", "acquire"): _of_self(Aspect.PERMIT),
+    ("threading.py", "__enter__"): _of_self(Aspect.LOCK),
+    ("queue.py", "get"): _of_self(Aspect.ITEM),
+    ("queue.py", "put"): _of_self(Aspect.ROOM),
+    ("queue.py", "join"): _of_self(Aspect.ALL_DONE),
+    ("futures/_base.py", "result"): _of_self(Aspect.RESULT),
+    ("futures/_base.py", "exception"): _of_self(Aspect.RESULT),
+    ("subprocess.py", "wait"): _of_self(Aspect.END),
+    ("subprocess.py", "communicate"): _of_self(Aspect.END),
+}
+_SAID_MAX: Final = 60
+_POOL_THREAD: Final = concurrent.futures.thread._worker.__code__  # noqa: SLF001
+WAITING_LIBRARY: Final = (
+    f"{Path(asyncio.__file__).parent}/",
+    f"{Path(concurrent.futures.__file__).parent}/",
+    threading.__file__,
+    queue.__file__,
+    subprocess.__file__,
+)
+"""Paths of the standard library that wait on behalf of their callers; of directories, with a slash at the end."""
+_POOL_WORK: Final = concurrent.futures.thread._WorkItem.run.__code__  # noqa: SLF001
+_GRPC_COMPILED: Final = "src/python/grpcio/"
+_GRPC: Final = "/site-packages/grpc/"
+_HERE: Final = Path(__file__).parent
+_OUR_LIBRARY: Final = tuple(str(_HERE / name) for name in ("children.py", "owned.py", "rpc/channel.py"))
+
+
+def is_library(step: Step) -> bool:
+    """Whether a frame is one of the functions that wait on behalf of their caller."""
+    path = step.code.co_filename
+    return path.startswith((*WAITING_LIBRARY, _GRPC_COMPILED)) or _GRPC in path
+
+
+def task_wait(task: asyncio.Task[Any], steps: Sequence[Step]) -> Wait | None:
+    """Return what a suspended task waits for; None when it runs or is ready to."""
+    future = getattr(task, "_fut_waiter", None)
+    if future is None or future.done():
+        return None
+    found = _read(steps, _TASK_READERS) or _grpc_wait(steps) or _future_wait(future, steps)
+    timeouts = _timeouts(steps)
+    deadlines = [at for at in (found.ends_at_s, *timeouts) if at is not None]
+    ends_at_s = min(deadlines, default=None)
+    cancels = found.cancels or any(at == ends_at_s for at in timeouts)
+    return found._replace(ends_at_s=ends_at_s, cancels=cancels and ends_at_s is not None)
+
+
+def thread_wait(steps: Sequence[Step]) -> Wait | None:
+    """Return what a thread waits for; None when it runs, or waits for something that is not known here."""
+    if not steps or is_pool_idle(steps):
+        return None
+    return _read(steps, _THREAD_READERS) or _c_call(steps[-1])
+
+
+def is_pool_idle(steps: Sequence[Step]) -> bool:
+    """Whether a thread is one of a `ThreadPoolExecutor` and waits for work."""
+    return bool(steps) and steps[-1].code is _POOL_THREAD
+
+
+def pool_work(steps: Sequence[Step]) -> object | None:
+    """Return the future that a thread of a `ThreadPoolExecutor` will resolve when its present work is done."""
+    for step in steps:
+        if step.code is _POOL_WORK and step.frame is not None:
+            future: object = attribute_of(local_variables(step.frame).get("self"), "future")
+            return future
+    return None
+
+
+def is_of_a_pool(steps: Sequence[Step]) -> bool:
+    """Whether a thread is one of a `ThreadPoolExecutor`."""
+    return any(step.code is _POOL_THREAD for step in steps)
+
+
+def inner_future(future: asyncio.Future[Any]) -> object | None:
+    """Return what a future stands for: the task behind a shield, the thread's future behind `wrap_future`; None: itself."""
+    for function in callbacks_of(future):
+        name = getattr(function, "__qualname__", "")
+        variables = closure_of(function)
+        if name == "shield.<locals>._outer_done_callback":
+            return variables.get("inner")
+        if name == "_chain_future.<locals>._call_check_cancel":
+            return variables.get("source")
+    return None
+
+
+def callbacks_of(future: asyncio.Future[Any]) -> list[Callable[..., object]]:
+    """Return the functions that will be called when a future is done."""
+    return [entry[0] for entry in getattr(future, "_callbacks", None) or ()]
+
+
+def closure_of(function: Callable[..., object]) -> dict[str, Any]:
+    """Return the variables that a function brought along from where it was defined."""
+    code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None)
+    if code is None or cells is None:
+        return {}
+    found = {}
+    for name, cell in zip(code.co_freevars, cells, strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    return found
+
+
+def _read(steps: Sequence[Step], readers: dict[tuple[str, str], Reader]) -> Wait | None:
+    """Ask the functions of libraries that the runner stands in; the outermost knows best what is waited for."""
+    found = None
+    for step in reversed(steps):
+        path = step.code.co_filename
+        if not is_library(step) and path not in _OUR_LIBRARY:
+            break
+        reader = readers.get((_end_of(path, readers), step.code.co_name))
+        if reader is not None and step.frame is not None:
+            found = reader(local_variables(step.frame)) or found
+    return found
+
+
+def _end_of(path: str, readers: dict[tuple[str, str], Reader]) -> str:
+    return next((end for end, _ in readers if path.endswith(end)), "")
+
+
+def _grpc_wait(steps: Sequence[Step]) -> Wait | None:
+    """Tell the waits of gRPC's own tasks, for futures that its compiled code resolves."""
+    inside = bool(steps) and steps[-1].code.co_filename.startswith(_GRPC_COMPILED)
+    return Wait(Aspect.INPUT, (Named("an event of gRPC"),)) if inside else None
+
+
+def _future_wait(future: asyncio.Future[Any], steps: Sequence[Step]) -> Wait:
+    if isinstance(future, asyncio.Task):
+        return Wait(Aspect.END, (future,))
+    children = getattr(future, "_children", None)  # gather's
+    if children is not None:
+        return Wait(Aspect.RESULT, tuple(child for child in children if not child.done()))
+    own = next((step for step in reversed(steps) if not is_library(step)), steps[-1] if steps else None)
+    said = "" if own is None else _expression(own).removeprefix("await ").strip()
+    by_library = bool(steps) and steps[-1].code.co_filename.startswith(WAITING_LIBRARY[0])
+    if by_library and said and inner_future(future) is None:  # a transport or the loop itself resolves it
+        return Wait(Aspect.INPUT, (Named(f"`{said[:_SAID_MAX]}`"),))
+    return Wait(Aspect.RESULT, (future,), said=said[:_SAID_MAX])
+
+
+def _timeouts(steps: Sequence[Step]) -> list[float | None]:
+    return [block.when() for block in blocks_entered(steps) if isinstance(block, asyncio.Timeout)]
+
+
+def _when(handle: object) -> float | None:
+    when = getattr(handle, "when", None)  # uvloop has a class of its own
+    return when() if callable(when) else None
+
+
+# --- threads in C functions -------------------------------------------------------------------------------------
+
+_CALL: Final = re.compile(r"^(?P<thing>[A-Za-z_][\w.]*)\.(?P<method>\w+)\s*\(")
+_C_WAITS: Final[dict[str, tuple[tuple[type, ...], Aspect]]] = {
+    "acquire": ((*_LOCKS, threading.Condition), Aspect.LOCK),
+    "__enter__": (_LOCKS, Aspect.LOCK),
+    "_acquire_restore": ((threading.Condition,), Aspect.LOCK),
+    "get": (_QUEUES, Aspect.ITEM),
+    "put": (_QUEUES, Aspect.ROOM),
+    "result": ((concurrent.futures.Future,), Aspect.RESULT),
+    "join": ((threading.Thread,), Aspect.END),
+    "wait": ((subprocess.Popen, OwnedChild), Aspect.END),
+}
+
+
+def _c_call(step: Step) -> Wait | None:
+    """Read off the source what the C function waits for that the innermost frame has called."""
+    if step.frame is None:
+        return None
+    entered = entering(step)
+    if isinstance(entered, _LOCKS):
+        return Wait(Aspect.LOCK, (entered,))
+    text, variables = _expression(step), variables_of(step)
+    match = _CALL.match(text)
+    if match is None:
+        return None
+    method, thing = match["method"], evaluate(match["thing"], variables)
+    if text.startswith(("time.sleep(", "sleep(")):
+        return Wait(Aspect.TIME, (Named("a timer"),))
+    if method == "sigtimedwait":
+        return Wait(Aspect.TIME, (Named("a signal or a timer"),))
+    if method in ("recv", "accept", "read", "readline", "poll", "select", "connect", "sendall", "waitpid"):
+        return Wait(Aspect.INPUT, (Named(f"{text[:60]}"),))
+    kinds, aspect = _C_WAITS.get(method, ((), Aspect.INPUT))
+    return Wait(aspect, (thing,)) if thing is not None and isinstance(thing, kinds) else None
+
+
+def method_called(step: Step) -> str:
+    """Return the name of the method that a frame is about to call, or has called; "" if the source does not say."""
+    match = _CALL.match(_expression(step))
+    return "" if match is None else match["method"]
+
+
+def _expression(step: Step) -> str:
+    """Return the text of the expression that a frame evaluates, if it stands in one line."""
+    frame = step.frame
+    if frame is None or frame.f_lasti < 0:
+        return ""
+    positions = list(step.code.co_positions())
+    line, end_line, start, end = positions[frame.f_lasti // 2]
+    if line is None or line != end_line or start is None or end is None:
+        return ""
+    source = linecache.getline(step.code.co_filename, line)
+    return source.encode()[start:end].decode(errors="replace")

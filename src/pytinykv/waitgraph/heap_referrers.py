@@ -1,0 +1,184 @@
+"""Who could end a wait without being a task or thread that is shown: asked before a circle is told, lest it is no circle.
+
+What runs is looked at in `fillers`. But a timer, a transport's protocol, a callback of another future, a task of a foreign
+loop can end a wait as well, and stand in nobody's frames. They have one thing in common: they refer to what is waited for. So
+the collector is asked who does (`gc.get_referrers`), which costs three walks through all objects, tens of milliseconds each,
+and is done only when there is a circle that rests on what code suggests.
+
+```
+the thing ◄── bound method `event.set`                somebody was given it
+          ◄── cell ◄── function that calls it         a closure that nobody is inside of
+          ◄── object, its attribute                   a method of its class that nobody is inside of
+          ◄── list, dict ◄── object, its attribute    the same; elements go by any name
+          ◄── module                                  a function of it that nobody is inside of
+          ◄── coroutine                               one that nobody runs who is shown
+```
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import deque
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from types import (
+    BuiltinMethodType,
+    CellType,
+    CodeType,
+    CoroutineType,
+    FrameType,
+    FunctionType,
+    GeneratorType,
+    MethodType,
+    ModuleType,
+)
+from typing import Any, Final, NamedTuple
+
+from pytinykv.waitgraph.blocked_on import WAITING_LIBRARY
+from pytinykv.waitgraph.wakers import functions_of, parts_of, uses
+
+_OURS: Final = "pytinykv.lifecycle."
+_COLLECTIONS: Final = (list, tuple, dict, set, deque)
+_REFERRERS_MAX: Final = 2000
+"""What more refer to is in everybody's hands."""
+
+
+class Stranger(NamedTuple):
+    """Somebody who could end a wait."""
+
+    place: int
+    """Of what is waited for, among those that were asked about."""
+    name: str
+
+
+def find_strangers(
+    asked: Sequence[tuple[object, frozenset[str]]], inside: Container[CodeType], free: Collection[CodeType]
+) -> list[Stranger]:
+    """Return who else could call one of the methods on each of the things asked about.
+
+    Args:
+        asked: things, each with its methods.
+        inside: the functions that somebody who is shown is inside of, and that are no news.
+        free: those of them in which nobody is stuck; they may get at a thing by ways too long for `fillers`.
+    """
+    found: dict[Stranger, None] = {}
+    heap = _Heap([thing for thing, _ in asked])
+    for place, (thing, methods) in enumerate(asked):
+        for name in _Search(thing, methods, inside, free, heap).names():
+            found[Stranger(place, name)] = None
+    return list(found)
+
+
+class _Search:
+    """The search for those who could call a method on one thing."""
+
+    def __init__(
+        self,
+        thing: object,
+        methods: frozenset[str],
+        inside: Container[CodeType],
+        free: Collection[CodeType],
+        heap: _Heap,
+    ) -> None:
+        self._thing: Final = thing
+        self._methods: Final = methods
+        self._inside: Final = inside
+        self._free: Final = free
+        self._heap: Final = heap
+
+    def names(self) -> Iterator[str]:
+        """Yield who they are."""
+        around = self._heap.who_has(self._thing)
+        yield from self._methods_given(around)
+        yield from self._coroutines(around)
+        yield from self._closures([one for one in around if type(one) is CellType])
+        yield from self._modules(around)
+        collections = [one for one in around if type(one) in _COLLECTIONS]
+        holders = [holder for one in collections for holder in self._heap.who_has(one)]
+        attributes = [holder for holder in holders if type(holder) is dict]
+        for owner in [*around, *holders, *(owner for one in attributes for owner in self._heap.who_has(one))]:
+            yield from self._methods_of(owner, collections)
+
+    def _methods_given(self, around: Iterable[Any]) -> Iterator[str]:
+        for one in around:
+            if (
+                type(one) in (MethodType, BuiltinMethodType)
+                and one.__self__ is self._thing
+                and one.__name__ in self._methods
+            ):
+                yield f"whoever was given {type(self._thing).__name__}.{one.__name__}"
+
+    def _coroutines(self, around: Iterable[Any]) -> Iterator[str]:
+        for one in around:
+            code = one.cr_code if type(one) is CoroutineType else one.gi_code if type(one) is GeneratorType else None
+            if code is not None and self._calls(code, lambda _: True):
+                yield f"{code.co_qualname}, which runs elsewhere"
+
+    def _closures(self, cells: Sequence[Any]) -> Iterator[str]:
+        tuples = [one for cell in cells for one in self._heap.who_has(cell) if type(one) is tuple]
+        for function in [one for each in tuples for one in self._heap.who_has(each) if type(one) is FunctionType]:
+            free = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+            names = {name for name, cell in free if any(cell is one for one in cells)}
+            if self._calls(function.__code__, names.__contains__):
+                yield function.__qualname__
+
+    def _modules(self, around: Iterable[Any]) -> Iterator[str]:
+        modules = {id(module.__dict__): module for module in list(sys.modules.values()) if type(module) is ModuleType}
+        for module in [modules[id(one)] for one in around if id(one) in modules]:
+            names = {name for name, value in list(vars(module).items()) if value is self._thing}
+            for function in [value for value in list(vars(module).values()) if type(value) is FunctionType]:
+                if self._calls(function.__code__, names.__contains__):
+                    yield f"{module.__name__}.{function.__qualname__}"
+
+    def _methods_of(self, owner: Any, collections: Sequence[Any]) -> Iterator[str]:
+        """Yield the methods of an object that has the thing, or a collection with it, or the dictionary of its attributes."""
+        if type(owner) in (FunctionType, ModuleType, CellType, FrameType, *_COLLECTIONS):
+            return
+        attributes = dict(parts_of(owner))
+        own = [name for name, value in attributes.items() if name and value is self._thing]
+        names = {f"self.{name}" for name in own}
+        for code in self._free if own else ():
+            if self._takes(code, lambda way: way.rpartition(".")[2] in own):
+                yield code.co_qualname
+        holds_some = any(value is one for value in attributes.values() for one in collections)
+        for function in functions_of(type(owner)) if names or holds_some else ():
+            if self._calls(function.__code__, lambda way: way in names or (holds_some and "self." not in way)):
+                yield function.__qualname__
+
+    def _calls(self, code: CodeType, means_it: Callable[[str], bool]) -> bool:
+        """Whether code that nobody is inside of takes one of the methods of what `means_it` says is the thing."""
+        mechanics = code.co_filename.startswith(WAITING_LIBRARY)  # they are known
+        return code not in self._inside and not mechanics and self._takes(code, means_it)
+
+    def _takes(self, code: CodeType, means_it: Callable[[str], bool]) -> bool:
+        """Whether code does, or a function in it that nobody is inside of."""
+        return any(method in self._methods and means_it(way) for way, method, _ in uses(code)) or any(
+            self._calls(inner, means_it) for inner in code.co_consts if type(inner) is CodeType
+        )
+
+
+class _Heap:
+    """Who refers to some things, to the cells and collections that do, and to the closures and attributes of those."""
+
+    def __init__(self, things: Sequence[object]) -> None:
+        self._found: Final[dict[int, list[Any]]] = {}
+        around = self._walk(things)
+        indirect = self._walk([one for one in around if type(one) in (CellType, *_COLLECTIONS)])
+        self._walk([one for one in indirect if type(one) in (tuple, dict)])
+
+    def who_has(self, one: object) -> list[Any]:
+        """Return who refers to something that was walked for."""
+        return self._found.get(id(one), [])
+
+    def _walk(self, wanted: Sequence[object]) -> list[Any]:
+        """Find who refers to what is wanted: without the drawing itself, and not all of very many."""
+        new = {id(one) for one in wanted}.difference(self._found)
+        if not new:
+            return []
+        around = gc.get_referrers(*[one for one in wanted if id(one) in new])
+        kept = [one for one in around if not type(one).__module__.startswith(_OURS) and one is not wanted]
+        for one in kept[:_REFERRERS_MAX]:
+            for inner in gc.get_referents(one):
+                if id(inner) in new:
+                    self._found.setdefault(id(inner), []).append(one)
+        return kept[:_REFERRERS_MAX]

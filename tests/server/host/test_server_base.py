@@ -1,0 +1,43 @@
+"""What server processes stand on: a data directory that is whole."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pytinykv.lifecycle import Scope
+from pytinykv.server.host.server_base import Premises, ServerConfig
+from pytinykv.storage import DataDirectory, DataDirectoryMismatchError, DataKind
+
+
+def move_in(path: Path, scope: Scope, kind: DataKind) -> Premises:
+    config = ServerConfig(data_dir=path, addr="127.0.0.1:0")
+    return Premises(config, scope, kind=kind, service="tikvpb.Tikv", stop_deadline_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "advice"),
+    [
+        (DataKind.STORE, "store 3 of cluster 7", "give this store an empty data directory"),
+        (DataKind.SCHEDULER, "scheduler of cluster 7", "restore the data directory from a backup"),
+    ],
+)
+async def test_nobody_begins_anew_where_the_engine_was_deleted(
+    tmp_path: Path, scope: Scope, kind: DataKind, name: str, advice: str
+) -> None:
+    first = scope.child("first")
+    premises = move_in(tmp_path / "data", first, kind)
+    premises.directory.claim(cluster_id=7, store_id=3 if kind is DataKind.STORE else 0)
+    await first.stop()
+    shutil.rmtree(tmp_path / "data" / "engine")
+    for _ in range(2):
+        with pytest.raises(DataDirectoryMismatchError, match=rf"{name}, but .*engine is missing or empty.*{advice}"):
+            move_in(tmp_path / "data", scope.child("second"), kind)
+    DataDirectory.open(tmp_path / "data", kind=kind).close()  # it was let go
+
+
+async def test_a_process_that_died_before_it_had_a_name_starts_again(tmp_path: Path, scope: Scope) -> None:
+    DataDirectory.open(tmp_path / "data", kind=DataKind.STORE).close()
+    move_in(tmp_path / "data", scope, DataKind.STORE)

@@ -1,0 +1,110 @@
+"""A peer far away, or one that is busy, takes its time to accept: it has to be waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from pytinykv.lifecycle import Scope
+from pytinykv.transport.rpc import CallContext, Kind, Method, RpcChannel, RpcServer, StatusCode, StatusError
+from pytinykv.transport.rpc.engine import CHANNEL_OPTIONS, SERVER_OPTIONS
+
+ENOUGH_S = 10.0
+FAR_S = 0.8
+"""More than a connection attempt gets after the first few if each has only as long as the pause before the next."""
+
+
+def same(data: bytes) -> bytes:
+    return data
+
+
+async def echo(request: bytes, _context: CallContext) -> bytes:
+    return request
+
+
+async def test_a_peer_whose_first_word_takes_long_is_reached(scope: Scope) -> None:
+    server = RpcServer(scope, "server")
+    server.add_service("any.Thing", [Method("Echo", Kind.UNARY_UNARY, same, same, echo)])
+    port = await server.start("127.0.0.1:0")
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(FAR_S)
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            await asyncio.gather(pass_on(reader, far_writer), pass_on(far_reader, writer))
+        finally:
+            far_writer.transport.abort()
+            writer.transport.abort()
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as far:
+        channel = RpcChannel(scope, f"127.0.0.1:{far.sockets[0].getsockname()[1]}")
+        async with asyncio.timeout(ENOUGH_S):
+            while (answer := await asked(channel)) is None:
+                pass
+        assert answer == b"x"
+        await channel.close()
+
+
+PATIENCE = (("grpc.keepalive_time_ms", 300), ("grpc.http2.ping_timeout_ms", 1_000))
+"""Instead of 10 s each. The relay runs on this loop, and has to pass an answer on in time while it still does."""
+
+
+async def test_who_stands_still_is_given_up_at_both_ends(scope: Scope) -> None:
+    """Nothing tells a server that its client was stopped or a cable pulled, nor the client: they have to ask."""
+    silent, ended = asyncio.Event(), asyncio.Event()
+
+    async def watch(_requests: AsyncIterator[bytes], _context: CallContext) -> AsyncIterator[bytes]:
+        silent.set()
+        try:
+            await asyncio.Event().wait()
+            yield b""
+        finally:
+            ended.set()
+
+    assert dict(PATIENCE).keys() < dict(SERVER_OPTIONS).keys() & dict(CHANNEL_OPTIONS).keys()
+    server = RpcServer(scope, "server", options=PATIENCE)
+    server.add_service("any.Thing", [Method("Watch", Kind.STREAM_STREAM, same, same, watch)])
+    port = await server.start("127.0.0.1:0")
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            await asyncio.gather(pass_on(reader, far_writer, silent), pass_on(far_reader, writer, silent))
+        finally:
+            far_writer.transport.abort()
+            writer.transport.abort()
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as between:
+        channel = RpcChannel(scope, f"127.0.0.1:{between.sockets[0].getsockname()[1]}", options=PATIENCE)
+        stream = channel.stream_stream("/any.Thing/Watch", serialize=same, deserialize=same)
+        stream.send_nowait(b"x")
+        async with asyncio.timeout(ENOUGH_S):
+            with pytest.raises(StatusError) as told:
+                await stream.receive()
+            await ended.wait()
+        assert told.value.code is StatusCode.UNAVAILABLE
+        await channel.close()
+
+
+async def asked(channel: RpcChannel) -> bytes | None:
+    try:
+        return await channel.unary("/any.Thing/Echo", b"x", serialize=same, deserialize=same, timeout_s=ENOUGH_S)
+    except StatusError:  # gRPC tells each attempt's end to who waits for it
+        return None
+
+
+async def pass_on(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silent: asyncio.Event | None = None
+) -> None:
+    """Hand over what is said, and the end; once `silent`, take it and say nothing."""
+    try:
+        while data := await reader.read(65536):
+            if silent is None or not silent.is_set():
+                writer.write(data)
+                await writer.drain()
+    except OSError:
+        pass
+    if silent is None or not silent.is_set():
+        writer.close()
