@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.lifecycle.helpers import Gate, forever
+from tests.helpers import Gate, forever
 
 from pytinykv.lifecycle import Leak, LeakKind, Scope, leaks
 
@@ -168,6 +168,7 @@ def test_the_fixture_of_this_suite_fails_the_right_tests(tmp_path: Path) -> None
         capture_output=True,
         text=True,
         timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},  # the conftest takes helpers from the tests
     )
     assert "1 failed, 3 passed, 1 error" in done.stdout, done.stdout
     assert "ERROR test_suite.py::test_leaves_a_task" in done.stdout

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from tests.lifecycle.helpers import forever
+from tests.helpers import forever
 
 from pytinykv.lifecycle import LifecycleError, LoopThread, ScopeStoppedError
 

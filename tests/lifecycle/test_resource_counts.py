@@ -5,7 +5,7 @@ import socket
 import sys
 from pathlib import Path
 
-from tests.lifecycle.helpers import Gate, forever
+from tests.helpers import Gate, forever
 
 from pytinykv.lifecycle import LeakKind, Scope, start_child
 from pytinykv.lifecycle.resource_counts import Growth, GrowthWatch, Owned, count_owned
@@ -55,7 +55,7 @@ async def test_tasks_and_threads_are_counted_by_scope_and_birth_place(scope: Sco
     counts = count_owned(scope)
     [(tasks, number)] = [entry for entry in counts.items() if entry[0].owner == "test/conn-*"]
     assert (tasks.kind, number) == (LeakKind.TASK, 3)
-    assert "test_owners.py" in tasks.born
+    assert "test_resource_counts.py" in tasks.born
     assert [number for what, number in counts.items() if what.kind is LeakKind.THREAD and what.owner == "test"] == [1]
     assert any(what.owner == "nobody" and "in forever" in what.born for what in counts)
     stray.cancel()

@@ -7,7 +7,7 @@ import threading
 import warnings
 
 import pytest
-from tests.lifecycle.helpers import Gate, Stubborn, forever
+from tests.helpers import Gate, Stubborn, forever
 
 from pytinykv.lifecycle import (
     Leak,

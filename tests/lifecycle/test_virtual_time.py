@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Iterator
 
 import pytest
-from tests.lifecycle.helpers import Stubborn, forever
+from tests.helpers import Stubborn, forever
 
 from pytinykv.lifecycle import Outcome, Scope
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.lifecycle.helpers import forever
-from tests.lifecycle.planted import settle, start_two_queues
+from tests.helpers import forever
 from tests.lifecycle.test_signals import finish, start
+from tests.waitgraph.planted import settle, start_two_queues
 
 from pytinykv.lifecycle import Scope
 from pytinykv.lifecycle.resource_counts import GrowthWatch

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import uvloop
-from tests.lifecycle.helpers import Stubborn, forever
+from tests.helpers import Stubborn, forever
 
 from pytinykv.lifecycle import AddressError, LeakKind, LifecycleError, Scope, ScopeStoppedError
 from pytinykv.transport.rpc import (

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from tests.lifecycle.helpers import Gate, Stubborn, forever
-from tests.lifecycle.planted import (
+from tests.helpers import Gate, Stubborn, forever
+from tests.lifecycle.test_virtual_time import JumpingLoop
+from tests.waitgraph.planted import (
     PLANTED,
     LoopCaller,
     Outlet,
@@ -21,7 +22,6 @@ from tests.lifecycle.planted import (
     start_lock_across_send,
     start_two_queues,
 )
-from tests.lifecycle.test_virtual_time import JumpingLoop
 
 from pytinykv.lifecycle import Outcome, OwnedLock, Scope, Signal, declare, start_child, waiting_for
 from pytinykv.simulation.loop import SimLoop

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 import pytest
-from tests.lifecycle.helpers import forever
-from tests.lifecycle.planted import settle
-from tests.lifecycle.test_explain import wait_of
-from tests.lifecycle.test_explain_waits import look
+from tests.helpers import forever
+from tests.waitgraph.planted import settle
+from tests.waitgraph.test_explain import wait_of
+from tests.waitgraph.test_explain_waits import look
 
 from pytinykv.lifecycle import OwnedLock, Scope
 from pytinykv.waitgraph.blocked_on import is_library

@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from tests.lifecycle.helpers import forever
-from tests.lifecycle.planted import settle
-from tests.lifecycle.test_explain import wait_of
+from tests.helpers import forever
+from tests.waitgraph.planted import settle
+from tests.waitgraph.test_explain import wait_of
 
 from pytinykv.lifecycle import Scope
 from pytinykv.transport.rpc import Kind, Method, RpcChannel, RpcServer, StatusError

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from tests.lifecycle.helpers import Gate, forever
+from tests.helpers import Gate, forever
 
 from pytinykv.waitgraph.stacks import await_chain, call_site, call_sites, thread_stack
 

@@ -199,8 +199,10 @@ WAITING_LIBRARY: Final = (
 _POOL_WORK: Final = concurrent.futures.thread._WorkItem.run.__code__  # noqa: SLF001
 _GRPC_COMPILED: Final = "src/python/grpcio/"
 _GRPC: Final = "/site-packages/grpc/"
-_HERE: Final = Path(__file__).parent
-_OUR_LIBRARY: Final = tuple(str(_HERE / name) for name in ("children.py", "owned.py", "rpc/channel.py"))
+_PACKAGE: Final = Path(__file__).parent.parent
+_OUR_LIBRARY: Final = tuple(
+    str(_PACKAGE / name) for name in ("lifecycle/children.py", "lifecycle/owned.py", "transport/rpc/channel.py")
+)
 
 
 def is_library(step: Step) -> bool:

@@ -37,7 +37,7 @@ from typing import Any, Final, NamedTuple
 from pytinykv.waitgraph.blocked_on import WAITING_LIBRARY
 from pytinykv.waitgraph.wakers import functions_of, parts_of, uses
 
-_OURS: Final = "pytinykv.lifecycle."
+_OURS: Final = ("pytinykv.lifecycle.", "pytinykv.waitgraph.")
 _COLLECTIONS: Final = (list, tuple, dict, set, deque)
 _REFERRERS_MAX: Final = 2000
 """What more refer to is in everybody's hands."""

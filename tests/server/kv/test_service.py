@@ -26,12 +26,6 @@ from pytinykv.wire.pb import metapb_pb2, tikvpb_pb2
 
 
 @pytest.fixture
-async def scope() -> AsyncIterator[Scope]:
-    async with Scope("test") as made:
-        yield made
-
-
-@pytest.fixture
 def desk(tmp_path: Path, scope: Scope) -> Desk:
     return Desk(tmp_path, scope)
 

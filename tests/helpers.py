@@ -1,4 +1,4 @@
-"""Tasks and threads that behave, and some that don't."""
+"""What tests of several packages use: tasks and threads that behave, and some that do not."""
 
 from __future__ import annotations
 
