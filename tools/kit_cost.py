@@ -145,7 +145,7 @@ class Side:
     def __init__(self, name: str, cluster: Cluster, client: aio.AsyncClient, scope: Scope) -> None:
         self.name = name
         self._cluster = cluster
-        self._target = PytinykvTarget(client)
+        self._target = PytinykvTarget(client, cluster)
         self._scope = scope
 
     async def run(self, in_flight: int, seconds: float) -> Sample:

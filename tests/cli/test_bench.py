@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import pickle
 import re
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.cli.processes import tinykv
 
+from pytinykv.cli.bench.processors import Processes, Role
 from pytinykv.cli.bench.report import Results
 from pytinykv.cli.bench.stops import Ledger, Stop, StopFigures, key_of, number_in, value_of
 from pytinykv.cli.bench.workload import Latencies, Operation, Round, Workload, percentile, run_round
@@ -74,10 +76,46 @@ async def test_a_round_whose_time_is_up_ends_for_all_its_workers_at_once() -> No
     async def put(_key: bytes, _value: bytes) -> None:
         await asyncio.sleep(0)
 
-    target: Any = SimpleNamespace(name="fake", put=put)
+    async def processes() -> Processes:
+        return {}
+
+    target: Any = SimpleNamespace(name="fake", put=put, processes=processes)
     async with Scope("test") as scope:
         measured = await run_round(target, Workload(Operation.PUT, 64, 1_000_000, seconds_max=0.0), scope)
     assert measured.operations < 64
+
+
+# --- processor time ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_round_counts_the_processor_time_of_each_role() -> None:
+    async def get(_key: bytes) -> None:
+        sum(range(100_000))
+
+    async def processes() -> Processes:
+        return {Role.CLIENT: [os.getpid()], Role.FOLLOWERS: [os.getppid(), os.getpid()]}
+
+    target: Any = SimpleNamespace(name="fake", get=get, processes=processes)
+    async with Scope("test") as scope:
+        measured = await run_round(target, Workload(Operation.GET, 1, 100), scope)
+    assert measured.processor_us(Role.FOLLOWERS) >= measured.processor_us(Role.CLIENT) > 0
+    assert measured.processor_us(Role.LEADER) == 0
+    assert measured.cores_busy > 0
+
+
+def test_processor_time_is_reported_per_operation_and_role() -> None:
+    results = Results()
+    for seconds in (1.0, 2.0, 4.0):
+        measured = Round(Workload(Operation.PUT, 256, 1000), "pytinykv", seconds)
+        measured.processor_s = {Role.CLIENT: 0.25 * seconds, Role.LEADER: 0.5 * seconds}
+        for _ in range(1000):
+            measured.latencies.add(0.001)
+        results.add(measured)
+    [cell] = results.as_json("etcd")["cells"]
+    assert cell["processor_us"] == {"client": 500.0, "leader": 1000.0}
+    assert cell["cores_busy"] == 0.75
+    shown = [each for column in results.processor_table().columns for each in column.cells]
+    assert shown == ["put", "256", "pytinykv", "500", "1,000", "", "1,500", "0.75"]
 
 
 # --- what was acknowledged --------------------------------------------------------------------------------------------
@@ -155,7 +193,7 @@ def test_good_stops_are_no_problem() -> None:
             "stop 2: store-2 (leader), 0.10 s, exit 3, nothing left behind; its log ends with\n    its log",
         ),
         (stop(10.0, status=None), "had to be killed"),
-        (stop(left_nothing=False), "no word that nothing is left behind"),
+        (stop(left_nothing=False), "its log does not say that nothing is left behind"),
         (stop(5.1), "stop 2: store-2 (leader), 5.10 s"),
     ],
 )

@@ -2,7 +2,8 @@
 
     workload   closed loops of puts or gets, and their latencies     targets, etcd   what is measured: a cluster of each
     stops      stores that are stopped under load                    facts           single figures: memory, failover, idle
-    report     table, saved figures, plot                            command         the command itself
+    processors processor time by role: client, leader, followers     report          tables, saved figures, plot
+    command    the command itself
 
 Machines differ and are noisy: what counts is the ratio between two systems that were measured in turns, round by round, in
 one run. Every run is bounded in operations and in time.

@@ -57,7 +57,7 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
 @option(
     "--scheduler",
     default="",
-    envvar="TINYKV_BENCH_SCHEDULER",  # not the clients' variable: a forgotten one must not fill somebody's cluster
+    envvar="TINYKV_BENCH_SCHEDULER",  # not the clients' variable: a forgotten one must not fill a cluster in use
     metavar="HOST:PORT",
     help="Measure a running cluster, not one of our own.",
 )
@@ -161,7 +161,7 @@ class _Bench:
             self.results.facts["serving_after_s"] = round(time.monotonic() - started, 2)
         address = self._scheduler if cluster is None else cluster.scheduler.addr
         async with aio.connect(address) as client:
-            ours = PytinykvTarget(client)
+            ours = PytinykvTarget(client, cluster)
             targets: list[Target] = [ours]
             if self._with_etcd:
                 etcd = EtcdTarget(scope.child("etcd"), home.path)
@@ -170,6 +170,7 @@ class _Bench:
             await self._measure(targets, scope.child("workers"))
             if self.results.cells:
                 self._console.print(self.results.table(BASELINE))
+                self._console.print(self.results.processor_table())
             if cluster is not None:
                 await self._measure_facts(cluster, ours, scope.child("facts"))
                 if self._stops:

@@ -7,12 +7,14 @@ written by hand here, rather than carrying etcd's protocol files along.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytinykv.cli.bench.processors import Processes, Role
 from pytinykv.lifecycle.children import start_child
 from pytinykv.transport.rpc import RpcChannel, StatusError
 
@@ -62,6 +64,7 @@ class EtcdTarget:
         self._scope = scope
         self._directory = directory
         self._channel: RpcChannel
+        self._processes: Processes
 
     async def start(self) -> None:
         """Start the members and find the leader. Raises ChildStartError, TimeoutError."""
@@ -70,9 +73,10 @@ class EtcdTarget:
         ports = _free_ports(6)
         clients, peers = ports[:3], ports[3:]
         cluster = ",".join(f"m{index}=http://127.0.0.1:{port}" for index, port in enumerate(peers))
+        pids: dict[int, int] = {}
         for index, (client, peer) in enumerate(zip(clients, peers, strict=True)):
             with (self._directory / f"etcd-{index}.log").open("wb") as log:
-                await start_child(
+                child = await start_child(
                     self._scope,
                     f"etcd-{index}",
                     *_DYING_WITH_US,
@@ -88,10 +92,18 @@ class EtcdTarget:
                     stdout=log,
                     stderr=log,
                 )
+            pids[client] = child.pid
         async with asyncio.timeout(READY_S):
-            self._channel = await self._find_leader(clients)
+            leader, self._channel = await self._find_leader(clients)
+        leader_pid = pids.pop(leader)
+        self._processes = {
+            Role.CLIENT: [os.getpid()],
+            Role.LEADER: [leader_pid],
+            Role.FOLLOWERS: list(pids.values()),
+        }
 
-    async def _find_leader(self, ports: list[int]) -> RpcChannel:
+    async def _find_leader(self, ports: list[int]) -> tuple[int, RpcChannel]:
+        """Return the client port of the leader, and a channel to it."""
         while True:
             for port in ports:
                 channel = RpcChannel(self._scope, f"127.0.0.1:{port}")
@@ -102,7 +114,7 @@ class EtcdTarget:
                 except StatusError:
                     status = b""
                 if status and _is_leader(status):
-                    return channel
+                    return port, channel
                 await channel.close()
             await asyncio.sleep(0.2)
 
@@ -115,6 +127,10 @@ class EtcdTarget:
         return await self._channel.unary(
             _RANGE, _field(1, key), serialize=_same, deserialize=_same, timeout_s=CALL_TIMEOUT_S
         )
+
+    async def processes(self) -> Processes:
+        """Return the members, and which of them led when it began: etcd's leader seldom changes."""
+        return self._processes
 
 
 def _is_leader(status: bytes) -> bool:

@@ -9,6 +9,8 @@ import time
 from typing import TYPE_CHECKING
 
 from pytinykv import aio
+from pytinykv.cli.bench.processors import cpu_seconds
+from pytinykv.cli.bench.targets import leader_of
 from pytinykv.cli.bench.workload import Operation, Workload, run_round
 from pytinykv.client import ClientError
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytinykv.cli.bench.targets import PytinykvTarget
-    from pytinykv.cli.playground.cluster import Cluster, Process
+    from pytinykv.cli.playground.cluster import Cluster
     from pytinykv.lifecycle import Scope
 
 _MIB = 1024 * 1024
@@ -30,15 +32,8 @@ def resident_mib(pid: int) -> float:
         return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / _MIB
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the processor time that a process has used."""
-    with open(f"/proc/{pid}/stat", encoding="ascii") as stream:  # noqa: PTH123 - not a file worth a path
-        fields = stream.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def idle_cpu_percent(cluster: Cluster, seconds: float) -> float:
-    """Return how much of one core the busiest store uses while nobody asks anything."""
+    """Return how much of one core the busiest store uses while no client asks anything."""
     before = [cpu_seconds(store.child.pid) for store in cluster.stores]
     await asyncio.sleep(seconds)
     after = [cpu_seconds(store.child.pid) for store in cluster.stores]
@@ -63,7 +58,7 @@ async def failover_seconds(cluster: Cluster, tries: int, on_progress: Callable[[
     async with aio.connect(cluster.scheduler.addr) as client:
         for number in range(tries):
             await client.raw.put(b"failover", b"before")
-            victim = await _leader_of(cluster, client)
+            victim = await leader_of(cluster, client)
             started = time.monotonic()
             os.kill(victim.child.pid, signal.SIGKILL)
             await _put_until_acknowledged(client, started)
@@ -83,10 +78,3 @@ async def _put_until_acknowledged(client: aio.AsyncClient, started: float) -> No
                 raise
         else:
             return
-
-
-async def _leader_of(cluster: Cluster, client: aio.AsyncClient) -> Process:
-    region = await client.scheduler.get_region(b"failover")
-    assert region is not None
-    store = await client.scheduler.get_store(region.leader.store_id)
-    return next(process for process in cluster.stores if process.addr == store.address)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from pytinykv.cli.bench.processors import Role
 from pytinykv.cli.bench.workload import Latencies, Operation, Round
 
 if TYPE_CHECKING:
@@ -37,6 +38,17 @@ class Cell:
     def rate(self) -> float:
         """Operations per second, the median of the rounds."""
         return statistics.median(each.rate for each in self.rounds) if self.rounds else 0.0
+
+    @property
+    def processor_us(self) -> dict[Role, float]:
+        """Processor time per operation in µs, the median of the rounds, of each role whose processes are known."""
+        roles = self.rounds[0].processor_s if self.rounds else {}
+        return {role: statistics.median(each.processor_us(role) for each in self.rounds) for role in roles}
+
+    @property
+    def cores_busy(self) -> float:
+        """How many cores the known processes used, the median of the rounds."""
+        return statistics.median(each.cores_busy for each in self.rounds) if self.rounds else 0.0
 
 
 class Results:
@@ -78,6 +90,22 @@ class Results:
             )
         return table
 
+    def processor_table(self) -> Table:
+        table = Table(title="processor time per operation in µs, median of the rounds")
+        for heading in ("operation", "in flight", "target", *Role, "all", "cores busy"):
+            table.add_column(heading, justify="left" if heading in {"operation", "target"} else "right")
+        for cell in self.cells.values():
+            used = cell.processor_us
+            table.add_row(
+                cell.workload.operation.value,
+                str(cell.workload.in_flight),
+                cell.target,
+                *(_short(used[role]) if role in used else "" for role in Role),
+                _short(sum(used.values())),
+                f"{cell.cores_busy:.2f}",
+            )
+        return table
+
     def as_json(self, baseline: str) -> dict[str, Any]:
         return {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -92,6 +120,8 @@ class Results:
                     "target": cell.target,
                     "rates": [round(each.rate, 1) for each in cell.rounds],
                     "ratio": self.ratio(cell, baseline),
+                    "processor_us": {role.value: round(used, 2) for role, used in cell.processor_us.items()},
+                    "cores_busy": round(cell.cores_busy, 2),
                     "latency_ms": dict(
                         zip(("p50", "p99", "max"), cell.latencies.percentiles_ms(0.5, 0.99, 1.0), strict=True)
                     ),
@@ -129,3 +159,8 @@ class Results:
         figure.tight_layout()
         figure.savefig(path, dpi=120)
         plt.close(figure)
+
+
+def _short(number: float) -> str:
+    """Return a number with as many digits as it deserves."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.1f}"

@@ -193,7 +193,7 @@ def _count(values: list[int | None]) -> dict[str, int]:
 def _describe(stop: Stop) -> str:
     role = "leader" if stop.was_leader else "follower"
     end = "had to be killed" if stop.status is None else f"exit {stop.status}"
-    left = "nothing left behind" if stop.left_nothing else "no word that nothing is left behind"
+    left = "nothing left behind" if stop.left_nothing else "its log does not say that nothing is left behind"
     return f"{stop.store} ({role}), {stop.seconds:.2f} s, {end}, {left}"
 
 

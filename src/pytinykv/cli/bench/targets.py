@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Final
+
+from pytinykv.cli.bench.processors import Processes, Role
 
 if TYPE_CHECKING:
     from pytinykv.aio import AsyncClient
+    from pytinykv.cli.playground.cluster import Cluster, Process
 
 
 class PytinykvTarget:
@@ -13,7 +17,27 @@ class PytinykvTarget:
 
     name = "pytinykv"
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: AsyncClient, cluster: Cluster | None) -> None:
+        """Measure through `client`; `cluster` is where the processes are, None for one that was not started here."""
         raw = client.raw
         self.put = raw.put
         self.get = raw.get
+        self._client: Final = client
+        self._cluster: Final = cluster
+
+    async def processes(self) -> Processes:
+        """Return who leads and who follows now."""
+        own = [os.getpid()]
+        if self._cluster is None:
+            return {Role.CLIENT: own}
+        leader = await leader_of(self._cluster, self._client)
+        followers = [store.child.pid for store in self._cluster.stores if store is not leader]
+        return {Role.CLIENT: own, Role.LEADER: [leader.child.pid], Role.FOLLOWERS: followers}
+
+
+async def leader_of(cluster: Cluster, client: AsyncClient) -> Process:
+    """Return the store that leads the region of the keys that are measured."""
+    region = await client.scheduler.get_region(b"bench")
+    assert region is not None
+    store = await client.scheduler.get_store(region.leader.store_id)
+    return next(process for process in cluster.stores if process.addr == store.address)

@@ -13,6 +13,7 @@ from enum import StrEnum
 from itertools import accumulate
 from typing import Final, Protocol
 
+from pytinykv.cli.bench.processors import Processes, ProcessorClock, Role
 from pytinykv.lifecycle import Scope
 
 _STEPS_PER_S: Final = 100_000
@@ -36,6 +37,10 @@ class Target(Protocol):
     async def put(self, key: bytes, value: bytes) -> None: ...
 
     async def get(self, key: bytes) -> bytes | None: ...
+
+    async def processes(self) -> Processes:
+        """Return which processes work for the target at this moment."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ class Round:
     target: str
     seconds: float
     latencies: Latencies = field(default_factory=Latencies, repr=False)
+    processor_s: dict[Role, float] = field(default_factory=dict)
+    """Processor time that each role used meanwhile, as far as its processes are known."""
 
     @property
     def operations(self) -> int:
@@ -99,6 +106,15 @@ class Round:
     def rate(self) -> float:
         """Operations per second."""
         return self.operations / self.seconds if self.seconds else 0.0
+
+    @property
+    def cores_busy(self) -> float:
+        """How many cores the known processes used on average."""
+        return sum(self.processor_s.values()) / self.seconds if self.seconds else 0.0
+
+    def processor_us(self, role: Role) -> float:
+        """Return the processor time per operation in µs."""
+        return self.processor_s.get(role, 0.0) * 1e6 / self.operations if self.operations else 0.0
 
 
 def rank(fraction: float, count: int) -> int:
@@ -122,6 +138,7 @@ async def run_round(
     latencies = Latencies()
     numbers = _numbers(workload.operations, time.monotonic() + workload.seconds_max)
     call = _caller(target, workload)
+    processors = ProcessorClock(await target.processes())
     started = time.perf_counter()
     workers = [
         scope.start(f"worker-{index}", _work, numbers, call, workload.keys, latencies, on_progress)
@@ -129,7 +146,8 @@ async def run_round(
     ]
     for worker in workers:
         await worker.wait()
-    return Round(workload, target.name, time.perf_counter() - started, latencies)
+    seconds = time.perf_counter() - started
+    return Round(workload, target.name, seconds, latencies, processors.elapsed_s())
 
 
 def _caller(target: Target, workload: Workload) -> Callable[[bytes], Awaitable[object]]:
