@@ -97,7 +97,7 @@ async def test_closing_with_calls_in_flight(cluster: FakeCluster, servers: dict[
 
     tasks = [scope.start("call", call) for _ in range(5)]
     async with asyncio.timeout(5):
-        while len(db.router.routes.stores[2]._sent) < 5:
+        while len(db.executor.router.stores[2]._sent) < 5:
             await asyncio.sleep(0.001)
     report = await db.close()
     assert report.ok, report.render()

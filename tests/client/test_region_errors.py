@@ -1,4 +1,4 @@
-"""Our client's reaction to every region error (the table of `client.reactions`), and to none of them being the truth."""
+"""Our client's reaction to every region error (the table of `client.retry_policy`), and to none of them being the truth."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ async def test_regions_told_by_epoch_not_match_are_used_at_once(client: AsyncCli
     await client.raw.put(b"l", b"right")
     await client.raw.put(b"k", b"left")
     assert len(warm.schedulers[0].seen) == asked
-    assert [(region.start, region.end) for region in client.router.routes.regions if region.end != b""][-2:] == [
+    assert [(region.start, region.end) for region in client.executor.router.regions if region.end != b""][-2:] == [
         (b"g", b"k5"),
         (b"k5", b"p"),
     ]

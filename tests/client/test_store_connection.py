@@ -292,7 +292,7 @@ async def test_closing_resolves_every_pending_call(
     read = await started(client.raw.get(b"k"), scope, cluster, 0)
     swap = await started(client.raw.compare_and_swap(b"k", None, b"v"), scope, cluster, 0)
     async with asyncio.timeout(2):
-        while STORE not in client.router.routes.stores or not client.router.routes.stores[STORE]._sent:
+        while STORE not in client.executor.router.stores or not client.executor.router.stores[STORE]._sent:
             await asyncio.sleep(0)
     cluster.down.add(cluster.scheduler_address)
     lost = await started(client.raw.put(b"z", b"v"), scope, cluster, 0)

@@ -138,8 +138,8 @@ def test_closing_resolves_calls_of_other_threads(shared: FakeCluster) -> None:
     with connected(shared) as db:
         shared.stores[STORE].open.clear()
         calls = [in_thread(lambda: db.raw.put(b"k", b"v")), in_thread(lambda: db.raw.batch_get([b"k"]))]
-        wait_for(lambda: STORE in db._core.client.router.routes.stores)
-        wait_for(lambda: db._core.client.router.routes.stores[STORE].in_flight == 2)
+        wait_for(lambda: STORE in db._core.client.executor.router.stores)
+        wait_for(lambda: db._core.client.executor.router.stores[STORE].in_flight == 2)
     outcomes = []
     for thread, outcome in calls:
         thread.join(5)
@@ -177,7 +177,7 @@ def test_ctrl_c_leaves_the_client_usable(db: Client, shared: FakeCluster) -> Non
     assert main is not None
 
     def interrupt() -> None:
-        wait_for(lambda: db._core.client.router.routes.stores[STORE].in_flight)
+        wait_for(lambda: db._core.client.executor.router.stores[STORE].in_flight)
         signal.pthread_kill(main, signal.SIGINT)
 
     thread, _ = in_thread(interrupt)
@@ -304,7 +304,7 @@ def call():
 for _ in range(3):
     threads.append(threading.Thread(target=call, daemon=True))
     threads[-1].start()
-while db._core.client.router.routes.stores[1].in_flight < 3:
+while db._core.client.executor.router.stores[1].in_flight < 3:
     time.sleep(0.001)
 print("end of script")
 """

@@ -4,9 +4,9 @@
           │
       commands                     one operation each: how it is written into a frame, how its reply is read
           │
-      routing                      attempts until one succeeds, by the table in `reactions`
-          │   ◄── routes           which region, which store: region_cache, and what the scheduler says
-          │   ◄── scheduler_client regions, stores, timestamps, ids; also the stores' own way to the scheduler
+      executor                     attempts until one succeeds, by the table in `retry_policy`
+          │   ◄── router           which region, which store: region_cache, and what the scheduler says
+          │   ◄── pd               regions, stores, timestamps, ids; also the stores' own way to the scheduler
           │
       store_connection             commands of one loop turn share a `BatchCommands` frame
           │

@@ -1,4 +1,4 @@
-"""The asynchronous client: one scheduler, one router, one scope that owns their background tasks."""
+"""The asynchronous client: one scheduler, one executor, one scope that owns their background tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Self
 from pytinykv.client.arguments import checked_timeout
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import ClientClosedError
-from pytinykv.client.executor import Router
+from pytinykv.client.executor import Executor
 from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.client.raw import AsyncRawClient
 from pytinykv.lifecycle import Scope, StopReport
@@ -51,8 +51,8 @@ class AsyncClient:
         self._scope = scope
         self._connector = connector
         self.scheduler = SchedulerClient(addresses, connector=connector, rng=rng, scope=scope, config=self._config)
-        self._router = Router(self.scheduler, connector=connector, rng=rng, scope=scope, config=self._config)
-        self.raw = AsyncRawClient(self._router)
+        self._executor = Executor(self.scheduler, connector=connector, rng=rng, scope=scope, config=self._config)
+        self.raw = AsyncRawClient(self._executor)
         """Raw operations."""
         self._closed = False
         scope.on_stop("resolve pending calls", self._cut_off)
@@ -68,9 +68,9 @@ class AsyncClient:
         return self._closed
 
     @property
-    def router(self) -> Router:
-        """Routes and connections; for tools and tests."""
-        return self._router
+    def executor(self) -> Executor:
+        """Router and connections; for tools and tests."""
+        return self._executor
 
     async def open(self, timeout: float | None = None) -> Self:
         """Find the scheduler's leader. Raises `SchedulerUnavailableError`."""
@@ -88,7 +88,7 @@ class AsyncClient:
 
     def _cut_off(self) -> None:
         self._closed = True
-        self._router.close()
+        self._executor.close()
         self.scheduler.close()
 
     async def __aenter__(self) -> Self:

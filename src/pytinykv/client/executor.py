@@ -2,9 +2,9 @@
 
     execute ──region and store known──► submit ──reply──► decode                        the path of nearly every command
        │                                   │
-       └── unknown ──► `routes` finds them └── region error, broken stream … ──► react, pause, again, until the deadline
+       └── unknown ──► `router` finds them └── region error, broken stream … ──► react, pause, again, until the deadline
 
-The cheap path makes one future and awaits it once. Everything else (`recover`) may be slow, and decides by `reactions`.
+The cheap path makes one future and awaits it once. Everything else (`recover`) may be slow, and decides by `retry_policy`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from pytinykv.client.errors import (
 )
 from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.client.region_cache import Region
-from pytinykv.client.retry_policy import Pause, Reaction, deadline_exceeded, on_failure, on_region_error
-from pytinykv.client.router import Routes
+from pytinykv.client.retry_policy import Pause, Retry, deadline_exceeded, on_failure, on_region_error
+from pytinykv.client.router import Router
 from pytinykv.client.store_connection import StoreConnection
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import Connector
@@ -61,7 +61,7 @@ class Batch(NamedTuple, Generic[_ItemT, _T]):
     """Makes the command for items that lie in one region."""
 
 
-class Router:
+class Executor:
     """Runs the commands of one client. All methods belong to the event loop's thread."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Router:
     ) -> None:
         self.config = config
         self._pid = os.getpid()
-        self.routes = Routes(scheduler, connector=connector, rng=rng, scope=scope, config=config)
+        self.router = Router(scheduler, connector=connector, rng=rng, scope=scope, config=config)
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._closed = False
@@ -86,7 +86,7 @@ class Router:
         self._closed = True
         if not self._closing.done():
             self._closing.set_result(None)
-        self.routes.close()
+        self.router.close()
 
     # --- one command --------------------------------------------------------------------------------------------
 
@@ -105,11 +105,11 @@ class Router:
         """Send `command` if its route is known; otherwise None, and `recover` finds one."""
         if command.unary_path is not None or self._closed:
             return None
-        routes = self.routes
-        region = command.locate(routes.regions)
+        router = self.router
+        region = command.locate(router.regions)
         if region is None:
             return None
-        store = routes.stores.get(region.store_id)
+        store = router.stores.get(region.store_id)
         if store is None:
             return None
         return store.submit(command, region, self._attempt_deadline(command, deadline))
@@ -183,7 +183,7 @@ class Router:
         trouble: Trouble | None = None
         while pending:
             errors: list[ClientError] = []
-            reactions: list[Reaction] = []
+            retries: list[Retry] = []
             try:
                 attempts = await self._submit_batch(batch, pending, deadline, trouble)
             except ClientError as error:
@@ -198,14 +198,14 @@ class Router:
                         results.append(command.decode(getattr(reply, command.field)))
                         continue
                     trouble = failure
-                    reactions.append(self._judge(command, failure, deadline))
+                    retries.append(self._judge(command, failure, deadline))
                     pending += command.items
                 except ClientError as error:
                     errors.append(error)
             if errors:
                 raise _gravest(errors, partly_done=bool(results) and batch.make(batch.items).write)
             if pending:
-                await self._pause(reactions, backoff)
+                await self._pause(retries, backoff)
         return results
 
     async def _submit_batch(
@@ -245,24 +245,24 @@ class Router:
 
     # --- learning from failures ---------------------------------------------------------------------------------
 
-    def _judge(self, command: Command[Any], trouble: Trouble, deadline: float) -> Reaction:
+    def _judge(self, command: Command[Any], trouble: Trouble, deadline: float) -> Retry:
         """Decide about a failure, and forget or learn what follows from it. Raises what is final."""
         region = command.region
         assert region is not None
         if isinstance(trouble, AttemptFailure):
-            reaction = on_failure(command, trouble, time_left=self._loop.time() < deadline)
+            retry = on_failure(command, trouble, time_left=self._loop.time() < deadline)
         else:
-            reaction = on_region_error(command, trouble)
-            self.routes.learn(region, trouble)
-        self.routes.forget(region, reaction)
-        return reaction
+            retry = on_region_error(command, trouble)
+            self.router.learn(region, trouble)
+        self.router.forget(region, retry)
+        return retry
 
-    async def _pause(self, reactions: Sequence[Reaction], backoff: Backoff) -> None:
-        """Pause for the longest of several reactions; "at once" is granted once per call."""
-        if all(reaction.pause is Pause.NONE for reaction in reactions) and backoff.attempts == 0:
+    async def _pause(self, retries: Sequence[Retry], backoff: Backoff) -> None:
+        """Pause for the longest of several retries; "at once" is granted once per call."""
+        if all(retry.pause is Pause.NONE for retry in retries) and backoff.attempts == 0:
             backoff.attempts += 1
             return
-        await backoff.pause(max(reaction.pause_at_least_s for reaction in reactions))
+        await backoff.pause(max(retry.pause_at_least_s for retry in retries))
 
     def _backoff(self, deadline: float) -> Backoff:
         return Backoff(self.config, deadline=deadline, rng=self._rng, closing=self._closing)
@@ -273,7 +273,7 @@ class Router:
         while True:
             self._check_time(command, deadline, trouble)
             try:
-                found = await self.routes.find(command, deadline)
+                found = await self.router.find(command, deadline)
                 if found is not None:
                     return found
                 trouble = trouble or "the scheduler knows no region with a leader for it"

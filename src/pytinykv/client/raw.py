@@ -34,7 +34,7 @@ from pytinykv.client.commands import (
     RawTtl,
 )
 from pytinykv.client.errors import ClientError, UndeterminedError
-from pytinykv.client.executor import Batch, Router
+from pytinykv.client.executor import Batch, Executor
 from pytinykv.client.scanning import ScanPager
 
 
@@ -84,22 +84,22 @@ class AsyncRawClient:
       the caller's back. (The same holds for a write whose task is cancelled.)
     """
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
-        self._value_bytes_max = router.config.value_bytes_max
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._value_bytes_max = executor.config.value_bytes_max
 
     async def get(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> bytes | None:
         """Return the value of `key`, None if there is none."""
-        return await self._router.execute(get_command(key, cf), self._deadline(timeout))
+        return await self._executor.execute(get_command(key, cf), self._deadline(timeout))
 
     async def put(self, key: bytes, value: bytes, *, ttl: int = 0, cf: str = "", timeout: float | None = None) -> None:
         """Set `key`. With `ttl` it vanishes after so many seconds; 0 keeps it for ever."""
         command = put_command(key, value, ttl, cf, self._value_bytes_max)
-        await self._router.execute(command, self._deadline(timeout))
+        await self._executor.execute(command, self._deadline(timeout))
 
     async def delete(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> None:
         """Remove `key`; fine if it does not exist."""
-        await self._router.execute(delete_command(key, cf), self._deadline(timeout))
+        await self._executor.execute(delete_command(key, cf), self._deadline(timeout))
 
     async def batch_get(
         self, keys: Iterable[bytes], *, cf: str = "", timeout: float | None = None
@@ -111,7 +111,7 @@ class AsyncRawClient:
             return RawBatchGet(items, family)
 
         batch = Batch(checked_keys(keys), _identity, len, make)
-        results = await self._router.execute_batch(batch, self._deadline(timeout))
+        results = await self._executor.execute_batch(batch, self._deadline(timeout))
         return dict(sorted(pair for result in results for pair in result))
 
     async def batch_put(
@@ -129,7 +129,7 @@ class AsyncRawClient:
             return RawBatchPut(items, ttl_s, family)
 
         batch = Batch(checked_pairs(pairs, self._value_bytes_max), _key_of_pair, _size_of_pair, make)
-        await self._router.execute_batch(batch, self._deadline(timeout))
+        await self._executor.execute_batch(batch, self._deadline(timeout))
 
     async def batch_delete(self, keys: Iterable[bytes], *, cf: str = "", timeout: float | None = None) -> None:
         """Remove several keys. Not atomic, as `batch_put`."""
@@ -139,7 +139,7 @@ class AsyncRawClient:
             return RawBatchDelete(items, family)
 
         batch = Batch(checked_keys(keys), _identity, len, make)
-        await self._router.execute_batch(batch, self._deadline(timeout))
+        await self._executor.execute_batch(batch, self._deadline(timeout))
 
     def scan(
         self,
@@ -178,7 +178,7 @@ class AsyncRawClient:
     ) -> ScanPager:
         """Return the pages of a scan; for `scan` here and in the synchronous face."""
         return ScanPager(
-            self._router,
+            self._executor,
             checked_range(start, end, prefix),
             limit=checked_limit(limit),
             reverse=reverse,
@@ -203,7 +203,7 @@ class AsyncRawClient:
         while left is not None:
             command = RawDeleteRange(left, family)
             try:
-                await self._router.execute(command, deadline)
+                await self._executor.execute(command, deadline)
             except ClientError as error:
                 if not done or error.undetermined:
                     raise
@@ -213,7 +213,7 @@ class AsyncRawClient:
 
     async def ttl(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> int | None:
         """Return how many seconds `key` has left to live: 0 when it lives for ever, None when it does not exist."""
-        return await self._router.execute(RawTtl(checked_key(key), checked_cf(cf)), self._deadline(timeout))
+        return await self._executor.execute(RawTtl(checked_key(key), checked_cf(cf)), self._deadline(timeout))
 
     async def compare_and_swap(
         self,
@@ -236,7 +236,7 @@ class AsyncRawClient:
             ttl_s=checked_ttl(ttl),
             cf=checked_cf(cf),
         )
-        return await self._router.execute(command, self._deadline(timeout))
+        return await self._executor.execute(command, self._deadline(timeout))
 
     async def checksum(
         self,
@@ -252,7 +252,7 @@ class AsyncRawClient:
         total = Checksum(0, 0, 0)
         while left is not None:
             command = RawChecksum(left, "")
-            part = await self._router.execute(command, deadline)
+            part = await self._executor.execute(command, deadline)
             total = Checksum(
                 total.checksum ^ part.checksum, total.total_kvs + part.total_kvs, total.total_bytes + part.total_bytes
             )
@@ -260,7 +260,7 @@ class AsyncRawClient:
         return total
 
     def _deadline(self, timeout: float | None) -> float:
-        return self._router.deadline(None if timeout is None else checked_timeout(timeout))
+        return self._executor.deadline(None if timeout is None else checked_timeout(timeout))
 
 
 def _behind(left: KeyRange, covered: KeyRange) -> KeyRange | None:

@@ -30,7 +30,7 @@ A region error means that the command was not executed, except for the two rows 
 them also for commands that it had proposed already (our stores only the second). "At once" holds for the first time;
 two stores that point at each other must not be asked in a tight loop.
 
-Pure: this module decides; `routing` carries it out.
+Pure: this module decides; `executor` carries it out.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Pause(Enum):
     BACKOFF = auto()
 
 
-class Reaction(NamedTuple):
+class Retry(NamedTuple):
     """Try again: after which pause, and after forgetting what."""
 
     pause: Pause = Pause.BACKOFF
@@ -101,28 +101,28 @@ class Reaction(NamedTuple):
     """The store does not answer: choose another peer for a while."""
 
 
-def on_region_error(command: Command[Any], error: RegionError) -> Reaction:
+def on_region_error(command: Command[Any], error: RegionError) -> Retry:
     """Return what to do about a region error. Raises what the caller gets, if that is to be the end."""
     what = f"{command.describe()} at {command.region!r}: {error.message}"
     if isinstance(error, _DOUBTFUL_FOR_WRITES):
         if command.write:
             raise UndeterminedError(f"{what}; {_WHAT_TO_DO_IF_UNDETERMINED}")
-        return Reaction()
+        return Retry()
     if not error.retryable or type(error) in _FINAL:
         raise _FINAL.get(type(error), StoreError)(f"{what}; nothing was changed")
     match error:
         case wire_errors.NotLeader(leader=leader):
-            return Reaction(Pause.BACKOFF if leader is None else Pause.NONE, drop_region=leader is None)
+            return Retry(Pause.BACKOFF if leader is None else Pause.NONE, drop_region=leader is None)
         case wire_errors.EpochNotMatch(current_regions=regions):
-            return Reaction(Pause.NONE if regions else Pause.BACKOFF)
+            return Retry(Pause.NONE if regions else Pause.BACKOFF)
         case wire_errors.StoreNotMatch():
-            return Reaction(drop_store=True)
+            return Retry(drop_store=True)
         case wire_errors.ServerIsBusy(backoff_ms=backoff_ms):
-            return Reaction(pause_at_least_s=backoff_ms / 1000 or BUSY_PAUSE_S, drop_region=False)
-    return Reaction(drop_region=not isinstance(error, _WAIT_ONLY))
+            return Retry(pause_at_least_s=backoff_ms / 1000 or BUSY_PAUSE_S, drop_region=False)
+    return Retry(drop_region=not isinstance(error, _WAIT_ONLY))
 
 
-def on_failure(command: Command[Any], failure: AttemptFailure, *, time_left: bool) -> Reaction:
+def on_failure(command: Command[Any], failure: AttemptFailure, *, time_left: bool) -> Retry:
     """Return what to do about an attempt without a reply. Raises what the caller gets, if that is to be the end."""
     if failure.doubtful and command.write:
         kind = CutOffWriteError if failure.kind is FailureKind.CLOSED_SENT else UndeterminedError
@@ -136,7 +136,7 @@ def on_failure(command: Command[Any], failure: AttemptFailure, *, time_left: boo
         case _ if not time_left:
             raise deadline_exceeded(command, repr(failure))
     silent = failure.kind in (FailureKind.EXPIRED_SENT, FailureKind.EXPIRED_WAITING)
-    return Reaction(Pause.NONE if silent else Pause.BACKOFF, avoid_store=True, drop_store=True)
+    return Retry(Pause.NONE if silent else Pause.BACKOFF, avoid_store=True, drop_store=True)
 
 
 def deadline_exceeded(command: Command[Any], trouble: str) -> DeadlineExceededError:

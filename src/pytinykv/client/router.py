@@ -21,7 +21,7 @@ from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import SchedulerUnavailableError, StoreNotFoundError
 from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.client.region_cache import Region, RegionCache
-from pytinykv.client.retry_policy import Reaction
+from pytinykv.client.retry_policy import Retry
 from pytinykv.client.store_connection import StoreConnection
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import Connector
@@ -37,7 +37,7 @@ AVOID_STORE_S = 3.0
 """A store that did not answer is passed over for so long when there is a choice."""
 
 
-class Routes:
+class Router:
     """The routes of one client. All methods belong to the event loop's thread."""
 
     def __init__(
@@ -88,13 +88,13 @@ class Routes:
                     if (meta_leader := _peer_on(meta, region.store_id)) is not None
                 )
 
-    def forget(self, region: Region, reaction: Reaction) -> None:
+    def forget(self, region: Region, retry: Retry) -> None:
         """Forget what an attempt at `region` has shown to be wrong."""
-        if reaction.avoid_store:
+        if retry.avoid_store:
             self._avoid_until[region.store_id] = self._loop.time() + AVOID_STORE_S
-        if reaction.drop_store and (store := self.stores.pop(region.store_id, None)) is not None:
+        if retry.drop_store and (store := self.stores.pop(region.store_id, None)) is not None:
             self._moved[region.store_id] = store
-        if reaction.drop_region and self.regions.remove(region):
+        if retry.drop_region and self.regions.remove(region):
             self._dropped.insert(region)
 
     # --- finding the way ----------------------------------------------------------------------------------------

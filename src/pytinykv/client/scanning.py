@@ -14,7 +14,7 @@ from collections import deque
 
 from pytinykv.client.commands import KeyRange, Pair, RawScan
 from pytinykv.client.config import ClientConfig
-from pytinykv.client.executor import Router
+from pytinykv.client.executor import Executor
 from pytinykv.wire.keys import next_key
 
 FIRST_PAGE_ROWS = 16
@@ -25,7 +25,7 @@ class ScanPager:
 
     def __init__(
         self,
-        router: Router,
+        executor: Executor,
         range_: KeyRange | None,
         *,
         limit: int | None,
@@ -34,7 +34,7 @@ class ScanPager:
         cf: str,
         timeout_s: float | None,
     ) -> None:
-        self._router = router
+        self._executor = executor
         self._left = range_ if limit != 0 else None
         """What is still to be read; None when that is nothing."""
         self._limit = limit
@@ -46,14 +46,14 @@ class ScanPager:
 
     async def next_page(self) -> deque[Pair]:
         """Return the next pairs, at least one; none when the scan is over. The deadline holds for each page."""
-        deadline = self._router.deadline(self._timeout_s)
+        deadline = self._executor.deadline(self._timeout_s)
         while self._left is not None:
             limit = self._rows if self._limit is None else min(self._rows, self._limit)
             command = RawScan(self._left, limit=limit, reverse=self._reverse, key_only=self._key_only, cf=self._cf)
-            page = await self._router.execute(command, deadline)
+            page = await self._executor.execute(command, deadline)
             self._advance(page, command.covered, exhausted=len(page) < limit)
             if page:
-                self._adapt(page, self._router.config)
+                self._adapt(page, self._executor.config)
                 return deque(page)
         return deque()
 

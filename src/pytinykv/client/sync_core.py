@@ -214,16 +214,16 @@ class SyncCore:
         if not isinstance(work, Command):
             self._on_loop_start(call, work)
             return
-        router = self.client.router
-        deadline = router.deadline(call.timeout_s)
-        future = router.submit(work, deadline)
+        executor = self.client.executor
+        deadline = executor.deadline(call.timeout_s)
+        future = executor.submit(work, deadline)
         if future is None:
             self._on_loop_recover(call, work, deadline, None)
             return
 
         def on_reply(future: asyncio.Future[Any]) -> None:
             reply = future.result()
-            trouble = router.outcome(work, reply)
+            trouble = executor.outcome(work, reply)
             if trouble is not None:
                 self._on_loop_recover(call, work, deadline, trouble)
                 return
@@ -238,9 +238,9 @@ class SyncCore:
         self, call: _Call[Any], command: Command[Any], deadline: float, trouble: Trouble | None
     ) -> None:
         if self._thread.scope.stopping:
-            call.fail(self.client.router.last_word(command, trouble))
+            call.fail(self.client.executor.last_word(command, trouble))
         else:
-            self._on_loop_start(call, lambda client: client.router.recover(command, deadline, trouble))
+            self._on_loop_start(call, lambda client: client.executor.recover(command, deadline, trouble))
 
     def _on_loop_start(self, call: _Call[_T], work: Callable[[AsyncClient], Coroutine[Any, Any, _T]]) -> None:
         if self._thread.scope.stopping:
