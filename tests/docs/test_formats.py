@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 
+from pytinykv.model import Peer, PeerRole, Region, RegionEpoch, RegionId, StoreId, encode
 from pytinykv.raft import (
     ConfChangeKind,
     Entry,
@@ -21,13 +22,13 @@ from pytinykv.raft import (
     Term,
 )
 from pytinykv.raft.messages import encode_conf_change
-from pytinykv.raftstore import MembershipChange, Peer, PeerRole, RaftEnvelope, Region, RegionEpoch, RegionId, StoreId
+from pytinykv.raftstore import MembershipChange, RaftEnvelope
 from pytinykv.raftstore.keys import RAW_TAGS
 from pytinykv.raftstore.operations import CF_CODES, DELETE_EXPIRED, PUT, RAW_CODE, encode_operations
 from pytinykv.raftstore.raw_values import encode_raw_value
-from pytinykv.raftstore.records import ApplyState, RaftLocalState, StoreIdent, encode
+from pytinykv.raftstore.records import ApplyState, RaftLocalState, StoreIdent
 from pytinykv.scheduler import records as scheduler
-from pytinykv.scheduler.state import Meta, ServiceSafePoint, encode_record
+from pytinykv.scheduler.state import Meta, ServiceSafePoint
 from pytinykv.server.host.raft_transport import _Greeting
 from pytinykv.storage import DataDirectory, DataKind
 from pytinykv.wire.keys import encode_bytes
@@ -62,17 +63,17 @@ EXAMPLES = {
         encode([RaftEnvelope(REGION.id, VOTER, LEARNER, REGION.epoch, HEARTBEAT)])
     ),
     "`Meta`: cluster 7, founded by store 1 with region 2 and peer 3, ids below 1001, timestamps below 5000 ms, "
-    "safe point 9, 3 peers, `br` holds 8 back until second 100": encode_record(
+    "safe point 9, 3 peers, `br` holds 8 back until second 100": encode(
         Meta(7, True, 1, 2, 3, 1001, 5000, 9, 3, (ServiceSafePoint("br", 8, 100),))
     ),
-    "`StoreMeta`: store 1 at `h:1`, up": encode_record(scheduler.StoreMeta(scheduler.StoreId(1), "h:1")),
-    "`RegionMeta` 2 from `a` on, epoch 3.4, voter 5 on store 6": encode_record(
-        scheduler.RegionMeta(
-            scheduler.RegionId(2),
+    "`StoreMeta`: store 1 at `h:1`, up": encode(scheduler.StoreMeta(StoreId(1), "h:1")),
+    "`Region` 2 from `a` on, epoch 3.4, voter 5 on store 6": encode(
+        Region(
+            RegionId(2),
             b"a",
             b"",
-            scheduler.Epoch(3, 4),
-            (scheduler.Peer(scheduler.PeerId(5), scheduler.StoreId(6)),),
+            RegionEpoch(3, 4),
+            (Peer(PeerId(5), StoreId(6)),),
         )
     ),
     "empty": encode_bytes(b""),

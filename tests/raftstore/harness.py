@@ -12,16 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pytinykv.model import FormatError, Peer, Region, RegionEpoch, RegionId, StoreId, encode
 from pytinykv.raft import ConfChangeKind, InstallSnapshot, PeerId
 from pytinykv.raftstore import (
     MembershipChange,
     Operation,
-    Peer,
     RaftEnvelope,
     RaftStoreConfig,
-    Region,
-    RegionEpoch,
-    RegionId,
     RegionPeer,
     RegionReport,
     SnapshotDirectory,
@@ -29,13 +26,11 @@ from pytinykv.raftstore import (
     SnapshotManifest,
     SnapshotRefusedError,
     Store,
-    StoreId,
     bootstrap,
 )
-from pytinykv.raftstore.errors import FormatError
 from pytinykv.raftstore.operations import PUT, RAW_CODE
 from pytinykv.raftstore.raw_values import encode_raw_value, live_value
-from pytinykv.raftstore.records import decode_snapshot_header, encode
+from pytinykv.raftstore.records import decode_snapshot_header
 from pytinykv.raftstore.snapshot_files import snapshot_chunks
 from pytinykv.storage import ColumnFamily, MemoryEngine
 from pytinykv.wire.errors import RegionError

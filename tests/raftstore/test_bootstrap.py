@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tests.raftstore.harness import Cluster
 
+from pytinykv.model import Region, RegionId, StoreId
 from pytinykv.raft import PeerId
-from pytinykv.raftstore import Region, RegionId, SnapshotDirectory, StoreId, StoreIdent, bootstrap
+from pytinykv.raftstore import SnapshotDirectory, StoreIdent, bootstrap
 from pytinykv.raftstore.recovery import load_regions
 from pytinykv.storage import MemoryEngine
 

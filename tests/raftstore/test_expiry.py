@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from tests.raftstore.harness import RAW, REGION_ID, Call, Cluster, Node, put
 
+from pytinykv.model import Peer, Region, RegionEpoch, StoreId
 from pytinykv.raft import PeerId
-from pytinykv.raftstore import Operation, Peer, RaftStoreConfig, Region, RegionEpoch, StoreId
+from pytinykv.raftstore import Operation, RaftStoreConfig
 from pytinykv.raftstore.apply import apply_conditional
 from pytinykv.raftstore.expiry import STEP_BYTES_MAX, ExpirySweep, find_expired
 from pytinykv.raftstore.operations import COMPARE_AND_SWAP, DELETE_EXPIRED, PUT, RAW_CODE

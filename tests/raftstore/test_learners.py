@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from tests.raftstore.harness import REGION_ID, Cluster, Node
 
+from pytinykv.model import Peer, PeerRole, Region, RegionEpoch, StoreId
 from pytinykv.raft import ConfChangeKind, Heartbeat, InstallSnapshot, LogIndex, PeerId, RoleKind
-from pytinykv.raftstore import MembershipChange, Peer, RaftStoreConfig, Region, RegionEpoch, RegionReport, StoreId
+from pytinykv.raftstore import MembershipChange, RaftStoreConfig, RegionReport
 from pytinykv.raftstore.followers import AWAITS_LIFE, FollowerWatch
 from pytinykv.raftstore.membership import changed_region, refusal
-from pytinykv.raftstore.records import PeerRole
 from pytinykv.wire.errors import NotLeader
 
 VOTER, LEARNER = ConfChangeKind.ADD_VOTER, ConfChangeKind.ADD_LEARNER

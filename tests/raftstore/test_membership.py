@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.raftstore.harness import REGION_ID, Cluster
 
+from pytinykv.model import Peer, PeerRole, Region, RegionEpoch, RegionId, StoreId, encode
 from pytinykv.raft import (
     AppendEntries,
     ConfChangeKind,
@@ -20,18 +21,7 @@ from pytinykv.raft import (
     Term,
     VoteRequest,
 )
-from pytinykv.raftstore import (
-    MembershipChange,
-    Peer,
-    PeerRole,
-    RaftEnvelope,
-    RaftStoreConfig,
-    Region,
-    RegionEpoch,
-    RegionId,
-    StoreId,
-    keys,
-)
+from pytinykv.raftstore import MembershipChange, RaftEnvelope, RaftStoreConfig, keys
 from pytinykv.raftstore.membership import changed_region, refusal
 from pytinykv.raftstore.records import (
     ApplyState,
@@ -41,7 +31,6 @@ from pytinykv.raftstore.records import (
     decode_apply_state,
     decode_raft_state,
     decode_region_state,
-    encode,
 )
 from pytinykv.storage import ColumnFamily
 from pytinykv.wire.errors import NotLeader, RegionNotFound

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pytinykv.model import Peer, Region, RegionEpoch, RegionId, StoreId
 from pytinykv.raft import (
     Compacted,
     ConfState,
@@ -21,7 +22,7 @@ from pytinykv.raft import (
     Term,
     Unavailable,
 )
-from pytinykv.raftstore import Peer, Region, RegionEpoch, RegionId, StoreId, keys
+from pytinykv.raftstore import keys
 from pytinykv.raftstore.peer_storage import PeerStorage, SnapshotNeed
 from pytinykv.storage import ColumnFamily, CorruptionError, Engine, MemoryEngine, RocksEngine
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytinykv.model import FormatError, Peer, PeerRole, Region, RegionEpoch, RegionId, StoreId, encode
 from pytinykv.raft import (
     ConfState,
     Entry,
@@ -23,7 +24,6 @@ from pytinykv.raft import (
     Term,
 )
 from pytinykv.raftstore import keys, membership, raw_values, records
-from pytinykv.raftstore.errors import FormatError
 from pytinykv.raftstore.operations import (
     CF_CODES,
     COMPACT_LOG,
@@ -37,21 +37,14 @@ from pytinykv.raftstore.operations import (
 )
 from pytinykv.raftstore.records import (
     ApplyState,
-    Peer,
-    PeerRole,
     PeerState,
     RaftEnvelope,
     RaftLocalState,
-    Region,
-    RegionEpoch,
-    RegionId,
     RegionLocalState,
     SnapshotFile,
     SnapshotHeader,
     SnapshotManifest,
-    StoreId,
     StoreIdent,
-    encode,
 )
 from pytinykv.storage import ColumnFamily
 
@@ -220,35 +213,3 @@ def test_every_raw_key_of_a_region_and_no_other_is_in_its_ranges(start: bytes, e
             cf for cf, low, high in keys.data_ranges(start, end) if cf is ColumnFamily.RAW and low <= tag + key < high
         ]
         assert (found == [ColumnFamily.RAW]) == region.contains(key)
-
-
-@pytest.mark.tinykv("TestCheckKeyInRegion")
-@pytest.mark.parametrize(
-    ("key", "start", "end", "inside"),
-    [
-        (b"", b"", b"", True),
-        (b"", b"", b"a", True),
-        (b"a", b"", b"a", False),
-        (b"a", b"a", b"", True),
-        (b"a", b"a", b"b", True),
-        (b"b", b"a", b"b", False),
-        (b"0", b"a", b"b", False),
-    ],
-)
-def test_a_region_has_its_start_and_not_its_end(key: bytes, start: bytes, end: bytes, inside: bool) -> None:
-    assert Region(RegionId(1), start, end).contains(key) is inside
-
-
-@given(*[st.binary(max_size=2)] * 4)
-def test_regions_overlap_when_they_share_a_key(a: bytes, b: bytes, c: bytes, d: bytes) -> None:
-    one, two = Region(RegionId(1), a, b), Region(RegionId(2), c, d)
-    lowest = max(a, c)
-    if all(not end or start < end for start, end in ((a, b), (c, d))):
-        assert one.overlaps(two) == (one.contains(lowest) and two.contains(lowest))
-        assert one.overlaps(two) == two.overlaps(one)
-
-
-@pytest.mark.tinykv("TestEpochStale")
-def test_epochs_grow_in_both_parts() -> None:
-    assert RegionEpoch(1, 1) < RegionEpoch(2, 1)
-    assert RegionEpoch(1, 1) != RegionEpoch(1, 2)

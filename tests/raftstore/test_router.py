@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.raftstore.harness import REGION_ID, Cluster
 
+from pytinykv.model import Peer, RegionEpoch, StoreId, encode
 from pytinykv.raft import (
     AppendEntries,
     AppendResponse,
@@ -20,8 +21,7 @@ from pytinykv.raft import (
     VoteRequest,
     VoteResponse,
 )
-from pytinykv.raftstore import Peer, RaftEnvelope, RegionEpoch, StoreId
-from pytinykv.raftstore.records import encode
+from pytinykv.raftstore import RaftEnvelope
 
 SENDER = Peer(PeerId(101), StoreId(1))
 TERM = Term(9)

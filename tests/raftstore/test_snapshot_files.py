@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pytinykv.model import FormatError, Peer, Region, RegionEpoch, RegionId, StoreId, encode
 from pytinykv.raft import LogIndex, PeerId, SnapshotMeta, Term
-from pytinykv.raftstore import Peer, Region, RegionEpoch, RegionId, SnapshotDirectory, SnapshotManifest, StoreId, keys
-from pytinykv.raftstore.errors import FormatError
-from pytinykv.raftstore.records import PeerState, RegionLocalState, SnapshotFile, decode_region_state, encode
+from pytinykv.raftstore import SnapshotDirectory, SnapshotManifest, keys
+from pytinykv.raftstore.records import PeerState, RegionLocalState, SnapshotFile, decode_region_state
 from pytinykv.raftstore.recovery import load_regions
 from pytinykv.raftstore.snapshot_files import (
     MANIFEST,

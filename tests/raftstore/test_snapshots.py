@@ -8,17 +8,9 @@ from pathlib import Path
 import pytest
 from tests.raftstore.harness import REGION_ID, Cluster, Node, Transfer
 
+from pytinykv.model import FormatError, Peer, StoreId
 from pytinykv.raft import AppendEntries, InstallSnapshot, LogIndex, PeerId, SnapshotMeta
-from pytinykv.raftstore import (
-    Peer,
-    RaftEnvelope,
-    RaftStoreConfig,
-    SnapshotHeader,
-    SnapshotManifest,
-    SnapshotRefusedError,
-    StoreId,
-)
-from pytinykv.raftstore.errors import FormatError
+from pytinykv.raftstore import RaftEnvelope, RaftStoreConfig, SnapshotHeader, SnapshotManifest, SnapshotRefusedError
 from pytinykv.raftstore.peer import FORCE_ALL
 from pytinykv.raftstore.records import SnapshotFile
 

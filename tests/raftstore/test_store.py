@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.raftstore.harness import REGION_ID, Call, Cluster, put
 
+from pytinykv.model import Peer, StoreId, encode
 from pytinykv.raft import (
     AppendEntries,
     AppendResponse,
@@ -19,11 +20,10 @@ from pytinykv.raft import (
     Term,
     TimeoutNow,
 )
-from pytinykv.raftstore import Peer, RaftEnvelope, RaftStoreConfig, StoreId
+from pytinykv.raftstore import RaftEnvelope, RaftStoreConfig
 from pytinykv.raftstore.errors import StoreFailedError
 from pytinykv.raftstore.operations import COMPARE_AND_SWAP, RAW_CODE
 from pytinykv.raftstore.raw_values import encode_raw_value
-from pytinykv.raftstore.records import encode
 from pytinykv.storage import EngineError
 from pytinykv.wire.errors import (
     NotLeader,

@@ -8,25 +8,13 @@ from collections.abc import Iterable
 import msgspec
 
 from pytinykv.lifecycle import Scope
+from pytinykv.model import Peer, PeerId, PeerRole, Region, RegionEpoch, RegionId, StoreId
 from pytinykv.scheduler import Scheduler, SchedulerConfig
 from pytinykv.scheduler.cluster import Cluster
 from pytinykv.scheduler.coordinator import Coordinator
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import ChangeKind, ChangePeer, MoveLeader, Operator, Order
-from pytinykv.scheduler.records import (
-    DownPeer,
-    Epoch,
-    Peer,
-    PeerId,
-    PeerRole,
-    RegionId,
-    RegionInfo,
-    RegionMeta,
-    StoreId,
-    StoreMeta,
-    StoreState,
-    StoreStats,
-)
+from pytinykv.scheduler.records import DownPeer, RegionInfo, StoreMeta, StoreState, StoreStats
 from pytinykv.scheduler.replica_checker import ReplicaChecker
 from pytinykv.storage import Engine
 
@@ -85,7 +73,7 @@ def region(
     )
     leads = peers[0].store_id if leader is None else leader
     return RegionInfo(
-        meta=RegionMeta(RegionId(region_id), start, end, Epoch(conf_ver, version), peers),
+        meta=Region(RegionId(region_id), start, end, RegionEpoch(conf_ver, version), peers),
         leader=next((one for one in peers if one.store_id == leads), None),
         term=term,
         pending_peers=tuple(one for one in peers if one.store_id in tuple(pending)),
@@ -102,7 +90,7 @@ def growth(*stores: int) -> list[str]:
 def apply_order(info: RegionInfo, order: Order) -> RegionInfo:
     """The region after its leader has done what it was told."""
     meta = info.meta
-    epoch = Epoch(meta.epoch.conf_ver + 1, meta.epoch.version)
+    epoch = RegionEpoch(meta.epoch.conf_ver + 1, meta.epoch.version)
     match order.instruction:
         case ChangePeer(ChangeKind.ADD | ChangeKind.ADD_LEARNER, added):
             others = tuple(one for one in meta.peers if one.id != added.id)

@@ -8,10 +8,11 @@ import msgspec
 import pytest
 from tests.scheduler.helpers import Decisions, ManualClock, peer, region, store_meta
 
+from pytinykv.model import RegionEpoch, StoreId
 from pytinykv.scheduler import InvalidInput, LookupIncomplete, SchedulerConfig, StaleRegion, StoreHealth
 from pytinykv.scheduler.cluster import Cluster
 from pytinykv.scheduler.errors import StoreNotFound, StoreTombstone
-from pytinykv.scheduler.records import Epoch, RegionInfo, StoreId, StoreState, StoreStats
+from pytinykv.scheduler.records import RegionInfo, StoreState, StoreStats
 from pytinykv.scheduler.stores import StoreInfo
 
 STORES = (1, 2, 3)
@@ -19,7 +20,7 @@ STORES = (1, 2, 3)
 
 def changed(info: RegionInfo, *, conf_ver: int = 0, version: int = 0, **fields: object) -> RegionInfo:
     """The region with its epoch raised and other fields replaced."""
-    epoch = Epoch(info.meta.epoch.conf_ver + conf_ver, info.meta.epoch.version + version)
+    epoch = RegionEpoch(info.meta.epoch.conf_ver + conf_ver, info.meta.epoch.version + version)
     meta = msgspec.structs.replace(info.meta, epoch=epoch, peers=fields.pop("peers", info.meta.peers))
     return msgspec.structs.replace(info, meta=meta, **fields)
 

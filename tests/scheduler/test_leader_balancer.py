@@ -4,9 +4,10 @@ import msgspec
 import pytest
 from tests.scheduler.helpers import Decisions, apply_order, region, steps
 
+from pytinykv.model import Peer, PeerId, PeerRole, StoreId
 from pytinykv.scheduler.leader_balancer import LeaderBalancer
 from pytinykv.scheduler.operators import MoveLeader
-from pytinykv.scheduler.records import Peer, PeerId, PeerRole, RegionInfo, StoreId, StoreState
+from pytinykv.scheduler.records import RegionInfo, StoreState
 
 
 class Balanced(Decisions):

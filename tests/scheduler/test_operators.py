@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from tests.scheduler.helpers import Decisions, apply_order, peer, region
 
+from pytinykv.model import Peer, PeerId, PeerRole, RegionEpoch, StoreId
 from pytinykv.scheduler.operators import (
     AddLearner,
     ChangeKind,
@@ -17,7 +18,7 @@ from pytinykv.scheduler.operators import (
     Step,
     TransferLeader,
 )
-from pytinykv.scheduler.records import Epoch, Peer, PeerId, PeerRole, RegionInfo, StoreId, StoreState
+from pytinykv.scheduler.records import RegionInfo, StoreState
 
 
 def add(store: int, peer_id: int) -> AddLearner:
@@ -293,7 +294,7 @@ def test_order_is_repeated_until_a_heartbeat_shows_it_done(decisions: Decisions)
     orders = [decisions.operators.on_region(info, decisions.now) for _ in range(3)]
     assert orders[0] is not None
     assert orders == [orders[0]] * 3
-    assert (orders[0].leader, orders[0].epoch) == (peer(1, 1), Epoch(1, 1))
+    assert (orders[0].leader, orders[0].epoch) == (peer(1, 1), RegionEpoch(1, 1))
     behind = msgspec.structs.replace(apply_order(info, orders[0]), pending_peers=(learner(3, 77),))
     assert decisions.operators.on_region(behind, decisions.now) is None, "a member; there is nothing to say"
     assert decisions.operators.get(1) is not None, "but still behind"

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from tests.scheduler import helpers
 from tests.scheduler.helpers import Decisions, apply_order, growth, peer, steps
 
+from pytinykv.model import PeerRole
 from pytinykv.scheduler.operators import ChangeKind, ChangePeer, MoveLeader, Order
 from pytinykv.scheduler.quorum import is_working
-from pytinykv.scheduler.records import DownPeer, PeerRole, RegionInfo, StoreLabel, StoreState
+from pytinykv.scheduler.records import DownPeer, RegionInfo, StoreLabel, StoreState
 
 
 def region(region_id: int, start: bytes = b"", end: bytes = b"\xf0", **fields: object) -> RegionInfo:

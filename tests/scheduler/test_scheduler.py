@@ -17,6 +17,7 @@ from tests.scheduler.helpers import (
 )
 
 from pytinykv.lifecycle import Scope
+from pytinykv.model import StoreId
 from pytinykv.scheduler import (
     AlreadyBootstrapped,
     InvalidInput,
@@ -30,7 +31,7 @@ from pytinykv.scheduler import (
     StoreNotFound,
 )
 from pytinykv.scheduler.operators import ChangeKind, ChangePeer, Order
-from pytinykv.scheduler.records import StoreId, StoreState, StoreStats
+from pytinykv.scheduler.records import StoreState, StoreStats
 from pytinykv.storage import Engine, EngineError, MemoryEngine, RocksEngine
 
 T = TypeVar("T")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.scheduler.helpers import region, store_meta
 
+from pytinykv.model import Peer, PeerId, Region, RegionId, StoreId, encode
 from pytinykv.scheduler.commands import (
     Bootstrap,
     Command,
@@ -31,14 +32,13 @@ from pytinykv.scheduler.errors import (
     StoreNotFound,
     StoreTombstone,
 )
-from pytinykv.scheduler.records import Peer, PeerId, RegionId, RegionMeta, StoreId, StoreMeta, StoreState
+from pytinykv.scheduler.records import StoreMeta, StoreState
 from pytinykv.scheduler.state import (
     FOREVER_S,
     META_KEY,
     Meta,
     ServiceSafePoint,
     State,
-    encode_record,
     load_regions,
     load_state,
     region_key,
@@ -89,11 +89,11 @@ def test_bootstrap_happens_once_and_its_founder_may_repeat_it() -> None:
         (store_meta(1), region(10, b"", b"z", stores=(1,)).meta),
         (store_meta(1), region(10, stores=(1, 2)).meta),
         (store_meta(1), region(10, stores=(2,)).meta),
-        (store_meta(1), RegionMeta(RegionId(10), peers=(Peer(PeerId(0), StoreId(1)),))),
-        (store_meta(1), RegionMeta(RegionId(10))),
+        (store_meta(1), Region(RegionId(10), peers=(Peer(PeerId(0), StoreId(1)),))),
+        (store_meta(1), Region(RegionId(10))),
     ],
 )
-def test_bootstrap_with_nonsense_is_refused(store: StoreMeta, first: RegionMeta) -> None:
+def test_bootstrap_with_nonsense_is_refused(store: StoreMeta, first: Region) -> None:
     with pytest.raises(InvalidInput):
         transition(State(), Bootstrap(store, first))
 
@@ -256,9 +256,9 @@ def test_records_are_stored_in_their_places_in_order_of_their_ids() -> None:
     order = list(range(1, 300, 7))
     random.Random(1).shuffle(order)
     for store_id in order:
-        write(engine, store_key(store_id), encode_record(store_meta(store_id)))
-        write(engine, region_key(store_id), encode_record(region(store_id).meta))
-    write(engine, META_KEY, encode_record(Meta(cluster_id=9)))
+        write(engine, store_key(store_id), encode(store_meta(store_id)))
+        write(engine, region_key(store_id), encode(region(store_id).meta))
+    write(engine, META_KEY, encode(Meta(cluster_id=9)))
     state = load_state(engine)
     assert state.meta.cluster_id == 9
     assert list(state.stores.values()) == [store_meta(store_id) for store_id in sorted(order)]
@@ -268,11 +268,11 @@ def test_records_are_stored_in_their_places_in_order_of_their_ids() -> None:
 def test_stored_bytes_are_as_documented() -> None:
     assert store_key(258) == b"s/store/\x00\x00\x00\x00\x00\x00\x01\x02"
     assert region_key(1) == b"s/region/\x00\x00\x00\x00\x00\x00\x00\x01"
-    assert encode_record(Meta(cluster_id=1)).hex() == "019a01c20000000100000090"
-    assert encode_record(StoreMeta(StoreId(1), "a:1")).hex() == "019a01a3613a310090a0a0a0a000a0"
-    assert encode_record(
-        region(1, b"a", b"b", stores=(2,)).meta
-    ).hex() == "019501c40161c40162920101919 3cd03ea0200".replace(" ", "")
+    assert encode(Meta(cluster_id=1)).hex() == "019a01c20000000100000090"
+    assert encode(StoreMeta(StoreId(1), "a:1")).hex() == "019a01a3613a310090a0a0a0a000a0"
+    assert encode(region(1, b"a", b"b", stores=(2,)).meta).hex() == "019501c40161c40162920101919 3cd03ea0200".replace(
+        " ", ""
+    )
 
 
 @pytest.mark.parametrize("value", [b"", b"\x02\x90", b"\x01", b"\x01\xc1", b"\x01\x81\x01\x02", b"\x01\x93\xa1x"])

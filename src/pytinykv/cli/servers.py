@@ -98,6 +98,7 @@ def store(
     Prints one line, `ready addr=HOST:PORT …`, when it serves. Stops on Ctrl-C and SIGTERM.
     """
     from pytinykv.client.errors import ClientError
+    from pytinykv.model import FormatError
     from pytinykv.raftstore import RaftStoreConfig
     from pytinykv.raftstore.errors import RaftStoreError
     from pytinykv.server.host.store_process import StoreProcessConfig, run_store
@@ -121,4 +122,6 @@ def store(
         scheduler_patience_s=scheduler_patience,
         raftstore=component(RaftStoreConfig, component_settings(context, "raftstore"), "store.raftstore"),
     )
-    sys.exit(serve("store", lambda scope: run_store(config, scope, print_ready), ClientError, RaftStoreError))
+    sys.exit(
+        serve("store", lambda scope: run_store(config, scope, print_ready), ClientError, FormatError, RaftStoreError)
+    )

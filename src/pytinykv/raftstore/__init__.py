@@ -2,12 +2,12 @@
 
 The chapters, bottom-up:
 
-    records          regions, peers, what is stored and sent     keys            where it is in the engine
+    records          what is stored and sent        keys            where it is in the engine
     operations       what a log entry says                       raw_values      how a raw value is stored
     peer_storage     a region's log and state                    apply           what operations do to the data
     pending, calls   who waits for an answer                     membership      what a change does to a region
     followers        what a leader notices of the others         peer            one region on this store
-    router           which peer a message is for                 convert         to and from the wire's messages
+    router           which peer a message is for
     snapshot_files   snapshots as files                          snapshots       making, sending, receiving them
     recovery         what a start finds                          bootstrap       the first region of a cluster
     expiry           deleting values that have expired
@@ -24,19 +24,7 @@ from pytinykv.raftstore.membership import MembershipChange
 from pytinykv.raftstore.operations import Operation
 from pytinykv.raftstore.peer import RegionPeer
 from pytinykv.raftstore.ports import SchedulerLink, Transport
-from pytinykv.raftstore.records import (
-    Peer,
-    PeerRole,
-    RaftEnvelope,
-    Region,
-    RegionEpoch,
-    RegionId,
-    RegionReport,
-    SnapshotHeader,
-    SnapshotManifest,
-    StoreId,
-    StoreIdent,
-)
+from pytinykv.raftstore.records import RaftEnvelope, RegionReport, SnapshotHeader, SnapshotManifest, StoreIdent
 from pytinykv.raftstore.snapshot_files import SnapshotDirectory
 from pytinykv.raftstore.snapshots import SnapshotRefusedError
 from pytinykv.raftstore.store import Store
@@ -44,13 +32,8 @@ from pytinykv.raftstore.store import Store
 __all__ = [
     "MembershipChange",
     "Operation",
-    "Peer",
-    "PeerRole",
     "RaftEnvelope",
     "RaftStoreConfig",
-    "Region",
-    "RegionEpoch",
-    "RegionId",
     "RegionPeer",
     "RegionReport",
     "SchedulerLink",
@@ -59,7 +42,6 @@ __all__ = [
     "SnapshotManifest",
     "SnapshotRefusedError",
     "Store",
-    "StoreId",
     "StoreIdent",
     "Transport",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytinykv.raftstore.convert import region_to_pb
+from pytinykv.model import region_to_pb
 from pytinykv.raftstore.operations import (
     CF_OF_CODE,
     COMPACT_LOG,

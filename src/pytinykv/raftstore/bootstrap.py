@@ -9,26 +9,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytinykv.model import Peer, Region, RegionEpoch, encode
 from pytinykv.raft import HardState
 from pytinykv.raftstore import keys
 from pytinykv.raftstore.peer_storage import INITIAL_LOG_INDEX, INITIAL_LOG_TERM, RAFT_CF
 from pytinykv.raftstore.records import (
     ApplyState,
-    Peer,
     PeerState,
     RaftLocalState,
-    Region,
-    RegionEpoch,
     RegionLocalState,
     StoreIdent,
     decode_region,
     decode_store_ident,
-    encode,
 )
 
 if TYPE_CHECKING:
+    from pytinykv.model import RegionId, StoreId
     from pytinykv.raft import PeerId
-    from pytinykv.raftstore.records import RegionId, StoreId
     from pytinykv.storage import Engine, WriteBatch
 
 

@@ -33,11 +33,11 @@ from pytinykv.storage import ColumnFamily
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pytinykv.model import Region
     from pytinykv.raftstore.config import RaftStoreConfig
     from pytinykv.raftstore.operations import Operation
     from pytinykv.raftstore.peer import RegionPeer
     from pytinykv.raftstore.pending import Results
-    from pytinykv.raftstore.records import Region
     from pytinykv.storage import Reader
     from pytinykv.wire.errors import RegionError
 

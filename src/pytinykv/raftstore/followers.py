@@ -18,8 +18,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from pytinykv.model import Peer, PeerRole, Region
 from pytinykv.raft import LogIndex
-from pytinykv.raftstore.records import Peer, PeerRole, Region
 
 if TYPE_CHECKING:
     from pytinykv.raft import PeerId

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from pytinykv.model import FormatError, Peer, PeerRole, Region, RegionEpoch, encode
 from pytinykv.raft import ConfChange, ConfChangeKind, decode_conf_change
-from pytinykv.raftstore.errors import FormatError
-from pytinykv.raftstore.records import Peer, PeerRole, Region, RegionEpoch, decode_peer, encode
+from pytinykv.raftstore.records import decode_peer
 
 
 @dataclass(frozen=True)

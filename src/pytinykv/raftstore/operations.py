@@ -26,9 +26,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-from pytinykv.raftstore.errors import FormatError
+from pytinykv.model import RecordDecoder, encode
 from pytinykv.storage import ColumnFamily
 
 PUT = 1
@@ -54,22 +52,16 @@ RAW_CODE = CF_CODES[ColumnFamily.RAW]
 
 Operation = tuple[Any, ...]
 
-_FORMAT = 1
-_PREFIX = bytes([_FORMAT])
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(tuple[int, list[tuple[Any, ...]]]).decode
+_decode: RecordDecoder[tuple[int, list[tuple[Any, ...]]]] = RecordDecoder(
+    tuple[int, list[tuple[Any, ...]]], "operations"
+)
 
 
 def encode_operations(epoch_version: int, operations: list[Operation]) -> bytes:
     """Return the data of a log entry."""
-    return _PREFIX + _encode((epoch_version, operations))
+    return encode((epoch_version, operations))
 
 
 def decode_operations(data: bytes) -> tuple[int, list[Operation]]:
     """Return (epoch_version, operations). Raises FormatError."""
-    if data[:1] != _PREFIX:
-        raise FormatError(f"operations: format version {data[:1].hex() or 'missing'} is not {_FORMAT}")
-    try:
-        return _decode(memoryview(data)[1:])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FormatError(f"operations: damaged ({error})") from error
+    return _decode(data)

@@ -19,6 +19,7 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytinykv.model import Peer, PeerRole, Region, encode, peer_to_pb
 from pytinykv.raft import (
     ConfChangeKind,
     EntryKind,
@@ -34,21 +35,10 @@ from pytinykv.raft import NotLeader as RaftNotLeader
 from pytinykv.raftstore import keys, membership
 from pytinykv.raftstore.apply import apply_entry
 from pytinykv.raftstore.calls import PeerCalls
-from pytinykv.raftstore.convert import peer_to_pb
 from pytinykv.raftstore.followers import AWAITS_LIFE, FollowerWatch
 from pytinykv.raftstore.operations import COMPACT_LOG, encode_operations
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
-from pytinykv.raftstore.records import (
-    Peer,
-    PeerRole,
-    PeerState,
-    RaftEnvelope,
-    Region,
-    RegionLocalState,
-    RegionReport,
-    SnapshotManifest,
-    encode,
-)
+from pytinykv.raftstore.records import PeerState, RaftEnvelope, RegionLocalState, RegionReport, SnapshotManifest
 from pytinykv.raftstore.recovery import finish_restore
 from pytinykv.wire.errors import NotLeader, RegionNotFound
 

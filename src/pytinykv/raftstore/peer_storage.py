@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pytinykv.model import Region, encode
 from pytinykv.raft import (
     Compacted,
     ConfState,
@@ -33,15 +34,7 @@ from pytinykv.raft import (
     Unavailable,
 )
 from pytinykv.raftstore import keys
-from pytinykv.raftstore.records import (
-    ApplyState,
-    RaftLocalState,
-    Region,
-    decode_apply_state,
-    decode_entry,
-    decode_raft_state,
-    encode,
-)
+from pytinykv.raftstore.records import ApplyState, RaftLocalState, decode_apply_state, decode_entry, decode_raft_state
 from pytinykv.storage import ColumnFamily, CorruptionError
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from pytinykv.raftstore.records import RaftEnvelope, Region, RegionId, RegionReport, SnapshotManifest, StoreId
+from pytinykv.model import Region, RegionId, StoreId
+from pytinykv.raftstore.records import RaftEnvelope, RegionReport, SnapshotManifest
 
 
 class Transport(Protocol):

@@ -8,7 +8,7 @@ An expired value is absent for every reader from that second on; some time later
 
 from __future__ import annotations
 
-from pytinykv.raftstore.errors import FormatError
+from pytinykv.model import FormatError
 
 _FOREVER = b"\x00"
 _EXPIRES = b"\x01"

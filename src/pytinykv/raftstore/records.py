@@ -1,76 +1,17 @@
-"""Records of the raftstore: regions and their peers, local states on disk, and the envelope in which messages travel.
+"""Records of the raftstore: the states that are on disk, and the envelope in which messages travel.
 
-Everything that is stored or sent begins with one version byte (`FORMAT_VERSION`), followed by the record in MessagePack.
-Fields are only ever added at the end, with a default; see docs/formats.md.
+Everything that is stored or sent has the form of `model.codec`: a version byte and MessagePack. Fields are only ever added at
+the end, with a default; see docs/formats.md.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Generic, NewType, TypeVar
 
 import msgspec
 
-from pytinykv.raft import ConfState, Entry, HardState, LogIndex, Message, PeerId, SnapshotMeta, Term
-from pytinykv.raftstore.errors import FormatError
-
-RegionId = NewType("RegionId", int)
-StoreId = NewType("StoreId", int)
-
-FORMAT_VERSION = 1
-_PREFIX = bytes([FORMAT_VERSION])
-
-
-class PeerRole(IntEnum):
-    """Stored, never renumber; the numbers of metapb.PeerRole."""
-
-    VOTER = 0
-    LEARNER = 1
-
-
-class Peer(msgspec.Struct, frozen=True, array_like=True):
-    """One replica of a region. `id` is unique in the cluster and never used again; `store_id` says where it lives."""
-
-    id: PeerId
-    store_id: StoreId
-    role: PeerRole = PeerRole.VOTER
-
-
-class RegionEpoch(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """How often a region changed: `conf_ver` counts membership changes, `version` splits and merges. Both only grow."""
-
-    conf_ver: int = 0
-    version: int = 0
-
-
-class Region(msgspec.Struct, frozen=True, array_like=True):
-    """A range of keys, start_key <= key < end_key (empty end: unbounded), and the peers that replicate it."""
-
-    id: RegionId
-    start_key: bytes = b""
-    end_key: bytes = b""
-    epoch: RegionEpoch = RegionEpoch()
-    peers: tuple[Peer, ...] = ()
-
-    def contains(self, key: bytes) -> bool:
-        return self.start_key <= key and (not self.end_key or key < self.end_key)
-
-    def overlaps(self, other: Region) -> bool:
-        return (not other.end_key or self.start_key < other.end_key) and (
-            not self.end_key or other.start_key < self.end_key
-        )
-
-    def peer_on(self, store_id: int) -> Peer | None:
-        return next((peer for peer in self.peers if peer.store_id == store_id), None)
-
-    def peer(self, peer_id: int) -> Peer | None:
-        return next((peer for peer in self.peers if peer.id == peer_id), None)
-
-    def conf_state(self) -> ConfState:
-        return ConfState(
-            voters=tuple(sorted(peer.id for peer in self.peers if peer.role is PeerRole.VOTER)),
-            learners=tuple(sorted(peer.id for peer in self.peers if peer.role is PeerRole.LEARNER)),
-        )
+from pytinykv.model import Peer, PeerId, RecordDecoder, Region, RegionEpoch, RegionId, StoreId
+from pytinykv.raft import Entry, HardState, LogIndex, Message, SnapshotMeta, Term
 
 
 class PeerState(IntEnum):
@@ -175,34 +116,6 @@ class RegionReport(msgspec.Struct, frozen=True):
     pending_peers: tuple[Peer, ...]
     """Peers that are behind (see `followers`)."""
     approximate_size_bytes: int
-
-
-_encoder = msgspec.msgpack.Encoder()
-T = TypeVar("T")
-
-
-def encode(record: msgspec.Struct | list[RaftEnvelope]) -> bytes:
-    """Return the stored or sent form of a record: a version byte and MessagePack."""
-    return _PREFIX + _encoder.encode(record)
-
-
-class RecordDecoder(Generic[T]):
-    """Reads one kind of record; raises FormatError for anything that is not one."""
-
-    def __init__(self, record_type: type[T], name: str) -> None:
-        self._decode = msgspec.msgpack.Decoder(record_type).decode
-        self._name = name
-
-    def __call__(self, data: bytes) -> T:
-        if data[:1] != _PREFIX:
-            raise FormatError(
-                f"{self._name}: format version {data[0] if data else 'missing'} is not {FORMAT_VERSION}; "
-                "written by another version of pytinykv"
-            )
-        try:
-            return self._decode(memoryview(data)[1:])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise FormatError(f"{self._name}: damaged record ({error})") from error
 
 
 decode_store_ident = RecordDecoder(StoreIdent, "store identity")

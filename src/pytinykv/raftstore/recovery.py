@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pytinykv.model import encode
 from pytinykv.raftstore import keys
 from pytinykv.raftstore.peer_storage import RAFT_CF
-from pytinykv.raftstore.records import PeerState, RegionLocalState, decode_region_state, encode
+from pytinykv.raftstore.records import PeerState, RegionLocalState, decode_region_state
 from pytinykv.raftstore.snapshot_files import install_snapshot
 
 if TYPE_CHECKING:

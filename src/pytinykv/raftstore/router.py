@@ -21,6 +21,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pytinykv.model import Peer, Region
 from pytinykv.raft import (
     Heartbeat,
     InstallSnapshot,
@@ -30,11 +31,11 @@ from pytinykv.raft import (
     VoteRequest,
     VoteResponse,
 )
-from pytinykv.raftstore.records import Peer, RaftEnvelope, Region, RegionLocalState
+from pytinykv.raftstore.records import RaftEnvelope, RegionLocalState
 
 if TYPE_CHECKING:
+    from pytinykv.model import StoreId
     from pytinykv.raftstore.peer import RegionPeer
-    from pytinykv.raftstore.records import StoreId
     from pytinykv.raftstore.turn import Turn
 
 _log = logging.getLogger(__name__)

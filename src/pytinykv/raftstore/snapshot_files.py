@@ -22,15 +22,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from fastcrc import crc32
 
+from pytinykv.model import FormatError, Region, encode
 from pytinykv.raftstore import keys
-from pytinykv.raftstore.errors import FormatError
-from pytinykv.raftstore.records import (
-    Region,
-    SnapshotFile,
-    SnapshotManifest,
-    decode_manifest,
-    encode,
-)
+from pytinykv.raftstore.records import SnapshotFile, SnapshotManifest, decode_manifest
 from pytinykv.storage import ColumnFamily, sync_directory, write_atomically
 
 if TYPE_CHECKING:

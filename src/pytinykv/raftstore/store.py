@@ -20,19 +20,13 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytinykv.model import PeerRole, Region, RegionId, StoreId
 from pytinykv.raft import InstallSnapshot
 from pytinykv.raftstore.errors import StoreFailedError
 from pytinykv.raftstore.expiry import ExpirySweep
 from pytinykv.raftstore.peer import IncomingSnapshot, RegionPeer
 from pytinykv.raftstore.peer_storage import PeerStorage
-from pytinykv.raftstore.records import (
-    PeerRole,
-    RaftEnvelope,
-    Region,
-    RegionId,
-    StoreId,
-    decode_envelopes,
-)
+from pytinykv.raftstore.records import RaftEnvelope, decode_envelopes
 from pytinykv.raftstore.recovery import load_regions
 from pytinykv.raftstore.router import Router
 from pytinykv.raftstore.snapshots import SnapshotReceiver, Snapshots
@@ -47,13 +41,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytinykv.lifecycle import Clock, Scope, Worker
+    from pytinykv.model import Peer
     from pytinykv.raft import PeerId
     from pytinykv.raftstore.config import RaftStoreConfig
     from pytinykv.raftstore.membership import MembershipChange
     from pytinykv.raftstore.operations import Operation
     from pytinykv.raftstore.pending import OnDone, OnReady
     from pytinykv.raftstore.ports import SchedulerLink, Transport
-    from pytinykv.raftstore.records import Peer, SnapshotHeader, SnapshotManifest
+    from pytinykv.raftstore.records import SnapshotHeader, SnapshotManifest
     from pytinykv.raftstore.snapshot_files import SnapshotDirectory
     from pytinykv.storage import Engine
 

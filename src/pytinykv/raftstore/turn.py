@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from pytinykv.wire.errors import RegionError, UndeterminedResult
 
 if TYPE_CHECKING:
+    from pytinykv.model import StoreId
     from pytinykv.raftstore.pending import OnDone, OnReady, Results
-    from pytinykv.raftstore.records import RaftEnvelope, StoreId
+    from pytinykv.raftstore.records import RaftEnvelope
     from pytinykv.storage import Engine, WriteBatch
 
 _log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """The scheduler: the one place in a cluster that hands out ids and timestamps, knows where every region is, and decides
 where its replicas should be (TinyScheduler in TinyKV, PD in TiKV).
 
-    records        stores, regions, peers: immutable
+    records        stores, and what a leader reports of its region: immutable
     commands       the only ways the durable state changes
     state          the durable state, and the pure function that applies a command to it
     commit         durable first, visible afterwards; one sync for all who wait
@@ -40,7 +40,7 @@ from pytinykv.scheduler.errors import (
     StoreTombstone,
     TimestampUnavailable,
 )
-from pytinykv.scheduler.scheduler import Scheduler, SplitIds
+from pytinykv.scheduler.scheduler import Scheduler
 from pytinykv.scheduler.stores import StoreHealth, StoreInfo
 
 __all__ = [
@@ -54,7 +54,6 @@ __all__ = [
     "SchedulerConfig",
     "SchedulerError",
     "SchedulerStopped",
-    "SplitIds",
     "StaleRegion",
     "StateCorrupted",
     "StoreHealth",

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 from pytinykv.lifecycle import Clock
+from pytinykv.model import PeerId
 from pytinykv.scheduler.commands import ReserveIds, SetTsoWindow
 from pytinykv.scheduler.commit import Committer
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.errors import InvalidInput, TimestampUnavailable
 from pytinykv.scheduler.ids import IdAllocator
-from pytinykv.scheduler.records import PeerId
 from pytinykv.scheduler.state import State
 from pytinykv.scheduler.tso import LOGICAL_COUNT, Issued, TimestampOracle, WaitForTime, WaitForWindow
 

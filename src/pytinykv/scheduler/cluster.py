@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from pytinykv.model import Region, StoreId
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.errors import InvalidInput, LookupIncomplete, StaleRegion, StoreNotFound, StoreTombstone
-from pytinykv.scheduler.records import RegionInfo, RegionMeta, StoreId, StoreMeta, StoreStats
+from pytinykv.scheduler.records import RegionInfo, StoreMeta, StoreStats
 from pytinykv.scheduler.regions import RegionMap
 from pytinykv.scheduler.stores import StoreHealth, StoreInfo
 
@@ -27,8 +28,8 @@ KEY_MAX = 64
 class RegionChange(msgspec.Struct, frozen=True):
     """What a heartbeat changed: the record to write (None if the meta is as before) and the regions that went."""
 
-    put: RegionMeta | None
-    removed: tuple[RegionMeta, ...]
+    put: Region | None
+    removed: tuple[Region, ...]
 
 
 class Cluster:
@@ -44,7 +45,7 @@ class Cluster:
     def config(self) -> SchedulerConfig:
         return self._config
 
-    def load_regions(self, metas: Iterable[RegionMeta]) -> None:
+    def load_regions(self, metas: Iterable[Region]) -> None:
         """Take in the regions that were known before a restart, without leaders. Of two that overlap the newer wins."""
         for meta in metas:
             info = RegionInfo(meta)
@@ -145,7 +146,7 @@ class Cluster:
         require_leader(found[0])
         return found
 
-    def check_epoch(self, meta: RegionMeta) -> RegionInfo:
+    def check_epoch(self, meta: Region) -> RegionInfo:
         """Return the known region for a request about it. Raises LookupIncomplete or StaleRegion."""
         known = self.regions.get(meta.id)
         if known is None:

@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from pytinykv.scheduler.records import RegionMeta, StoreId, StoreMeta, StoreState
+from pytinykv.model import Region, StoreId
+from pytinykv.scheduler.records import StoreMeta, StoreState
 
 
 class InitCluster(msgspec.Struct, frozen=True, tag=1):
@@ -24,7 +25,7 @@ class Bootstrap(msgspec.Struct, frozen=True, tag=2):
     """Found the cluster with its first store and a first region that covers all keys and lives there alone."""
 
     store: StoreMeta
-    region: RegionMeta
+    region: Region
 
 
 class PutStore(msgspec.Struct, frozen=True, tag=3):

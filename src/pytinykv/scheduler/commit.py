@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pytinykv.lifecycle import Worker
+from pytinykv.model import encode
 from pytinykv.scheduler.cluster import RegionChange
 from pytinykv.scheduler.commands import Command
 from pytinykv.scheduler.errors import SchedulerStopped
-from pytinykv.scheduler.state import State, Transition, encode_record, region_key, transition
+from pytinykv.scheduler.state import State, Transition, region_key, transition
 from pytinykv.storage import ColumnFamily, Engine
 
 _log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Committer:
         for meta in change.removed:
             batch.delete(ColumnFamily.DEFAULT, region_key(meta.id))
         if change.put is not None:
-            batch.put(ColumnFamily.DEFAULT, region_key(change.put.id), encode_record(change.put))
+            batch.put(ColumnFamily.DEFAULT, region_key(change.put.id), encode(change.put))
         try:
             self._engine.write(batch)
         except Exception as error:  # noqa: BLE001  any failure of the engine ends the scheduler

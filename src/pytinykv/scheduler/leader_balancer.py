@@ -10,11 +10,12 @@ Nothing is moved before most regions were reported since the start of this proce
 
 from __future__ import annotations
 
+from pytinykv.model import Peer, PeerRole
 from pytinykv.scheduler.cluster import Cluster
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import Operator, OperatorKind, TransferLeader
 from pytinykv.scheduler.quorum import next_leader
-from pytinykv.scheduler.records import Peer, PeerRole, RegionInfo
+from pytinykv.scheduler.records import RegionInfo
 from pytinykv.scheduler.stores import StoreHealth
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 
+from pytinykv.model import Peer, PeerRole, RegionId
 from pytinykv.scheduler.cluster import Cluster
 from pytinykv.scheduler.operators import (
     AddLearner,
@@ -30,7 +31,7 @@ from pytinykv.scheduler.operators import (
     TransferLeader,
 )
 from pytinykv.scheduler.quorum import can_remove, is_working, next_leader
-from pytinykv.scheduler.records import Peer, PeerRole, RegionId, RegionInfo
+from pytinykv.scheduler.records import RegionInfo
 from pytinykv.scheduler.stores import StoreHealth
 
 _log = logging.getLogger(__name__)

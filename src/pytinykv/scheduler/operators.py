@@ -21,7 +21,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from pytinykv.scheduler.records import Epoch, Peer, PeerId, PeerRole, RegionId, RegionInfo, StoreId
+from pytinykv.model import Peer, PeerId, PeerRole, RegionEpoch, RegionId, StoreId
+from pytinykv.scheduler.records import RegionInfo
 
 
 def has_caught_up(region: RegionInfo, peer_id: int) -> bool:
@@ -126,7 +127,7 @@ class Order(msgspec.Struct, frozen=True):
     """An instruction and whom it is for: the leader of the region at this epoch."""
 
     region_id: RegionId
-    epoch: Epoch
+    epoch: RegionEpoch
     leader: Peer
     instruction: Instruction
 
@@ -159,7 +160,7 @@ class Operator(msgspec.Struct):
 
     description: str
     region_id: RegionId
-    epoch: Epoch
+    epoch: RegionEpoch
     """Epoch of the region when the operator was made."""
     kind: OperatorKind
     steps: tuple[Step, ...]

@@ -7,10 +7,11 @@ on their way), then the smallest, then the lowest id.
 
 from __future__ import annotations
 
+from pytinykv.model import Peer, StoreId
 from pytinykv.scheduler.cluster import Cluster
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.quorum import can_remove, is_working
-from pytinykv.scheduler.records import Peer, RegionInfo, StoreId
+from pytinykv.scheduler.records import RegionInfo
 from pytinykv.scheduler.stores import StoreHealth, StoreInfo
 
 ENGINE_LABEL = "engine"

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pytinykv.model import Peer, PeerRole
 from pytinykv.scheduler.cluster import Cluster
 from pytinykv.scheduler.operators import has_caught_up
-from pytinykv.scheduler.records import Peer, PeerRole, RegionInfo
+from pytinykv.scheduler.records import RegionInfo
 
 
 def is_working(cluster: Cluster, region: RegionInfo, peer: Peer, now: float) -> bool:

@@ -1,19 +1,15 @@
-"""Records of the scheduler: stores, regions, and what a leader reports about its region.
+"""Records of the scheduler: stores, and what a leader reports about its region.
 
-Immutable; the same records are kept in memory and, for `StoreMeta` and `RegionMeta`, on disk. Stored fields are only
-ever added at the end, with a default (docs/formats.md).
+Immutable; `StoreMeta` is kept on disk too. Stored fields are only ever added at the end, with a default (docs/formats.md).
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NewType
 
 import msgspec
 
-StoreId = NewType("StoreId", int)
-RegionId = NewType("RegionId", int)
-PeerId = NewType("PeerId", int)
+from pytinykv.model import Peer, Region, RegionId, StoreId
 
 
 class StoreState(IntEnum):
@@ -24,15 +20,6 @@ class StoreState(IntEnum):
     """Is being drained: its peers move away, then it becomes TOMBSTONE."""
     TOMBSTONE = 2
     """Gone for ever. Its id is never used again, its address may be."""
-
-
-class PeerRole(IntEnum):
-    """Stored, never renumber; the numbers of metapb.PeerRole."""
-
-    VOTER = 0
-    LEARNER = 1
-    INCOMING_VOTER = 2
-    DEMOTING_VOTER = 3
 
 
 class StoreLabel(msgspec.Struct, frozen=True, array_like=True):
@@ -66,58 +53,6 @@ class StoreMeta(msgspec.Struct, frozen=True, array_like=True):
         return next((label.value for label in self.labels if label.key == key), "")
 
 
-class Peer(msgspec.Struct, frozen=True, array_like=True):
-    """One replica of a region. `id` is unique in the cluster and never used again."""
-
-    id: PeerId
-    store_id: StoreId
-    role: PeerRole = PeerRole.VOTER
-
-
-class Epoch(msgspec.Struct, frozen=True, array_like=True):
-    """How often a region changed: `conf_ver` counts membership changes, `version` splits and merges. Both only grow."""
-
-    conf_ver: int = 0
-    version: int = 0
-
-    def is_behind(self, other: Epoch) -> bool:
-        """Say whether either part is older than `other`'s: a report with this epoch describes the past."""
-        return self.version < other.version or self.conf_ver < other.conf_ver
-
-
-class RegionMeta(msgspec.Struct, frozen=True, array_like=True):
-    """A range of keys, start_key <= key < end_key (empty end: unbounded), and the peers that replicate it."""
-
-    id: RegionId
-    start_key: bytes = b""
-    end_key: bytes = b""
-    epoch: Epoch = Epoch()
-    peers: tuple[Peer, ...] = ()
-
-    def contains(self, key: bytes) -> bool:
-        return self.start_key <= key and (not self.end_key or key < self.end_key)
-
-    def peer(self, peer_id: int) -> Peer | None:
-        return next((peer for peer in self.peers if peer.id == peer_id), None)
-
-    def peer_on(self, store_id: int) -> Peer | None:
-        return next((peer for peer in self.peers if peer.store_id == store_id), None)
-
-    @property
-    def voters(self) -> tuple[Peer, ...]:
-        """The peers that count for majorities."""
-        return tuple(peer for peer in self.peers if peer.role is not PeerRole.LEARNER)
-
-    @property
-    def learners(self) -> tuple[Peer, ...]:
-        """The peers that receive the log only."""
-        return tuple(peer for peer in self.peers if peer.role is PeerRole.LEARNER)
-
-    @property
-    def store_ids(self) -> tuple[StoreId, ...]:
-        return tuple(peer.store_id for peer in self.peers)
-
-
 class DownPeer(msgspec.Struct, frozen=True):
     """A peer that has not answered its leader for `down_seconds`."""
 
@@ -131,7 +66,7 @@ class RegionInfo(msgspec.Struct, frozen=True):
     `leader` is None for a region that was loaded from disk and has not been heard of since: nobody may be sent there.
     """
 
-    meta: RegionMeta
+    meta: Region
     leader: Peer | None = None
     term: int = 0
     """Raft term of the leader; 0 when the reporter does not tell."""

@@ -18,8 +18,9 @@ from collections.abc import Iterator
 import msgspec
 from sortedcontainers import SortedDict
 
+from pytinykv.model import Region, RegionId, StoreId
 from pytinykv.scheduler.errors import StaleRegion
-from pytinykv.scheduler.records import RegionId, RegionInfo, RegionMeta, StoreId
+from pytinykv.scheduler.records import RegionInfo
 
 
 class StoreTally(msgspec.Struct):
@@ -62,7 +63,7 @@ class RegionMap:
         region = self._by_start.peekitem(index)[1]
         return region if region.meta.contains(key) else None
 
-    def neighbours(self, meta: RegionMeta) -> tuple[RegionInfo | None, RegionInfo | None]:
+    def neighbours(self, meta: Region) -> tuple[RegionInfo | None, RegionInfo | None]:
         """Return the regions that touch this range on the left and on the right."""
         left = None
         index = self._by_start.bisect_left(meta.start_key) - 1
@@ -90,7 +91,7 @@ class RegionMap:
         for key in self._by_start.islice(index):
             yield self._by_start[key]
 
-    def overlapping(self, meta: RegionMeta) -> list[RegionInfo]:
+    def overlapping(self, meta: Region) -> list[RegionInfo]:
         """Return the regions that share keys with this range, in key order (the region itself included)."""
         return self.scan(meta.start_key, meta.end_key)
 

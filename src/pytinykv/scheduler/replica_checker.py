@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from pytinykv.model import Peer, PeerId
 from pytinykv.scheduler.cluster import Cluster
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import (
@@ -48,7 +49,7 @@ from pytinykv.scheduler.operators import (
 )
 from pytinykv.scheduler.placement import choose_surplus, choose_target
 from pytinykv.scheduler.quorum import can_remove, next_leader
-from pytinykv.scheduler.records import Peer, PeerId, RegionInfo, StoreState
+from pytinykv.scheduler.records import RegionInfo, StoreState
 
 LEARNERS_MAX = 3
 """From here on a learner that does not answer goes before another is added."""

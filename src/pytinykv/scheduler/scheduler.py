@@ -21,6 +21,7 @@ from typing import Self, cast
 import msgspec
 
 from pytinykv.lifecycle import Clock, InlineWorker, Scope, Worker
+from pytinykv.model import PeerId, Region, RegionId, SplitIds, StoreId
 from pytinykv.scheduler.allocators import Windows
 from pytinykv.scheduler.cluster import Cluster
 from pytinykv.scheduler.commands import (
@@ -44,16 +45,7 @@ from pytinykv.scheduler.errors import (
 from pytinykv.scheduler.leader_balancer import LeaderBalancer
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import Order
-from pytinykv.scheduler.records import (
-    PeerId,
-    RegionId,
-    RegionInfo,
-    RegionMeta,
-    StoreId,
-    StoreMeta,
-    StoreState,
-    StoreStats,
-)
+from pytinykv.scheduler.records import RegionInfo, StoreMeta, StoreState, StoreStats
 from pytinykv.scheduler.replica_checker import ReplicaChecker
 from pytinykv.scheduler.state import ServiceSafePoint, State, load_regions, load_state
 from pytinykv.scheduler.stores import StoreInfo
@@ -70,13 +62,6 @@ STOP_SYNC_S = 0.5
 """How long a stop waits to give back the rest of the timestamp window; without it nothing is lost but tightness."""
 
 Sink = Callable[[Order], None]
-
-
-class SplitIds(msgspec.Struct, frozen=True):
-    """The ids for one region that a split creates; one peer id for each peer of the old region, in its order."""
-
-    region_id: RegionId
-    peer_ids: tuple[PeerId, ...]
 
 
 class Scheduler:
@@ -206,7 +191,7 @@ class Scheduler:
 
     # --- bootstrap, ids, timestamps -----------------------------------------------------------------------------
 
-    async def bootstrap(self, store: StoreMeta, region: RegionMeta) -> None:
+    async def bootstrap(self, store: StoreMeta, region: Region) -> None:
         """Found the cluster. The founder may repeat itself; others get AlreadyBootstrapped. Raises InvalidInput."""
         self.check_running()
         await self._committer.execute(Bootstrap(msgspec.structs.replace(store, state=StoreState.UP), region))
@@ -287,7 +272,7 @@ class Scheduler:
         self._committer.remember_regions(change)
         return self._coordinator.decide(info, self.now)
 
-    async def ask_split(self, meta: RegionMeta, count: int) -> list[SplitIds]:
+    async def ask_split(self, meta: Region, count: int) -> list[SplitIds]:
         """Give ids for `count` new regions. Raises NotBootstrapped, LookupIncomplete, StaleRegion, InvalidInput."""
         self.check_bootstrapped()
         if not 1 <= count <= SPLIT_COUNT_MAX:
@@ -300,7 +285,7 @@ class Scheduler:
             for start in range(first, first + count * width, width)
         ]
 
-    def report_split(self, metas: Sequence[RegionMeta]) -> None:
+    def report_split(self, metas: Sequence[Region]) -> None:
         """Note that a region was split into these, in key order. The map follows by heartbeats. Raises InvalidInput."""
         self.check_bootstrapped()
         for left, right in itertools.pairwise(metas):

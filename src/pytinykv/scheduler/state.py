@@ -4,12 +4,12 @@
 or raises a `SchedulerError` and nothing has happened. Whoever calls it makes the records durable first and shows the
 next state afterwards (`commit.Committer`).
 
-In the engine, column family `default`; values are one format byte and MessagePack:
+In the engine, column family `default`; values have the form of `model.codec`:
 
     key                        value
     s/meta                     `Meta`: cluster id, windows, safe points
     s/store/<id: 8 bytes>      `StoreMeta`
-    s/region/<id: 8 bytes>     `RegionMeta` (written without a sync of its own: see cluster.py)
+    s/region/<id: 8 bytes>     `Region` (written without a sync of its own: see cluster.py)
 
 Invariants:
  1. The cluster id is set once and is not 0.
@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pytinykv.model import FormatError, Peer, RecordDecoder, Region, StoreId, encode
 from pytinykv.scheduler.commands import (
     Bootstrap,
     Command,
@@ -46,11 +47,8 @@ from pytinykv.scheduler.errors import (
     StoreNotFound,
     StoreTombstone,
 )
-from pytinykv.scheduler.records import Peer, RegionMeta, StoreId, StoreMeta, StoreState
+from pytinykv.scheduler.records import StoreMeta, StoreState
 from pytinykv.storage import ColumnFamily, Reader
-
-FORMAT_VERSION = 1
-_PREFIX = bytes([FORMAT_VERSION])
 
 META_KEY = b"s/meta"
 STORE_PREFIX = b"s/store/"
@@ -113,6 +111,11 @@ class Transition(msgspec.Struct, frozen=True):
     writes: tuple[tuple[bytes, bytes], ...] = ()
 
 
+_decode_meta = RecordDecoder(Meta, "scheduler meta")
+_decode_store = RecordDecoder(StoreMeta, "store")
+_decode_region = RecordDecoder(Region, "region")
+
+
 def store_key(store_id: int) -> bytes:
     return STORE_PREFIX + store_id.to_bytes(8, "big")
 
@@ -121,34 +124,24 @@ def region_key(region_id: int) -> bytes:
     return REGION_PREFIX + region_id.to_bytes(8, "big")
 
 
-def encode_record(record: msgspec.Struct) -> bytes:
-    """Encode a record for the engine."""
-    return _PREFIX + msgspec.msgpack.encode(record)
-
-
-def decode_record(key: bytes, value: bytes, kind: type[T]) -> T:
-    """Decode a stored record. Raises StateCorrupted that names the key."""
-    if value[:1] != _PREFIX:
-        raise StateCorrupted(
-            f"scheduler record {key!r} has format {value[:1].hex() or 'none'}, expected {FORMAT_VERSION}"
-        )
-    try:
-        return msgspec.msgpack.decode(value[1:], type=kind)
-    except msgspec.MsgspecError as error:
-        raise StateCorrupted(f"scheduler record {key!r} can't be decoded: {error}") from error
-
-
 def load_state(reader: Reader) -> State:
     """Read the state from an engine; the empty state from an empty one. Raises StateCorrupted."""
     raw = reader.get(ColumnFamily.DEFAULT, META_KEY)
-    meta = Meta() if raw is None else decode_record(META_KEY, raw, Meta)
-    stores = [decode_record(key, value, StoreMeta) for key, value in _scan(reader, STORE_PREFIX)]
+    meta = Meta() if raw is None else _decode(META_KEY, raw, _decode_meta)
+    stores = [_decode(key, value, _decode_store) for key, value in _scan(reader, STORE_PREFIX)]
     return State(meta=meta, stores={store.id: store for store in stores})
 
 
-def load_regions(reader: Reader) -> list[RegionMeta]:
+def load_regions(reader: Reader) -> list[Region]:
     """Read the regions that were known before, in the order of their ids. Raises StateCorrupted."""
-    return [decode_record(key, value, RegionMeta) for key, value in _scan(reader, REGION_PREFIX)]
+    return [_decode(key, value, _decode_region) for key, value in _scan(reader, REGION_PREFIX)]
+
+
+def _decode(key: bytes, value: bytes, decode: RecordDecoder[T]) -> T:
+    try:
+        return decode(value)
+    except FormatError as error:
+        raise StateCorrupted(f"scheduler record {key!r}: {error}") from error
 
 
 def _scan(reader: Reader, prefix: bytes) -> list[tuple[bytes, bytes]]:
@@ -183,15 +176,15 @@ def _with_meta(state: State, outcome: Any = None, **changes: Any) -> Transition:
     meta = msgspec.structs.replace(state.meta, **changes)
     if meta == state.meta:
         return Transition(state, outcome)
-    return Transition(State(meta, state.stores), outcome, ((META_KEY, encode_record(meta)),))
+    return Transition(State(meta, state.stores), outcome, ((META_KEY, encode(meta)),))
 
 
 def _with_store(state: State, store: StoreMeta) -> Transition:
     """Add or replace a store, and keep invariant 2."""
     meta = msgspec.structs.replace(state.meta, id_end=max(state.meta.id_end, store.id + 1))
-    writes = [(store_key(store.id), encode_record(store))]
+    writes = [(store_key(store.id), encode(store))]
     if meta != state.meta:
-        writes.append((META_KEY, encode_record(meta)))
+        writes.append((META_KEY, encode(meta)))
     return Transition(State(meta, {**state.stores, store.id: store}), store, tuple(writes))
 
 
@@ -222,9 +215,9 @@ def _bootstrap(state: State, command: Bootstrap) -> Transition:
         id_end=max(state.meta.id_end, *(one + 1 for one in founders)),
     )
     writes = (
-        (META_KEY, encode_record(meta)),
-        (store_key(store.id), encode_record(store)),
-        (region_key(region.id), encode_record(region)),
+        (META_KEY, encode(meta)),
+        (store_key(store.id), encode(store)),
+        (region_key(region.id), encode(region)),
     )
     return Transition(State(meta, {store.id: store}), None, writes)
 
@@ -240,7 +233,7 @@ def _check_store(store: StoreMeta) -> None:
         raise InvalidInput(f"store {store.id} has no address")
 
 
-def _check_first_region(store: StoreMeta, region: RegionMeta) -> Peer:
+def _check_first_region(store: StoreMeta, region: Region) -> Peer:
     _check_id("region", region.id)
     if region.start_key or region.end_key:
         raise InvalidInput(

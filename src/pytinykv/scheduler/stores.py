@@ -18,8 +18,9 @@ from enum import StrEnum
 
 import msgspec
 
+from pytinykv.model import StoreId
 from pytinykv.scheduler.config import SchedulerConfig
-from pytinykv.scheduler.records import StoreId, StoreMeta, StoreState, StoreStats
+from pytinykv.scheduler.records import StoreMeta, StoreState, StoreStats
 
 
 class StoreHealth(StrEnum):

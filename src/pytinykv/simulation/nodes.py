@@ -16,7 +16,7 @@ from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import ClientError
 from pytinykv.lifecycle import Scope, StopReport
-from pytinykv.raftstore.errors import FormatError
+from pytinykv.model import FormatError
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.scheduler import Scheduler
 from pytinykv.server.host.startup_gate import Gate

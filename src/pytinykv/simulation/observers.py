@@ -19,13 +19,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from pytinykv.model import Region
 from pytinykv.raft import AppendEntries, Heartbeat, InstallSnapshot
 from pytinykv.raftstore import keys
 from pytinykv.raftstore.records import (
     ApplyState,
     PeerState,
     RaftEnvelope,
-    Region,
     decode_apply_state,
     decode_entry,
     decode_region_state,

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pytinykv.raftstore.errors import FormatError
-from pytinykv.raftstore.records import RaftEnvelope, SnapshotHeader, SnapshotManifest, StoreId, encode
+from pytinykv.model import FormatError, StoreId, encode
+from pytinykv.raftstore.records import RaftEnvelope, SnapshotHeader, SnapshotManifest
 from pytinykv.raftstore.snapshots import SnapshotRefusedError
 from pytinykv.simulation.network import Network
 from pytinykv.simulation.process import Process

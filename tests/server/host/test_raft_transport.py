@@ -12,20 +12,10 @@ import pytest
 
 from pytinykv.client.errors import StoreNotFoundError
 from pytinykv.lifecycle import InlineWorker, Scope
+from pytinykv.model import FormatError, Peer, Region, RegionEpoch, RegionId, StoreId, encode
 from pytinykv.raft import Heartbeat, InstallSnapshot, LogIndex, PeerId, SnapshotMeta, Term
-from pytinykv.raftstore import (
-    Peer,
-    RaftEnvelope,
-    Region,
-    RegionEpoch,
-    RegionId,
-    SnapshotHeader,
-    SnapshotManifest,
-    SnapshotRefusedError,
-    StoreId,
-)
-from pytinykv.raftstore.errors import FormatError
-from pytinykv.raftstore.records import decode_envelopes, encode
+from pytinykv.raftstore import RaftEnvelope, SnapshotHeader, SnapshotManifest, SnapshotRefusedError
+from pytinykv.raftstore.records import decode_envelopes
 from pytinykv.raftstore.snapshot_files import make_snapshot
 from pytinykv.server.host import raft_transport
 from pytinykv.server.host.raft_transport import StoreTransport, serve_raft_messages, serve_snapshots

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pytinykv.lifecycle import Scope, SystemClock
+from pytinykv.model import Peer, Region, RegionEpoch, RegionId, StoreId
 from pytinykv.raft import PeerId
-from pytinykv.raftstore import Peer, Region, RegionEpoch, RegionId, RegionReport, StoreId
+from pytinykv.raftstore import RegionReport
 from pytinykv.server.host.scheduler_link import SchedulerReporter, report_to_pb
 from pytinykv.server.pd.convert import region_info_from_pb
 

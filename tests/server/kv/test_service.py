@@ -13,9 +13,9 @@ from tests.server.kv.kv_harness import CLUSTER_ID, Desk, collect, config, feed
 
 from pytinykv.lifecycle import Scope
 from pytinykv.lifecycle.errors import TaskCancelledError
+from pytinykv.model import Peer, Region, RegionEpoch, StoreId, encode
 from pytinykv.raft import Heartbeat, LogIndex, PeerId, Term
-from pytinykv.raftstore import Peer, RaftEnvelope, Region, RegionEpoch, StoreId
-from pytinykv.raftstore.records import encode
+from pytinykv.raftstore import RaftEnvelope
 from pytinykv.server.kv import batch_frames
 from pytinykv.server.kv.batch_frames import FRAMES_WAITING_MAX
 from pytinykv.server.kv.service import BATCH_COMMANDS, KvService

@@ -14,6 +14,7 @@ import pytest
 
 from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.store_connection import StoreConnection
+from pytinykv.model import encode
 from pytinykv.raft import HardState, election, leading
 from pytinykv.raft.core import Core
 from pytinykv.raft.following import _accept, follow
@@ -22,7 +23,6 @@ from pytinykv.raftstore.operations import DELETE_EXPIRED
 from pytinykv.raftstore.peer import RegionPeer
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage
 from pytinykv.raftstore.pending import PendingProposals, PendingReads
-from pytinykv.raftstore.records import encode
 from pytinykv.raftstore.stopping import StoreStop
 from pytinykv.raftstore.store import Store
 from pytinykv.raftstore.syncs import Syncs

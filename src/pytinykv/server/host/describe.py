@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytinykv.raftstore.records import PeerRole
+from pytinykv.model import PeerRole
 from pytinykv.server.host.metrics import resident_bytes
 
 if TYPE_CHECKING:

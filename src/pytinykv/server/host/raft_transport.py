@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytinykv.client.errors import ClientError
 from pytinykv.lifecycle import AddressError, result_of
-from pytinykv.raftstore import RaftEnvelope, SnapshotHeader, SnapshotManifest, SnapshotRefusedError, StoreId
-from pytinykv.raftstore.errors import FormatError
-from pytinykv.raftstore.records import decode_snapshot_header, encode
+from pytinykv.model import FormatError, StoreId, encode
+from pytinykv.raftstore import RaftEnvelope, SnapshotHeader, SnapshotManifest, SnapshotRefusedError
+from pytinykv.raftstore.records import decode_snapshot_header
 from pytinykv.raftstore.snapshot_files import snapshot_chunks
 from pytinykv.transport.frames import FrameConnection, FrameListener, connect_frames
 from pytinykv.transport.rpc import Kind, Method, RpcChannel, StatusCode, StatusError

@@ -13,15 +13,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytinykv.client.errors import ClientError, StoreTombstoneError
+from pytinykv.model import RegionId, peer_from_pb, peer_to_pb, region_from_pb, region_to_pb
 from pytinykv.raft import ConfChangeKind, PeerId
-from pytinykv.raftstore import MembershipChange, RegionId, RegionReport
-from pytinykv.raftstore.convert import peer_from_pb, peer_to_pb, region_from_pb, region_to_pb
+from pytinykv.raftstore import MembershipChange, RegionReport
 from pytinykv.wire.pb import eraftpb_pb2, pdpb_pb2
 
 if TYPE_CHECKING:
     from pytinykv.client.pd.scheduler_client import SchedulerClient
     from pytinykv.lifecycle import Clock, Scope
-    from pytinykv.raftstore import Region, Store
+    from pytinykv.model import Region
+    from pytinykv.raftstore import Store
 
 _log = logging.getLogger(__name__)
 

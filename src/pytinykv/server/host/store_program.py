@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from pytinykv.client.errors import AlreadyBootstrappedError
 from pytinykv.client.pd.scheduler_client import SchedulerClient
+from pytinykv.model import RegionId, StoreId, region_to_pb
 from pytinykv.raft import PeerId
-from pytinykv.raftstore import RegionId, SnapshotDirectory, Store, StoreId, StoreIdent, bootstrap
-from pytinykv.raftstore.convert import region_to_pb
+from pytinykv.raftstore import SnapshotDirectory, Store, StoreIdent, bootstrap
 from pytinykv.server.host.scheduler_link import SchedulerReporter
 from pytinykv.server.kv.service import KvService
 from pytinykv.wire import RpcError, StatusCode
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytinykv.lifecycle import Clock, Scope, Worker
-    from pytinykv.raftstore import RaftStoreConfig, Region, Transport
+    from pytinykv.model import Region
+    from pytinykv.raftstore import RaftStoreConfig, Transport
     from pytinykv.server.host.scheduler_link import DiskUsage
     from pytinykv.storage import Engine
     from pytinykv.wire import Connector

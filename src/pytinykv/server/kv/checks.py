@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pytinykv.raftstore.convert import region_to_pb
-from pytinykv.raftstore.errors import FormatError
+from pytinykv.model import FormatError, region_to_pb
 from pytinykv.server.kv.raw_commands import InvalidRequestError
 from pytinykv.storage import EngineError
 from pytinykv.wire import RpcError, StatusCode
@@ -27,7 +26,8 @@ from pytinykv.wire.pb import errorpb_pb2, kvrpcpb_pb2
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from pytinykv.raftstore import Region, RegionPeer, Store
+    from pytinykv.model import Region
+    from pytinykv.raftstore import RegionPeer, Store
 
 _log = logging.getLogger(__name__)
 

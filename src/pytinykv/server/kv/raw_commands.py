@@ -26,7 +26,8 @@ from pytinykv.wire.limits import KEY_BYTES_MAX, RAW_SCAN_LIMIT_MAX, bound_proble
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 
 if TYPE_CHECKING:
-    from pytinykv.raftstore import Operation, Region
+    from pytinykv.model import Region
+    from pytinykv.raftstore import Operation
     from pytinykv.raftstore.pending import Results
     from pytinykv.storage import Reader
 

@@ -5,23 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypedDict
 
+from pytinykv.model import StoreId, epoch_to_pb, peer_from_pb, peer_to_pb, region_from_pb, region_to_pb
 from pytinykv.scheduler.errors import InvalidInput
 from pytinykv.scheduler.operators import ChangeKind, ChangePeer, MoveLeader, Order
-from pytinykv.scheduler.records import (
-    DownPeer,
-    Epoch,
-    Peer,
-    PeerId,
-    PeerRole,
-    RegionId,
-    RegionInfo,
-    RegionMeta,
-    StoreId,
-    StoreLabel,
-    StoreMeta,
-    StoreState,
-    StoreStats,
-)
+from pytinykv.scheduler.records import DownPeer, RegionInfo, StoreLabel, StoreMeta, StoreState, StoreStats
 from pytinykv.scheduler.stores import StoreInfo
 from pytinykv.wire.pb import eraftpb_pb2, metapb_pb2, pdpb_pb2
 
@@ -35,12 +22,6 @@ STORE_STATES = {
     StoreState.OFFLINE: metapb_pb2.StoreState.Offline,
     StoreState.TOMBSTONE: metapb_pb2.StoreState.Tombstone,
 }
-PEER_ROLES = {
-    PeerRole.VOTER: metapb_pb2.PeerRole.Voter,
-    PeerRole.LEARNER: metapb_pb2.PeerRole.Learner,
-    PeerRole.INCOMING_VOTER: metapb_pb2.PeerRole.IncomingVoter,
-    PeerRole.DEMOTING_VOTER: metapb_pb2.PeerRole.DemotingVoter,
-}
 CHANGE_KINDS = {
     ChangeKind.ADD: eraftpb_pb2.ConfChangeType.AddNode,
     ChangeKind.REMOVE: eraftpb_pb2.ConfChangeType.RemoveNode,
@@ -48,46 +29,8 @@ CHANGE_KINDS = {
 }
 
 
-def peer_from_pb(peer: metapb_pb2.Peer) -> Peer:
-    """Raises InvalidInput for a role this version does not know."""
-    try:
-        role = PeerRole(peer.role)
-    except ValueError as error:
-        raise InvalidInput(f"peer {peer.id} has unknown role {peer.role}") from error
-    return Peer(PeerId(peer.id), StoreId(peer.store_id), role)
-
-
-def peer_to_pb(peer: Peer) -> metapb_pb2.Peer:
-    return metapb_pb2.Peer(id=peer.id, store_id=peer.store_id, role=PEER_ROLES[peer.role])
-
-
-def epoch_to_pb(epoch: Epoch) -> metapb_pb2.RegionEpoch:
-    return metapb_pb2.RegionEpoch(conf_ver=epoch.conf_ver, version=epoch.version)
-
-
-def region_from_pb(region: metapb_pb2.Region) -> RegionMeta:
-    """Raises InvalidInput."""
-    return RegionMeta(
-        id=RegionId(region.id),
-        start_key=region.start_key,
-        end_key=region.end_key,
-        epoch=Epoch(region.region_epoch.conf_ver, region.region_epoch.version),
-        peers=tuple(peer_from_pb(peer) for peer in region.peers),
-    )
-
-
-def region_to_pb(meta: RegionMeta) -> metapb_pb2.Region:
-    return metapb_pb2.Region(
-        id=meta.id,
-        start_key=meta.start_key,
-        end_key=meta.end_key,
-        region_epoch=epoch_to_pb(meta.epoch),
-        peers=[peer_to_pb(peer) for peer in meta.peers],
-    )
-
-
 def region_info_from_pb(request: pdpb_pb2.RegionHeartbeatRequest) -> RegionInfo:
-    """Raises InvalidInput when the report names no leader."""
+    """Raises InvalidInput when the report names no leader, InvalidRegion."""
     if not request.HasField("region"):
         raise InvalidInput("region heartbeat without a region")
     if not request.leader.id:

@@ -19,6 +19,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from pytinykv.lifecycle import Scope
+from pytinykv.model import InvalidRegion, region_from_pb
 from pytinykv.scheduler.errors import (
     AlreadyBootstrapped,
     DuplicateAddress,
@@ -33,7 +34,6 @@ from pytinykv.scheduler.errors import (
 from pytinykv.scheduler.scheduler import Scheduler
 from pytinykv.server.pd.convert import (
     order_to_pb,
-    region_from_pb,
     region_info_from_pb,
     stats_from_pb,
     stats_to_pb,
@@ -46,15 +46,16 @@ from pytinykv.wire import MethodSpec, RpcError, StatusCode, service_methods
 from pytinykv.wire.pb import metapb_pb2, pdpb_pb2
 
 _SERVICE: Final = "pdpb.PD"
-_SOFT: Final[Mapping[type[SchedulerError], pdpb_pb2.ErrorType]] = {
+_SOFT: Final[Mapping[type[Exception], pdpb_pb2.ErrorType]] = {
     NotBootstrapped: pdpb_pb2.ErrorType.NOT_BOOTSTRAPPED,
     AlreadyBootstrapped: pdpb_pb2.ErrorType.ALREADY_BOOTSTRAPPED,
     StoreTombstone: pdpb_pb2.ErrorType.STORE_TOMBSTONE,
     RegionNotFound: pdpb_pb2.ErrorType.REGION_NOT_FOUND,
 }
 """What travels in `header.error` (rule 5)."""
-_CODES: Final[Mapping[type[SchedulerError], StatusCode]] = {
+_CODES: Final[Mapping[type[Exception], StatusCode]] = {
     InvalidInput: StatusCode.INVALID_ARGUMENT,
+    InvalidRegion: StatusCode.INVALID_ARGUMENT,
     StoreNotFound: StatusCode.NOT_FOUND,
     DuplicateAddress: StatusCode.ALREADY_EXISTS,
     StaleRegion: StatusCode.ABORTED,
@@ -68,9 +69,10 @@ _LOOKUPS: Final = frozenset(
 Handler = Callable[[Any], Awaitable[Message]]
 
 
-def status_of(error: SchedulerError) -> RpcError:
+def status_of(error: SchedulerError | InvalidRegion) -> RpcError:
     """Return the status with which a call that met this error ends."""
-    default = StatusCode.UNAVAILABLE if error.retryable else StatusCode.UNKNOWN
+    is_retryable = isinstance(error, SchedulerError) and error.retryable
+    default = StatusCode.UNAVAILABLE if is_retryable else StatusCode.UNKNOWN
     return RpcError(_CODES.get(type(error), default), str(error))
 
 
@@ -145,7 +147,7 @@ class PdService:
             if name in _LOOKUPS:
                 self._scheduler.check_bootstrapped()
             return await handler(request)
-        except SchedulerError as error:
+        except (SchedulerError, InvalidRegion) as error:
             soft = None if name in _LOOKUPS else _SOFT.get(type(error))
             if soft is None:
                 raise status_of(error) from error
@@ -289,7 +291,7 @@ class PdService:
                 raise StoreTombstone(info.leader.store_id)
             self._scheduler.bind(info.leader.store_id, outbox.push_order)
             order = self._scheduler.region_heartbeat(info)
-        except SchedulerError as error:
+        except (SchedulerError, InvalidRegion) as error:
             header = self._error_header(_SOFT.get(type(error), pdpb_pb2.ErrorType.UNKNOWN), str(error))
             outbox.push(pdpb_pb2.RegionHeartbeatResponse(header=header, region_id=request.region.id))
             return

@@ -8,12 +8,12 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from pytinykv.client.errors import ClientError
+from pytinykv.model import Peer, PeerRole, RegionId, StoreId
 from pytinykv.raft import (
     ConfChangeKind,
     PeerId,
 )
-from pytinykv.raftstore import MembershipChange, RegionId
-from pytinykv.raftstore.records import Peer, PeerRole, StoreId
+from pytinykv.raftstore import MembershipChange
 from pytinykv.simulation.faults import pause
 from pytinykv.simulation.network import LinkConditions
 

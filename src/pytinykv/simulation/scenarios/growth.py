@@ -14,9 +14,10 @@ import asyncio
 from collections.abc import Awaitable
 from random import Random
 
+from pytinykv.model import PeerRole, Region
 from pytinykv.raft import InstallSnapshot
 from pytinykv.raftstore.config import RaftStoreConfig
-from pytinykv.raftstore.records import PeerRole, RaftEnvelope, Region
+from pytinykv.raftstore.records import RaftEnvelope
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.errors import Violation
@@ -155,7 +156,7 @@ async def _sit_it_out(cluster: Cluster, victim: StoreNode, seconds: float) -> No
 def _first_region(cluster: Cluster) -> Region | None:
     """Return the region in its newest epoch on any disk."""
     regions = [region for _, engine in cluster.engines() for region in regions_on(engine)]
-    return max(regions, key=lambda region: region.epoch, default=None)
+    return max(regions, key=lambda region: (region.epoch.version, region.epoch.conf_ver), default=None)
 
 
 def _role_of(cluster: Cluster, victim: StoreNode) -> str:
