@@ -24,13 +24,14 @@ from pytinykv.raft import (
 from pytinykv.raft.messages import encode_conf_change
 from pytinykv.raftstore import MembershipChange, RaftEnvelope
 from pytinykv.raftstore.keys import RAW_TAGS
-from pytinykv.raftstore.operations import CF_CODES, DELETE_EXPIRED, PUT, RAW_CODE, encode_operations
+from pytinykv.raftstore.operations import DELETE_EXPIRED, RAW_CODE, encode_operations
 from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.raftstore.records import ApplyState, RaftLocalState, StoreIdent
 from pytinykv.scheduler import records as scheduler
 from pytinykv.scheduler.state import Meta, ServiceSafePoint
 from pytinykv.server.host.raft_transport import _Greeting
 from pytinykv.storage import DataDirectory, DataKind
+from pytinykv.storage.changes import CF_CODES, PUT
 from pytinykv.wire.keys import encode_bytes
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")

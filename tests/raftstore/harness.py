@@ -28,11 +28,12 @@ from pytinykv.raftstore import (
     Store,
     bootstrap,
 )
-from pytinykv.raftstore.operations import PUT, RAW_CODE
+from pytinykv.raftstore.operations import RAW_CODE
 from pytinykv.raftstore.raw_values import encode_raw_value, live_value
 from pytinykv.raftstore.records import decode_snapshot_header
 from pytinykv.raftstore.snapshot_files import snapshot_chunks
 from pytinykv.storage import ColumnFamily, MemoryEngine
+from pytinykv.storage.changes import PUT
 from pytinykv.wire.errors import RegionError
 
 REGION_ID = RegionId(1)

@@ -12,9 +12,10 @@ from pytinykv.raft import PeerId
 from pytinykv.raftstore import Operation, RaftStoreConfig
 from pytinykv.raftstore.apply import apply_conditional
 from pytinykv.raftstore.expiry import STEP_BYTES_MAX, ExpirySweep, find_expired
-from pytinykv.raftstore.operations import COMPARE_AND_SWAP, DELETE_EXPIRED, PUT, RAW_CODE
+from pytinykv.raftstore.operations import COMPARE_AND_SWAP, DELETE_EXPIRED, RAW_CODE
 from pytinykv.raftstore.raw_values import encode_raw_value, has_expired, live_value
 from pytinykv.storage import MemoryEngine
+from pytinykv.storage.changes import PUT
 
 NOW_S = 1_000_000
 PAUSE_S = 2.0

@@ -24,17 +24,7 @@ from pytinykv.raft import (
     Term,
 )
 from pytinykv.raftstore import keys, membership, raw_values, records
-from pytinykv.raftstore.operations import (
-    CF_CODES,
-    COMPACT_LOG,
-    COMPARE_AND_SWAP,
-    DELETE,
-    DELETE_RANGE,
-    PUT,
-    Operation,
-    decode_operations,
-    encode_operations,
-)
+from pytinykv.raftstore.operations import COMPACT_LOG, COMPARE_AND_SWAP, Operation, decode_operations, encode_operations
 from pytinykv.raftstore.records import (
     ApplyState,
     PeerState,
@@ -47,6 +37,7 @@ from pytinykv.raftstore.records import (
     StoreIdent,
 )
 from pytinykv.storage import ColumnFamily
+from pytinykv.storage.changes import DELETE, DELETE_RANGE, PUT
 
 VOTER, LEARNER = Peer(PeerId(5), StoreId(6)), Peer(PeerId(7), StoreId(8), PeerRole.LEARNER)
 REGION = Region(RegionId(2), b"a", b"b", RegionEpoch(3, 4), (VOTER, LEARNER))
@@ -147,15 +138,6 @@ def test_garbled_operations_are_a_format_error(data: bytes) -> None:
 def test_a_garbled_membership_change_is_a_format_error(data: bytes) -> None:
     with contextlib.suppress(FormatError):
         membership.MembershipChange.from_raft(membership.decode_change(data))
-
-
-def test_column_family_codes_never_change() -> None:
-    assert {cf.value: code for cf, code in CF_CODES.items()} == {
-        "default": 0,
-        "lock": 1,
-        "write": 2,
-        "raw": 4,
-    }
 
 
 def test_a_text_that_is_none_and_a_nest_without_end_are_format_errors() -> None:

@@ -6,17 +6,14 @@ from typing import TYPE_CHECKING
 
 from pytinykv.model import region_to_pb
 from pytinykv.raftstore.operations import (
-    CF_OF_CODE,
     COMPACT_LOG,
     CONDITIONAL,
-    DELETE,
     DELETE_EXPIRED,
-    DELETE_RANGE,
-    PUT,
     decode_operations,
 )
 from pytinykv.raftstore.raw_values import has_expired, live_value
 from pytinykv.storage import ColumnFamily
+from pytinykv.storage.changes import add_changes
 from pytinykv.wire.errors import EpochNotMatch, RegionError, UndeterminedResult
 
 if TYPE_CHECKING:
@@ -60,7 +57,7 @@ def _apply(turn: Turn, storage: PeerStorage, operations: list[Operation], parts:
         _kind, index, term = operations[0]
         storage.truncate(turn.batch, index, term)
     else:
-        apply_operations(turn.batch, operations)
+        add_changes(turn.batch, operations)
         _answer(turn, parts, None)
 
 
@@ -75,21 +72,6 @@ def _answer_each(turn: Turn, parts: list[Part], results: Sequence[object]) -> No
     for part in parts:
         turn.answer(part.on_done, None, results[start : start + part.operations])
         start += part.operations
-
-
-def apply_operations(batch: WriteBatch, operations: list[Operation]) -> None:
-    """Add blind writes to the batch."""
-    put = batch.put
-    for operation in operations:
-        kind = operation[0]
-        if kind == PUT:
-            put(CF_OF_CODE[operation[1]], operation[2], operation[3])
-        elif kind == DELETE:
-            batch.delete(CF_OF_CODE[operation[1]], operation[2])
-        elif kind == DELETE_RANGE:
-            batch.delete_range(CF_OF_CODE[operation[1]], operation[2], operation[3])
-        else:
-            raise AssertionError(f"operation {kind} can't be applied here")
 
 
 def apply_conditional(reader: Reader, batch: WriteBatch, operations: list[Operation]) -> list[CasResult | bool]:

@@ -2,7 +2,7 @@
 
 `engine.py` holds the promise (read its rules first), `rocks.py` the production engine over RocksDB, `memory.py` the
 engine of tests and simulation, which can lose what was not synced and fail on command. One conformance suite runs over
-both. `data_dir.py` guards the directory on disk: one process at a time, and never somebody else's data.
+both. `changes.py` has writes as plain tuples, for logs. `data_dir.py` guards the directory on disk: one process at a time, and never somebody else's data.
 """
 
 from __future__ import annotations

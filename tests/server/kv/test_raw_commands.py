@@ -11,10 +11,11 @@ import pytest
 from tests.server.kv.kv_harness import Desk
 
 from pytinykv.lifecycle import Scope
-from pytinykv.raftstore.operations import PUT, RAW_CODE
+from pytinykv.raftstore.operations import RAW_CODE
 from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.server.kv.raw_commands import TTL_MAX_S
 from pytinykv.storage import ColumnFamily
+from pytinykv.storage.changes import PUT
 from pytinykv.wire.limits import KEY_BYTES_MAX, RAW_SCAN_LIMIT_MAX
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 

@@ -16,9 +16,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytinykv.raftstore.keys import RAW_TAGS, raw_end
-from pytinykv.raftstore.operations import COMPARE_AND_SWAP, DELETE, DELETE_RANGE, PUT, RAW_CODE
+from pytinykv.raftstore.operations import COMPARE_AND_SWAP, RAW_CODE
 from pytinykv.raftstore.raw_values import encode_raw_value, live_value, remaining_ttl_s
 from pytinykv.storage import ColumnFamily
+from pytinykv.storage.changes import DELETE, DELETE_RANGE, PUT
 from pytinykv.wire.cf import UnknownColumnFamilyError, raw_column_family
 from pytinykv.wire.checksum import RangeChecksum, checksum_pairs
 from pytinykv.wire.errors import KeyNotInRegion
