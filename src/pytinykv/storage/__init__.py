@@ -1,8 +1,11 @@
 """Storage engines: ordered, atomic, crash-safe maps of bytes to bytes in a few column families.
 
-`engine.py` holds the promise (read its rules first), `rocks.py` the production engine over RocksDB, `memory.py` the
-engine of tests and simulation, which can lose what was not synced and fail on command. One conformance suite runs over
-both. `changes.py` has writes as plain tuples, for logs. `data_dir.py` guards the directory on disk: one process at a time, and never somebody else's data.
+    engine          what an engine promises: read its rules first       changes     writes as plain tuples, for logs
+    rocks           the production engine over RocksDB; its parts: rocks_read, rocks_options, rocks_errors, rocks_size, wal
+    memory          the engine of tests and simulation, which can lose what was not synced and fail on command; with versions
+    data_dir        guards the directory on disk: one process at a time, and never the data of another cluster or store
+
+One conformance suite runs over both engines.
 """
 
 from __future__ import annotations
