@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytinykv.model import FormatError, Peer, Region, RegionEpoch, RegionId, StoreId, encode
-from pytinykv.raft import ConfChangeKind, InstallSnapshot, PeerId
+from pytinykv.raft import ConfChangeKind, InstallSnapshot, PeerId, Term
 from pytinykv.raftstore import (
     MembershipChange,
     Operation,
@@ -333,11 +333,21 @@ class Cluster:
 
     # --- commands
 
-    def propose(self, store_id: int, *operations: Operation) -> Call:
+    def propose(
+        self, store_id: int, *operations: Operation, version: int | None = None, term: int | None = None
+    ) -> Call:
+        """Propose a command that was checked just now, or at another version and term."""
         call = Call()
-        node = self.nodes[store_id]
+        peer = self.nodes[store_id].peer
         size = sum(len(part) for operation in operations for part in operation if isinstance(part, bytes))
-        node.running.propose(node.peer, list(operations), size, call.on_done)
+        self.nodes[store_id].running.propose(
+            peer,
+            list(operations),
+            size,
+            call.on_done,
+            version=peer.region.epoch.version if version is None else version,
+            term=peer.term if term is None else Term(term),
+        )
         return call
 
     def put(self, store_id: int, key: bytes, value: bytes) -> Call:

@@ -281,7 +281,7 @@ def test_a_pass_goes_through_all_regions_led_here_and_then_rests() -> None:
     class Led:
         def __init__(self, region_id: int, *, is_leader: bool = True) -> None:
             self.region = Region(region_id, b"%d" % region_id, b"%d" % (region_id + 1), RegionEpoch(1, 1), ())  # type: ignore[arg-type]
-            self.is_leader = is_leader
+            self.is_leader, self.term = is_leader, 6
 
     dead = encode_raw_value(b"", 1)
     engine = engine_with({b"d%d%c" % (number, letter): dead for number in (1, 2, 3) for letter in b"xyz"})
@@ -292,8 +292,8 @@ def test_a_pass_goes_through_all_regions_led_here_and_then_rests() -> None:
         deletion = sweep.step(peers, engine, float(now), NOW_S)  # type: ignore[arg-type]
         if deletion is not None:
             assert sweep.step(peers, engine, float(now), NOW_S) is None, "one at a time"  # type: ignore[arg-type]
-            seen += [operation[2] for operation in deletion.operations]
-            deletion.on_done(None, [True] * len(deletion.operations))
+            seen += [operation[2] for operation in deletion.command.operations]
+            deletion.command.on_done(None, [True] * len(deletion.command.operations))
     assert seen == [b"d1x", b"d1y", b"d1z", b"d3x", b"d3y", b"d3z"]
     assert sweep.deleted == 6
     assert sweep.step(peers, engine, 11.0, NOW_S) is None, "it rests"  # type: ignore[arg-type]

@@ -221,7 +221,7 @@ def test_a_learner_that_was_removed_while_cut_off_asks_and_destroys_itself(clust
 
 def test_leadership_is_not_handed_to_a_learner(cluster: Cluster) -> None:
     join(cluster, 2)
-    assert not cluster.nodes[1].peer.hand_over(cluster.clock.now)
+    assert not cluster.nodes[1].peer.offer_leadership(cluster.clock.now)
     cluster.nodes[1].running.transfer_leader(REGION_ID, PeerId(102))
     cluster.ticks(15)
     assert [node.store_id for node in cluster.leaders()] == [1]

@@ -9,7 +9,7 @@ import pytest
 from tests.raftstore.harness import Call, Cluster
 
 from pytinykv.lifecycle import Scope, StopReport
-from pytinykv.raftstore import RaftStoreConfig
+from pytinykv.raftstore import RaftStoreConfig, StoreLoop
 from pytinykv.storage import EngineError
 from pytinykv.wire.errors import NotLeader, UndeterminedResult
 
@@ -36,7 +36,7 @@ def immediate(cluster: Cluster, store_id: int) -> None:
 async def stop(cluster: Cluster, store_id: int, *, before: Callable[[], object] = lambda: None) -> StopReport:
     immediate(cluster, store_id)
     scope = Scope("store")
-    cluster.nodes[store_id].running.start(scope)
+    StoreLoop(cluster.nodes[store_id].running).start(scope)
     before()
     return await scope.stop(10.0)
 
@@ -122,7 +122,7 @@ async def test_a_loop_that_fails_is_the_scopes_business(cluster: Cluster) -> Non
     scope = Scope("store")
     scope.on_failure(lambda _name, error: failures.append(error))
     store = cluster.nodes[leader].running
-    store.start(scope)
+    StoreLoop(store).start(scope)
     cluster.nodes[leader].engine.faults.write_error = EngineError("the disk is gone")
     call = cluster.put(leader, b"k", b"v")
     await scope.stop(10.0)

@@ -11,8 +11,10 @@ The chapters, bottom-up:
     snapshot_files   snapshots as files                          snapshots       making, sending, receiving them
     recovery         what a start finds                          bootstrap       the first region of a cluster
     expiry           deleting values that have expired
-    turn, store      the loop that drives everything             syncs           what is durable, and the next sync
-    stopping         the stages of its stop                      ports           what it needs from the world
+    turn, store      one turn, and all regions that it moves     syncs           what is durable, and the next sync
+    region_events    what becomes of regions, for listeners      reports         what the scheduler is told and asked
+    silent_disk      leaving a disk that does not answer         ports           what a store needs from the world
+    store_loop       the event loop around a store               stopping        the stages of its stop
 
 Knows no gRPC and no transactions. The order of things in a turn, and what may be said when, is in `store` and `peer`.
 """
@@ -28,6 +30,7 @@ from pytinykv.raftstore.records import RaftEnvelope, RegionReport, SnapshotHeade
 from pytinykv.raftstore.snapshot_files import SnapshotDirectory
 from pytinykv.raftstore.snapshots import SnapshotRefusedError
 from pytinykv.raftstore.store import Store
+from pytinykv.raftstore.store_loop import StoreLoop
 
 __all__ = [
     "MembershipChange",
@@ -43,5 +46,6 @@ __all__ = [
     "SnapshotRefusedError",
     "Store",
     "StoreIdent",
+    "StoreLoop",
     "Transport",
 ]

@@ -16,13 +16,15 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from pytinykv.model import region_to_pb
 from pytinykv.raft import DropReason, ProposalDropped, ReadNotReady, Term
 from pytinykv.raft import NotLeader as RaftNotLeader
-from pytinykv.raftstore.operations import CONDITIONAL, encode_operations
+from pytinykv.raftstore.operations import CONDITIONAL, Operation, encode_operations
 from pytinykv.raftstore.pending import OnDone, OnReady, Part, PendingProposals, PendingReads, Proposal
 from pytinykv.wire.errors import (
+    EpochNotMatch,
     NotLeader,
     ProposalInMergingMode,
     RaftEntryTooLarge,
@@ -34,11 +36,23 @@ from pytinykv.wire.errors import (
 if TYPE_CHECKING:
     from pytinykv.raft import LogIndex, RawNode, Ready
     from pytinykv.raftstore.config import RaftStoreConfig
-    from pytinykv.raftstore.operations import Operation
     from pytinykv.raftstore.peer_storage import PeerStorage
     from pytinykv.raftstore.turn import Turn
 
 _NO_TERM = Term(1 << 63)
+
+
+class QueuedCommand(NamedTuple):
+    """A command that waits to become an entry, or part of one."""
+
+    operations: list[Operation]
+    """At least one; all conditional, or none."""
+    size_bytes: int
+    on_done: OnDone
+    version: int
+    """Version of the region's epoch when the command was checked."""
+    term: Term
+    """The term in which the peer led then."""
 
 
 class PeerCalls:
@@ -51,7 +65,8 @@ class PeerCalls:
         self._storage = storage
         self._config = config
         self._not_leader = not_leader
-        self._queued: list[tuple[list[Operation], int, OnDone]] = []
+        self._queued: list[QueuedCommand] = []
+        """Commands for the next turn, in the order they came."""
         self._proposals = PendingProposals()
         self._reads = PendingReads()
         self._leading_term = _NO_TERM
@@ -71,9 +86,9 @@ class PeerCalls:
 
     # --- commands -----------------------------------------------------------------------------------------------
 
-    def queue(self, operations: list[Operation], size_bytes: int, on_done: OnDone) -> None:
+    def queue(self, command: QueuedCommand) -> None:
         """Take a command for the next turn."""
-        self._queued.append((operations, size_bytes, on_done))
+        self._queued.append(command)
 
     def propose(self, turn: Turn) -> None:
         """Turn the queued commands into as few entries as their sizes allow."""
@@ -82,7 +97,11 @@ class PeerCalls:
         parts: list[Part] = []
         size = 0
         conditional = False
-        for part_operations, part_bytes, on_done in queued:
+        current = self._storage.region.epoch.version
+        for part_operations, part_bytes, on_done, version, term in queued:
+            if version != current or term != self._leading_term:
+                turn.answer(on_done, self._stale(version))
+                continue
             part_conditional = part_operations[0][0] in CONDITIONAL
             if parts and (part_conditional != conditional or size + part_bytes > self._config.append_bytes_max):
                 self._propose_entry(turn, operations, parts, size)
@@ -93,6 +112,13 @@ class PeerCalls:
             size += part_bytes
         if parts:
             self._propose_entry(turn, operations, parts, size)
+
+    def _stale(self, version: int) -> RegionError:
+        """Return why a command is refused that was checked at another time than this."""
+        region = self._storage.region
+        if version != region.epoch.version:
+            return EpochNotMatch(current_regions=[region_to_pb(region)])
+        return self._not_leader()
 
     def _propose_entry(self, turn: Turn, operations: list[Operation], parts: list[Part], size: int) -> None:
         region = self._storage.region
@@ -172,8 +198,8 @@ class PeerCalls:
 
     def fail_all(self, turn: Turn, error: RegionError) -> None:
         """Answer everybody who waits: what was not proposed with `error`, what was proposed as undetermined."""
-        for _operations, _size, on_done in self._queued:
-            turn.answer(on_done, error)
+        for command in self._queued:
+            turn.answer(command.on_done, error)
         self._queued = []
         self._fail_reads(turn, error)
         self.fail_proposals(turn, str(error))

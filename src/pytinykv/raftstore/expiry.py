@@ -25,13 +25,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytinykv.raftstore.calls import QueuedCommand
 from pytinykv.raftstore.keys import raw_ranges
 from pytinykv.raftstore.operations import DELETE_EXPIRED, RAW_CODE
 from pytinykv.raftstore.raw_values import has_expired
 from pytinykv.storage import ColumnFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from pytinykv.model import Region
     from pytinykv.raftstore.config import RaftStoreConfig
@@ -78,9 +79,7 @@ class Deletion(NamedTuple):
     """A command of the sweep, for the store to propose."""
 
     peer: RegionPeer
-    operations: list[Operation]
-    size_bytes: int
-    on_done: Callable[[RegionError | None, Results], None]
+    command: QueuedCommand
 
 
 class ExpirySweep:
@@ -102,8 +101,8 @@ class ExpirySweep:
     def step(self, peers: Mapping[int, RegionPeer], reader: Reader, now: float, now_s: int) -> Deletion | None:
         """Look at the next few pairs; return the command that deletes those that have expired, if any have.
 
-        `now` is the monotonic clock's, `now_s` the wall clock's. The command is to be proposed at once, or its `on_done`
-        called with the reason why not.
+        `now` is the monotonic clock's, `now_s` the wall clock's. The command is to be proposed in this turn, or its
+        `on_done` called with the reason why not.
         """
         if not self._pairs_max or self._is_waiting or now < self._due_at:
             return None
@@ -128,7 +127,8 @@ class ExpirySweep:
                 self._cursor = found.next_cursor
 
         operations: list[Operation] = [(DELETE_EXPIRED, RAW_CODE, key, now_s) for key in found.expired]
-        return Deletion(peer, operations, sum(map(len, found.expired)), on_done)
+        size, version = sum(map(len, found.expired)), peer.region.epoch.version
+        return Deletion(peer, QueuedCommand(operations, size, on_done, version, peer.term))
 
     def _choose(self, peers: Mapping[int, RegionPeer]) -> RegionPeer | None:
         """Return the region to look at: the one under way if it is still led here, else the next led one."""

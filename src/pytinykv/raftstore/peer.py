@@ -40,6 +40,7 @@ from pytinykv.raftstore.operations import COMPACT_LOG, encode_operations
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
 from pytinykv.raftstore.records import PeerState, RaftEnvelope, RegionLocalState, RegionReport, SnapshotManifest
 from pytinykv.raftstore.recovery import finish_restore
+from pytinykv.raftstore.region_events import Deposed, Destroyed, Leading, RegionChanged
 from pytinykv.wire.errors import NotLeader, RegionNotFound
 
 if TYPE_CHECKING:
@@ -86,17 +87,14 @@ class RegionPeer:
         self.node = RawNode(raft_config, storage, rng)
         self.calls = PeerCalls(node=self.node, storage=storage, config=config, not_leader=self.not_leader)
         self.is_destroyed = False
-        self.tombstone: RegionLocalState | None = None
-        """What a destroyed peer leaves."""
         self.is_leader = False
+        self.term = Term(0)
+        """The term in which this peer came to lead last; while it leads, Raft's current one."""
         self.leader_id = 0
         """The leader as Raft knows it; 0 for none."""
         self.incoming: IncomingSnapshot | None = None
-        self.report_due_at = 0.0
         self._snapshots_to_send: list[RaftEnvelope] = []
         self._used_snapshot: Path | None = None
-        self.region_changed = False
-        """Set when a leader has news for the scheduler; whoever reports clears it."""
         self.leader_missing_since: float | None = None
         self._known_peers: dict[int, Peer] = {}
         """Peers that wrote to us and may not be in our (old or empty) region."""
@@ -150,7 +148,7 @@ class RegionPeer:
         reason = membership.refusal(self.region, change)
         if reason is not None:
             return reason
-        if change.kind is ConfChangeKind.REMOVE and change.peer.id == self.peer.id and self.hand_over(now):
+        if change.kind is ConfChangeKind.REMOVE and change.peer.id == self.peer.id and self.offer_leadership(now):
             return "it leads, and hands leadership over first"
         if change.kind is ConfChangeKind.ADD_VOTER:
             trouble = self._followers.why_not_promote(self.region, change, self._pending_peers(), now)
@@ -193,9 +191,6 @@ class RegionPeer:
         if self.is_leader:
             self._maybe_compact_log(now)
             self._followers.on_tick(self.region, self.node.commit_index)
-            lagging = (self._pending_peers(), tuple(peer.id for peer, _silent_s in self._down_peers(now)))
-            if lagging != self._lagging_reported:
-                self.region_changed = True
         if self._hears_leader(now):
             self.leader_missing_since = None
         elif self.leader_missing_since is None:
@@ -269,12 +264,14 @@ class RegionPeer:
             self.leader_missing_since = None
         if self.is_leader and not was_leader:
             _log.info("region %d: peer %d leads in term %d", self.region.id, self.peer.id, self.node.term)
-            self.region_changed = True
+            self.term = self.node.term
+            turn.events.append(Leading(self.region, self.term))
             self._followers.on_leading(turn.now)
-            self.calls.on_leading(self.node.term)
+            self.calls.on_leading(self.term)
             self._compacting_to = LogIndex(0)
         if was_leader and not self.is_leader:
             _log.info("region %d: peer %d does not lead any more", self.region.id, self.peer.id)
+            turn.events.append(Deposed(self.region))
             self.calls.on_deposed(turn)
 
     # --- apply --------------------------------------------------------------------------------------------------
@@ -303,12 +300,12 @@ class RegionPeer:
         if region is self.region:
             return
         _log.info("region %d: now %s", region.id, membership.describe(region))
+        turn.events.append(RegionChanged(self.region, region))
         self._followers.on_joined(self.region, region, turn.now)
         self.storage.region = region
         self._take_own_role()
         state = RegionLocalState(PeerState.NORMAL, region, self.peer.id)
         turn.batch.put(RAFT_CF, keys.region_state_key(region.id), encode(state))
-        self.region_changed = True
 
     # --- snapshots ----------------------------------------------------------------------------------------------
 
@@ -335,6 +332,7 @@ class RegionPeer:
         _log.info("region %d: installs the snapshot at index %d", region.id, meta.index)
         applying = RegionLocalState(PeerState.APPLYING, region, self.peer.id, incoming.directory.name)
         turn.batch.put(RAFT_CF, keys.region_state_key(region.id), encode(applying))
+        turn.events.append(RegionChanged(self.region, region))
         self.storage.restore(turn.batch, region, meta, ready.hard_state)
         turn.write()
         finish_restore(turn.engine, applying, incoming.directory)
@@ -379,8 +377,10 @@ class RegionPeer:
 
     # --- end ----------------------------------------------------------------------------------------------------
 
-    def destroy(self, turn: Turn, removed_index: LogIndex = LogIndex(0), removed_term: Term = Term(0)) -> None:
-        """Delete the peer's data and log and leave a tombstone, so that old messages can't bring it back.
+    def destroy(
+        self, turn: Turn, removed_index: LogIndex = LogIndex(0), removed_term: Term = Term(0)
+    ) -> RegionLocalState:
+        """Delete the peer's data and log; return the tombstone that stays, so that old messages can't bring it back.
 
         `removed_index` and `removed_term` are those of the committed entry that removed the peer, where it is known.
         """
@@ -392,17 +392,19 @@ class RegionPeer:
         self.storage.clear_log(batch)
         batch.delete(RAFT_CF, keys.raft_state_key(region.id))
         batch.delete(RAFT_CF, keys.apply_state_key(region.id))
-        self.tombstone = RegionLocalState(
+        tombstone = RegionLocalState(
             PeerState.TOMBSTONE, region, self.peer.id, removed_index=removed_index, removed_term=removed_term
         )
-        batch.put(RAFT_CF, keys.region_state_key(region.id), encode(self.tombstone))
+        batch.put(RAFT_CF, keys.region_state_key(region.id), encode(tombstone))
+        turn.events.append(Destroyed(tombstone))
         self.is_destroyed = True
         self.is_leader = False
         self.calls.fail_all(turn, RegionNotFound(region_id=region.id))
+        return tombstone
 
-    # --- handing over -------------------------------------------------------------------------------------------
+    # --- leaving leadership -------------------------------------------------------------------------------------------
 
-    def hand_over(self, now: float, attempt: int = 0) -> bool:
+    def offer_leadership(self, now: float, attempt: int = 0) -> bool:
         """Give leadership to the follower that is furthest; return whether there is one.
 
         `attempt`: how many were in vain before; each goes to the next follower, since the furthest may not be able to win.
@@ -433,6 +435,11 @@ class RegionPeer:
         self._lagging_reported = (pending, tuple(peer.id for peer, _silent_s in down))
         return RegionReport(self.region, self.peer, self.node.term, down, pending, size)
 
+    def has_other_laggards(self, now: float) -> bool:
+        """Return whether other peers are behind or silent than the scheduler was told last."""
+        lagging = (self._pending_peers(), tuple(peer.id for peer, _silent_s in self._down_peers(now)))
+        return lagging != self._lagging_reported
+
     def _down_peers(self, now: float) -> tuple[tuple[Peer, float], ...]:
         return self._followers.down(self.region, self.peer.id, now)
 
@@ -450,6 +457,14 @@ class RegionPeer:
     def _take_own_role(self) -> None:
         """Follow the region in whether this peer is a learner or a voter."""
         self.peer = self.region.peer(self.peer.id) or self.peer
+
+    def misses_leader(self, now: float) -> bool:
+        """Return whether there has been no leader for `leader_missing_s`; if so, the time begins anew."""
+        since = self.leader_missing_since
+        if since is None or now - since <= self._config.leader_missing_s:
+            return False
+        self.leader_missing_since = now
+        return True
 
     def _hears_leader(self, now: float) -> bool:
         """Say whether there is a leader. A voter forgets one that falls silent; a learner, which can't campaign, does not."""

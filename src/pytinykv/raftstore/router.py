@@ -32,10 +32,12 @@ from pytinykv.raft import (
     VoteResponse,
 )
 from pytinykv.raftstore.records import RaftEnvelope, RegionLocalState
+from pytinykv.raftstore.region_events import Destroyed
 
 if TYPE_CHECKING:
     from pytinykv.model import StoreId
     from pytinykv.raftstore.peer import RegionPeer
+    from pytinykv.raftstore.region_events import RegionEvent
     from pytinykv.raftstore.turn import Turn
 
 _log = logging.getLogger(__name__)
@@ -70,9 +72,8 @@ class Router:
         if peer is not None and receiver.id > peer.peer.id:
             if envelope.is_tombstone or not isinstance(envelope.message, _MAY_CREATE):
                 return None
-            peer.destroy(turn)
+            self._forget(peer.destroy(turn))
             turn.write()  # the new peer reads its state from the engine
-            self.forget(peer)
             peer = None
         if peer is None:
             return None if envelope.is_tombstone else self._create(envelope, turn)
@@ -93,15 +94,19 @@ class Router:
                 return peer.region
         return None
 
-    def forget(self, peer: RegionPeer) -> None:
-        """Drop a destroyed peer."""
-        assert peer.tombstone is not None, "only destroyed peers are forgotten"
-        region_id = peer.region.id
-        if self._peers.get(region_id) is peer:
+    def on_event(self, event: RegionEvent) -> None:
+        """Drop destroyed peers; a `RegionListener`."""
+        if isinstance(event, Destroyed):
+            self._forget(event.tombstone)
+
+    def _forget(self, tombstone: RegionLocalState) -> None:
+        region_id = tombstone.region.id
+        peer = self._peers.get(region_id)
+        if peer is not None and peer.is_destroyed and peer.peer.id == tombstone.peer_id:
             del self._peers[region_id]
         older = self._tombstones.get(region_id)
-        if older is None or older.peer_id <= peer.peer.id:
-            self._tombstones[region_id] = peer.tombstone
+        if older is None or older.peer_id <= tombstone.peer_id:
+            self._tombstones[region_id] = tombstone
 
     def _create(self, envelope: RaftEnvelope, turn: Turn) -> RegionPeer | None:
         receiver = envelope.receiver
@@ -147,5 +152,4 @@ class Router:
 
     def _on_tombstone(self, peer: RegionPeer, envelope: RaftEnvelope, turn: Turn) -> None:
         if envelope.epoch.conf_ver > peer.region.epoch.conf_ver:
-            peer.destroy(turn)
-            self.forget(peer)
+            self._forget(peer.destroy(turn))

@@ -38,20 +38,20 @@ class StoreStop:
 
     def register(self, scope: Scope) -> None:
         """Let them be the first stages of the scope's stop."""
-        scope.on_stop("hand over leadership", self._hand_over, HAND_OVER_S + 0.2)
+        scope.on_stop("hand over leadership", self._offer_leaderships, HAND_OVER_S + 0.2)
         scope.on_stop("refuse new commands", self._store.refuse_commands)
         scope.on_stop("finish commands under way", self._drain, DRAIN_S + 0.2)
         scope.on_stop("answer the rest", lambda: self._store.in_turn(self._store.fail_everything))
         scope.on_stop("last turn and sync", self._finish, FINISH_S + 0.2)
 
-    async def _hand_over(self) -> None:
+    async def _offer_leaderships(self) -> None:
         leaving: list[RegionPeer] | None = None
 
-        def hand_over(turn: Turn) -> None:
+        def offer(turn: Turn) -> None:
             nonlocal leaving
-            leaving = self._store.hand_over(turn)
+            leaving = self._store.offer_leaderships(turn)
 
-        self._store.in_turn(hand_over)
+        self._store.in_turn(offer)
         await self._wait_until(lambda: leaving is not None and not any(peer.is_leader for peer in leaving), HAND_OVER_S)
 
     async def _drain(self) -> None:

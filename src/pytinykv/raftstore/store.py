@@ -1,4 +1,4 @@
-"""The store: one loop that drives every region on this machine, turn by turn.
+"""The store: every region on this machine, and the turn that moves all of them. No event loop: `store_loop` runs the turns.
 
     turn n      arrived messages, commands, reads, ticks → Raft → one write batch → write → send → answer
     disk             sync of everything written so far, in the disk worker
@@ -8,29 +8,30 @@ While the disk syncs turn n, turn n+1 fills, so the rate is set by how much fits
 takes. Costs per turn may be generous; costs per command are counted.
 
 Invariants:
-1. Only the loop touches regions: everything from outside is queued and a turn is asked for.
+1. Only a turn changes regions: everything from outside is queued and a turn is asked for.
 2. An error of the engine fails the store: nothing is acknowledged after it, and the owner is told to stop the process.
 3. Every caller is answered, also when the store stops or fails.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytinykv.model import PeerRole, Region, RegionId, StoreId
 from pytinykv.raft import InstallSnapshot
+from pytinykv.raftstore.calls import QueuedCommand
 from pytinykv.raftstore.errors import StoreFailedError
 from pytinykv.raftstore.expiry import ExpirySweep
 from pytinykv.raftstore.peer import IncomingSnapshot, RegionPeer
 from pytinykv.raftstore.peer_storage import PeerStorage
 from pytinykv.raftstore.records import RaftEnvelope, decode_envelopes
 from pytinykv.raftstore.recovery import load_regions
+from pytinykv.raftstore.reports import Reports
 from pytinykv.raftstore.router import Router
+from pytinykv.raftstore.silent_disk import SilentDisk
 from pytinykv.raftstore.snapshots import SnapshotReceiver, Snapshots
-from pytinykv.raftstore.stopping import StoreStop
 from pytinykv.raftstore.syncs import Syncs
 from pytinykv.raftstore.turn import Turn
 from pytinykv.wire.errors import NotLeader, RegionError, ServerIsBusy
@@ -40,22 +41,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pytinykv.lifecycle import Clock, Scope, Worker
+    from pytinykv.lifecycle import Clock, Worker
     from pytinykv.model import Peer
-    from pytinykv.raft import PeerId
+    from pytinykv.raft import PeerId, Term
     from pytinykv.raftstore.config import RaftStoreConfig
     from pytinykv.raftstore.membership import MembershipChange
     from pytinykv.raftstore.operations import Operation
     from pytinykv.raftstore.pending import OnDone, OnReady
     from pytinykv.raftstore.ports import SchedulerLink, Transport
     from pytinykv.raftstore.records import SnapshotHeader, SnapshotManifest
+    from pytinykv.raftstore.region_events import RegionListener
     from pytinykv.raftstore.snapshot_files import SnapshotDirectory
     from pytinykv.storage import Engine
 
 _log = logging.getLogger(__name__)
-
-HAND_OVER_EVERY_S = 3.0
-"""Time from one attempt to leave a silent disk to the next; one takes up to an election timeout."""
 
 
 @dataclass
@@ -100,12 +99,15 @@ class Store:
         self.clock = clock
         self.config = config
         self.counters = StoreCounters()
-        self._transport = transport
-        self._link = scheduler_link
-        self._rng = rng
         self.peers: dict[int, RegionPeer] = {}
+        """By region id, every peer that is not destroyed. Shared with the router, which makes and drops them."""
+        self.on_due: Callable[[], None] = lambda: None
+        """Called when a turn becomes due; whoever runs the turns sets it, and calls `take_due` before each."""
+        self._transport = transport
+        self._rng = rng
         self.expiry = ExpirySweep(config, clock.monotonic())
         self.syncs = Syncs(engine, disk, clock, inline_sync_s=config.inline_sync_s, on_done=self._on_synced)
+        self._silent_disk = SilentDisk(store_id, self.syncs, silence_s=config.disk_silence_s)
         self._snapshots = Snapshots(
             engine=engine,
             directory=snapshot_directory,
@@ -115,29 +117,41 @@ class Store:
             on_sent=self._on_snapshot_sent,
             on_received=self._on_snapshot_received,
         )
+        self._reports = Reports(
+            self.peers, engine=engine, link=scheduler_link, config=config, on_membership=self.on_membership_answer
+        )
+        self._is_due = False
+        """Whether a turn is asked for. Set by `wake`, cleared by `take_due`."""
         self._frames: list[list[RaftEnvelope]] = []
-        self._controls: list[Callable[[Turn], None]] = []
+        """Messages that arrived since the last turn, by frame."""
+        self._actions: list[Callable[[Turn], None]] = []
+        """What the next turn does before ticks and proposals; see `in_turn`."""
         self._touched: dict[int, RegionPeer] = {}
-        """Regions that the next turn has to look at, in the order they were touched."""
+        """By region, the peers that the turn has to collect from, in the order they were touched; emptied by each turn."""
         self._proposing: dict[int, RegionPeer] = {}
+        """By region, the peers with commands that the next turn proposes."""
         self._queued_bytes = 0
+        """Size of these commands; at most one command above `queued_bytes_max`."""
         self._ticks_due = 0
-        self._wake = asyncio.Event()
+        """1 when a tick has passed since the last turn, else 0."""
         self._turn_number = 0
+        """Number of the last turn whose batch was written; turns count up by one."""
         self._turn: Turn | None = None
-        """The turn that is being run, so that nobody whom it would have answered is forgotten if it fails."""
-        self._was_disk_silent = False
-        self._hand_over_attempts = 0
-        """How often the leaderships of a store whose disk is silent were offered to others."""
-        self._hand_over_again_at = 0.0
+        """The turn that is being run, so that the callers it would have answered are answered if it fails."""
+        self._listeners: list[RegionListener] = []
         self._refuses = False
+        """Whether commands and reads are refused, for good: the store is stopping or has failed."""
         self._disk_error: BaseException | None = None
+        """What a sync or a reader met on the disk; fails the next turn."""
         self.failure: BaseException | None = None
+        """What the store has failed of, or None; never changes again. No turn does anything afterwards."""
         self._load(snapshot_directory, fresh_region_id)
 
     def _load(self, directory: SnapshotDirectory, fresh_region_id: RegionId | None) -> None:
         loaded = load_regions(self.engine, directory)
         self._router = Router(self.store_id, self.peers, loaded.tombstones, self._make_peer)
+        self.listen(self._router.on_event)
+        self.listen(self._reports.on_event)
         for state in loaded.regions:
             peer = state.region.peer(state.peer_id)
             assert peer is not None, f"region {state.region.id} without its own peer"
@@ -145,8 +159,7 @@ class Store:
         for region_peer in list(self.peers.values()):
             voters = [peer.id for peer in region_peer.region.peers if peer.role is PeerRole.VOTER]
             if voters == [region_peer.peer.id]:
-                # Nobody else to wait for.
-                region_peer.node.campaign(self.clock.monotonic())
+                region_peer.node.campaign(self.clock.monotonic())  # there is no other vote to wait for
             self._touch(region_peer)
 
     def _make_peer(self, peer: Peer, region: Region, *, is_fresh: bool = False) -> RegionPeer:
@@ -155,59 +168,47 @@ class Store:
         self.peers[region.id] = region_peer
         return region_peer
 
-    # --- running ------------------------------------------------------------------------------------------------
+    # --- when turns are due -------------------------------------------------------------------------------------
 
-    def start(self, scope: Scope) -> None:
-        """Run the loop in this scope, and register the stages of its stop."""
-        StoreStop(self).register(scope)
-        scope.start("ticks", self._tick)
-        scope.start("store-loop", self._run)
-
-    async def _run(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            self.turn()
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(self.config.tick_s)
-            self.tick_soon()
+    def wake(self) -> None:
+        """Ask for a turn."""
+        if not self._is_due:
+            self._is_due = True
+            self.on_due()
 
     def tick_soon(self) -> None:
         """Let a tick of time pass for every region in the next turn."""
         self._ticks_due = 1  # a loop that stalled must not make up for it by a storm of elections
-        self._wake.set()
-
-    def wake(self) -> None:
-        """Ask for a turn."""
-        self._wake.set()
+        self.wake()
 
     def in_turn(self, action: Callable[[Turn], None]) -> None:
         """Let the next turn do this, before its ticks and proposals."""
-        self._controls.append(action)
-        self._wake.set()
+        self._actions.append(action)
+        self.wake()
 
     def take_due(self) -> bool:
         """Return whether a turn is due, and take note that it is about to be run."""
-        due = self._wake.is_set()
-        self._wake.clear()
+        due, self._is_due = self._is_due, False
         return due
 
     @property
     def is_settled(self) -> bool:
         """Return whether no turn is asked for and no sync is to come."""
-        return not (self._wake.is_set() or self.syncs.is_pending)
+        return not (self._is_due or self.syncs.is_pending)
 
     @property
     def is_disk_silent(self) -> bool:
         """Return whether a sync takes longer than any should. Callable from any thread."""
-        return self.syncs.silent_s >= self.config.disk_silence_s
+        return self._silent_disk.is_silent
+
+    def listen(self, listener: RegionListener) -> None:
+        """Tell `listener` of every event of a region here from now on; see `region_events`."""
+        self._listeners.append(listener)
 
     # --- the end ------------------------------------------------------------------------------------------------
 
     def _fail(self, error: BaseException) -> None:
-        """Answer everybody and refuse everything from now on: after this error nothing may be promised."""
+        """Answer every caller and refuse everything from now on: after this error nothing may be promised."""
         if self.failure is not None:
             return
         self.failure = error
@@ -217,9 +218,9 @@ class Store:
         self.fail_everything(turn)
         turn.break_off(self._refusal())
 
-    def hand_over(self, turn: Turn) -> list[RegionPeer]:
+    def offer_leaderships(self, turn: Turn) -> list[RegionPeer]:
         """Let followers take over; return the peers that are about to lose leadership."""
-        leaving = [peer for peer in self.peers.values() if peer.hand_over(turn.now)]
+        leaving = [peer for peer in self.peers.values() if peer.offer_leadership(turn.now)]
         for peer in leaving:
             self._touched[peer.region.id] = peer
         return leaving
@@ -229,7 +230,7 @@ class Store:
         self._refuses = True
 
     def fail_everything(self, turn: Turn) -> None:
-        """Answer everybody who waits that it is too late."""
+        """Answer every waiting caller that it is too late."""
         error = self._refusal()
         for peer in self.peers.values():
             peer.calls.fail_all(turn, error)
@@ -242,8 +243,22 @@ class Store:
 
     # --- calls from outside -------------------------------------------------------------------------------------
 
-    def propose(self, peer: RegionPeer, operations: list[Operation], size_bytes: int, on_done: OnDone) -> None:
-        """Replicate a command; `on_done(error, results)` is called from a later turn, exactly once."""
+    def propose(
+        self,
+        peer: RegionPeer,
+        operations: list[Operation],
+        size_bytes: int,
+        on_done: OnDone,
+        *,
+        version: int,
+        term: Term,
+    ) -> None:
+        """Replicate a command; `on_done(error, results)` is called exactly once, now with a refusal or from a later turn.
+
+        `version` and `term` are those of the region's epoch and of `peer.term` when the command was checked against the
+        region. If either is another one by the time the command becomes an entry, it is refused: its keys may not belong
+        to the region any more, or another leader may have written what it was computed from.
+        """
         if self._refuses:
             on_done(self._refusal(), None)
         elif self._queued_bytes > self.config.queued_bytes_max:
@@ -251,13 +266,16 @@ class Store:
         elif not peer.is_leader:
             on_done(peer.not_leader(), None)
         else:
-            self._queued_bytes += size_bytes
             self.counters.proposals += 1
             self.counters.proposed_bytes += size_bytes
             self.counters.operations += len(operations)
-            peer.calls.queue(operations, size_bytes, on_done)
-            self._proposing[peer.region.id] = peer
-            self._wake.set()
+            self._queue(peer, QueuedCommand(operations, size_bytes, on_done, version, term))
+
+    def _queue(self, peer: RegionPeer, command: QueuedCommand) -> None:
+        self._queued_bytes += command.size_bytes
+        peer.calls.queue(command)
+        self._proposing[peer.region.id] = peer
+        self.wake()
 
     def read(self, peer: RegionPeer, on_ready: OnReady) -> None:
         """Call `on_ready(error)` once, when what the engine holds is at least as new as this call."""
@@ -273,7 +291,7 @@ class Store:
     def receive(self, frame: bytes) -> None:
         """Take a frame of another store. Raises FormatError."""
         self._frames.append(decode_envelopes(frame))
-        self._wake.set()
+        self.wake()
 
     def receive_snapshot(self, header: SnapshotHeader) -> SnapshotReceiver:
         """Begin to take a snapshot stream. Raises SnapshotRefusedError."""
@@ -319,14 +337,13 @@ class Store:
         The others have the same data undamaged: the sooner one of them leads, the better.
         """
         self._disk_error = self._disk_error or error
-        self._wake.set()
+        self.wake()
         return NotLeader(region_id=0, message=f"store {self.store_id} is stopping, as it can't read its data")
 
     def report_all(self) -> None:
         """Report every region led here again: the scheduler was restarted or is another one."""
-        for peer in self.peers.values():
-            peer.region_changed = True
-            self._touch(peer)
+        self._reports.repeat_all()
+        self.wake()
 
     def on_membership_answer(self, region: Region) -> None:
         """Take the scheduler's word on a region: a peer that is not in it any more destroys itself."""
@@ -343,7 +360,7 @@ class Store:
 
     def _touch(self, peer: RegionPeer) -> None:
         self._touched[peer.region.id] = peer
-        self._wake.set()
+        self.wake()
 
     def _touch_if_there(self, region_id: RegionId) -> None:
         if (peer := self.peers.get(region_id)) is not None:
@@ -369,8 +386,8 @@ class Store:
             ) from self._disk_error
         self._take_durable(turn)
         self._take_messages(turn)
-        controls, self._controls = self._controls, []
-        for action in controls:
+        actions, self._actions = self._actions, []
+        for action in actions:
             action(turn)
         if self._ticks_due:
             self._ticks_due = 0
@@ -424,69 +441,36 @@ class Store:
         for peer in self.peers.values():
             peer.tick(turn)
             self._touched[peer.region.id] = peer
-            if peer.is_leader and turn.now >= peer.report_due_at:
-                peer.region_changed = True
-            missing = peer.leader_missing_since
-            if missing is not None and turn.now - missing > self.config.leader_missing_s:
-                peer.leader_missing_since = turn.now
-                self._link.ask_membership(peer.region.id, self.on_membership_answer)
+        self._reports.on_tick(turn.now)
         self._snapshots.expire(self.peers, turn.now)
         self._sweep(turn)
-        self._leave_silent_disk(turn)
-
-    def _leave_silent_disk(self, turn: Turn) -> None:
-        """Hand over what this store leads when its disk does not answer: nothing of it counts here any more.
-
-        A quorum without this store would let it lead on, and the next failure would end that. While a transfer is tried
-        proposals are dropped, and who is to lead may not be able to win: so one follower after the other is tried, and
-        between the attempts this store leads as well as it can.
-        """
-        was_silent, self._was_disk_silent = self._was_disk_silent, self.is_disk_silent
-        if not self._was_disk_silent:
-            self._hand_over_attempts, self._hand_over_again_at = 0, turn.now
-            return
-        if not was_silent:
-            _log.error(
-                "store %d: the disk has not answered a sync for %.1f s; hands over what it leads",
-                self.store_id,
-                self.syncs.silent_s,
-            )
-        if turn.now < self._hand_over_again_at:
-            return
-        offered = [peer for peer in self.peers.values() if peer.hand_over(turn.now, self._hand_over_attempts)]
-        if offered:
-            self._hand_over_attempts += 1
-            self._hand_over_again_at = turn.now + HAND_OVER_EVERY_S
+        self._silent_disk.on_tick(self.peers.values(), turn.now)
 
     def _sweep(self, turn: Turn) -> None:
         if self._refuses:
             return
         deletion = self.expiry.step(self.peers, self.engine, turn.now, self.clock.wall_ms() // 1000)
         if deletion is not None:
-            deletion.peer.calls.queue(deletion.operations, deletion.size_bytes, deletion.on_done)
-            self._proposing[deletion.peer.region.id] = deletion.peer
+            self._queue(deletion.peer, deletion.command)
 
     def _after_write(self, turn: Turn, touched: dict[int, RegionPeer]) -> None:
+        for event in turn.events:
+            for listener in self._listeners:
+                listener(event)
         for peer in touched.values():
             for envelope in peer.take_snapshots_to_send():
                 self._snapshots.send(envelope, turn.now)
             if peer.wants_snapshot and not peer.is_destroyed:
                 self._snapshots.make(peer, turn.now)
-            if peer.is_destroyed:
-                self._router.forget(peer)
-            elif peer.region_changed:
-                peer.region_changed = False
-                if peer.is_leader:
-                    peer.report_due_at = turn.now + self.config.region_heartbeat_s
-                    self._link.report_region(peer.report(self.engine, turn.now))
             if (directory := peer.take_used_snapshot()) is not None:
                 self._snapshots.discard_received(directory)
+        self._reports.send(turn.now)
 
     # --- what has ended outside the loop ------------------------------------------------------------------------
 
     def _on_synced(self, error: BaseException | None) -> None:
         self._disk_error = self._disk_error or error
-        self._wake.set()
+        self.wake()
 
     def _on_snapshot_sent(self, envelope: RaftEnvelope, arrived: bool) -> None:
         peer = self.peers.get(envelope.region_id)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pytinykv.model import StoreId
     from pytinykv.raftstore.pending import OnDone, OnReady, Results
     from pytinykv.raftstore.records import RaftEnvelope
+    from pytinykv.raftstore.region_events import RegionEvent
     from pytinykv.storage import Engine, WriteBatch
 
 _log = logging.getLogger(__name__)
@@ -24,7 +25,18 @@ class Turn:
     Whoever is in the answers is answered: by `deliver` when the turn went well, by `break_off` when it did not.
     """
 
-    __slots__ = ("_batch", "_done", "_ready", "engine", "must_sync", "now", "number", "outgoing", "written_bytes")
+    __slots__ = (
+        "_batch",
+        "_done",
+        "_ready",
+        "engine",
+        "events",
+        "must_sync",
+        "now",
+        "number",
+        "outgoing",
+        "written_bytes",
+    )
 
     def __init__(self, engine: Engine, now: float, number: int) -> None:
         self.engine = engine
@@ -35,6 +47,9 @@ class Turn:
         """Whether something in the batch must become durable before somebody is told of it."""
         self.written_bytes = 0
         self.outgoing: dict[StoreId, list[RaftEnvelope]] = {}
+        """Messages by the store they go to, sent once the batch is written."""
+        self.events: list[RegionEvent] = []
+        """What became of regions, told once the batch is written."""
         self._done: list[tuple[OnDone, RegionError | None, Results]] = []
         self._ready: list[tuple[OnReady, RegionError | None]] = []
 

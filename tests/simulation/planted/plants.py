@@ -25,6 +25,7 @@ from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage
 from pytinykv.raftstore.pending import PendingProposals, PendingReads
 from pytinykv.raftstore.stopping import StoreStop
 from pytinykv.raftstore.store import Store
+from pytinykv.raftstore.store_loop import StoreLoop
 from pytinykv.raftstore.syncs import Syncs
 from pytinykv.raftstore.turn import Turn
 from pytinykv.scheduler.ids import IdAllocator
@@ -232,7 +233,6 @@ def forgets_a_membership_change(patch: Patch) -> None:
         if region is not self.region:
             self.storage.region = region
             self._take_own_role()
-            self.region_changed = True
 
     patch.setattr(RegionPeer, "_set_region", set_region)
 
@@ -313,24 +313,24 @@ def takes_two_locks_in_two_orders(patch: Patch) -> None:
 
 @planted("a task without an exit", "basic", 1, ENDS)
 def starts_a_task_without_an_exit(patch: Patch) -> None:
-    original = Store.start
+    original = StoreLoop.start
 
-    def start(self: Store, scope: Any) -> None:
+    def start(self: StoreLoop, scope: Any) -> None:
         original(self, scope)
         self.stray = asyncio.get_running_loop().create_task(asyncio.Event().wait(), name="stray")  # type: ignore[attr-defined]
 
-    patch.setattr(Store, "start", start)
+    patch.setattr(StoreLoop, "start", start)
 
 
 @planted("a timer that nobody cancels", "basic", 1, ENDS)
 def leaves_a_timer(patch: Patch) -> None:
-    original = Store.start
+    original = StoreLoop.start
 
-    def start(self: Store, scope: Any) -> None:
+    def start(self: StoreLoop, scope: Any) -> None:
         original(self, scope)
         asyncio.get_running_loop().call_later(3600, print)
 
-    patch.setattr(Store, "start", start)
+    patch.setattr(StoreLoop, "start", start)
 
 
 @planted("a stop that waits for what never comes", "basic", 1, ENDS)
@@ -343,9 +343,9 @@ def stop_waits_for_what_never_comes(patch: Patch) -> None:
 
 @planted("a stop that waits for its own caller", "basic", 1, ENDS)
 def stop_waits_for_its_own_caller(patch: Patch) -> None:
-    original = Store.start
+    original = StoreLoop.start
 
-    def start(self: Store, scope: Any) -> None:
+    def start(self: StoreLoop, scope: Any) -> None:
         original(self, scope)
         ended = asyncio.Event()
 
@@ -358,37 +358,41 @@ def stop_waits_for_its_own_caller(patch: Patch) -> None:
         scope.start("worker", run_until_ended)  # ends when the stop cancels it, after its stages
         scope.on_stop("wait for the worker", ended.wait, 1.0)
 
-    patch.setattr(Store, "start", start)
+    patch.setattr(StoreLoop, "start", start)
 
 
 @planted("a send that blocks until the other store takes it", "many-partitions-one-client", 10, ENDS | STUCK)
 def send_blocks(patch: Patch) -> None:
     """TinyKV's hang: the loop hands what it sends to a bounded queue per store, emptied only as the other end answers."""
-    started = Store.start
+    started = StoreLoop.start
 
-    def start(self: Store, scope: Any) -> None:
-        self.under_way = {}  # type: ignore[attr-defined]
-        original = self._transport.send
+    def start(self: StoreLoop, scope: Any) -> None:
+        under_way: dict[int, int] = {}
+        self.under_way = under_way  # type: ignore[attr-defined]
+        transport = self._store._transport
+        original = transport.send
 
         def send(store_id: Any, envelopes: Any) -> None:
             original(store_id, envelopes)
-            self.under_way[store_id] = self.under_way.get(store_id, 0) + 1  # type: ignore[attr-defined]
+            under_way[store_id] = under_way.get(store_id, 0) + 1
 
-        self._transport.send = send  # type: ignore[method-assign]
+        transport.send = send  # type: ignore[method-assign]
         started(self, scope)
 
-    async def run(self: Store) -> None:
+    async def run(self: StoreLoop) -> None:
+        under_way: dict[int, int] = self.under_way  # type: ignore[attr-defined]
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            for frame in self._frames:
-                self.under_way[frame[0].sender.store_id] = 0  # type: ignore[attr-defined]
-            self.turn()
-            while max(self.under_way.values(), default=0) > 30:  # type: ignore[attr-defined]
+            await self._due.wait()
+            self._due.clear()
+            self._store.take_due()
+            for frame in self._store._frames:
+                under_way[frame[0].sender.store_id] = 0
+            self._store.turn()
+            while max(under_way.values(), default=0) > 30:
                 await asyncio.Event().wait()  # for room, which only this loop could make
 
-    patch.setattr(Store, "start", start)
-    patch.setattr(Store, "_run", run)
+    patch.setattr(StoreLoop, "start", start)
+    patch.setattr(StoreLoop, "_run", run)
 
 
 @planted("a file that is left open", "one-snapshot", 3, ENDS)

@@ -18,7 +18,7 @@ from pytinykv.client.errors import AlreadyBootstrappedError
 from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.model import RegionId, StoreId, region_to_pb
 from pytinykv.raft import PeerId
-from pytinykv.raftstore import SnapshotDirectory, Store, StoreIdent, bootstrap
+from pytinykv.raftstore import SnapshotDirectory, Store, StoreIdent, StoreLoop, bootstrap
 from pytinykv.server.host.scheduler_link import SchedulerReporter
 from pytinykv.server.kv.service import KvService
 from pytinykv.wire import RpcError, StatusCode
@@ -151,7 +151,7 @@ class StoreProgram:
             config=self._config,
             fresh_region_id=None if fresh_region is None else fresh_region.id,
         )
-        store.start(self._scope)
+        StoreLoop(store).start(self._scope)
         reporter.attach(store)
         return KvService(store, cluster_id=self.cluster_id, scope=self._scope)
 

@@ -99,9 +99,13 @@ class _Later(NamedTuple):
 class _RegionWrites:
     """Writes of a frame to one region that are proposed together: one answer frame."""
 
-    __slots__ = ("operations", "parts", "size_bytes")
+    __slots__ = ("operations", "parts", "peer", "size_bytes", "term", "version")
 
-    def __init__(self) -> None:
+    def __init__(self, peer: RegionPeer) -> None:
+        self.peer = peer
+        self.version = peer.region.epoch.version
+        self.term = peer.term
+        """What the commands were checked against."""
         self.operations: list[Operation] = []
         self.parts: list[tuple[int, str]] = []
         """Request id and command of each."""
@@ -119,8 +123,8 @@ class Frame:
         self._now_s = store.clock.wall_ms() // 1000
         self._writes: dict[int, _RegionWrites] = {}
         """By region, the writes that still take more."""
-        self._full: list[tuple[int, _RegionWrites]] = []
-        """Region and writes that together are as large as a log entry should be."""
+        self._full: list[_RegionWrites] = []
+        """Writes that together are as large as a log entry should be."""
         self._reads: dict[int, list[_Later]] = {}
 
     def add(self, request_id: int, name: str, request: Any) -> None:
@@ -150,10 +154,10 @@ class Frame:
         region_id = peer.region.id
         writes = self._writes.get(region_id)
         if writes is not None and writes.size_bytes + prepared.size_bytes > self._store.config.append_bytes_max:
-            self._full.append((region_id, writes))
+            self._full.append(writes)
             writes = None
         if writes is None:
-            writes = self._writes[region_id] = _RegionWrites()
+            writes = self._writes[region_id] = _RegionWrites(peer)
         writes.operations.extend(prepared.operations)
         writes.parts.append((request_id, name))
         writes.size_bytes += prepared.size_bytes
@@ -170,10 +174,16 @@ class Frame:
             self._serve_reads(self._store.peers[region_id], reads)
         if self._now.request_ids:
             self._answers.add(self._now, expected=False)
-        for region_id, writes in (*self._full, *self._writes.items()):
+        for writes in (*self._full, *self._writes.values()):
             self._answers.expect()
-            on_done = _WriteDone(self._answers, writes.parts)
-            self._store.propose(self._store.peers[region_id], writes.operations, writes.size_bytes, on_done)
+            self._store.propose(
+                writes.peer,
+                writes.operations,
+                writes.size_bytes,
+                _WriteDone(self._answers, writes.parts),
+                version=writes.version,
+                term=writes.term,
+            )
 
     def _serve_reads(self, peer: RegionPeer, reads: list[_Later]) -> None:
         clock = self._store.clock

@@ -114,6 +114,7 @@ class KvService:
         )
 
     async def _write(self, peer: RegionPeer, command: WriteCommand, request: Message) -> Message:
+        version, term = peer.region.epoch.version, peer.term
         prepared = command.prepare(peer.region, request, self._now_s())
         if not prepared.operations:
             nothing: Message = command.respond(None)
@@ -128,7 +129,7 @@ class KvService:
             else:
                 future.set_exception(error)
 
-        self._store.propose(peer, prepared.operations, prepared.size_bytes, on_done)
+        self._store.propose(peer, prepared.operations, prepared.size_bytes, on_done, version=version, term=term)
         response: Message = command.respond(await future)
         return response
 
