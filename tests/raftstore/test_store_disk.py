@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.raftstore.harness import Cluster
+from tests.raftstore.harness import Cluster, Node
 
 from pytinykv.raft import TimeoutNow
 from pytinykv.raftstore.errors import StoreFailedError
@@ -122,14 +121,55 @@ def test_small_writes_on_a_quick_disk_are_synced_by_the_loop_itself(
     assert (store.syncs.started_inline - before == 5) is inline
 
 
+def sync_in_the_loop(node: Node) -> None:
+    """Let small syncs be done by the store loop itself; a disk of these tests takes no time."""
+    node.running.syncs._inline_sync_s, node.running.syncs._slowest_s = 0.001, 0.0
+
+
+def test_a_follower_that_syncs_by_itself_acknowledges_within_the_same_turn(cluster: Cluster) -> None:
+    """One turn and one wake-up less on the way of every single put."""
+    leader = cluster.elect()
+    follower = cluster.nodes[others(cluster, leader.store_id)[0]]
+    sync_in_the_loop(follower)
+    cluster.put(leader.store_id, b"a", b"v")
+    cluster.turn(leader.store_id)
+    deliver_messages(cluster)
+    follower.running.take_due()
+    cluster.turn(follower.store_id)
+    [acknowledgement] = cluster.messages
+    assert acknowledgement[0] == leader.store_id
+    assert follower.engine.unsynced_batches == 0
+    assert not follower.running.take_due(), "nothing is left for another turn"
+
+
+def test_a_leader_that_syncs_by_itself_takes_another_turn_only_if_that_commits_something(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    leader = cluster.elect()
+    sync_in_the_loop(leader)
+    leader.running.take_due()
+    cluster.put(leader.store_id, b"a", b"v")
+    leader.running.take_due()
+    cluster.turn(leader.store_id)
+    assert not leader.running.take_due()
+    alone = Cluster(tmp_path / "alone", stores=1)
+    sync_in_the_loop(alone.elect())
+    call = alone.put(1, b"a", b"v")
+    alone.turn(1)
+    assert not call.succeeded
+    assert alone.nodes[1].running.take_due()
+    alone.turn(1)
+    assert call.succeeded
+
+
 def test_a_sync_that_fails_in_the_loop_fails_the_store_all_the_same(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, stores=1, members=1)
     cluster.elect()
     node = cluster.nodes[1]
-    node.running.config = replace(node.running.config, inline_sync_s=0.001)
+    sync_in_the_loop(node)
     first = cluster.put(1, b"k", b"v")
     cluster.settle()
     assert first.succeeded
+    assert node.running.syncs.started_inline > 0
 
     def broken_sync() -> None:
         raise EngineError("the disk is gone")

@@ -384,7 +384,8 @@ class Store:
             raise StoreFailedError(
                 f"store {self.store_id} can't rely on its disk: {self._disk_error}"
             ) from self._disk_error
-        self._take_durable(turn)
+        for peer in self._take_durable(turn):
+            self._touched[peer.region.id] = peer
         self._take_messages(turn)
         actions, self._actions = self._actions, []
         for action in actions:
@@ -402,21 +403,30 @@ class Store:
         self._turn_number = turn.number
         self.counters.turns += 1
         self.syncs.note_written(turn)
-        for store_id, envelopes in turn.outgoing.items():
-            self._transport.send(store_id, envelopes)
-        self.syncs.start()  # after the sends: the followers' syncs are on the longer way
+        self._send(turn)
+        if self.syncs.start():  # after the sends: the followers' syncs are on the longer way
+            for peer in self._take_durable(turn):
+                if peer.node.has_ready():
+                    self._touch(peer)
+            self._send(turn)
         self._after_write(turn, touched)
         self._turn = None
         turn.deliver()
 
-    def _take_durable(self, turn: Turn) -> None:
+    def _send(self, turn: Turn) -> None:
+        outgoing, turn.outgoing = turn.outgoing, {}
+        for store_id, envelopes in outgoing.items():
+            self._transport.send(store_id, envelopes)
+
+    def _take_durable(self, turn: Turn) -> list[RegionPeer]:
+        """Let Raft count what has become durable, and say what waited for it; return whom that concerned."""
         durable_turn = self.syncs.take_durable()
         if durable_turn is None:
-            return
-        for peer in self.peers.values():
-            if peer.has_unsynced:
-                peer.on_durable(turn, durable_turn)
-                self._touched[peer.region.id] = peer
+            return []
+        concerned = [peer for peer in self.peers.values() if peer.has_unsynced and not peer.is_destroyed]
+        for peer in concerned:
+            peer.on_durable(turn, durable_turn)
+        return concerned
 
     def _take_messages(self, turn: Turn) -> None:
         frames, self._frames = self._frames, []

@@ -22,25 +22,29 @@ class StoreLoop:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._due = asyncio.Event()
-        """Set when a turn is due; the loop clears it before the turn."""
+        self._idle: asyncio.Future[None] | None = None
+        """What the loop waits for while no turn is due. (An `asyncio.Event` would cost more, with each turn.)"""
 
     def start(self, scope: Scope) -> None:
         """Run the store in this scope, whose stop begins with the store's own stages."""
         StoreStop(self._store).register(scope)
-        self._store.on_due = self._due.set
+        self._store.on_due = self._end_idle
         scope.start("ticks", self._tick)
         scope.start("store-loop", self._run)
 
     async def _run(self) -> None:
         store = self._store
-        if store.take_due():  # asked for before there was a loop
-            store.turn()
+        loop = asyncio.get_running_loop()
         while True:
-            await self._due.wait()
-            self._due.clear()
-            store.take_due()
+            if not store.take_due():
+                self._idle = loop.create_future()
+                await self._idle
+                store.take_due()
             store.turn()
+
+    def _end_idle(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     async def _tick(self) -> None:
         while True:

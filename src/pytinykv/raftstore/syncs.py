@@ -95,25 +95,33 @@ class Syncs:
         self._taken = self._durable
         return self._durable
 
-    def start(self) -> None:
-        """Start a sync if one is wanted and none is under way."""
+    def start(self) -> bool:
+        """Start a sync if one is wanted and none is under way; return whether it has ended already, without an error.
+
+        `on_done` is called for a sync in the disk thread, and for one that failed.
+        """
         if self._is_running or self._wanted <= self._durable:
-            return
+            return False
         self._started_at = self._clock.monotonic()
         self._is_running = True
         self.started += 1
-        done = partial(self._finish, self._written)
         is_small, self._unsynced_bytes = self._unsynced_bytes <= INLINE_SYNC_BYTES_MAX, 0
         if not is_small or self._slowest_s >= self._inline_sync_s:
-            self._disk.submit(self._engine.sync, done)
-            return
+            self._disk.submit(self._engine.sync, partial(self._on_done_in_thread, self._written))
+            return False
         self.started_inline += 1
         try:
             self._engine.sync()
         except EngineError as error:
-            done(error)
-        else:
-            done(None)
+            self._finish(self._written, error)
+            self._on_done(error)
+            return False
+        self._finish(self._written, None)
+        return True
+
+    def _on_done_in_thread(self, covered_turn: int, result: BaseException | None) -> None:
+        self._finish(covered_turn, result)
+        self._on_done(result)
 
     def _finish(self, covered_turn: int, result: BaseException | None) -> None:
         self._is_running = False
@@ -121,4 +129,3 @@ class Syncs:
         self._slowest_s = max(took_s, self._slowest_s * SLOWEST_SYNC_DECAY)
         if result is None:
             self._durable = covered_turn
-        self._on_done(result)
