@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -35,7 +35,7 @@ from pytinykv.storage import (
     Reader,
     WriteBatch,
 )
-from pytinykv.storage.memory import Faults, MemoryWriteBatch
+from pytinykv.storage.memory import Faults, MemoryCursor, MemoryWriteBatch
 
 T = TypeVar("T")
 _RAFT = ColumnFamily.RAFT
@@ -85,12 +85,10 @@ class SimEngine(MemoryEngine):
             self.disk.read_badly(f"{cf} {key!r}")
         return super().get(cf, key)
 
-    def scan(
-        self, cf: ColumnFamily, start: bytes, end: bytes | None, *, reverse: bool = False
-    ) -> Iterator[tuple[bytes, bytes]]:
+    def cursor(self, cf: ColumnFamily, start: bytes = b"", end: bytes | None = None) -> MemoryCursor:
         if self.disk.bad_reads:
             self.disk.read_badly(f"{cf} from {start!r}")
-        return super().scan(cf, start, end, reverse=reverse)
+        return super().cursor(cf, start, end)
 
     def export_sst(self, cf: ColumnFamily, reader: Reader, start: bytes, end: bytes | None, path: Path) -> int:
         if self.disk.bad_reads:

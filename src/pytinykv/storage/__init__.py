@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pytinykv.storage.atomic_file import sync_directory, write_atomically
 from pytinykv.storage.data_dir import DataDirectory, DataKind
-from pytinykv.storage.engine import ColumnFamily, Engine, Reader, Snapshot, WriteBatch
+from pytinykv.storage.engine import ColumnFamily, Cursor, Engine, Reader, Snapshot, WriteBatch
 from pytinykv.storage.errors import (
     CorruptionError,
     DataDirectoryError,
@@ -30,6 +30,7 @@ from pytinykv.storage.rocks_options import RocksConfig
 __all__ = [
     "ColumnFamily",
     "CorruptionError",
+    "Cursor",
     "DataDirectory",
     "DataDirectoryError",
     "DataDirectoryInUseError",

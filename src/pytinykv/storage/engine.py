@@ -7,10 +7,10 @@ Rules that every engine keeps (`tests/storage/test_engine_conformance.py` checks
 1. A batch is visible to readers as soon as `Engine.write` has returned, all of it or nothing.
 2. It is *durable* only once a later `Engine.sync` has returned. A crash may lose batches that were not synced:
    always from the end, never from the middle, always whole ones, over all column families together.
-3. Snapshots and iterators see one state, that of the moment they were made, whatever is written later.
+3. Snapshots, cursors and iterators see one state, that of the moment they were made, whatever is written later.
 4. After a failed `write` or `sync` the engine is *failed*: every later one raises the first error again. The operating
    system may have dropped the dirty pages of a failed fsync, so a later success would prove nothing ("fsyncgate").
-5. Use after `close` raises `EngineClosedError`. `close` ends all snapshots and iterators and may be called twice.
+5. Use after `close` raises `EngineClosedError`. `close` ends all snapshots, cursors and iterators and may be called twice.
 
 Threads: one thread writes; `sync` may run in another one at the same time, and covers every batch whose `write` returned
 before the call. Snapshots may be read in another thread.
@@ -61,10 +61,63 @@ class WriteBatch(Protocol):
         ...
 
 
+class Cursor(Protocol):
+    """A position among the pairs of one column family with start <= key < end, in one state of the engine.
+
+    It stands on a pair, or on none: when it is new, after its last pair, before its first one, and once it is closed. Each
+    move returns the key on which it stands now, None for none. `next` and `prev` from nowhere stay there; a seek works from
+    anywhere. A seek beyond one bound finds what it would find at the bound.
+
+    Old versions of what it reads are kept as long as it is open: close it soon, or let go of it. A closed one, or one whose
+    engine or snapshot was closed, raises EngineClosedError when it is moved.
+    """
+
+    @property
+    def key(self) -> bytes | None:
+        """The key on which the cursor stands."""
+        ...
+
+    def value(self) -> bytes:
+        """Return the value of the pair on which the cursor stands. It must stand on one."""
+        ...
+
+    def seek(self, key: bytes) -> bytes | None:
+        """Go to the first pair at or after `key`."""
+        ...
+
+    def seek_for_prev(self, key: bytes) -> bytes | None:
+        """Go to the last pair at or before `key`."""
+        ...
+
+    def seek_to_first(self) -> bytes | None: ...
+
+    def seek_to_last(self) -> bytes | None: ...
+
+    def next(self) -> bytes | None: ...
+
+    def prev(self) -> bytes | None: ...
+
+    def pairs(self, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, value) from the first pair on, or from the last one back. Until that ends, don't move the cursor."""
+        ...
+
+    def close(self) -> None:
+        """Release what the cursor holds. Idempotent."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
 class Reader(Protocol):
     """Read access to one state of the engine."""
 
     def get(self, cf: ColumnFamily, key: bytes) -> bytes | None: ...
+
+    def cursor(self, cf: ColumnFamily, start: bytes = b"", end: bytes | None = None) -> Cursor:
+        """Return a cursor over start <= key < end (None: unbounded) in the state of this moment. It stands nowhere yet."""
+        ...
 
     def scan(
         self, cf: ColumnFamily, start: bytes, end: bytes | None, *, reverse: bool = False

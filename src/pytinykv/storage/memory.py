@@ -3,7 +3,7 @@
 How it works
 ------------
 A write gets the next *batch number*. `versions.py` holds the pairs of a column family with the older versions that open
-snapshots and iterators still need, so that a snapshot is just a pinned batch number and costs nothing.
+snapshots and cursors still need, so that a snapshot is just a pinned batch number and costs nothing.
 
 The *journal* remembers for each batch that is not synced what it replaced. `crash` undoes a random number of batches from
 its end: what a power cut does to a write-ahead log. A sync that takes (virtual) time is `begin_sync` when it is asked
@@ -17,7 +17,7 @@ Left out: files. Only `export_sst` and `checkpoint` write any, in the format of 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -81,37 +81,110 @@ class MemoryWriteBatch:
         return len(self.changes)
 
 
-class MemoryScan(Iterator[tuple[bytes, bytes]]):
-    """An iterator over one state of a range; unpins the state at its end, when closed, and when dropped."""
+_CLOSED: Final = "the engine, snapshot or cursor is closed"
+_NOWHERE: Final = (None, b"")
 
-    __slots__ = ("__weakref__", "_number", "_pairs", "_pins")
 
-    def __init__(self, pairs: Iterator[tuple[bytes, bytes]], pins: Pins, number: int) -> None:
-        self._pairs: Iterator[tuple[bytes, bytes]] | None = pairs
-        self._pins: Pins | None = pins
+def _nothing() -> Generator[tuple[bytes, bytes]]:
+    yield from ()
+
+
+class MemoryCursor:
+    """A `Cursor` over one state, which it pins until it is closed or dropped."""
+
+    __slots__ = (
+        "__weakref__",
+        "_end",
+        "_family",
+        "_is_forward",
+        "_number",
+        "_pairs",
+        "_pins",
+        "_start",
+        "_value",
+        "key",
+    )
+
+    def __init__(self, family: VersionedMap, start: bytes, end: bytes | None, pins: Pins, number: int) -> None:
+        self.key: bytes | None = None
+        self._value = b""
+        self._start = start
+        self._end = end
+        self._family: VersionedMap | None = family
         self._number = number
+        self._pairs: Generator[tuple[bytes, bytes]] = _nothing()
+        """The pairs that follow the one on which the cursor stands."""
+        self._is_forward = True
+        """In which direction they follow."""
+        self._pins: Pins | None = pins
         pins.add(number)
 
-    def __next__(self) -> tuple[bytes, bytes]:
-        if self._pairs is None:
-            raise EngineClosedError("the engine or snapshot that this iterator reads is closed")
-        try:
-            return next(self._pairs)
-        except StopIteration:
-            self._unpin()
-            raise
+    def value(self) -> bytes:
+        assert self.key is not None, "the cursor stands on no pair"
+        return self._value
+
+    def seek(self, key: bytes) -> bytes | None:
+        return self._move(max(key, self._start), self._end, is_forward=True)
+
+    def seek_for_prev(self, key: bytes) -> bytes | None:
+        above = key + b"\x00"
+        return self._move(self._start, above if self._end is None else min(above, self._end), is_forward=False)
+
+    def seek_to_first(self) -> bytes | None:
+        return self._move(self._start, self._end, is_forward=True)
+
+    def seek_to_last(self) -> bytes | None:
+        return self._move(self._start, self._end, is_forward=False)
+
+    def next(self) -> bytes | None:
+        if self.key is None or self._is_forward:
+            return self._step()
+        return self._move(self.key + b"\x00", self._end, is_forward=True)
+
+    def prev(self) -> bytes | None:
+        if self.key is None or not self._is_forward:
+            return self._step()
+        return self._move(self._start, self.key, is_forward=False)
+
+    def pairs(self, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        self._walk(self._start, self._end, is_forward=not reverse)
+        yield from self._pairs
+        if self._family is None:
+            raise EngineClosedError(_CLOSED)
+
+    def _move(self, start: bytes, end: bytes | None, *, is_forward: bool) -> bytes | None:
+        self._walk(start, end, is_forward=is_forward)
+        return self._step()
+
+    def _walk(self, start: bytes, end: bytes | None, *, is_forward: bool) -> None:
+        if self._family is None:
+            raise EngineClosedError(_CLOSED)
+        self.key = None
+        self._is_forward = is_forward
+        self._pairs = walk(self._family, start, end, self._number, reverse=not is_forward)
+
+    def _step(self) -> bytes | None:
+        """Go on in the direction of the walk under way."""
+        self.key, self._value = next(self._pairs, _NOWHERE)
+        if self.key is None and self._family is None:
+            raise EngineClosedError(_CLOSED)
+        return self.key
 
     def close(self) -> None:
-        self._pairs = None
-        self._unpin()
-
-    def _unpin(self) -> None:
+        self._family = self.key = None
+        self._pairs.close()
         pins, self._pins = self._pins, None
         if pins is not None:
             pins.remove(self._number)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def __del__(self) -> None:
-        self._unpin()
+        self.close()
 
 
 class MemorySnapshot:
@@ -129,14 +202,17 @@ class MemorySnapshot:
     def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
         return self._families[cf].get_at(key, self._number)
 
+    def cursor(self, cf: ColumnFamily, start: bytes = b"", end: bytes | None = None) -> MemoryCursor:
+        family = self._families[cf]
+        assert self._pins is not None
+        cursor = MemoryCursor(family, start, end, self._pins, self._number)
+        self._dependents.add(cursor)
+        return cursor
+
     def scan(
         self, cf: ColumnFamily, start: bytes, end: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        family = self._families[cf]
-        assert self._pins is not None
-        scan = MemoryScan(walk(family, start, end, self._number, reverse=reverse), self._pins, self._number)
-        self._dependents.add(scan)
-        return scan
+        return self.cursor(cf, start, end).pairs(reverse=reverse)
 
     def close(self) -> None:
         self._dependents.close_all()
@@ -178,13 +254,15 @@ class MemoryEngine:
     def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
         return self._families[cf].get(key)
 
+    def cursor(self, cf: ColumnFamily, start: bytes = b"", end: bytes | None = None) -> MemoryCursor:
+        cursor = MemoryCursor(self._families[cf], start, end, self._pins, self._written)
+        self._dependents.add(cursor)
+        return cursor
+
     def scan(
         self, cf: ColumnFamily, start: bytes, end: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        family = self._families[cf]
-        scan = MemoryScan(walk(family, start, end, self._written, reverse=reverse), self._pins, self._written)
-        self._dependents.add(scan)
-        return scan
+        return self.cursor(cf, start, end).pairs(reverse=reverse)
 
     def snapshot(self) -> MemorySnapshot:
         if not self._families:

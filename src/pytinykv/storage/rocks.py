@@ -17,7 +17,7 @@ Invariants
 ----------
 1. `_handles`, `_gets` and `_columns` are empty exactly when the engine is closed: the hot paths need no other check.
 2. `_failure` is the first error of a write or sync, and never changes again.
-3. Every open iterator and snapshot is in `_dependents` or `_unpinned` (weakly): RocksDB is closed after all of them are.
+3. Every open cursor and snapshot is in `_dependents` or `_unpinned` (weakly): RocksDB is closed after all of them are.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pytinykv.storage.errors import EngineClosedError, EngineError
 from pytinykv.storage.handles import ByFamily, Dependents
 from pytinykv.storage.rocks_errors import explain_failed_open, translate
 from pytinykv.storage.rocks_options import RocksConfig, RocksOptions
-from pytinykv.storage.rocks_read import EMPTY_SCAN, RocksScan, RocksSnapshot
+from pytinykv.storage.rocks_read import RocksCursor, RocksSnapshot, open_cursor
 from pytinykv.storage.rocks_size import approximate_size_bytes
 from pytinykv.storage.wal import check_logs
 
@@ -126,15 +126,15 @@ class RocksEngine:
         except Exception as error:
             raise translate(error, self.path) from error
 
+    def cursor(self, cf: ColumnFamily, start: bytes = b"", end: bytes | None = None) -> RocksCursor:
+        cursor = open_cursor(self._columns[cf], start, end, self.path)
+        self._dependents.add(cursor)
+        return cursor
+
     def scan(
         self, cf: ColumnFamily, start: bytes, end: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        source = self._columns[cf]
-        if end is not None and start >= end:
-            return iter(EMPTY_SCAN)
-        scan = RocksScan(source, start, end, self.path, reverse=reverse)
-        self._dependents.add(scan)
-        return scan
+        return self.cursor(cf, start, end).pairs(reverse=reverse)
 
     def snapshot(self) -> RocksSnapshot:
         if not self._columns:

@@ -1,15 +1,15 @@
-"""Iterators and snapshots of the RocksDB engine.
+"""Cursors and snapshots of the RocksDB engine.
 
 Four traps of rocksdict 0.3 shape this module; `tests/storage/test_rocks_traps.py` shows each:
 
 1. `Rdict.items()` ends silently where RocksDB met a damaged block. A bare `RdictIter` tells: ask `status` at the end.
-2. `ReadOptions.set_iterate_lower_bound` sets the *upper* bound. So a reverse scan checks its start here.
-3. The upper bound is kept as a bare pointer into the bytes object. So the scan must hold that object.
+2. `ReadOptions.set_iterate_lower_bound` sets the *upper* bound. So a cursor checks its start here.
+3. The upper bound is kept as a bare pointer into the bytes object. So the cursor must hold that object.
 4. `Snapshot.iter()` and its kin read the newest state, not the snapshot's. Only `Snapshot[key]` is right.
 
 Because of the fourth, and because it is faster, a snapshot here is *lazy*: as long as nothing has been written since it was
 taken, it reads the engine itself. The engine *pins* it before the next write: it then takes RocksDB's snapshots for `get`,
-and one iterator per column family, which keeps that state, for all later scans. Most snapshots are closed before that.
+and one iterator per column family, which keeps that state, for all later cursors. Most snapshots are closed before that.
 """
 
 from __future__ import annotations
@@ -25,138 +25,175 @@ from pytinykv.storage.errors import EngineClosedError, EngineError
 from pytinykv.storage.handles import ByFamily, Dependents
 from pytinykv.storage.rocks_errors import translate
 
-EMPTY_SCAN: Final[tuple[tuple[bytes, bytes], ...]] = ()
 _KEY_NOT_FOUND: Final = ("key not found",)
 
 
-def _nothing() -> None:
-    return None
+class _Closed:
+    """Stands in for the RocksDB iterator of a closed cursor."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise EngineClosedError("the engine, snapshot or cursor is closed")
 
 
-def _raise_closed() -> Any:
-    raise EngineClosedError("the engine or snapshot that this iterator reads is closed")
+_CLOSED_ITERATOR: Final[Any] = _Closed()
 
 
-class RocksScan(Iterator[tuple[bytes, bytes]]):
-    """An iterator over a range with a RocksDB iterator of its own."""
+class _Shared:
+    """The RocksDB iterator of one column family that all cursors of a pinned snapshot use in turn."""
 
-    __slots__ = ("__weakref__", "_advance", "_at_first", "_end", "_key", "_root", "_start", "_status", "_value")
+    __slots__ = ("raw", "user")
 
-    def __init__(self, column: Any, start: bytes, end: bytes | None, root: Path, *, reverse: bool) -> None:
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+        self.user: RocksCursor | None = None
+        """The cursor that has moved it last."""
+
+
+class RocksCursor:
+    """A `Cursor` on a RocksDB iterator of its own, or on a shared one.
+
+    On a shared one it seeks its key again before it goes on, whenever another cursor has moved the iterator meanwhile.
+    (rocksdict can't make a second iterator on the state of a snapshot: trap 4.)
+
+    Invariant: `key` is None, or the iterator stands on it, or another cursor is the user of the shared iterator.
+    """
+
+    __slots__ = ("__weakref__", "_bound", "_end", "_raw", "_root", "_shared", "_start", "key")
+
+    def __init__(self, raw: Any, start: bytes, end: bytes | None, root: Path, shared: _Shared | None = None) -> None:
+        self.key: bytes | None = None
+        self._raw = raw
+        self._start = start
         self._end = end
-        """Keeps the bound alive: trap 3."""
+        """Exclusive; also keeps the bound alive that an own iterator was given: trap 3."""
+        self._bound = None if shared is None else end
+        """The end, if the iterator does not know it."""
+        self._shared = shared
         self._root = root
-        self._start = start if reverse and start else None
-        self._at_first = True
-        try:
-            if end is None:
-                iterator = column.iter()
-            else:
-                options = rocksdict.ReadOptions()
-                options.set_iterate_upper_bound(end)
-                iterator = column.iter(options)
-            if reverse:
-                iterator.seek_to_last()
-            else:
-                iterator.seek(start)
-        except Exception as error:
-            raise translate(error, root) from error
-        self._advance = iterator.prev if reverse else iterator.next
-        self._key, self._value, self._status = iterator.key, iterator.value, iterator.status
 
-    def __next__(self) -> tuple[bytes, bytes]:
-        if self._at_first:
-            self._at_first = False
+    def value(self) -> bytes:
+        assert self.key is not None, "the cursor stands on no pair"
+        if self._shared is not None:
+            self._take(self._shared)
+        return self._raw.value()  # type: ignore[no-any-return]  # rocksdict has no types
+
+    def seek(self, key: bytes) -> bytes | None:
+        self.key = None
+        if self._shared is not None:
+            self._shared.user = self
+        self._raw.seek(max(self._start, key))
+        return self._arrive()
+
+    def seek_for_prev(self, key: bytes) -> bytes | None:
+        if self._end is not None and key >= self._end:
+            return self.seek_to_last()
+        self.key = None
+        if self._shared is not None:
+            self._shared.user = self
+        self._raw.seek_for_prev(key)
+        return self._arrive()
+
+    def seek_to_first(self) -> bytes | None:
+        return self.seek(self._start)
+
+    def seek_to_last(self) -> bytes | None:
+        self.key = None
+        if self._shared is not None:
+            self._shared.user = self
+        if self._bound is None:
+            self._raw.seek_to_last()
         else:
-            self._advance()
-        key = self._key()
-        if key is None or (self._start is not None and key < self._start):
-            self._finish()
-            raise StopIteration
-        return key, self._value()
+            self._raw.seek_for_prev(self._bound)
+            if self._raw.key() == self._bound:
+                self._raw.prev()
+        return self._arrive()
 
-    def _finish(self) -> None:
-        """Raise if the end is no end but a damaged file; else release the iterator."""
+    def next(self) -> bytes | None:
+        if self.key is None:
+            self._raw.valid()  # raises if the cursor is closed
+            return None
+        if self._shared is not None:
+            self._take(self._shared)
+        self._raw.next()
+        return self._arrive()
+
+    def prev(self) -> bytes | None:
+        if self.key is None:
+            self._raw.valid()  # raises if the cursor is closed
+            return None
+        if self._shared is not None:
+            self._take(self._shared)
+        self._raw.prev()
+        return self._arrive()
+
+    def pairs(self, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        # What `next`, `prev` and `value` do, without a call for each pair.
+        key = self.seek_to_last() if reverse else self.seek_to_first()
+        start = self._start if reverse else None
+        bound = None if reverse else self._bound
+        while key is not None and (start is None or key >= start) and (bound is None or key < bound):
+            self.key = key
+            yield key, self._raw.value()
+            if self._shared is not None:
+                self._take(self._shared)
+            if reverse:
+                self._raw.prev()
+            else:
+                self._raw.next()
+            key = self._raw.key()
+        self.key = None
+        if key is None:
+            self._check()
+
+    def _take(self, shared: _Shared) -> None:
+        """Put the shared iterator on this cursor's key, if another cursor has moved it."""
+        if shared.user is not self:
+            shared.user = self
+            self._raw.seek(self.key)
+
+    def _arrive(self) -> bytes | None:
+        """Note where the iterator stands."""
+        key = self._raw.key()
+        if key is None:
+            self._check()
+        elif key < self._start or (self._bound is not None and key >= self._bound):
+            key = None
+        self.key = key
+        return key  # type: ignore[no-any-return]  # rocksdict has no types
+
+    def _check(self) -> None:
+        """Raise if the end is no end but a damaged file."""
+        raw = self._raw
+        if raw is _CLOSED_ITERATOR:
+            raw.status()
         try:
-            self._status()
+            raw.status()
         except Exception as error:
             raise translate(error, self._root) from error
-        self._advance = self._value = self._status = self._key = _nothing
 
     def close(self) -> None:
-        self._at_first = True
-        self._advance = self._value = self._status = self._key = _raise_closed
+        self.key = self._shared = None
+        self._raw = _CLOSED_ITERATOR
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
-class _SharedIterator:
-    """A pinned snapshot's iterator of one column family, and the scan that it stands still for."""
-
-    __slots__ = ("iterator", "owner", "root")
-
-    def __init__(self, column: Any, root: Path) -> None:
-        self.iterator = column.iter()
-        self.owner: _SharedScan | None = None
-        self.root = root
-
-    def check(self) -> None:
-        try:
-            self.iterator.status()
-        except Exception as error:
-            raise translate(error, self.root) from error
-
-
-class _SharedScan(Iterator[tuple[bytes, bytes]]):
-    """An iterator over a range of a pinned snapshot. It seeks anew whenever another scan has used the iterator."""
-
-    __slots__ = ("__weakref__", "_end", "_last", "_reverse", "_shared", "_start")
-
-    def __init__(self, shared: _SharedIterator, start: bytes, end: bytes | None, *, reverse: bool) -> None:
-        self._shared: _SharedIterator | None = shared
-        self._start: bytes | None = start
-        self._end = end
-        self._reverse = reverse
-        self._last: bytes | None = None
-        """The key yielded last."""
-
-    def __next__(self) -> tuple[bytes, bytes]:
-        if self._shared is None:
-            _raise_closed()
-        assert self._shared is not None
-        if self._start is None:
-            raise StopIteration
-        iterator = self._shared.iterator
-        self._move(self._shared, iterator)
-        key = iterator.key()
-        if key is None or key < self._start or (self._end is not None and key >= self._end):
-            if key is None:
-                self._shared.check()
-            self._start = self._shared.owner = None
-            raise StopIteration
-        self._last = key
-        return key, iterator.value()
-
-    def _move(self, shared: _SharedIterator, iterator: Any) -> None:
-        """Put the iterator on the key after the last one, wherever it was before."""
-        if shared.owner is self:
-            if self._reverse:
-                iterator.prev()
-            else:
-                iterator.next()
-            return
-        shared.owner = self
-        if not self._reverse:
-            iterator.seek(self._start if self._last is None else self._last + b"\x00")
-            return
-        bound = self._end if self._last is None else self._last
-        if bound is None:
-            iterator.seek_to_last()
-            return
-        iterator.seek_for_prev(bound)
-        if iterator.key() == bound:
-            iterator.prev()
-
-    def close(self) -> None:
-        self._shared = None
+def open_cursor(column: Any, start: bytes, end: bytes | None, root: Path) -> RocksCursor:
+    """Return a cursor with an iterator of its own, on the newest state of a column family."""
+    try:
+        if end is None:
+            raw = column.iter()
+        else:
+            options = rocksdict.ReadOptions()
+            options.set_iterate_upper_bound(end)
+            raw = column.iter(options)
+    except Exception as error:
+        raise translate(error, root) from error
+    return RocksCursor(raw, start, end, root)
 
 
 class _Pinned:
@@ -164,9 +201,9 @@ class _Pinned:
 
     __slots__ = ("iterators", "snapshots")
 
-    def __init__(self, columns: ByFamily[Any], root: Path) -> None:
+    def __init__(self, columns: ByFamily[Any]) -> None:
         self.snapshots = {cf: column.snapshot() for cf, column in columns.items()}
-        self.iterators = {cf: _SharedIterator(column, root) for cf, column in columns.items()}
+        self.iterators = {cf: _Shared(column.iter()) for cf, column in columns.items()}
 
 
 class RocksSnapshot:
@@ -188,7 +225,7 @@ class RocksSnapshot:
     def pin(self) -> None:
         """Take hold of the present state for good, because the engine is about to be written."""
         if self._pinned is None and self._columns:
-            self._pinned = _Pinned(self._columns, self._root)
+            self._pinned = _Pinned(self._columns)
 
     def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
         try:
@@ -203,21 +240,22 @@ class RocksSnapshot:
                 return None
             raise translate(error, self._root) from error
 
+    def cursor(self, cf: ColumnFamily, start: bytes = b"", end: bytes | None = None) -> RocksCursor:
+        column = self._columns[cf]
+        cursor = open_cursor(column, start, end, self._root) if self._pinned is None else None
+        if cursor is None or self._pinned is not None:
+            assert self._pinned is not None
+            shared = self._pinned.iterators[cf]
+            cursor = RocksCursor(shared.raw, start, end, self._root, shared)
+        if self._dependents is None:
+            self._dependents = Dependents()
+        self._dependents.add(cursor)
+        return cursor
+
     def scan(
         self, cf: ColumnFamily, start: bytes, end: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        column = self._columns[cf]
-        if end is not None and start >= end:
-            return iter(EMPTY_SCAN)
-        scan: RocksScan | _SharedScan
-        if self._pinned is None:
-            scan = RocksScan(column, start, end, self._root, reverse=reverse)
-        if self._pinned is not None:
-            scan = _SharedScan(self._pinned.iterators[cf], start, end, reverse=reverse)
-        if self._dependents is None:
-            self._dependents = Dependents()
-        self._dependents.add(scan)
-        return scan
+        return self.cursor(cf, start, end).pairs(reverse=reverse)
 
     def close(self) -> None:
         if self._dependents is not None:

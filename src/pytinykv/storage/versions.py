@@ -18,7 +18,7 @@ Invariants
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from sortedcontainers import SortedDict
 
@@ -148,7 +148,7 @@ def version_at(entry: _Versions, number: int) -> bytes | None:
 
 def walk(
     source: VersionedMap, start: bytes, end: bytes | None, number: int, *, reverse: bool
-) -> Iterator[tuple[bytes, bytes]]:
+) -> Generator[tuple[bytes, bytes]]:
     """Yield the pairs of a range as of batch `number`, which the caller has pinned. The map may change meanwhile."""
     pairs = source.pairs
     low: bytes | None = start
