@@ -154,6 +154,15 @@ def test_a_snapshot_in_preparation_is_asked_for_again_later() -> None:
     assert [type(message) for message in peer.take()] == [InstallSnapshot]
 
 
+def test_a_snapshot_that_is_ready_now_waits_for_no_heartbeat() -> None:
+    peer = leader_with_compacted_log()
+    peer.storage.snapshot_unavailable = True
+    assert peer.take() == []
+    peer.storage.snapshot_unavailable = False
+    peer.node.on_snapshot_ready()
+    assert [type(message) for message in peer.take()] == [InstallSnapshot]
+
+
 def test_a_silent_follower_gets_no_snapshot() -> None:
     peer = leader_with_compacted_log()
     peer.node._core.role.progress[PeerId(2)].recent_active = False  # type: ignore[union-attr]

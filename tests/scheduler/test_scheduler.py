@@ -353,12 +353,29 @@ async def test_tick_pushes_orders_to_the_store_of_the_leader(
     await scheduler.put_store(store_meta(2))
     scheduler.tick()
     scheduler.tick()
-    (order,) = pushed
+    order, again = pushed
+    assert again == order, "it may have been lost, or refused"
     assert (order.region_id, order.leader) == (10, peer(10, 1))
     assert isinstance(order.instruction, ChangePeer)
     assert (order.instruction.kind, order.instruction.peer.store_id) == (ChangeKind.ADD_LEARNER, 2)
     assert scheduler.region_heartbeat(info) == order
     scheduler.unbind(pushed.append)
+    await scheduler.stop()
+
+
+async def test_the_first_heartbeat_of_a_store_lets_regions_that_waited_for_it_grow(
+    engine: MemoryEngine, clock: ManualClock, scope: Scope
+) -> None:
+    scheduler = open_scheduler(engine, clock, scope)
+    info = await bootstrapped(scheduler, stores=(1,))
+    pushed: list[Order] = []
+    scheduler.bind(1, pushed.append)
+    scheduler.region_heartbeat(info)
+    await scheduler.put_store(store_meta(2))
+    assert pushed == []
+    for _ in range(2):
+        scheduler.store_heartbeat(StoreStats(StoreId(2)))
+        assert len(pushed) == 1
     await scheduler.stop()
 
 

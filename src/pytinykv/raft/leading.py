@@ -132,14 +132,23 @@ def _send_snapshot(core: Core, role: Leader, peer_id: PeerId, progress: Progress
     core.send(InstallSnapshot(peer_id, core.id, core.term, meta, _stamp(core, role)))
 
 
+def end_pauses(role: Leader) -> None:
+    """Probe every follower once more: one that waited for a snapshot can have it now."""
+    for progress in role.progress.values():
+        progress.is_paused = False
+
+
 def broadcast_heartbeats(core: Core, role: Leader) -> None:
-    """Show life to everybody, with the newest round of reads."""
+    """Send every member a heartbeat, with the newest round of reads."""
     role.heartbeat_elapsed = 0
-    stamp, number = _stamp(core, role), role.reads.round
     for peer_id, progress in role.progress.items():
         if peer_id != core.id:
-            commit = min(progress.match, core.log.committed)
-            core.send(Heartbeat(peer_id, core.id, core.term, commit, number, stamp))
+            send_heartbeat(core, role, peer_id, progress)
+
+
+def send_heartbeat(core: Core, role: Leader, peer_id: PeerId, progress: Progress) -> None:
+    commit = min(progress.match, core.log.committed)
+    core.send(Heartbeat(peer_id, core.id, core.term, commit, role.reads.round, _stamp(core, role)))
 
 
 def _stamp(core: Core, role: Leader) -> float:

@@ -62,6 +62,10 @@ def _apply_at_leader(core: Core, role: Leader) -> None:
         peer_id: known[peer_id] if peer_id in known else leading.new_progress(core, LogIndex(0))
         for peer_id in core.conf.members
     }
+    for peer_id, progress in role.progress.items():
+        if peer_id not in known:
+            # The driver creates a new peer when a heartbeat for it arrives; the probe that follows would be lost.
+            leading.send_heartbeat(core, role, peer_id, progress)
     if role.transfer is not None and role.transfer.transferee not in core.conf.voters:
         leading.abort_transfer(role)
     leading.maybe_commit(core, role)

@@ -174,6 +174,19 @@ class RawNode:
         if progress is not None:
             leading.on_snapshot_report(progress, ok=ok)
 
+    def on_snapshot_ready(self) -> None:
+        """The snapshot that the storage could not give is there: whoever waits for it gets it with the next Ready."""
+        role = self._core.role
+        if isinstance(role, Leader):
+            leading.end_pauses(role)
+
+    def ping(self, now: float) -> None:
+        """Ask every member for an answer now rather than at the next heartbeat; nothing happens at a follower."""
+        role = self._core.role
+        if isinstance(role, Leader):
+            self._core.now = now
+            leading.broadcast_heartbeats(self._core, role)
+
     # --- what to do ---------------------------------------------------------------------------------------------
 
     def has_ready(self) -> bool:

@@ -8,8 +8,8 @@ at (a round of Raft thesis 4.2.1). As a voter it then holds up nothing for longe
 waits for a snapshot: whether it has the newest entries changes all the time and is nobody's business.
 
 A learner that has just died still looks well. To promote it would cost the quorum where the number of voters becomes even
-(one becomes two, worst of all). So before such a promotion the leader waits for a sign of life from that learner, and from
-the others, of which one is likely to be next and to make the number odd again.
+(one becomes two, worst of all). So before such a promotion the leader waits for a message of that learner, and of the others,
+of which one is likely to be next and to make the number odd again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,6 @@ from pytinykv.raft import LogIndex
 if TYPE_CHECKING:
     from pytinykv.raft import PeerId
     from pytinykv.raftstore.config import RaftStoreConfig
-    from pytinykv.raftstore.membership import MembershipChange
-
-AWAITS_LIFE = "a sign of life is awaited"
-"""The one reason against a promotion that needs no new order: the peer goes on by itself."""
 
 
 class FollowerWatch:
@@ -40,14 +36,11 @@ class FollowerWatch:
         """From when on silence is counted for peers that were never heard."""
         self._marks: deque[LogIndex] = deque(maxlen=config.election_ticks)
         """While there are learners: the commit index at each of the last ticks, oldest first."""
-        self._asked: tuple[MembershipChange, float] | None = None
-        """The promotion that awaits a sign of life, and since when."""
 
     def on_leading(self, now: float) -> None:
         """Begin anew: this peer has just become the leader, and followers speak to leaders only."""
         self._heard_at.clear()
         self._marks.clear()
-        self._asked = None
         self._since = now
 
     def on_heard(self, peer_id: PeerId, now: float) -> None:
@@ -92,29 +85,19 @@ class FollowerWatch:
         """Say whether a peer was heard of lately."""
         return self.silent_s(peer_id, now) <= 2 * self._config.election_ticks * self._config.tick_s
 
-    # --- promotion ----------------------------------------------------------------------------------------------
-
-    def promotion(self, now: float) -> MembershipChange | None:
-        """Return the promotion that awaits a sign of life, for another try; it is forgotten after a while."""
-        if self._asked is not None and now - self._asked[1] > self._config.peer_down_s:
-            self._asked = None
-        return None if self._asked is None else self._asked[0]
-
-    def why_not_promote(self, region: Region, change: MembershipChange, pending: Iterable[Peer], now: float) -> str:
-        """Say why a learner must not count yet; empty if it may. Nobody knows better than its leader."""
-        silent_s = self.silent_s(change.peer.id, now)
-        if any(peer.id == change.peer.id for peer in pending):
+    def why_not_promote(
+        self, region: Region, peer: Peer, pending: Iterable[Peer], *, ordered_at: float, now: float
+    ) -> str:
+        """Say why a learner must not count yet; empty if it may. `ordered_at`: when its promotion was ordered."""
+        silent_s = self.silent_s(peer.id, now)
+        if any(peer.id == other.id for other in pending):
             return "it has not caught up"
         if silent_s > self._config.promotion_silence_s:
             return f"it has been silent for {silent_s:.1f} s"
         if len(region.conf_state().voters) % 2 == 0:
             return ""
-        if self._asked is None or self._asked[0] != change:
-            self._asked = (change, now)
-        asked_at = self._asked[1]
         learners = [peer for peer in region.peers if peer.role is PeerRole.LEARNER]
         alive = [peer for peer in learners if self.silent_s(peer.id, now) <= self._config.promotion_silence_s]
-        if any(self._heard_at.get(peer.id, self._since) <= asked_at for peer in alive):
-            return AWAITS_LIFE
-        self._asked = None
+        if any(self._heard_at.get(peer.id, self._since) <= ordered_at for peer in alive):
+            return "not all learners have been heard since the order"
         return ""

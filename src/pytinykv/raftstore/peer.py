@@ -35,7 +35,7 @@ from pytinykv.raft import NotLeader as RaftNotLeader
 from pytinykv.raftstore import keys, membership
 from pytinykv.raftstore.apply import apply_entry
 from pytinykv.raftstore.calls import PeerCalls
-from pytinykv.raftstore.followers import AWAITS_LIFE, FollowerWatch
+from pytinykv.raftstore.followers import FollowerWatch
 from pytinykv.raftstore.operations import COMPACT_LOG, encode_operations
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
 from pytinykv.raftstore.records import PeerState, RaftEnvelope, RegionLocalState, RegionReport, SnapshotManifest
@@ -65,6 +65,15 @@ class _Unsynced(NamedTuple):
     turn: int
     ready: int
     messages: tuple[Message, ...]
+
+
+class _Order(NamedTuple):
+    """A membership change that the scheduler wants and that can't be proposed yet."""
+
+    change: membership.MembershipChange
+    conf_ver: int
+    """The membership that it was made for."""
+    since: float
 
 
 class IncomingSnapshot(NamedTuple):
@@ -101,6 +110,9 @@ class RegionPeer:
         self._heard_conf_ver = 0
         """The newest membership of which a message to this peer came, while it knew no region itself."""
         self._followers = FollowerWatch(config)
+        self._order: _Order | None = None
+        """What `order_change` could not propose at once. Tried again by `step`, `tick` and `_apply`; gone once it is proposed
+        or refused for good, the membership is another one, this peer does not lead, or after `peer_down_s`."""
         self._unsynced: deque[_Unsynced] = deque()
         self._lagging_reported: tuple[tuple[Peer, ...], tuple[PeerId, ...]] = ((), ())
         """Peers that were behind and peers that were silent when the scheduler was told last."""
@@ -143,22 +155,54 @@ class RegionPeer:
 
     # --- membership ---------------------------------------------------------------------------------------------
 
-    def propose_change(self, change: membership.MembershipChange, now: float) -> str | None:
-        """Propose a membership change; return why not, or None when it is on its way."""
+    def order_change(self, change: membership.MembershipChange, conf_ver: int | None, now: float) -> None:
+        """Propose a membership change that the scheduler ordered for `conf_ver` (None: whatever it is now).
+
+        If it can't be proposed yet, it is kept: the scheduler repeats an order only with its next look at the region.
+        """
+        present = self.region.epoch.conf_ver
+        order = _Order(change, present if conf_ver is None else conf_ver, now)
+        reason = self._propose_change(order, now)
+        if reason:
+            kind, keeps = change.kind.name, " yet" if self._order is not None else ""
+            _log.info(
+                "region %d: %s of peer %d not proposed%s: %s", self.region.id, kind, change.peer.id, keeps, reason
+            )
+        if self._order is not None and change.kind is ConfChangeKind.ADD_VOTER:
+            self.node.ping(now)
+
+    def _retry_order(self, now: float) -> None:
+        if (order := self._order) is not None and now - order.since <= self._config.peer_down_s:
+            self._propose_change(order, now)
+        else:
+            self._order = None
+
+    def _propose_change(self, order: _Order, now: float) -> str:
+        """Propose a change, or keep the order if the reason against it will pass; return that reason, empty if none."""
+        self._order, change = None, order.change
+        if order.conf_ver != self.region.epoch.conf_ver:
+            return f"it was ordered for conf_ver {order.conf_ver}, this is {self.region.epoch.conf_ver}"
         reason = membership.refusal(self.region, change)
         if reason is not None:
             return reason
         if change.kind is ConfChangeKind.REMOVE and change.peer.id == self.peer.id and self.offer_leadership(now):
             return "it leads, and hands leadership over first"
+        if not self.is_leader:
+            return "this peer does not lead"
         if change.kind is ConfChangeKind.ADD_VOTER:
-            trouble = self._followers.why_not_promote(self.region, change, self._pending_peers(), now)
+            pending = self._pending_peers()
+            trouble = self._followers.why_not_promote(
+                self.region, change.peer, pending, ordered_at=order.since, now=now
+            )
             if trouble:
-                return None if trouble is AWAITS_LIFE else trouble
+                self._order = order
+                return trouble
         try:
             self.node.propose_conf_change(change.to_raft(), now)
         except (RaftNotLeader, ProposalDropped) as error:
+            self._order = order
             return str(error)
-        return None
+        return ""
 
     # --- messages -----------------------------------------------------------------------------------------------
 
@@ -180,8 +224,8 @@ class RegionPeer:
         self._followers.on_heard(envelope.sender.id, now)
         try:
             self.node.step(message, now)
-            if (promotion := self._followers.promotion(now)) is not None:
-                self.propose_change(promotion, now)
+            if self._order is not None:
+                self._retry_order(now)
         except ProtocolViolation:
             _log.exception("region %d: message from peer %d rejected", self.region.id, envelope.sender.id)
 
@@ -191,6 +235,8 @@ class RegionPeer:
         if self.is_leader:
             self._maybe_compact_log(now)
             self._followers.on_tick(self.region, self.node.commit_index)
+        if self._order is not None:
+            self._retry_order(now)
         if self._hears_leader(now):
             self.leader_missing_since = None
         elif self.leader_missing_since is None:
@@ -288,6 +334,8 @@ class RegionPeer:
                 return
         self.storage.save_applied(turn.batch)
         self.node.on_applied(entries[-1].index)
+        if self._order is not None:
+            self._retry_order(turn.now)
 
     def _apply_conf_change(self, turn: Turn, entry: Entry) -> None:
         change = membership.decode_change(entry.data)
@@ -434,6 +482,11 @@ class RegionPeer:
         down, pending = self._down_peers(now), self._pending_peers()
         self._lagging_reported = (pending, tuple(peer.id for peer, _silent_s in down))
         return RegionReport(self.region, self.peer, self.node.term, down, pending, size)
+
+    @property
+    def has_reported_laggards(self) -> bool:
+        """Whether the scheduler was told last that peers are behind, and so waits to hear that they no longer are."""
+        return self.is_leader and bool(self._lagging_reported[0])
 
     def has_other_laggards(self, now: float) -> bool:
         """Return whether other peers are behind or silent than the scheduler was told last."""

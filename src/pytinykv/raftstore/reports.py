@@ -57,6 +57,11 @@ class Reports:
         """Report every region led here again, for a scheduler that was restarted or is another one."""
         self._news.update(dict.fromkeys(self._peers))
 
+    def look_at(self, peer: RegionPeer, now: float) -> None:
+        """Report a leader's region if other peers are behind than the scheduler was told; it waits for such news."""
+        if peer.has_other_laggards(now):
+            self._news[peer.region.id] = None
+
     def on_tick(self, now: float) -> None:
         """Look for reports that are due and for peers without a leader."""
         for region_id, peer in self._peers.items():

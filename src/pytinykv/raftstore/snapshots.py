@@ -64,6 +64,7 @@ class Snapshots:
         worker: Worker,
         transport: Transport,
         config: RaftStoreConfig,
+        on_made: Callable[[RegionPeer], None],
         on_sent: Callable[[RaftEnvelope, bool], None],
         on_received: Callable[[RaftEnvelope, SnapshotManifest, Path], None],
     ) -> None:
@@ -72,6 +73,7 @@ class Snapshots:
         self._worker = worker
         self._transport = transport
         self._config = config
+        self._tell_made = on_made
         self._on_sent = on_sent
         self._on_received = on_received
         self._making = 0
@@ -113,6 +115,7 @@ class Snapshots:
         self._drop(peer.region.id)
         self._made[peer.region.id] = _Made(result, path, now + self._config.snapshot_keep_s)
         peer.storage.offer_snapshot(result.meta)
+        self._tell_made(peer)
 
     def send(self, envelope: RaftEnvelope, now: float) -> None:
         """Stream the region's finished snapshot to the receiver that Raft chose."""

@@ -114,6 +114,7 @@ class Store:
             worker=background,
             transport=transport,
             config=config,
+            on_made=self._on_snapshot_made,
             on_sent=self._on_snapshot_sent,
             on_received=self._on_snapshot_received,
         )
@@ -298,7 +299,7 @@ class Store:
         return self._snapshots.receive(header)
 
     def change_membership(self, region_id: RegionId, change: MembershipChange, *, conf_ver: int | None = None) -> None:
-        """Propose a change that the scheduler ordered; it repeats orders that came to nothing.
+        """Propose a change that the scheduler ordered, at once or as soon as it can be.
 
         `conf_ver`: the membership that the order was made for. In any other it is refused: an order to add a peer that
         comes late, when that peer was added and removed again, would add one that can never come back to life.
@@ -306,16 +307,8 @@ class Store:
 
         def propose(turn: Turn) -> None:
             peer = self.peers.get(region_id)
-            if peer is None:
-                return
-            if conf_ver is not None and conf_ver != peer.region.epoch.conf_ver:
-                reason: str | None = f"it was ordered for conf_ver {conf_ver}, this is {peer.region.epoch.conf_ver}"
-            else:
-                reason = peer.propose_change(change, turn.now)
-            if reason is not None:
-                _log.info(
-                    "region %d: %s of peer %d not proposed: %s", region_id, change.kind.name, change.peer.id, reason
-                )
+            if peer is not None:
+                peer.order_change(change, conf_ver, turn.now)
             self._touch_if_there(region_id)
 
         self.in_turn(propose)
@@ -474,6 +467,8 @@ class Store:
                 self._snapshots.make(peer, turn.now)
             if (directory := peer.take_used_snapshot()) is not None:
                 self._snapshots.discard_received(directory)
+            if peer.has_reported_laggards:
+                self._reports.look_at(peer, turn.now)
         self._reports.send(turn.now)
 
     # --- what has ended outside the loop ------------------------------------------------------------------------
@@ -481,6 +476,10 @@ class Store:
     def _on_synced(self, error: BaseException | None) -> None:
         self._disk_error = self._disk_error or error
         self.wake()
+
+    def _on_snapshot_made(self, peer: RegionPeer) -> None:
+        peer.node.on_snapshot_ready()
+        self._touch(peer)
 
     def _on_snapshot_sent(self, envelope: RaftEnvelope, arrived: bool) -> None:
         peer = self.peers.get(envelope.region_id)

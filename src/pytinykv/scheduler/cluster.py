@@ -85,16 +85,21 @@ class Cluster:
         store = self.store(store_id)
         return None if store is None else store.health(now, self._config)
 
-    def on_store_heartbeat(self, stats: StoreStats, *, now: float, wall_ms: int) -> None:
-        """Take in what a store says about itself. Raises StoreNotFound, StoreTombstone."""
+    def on_store_heartbeat(self, stats: StoreStats, *, now: float, wall_ms: int) -> bool:
+        """Take in what a store says about itself; return whether this is its first heartbeat here.
+
+        Raises StoreNotFound, StoreTombstone.
+        """
         store = self.store(stats.store_id)
         if store is None:
             raise StoreNotFound(stats.store_id)
         if store.meta.is_tombstone:
             raise StoreTombstone(stats.store_id)
+        is_first = store.stats is None
         store.stats = stats
         store.heard_at = now
         store.last_heartbeat_ms = wall_ms
+        return is_first
 
     # --- regions ------------------------------------------------------------------------------------------------
 

@@ -248,7 +248,9 @@ class Scheduler:
     def store_heartbeat(self, stats: StoreStats) -> None:
         """Take in a store's heartbeat. Raises NotBootstrapped, StoreNotFound, StoreTombstone."""
         self.check_bootstrapped()
-        self.cluster.on_store_heartbeat(stats, now=self.now, wall_ms=self._clock.wall_ms())
+        is_new = self.cluster.on_store_heartbeat(stats, now=self.now, wall_ms=self._clock.wall_ms())
+        if is_new:
+            self._look_over_regions(self.now)  # they may have waited for just this store
 
     # --- regions ------------------------------------------------------------------------------------------------
 
@@ -331,12 +333,14 @@ class Scheduler:
         self._watch_wall_clock(now)
         self._windows.keep_ids_ready()
         self.operators.expire(now)
+        self._look_over_regions(now)
+
+    def _look_over_regions(self, now: float) -> None:
+        """Tell the leaders of the next regions, in key order, what they are to do, be it again."""
         batch = self.cluster.walk(self._patrolled, self.config.patrol_regions_max)
         self._patrolled = batch[-1].meta.start_key if len(batch) == self.config.patrol_regions_max else None
         for region in batch:
-            if region.leader is None or self.operators.get(region.id) is not None:
-                continue
-            sink = self._sinks.get(region.leader.store_id)
+            sink = None if region.leader is None else self._sinks.get(region.leader.store_id)
             order = None if sink is None else self._coordinator.decide(region, now)
             if sink is not None and order is not None:
                 sink(order)

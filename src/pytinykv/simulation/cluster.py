@@ -139,10 +139,10 @@ class Cluster:
             await client.start()
         wanted = (self.options.scheduler or SchedulerConfig(max_replicas=len(self.stores))).max_replicas
         await self.wait_until(
-            lambda: self._replicas() >= wanted, limit_s=REPLICATION_BOUND_S, what=f"the first region on {wanted} stores"
+            lambda: self.replicas() >= wanted, limit_s=REPLICATION_BOUND_S, what=f"the first region on {wanted} stores"
         )
 
-    def _replicas(self) -> int:
+    def replicas(self) -> int:
         try:
             regions = [region for _, engine in self.engines() for region in regions_on(engine)]
         except EngineClosedError:  # a store is just being stopped
