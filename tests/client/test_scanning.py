@@ -62,13 +62,13 @@ async def test_pages_are_fetched_only_when_needed(client: AsyncClient, cluster: 
     assert await anext(scan) == (b"a000", b"v")
     assert cluster.commands() == ["RawScan"]
     assert len([pair async for pair in scan]) == 500
-    assert cluster.stores[1].seen == ["RawScan"] * 6  # 16, 32, 64, 128, 256, the rest
+    assert cluster.stores[1].seen == ["RawScan"] * 5  # 4, 16, 64, 256, the rest
 
 
 async def test_large_rows_make_small_pages(client: AsyncClient, cluster: FakeCluster) -> None:
     cluster.data[""] = {b"a%03d" % number: b"x" * 300_000 for number in range(25)}
     assert len([pair async for pair in client.raw.scan()]) == 25
-    assert cluster.stores[1].seen == ["RawScan"] * 5  # 16, 3, 3, 3, none
+    assert cluster.stores[1].seen == ["RawScan"] * 9  # 4, then 3 at a time, fewer
 
 
 async def test_prefix(client: AsyncClient, cluster: FakeCluster) -> None:

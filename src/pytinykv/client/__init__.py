@@ -19,7 +19,6 @@ takes connector, randomness and scope from outside; `sync_client` runs it on a t
 from __future__ import annotations
 
 from pytinykv.client.async_client import AsyncClient
-from pytinykv.client.commands import CasResult, Checksum
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import (
     AlreadyBootstrappedError,
@@ -42,11 +41,12 @@ from pytinykv.client.errors import (
     StoreTombstoneError,
     UndeterminedError,
     UnsupportedError,
+    WrongEventLoopError,
 )
 from pytinykv.client.pd.heartbeat_stream import HeartbeatStream
-from pytinykv.client.pd.scheduler_client import SchedulerClient
+from pytinykv.client.pd.scheduler_client import RegionInfo, SchedulerClient
 from pytinykv.client.raw import AsyncRawClient, AsyncScan
-from pytinykv.client.region_cache import Region
+from pytinykv.client.raw_commands import CasResult, Checksum
 from pytinykv.client.sync_client import Client, RawClient, Scan, connect
 
 __all__ = [
@@ -70,7 +70,7 @@ __all__ = [
     "InvalidTypeError",
     "NotBootstrappedError",
     "RawClient",
-    "Region",
+    "RegionInfo",
     "Scan",
     "SchedulerClient",
     "SchedulerError",
@@ -82,5 +82,6 @@ __all__ = [
     "StoreTombstoneError",
     "UndeterminedError",
     "UnsupportedError",
+    "WrongEventLoopError",
     "connect",
 ]

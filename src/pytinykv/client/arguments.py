@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pytinykv.client.commands import KeyRange
 from pytinykv.client.errors import InvalidArgumentError, InvalidTypeError
+from pytinykv.client.key_space import KeyRange
 from pytinykv.wire.cf import UnknownColumnFamilyError, raw_column_family
 from pytinykv.wire.keys import prefix_successor
 from pytinykv.wire.limits import KEY_BYTES_MAX, bound_problem, key_problem

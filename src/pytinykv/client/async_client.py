@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Generator, Iterable
 from random import Random
@@ -13,6 +12,7 @@ from pytinykv.client.arguments import checked_timeout
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import ClientClosedError
 from pytinykv.client.executor import Executor
+from pytinykv.client.origin import LoopOrigin
 from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.client.raw import AsyncRawClient
 from pytinykv.lifecycle import Scope, StopReport
@@ -47,7 +47,7 @@ class AsyncClient:
         """
         self._config = config or ClientConfig()
         self._config.validate()
-        self._pid = os.getpid()
+        self._origin = LoopOrigin()
         self._scope = scope
         self._connector = connector
         self.scheduler = SchedulerClient(addresses, connector=connector, rng=rng, scope=scope, config=self._config)
@@ -82,7 +82,7 @@ class AsyncClient:
     async def close(self) -> StopReport:
         """Resolve all pending calls with `ClientClosedError`, close connections, stop tasks. Any number of times."""
         self._closed = True
-        if os.getpid() != self._pid:  # forked: connections and tasks are the parent's
+        if not self._origin.is_here:  # forked: connections and tasks are the parent's
             return StopReport(self._scope.name, 0.0, ())
         return await self._scope.stop(STOP_DEADLINE_S)
 

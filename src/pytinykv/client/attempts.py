@@ -1,14 +1,16 @@
-"""How one attempt to run a command at a store can fail without an answer from the store's region."""
+"""Attempts to run a command at a store: how one can fail, and what a call has been through so far."""
 
 from __future__ import annotations
 
 from enum import Enum
 
+from pytinykv.client.backoff import Backoff
 from pytinykv.wire import StatusCode
+from pytinykv.wire.errors import RegionError
 
 
 class FailureKind(Enum):
-    """What became of the command. Only the kinds after `NOT_SENT` leave a doubt about whether it was executed."""
+    """What became of the command when its attempt ended without an answer from the region."""
 
     NOT_SENT = "not sent"
     """Never handed to the transport; the store is unreachable, silent, or can't take it now."""
@@ -26,7 +28,7 @@ _DOUBTFUL = frozenset({FailureKind.BROKEN, FailureKind.EXPIRED_SENT, FailureKind
 
 
 class AttemptFailure:
-    """Why an attempt ended without a reply. A value, not an exception: one serves all commands of a broken stream."""
+    """Why an attempt ended without an answer. A value, not an exception: one serves all commands of a broken stream."""
 
     __slots__ = ("code", "kind", "reason")
 
@@ -42,3 +44,23 @@ class AttemptFailure:
 
     def __repr__(self) -> str:
         return f"{self.kind.value}: {self.reason}"
+
+
+Failure = AttemptFailure | RegionError
+"""Why an attempt failed."""
+
+
+class Attempts:
+    """The attempts of one call, made when the first has failed or could not begin."""
+
+    __slots__ = ("backoff", "deadline", "last_failure", "maybe_executed")
+
+    def __init__(self, deadline: float, backoff: Backoff) -> None:
+        self.deadline = deadline
+        """Loop time; no attempt begins later."""
+        self.backoff = backoff
+        """The pauses between the attempts."""
+        self.last_failure: Failure | None = None
+        """What went wrong last, for the message when time is up; None before the first attempt."""
+        self.maybe_executed = False
+        """Whether an attempt of an idempotent write may have been executed; other writes end with the first such attempt."""

@@ -6,6 +6,7 @@
     ├── ClientClosedError                      the client is closed
     │   └── CutOffWriteError                   … while a write was under way (also an UndeterminedError)
     ├── ClientForkedError                      the client, or another one, was made before this process was forked
+    ├── WrongEventLoopError                    an asyncio client was used outside of its event loop
     ├── DeadlineExceededError (TimeoutError)   time is up, and nothing was changed
     ├── UndeterminedError                      a write that may or may not have happened
     ├── SchedulerError                         the scheduler refuses
@@ -24,7 +25,6 @@ data. Both are facts of the class, so a caller decides without reading texts.
 
 from __future__ import annotations
 
-import os
 from typing import ClassVar
 
 
@@ -51,13 +51,8 @@ class ClientForkedError(ClientError):
     """The client was made by the parent process; its connections stay there. Connect only after the fork."""
 
 
-def refuse_forked_child(pid: int) -> None:
-    """Raise ClientForkedError unless this is process `pid`, whose client it is."""
-    if os.getpid() != pid:
-        raise ClientForkedError(
-            f"this client belongs to process {pid}, and its connections do not survive a fork; "
-            "connect only after the fork, or start the child afresh, as multiprocessing's spawn and forkserver do"
-        )
+class WrongEventLoopError(ClientError):
+    """An asyncio client was used, or made, outside of its event loop. Nothing was sent; connect within the loop."""
 
 
 class DeadlineExceededError(ClientError, TimeoutError):

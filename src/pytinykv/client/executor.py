@@ -1,37 +1,35 @@
 """Brings commands to the store that leads their region, and learns from what comes back.
 
-    execute ──region and store known──► submit ──reply──► decode                        the path of nearly every command
-       │                                   │
-       └── unknown ──► `router` finds them └── region error, broken stream … ──► react, pause, again, until the deadline
+    execute ──route and store known──► submit ──reply──► decode                        the path of nearly every command
+       │                                  │
+       └── unknown ──► `router` finds it  └── region error, broken stream … ──► judge, pause, again, until the deadline
 
-The cheap path makes one future and awaits it once. Everything else (`recover`) may be slow, and decides by `retry_policy`.
+The cheap path makes one future and awaits it once. Everything else (`recover`) may be slow, and follows `retry_policy`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import Random
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from pytinykv.client.attempts import AttemptFailure
+from pytinykv.client.answer_sizes import AnswerSizes
+from pytinykv.client.attempts import AttemptFailure, Attempts, Failure
 from pytinykv.client.backoff import Backoff
-from pytinykv.client.commands import BatchCommand, Command
+from pytinykv.client.commands import Command, Effect
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import (
-    ClientClosedError,
     ClientError,
     NotBootstrappedError,
     SchedulerUnavailableError,
     StoreNotFoundError,
-    UndeterminedError,
-    refuse_forked_child,
 )
+from pytinykv.client.origin import LoopOrigin
 from pytinykv.client.pd.scheduler_client import SchedulerClient
-from pytinykv.client.region_cache import Region
-from pytinykv.client.retry_policy import Pause, Retry, deadline_exceeded, on_failure, on_region_error
+from pytinykv.client.retry_policy import Pause, Retry, client_closed, judge, leaves_doubt, time_is_up
+from pytinykv.client.route import Destination, Route
 from pytinykv.client.router import Router
 from pytinykv.client.store_connection import StoreConnection
 from pytinykv.lifecycle import Scope
@@ -45,40 +43,32 @@ WRITE_RETRY_LEFT_MIN_S = 0.01
 """A write is not sent once more with less time left than this: an error that is sure beats one that is undetermined."""
 
 _T = TypeVar("_T")
-_ItemT = TypeVar("_ItemT")
-Trouble = AttemptFailure | RegionError
-"""Why an attempt failed."""
-
-
-class Batch(NamedTuple, Generic[_ItemT, _T]):
-    """A batch operation before it is cut into commands."""
-
-    items: Sequence[_ItemT]
-    """Sorted by key, no key twice."""
-    key_of: Callable[[_ItemT], bytes]
-    size_of: Callable[[_ItemT], int]
-    make: Callable[[Sequence[_ItemT]], BatchCommand[_ItemT, _T]]
-    """Makes the command for items that lie in one region."""
 
 
 class Executor:
-    """Runs the commands of one client. All methods belong to the event loop's thread."""
+    """Runs the commands of one client. All methods belong to one event loop."""
 
     def __init__(
         self, scheduler: SchedulerClient, *, connector: Connector, rng: Random, scope: Scope, config: ClientConfig
     ) -> None:
         self.config = config
-        self._pid = os.getpid()
+        self.origin = LoopOrigin()
+        self.answer_sizes = AnswerSizes()
+        """For scans and batches, which bound the bytes of their answers."""
         self.router = Router(scheduler, connector=connector, rng=rng, scope=scope, config=config)
         self._rng = rng
-        self._loop = asyncio.get_running_loop()
+        self._loop = self.origin.loop
         self._closed = False
+        """Set by `close`; from then on no attempt begins."""
         self._closing: asyncio.Future[None] = self._loop.create_future()
         """Resolved by `close`; ends pauses."""
 
     def deadline(self, timeout_s: float | None) -> float:
-        """Return the deadline, in loop time, of a call that begins now. Raises `ClientForkedError` where none can begin."""
-        refuse_forked_child(self._pid)
+        """Return the deadline, in loop time, of a call that begins now; every call asks for one first.
+
+        Raises `ClientForkedError` or `WrongEventLoopError` where none can begin.
+        """
+        self.origin.check()
         return self._loop.time() + (self.config.timeout_s if timeout_s is None else timeout_s)
 
     def close(self) -> None:
@@ -95,26 +85,30 @@ class Executor:
         future = self.submit(command, deadline)
         if future is None:
             return await self.recover(command, deadline, None)
+        return await self.finish(command, future, deadline)
+
+    async def finish(self, command: Command[_T], future: asyncio.Future[Any], deadline: float) -> _T:
+        """Return the result of a command that was submitted; from a failed attempt on, as `execute`."""
         reply = await future
-        outcome = self.outcome(command, reply)
-        if outcome is None:
+        failure = self.failure_of(command, reply)
+        if failure is None:
             return command.decode(getattr(reply, command.field))
-        return await self.recover(command, deadline, outcome)
+        return await self.recover(command, deadline, failure)
 
     def submit(self, command: Command[Any], deadline: float) -> asyncio.Future[Any] | None:
         """Send `command` if its route is known; otherwise None, and `recover` finds one."""
         if command.unary_path is not None or self._closed:
             return None
         router = self.router
-        region = command.locate(router.regions)
-        if region is None:
+        route = command.locate(router.regions)
+        if route is None:
             return None
-        store = router.stores.get(region.store_id)
+        store = router.stores.get(route.store_id)
         if store is None:
             return None
-        return store.submit(command, region, self._attempt_deadline(command, deadline))
+        return store.submit(command, route, self._attempt_deadline(command, deadline))
 
-    def outcome(self, command: Command[Any], reply: Any) -> Trouble | None:
+    def failure_of(self, command: Command[Any], reply: Any) -> Failure | None:
         """Return why `reply` is none; None if it is one, fit for `command.decode`."""
         if type(reply) is AttemptFailure:
             return reply
@@ -126,169 +120,104 @@ class Executor:
             reply = getattr(reply, command.field)
         return RegionError.from_pb(reply.region_error) if reply.HasField("region_error") else None
 
-    async def recover(self, command: Command[_T], deadline: float, trouble: Trouble | None) -> _T:
-        """Carry on after a first attempt that failed with `trouble` (None: there was none), until the deadline."""
-        backoff = self._backoff(deadline)
+    async def recover(self, command: Command[_T], deadline: float, failure: Failure | None) -> _T:
+        """Carry on after a first attempt that failed with `failure` (None: there was none), until the deadline."""
+        attempts = self.begin(deadline)
         while True:
-            if trouble is not None:
-                await self._pause([self._judge(command, trouble, deadline)], backoff)
-            self._check_time(command, deadline, trouble)
-            region, store = await self._route(command, deadline, trouble)
-            attempt_deadline = self._attempt_deadline(command, deadline)
+            if failure is not None:
+                await self.pause([self.learn(command, failure, attempts)], attempts)
+            route, store = await self.find(command, attempts)
             if command.unary_path is not None:
-                reply = await store.call(command, region, attempt_deadline)
+                reply = await store.call(command, route, self._attempt_deadline(command, deadline))
             else:
-                reply = await store.submit(command, region, attempt_deadline)
-            trouble = self.outcome(command, reply)
-            if trouble is None:
+                reply = await self.submit_to(command, route, store, deadline)
+            failure = self.failure_of(command, reply)
+            if failure is None:
                 return command.decode(reply if command.unary_path is not None else getattr(reply, command.field))
-            _log.debug("%s: %s", command.describe(), trouble)
+            _log.debug("%s: %s", command.describe(), failure)
 
-    def last_word(self, command: Command[Any], trouble: Trouble | None) -> ClientError:
+    def error_when_closing(self, command: Command[Any], failure: Failure | None) -> ClientError:
         """Return the error of a command that gets no further attempt because the client is closing."""
-        try:
-            if trouble is not None:
-                self._judge(command, trouble, self._loop.time())
-        except ClientError as error:
-            return error
-        return ClientClosedError(f"{command.describe()}: the client was closed; nothing was changed")
+        maybe_executed = failure is not None and leaves_doubt(command, failure)
+        if failure is not None:
+            try:
+                judge(command, failure, maybe_executed=maybe_executed, time_left=False)
+            except ClientError as error:
+                return error
+        return client_closed(command, failure, maybe_executed=maybe_executed)
 
     def _attempt_deadline(self, command: Command[Any], deadline: float) -> float:
-        if command.write:
+        if command.effect is Effect.ONCE:
             return deadline
         return min(deadline, self._loop.time() + self.config.read_attempt_timeout_s)
 
-    def _check_time(self, command: Command[Any], deadline: float, trouble: object) -> None:
-        if self._closed:
-            raise ClientClosedError(f"{command.describe()}: the client is closed; nothing was changed")
-        if self._is_late(command, deadline, trouble):
-            raise deadline_exceeded(command, str(trouble or "its region was not found"))
+    # --- what `recover` and batches share -----------------------------------------------------------------------
 
-    def _is_late(self, command: Command[Any], deadline: float, trouble: object) -> bool:
-        needed_s = WRITE_RETRY_LEFT_MIN_S if command.write and trouble is not None else 0.0
-        return self._loop.time() + needed_s >= deadline
+    def begin(self, deadline: float) -> Attempts:
+        """Return the record of a call's attempts, before the first of them."""
+        return Attempts(deadline, self._backoff(deadline))
 
-    # --- many keys ----------------------------------------------------------------------------------------------
+    def submit_to(
+        self, command: Command[Any], route: Route, store: StoreConnection, deadline: float
+    ) -> asyncio.Future[Any]:
+        """Send a command on a way that was found before; the future gets the reply or an `AttemptFailure`."""
+        return store.submit(command, route, self._attempt_deadline(command, deadline))
 
-    async def execute_batch(self, batch: Batch[_ItemT, _T], deadline: float) -> list[_T]:
-        """Run a batch in commands of one region each, all under way at once; return their results.
-
-        Items of a failed attempt are grouped anew, as their region may have split. If one command fails for good, the
-        others are still waited for; then the gravest error is raised. A write of which a part was executed counts as
-        undetermined.
-        """
-        results: list[_T] = []
-        backoff = self._backoff(deadline)
-        pending = batch.items
-        trouble: Trouble | None = None
-        while pending:
-            errors: list[ClientError] = []
-            retries: list[Retry] = []
-            try:
-                attempts = await self._submit_batch(batch, pending, deadline, trouble)
-            except ClientError as error:
-                attempts = []
-                errors.append(error)
-            pending = []
-            for command, future in attempts:
-                reply = await future
-                try:
-                    failure = self.outcome(command, reply)
-                    if failure is None:
-                        results.append(command.decode(getattr(reply, command.field)))
-                        continue
-                    trouble = failure
-                    retries.append(self._judge(command, failure, deadline))
-                    pending += command.items
-                except ClientError as error:
-                    errors.append(error)
-            if errors:
-                raise _gravest(errors, partly_done=bool(results) and batch.make(batch.items).write)
-            if pending:
-                await self._pause(retries, backoff)
-        return results
-
-    async def _submit_batch(
-        self, batch: Batch[_ItemT, _T], items: Sequence[_ItemT], deadline: float, trouble: Trouble | None
-    ) -> list[tuple[BatchCommand[_ItemT, _T], asyncio.Future[Any]]]:
-        """Send `items` in commands of one region each; all routes are found before the first is sent."""
-        commands = [batch.make(chunk) for chunk in await self._chunks(batch, items, deadline, trouble)]
-        routes = [await self._route(command, deadline, trouble) for command in commands]
-        return [
-            (command, store.submit(command, region, self._attempt_deadline(command, deadline)))
-            for command, (region, store) in zip(commands, routes, strict=True)
-        ]
-
-    async def _chunks(
-        self, batch: Batch[_ItemT, Any], items: Sequence[_ItemT], deadline: float, trouble: Trouble | None
-    ) -> list[Sequence[_ItemT]]:
-        """Cut `items` where regions end, and where a command would grow too large."""
-        chunks: list[Sequence[_ItemT]] = []
-        chunk: list[_ItemT] = []
-        region: Region | None = None
-        size = 0
-        for item in items:
-            key = batch.key_of(item)
-            size += batch.size_of(item)
-            if region is None or not region.contains(key):
-                region, _ = await self._route(batch.make([item]), deadline, trouble)
-                full = True
-            else:
-                full = len(chunk) >= self.config.batch_keys_max or size > self.config.batch_bytes_max
-            if full and chunk:
-                chunks.append(chunk)
-                chunk = []
-                size = batch.size_of(item)
-            chunk.append(item)
-        chunks.append(chunk)
-        return chunks
-
-    # --- learning from failures ---------------------------------------------------------------------------------
-
-    def _judge(self, command: Command[Any], trouble: Trouble, deadline: float) -> Retry:
-        """Decide about a failure, and forget or learn what follows from it. Raises what is final."""
-        region = command.region
-        assert region is not None
-        if isinstance(trouble, AttemptFailure):
-            retry = on_failure(command, trouble, time_left=self._loop.time() < deadline)
-        else:
-            retry = on_region_error(command, trouble)
-            self.router.learn(region, trouble)
-        self.router.forget(region, retry)
+    def learn(self, command: Command[Any], failure: Failure, attempts: Attempts) -> Retry:
+        """Judge a failure, and forget or learn what follows from it. Raises what is final."""
+        assert command.route is not None
+        attempts.last_failure = failure
+        maybe_executed = leaves_doubt(command, failure)
+        if command.effect is Effect.IDEMPOTENT:
+            maybe_executed = attempts.maybe_executed = attempts.maybe_executed or maybe_executed
+        retry = judge(command, failure, maybe_executed=maybe_executed, time_left=self._loop.time() < attempts.deadline)
+        if isinstance(failure, RegionError):
+            self.router.learn(command.route, failure)
+        self.router.forget(command.route, retry)
+        if retry.shrink:
+            command.shrink()
         return retry
 
-    async def _pause(self, retries: Sequence[Retry], backoff: Backoff) -> None:
+    async def pause(self, retries: Sequence[Retry], attempts: Attempts) -> None:
         """Pause for the longest of several retries; "at once" is granted once per call."""
+        backoff = attempts.backoff
         if all(retry.pause is Pause.NONE for retry in retries) and backoff.attempts == 0:
             backoff.attempts += 1
             return
         await backoff.pause(max(retry.pause_at_least_s for retry in retries))
 
-    def _backoff(self, deadline: float) -> Backoff:
-        return Backoff(self.config, deadline=deadline, rng=self._rng, closing=self._closing)
+    async def find(
+        self, command: Command[Any], attempts: Attempts, destination: Destination | None = None
+    ) -> tuple[Route, StoreConnection]:
+        """Return route and store for `command`, or for another destination on its behalf, asking until they are known.
 
-    async def _route(self, command: Command[Any], deadline: float, trouble: object) -> tuple[Region, StoreConnection]:
-        """Return the region and store for `command`, asking again and again until they are known."""
-        backoff = self._backoff(deadline)
+        Raises what the caller gets when time is up, the client closes or the scheduler does not answer.
+        """
+        backoff = self._backoff(attempts.deadline)
+        failure: object = attempts.last_failure
         while True:
-            self._check_time(command, deadline, trouble)
+            self._refuse(command, attempts, failure)
             try:
-                found = await self.router.find(command, deadline)
+                found = await self.router.find(destination or command.destination(), attempts.deadline)
                 if found is not None:
                     return found
-                trouble = trouble or "the scheduler knows no region with a leader for it"
+                failure = failure or "the scheduler knows no region with a leader for it"
             except (NotBootstrappedError, StoreNotFoundError) as error:
-                trouble = error
+                failure = error
             except SchedulerUnavailableError as error:
+                if attempts.maybe_executed:
+                    raise time_is_up(command, error, maybe_executed=True) from error
                 raise SchedulerUnavailableError(f"{command.describe()} was not executed: {error}") from error
             await backoff.pause()
 
+    def _refuse(self, command: Command[Any], attempts: Attempts, failure: object) -> None:
+        """Raise if no further attempt may begin."""
+        if self._closed:
+            raise client_closed(command, failure, maybe_executed=attempts.maybe_executed)
+        is_late_start = failure is not None
+        needed_s = WRITE_RETRY_LEFT_MIN_S if is_late_start and command.effect is not Effect.READ else 0.0
+        if self._loop.time() + needed_s >= attempts.deadline:
+            raise time_is_up(command, failure or "its region was not found", maybe_executed=attempts.maybe_executed)
 
-def _gravest(errors: Sequence[ClientError], *, partly_done: bool) -> ClientError:
-    """Return the error that says most about what may have happened."""
-    error = max(errors, key=lambda error: error.undetermined)
-    if not partly_done or error.undetermined:
-        return error
-    grave = UndeterminedError(f"only a part of the batch was executed: {error}")
-    grave.__cause__ = error
-    return grave
+    def _backoff(self, deadline: float) -> Backoff:
+        return Backoff(self.config, deadline=deadline, rng=self._rng, closing=self._closing)

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
+from pytinykv.client.answer_sizes import AnswerKind
 from pytinykv.client.arguments import (
     checked_cf,
     checked_key,
@@ -17,11 +18,13 @@ from pytinykv.client.arguments import (
     checked_ttl,
     checked_value,
 )
-from pytinykv.client.commands import (
+from pytinykv.client.batches import Batch, run_batch
+from pytinykv.client.commands import Pair
+from pytinykv.client.errors import ClientError, UndeterminedError
+from pytinykv.client.executor import Executor
+from pytinykv.client.raw_commands import (
     CasResult,
     Checksum,
-    KeyRange,
-    Pair,
     RawBatchDelete,
     RawBatchGet,
     RawBatchPut,
@@ -33,8 +36,6 @@ from pytinykv.client.commands import (
     RawPut,
     RawTtl,
 )
-from pytinykv.client.errors import ClientError, UndeterminedError
-from pytinykv.client.executor import Batch, Executor
 from pytinykv.client.scanning import ScanPager
 
 
@@ -110,8 +111,8 @@ class AsyncRawClient:
         def make(items: Sequence[bytes]) -> RawBatchGet:
             return RawBatchGet(items, family)
 
-        batch = Batch(checked_keys(keys), _identity, len, make)
-        results = await self._executor.execute_batch(batch, self._deadline(timeout))
+        batch = Batch(checked_keys(keys), _identity, len, make, AnswerKind(family))
+        results = await run_batch(self._executor, batch, self._deadline(timeout))
         return dict(sorted(pair for result in results for pair in result))
 
     async def batch_put(
@@ -129,7 +130,7 @@ class AsyncRawClient:
             return RawBatchPut(items, ttl_s, family)
 
         batch = Batch(checked_pairs(pairs, self._value_bytes_max), _key_of_pair, _size_of_pair, make)
-        await self._executor.execute_batch(batch, self._deadline(timeout))
+        await run_batch(self._executor, batch, self._deadline(timeout))
 
     async def batch_delete(self, keys: Iterable[bytes], *, cf: str = "", timeout: float | None = None) -> None:
         """Remove several keys. Not atomic, as `batch_put`."""
@@ -139,7 +140,7 @@ class AsyncRawClient:
             return RawBatchDelete(items, family)
 
         batch = Batch(checked_keys(keys), _identity, len, make)
-        await self._executor.execute_batch(batch, self._deadline(timeout))
+        await run_batch(self._executor, batch, self._deadline(timeout))
 
     def scan(
         self,
@@ -209,7 +210,7 @@ class AsyncRawClient:
                     raise
                 raise UndeterminedError(f"the range was deleted up to {left.start!r} only: {error}") from error
             done = True
-            left = _behind(left, command.covered)
+            left = left.behind(command.covered)
 
     async def ttl(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> int | None:
         """Return how many seconds `key` has left to live: 0 when it lives for ever, None when it does not exist."""
@@ -251,23 +252,16 @@ class AsyncRawClient:
         deadline = self._deadline(timeout)
         total = Checksum(0, 0, 0)
         while left is not None:
-            command = RawChecksum(left, "")
+            command = RawChecksum(left)
             part = await self._executor.execute(command, deadline)
             total = Checksum(
                 total.checksum ^ part.checksum, total.total_kvs + part.total_kvs, total.total_bytes + part.total_bytes
             )
-            left = _behind(left, command.covered)
+            left = left.behind(command.covered)
         return total
 
     def _deadline(self, timeout: float | None) -> float:
         return self._executor.deadline(None if timeout is None else checked_timeout(timeout))
-
-
-def _behind(left: KeyRange, covered: KeyRange) -> KeyRange | None:
-    """Return what of `left` lies behind `covered`; None if that is nothing."""
-    if not covered.end or covered.end == left.end:
-        return None
-    return KeyRange(covered.end, left.end)
 
 
 def _identity(key: bytes) -> bytes:

@@ -1,15 +1,17 @@
 """Which region holds a key, and which store leads it: what the client remembers of the scheduler's answers.
 
-    starts    b""      b"g"      b"p"            sorted; one entry per region
-    regions  [  7  )  [  9  )  (gap)  [  12  )   half-open ranges that never overlap; gaps are keys nobody asked for yet
+    starts   b""      b"g"      b"p"            sorted; one entry per region
+    routes  [  7  )  [  9  )  (gap)  [  12  )   half-open ranges that never overlap; nothing is known of the keys in a gap
+
+Bounds and keys are in the form that the scheduler uses (see `key_space`).
 
 Invariants:
 
 1. Regions in the cache never overlap.
 2. A region gives way only to one that is not older. Splits and merges raise `version` above that of every region they
    touch, so of two overlapping regions the one with the greater version is newer, whatever their ids.
-3. A `Region` never changes. A new leader makes a new object, so a failed attempt removes exactly what it had used and not
-   what somebody else has learnt since.
+3. A `Route` never changes. A new leader makes a new object, so a failed attempt removes exactly what it had used and not
+   what another call has learnt since.
 
 The cache may be wrong at any time. Stores check epoch and leadership with every command, so that costs a round trip only.
 """
@@ -19,120 +21,83 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
-from pytinykv.wire.pb import kvrpcpb_pb2, metapb_pb2
-
-
-class Region:
-    """One region as last heard of, with the peer believed to lead it."""
-
-    __slots__ = ("conf_ver", "context", "end", "id", "leader", "meta", "start", "store_id", "version")
-
-    def __init__(self, meta: metapb_pb2.Region, leader: metapb_pb2.Peer) -> None:
-        self.meta = meta
-        self.id = meta.id
-        self.start = meta.start_key
-        self.end = meta.end_key
-        """Exclusive; empty means that the region has no upper end."""
-        self.conf_ver = meta.region_epoch.conf_ver
-        self.version = meta.region_epoch.version
-        self.leader = leader
-        self.store_id = leader.store_id
-        self.context = kvrpcpb_pb2.Context(region_id=meta.id, region_epoch=meta.region_epoch, peer=leader)
-        """What every command to this region carries; built once, copied into each."""
-
-    def contains(self, key: bytes) -> bool:
-        """Tell whether `key` lies in this region."""
-        return self.start <= key and (not self.end or key < self.end)
-
-    def contains_below(self, upper: bytes | None) -> bool:
-        """Tell whether the greatest possible key below `upper` (None: the greatest of all) lies in this region."""
-        if upper is None:
-            return not self.end
-        return self.start < upper and (not self.end or upper <= self.end)
-
-    def with_leader(self, leader: metapb_pb2.Peer) -> Region:
-        """Return this region led by `leader`."""
-        return Region(self.meta, leader)
-
-    def peer_on_store(self, store_id: int) -> metapb_pb2.Peer | None:
-        """Return the peer on a store, if it has one."""
-        return next((peer for peer in self.meta.peers if peer.store_id == store_id), None)
-
-    def __repr__(self) -> str:
-        return (
-            f"region {self.id} [{self.start!r}, {self.end!r}) epoch {self.conf_ver}/{self.version} "
-            f"led by peer {self.leader.id} on store {self.store_id}"
-        )
+from pytinykv.client.route import Destination, Route
 
 
 class RegionCache:
-    """Regions sorted by start key. See the module."""
+    """Routes by the ranges of their regions. See the module."""
 
     def __init__(self) -> None:
         self._starts: list[bytes] = []
-        self._regions: list[Region] = []
+        """Start keys of the regions, ascending."""
+        self._routes: list[Route] = []
+        """The route to the region that begins at the same index of `_starts`."""
 
     def __len__(self) -> int:
-        return len(self._regions)
+        return len(self._routes)
 
-    def __iter__(self) -> Iterator[Region]:
-        return iter(self._regions)
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._routes)
 
-    def locate(self, key: bytes) -> Region | None:
-        """Return the region that holds `key`, if known."""
+    def find(self, destination: Destination) -> Route | None:
+        """Return the route to a destination's region, if known."""
+        locate = self.locate_below if destination.below else self.locate
+        return locate(destination.bound)
+
+    def locate(self, key: bytes) -> Route | None:
+        """Return the route to the region that holds `key`, if known."""
         index = bisect_right(self._starts, key) - 1
         if index < 0:
             return None
-        region = self._regions[index]
-        return region if not region.end or key < region.end else None
+        route = self._routes[index]
+        return route if not route.end or key < route.end else None
 
-    def locate_below(self, upper: bytes | None) -> Region | None:
-        """Return the region that holds the greatest key below `upper` (None: of all), if known. For scans backwards."""
-        index = (len(self._starts) if upper is None else bisect_left(self._starts, upper)) - 1
+    def locate_below(self, upper: bytes) -> Route | None:
+        """Return the route to the region that holds the greatest possible key below `upper`, if known."""
+        index = bisect_left(self._starts, upper) - 1
         if index < 0:
             return None
-        region = self._regions[index]
-        return region if region.contains_below(upper) else None
+        route = self._routes[index]
+        return route if route.contains_below(upper) else None
 
-    def insert(self, region: Region) -> bool:
-        """Remember a region in place of the older ones it overlaps; False (and no change) if one of them is newer."""
-        low, high = self._overlap(region)
-        for known in self._regions[low:high]:
-            if known.version > region.version or (known.id == region.id and known.conf_ver > region.conf_ver):
-                return False
-        self._starts[low:high] = [region.start]
-        self._regions[low:high] = [region]
+    def insert(self, route: Route) -> bool:
+        """Remember a route in place of older ones to the same keys; False (and no change) if one of them is newer."""
+        low, high = self._overlap(route)
+        if any(known.is_newer_than(route) for known in self._routes[low:high]):
+            return False
+        self._starts[low:high] = [route.start]
+        self._routes[low:high] = [route]
         return True
 
-    def insert_all(self, regions: Iterable[Region]) -> None:
-        """Remember several regions."""
-        for region in regions:
-            self.insert(region)
+    def insert_all(self, routes: Iterable[Route]) -> None:
+        """Remember several routes."""
+        for route in routes:
+            self.insert(route)
 
-    def remove(self, region: Region) -> bool:
+    def remove(self, route: Route) -> bool:
         """Forget this very object; False if it is no longer (or never was) in the cache."""
-        index = self._index_of(region)
+        index = self._index_of(route)
         if index is None:
             return False
-        del self._starts[index], self._regions[index]
+        del self._starts[index], self._routes[index]
         return True
 
-    def replace(self, region: Region, by: Region) -> bool:
+    def replace(self, route: Route, by: Route) -> bool:
         """Put `by` (same range) in the place of this very object; False if it is no longer in the cache."""
-        index = self._index_of(region)
+        index = self._index_of(route)
         if index is None:
             return False
-        self._regions[index] = by
+        self._routes[index] = by
         return True
 
-    def _index_of(self, region: Region) -> int | None:
-        index = bisect_left(self._starts, region.start)
-        return index if index < len(self._regions) and self._regions[index] is region else None
+    def _index_of(self, route: Route) -> int | None:
+        index = bisect_left(self._starts, route.start)
+        return index if index < len(self._routes) and self._routes[index] is route else None
 
-    def _overlap(self, region: Region) -> tuple[int, int]:
-        """Return the slice of known regions that share keys with `region`."""
-        low = bisect_right(self._starts, region.start) - 1
-        if low < 0 or (self._regions[low].end and self._regions[low].end <= region.start):
+    def _overlap(self, route: Route) -> tuple[int, int]:
+        """Return the slice of known regions that share keys with that of `route`."""
+        low = bisect_right(self._starts, route.start) - 1
+        if low < 0 or (self._routes[low].end and self._routes[low].end <= route.start):
             low += 1
-        high = bisect_left(self._starts, region.end) if region.end else len(self._starts)
+        high = bisect_left(self._starts, route.end) if route.end else len(self._starts)
         return low, max(low, high)

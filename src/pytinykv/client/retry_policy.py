@@ -1,34 +1,37 @@
 """What a failed attempt means: give up with which error, or try again, and after what pause.
 
-| a store said                             | read         | write        | then                  |
-| ---------------------------------------- | ------------ | ------------ | --------------------- |
-| not_leader with a leader                 | at once      | at once      | ask that leader       |
-| not_leader without                       | pause        | pause        | ask the scheduler     |
-| epoch_not_match                          | at once      | at once      | take the regions told |
-| region_not_found, key_not_in_region      | pause        | pause        | ask the scheduler     |
-| mismatch_peer_id, is_witness             | pause        | pause        | ask the scheduler     |
-| bucket_version_not_match                 | pause        | pause        | ask the scheduler     |
-| store_not_match                          | pause        | pause        | … for the store, too  |
-| server_is_busy                           | longer pause | longer pause |                       |
-| max_timestamp_not_synced                 | pause        | pause        |                       |
-| read_index_not_ready, data_is_not_ready  | pause        | pause        |                       |
-| proposal_in_merging_mode                 | pause        | pause        |                       |
-| region_not_initialized                   | pause        | pause        |                       |
-| RecoveryInProgress                       | pause        | pause        |                       |
-| stale_command, undetermined_result       | pause        | undetermined | ask the scheduler     |
-| a kind we don't know, or only a message  | pause        | undetermined | ask the scheduler     |
-| raft_entry_too_large, disk_full          | error        | error        |                       |
-| FlashbackInProgress, FlashbackNotPrepared | error       | error        |                       |
+| a store said                             | read         | idempotent   | once         | then                  |
+| ---------------------------------------- | ------------ | ------------ | ------------ | --------------------- |
+| not_leader with a leader                 | at once      | at once      | at once      | ask that leader       |
+| not_leader without                       | pause        | pause        | pause        | ask the scheduler     |
+| epoch_not_match                          | at once      | at once      | at once      | take the regions told |
+| region_not_found, key_not_in_region      | pause        | pause        | pause        | ask the scheduler     |
+| mismatch_peer_id, is_witness             | pause        | pause        | pause        | ask the scheduler     |
+| bucket_version_not_match                 | pause        | pause        | pause        | ask the scheduler     |
+| store_not_match                          | pause        | pause        | pause        | … for the store, too  |
+| server_is_busy                           | longer pause | longer pause | longer pause | ask for less          |
+| max_timestamp_not_synced                 | pause        | pause        | pause        |                       |
+| read_index_not_ready, data_is_not_ready  | pause        | pause        | pause        |                       |
+| proposal_in_merging_mode                 | pause        | pause        | pause        |                       |
+| region_not_initialized                   | pause        | pause        | pause        |                       |
+| RecoveryInProgress                       | pause        | pause        | pause        |                       |
+| stale_command, undetermined_result       | pause        | pause (?)    | undetermined | ask the scheduler     |
+| a kind we don't know, or only a message  | pause        | pause (?)    | undetermined | ask the scheduler     |
+| raft_entry_too_large, disk_full          | error        | error        | error        |                       |
+| FlashbackInProgress, FlashbackNotPrepared | error       | error        | error        |                       |
 
-| the transport said                       | read          | write        |
-| ---------------------------------------- | ------------- | ------------ |
-| never sent: no connection, store silent  | pause         | pause        |
-| broken after it was sent                 | pause         | undetermined |
-| no answer in time                        | ask elsewhere | undetermined |
+| the transport said                       | read          | idempotent        | once         |
+| ---------------------------------------- | ------------- | ----------------- | ------------ |
+| never sent: no connection, store silent  | pause         | pause             | pause        |
+| broken after it was sent                 | pause         | pause (?)         | undetermined |
+| no answer in time                        | ask elsewhere | ask elsewhere (?) | undetermined |
 
-A region error means that the command was not executed, except for the two rows that make a write undetermined: TiKV sends
-them also for commands that it had proposed already (our stores only the second). "At once" holds for the first time;
-two stores that point at each other must not be asked in a tight loop.
+The columns are the kinds of `Effect`. A region error means that the command was not executed, except for the two rows that
+make a write undetermined: TiKV sends them also for commands that it had proposed already (our stores only the second).
+"At once" holds for the first time; two stores that point at each other must not be asked in a tight loop.
+
+(?): the attempt may have been executed. An idempotent write goes on all the same; if it then ends with an error, or its time
+is up, or the client closes, the error is `UndeterminedError` instead.
 
 Pure: this module decides; `executor` carries it out.
 """
@@ -38,8 +41,8 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-from pytinykv.client.attempts import AttemptFailure, FailureKind
-from pytinykv.client.commands import Command
+from pytinykv.client.attempts import AttemptFailure, Failure, FailureKind
+from pytinykv.client.commands import Command, Effect
 from pytinykv.client.errors import (
     ClientClosedError,
     ClientError,
@@ -58,11 +61,7 @@ from pytinykv.wire.errors import RegionError
 BUSY_PAUSE_S: Final = 0.1
 """Shortest pause after `server_is_busy` when the store names none."""
 
-_DOUBTFUL_FOR_WRITES: Final = (
-    wire_errors.StaleCommand,
-    wire_errors.UndeterminedResult,
-    wire_errors.UnknownRegionError,
-)
+_DOUBTFUL: Final = (wire_errors.StaleCommand, wire_errors.UndeterminedResult, wire_errors.UnknownRegionError)
 _WAIT_ONLY: Final = (
     wire_errors.ServerIsBusy,
     wire_errors.MaxTimestampNotSynced,
@@ -99,17 +98,33 @@ class Retry(NamedTuple):
     """The store's address is wrong."""
     avoid_store: bool = False
     """The store does not answer: choose another peer for a while."""
+    shrink: bool = False
+    """What was asked for may have been too much."""
 
 
-def on_region_error(command: Command[Any], error: RegionError) -> Retry:
-    """Return what to do about a region error. Raises what the caller gets, if that is to be the end."""
-    what = f"{command.describe()} at {command.region!r}: {error.message}"
-    if isinstance(error, _DOUBTFUL_FOR_WRITES):
-        if command.write:
-            raise UndeterminedError(f"{what}; {_WHAT_TO_DO_IF_UNDETERMINED}")
-        return Retry()
-    if not error.retryable or type(error) in _FINAL:
-        raise _FINAL.get(type(error), StoreError)(f"{what}; nothing was changed")
+def leaves_doubt(command: Command[Any], failure: Failure) -> bool:
+    """Return whether an attempt that failed so may have changed data."""
+    if command.effect is Effect.READ:
+        return False
+    return failure.doubtful if isinstance(failure, AttemptFailure) else isinstance(failure, _DOUBTFUL)
+
+
+def judge(command: Command[Any], failure: Failure, *, maybe_executed: bool, time_left: bool) -> Retry:
+    """Return what to do after a failed attempt. Raises what the caller gets, if that is to be the end.
+
+    `maybe_executed`: whether this attempt or an earlier one may have changed data (see `leaves_doubt`).
+    """
+    if maybe_executed and command.effect is Effect.ONCE:
+        closed = isinstance(failure, AttemptFailure) and failure.kind is FailureKind.CLOSED_SENT
+        raise undetermined(command, failure, CutOffWriteError if closed else UndeterminedError)
+    if isinstance(failure, AttemptFailure):
+        return _judge_transport(command, failure, maybe_executed=maybe_executed, time_left=time_left)
+    if type(failure) in _FINAL or not (failure.retryable or isinstance(failure, _DOUBTFUL)):
+        raise _ended(command, failure, _FINAL.get(type(failure), StoreError), maybe_executed=maybe_executed)
+    return _judge_region_error(failure)
+
+
+def _judge_region_error(error: RegionError) -> Retry:
     match error:
         case wire_errors.NotLeader(leader=leader):
             return Retry(Pause.BACKOFF if leader is None else Pause.NONE, drop_region=leader is None)
@@ -118,31 +133,58 @@ def on_region_error(command: Command[Any], error: RegionError) -> Retry:
         case wire_errors.StoreNotMatch():
             return Retry(drop_store=True)
         case wire_errors.ServerIsBusy(backoff_ms=backoff_ms):
-            return Retry(pause_at_least_s=backoff_ms / 1000 or BUSY_PAUSE_S, drop_region=False)
+            return Retry(pause_at_least_s=backoff_ms / 1000 or BUSY_PAUSE_S, drop_region=False, shrink=True)
     return Retry(drop_region=not isinstance(error, _WAIT_ONLY))
 
 
-def on_failure(command: Command[Any], failure: AttemptFailure, *, time_left: bool) -> Retry:
-    """Return what to do about an attempt without a reply. Raises what the caller gets, if that is to be the end."""
-    if failure.doubtful and command.write:
-        kind = CutOffWriteError if failure.kind is FailureKind.CLOSED_SENT else UndeterminedError
-        raise kind(f"{command.describe()}: {failure!r} ({command.region!r}); {_WHAT_TO_DO_IF_UNDETERMINED}")
+def _judge_transport(command: Command[Any], failure: AttemptFailure, *, maybe_executed: bool, time_left: bool) -> Retry:
     match failure.kind:
         case FailureKind.CLOSED_WAITING | FailureKind.CLOSED_SENT:
-            raise ClientClosedError(f"{command.describe()}: the client was closed; nothing was changed")
+            raise client_closed(command, failure, maybe_executed=maybe_executed)
         case FailureKind.REFUSED:
-            kind_of: type[ClientError] = UnsupportedError if failure.code is StatusCode.UNIMPLEMENTED else StoreError
-            raise kind_of(f"{command.describe()}: {failure.reason}; nothing was changed")
+            kind = UnsupportedError if failure.code is StatusCode.UNIMPLEMENTED else StoreError
+            raise _ended(command, failure, kind, maybe_executed=maybe_executed)
         case _ if not time_left:
-            raise deadline_exceeded(command, repr(failure))
+            raise time_is_up(command, failure, maybe_executed=maybe_executed)
     silent = failure.kind in (FailureKind.EXPIRED_SENT, FailureKind.EXPIRED_WAITING)
-    return Retry(Pause.NONE if silent else Pause.BACKOFF, avoid_store=True, drop_store=True)
+    return Retry(Pause.NONE if silent else Pause.BACKOFF, avoid_store=True, drop_store=True, shrink=silent)
 
 
-def deadline_exceeded(command: Command[Any], trouble: str) -> DeadlineExceededError:
-    """Return the error of a command whose time is up and which certainly was not executed."""
-    fate = "it was not executed" if command.write else "there is no answer"
+# --- how a call ends ---------------------------------------------------------------------------------------------
+
+
+def undetermined(
+    command: Command[Any], failure: object, kind: type[UndeterminedError] = UndeterminedError
+) -> UndeterminedError:
+    """Return the error of a write that may have been executed."""
+    return kind(f"{_what(command, failure)}; {_WHAT_TO_DO_IF_UNDETERMINED}")
+
+
+def time_is_up(command: Command[Any], failure: object, *, maybe_executed: bool) -> ClientError:
+    """Return the error of a command whose deadline has passed; `failure` is what went wrong last."""
+    if maybe_executed:
+        return undetermined(command, failure)
+    fate = "there is no answer" if command.effect is Effect.READ else "it was not executed"
     return DeadlineExceededError(
-        f"{command.describe()} ran out of time: {fate}; last: {trouble}. Check that the cluster's stores are up, "
+        f"{command.describe()} ran out of time: {fate}; last: {failure}. Check that the cluster's stores are up, "
         "or give the call more time"
     )
+
+
+def client_closed(command: Command[Any], failure: object, *, maybe_executed: bool) -> ClientClosedError:
+    """Return the error of a command that gets no further attempt because the client is closed."""
+    if maybe_executed:
+        return CutOffWriteError(f"{_what(command, failure)}; {_WHAT_TO_DO_IF_UNDETERMINED}")
+    return ClientClosedError(f"{command.describe()}: the client was closed; nothing was changed")
+
+
+def _ended(command: Command[Any], failure: Failure, kind: type[StoreError], *, maybe_executed: bool) -> ClientError:
+    if maybe_executed:
+        return undetermined(command, failure)
+    return kind(f"{_what(command, failure)}; nothing was changed")
+
+
+def _what(command: Command[Any], failure: object) -> str:
+    if isinstance(failure, RegionError):
+        return f"{command.describe()} at {command.route!r}: {failure.message}"
+    return f"{command.describe()}: {failure} ({command.route!r})"

@@ -12,18 +12,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from random import Random
-from typing import Any
 
-from pytinykv.client.commands import ABOVE_ALL_KEYS, Command, RawScan
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import SchedulerUnavailableError, StoreNotFoundError
-from pytinykv.client.pd.scheduler_client import SchedulerClient
-from pytinykv.client.region_cache import Region, RegionCache
+from pytinykv.client.pd.scheduler_client import RegionInfo, SchedulerClient
+from pytinykv.client.region_cache import RegionCache
 from pytinykv.client.retry_policy import Retry
+from pytinykv.client.route import Destination, Route
 from pytinykv.client.store_connection import StoreConnection
 from pytinykv.lifecycle import Scope
+from pytinykv.model import InvalidRegion, Peer, Region, region_from_pb
 from pytinykv.wire import Connector
 from pytinykv.wire import errors as wire_errors
 from pytinykv.wire.errors import RegionError
@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 OUTAGE_PATIENCE_S = 0.5
 """How long to wait for a scheduler before going by what was known earlier."""
+REGIONS_PAGE = 64
+"""How many regions a range or batch asks the scheduler for at a time."""
 AVOID_STORE_S = 3.0
 """A store that did not answer is passed over for so long when there is a choice."""
 
@@ -71,46 +73,41 @@ class Router:
 
     # --- learning from failures ---------------------------------------------------------------------------------
 
-    def learn(self, region: Region, error: RegionError) -> None:
+    def learn(self, route: Route, error: RegionError) -> None:
         """Take what a store says of a region that was wrongly sent to it."""
         match error:
             case wire_errors.NotLeader(leader=leader) if leader is not None:
-                known = region.peer_on_store(leader.store_id)
+                known = route.region.peer_on(leader.store_id)
                 if known is None or known.id != leader.id:
-                    self.regions.remove(region)  # membership has changed as well
+                    self.regions.remove(route)  # membership has changed as well
                 else:
-                    self.regions.replace(region, region.with_leader(leader))
-            case wire_errors.EpochNotMatch(current_regions=metas):
-                self.regions.remove(region)
-                self.regions.insert_all(
-                    Region(meta, meta_leader)
-                    for meta in metas
-                    if (meta_leader := _peer_on(meta, region.store_id)) is not None
-                )
+                    self.regions.replace(route, route.led_by(known))
+            case wire_errors.EpochNotMatch(current_regions=told):
+                self.regions.remove(route)
+                self.regions.insert_all(_routes_told(told, route.store_id))
 
-    def forget(self, region: Region, retry: Retry) -> None:
-        """Forget what an attempt at `region` has shown to be wrong."""
+    def forget(self, route: Route, retry: Retry) -> None:
+        """Forget what an attempt at `route` has shown to be wrong."""
         if retry.avoid_store:
-            self._avoid_until[region.store_id] = self._loop.time() + AVOID_STORE_S
-        if retry.drop_store and (store := self.stores.pop(region.store_id, None)) is not None:
-            self._moved[region.store_id] = store
-        if retry.drop_region and self.regions.remove(region):
-            self._dropped.insert(region)
+            self._avoid_until[route.store_id] = self._loop.time() + AVOID_STORE_S
+        if retry.drop_store and (store := self.stores.pop(route.store_id, None)) is not None:
+            self._moved[route.store_id] = store
+        if retry.drop_region and self.regions.remove(route):
+            self._dropped.insert(route)
 
     # --- finding the way ----------------------------------------------------------------------------------------
 
-    async def find(self, command: Command[Any], deadline: float) -> tuple[Region, StoreConnection] | None:
-        """Return the region and store for `command`, asking the scheduler for what is not known.
+    async def find(self, destination: Destination, deadline: float) -> tuple[Route, StoreConnection] | None:
+        """Return the route to a destination and its store, asking the scheduler for what is not known.
 
         None while the scheduler knows no region with a leader for it. Raises `NotBootstrappedError`, `StoreNotFoundError`,
         `SchedulerUnavailableError`.
         """
-        region = command.locate(self.regions) or await self._find_region(command, deadline)
-        return None if region is None else (region, await self._store_of(region, deadline))
-
-    async def _find_region(self, command: Command[Any], deadline: float) -> Region | None:
-        async with self._turn(deadline):
-            return command.locate(self.regions) or await self._ask_region(command, deadline)
+        route = self.regions.find(destination)
+        if route is None:
+            async with self._turn(deadline):
+                route = self.regions.find(destination) or await self._ask_route(destination, deadline)
+        return None if route is None else (route, await self._store_of(route, deadline))
 
     @contextlib.asynccontextmanager
     async def _turn(self, deadline: float) -> AsyncIterator[None]:
@@ -125,58 +122,58 @@ class Router:
         finally:
             self._lookup.release()
 
-    async def _ask_region(self, command: Command[Any], deadline: float) -> Region | None:
+    async def _ask_route(self, destination: Destination, deadline: float) -> Route | None:
         left_s = deadline - self._loop.time()
-        dropped = command.locate(self._dropped)
+        dropped = self._dropped.find(destination)
         try:
-            region = await self._ask_scheduler(command, left_s if dropped is None else min(left_s, OUTAGE_PATIENCE_S))
+            known = await self._ask_regions(destination, left_s if dropped is None else min(left_s, OUTAGE_PATIENCE_S))
         except SchedulerUnavailableError:
             if dropped is None:
                 raise
-            region = self._with_other_leader(dropped)
-        if region is None or not region.id:
-            return None
-        region = self._with_reachable_leader(region)
-        if region is not None:
-            self.regions.insert(region)
-        return region
+            routes = [self._with_other_leader(dropped)]
+        else:
+            routes = [route for info in known if (route := self._route_to(info)) is not None]
+        self.regions.insert_all(routes)
+        # One that is older than what is cached was not taken, and is used all the same: its store knows better.
+        return self.regions.find(destination) or next((route for route in routes if route.serves(destination)), None)
 
-    async def _ask_scheduler(self, command: Command[Any], left_s: float) -> Region | None:
-        if isinstance(command, RawScan) and command.reverse:
-            return await self._ask_region_below(command.range.end or None, left_s)
-        return await self._scheduler.get_region(command.key, left_s)
+    async def _ask_regions(self, destination: Destination, left_s: float) -> list[RegionInfo]:
+        """Return the region that `destination` means, if the scheduler knows it, and those that are needed with it."""
+        bound, below, needed_to = destination
+        if needed_to is not None:
+            page = await self._scheduler.scan_regions(bound, needed_to, limit=REGIONS_PAGE, timeout_s=left_s)
+            if page and page[0].region.contains(bound):
+                return page
+        info = await self._scheduler.get_region(bound, left_s)
+        if info is not None and below and info.region.start_key == bound:
+            info = await self._scheduler.get_prev_region(bound, left_s)
+        return [] if info is None else [info]
 
-    async def _ask_region_below(self, upper: bytes | None, left_s: float) -> Region | None:
-        region = await self._scheduler.get_region(ABOVE_ALL_KEYS if upper is None else upper, left_s)
-        if region is not None and region.start == upper:
-            return await self._scheduler.get_prev_region(region.start, left_s)
-        return region
-
-    def _with_reachable_leader(self, region: Region) -> Region | None:
-        """Guess another leader if the one the scheduler names did not answer lately, or none is named."""
+    def _route_to(self, info: RegionInfo) -> Route | None:
+        """Return the route to a region; with a guess if its leader did not answer lately, or none is named."""
         now = self._loop.time()
-        avoid_until = self._avoid_until
-        if region.leader.id and avoid_until.get(region.store_id, 0.0) <= now:
-            return region
-        others = [peer for peer in _voters(region.meta) if avoid_until.get(peer.store_id, 0.0) <= now]
+        leader, avoid_until = info.leader, self._avoid_until
+        if leader is not None and avoid_until.get(leader.store_id, 0.0) <= now:
+            return Route(info.region, leader)
+        others = [peer for peer in info.region.voters if avoid_until.get(peer.store_id, 0.0) <= now]
         if others:
-            return region.with_leader(self._rng.choice(others))
-        return region if region.leader.id else None
+            leader = self._rng.choice(others)
+        return None if leader is None else Route(info.region, leader)
 
-    def _with_other_leader(self, region: Region) -> Region:
-        others = [peer for peer in _voters(region.meta) if peer.store_id != region.store_id]
-        return region.with_leader(self._rng.choice(others)) if others else region
+    def _with_other_leader(self, route: Route) -> Route:
+        others = [peer for peer in route.region.voters if peer.store_id != route.store_id]
+        return route.led_by(self._rng.choice(others)) if others else route
 
-    async def _store_of(self, region: Region, deadline: float) -> StoreConnection:
-        """Return the connection to the store that leads `region`; one it can't be, and the region, are forgotten."""
-        store_id = region.store_id
+    async def _store_of(self, route: Route, deadline: float) -> StoreConnection:
+        """Return the connection to the store at the end of `route`. If that store is gone, the route is forgotten."""
+        store_id = route.store_id
         if (known := self.stores.get(store_id)) is not None:
             return known
         try:
             async with self._turn(deadline):
                 return self.stores.get(store_id) or await self._find_store(store_id, deadline)
         except StoreNotFoundError:
-            self.regions.remove(region)
+            self.regions.remove(route)
             raise
 
     async def _find_store(self, store_id: int, deadline: float) -> StoreConnection:
@@ -208,19 +205,26 @@ class Router:
         self._addresses = {store.id: store.address for store in stores if store.address}
 
     def _retire(self, store: StoreConnection) -> None:
-        """Keep a connection nobody sends to any more until its commands are answered."""
+        """Keep a connection that gets no new commands until those it has are answered."""
         self._retired.append(store)
         for old in [old for old in self._retired if not old.in_flight]:
             old.close()
             self._retired.remove(old)
 
 
-def _voters(meta: metapb_pb2.Region) -> list[metapb_pb2.Peer]:
-    """Return the peers that may come to lead: all but learners."""
-    return [peer for peer in meta.peers if peer.role != metapb_pb2.PeerRole.Learner]
+def _routes_told(regions: Iterable[metapb_pb2.Region], store_id: int) -> list[Route]:
+    """Return routes to the regions that the store told us of, which led the old one; none if they can't be understood."""
+    try:
+        known = [region_from_pb(region) for region in regions]
+    except InvalidRegion as error:
+        _log.warning("store %d: %s", store_id, error)
+        return []
+    return [Route(region, leader) for region in known if (leader := _likely_leader(region, store_id)) is not None]
 
 
-def _peer_on(meta: metapb_pb2.Region, store_id: int) -> metapb_pb2.Peer | None:
-    """Return the peer on `store_id` (the store that told us led the old region), else the first, if there is any."""
-    voters = _voters(meta)
-    return next((peer for peer in voters if peer.store_id == store_id), next(iter(voters), None))
+def _likely_leader(region: Region, store_id: int) -> Peer | None:
+    """Return the voter on `store_id`, else the first, if there is any."""
+    at_hand = region.peer_on(store_id)
+    if at_hand is not None and at_hand in region.voters:
+        return at_hand
+    return next(iter(region.voters), None)

@@ -25,7 +25,7 @@ from typing import Any
 from pytinykv.client.attempts import AttemptFailure, FailureKind
 from pytinykv.client.commands import Command
 from pytinykv.client.config import ClientConfig
-from pytinykv.client.region_cache import Region
+from pytinykv.client.route import Route
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import BidiStream, Connector, RpcError, StatusCode
 from pytinykv.wire.pb import tikvpb_pb2
@@ -44,7 +44,7 @@ NOT_EXECUTED_CODES = FINAL_CODES | {StatusCode.RESOURCE_EXHAUSTED}
 
 Reply = Any
 """A `BatchCommandsResponse.Response`, or an `AttemptFailure`."""
-_Waiting = tuple[Command[Any], Region, "asyncio.Future[Reply]", float]
+_Waiting = tuple[Command[Any], Route, "asyncio.Future[Reply]", float]
 _Sent = tuple["asyncio.Future[Reply]", float]
 
 
@@ -88,9 +88,9 @@ class StoreConnection:
 
     # --- the way out --------------------------------------------------------------------------------------------
 
-    def submit(self, command: Command[Any], region: Region, deadline: float) -> asyncio.Future[Reply]:
+    def submit(self, command: Command[Any], route: Route, deadline: float) -> asyncio.Future[Reply]:
         """Queue a command; the future gets the reply or an `AttemptFailure`, until `deadline` (loop time)."""
-        command.region = region
+        command.route = route
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self._closed:
             future.set_result(AttemptFailure(FailureKind.CLOSED_WAITING, "the client is closed"))
@@ -98,7 +98,7 @@ class StoreConnection:
         if self._stream is not None and self.silent:
             future.set_result(AttemptFailure(FailureKind.NOT_SENT, f"{self!r} has gone silent"))
             return future
-        self._waiting.append((command, region, future, deadline))
+        self._waiting.append((command, route, future, deadline))
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
@@ -106,13 +106,13 @@ class StoreConnection:
             self._arm_expiry(deadline)
         return future
 
-    async def call(self, command: Command[Any], region: Region, deadline: float) -> Reply:
+    async def call(self, command: Command[Any], route: Route, deadline: float) -> Reply:
         """Run a command that `BatchCommands` does not have as a call of its own; return as `submit`'s future does.
 
         Waits for the stream to be up first, so that a refused connection is told apart from a lost answer.
         """
         assert command.unary_path is not None
-        command.region = region
+        command.route = route
         failure = await self._wait_up(deadline)
         if failure is not None:
             return failure
@@ -121,7 +121,7 @@ class StoreConnection:
             return AttemptFailure(FailureKind.EXPIRED_WAITING, "no time was left to send it")
         try:
             return await self._connector.unary(
-                self.address, command.unary_path, command.request(region), timeout_s=left_s
+                self.address, command.unary_path, command.request(route), timeout_s=left_s
             )
         except RpcError as error:
             if self._closed:
@@ -168,10 +168,10 @@ class StoreConnection:
         waiting = self._waiting
         while waiting and len(taken) < room and bytes_left > 0:
             entry = waiting.popleft()
-            command, region, future, _ = entry
+            command, route, future, _ = entry
             if future.done():
                 continue  # cancelled, or expired, before it went out
-            command.encode(add(), region)
+            command.encode(add(), route)
             bytes_left -= command.size_bytes + COMMAND_OVERHEAD_BYTES
             taken.append(entry)
         if not taken:

@@ -10,10 +10,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from pytinykv.client.arguments import checked_timeout
-from pytinykv.client.commands import CasResult, Checksum, Pair
+from pytinykv.client.commands import Pair
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.grpc_connector import GrpcConnector
 from pytinykv.client.raw import delete_command, get_command, put_command
+from pytinykv.client.raw_commands import CasResult, Checksum
 from pytinykv.client.scanning import ScanPager
 from pytinykv.client.sync_core import ConnectorFactory, SyncCore
 

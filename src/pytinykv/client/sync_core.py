@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
-import os
 import threading
 import warnings
 import weakref
@@ -30,7 +29,8 @@ from random import Random
 from typing import Any, Generic, TypeVar, cast
 
 from pytinykv.client.async_client import STOP_DEADLINE_S, AsyncClient
-from pytinykv.client.commands import Command
+from pytinykv.client.attempts import Failure
+from pytinykv.client.commands import Command, Effect
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import (
     ClientClosedError,
@@ -38,9 +38,8 @@ from pytinykv.client.errors import (
     CutOffWriteError,
     DeadlineExceededError,
     UndeterminedError,
-    refuse_forked_child,
 )
-from pytinykv.client.executor import Trouble
+from pytinykv.client.origin import ProcessOrigin
 from pytinykv.lifecycle import LifecycleError, LoopThread, Scope
 from pytinykv.wire import Connector
 
@@ -83,7 +82,7 @@ class _Call(Generic[_T]):
 
     @property
     def writes(self) -> bool:
-        return not isinstance(self.work, Command) or self.work.write
+        return not isinstance(self.work, Command) or self.work.effect is not Effect.READ
 
 
 class SyncCore:
@@ -100,7 +99,7 @@ class SyncCore:
         """Start the loop and find the scheduler. Raises `SchedulerUnavailableError`; then nothing is left running."""
         config.validate()
         self.config = config
-        self._pid = os.getpid()
+        self._origin = ProcessOrigin()
         self._calls: deque[_Call[Any]] = deque()
         self._wake_due = False
         self._closed = False
@@ -156,7 +155,7 @@ class SyncCore:
         return cast("_T", call.value)
 
     def _refuse(self) -> None:
-        refuse_forked_child(self._pid)
+        self._origin.check()
         if self._closed:
             raise ClientClosedError("the client is closed; make a new one")
 
@@ -176,7 +175,7 @@ class SyncCore:
         """Stop the loop; resolve all calls. Any number of times, from any thread; in a forked child only forget."""
         self._closed = True
         _open_cores.discard(self)
-        if os.getpid() != self._pid:
+        if not self._origin.is_here:
             return
         report = self._thread.stop(STOP_DEADLINE_S)
         self._fail_leftovers()
@@ -187,7 +186,7 @@ class SyncCore:
         """Begin to stop, without waiting: for finalizers, which may run in any thread."""
         self._closed = True
         _open_cores.discard(self)
-        if os.getpid() == self._pid:
+        if self._origin.is_here:
             self._thread.request_stop()
 
     def _fail_leftovers(self) -> None:
@@ -223,9 +222,9 @@ class SyncCore:
 
         def on_reply(future: asyncio.Future[Any]) -> None:
             reply = future.result()
-            trouble = executor.outcome(work, reply)
-            if trouble is not None:
-                self._on_loop_recover(call, work, deadline, trouble)
+            failure = executor.failure_of(work, reply)
+            if failure is not None:
+                self._on_loop_recover(call, work, deadline, failure)
                 return
             try:
                 call.resolve(work.decode(getattr(reply, work.field)))
@@ -235,12 +234,12 @@ class SyncCore:
         future.add_done_callback(on_reply)
 
     def _on_loop_recover(
-        self, call: _Call[Any], command: Command[Any], deadline: float, trouble: Trouble | None
+        self, call: _Call[Any], command: Command[Any], deadline: float, failure: Failure | None
     ) -> None:
         if self._thread.scope.stopping:
-            call.fail(self.client.executor.last_word(command, trouble))
+            call.fail(self.client.executor.error_when_closing(command, failure))
         else:
-            self._on_loop_start(call, lambda client: client.executor.recover(command, deadline, trouble))
+            self._on_loop_start(call, lambda client: client.executor.recover(command, deadline, failure))
 
     def _on_loop_start(self, call: _Call[_T], work: Callable[[AsyncClient], Coroutine[Any, Any, _T]]) -> None:
         if self._thread.scope.stopping:
@@ -270,7 +269,7 @@ _open_cores: weakref.WeakSet[SyncCore] = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     for core in list(_open_cores):
-        if core._pid != os.getpid():  # noqa: SLF001 - same module
+        if not core._origin.is_here:  # noqa: SLF001 - same module
             continue
         warnings.warn(f"client of {core!r} was never closed", ResourceWarning, stacklevel=1)
         try:

@@ -19,6 +19,7 @@ from pytinykv.client import (
     ClusterMismatchError,
     InvalidArgumentError,
     NotBootstrappedError,
+    RegionInfo,
     SchedulerClient,
     SchedulerError,
     SchedulerUnavailableError,
@@ -26,6 +27,7 @@ from pytinykv.client import (
     StoreTombstoneError,
 )
 from pytinykv.lifecycle import Scope
+from pytinykv.model import peer_from_pb, region_from_pb
 from pytinykv.scheduler import Scheduler, SchedulerConfig
 from pytinykv.server.pd.service import PdService
 from pytinykv.storage import MemoryEngine
@@ -286,6 +288,10 @@ def region(number: int, start: bytes = b"", end: bytes = b"") -> metapb_pb2.Regi
     )
 
 
+def info(region: metapb_pb2.Region) -> RegionInfo:
+    return RegionInfo(region_from_pb(region), peer_from_pb(region.peers[0]))
+
+
 REGIONS = [region(number + 10, bytes([number]) if number else b"", bytes([number + 1])) for number in range(9)] + [
     region(19, bytes([9]), b"")
 ]
@@ -344,8 +350,7 @@ async def test_regions_reported_by_heartbeats_are_found(loaded: SchedulerClient)
             await loaded.get_region_by_id(each.id),
         ):
             assert found is not None
-            assert found.meta == each
-            assert found.leader == each.peers[0]
+            assert found == info(each)
 
 
 @pytest.mark.tinykv("TestGetPrevRegion")
@@ -354,13 +359,13 @@ async def test_the_region_before(loaded: SchedulerClient) -> None:
     for index in range(1, 10):
         found = await loaded.get_prev_region(bytes([index]))
         assert found is not None
-        assert (found.meta, found.leader) == (REGIONS[index - 1], REGIONS[index - 1].peers[0])
+        assert found == info(REGIONS[index - 1])
 
 
 @pytest.mark.tinykv("TestScanRegions")
 async def test_scans_of_regions(loaded: SchedulerClient) -> None:
     async def ids(start: bytes, end: bytes, limit: int) -> list[int]:
-        return [found.id for found in await loaded.scan_regions(start, end, limit=limit)]
+        return [found.region.id for found in await loaded.scan_regions(start, end, limit=limit)]
 
     assert await ids(b"", b"", 10) == list(range(10, 20))
     assert await ids(b"\x01", b"", 5) == [11, 12, 13, 14, 15]

@@ -39,5 +39,6 @@ async def leader_of(cluster: Cluster, client: AsyncClient) -> Process:
     """Return the store that leads the region of the keys that are measured."""
     region = await client.scheduler.get_region(b"bench")
     assert region is not None
+    assert region.leader is not None
     store = await client.scheduler.get_store(region.leader.store_id)
     return next(process for process in cluster.stores if process.addr == store.address)

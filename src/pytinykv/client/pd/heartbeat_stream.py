@@ -1,4 +1,4 @@
-"""A store's region heartbeats to whoever leads the scheduler: a stream that comes back by itself.
+"""A store's region heartbeats to the scheduler's leader: a stream that is opened again whenever it breaks.
 
 Heartbeats are soft state. While no stream is up they are dropped (`send_nowait` says so); when one comes up, the owner is
 told and reports everything anew.
@@ -9,16 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from pytinykv.client.backoff import NO_DEADLINE, Backoff
+from pytinykv.client.backoff import NO_DEADLINE
 from pytinykv.client.errors import ClientClosedError, SchedulerUnavailableError
+from pytinykv.client.pd.leader_finder import LeaderFinder
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import BidiStream, Connector, RpcError
 from pytinykv.wire.pb import pdpb_pb2
-
-if TYPE_CHECKING:
-    from pytinykv.client.pd.scheduler_client import SchedulerClient
 
 _log = logging.getLogger(__name__)
 
@@ -34,17 +31,15 @@ class HeartbeatStream:
 
     def __init__(
         self,
-        scheduler: SchedulerClient,
+        finder: LeaderFinder,
         *,
         connector: Connector,
         scope: Scope,
-        backoff: Callable[[float], Backoff],
         on_response: OnResponse,
         on_connected: OnConnected | None,
     ) -> None:
-        self._scheduler = scheduler
+        self._finder = finder
         self._connector = connector
-        self._backoff = backoff
         self._on_response = on_response
         self._on_connected = on_connected
         self._stream: BidiStream | None = None
@@ -60,7 +55,7 @@ class HeartbeatStream:
         """Send one heartbeat (its header is filled in here); False if it was dropped."""
         if self._stream is None:
             return False
-        heartbeat.header.CopyFrom(self._scheduler.header())
+        heartbeat.header.CopyFrom(self._finder.header())
         try:
             self._stream.send_nowait(heartbeat)
         except RpcError as error:
@@ -75,23 +70,23 @@ class HeartbeatStream:
         self._task.cancel()
 
     async def _run(self) -> None:
-        backoff = self._backoff(NO_DEADLINE)
+        backoff = self._finder.backoff(NO_DEADLINE)
         address = ""
         while not self._closed:
             try:
                 deadline = asyncio.get_running_loop().time() + SEARCH_TIMEOUT_S
-                address = await self._scheduler.wait_leader(deadline, self._backoff(deadline))
+                address = await self._finder.wait(deadline, self._finder.backoff(deadline))
                 self._stream = self._connector.stream(address, REGION_HEARTBEAT)
                 if self._on_connected is not None:
                     self._on_connected()
                 while True:
                     response = await self._stream.receive()
-                    backoff = self._backoff(NO_DEADLINE)
+                    backoff = self._finder.backoff(NO_DEADLINE)
                     assert isinstance(response, pdpb_pb2.RegionHeartbeatResponse)
                     self._on_response(response)
             except RpcError as error:
                 _log.info("region heartbeats to %s broke: %s", address, error)
-                self._scheduler.lose_leader(address)
+                self._finder.lose(address)
             except SchedulerUnavailableError as error:
                 _log.info("region heartbeats find no scheduler: %s", error)
             except ClientClosedError:

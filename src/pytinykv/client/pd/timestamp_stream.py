@@ -13,18 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from pytinykv.client.backoff import NO_DEADLINE, Backoff
 from pytinykv.client.errors import ClientClosedError, ClientError, SchedulerError, SchedulerUnavailableError
+from pytinykv.client.pd.leader_finder import LeaderFinder
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import BidiStream, Connector, RpcError, StatusCode
 from pytinykv.wire.pb import pdpb_pb2
 from pytinykv.wire.timestamp import LOGICAL_MAX, Timestamp, compose
-
-if TYPE_CHECKING:
-    from pytinykv.client.pd.scheduler_client import SchedulerClient
 
 _log = logging.getLogger(__name__)
 
@@ -40,18 +36,10 @@ _Waiter = tuple[int, "asyncio.Future[list[Timestamp]]"]
 class TimestampStream:
     """See the module. Runs one task while anybody waits, none otherwise."""
 
-    def __init__(
-        self,
-        scheduler: SchedulerClient,
-        *,
-        connector: Connector,
-        scope: Scope,
-        backoff: Callable[[float], Backoff],
-    ) -> None:
-        self._scheduler = scheduler
+    def __init__(self, finder: LeaderFinder, *, connector: Connector, scope: Scope) -> None:
+        self._finder = finder
         self._connector = connector
         self._scope = scope
-        self._backoff = backoff
         self._waiting: deque[_Waiter] = deque()
         self._batch: list[_Waiter] = []
         """Those whom the request under way is for."""
@@ -77,7 +65,7 @@ class TimestampStream:
                 return await future
         except TimeoutError:
             raise SchedulerUnavailableError(
-                f"no timestamp in time from {self._scheduler!r}; check that a scheduler runs there"
+                f"no timestamp in time from {self._finder!r}; check that a scheduler runs there"
             ) from None
 
     def close(self) -> None:
@@ -107,7 +95,7 @@ class TimestampStream:
         return batch
 
     async def _serve(self, batch: list[_Waiter]) -> None:
-        backoff = self._backoff(NO_DEADLINE)
+        backoff = self._finder.backoff(NO_DEADLINE)
         count = sum(waiter[0] for waiter in batch)
         while batch and not self._closed:
             try:
@@ -115,7 +103,7 @@ class TimestampStream:
             except (RpcError, TimeoutError) as error:
                 _log.info("timestamps from %s failed: %s", self._stream_address, error)
                 self._drop_stream()
-                self._scheduler.lose_leader(self._stream_address)
+                self._finder.lose(self._stream_address)
                 await backoff.pause()
             except SchedulerUnavailableError as error:
                 _log.info("%s", error)
@@ -131,13 +119,13 @@ class TimestampStream:
     async def _request(self, count: int, backoff: Backoff) -> range:
         """Ask for `count` timestamps and return them as packed integers."""
         loop = asyncio.get_running_loop()
-        address = await self._scheduler.wait_leader(loop.time() + SEARCH_TIMEOUT_S, backoff)
+        address = await self._finder.wait(loop.time() + SEARCH_TIMEOUT_S, backoff)
         if self._stream is None or address != self._stream_address:
             self._drop_stream()
             self._stream_address = address
             self._stream = self._connector.stream(address, TSO)
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            self._stream.send_nowait(pdpb_pb2.TsoRequest(header=self._scheduler.header(), count=count))
+            self._stream.send_nowait(pdpb_pb2.TsoRequest(header=self._finder.header(), count=count))
             reply = await self._stream.receive()
         assert isinstance(reply, pdpb_pb2.TsoResponse)
         if reply.header.HasField("error") and reply.header.error.type != pdpb_pb2.OK:

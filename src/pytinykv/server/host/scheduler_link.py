@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytinykv.client.errors import ClientError, StoreTombstoneError
-from pytinykv.model import RegionId, peer_from_pb, peer_to_pb, region_from_pb, region_to_pb
+from pytinykv.model import RegionId, peer_from_pb, peer_to_pb, region_to_pb
 from pytinykv.raft import ConfChangeKind, PeerId
 from pytinykv.raftstore import MembershipChange, RegionReport
 from pytinykv.wire.pb import eraftpb_pb2, pdpb_pb2
@@ -76,7 +76,7 @@ class SchedulerReporter:
             _log.info("region %d: membership not answered: %s", region_id, error)
         else:
             if found is not None:
-                on_answer(region_from_pb(found.meta))
+                on_answer(found.region)
         finally:
             self._asking.discard(region_id)
 
