@@ -26,7 +26,7 @@ from pytinykv.simulation.connection import Connection, End, Frame
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.network import Network
 from pytinykv.simulation.process import Process
-from pytinykv.wire import BidiStream, MethodSpec, RpcError, Service, StatusCode, service_methods
+from pytinykv.wire import BidiStream, MethodSpec, RpcError, Service, StatusCode, encoded, service_methods
 
 SERVER_GRACE_S: Final = 0.5
 """How long handlers may go on when their scope stops the server."""
@@ -188,11 +188,11 @@ class _Session:
         except DecodeError as error:
             raise RpcError(StatusCode.INTERNAL, f"undecodable request: {error}") from error
         response = await service.unary(spec.path, request)
-        self._send("message", number, response.SerializeToString())
+        self._send("message", number, encoded(response))
 
     async def _serve_stream(self, number: int, spec: MethodSpec, service: Service, requests: _Requests) -> None:
         async for response in service.stream(spec.path, requests):
-            self._send("message", number, response.SerializeToString())
+            self._send("message", number, encoded(response))
         self._send("status", number, StatusCode.OK, "")
 
     def _send(self, kind: str, *rest: Any) -> None:

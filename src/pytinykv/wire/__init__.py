@@ -17,6 +17,16 @@ Left out: TinyKV's own dialect (`tinykvpb`, `schedulerpb`); the errors of transa
 from __future__ import annotations
 
 from pytinykv.wire.rpc import RpcError, StatusCode
-from pytinykv.wire.service import BidiStream, Connector, MethodSpec, Service, service_methods
+from pytinykv.wire.service import BidiStream, Connector, MethodSpec, Response, Service, encoded, service_methods
 
-__all__ = ["BidiStream", "Connector", "MethodSpec", "RpcError", "Service", "StatusCode", "service_methods"]
+__all__ = [
+    "BidiStream",
+    "Connector",
+    "MethodSpec",
+    "Response",
+    "RpcError",
+    "Service",
+    "StatusCode",
+    "encoded",
+    "service_methods",
+]

@@ -68,6 +68,15 @@ def service_methods(name: str, *, only: Iterable[str] | None = None) -> dict[str
     }
 
 
+Response = Message | bytes
+"""What a service answers: a message, or its encoding."""
+
+
+def encoded(response: Response) -> bytes:
+    """Return a response as it travels."""
+    return response if isinstance(response, bytes) else response.SerializeToString()
+
+
 class Service(Protocol):
     """The serving end of some remote methods, free of any transport.
 
@@ -80,11 +89,11 @@ class Service(Protocol):
         """The implemented methods by full path."""
         ...
 
-    async def unary(self, path: str, request: Message) -> Message:
+    async def unary(self, path: str, request: Message) -> Response:
         """Answer one request with one response. Raises `RpcError`."""
         ...
 
-    def stream(self, path: str, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+    def stream(self, path: str, requests: AsyncIterator[Message]) -> AsyncIterator[Response]:
         """Answer a stream of requests with a stream of responses (Tso, RegionHeartbeat, QueryRegion, BatchCommands).
 
         Ends when `requests` ends and everything is answered. The iterator raises `RpcError`. `requests` raises it too, when

@@ -44,9 +44,13 @@ class Desk:
 
     async def call(self, name: str, *, context: pb.Context | None = None, **fields: Any) -> Any:
         """Make a unary call and let everything happen that it needs."""
-        return await self.finish(
-            self.service.unary(f"/tikvpb.Tikv/{name}", self.request(name, context=context, **fields))
-        )
+        return await self.finish(self.unary(name, context=context, **fields))
+
+    async def unary(self, name: str, *, context: pb.Context | None = None, **fields: Any) -> Any:
+        """Make a unary call; somebody else has to let happen what it needs."""
+        path = f"/tikvpb.Tikv/{name}"
+        response = await self.service.unary(path, self.request(name, context=context, **fields))
+        return self.service.methods[path].response_type.FromString(response)
 
     async def finish(self, coroutine: Any) -> Any:
         task = self.scope.start("call", lambda: coroutine)
@@ -88,8 +92,8 @@ async def feed(*frames: Any) -> AsyncIterator[Any]:
         yield frame
 
 
-async def collect(stream: AsyncIterator[Any]) -> list[Any]:
-    return [frame async for frame in stream]
+async def collect(stream: AsyncIterator[bytes]) -> list[tikvpb_pb2.BatchCommandsResponse]:
+    return [tikvpb_pb2.BatchCommandsResponse.FromString(frame) async for frame in stream]
 
 
 def config(**fields: Any) -> RaftStoreConfig:

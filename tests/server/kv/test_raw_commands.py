@@ -13,7 +13,7 @@ from tests.server.kv.kv_harness import Desk
 from pytinykv.lifecycle import Scope
 from pytinykv.raftstore.operations import RAW_CODE
 from pytinykv.raftstore.raw_values import encode_raw_value
-from pytinykv.server.kv.raw_commands import TTL_MAX_S
+from pytinykv.server.kv.raw_requests import TTL_MAX_S
 from pytinykv.storage import ColumnFamily
 from pytinykv.storage.changes import PUT
 from pytinykv.wire.limits import KEY_BYTES_MAX, RAW_SCAN_LIMIT_MAX
@@ -371,8 +371,7 @@ async def test_a_checksum_of_much_data_shows_one_moment(desk: Desk) -> None:
     for n in range(2000):
         batch.put(ColumnFamily.RAW, b"dc%04d" % n, b"\x00v")
     node.engine.write(batch)
-    request = desk.request("RawChecksum", ranges=[pb.KeyRange()])
-    task = desk.scope.start("call", desk.service.unary, "/tikvpb.Tikv/RawChecksum", request)
+    task = desk.scope.start("call", lambda: desk.unary("RawChecksum", ranges=[pb.KeyRange()]))
     late = (PUT, RAW_CODE, b"dzzz", encode_raw_value(b"late"))
     for _ in range(200):
         await asyncio.sleep(0)

@@ -16,8 +16,7 @@ from pytinykv.lifecycle.errors import TaskCancelledError
 from pytinykv.model import Peer, Region, RegionEpoch, StoreId, encode
 from pytinykv.raft import Heartbeat, LogIndex, PeerId, Term
 from pytinykv.raftstore import RaftEnvelope
-from pytinykv.server.kv import batch_frames
-from pytinykv.server.kv.batch_frames import FRAMES_WAITING_MAX
+from pytinykv.server.kv import answers
 from pytinykv.server.kv.service import BATCH_COMMANDS, KvService
 from pytinykv.storage import ColumnFamily
 from pytinykv.wire import RpcError, StatusCode
@@ -146,7 +145,7 @@ async def test_membership_does_not_matter_to_data(desk: Desk) -> None:
 
 async def test_a_read_that_waited_while_the_region_was_split_is_refused(desk: Desk) -> None:
     without_lease(desk)
-    task = desk.scope.start("call", desk.service.unary, "/tikvpb.Tikv/RawGet", desk.request("RawGet", key=b"k"))
+    task = desk.scope.start("call", lambda: desk.unary("RawGet", key=b"k"))
     await asyncio.sleep(0)
     storage = desk.node.peer.storage
     storage.region = Region(REGION_ID, b"", b"z", RegionEpoch(1, 2), storage.region.peers)
@@ -157,7 +156,7 @@ async def test_a_read_that_waited_while_the_region_was_split_is_refused(desk: De
 async def test_a_read_that_waited_while_the_peer_was_destroyed_does_not_see_that_nothing_is_there(desk: Desk) -> None:
     await desk.call("RawPut", key=b"k", value=b"v")
     without_lease(desk)
-    task = desk.scope.start("call", desk.service.unary, "/tikvpb.Tikv/RawGet", desk.request("RawGet", key=b"k"))
+    task = desk.scope.start("call", lambda: desk.unary("RawGet", key=b"k"))
     await asyncio.sleep(0)
     peer = desk.node.peer
     read = peer.calls._reads.take_all()[0]
@@ -336,10 +335,9 @@ async def test_a_frame_that_waits_holds_up_no_other(desk: Desk) -> None:
     stream = desk.service.stream(BATCH_COMMANDS, requests())
     frames.put_nowait(_frame(desk, 1, "RawPut", key=b"k", value=b"v"))
     frames.put_nowait(_frame(desk, 2, "RawGet", key=b"k"))
-    first = await desk.finish(anext(stream))
-    ids = list(first.request_ids)
+    ids: list[int] = []
     while len(ids) < 2:
-        ids += (await desk.finish(anext(stream))).request_ids
+        ids += tikvpb_pb2.BatchCommandsResponse.FromString(await desk.finish(anext(stream))).request_ids
     assert sorted(ids) == [1, 2]
     await desk.finish(stream.aclose())  # type: ignore[attr-defined]
 
@@ -350,21 +348,26 @@ def _frame(desk: Desk, request_id: int, name: str, **fields: Any) -> tikvpb_pb2.
     return frame
 
 
-@pytest.mark.parametrize("limit", ["frames", "bytes"])
-async def test_a_client_that_does_not_read_is_cut_off(desk: Desk, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if limit == "bytes":
-        monkeypatch.setattr(batch_frames, "FRAMES_WAITING_MAX", 1 << 30)
-        monkeypatch.setattr(batch_frames, "FRAME_BYTES_WAITING_MAX", 2_000)
+@pytest.mark.parametrize(("limit", "most"), [("STREAM_BATCHES_MAX", 10), ("STREAM_BYTES_MAX", 200)])
+async def test_the_requests_of_a_client_that_does_not_read_its_answers_wait_with_it(
+    desk: Desk, limit: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, limit, most)
+    monkeypatch.setattr(answers, "MERGED_BYTES_MAX", 0)
+    taken: list[int] = []
 
     async def requests() -> AsyncIterator[Any]:
-        for number in range(FRAMES_WAITING_MAX + 10):
+        for number in range(1000):
+            taken.append(number)
             yield _frame(desk, number, "RawGet", key=b"k")
-        await asyncio.Event().wait()
 
     stream = desk.service.stream(BATCH_COMMANDS, requests())
-    with pytest.raises(RpcError) as caught:
-        await desk.finish(collect(stream))
-    assert caught.value.code is StatusCode.RESOURCE_EXHAUSTED
+    ids = list(tikvpb_pb2.BatchCommandsResponse.FromString(await desk.finish(anext(stream))).request_ids)
+    assert len(taken) < 100, "the rest waits where flow control holds it"
+    for answer in await desk.finish(collect(stream)):
+        ids += answer.request_ids
+    assert sorted(ids) == list(range(1000)), "and is served once the client reads"
+    assert desk.service.budget.used_bytes == 0
 
 
 async def test_a_stream_whose_client_breaks_ends_with_it(desk: Desk) -> None:
@@ -394,8 +397,7 @@ async def test_a_client_that_goes_leaves_its_writes_and_nothing_else(desk: Desk)
 
 
 async def test_a_caller_that_gives_up_disturbs_nobody(desk: Desk) -> None:
-    path = "/tikvpb.Tikv/RawPut"
-    task = desk.scope.start("call", desk.service.unary, path, desk.request("RawPut", key=b"k", value=b"v"))
+    task = desk.scope.start("call", lambda: desk.unary("RawPut", key=b"k", value=b"v"))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(TaskCancelledError):

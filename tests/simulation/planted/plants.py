@@ -31,7 +31,7 @@ from pytinykv.raftstore.turn import Turn
 from pytinykv.scheduler.ids import IdAllocator
 from pytinykv.scheduler.regions import RegionMap
 from pytinykv.scheduler.tso import TimestampOracle
-from pytinykv.server.kv import batch_frames
+from pytinykv.server.kv.dispatcher import RegionWrites
 
 Patch = pytest.MonkeyPatch
 
@@ -278,13 +278,13 @@ def loses_reads_of_a_deposed_leader(patch: Patch) -> None:
 
 @planted("answers twice", "basic", 3, STUCK)
 def answers_twice(patch: Patch) -> None:
-    original = batch_frames._WriteDone.__call__
+    original = RegionWrites.__call__
 
     def call(self: Any, error: Any, results: Any) -> None:
         original(self, error, results)
         original(self, error, results)
 
-    patch.setattr(batch_frames._WriteDone, "__call__", call)
+    patch.setattr(RegionWrites, "__call__", call)
 
 
 @planted("takes two locks in two orders, across awaits", "basic", 5, STUCK)

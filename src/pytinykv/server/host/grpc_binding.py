@@ -13,13 +13,13 @@ and the call fails with a clear status, as any other call may, without harm to t
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 
 import msgspec
 from google.protobuf.message import DecodeError, Message
 
 from pytinykv.transport.rpc import CallContext, Kind, Method, RpcServer, StatusError
-from pytinykv.wire import MethodSpec, RpcError, Service, StatusCode
+from pytinykv.wire import MethodSpec, Response, RpcError, Service, StatusCode, encoded
 
 
 class _Malformed(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ def _method(service: Service, spec: MethodSpec) -> Method:
         name=spec.method_name,
         kind=kind,
         deserialize=_decoder(spec),
-        serialize=cast("Callable[[Any], bytes]", spec.response_type.SerializeToString),
+        serialize=encoded,
         handler=handler,
     )
 
@@ -80,10 +80,10 @@ def _checked(decoded: _Decoded) -> Message:
     return decoded
 
 
-def _unary_handler(service: Service, spec: MethodSpec) -> Callable[[_Decoded, CallContext], Awaitable[Message]]:
+def _unary_handler(service: Service, spec: MethodSpec) -> Callable[[_Decoded, CallContext], Awaitable[Response]]:
     path = spec.path
 
-    async def handle(request: _Decoded, _: CallContext) -> Message:
+    async def handle(request: _Decoded, _: CallContext) -> Response:
         try:
             return await service.unary(path, _checked(request))
         except RpcError as error:
@@ -94,10 +94,10 @@ def _unary_handler(service: Service, spec: MethodSpec) -> Callable[[_Decoded, Ca
 
 def _stream_handler(
     service: Service, spec: MethodSpec
-) -> Callable[[AsyncIterator[_Decoded], CallContext], AsyncIterator[Message]]:
+) -> Callable[[AsyncIterator[_Decoded], CallContext], AsyncIterator[Response]]:
     path = spec.path
 
-    def handle(requests: AsyncIterator[_Decoded], _: CallContext) -> AsyncIterator[Message]:
+    def handle(requests: AsyncIterator[_Decoded], _: CallContext) -> AsyncIterator[Response]:
         return _answers(lambda: service.stream(path, _CheckedRequests(requests)))
 
     return handle
@@ -105,10 +105,10 @@ def _stream_handler(
 
 def _one_to_stream_handler(
     service: Service, spec: MethodSpec
-) -> Callable[[_Decoded, CallContext], AsyncIterator[Message]]:
+) -> Callable[[_Decoded, CallContext], AsyncIterator[Response]]:
     path = spec.path
 
-    def handle(request: _Decoded, _: CallContext) -> AsyncIterator[Message]:
+    def handle(request: _Decoded, _: CallContext) -> AsyncIterator[Response]:
         return _answers(lambda: service.stream(path, _OneRequest(request)))
 
     return handle
@@ -151,9 +151,9 @@ class _OneRequest:
         return _checked(request)
 
 
-async def _answers(open_stream: Callable[[], AsyncIterator[Message]]) -> AsyncIterator[Message]:
+async def _answers(open_stream: Callable[[], AsyncIterator[Response]]) -> AsyncIterator[Response]:
     """Pass a service's responses on, and its error in gRPC's terms; opening the stream may be what fails."""
-    responses: AsyncIterator[Message] | None = None
+    responses: AsyncIterator[Response] | None = None
     try:
         responses = open_stream()
         async for response in responses:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 
-from pytinykv.wire import MethodSpec, RpcError, Service, StatusCode, service_methods
+from pytinykv.wire import MethodSpec, Response, RpcError, Service, StatusCode, service_methods
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -30,10 +30,10 @@ class Gate:
         """Let calls through from now on."""
         self._service = service
 
-    async def unary(self, path: str, request: Message) -> Message:
+    async def unary(self, path: str, request: Message) -> Response:
         return await self._behind(path).unary(path, request)
 
-    def stream(self, path: str, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+    def stream(self, path: str, requests: AsyncIterator[Message]) -> AsyncIterator[Response]:
         return self._behind(path).stream(path, requests)
 
     def _behind(self, path: str) -> Service:

@@ -23,11 +23,13 @@ def store_wiring() -> Wiring:
     from pytinykv.server.host.raft_transport import (
         FRAMES_QUEUED_MAX,  # a scheduler, which is wired here too, loads no Raft
     )
+    from pytinykv.server.kv.reads import LONG_READS_MAX
 
     wiring = Wiring("store")
     wiring.component("process", runs=(*_PROCESS, "*/status-port"))
     wiring.component("links", runs=("*/raft-transport/*",))
     wiring.component("service", runs=("*/grpc/*", "*/batch-reader", "*/grpc"))
+    wiring.component("long reads", runs=("*/long-reads",))
     wiring.component("reporter", runs=("*/store-heartbeat", "*/region-heartbeats", "*/ask-membership-*"))
     wiring.component("address book", runs=("*/address-book",))
     wiring.component("connections", runs=("*/channel:*",))
@@ -37,6 +39,8 @@ def store_wiring() -> Wiring:
     wiring.component("engine")
 
     wiring.waits("service", "store loop", "the outcome of a proposal or read")
+    wiring.waits("service", "long reads", "the answer to a read in slices")
+    wiring.waits("long reads", "engine", "data")
     wiring.waits("links", "address book", "the address of a store")
     wiring.waits("links", "connections", "the bytes of a snapshot to be taken")
     wiring.waits("address book", "connections", "the scheduler's answer")
@@ -53,6 +57,7 @@ def store_wiring() -> Wiring:
     wiring.hands_over("disk thread", "store loop", "finished syncs", bound=None, when_full=WhenFull.WAIT)
     wiring.hands_over("snapshot thread", "store loop", "finished snapshots", bound=None, when_full=WhenFull.WAIT)
     wiring.hands_over("service", "store loop", "commands", bound=1, when_full=WhenFull.REFUSE)
+    wiring.hands_over("service", "long reads", "reads", bound=LONG_READS_MAX, when_full=WhenFull.REFUSE)
     wiring.hands_over("reporter", "store loop", "the scheduler's orders", bound=None, when_full=WhenFull.WAIT)
     return wiring
 

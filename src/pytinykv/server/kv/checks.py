@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pytinykv.model import FormatError, region_to_pb
-from pytinykv.server.kv.raw_commands import InvalidRequestError
+from pytinykv.server.kv.kinds import Command, InvalidRequestError
 from pytinykv.storage import EngineError
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.errors import (
@@ -21,11 +21,9 @@ from pytinykv.wire.errors import (
     RegionNotInitialized,
     StoreNotMatch,
 )
-from pytinykv.wire.pb import errorpb_pb2, kvrpcpb_pb2
+from pytinykv.wire.pb import kvrpcpb_pb2
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from pytinykv.model import Region
     from pytinykv.raftstore import RegionPeer, Store
 
@@ -71,30 +69,15 @@ def check_version(region: Region, version: int) -> None:
         raise EpochNotMatch(current_regions=[region_to_pb(region)])
 
 
-def refusal(store: Store, name: str, response_type: type[Message], error: Exception) -> Message:
-    """Return the response of command `name` that tells one of `REFUSALS`. A store that can't read its disk fails soon."""
+def refusal(store: Store, command: Command, error: Exception) -> bytes:
+    """Return the encoded response that tells one of `REFUSALS`. A store that can't read its disk fails soon."""
     match error:
         case RegionError():
-            return response_type(region_error=error.to_pb())
+            return command.region_error(error.to_pb())
         case EngineError():
-            return response_type(region_error=store.report_damage(error).to_pb())
+            return command.region_error(store.report_damage(error).to_pb())
         case FormatError():
-            _log.error("%s failed", name, exc_info=error)
-            return _invalid(name, response_type, f"store {store.store_id} can't read: {error}")
+            _log.error("%s failed", command.name, exc_info=error)
+            return command.final_error(f"store {store.store_id} can't read: {error}")
         case _:
-            return _invalid(name, response_type, str(error))
-
-
-def _invalid(name: str, response_type: type[Message], message: str) -> Message:
-    """Return the response that refuses a request for good, in the field that its clients look at."""
-    fields = response_type.DESCRIPTOR.fields_by_name
-    field = fields.get("error")
-    if field is not None:
-        return response_type(error=message if field.message_type is None else kvrpcpb_pb2.KeyError(abort=message))
-    for pairs in ("kvs", "pairs"):
-        if pairs in fields:
-            error = kvrpcpb_pb2.KeyError(abort=message)
-            return response_type(**{pairs: [kvrpcpb_pb2.KvPair(error=error)]})
-    if "region_error" in fields:
-        return response_type(region_error=errorpb_pb2.Error(message=f"{name}: {message}"))
-    return response_type()  # it has no way to say anything
+            return command.final_error(str(error))

@@ -1,0 +1,60 @@
+"""The commands of a store: one entry for each, unary or in frames.
+
+An entry says under which names the command comes, of which kind it is (see `kinds`), and what evaluates it. The dispatcher
+knows nothing else of a command.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pytinykv.server.kv import raw_reads, raw_writes
+from pytinykv.server.kv.kinds import (
+    SERVICE,
+    Command,
+    InvalidRequestError,
+    LocalCommand,
+    PointRead,
+    RangeRead,
+    WriteCommand,
+)
+from pytinykv.wire.pb import tikvpb_pb2
+
+
+def _echo(request: tikvpb_pb2.BatchCommandsEmptyRequest) -> bytes:
+    return tikvpb_pb2.BatchCommandsEmptyResponse(test_id=request.test_id).SerializeToString()
+
+
+COMMANDS: Final[tuple[Command, ...]] = (
+    LocalCommand(method=None, member="Empty", answer=_echo),
+    PointRead(method="RawGet", member="RawGet", look=raw_reads.get),
+    PointRead(method="RawGetKeyTTL", member=None, look=raw_reads.get_ttl),
+    RangeRead(method="RawBatchGet", member="RawBatchGet", steps=raw_reads.batch_get),
+    RangeRead(method="RawScan", member="RawScan", steps=raw_reads.scan, may_ignore_region_errors=True),
+    RangeRead(method="RawBatchScan", member="RawBatchScan", steps=raw_reads.batch_scan),
+    RangeRead(method="RawChecksum", member=None, steps=raw_reads.checksum),
+    WriteCommand(method="RawPut", member="RawPut", prepare=raw_writes.put),
+    WriteCommand(method="RawBatchPut", member="RawBatchPut", prepare=raw_writes.batch_put),
+    WriteCommand(method="RawDelete", member="RawDelete", prepare=raw_writes.delete),
+    WriteCommand(method="RawBatchDelete", member="RawBatchDelete", prepare=raw_writes.batch_delete),
+    WriteCommand(method="RawDeleteRange", member="RawDeleteRange", prepare=raw_writes.delete_range),
+    WriteCommand(method="RawCompareAndSwap", member=None, prepare=raw_writes.compare_and_swap),
+)
+
+UNARY: Final[dict[str, Command]] = {
+    f"/{SERVICE}/{command.name}": command for command in COMMANDS if command.method is not None
+}
+"""By path."""
+
+
+def _unsupported(member: str) -> Command:
+    def refuse(_request: Any) -> bytes:
+        raise InvalidRequestError(f"{member} is not supported by this version")
+
+    return LocalCommand(method=None, member=member, answer=refuse)
+
+
+MEMBERS: Final[dict[str, Command]] = {
+    field.name: _unsupported(field.name) for field in tikvpb_pb2.BatchCommandsResponse.Response.DESCRIPTOR.fields
+} | {command.member: command for command in COMMANDS if command.member is not None}
+"""By the name of the member of a frame's command; those that are not served refuse."""

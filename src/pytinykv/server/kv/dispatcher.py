@@ -1,0 +1,242 @@
+"""One way to serve commands: unary ones come as a frame of one.
+
+A frame is decoded once; its reads are served on the spot where the lease allows, its writes become one proposal per region.
+There is no task and no future per command.
+
+    frame ──add, for each command──▶ Frame ──finish──▶ answered now ───────────────────────────▶ Answers ──▶ client
+              locate, prepare                    ├──▶ read-index confirmation ──▶ reads ──────────▲
+                                                 ├──▶ LongReads, for more than one slice ─────────┤
+                                                 └──▶ proposals, one per region ──▶ log ──────────┘
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from pytinykv.server.kv.answers import Answers, Batch
+from pytinykv.server.kv.checks import REFUSALS, check_unchanged, locate
+from pytinykv.server.kv.encoding import answer_head
+from pytinykv.server.kv.kinds import (
+    Command,
+    CommandContext,
+    LocalCommand,
+    PointRead,
+    PreparedWrite,
+    RangeRead,
+    WriteCommand,
+)
+from pytinykv.server.kv.reads import LongReads, Read, RegionReads, busy, refuse
+from pytinykv.wire import RpcError, StatusCode
+from pytinykv.wire.errors import RegionError, UnknownRegionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytinykv.raftstore import Operation, RegionPeer, Store
+    from pytinykv.raftstore.pending import Results
+    from pytinykv.wire.pb import kvrpcpb_pb2
+
+_log = logging.getLogger(__name__)
+
+
+class RegionWrites:
+    """Writes of a frame to one region that are proposed together; the store calls it once, and it answers them in one batch."""
+
+    __slots__ = ("_answers", "_commands", "_ids", "_make_reply", "_replies", "operations", "size_bytes")
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        self._ids: list[int] = []
+        self._commands: list[Command] = []
+        self._replies: list[bytes] = []
+        """The answers in case of success, one per command."""
+        self._make_reply: Callable[[Results], bytes] | None = None
+        """Makes the reply of the one command whose reply depends on the log's results."""
+        self.operations: list[Operation] = []
+        self.size_bytes = 0
+
+    def takes(self, prepared: PreparedWrite, bytes_max: int) -> bool:
+        """Return whether a write may share an entry with those that are here."""
+        has_own_reply = callable(prepared.reply) or self._make_reply is not None
+        return not self._ids or (not has_own_reply and self.size_bytes + prepared.size_bytes <= bytes_max)
+
+    def add(self, request_id: int, command: Command, prepared: PreparedWrite) -> None:
+        self.operations.extend(prepared.operations)
+        self.size_bytes += prepared.size_bytes
+        self._ids.append(request_id)
+        self._commands.append(command)
+        reply = prepared.reply
+        if callable(reply):
+            self._make_reply = reply
+        elif not self._answers.is_framed:
+            self._replies.append(reply)
+        elif reply:
+            self._replies.append(answer_head(command.tag, len(reply)) + reply)
+        else:
+            self._replies.append(command.empty_answer)
+
+    def __call__(self, error: RegionError | None, results: Results) -> None:
+        """Answer all of them; the store calls this once."""
+        answers = self._answers
+        if error is None and self._make_reply is None:
+            batch = Batch(is_framed=answers.is_framed, ids=self._ids, parts=self._replies)
+        else:
+            batch = answers.batch()
+            for request_id, command in zip(self._ids, self._commands, strict=True):
+                if error is not None:
+                    batch.add(request_id, command, command.region_error(error.to_pb()))
+                elif self._make_reply is not None:
+                    batch.add(request_id, command, self._make_reply(results))
+        answers.send(batch)
+        answers.met()
+
+
+class _RegionPart:
+    """The commands of a frame for one region."""
+
+    __slots__ = ("context", "peer", "reads", "request_context", "term", "version", "writes")
+
+    def __init__(self, peer: RegionPeer, now_s: int) -> None:
+        self.peer = peer
+        self.version = peer.region.epoch.version
+        self.term = peer.term
+        """What the commands are checked against."""
+        self.context = CommandContext(peer.region, now_s)
+        self.request_context: kvrpcpb_pb2.Context | None = None
+        """What was checked last: commands with an equal one need no check."""
+        self.reads: list[Read] = []
+        self.writes: list[RegionWrites] = []
+        """The last one takes more."""
+
+
+class Frame:
+    """The commands of one request frame, sorted into what can be answered now and what can't."""
+
+    def __init__(self, store: Store, cluster_id: int, long_reads: LongReads, answers: Answers) -> None:
+        self._store = store
+        self._cluster_id = cluster_id
+        self._long_reads = long_reads
+        self._answers = answers
+        self._now = answers.batch()
+        """What is answered at once."""
+        self._now_s = store.clock.wall_ms() // 1000
+        self._parts: dict[int, _RegionPart] = {}
+        """By region."""
+        self._last: _RegionPart | None = None
+        """That of the command before."""
+
+    def add(self, request_id: int, command: Command, request: Any) -> None:
+        """Take one command."""
+        try:
+            if isinstance(command, LocalCommand):
+                self._now.add(request_id, command, command.answer(request))
+                return
+            context, part = request.context, self._last
+            if part is None or context != part.request_context:
+                part = self._last = self._locate(context)
+            if isinstance(command, WriteCommand):
+                self._add_write(part, request_id, command, command.prepare(part.context, request))
+            else:
+                assert isinstance(command, (PointRead, RangeRead))
+                part.reads.append(Read(request_id, command, request))
+        except REFUSALS as error:
+            refuse(self._store, self._answers, self._now, request_id, command, error)
+        except RpcError as error:
+            if not self._answers.is_framed:
+                raise
+            self._now.add(request_id, command, command.region_error(UnknownRegionError(error.message).to_pb()))
+
+    def _locate(self, context: kvrpcpb_pb2.Context) -> _RegionPart:
+        peer = locate(self._store, self._cluster_id, context)
+        part = self._parts.get(peer.region.id)
+        if part is None:
+            part = self._parts[peer.region.id] = _RegionPart(peer, self._now_s)
+        part.request_context = context
+        return part
+
+    def _add_write(self, part: _RegionPart, request_id: int, command: WriteCommand, prepared: PreparedWrite) -> None:
+        if not prepared.operations:
+            assert isinstance(prepared.reply, bytes), "no operations, no results"
+            self._now.add(request_id, command, prepared.reply)
+            return
+        if not part.writes or not part.writes[-1].takes(prepared, self._store.config.append_bytes_max):
+            part.writes.append(RegionWrites(self._answers))
+        part.writes[-1].add(request_id, command, prepared)
+
+    def finish(self) -> None:
+        """Send off what was gathered."""
+        for part in self._parts.values():
+            if part.reads:
+                self._serve_reads(part)
+        self._answers.send(self._now)
+        for part in self._parts.values():
+            for writes in part.writes:
+                self._answers.expect()
+                self._store.propose(
+                    part.peer, writes.operations, writes.size_bytes, writes, version=part.version, term=part.term
+                )
+
+    # --- reads --------------------------------------------------------------------------------------------------
+
+    def _serve_reads(self, part: _RegionPart) -> None:
+        peer, clock, answers = part.peer, self._store.clock, self._answers
+        if answers.budget.is_spent:
+            self._refuse_reads(part, busy(self._store), self._now)
+            return
+        if peer.can_read_now(clock.monotonic()):
+            reads = self._reads(part)
+            is_done = self._first_slice(reads)
+            if peer.can_read_now(clock.monotonic()):
+                first, *large = reads.take()
+                self._now.extend(first)
+                for batch in large:
+                    answers.send(batch)
+                if not is_done:
+                    answers.expect()
+                    self._long_reads.add(reads)
+                return
+            reads.close()
+        answers.expect()
+        self._store.read(peer, lambda error: self._on_readable(part, error))
+
+    def _on_readable(self, part: _RegionPart, error: RegionError | None) -> None:
+        """Serve reads that the lease did not cover, within the store's turn: nothing else can happen to the region."""
+        answers = self._answers
+        is_done = True
+        try:
+            if answers.is_closed:
+                return
+            try:
+                if error is not None:
+                    raise error
+                check_unchanged(part.peer, part.version)
+            except RegionError as refusal:
+                batch = answers.batch()
+                self._refuse_reads(part, refusal, batch)
+                answers.send(batch)
+                return
+            reads = self._reads(part)
+            is_done = self._first_slice(reads)
+            reads.send()
+            if not is_done:
+                self._long_reads.add(reads)
+        except Exception as defect:  # noqa: BLE001 - a defect in one command must not take the store with it
+            _log.exception("a read could not be served; its stream is broken off")
+            answers.fail(RpcError(StatusCode.INTERNAL, f"read could not be served: {defect}"))
+        finally:
+            if is_done:
+                answers.met()
+
+    def _reads(self, part: _RegionPart) -> RegionReads:
+        return RegionReads(self._store, self._answers, part.context, part.reads)
+
+    def _first_slice(self, reads: RegionReads) -> bool:
+        is_done = reads.slice()
+        if not is_done:
+            reads.hold()
+        return is_done
+
+    def _refuse_reads(self, part: _RegionPart, error: RegionError, batch: Batch) -> None:
+        for read in part.reads:
+            refuse(self._store, self._answers, batch, read.request_id, read.command, error)

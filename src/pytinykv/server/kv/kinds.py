@@ -1,0 +1,180 @@
+"""What a command is: one record per command, of a kind that says how the dispatcher serves it.
+
+    LocalCommand   answered at once, needs no region
+    PointRead      looks at one key: answered as soon as the region may be read
+    RangeRead      looks at as many as the client wants: in slices, so that others are served in between
+    WriteCommand   evaluated at once into operations and a reply, answered when the log has applied them
+
+To add one is to write its function and an entry of `commands.COMMANDS`. A transactional write is a `WriteCommand` whose
+reply (key errors, `min_commit_ts`) is made when it is evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from pytinykv.server.kv.encoding import answer_head, field_tag
+from pytinykv.wire import service_methods
+from pytinykv.wire.pb import errorpb_pb2, tikvpb_pb2
+from pytinykv.wire.pb import kvrpcpb_pb2 as pb
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from pytinykv.model import Region
+    from pytinykv.raftstore import Operation
+    from pytinykv.raftstore.pending import Results
+    from pytinykv.storage import Reader
+
+SERVICE: Final = "tikvpb.Tikv"
+METHODS: Final = service_methods(SERVICE)
+
+_FrameResponse = tikvpb_pb2.BatchCommandsResponse.Response
+
+ROW_COST: Final = 2048
+"""What looking at a row costs beside its bytes, in bytes: copying so many takes about as long."""
+
+
+class InvalidRequestError(ValueError):
+    """A request that must not be repeated as it is; the message says what is wrong with which field."""
+
+
+class CommandContext(NamedTuple):
+    """What the commands of one frame for one region are evaluated with."""
+
+    region: Region
+    """As it was when the request's epoch was compared with it."""
+    now_s: int
+    """The wall clock, in seconds of the Unix epoch."""
+
+
+class View:
+    """What reads look at, and how much they may still do before others are served."""
+
+    __slots__ = ("left", "reader")
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        """The live engine in the first slice, one snapshot of it in all later ones; both hold the same state."""
+        self.left = 0
+        """Bytes that may still be looked at in this slice; a row counts `ROW_COST` more. Negative: overdrawn."""
+
+
+class PreparedWrite(NamedTuple):
+    """What a write does to its region; without operations it is answered at once."""
+
+    operations: list[Operation]
+    size_bytes: int
+    """As it counts for limits of the log."""
+    reply: bytes | Callable[[Results], bytes] = b""
+    """The encoded response once all is applied: known already, or made from the operations' results."""
+
+
+class Command:
+    """What all kinds have in common: names, types, and how the response tells errors."""
+
+    def __init__(self, *, method: str | None, member: str | None, may_ignore_region_errors: bool = False) -> None:
+        """Describe a command that comes as unary `method`, as `member` of a frame's command, or as both.
+
+        `may_ignore_region_errors`: a client takes a unary response with a region error for an empty page, so what can be
+        avoided is told by a status instead.
+        """
+        assert method or member
+        self.name: Final[str] = method or member or ""
+        self.method: Final = method
+        self.member: Final = member
+        self.may_ignore_region_errors: Final = may_ignore_region_errors
+        self.response_type: Final[type[Message]] = (
+            METHODS[f"/{SERVICE}/{method}"].response_type if member is None else type(getattr(_FrameResponse(), member))
+        )
+        self.tag: Final = b"" if member is None else field_tag(_FrameResponse, member)
+        """The tag of the response in an answer frame."""
+        self.empty_answer: Final = answer_head(self.tag, 0)
+        """The answer, in a frame, that is an empty response: success, for most writes."""
+        self._error_field: Final = _error_field(self.response_type)
+
+    def region_error(self, error: errorpb_pb2.Error) -> bytes:
+        """Return the encoded response that says why the region did not run the command."""
+        return self.response_type(region_error=error).SerializeToString()
+
+    def final_error(self, message: str) -> bytes:
+        """Return the encoded response that refuses a request for good, in the field that its clients look at."""
+        field, error_type, is_repeated = self._error_field
+        if error_type is None:
+            return self.response_type(**{field: message}).SerializeToString() if field else b""
+        error = error_type(message)
+        return self.response_type(**{field: [error] if is_repeated else error}).SerializeToString()
+
+
+_ErrorField = tuple[str, Callable[[str], object] | None, bool]
+"""Name, what makes its value from a message (None: the message is the value), whether it is repeated."""
+
+
+def _error_field(response_type: type[Message]) -> _ErrorField:
+    fields = response_type.DESCRIPTOR.fields_by_name
+    if "error" in fields:
+        return ("error", None if fields["error"].message_type is None else _key_error, False)
+    if "errors" in fields:
+        return ("errors", _key_error, True)
+    for pairs in ("kvs", "pairs"):
+        if pairs in fields:
+            return (pairs, lambda message: pb.KvPair(error=_key_error(message)), True)
+    if "region_error" in fields:
+        return ("region_error", lambda message: errorpb_pb2.Error(message=message), False)
+    return ("", None, False)
+
+
+def _key_error(message: str) -> pb.KeyError:
+    return pb.KeyError(abort=message)
+
+
+class LocalCommand(Command):
+    """A command of which the request alone says the answer."""
+
+    def __init__(self, *, method: str | None, member: str | None, answer: Callable[[Any], bytes]) -> None:
+        """`answer(request)` returns the encoded response. Raises InvalidRequestError."""
+        super().__init__(method=method, member=member)
+        self.answer: Final = answer
+
+
+class PointRead(Command):
+    """A command that looks at one key."""
+
+    def __init__(
+        self, *, method: str, member: str | None, look: Callable[[Reader, CommandContext, Any], bytes]
+    ) -> None:
+        """`look(reader, context, request)` returns the encoded response. Raises InvalidRequestError, RegionError."""
+        super().__init__(method=method, member=member)
+        self.look: Final = look
+
+
+class RangeRead(Command):
+    """A command that looks at many keys."""
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        member: str | None,
+        steps: Callable[[View, CommandContext, Any, BytesIO], Iterator[None]],
+        may_ignore_region_errors: bool = False,
+    ) -> None:
+        """`steps(view, context, request, out)` adds the encoded response to `out`; it yields when `view.left` is used up.
+
+        It raises InvalidRequestError, RegionError; what is in `out` then does not count.
+        """
+        super().__init__(method=method, member=member, may_ignore_region_errors=may_ignore_region_errors)
+        self.steps: Final = steps
+
+
+class WriteCommand(Command):
+    """A command that changes something."""
+
+    def __init__(
+        self, *, method: str, member: str | None, prepare: Callable[[CommandContext, Any], PreparedWrite]
+    ) -> None:
+        """`prepare(context, request)` evaluates it. Raises InvalidRequestError, RegionError."""
+        super().__init__(method=method, member=member)
+        self.prepare: Final = prepare

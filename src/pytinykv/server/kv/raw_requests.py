@@ -1,0 +1,55 @@
+"""What raw requests have in common: keys, ranges, column families, times to live.
+
+* a key lies in the region it was sent to, or the answer is KeyNotInRegion;
+* a range is cut to the region, since some clients send the same range to every region it touches;
+* sizes are those of `pytinykv.wire.limits`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytinykv.raftstore.keys import RAW_TAGS
+from pytinykv.server.kv.kinds import InvalidRequestError
+from pytinykv.wire.cf import UnknownColumnFamilyError, raw_column_family
+from pytinykv.wire.errors import KeyNotInRegion
+from pytinykv.wire.limits import KEY_BYTES_MAX, bound_problem, key_problem
+
+if TYPE_CHECKING:
+    from pytinykv.model import Region
+
+TTL_MAX_S = 100 * 365 * 24 * 3600
+"""Longest time to live, a hundred years: more is a mistake of units."""
+
+
+def key_tag(request: Any) -> bytes:
+    """Return what the engine's keys of the request's column family begin with."""
+    try:
+        return RAW_TAGS[raw_column_family(request.cf)]
+    except UnknownColumnFamilyError as error:
+        raise InvalidRequestError(str(error)) from error
+
+
+def check_key(region: Region, key: bytes) -> None:
+    if not key or len(key) > KEY_BYTES_MAX:
+        raise InvalidRequestError(key_problem(key))
+    if not region.contains(key):
+        raise KeyNotInRegion(key=key, region_id=region.id, start_key=region.start_key, end_key=region.end_key)
+
+
+def expires_at_s(ttl_s: int, now_s: int) -> int:
+    """Return the second at which a value expires, 0 for never."""
+    if ttl_s > TTL_MAX_S:
+        raise InvalidRequestError(f"ttl is too long: {ttl_s} s, at most {TTL_MAX_S} s; 0 means for ever")
+    return now_s + ttl_s if ttl_s else 0
+
+
+def clip(region: Region, start: bytes, end: bytes) -> tuple[bytes, bytes] | None:
+    """Return the part of a range (empty end: unbounded) that lies in the region, None if there is none."""
+    for name, bound in (("start_key", start), ("end_key", end)):
+        if (problem := bound_problem(bound)) is not None:
+            raise InvalidRequestError(f"{name}: {problem}")
+    start = max(start, region.start_key)
+    if region.end_key and (not end or region.end_key < end):
+        end = region.end_key
+    return None if end and start >= end else (start, end)

@@ -1,0 +1,100 @@
+"""What is put together by hand, read back with protobuf."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytinykv.server.kv.answers import Batch
+from pytinykv.server.kv.commands import COMMANDS, MEMBERS
+from pytinykv.server.kv.encoding import close_answer, field_tag, open_answer, varint, write_pair
+from pytinykv.server.kv.kinds import Command
+from pytinykv.wire.pb import errorpb_pb2, tikvpb_pb2
+from pytinykv.wire.pb import kvrpcpb_pb2 as pb
+
+IDS = st.integers(0, 2**64 - 1)
+SIZES = st.one_of(st.integers(0, 300), st.sampled_from([127, 128, 16_383, 16_384, 70_000]))
+MEMBER_NAMES = sorted(MEMBERS)
+
+
+def parsed(batch: Batch) -> tikvpb_pb2.BatchCommandsResponse:
+    return tikvpb_pb2.BatchCommandsResponse.FromString(batch.encode())
+
+
+def expected(answers: list[tuple[int, str, Message]]) -> tikvpb_pb2.BatchCommandsResponse:
+    frame = tikvpb_pb2.BatchCommandsResponse()
+    for request_id, member, response in answers:
+        frame.request_ids.append(request_id)
+        getattr(frame.responses.add(), member).CopyFrom(response)
+    return frame
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_varints(number: int) -> None:
+    message = tikvpb_pb2.BatchCommandsEmptyResponse.FromString(b"\x08" + varint(number))
+    assert message.test_id == number
+
+
+@given(st.lists(st.tuples(IDS, st.sampled_from(MEMBER_NAMES), SIZES, st.booleans()), max_size=20))
+def test_any_answers_of_a_frame(answers: list[tuple[int, str, int, bool]]) -> None:
+    batch = Batch(is_framed=True)
+    wanted = []
+    for request_id, member, size, is_empty in answers:
+        command = MEMBERS[member]
+        response = command.response_type()
+        if is_empty:
+            batch.add_answer(request_id, command.empty_answer)
+        else:
+            if "region_error" in response.DESCRIPTOR.fields_by_name:
+                response = command.response_type(region_error=errorpb_pb2.Error(message="x" * size))
+            batch.add(request_id, command, response.SerializeToString())
+        wanted.append((request_id, member, response))
+    assert parsed(batch) == expected(wanted)
+
+
+@given(st.lists(st.tuples(st.binary(max_size=40), SIZES), max_size=8), st.sampled_from(["RawScan", "RawBatchGet"]), IDS)
+def test_pairs_written_one_by_one(pairs: list[tuple[bytes, int]], member: str, request_id: int) -> None:
+    command = MEMBERS[member]
+    field = "kvs" if member == "RawScan" else "pairs"
+    out = open_answer(command.tag)
+    for key, size in pairs:
+        write_pair(out, field_tag(command.response_type, field), key, b"v" * size)
+    batch = Batch(is_framed=True)
+    batch.add_answer(request_id, close_answer(out, command.tag))
+    response = command.response_type(**{field: [pb.KvPair(key=key, value=b"v" * size) for key, size in pairs]})
+    assert parsed(batch) == expected([(request_id, member, response)])
+
+
+def test_the_answer_to_a_unary_call_is_the_response() -> None:
+    batch = Batch(is_framed=False)
+    response = pb.RawGetResponse(value=b"v")
+    batch.add(0, MEMBERS["RawGet"], response.SerializeToString())
+    assert pb.RawGetResponse.FromString(batch.encode()) == response
+
+
+def test_a_large_answer_is_not_copied() -> None:
+    out = BytesIO()
+    out.write(b"x" * 100_000)
+    answer = out.getvalue()
+    batch = Batch(is_framed=False)
+    batch.add_answer(0, answer)
+    assert batch.encode() is answer
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_can_say_what_is_wrong(command: Command) -> None:
+    if command.name == "Empty":
+        return  # nothing can be wrong with it
+    assert b"too bad" in command.final_error("too bad")
+    error: Any = command.response_type.FromString(command.region_error(errorpb_pb2.Error(message="not here")))
+    assert error.region_error.message == "not here"
+
+
+def test_a_prewrite_will_tell_its_errors_key_by_key() -> None:
+    response = pb.PrewriteResponse.FromString(MEMBERS["Prewrite"].final_error("too bad"))
+    assert [error.abort for error in response.errors] == ["too bad"]
