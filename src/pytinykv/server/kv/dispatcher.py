@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class RegionWrites:
-    """Writes of a frame to one region that are proposed together; the store calls it once, and it answers them in one batch."""
+    """Writes of a frame to one region that are proposed together; the store calls it once, and it answers all."""
 
     __slots__ = ("_answers", "_commands", "_ids", "_make_reply", "_replies", "operations", "size_bytes")
 
