@@ -84,6 +84,18 @@ def test_a_store_tells_others_where_to_reach_it(
     assert store.peer_address.startswith(f"{peer_host}:")
 
 
+@pytest.mark.parametrize(
+    ("told", "complaint"), [(b"", b"standard input ended before it said where"), (b"nowhere\n", b"nowhere")]
+)
+def test_a_store_that_is_to_be_told_where_its_scheduler_is_and_is_not(
+    tmp_path: Path, told: bytes, complaint: bytes
+) -> None:
+    ended = tinykv("store", "--data-dir", tmp_path / "data", "--addr", ANY, "--scheduler", "-", given=told)
+    assert (ended.returncode, ended.stdout) == (1, b"")
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith(b"tinykv store: ")]
+    assert complaint in line
+
+
 def test_port_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"

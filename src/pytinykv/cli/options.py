@@ -42,6 +42,8 @@ LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 CLIENT_TABLE: Final = "client"
 CLIENT_KEYS: Final = frozenset({"scheduler", "timeout", "cf", "hex", "json", "log_level"})
 """What `[client]` may hold; a command takes from it what it has an option for."""
+ON_STDIN: Final = ("-",)
+"""In place of the scheduler's addresses: the first line on standard input has them."""
 _COMPONENTS: Final = {"store": frozenset({"raftstore"}), "scheduler": frozenset({"settings"})}
 """The tables that a command's table may hold."""
 _TABLES: Final = "pytinykv.config-tables"
@@ -203,14 +205,19 @@ class ListenAddress(_AddressType):
 
 
 class SchedulerAddresses(_AddressesType):
-    """Where schedulers are: one address, or several separated by commas."""
+    """Where schedulers are: one address, or several separated by commas; `-`, where that may be: told later."""
 
     name = "addresses"
+
+    def __init__(self, *, later: bool = False) -> None:
+        self._later = later
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """Return the addresses. Fails, naming the one that is none."""
         if isinstance(value, tuple):
             return value
+        if self._later and value == ON_STDIN[0]:
+            return ON_STDIN
         from pytinykv.client.addresses import parse_addresses
         from pytinykv.client.errors import InvalidArgumentError
 
@@ -220,12 +227,12 @@ class SchedulerAddresses(_AddressesType):
             self.fail(str(error), param, ctx)
 
 
-def scheduler_option(**settings: Any) -> Callable[[F], F]:
-    """Return what adds `--scheduler`."""
+def scheduler_option(*, later: bool = False, **settings: Any) -> Callable[[F], F]:
+    """Return what adds `--scheduler`. `later`: it may be `-`, and is `ON_STDIN` then."""
     return option(
         "--scheduler",
-        type=SchedulerAddresses(),
+        type=SchedulerAddresses(later=later),
         metavar="HOST:PORT[,…]",
-        help="Where the scheduler is.",
+        help="Where the scheduler is." + " `-`: a line on standard input tells." * later,
         **settings,
     )

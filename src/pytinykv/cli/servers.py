@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pytinykv.cli.options import ListenAddress, component_settings, option, scheduler_option
+from pytinykv.cli.options import ON_STDIN, ListenAddress, component_settings, option, scheduler_option
 from pytinykv.cli.serving import check_addresses, component, print_ready, serve, server_options
+
+if TYPE_CHECKING:
+    from pytinykv.lifecycle import Scope
 
 
 @click.command()
@@ -70,7 +76,7 @@ def scheduler(
     metavar="HOST:PORT",
     help="Where other stores find that port, if not at the host of --advertise-addr or --addr.",
 )
-@scheduler_option(required=True)
+@scheduler_option(required=True, later=True)
 @option(
     "--scheduler-patience",
     type=click.FloatRange(min=0, min_open=True),
@@ -122,6 +128,26 @@ def store(
         scheduler_patience_s=scheduler_patience,
         raftstore=component(RaftStoreConfig, component_settings(context, "raftstore"), "store.raftstore"),
     )
-    sys.exit(
-        serve("store", lambda scope: run_store(config, scope, print_ready), ClientError, FormatError, RaftStoreError)
+
+    async def start(scope: Scope) -> None:
+        addresses = await _scheduler_on_stdin() if scheduler == ON_STDIN else scheduler
+        await run_store(replace(config, scheduler=addresses), scope, print_ready)
+
+    sys.exit(serve("store", start, ClientError, FormatError, RaftStoreError))
+
+
+async def _scheduler_on_stdin() -> tuple[str, ...]:
+    """Read the scheduler's addresses; whoever starts both has let this process load its code meanwhile. Raises ValueError."""
+    from pytinykv.client.addresses import parse_addresses
+
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
+    try:
+        line = await reader.readline()
+    finally:
+        transport.close()
+    if not line.strip():
+        raise ValueError("--scheduler is `-`, and standard input ended before it said where the scheduler is")
+    return parse_addresses(line.decode())

@@ -1,7 +1,7 @@
 """The playground's processes: started in order, watched, stopped in order.
 
 ```
-scheduler ──ready──► stores, all at once ──ready──► region has its peers and a leader ──► serving
+scheduler, stores ──scheduler ready, stores told where──► stores ready ──► region has its peers and a leader ──► serving
 stop:  stores, all at once ──► scheduler
 ```
 
@@ -16,7 +16,7 @@ import re
 import signal
 import sys
 import time
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -40,7 +40,7 @@ class Process:
         self.name: Final = name
         self.child: Final = child
         self.log: Final = log
-        self.options: Final = options
+        self.options = options
         """Its command line, beginning with `--addr HOST:PORT`, but for what all servers get."""
         self.facts: dict[str, str] = {}
         """What its ready line tells."""
@@ -102,12 +102,25 @@ class Cluster:
 
     async def start(self, stores: int, scheduler_addr: str) -> None:
         """Start everything; return when each process has said that it is ready. Raises PlaygroundError."""
+        await self.launch(stores, scheduler_addr)
+        await self.wait_ready()
+
+    async def launch(self, stores: int, scheduler_addr: str) -> None:
+        """Start every process: most of a start is loading code, which they do side by side. Raises ChildStartError."""
         await self._start("scheduler", "--addr", scheduler_addr)
-        await self._wait_ready(self.scheduler)
         peer = ("--peer-addr", "127.0.0.1:0", "--advertise-peer-addr", "")
         for number in range(1, stores + 1):
-            scheduler = ("--scheduler", self.scheduler.addr)
-            await self._start(f"store-{number}", "--addr", "127.0.0.1:0", *peer, *scheduler)
+            await self._start(f"store-{number}", "--addr", "127.0.0.1:0", *peer, "--scheduler", "-")
+
+    async def wait_ready(self) -> None:
+        """Tell the stores where the scheduler is; return when each process is ready. Raises PlaygroundError."""
+        await self._wait_ready(self.scheduler)
+        for process in self.stores:
+            process.options = (*process.options[:-1], self.scheduler.addr)
+            stdin = process.child.stdin
+            assert stdin is not None
+            stdin.write(f"{self.scheduler.addr}\n".encode())
+            stdin.close()
         for process in self.stores:
             await self._wait_ready(process)
 
@@ -128,7 +141,14 @@ class Cluster:
         argv = (sys.executable, *self._program, command, *own, *options, *config)
         with log.open("ab") as stream:
             child = await start_child(
-                self._scope, name, *argv, env=_environment(), stdout=PIPE, stderr=stream, stop_deadline_s=STOP_S
+                self._scope,
+                name,
+                *argv,
+                env=_environment(),
+                stdin=PIPE if options[-1] == "-" else DEVNULL,
+                stdout=PIPE,
+                stderr=stream,
+                stop_deadline_s=STOP_S,
             )
         self.processes.append(Process(name, child, log, options))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 import time
 from pathlib import Path
@@ -99,7 +100,9 @@ class Playground:
                 f"{home.path} has the data of {home.stores} stores; leave --stores out, or give at least {home.stores}"
             )
         _say(f"starting a scheduler and {stores} store{'s' if stores > 1 else ''} …")
-        await cluster.start(stores, self._scheduler_addr)
+        await cluster.launch(stores, self._scheduler_addr)
+        importlib.import_module("pytinykv.aio")  # for `wait_serving`, while the servers load their code
+        await cluster.wait_ready()
         await wait_serving(cluster)
 
     async def _play(self, scope: Scope, cluster: Cluster, home: Home, took_s: float) -> None:
