@@ -13,7 +13,7 @@
     │   ├── SchedulerUnavailableError          no scheduler answers
     │   ├── ClusterMismatchError               these addresses lead to another cluster
     │   ├── NotBootstrappedError · AlreadyBootstrappedError
-    │   └── StoreTombstoneError · StoreNotFoundError
+    │   └── StoreTombstoneError · StoreNotFoundError · StoreInUseError
     └── StoreError                             a store refuses for good
         ├── ServerError                        an error text of the store's own
         ├── EntryTooLargeError · StoreDiskFullError
@@ -103,6 +103,10 @@ class AlreadyBootstrappedError(SchedulerError):
 
 class StoreTombstoneError(SchedulerError):
     """The scheduler has buried this store; it must never come back under its old id."""
+
+
+class StoreInUseError(SchedulerError):
+    """Another process serves this store, at another address."""
 
 
 class StoreNotFoundError(SchedulerError):

@@ -14,7 +14,14 @@ import msgspec
 
 from pytinykv.model import Region, StoreId
 from pytinykv.scheduler.config import SchedulerConfig
-from pytinykv.scheduler.errors import InvalidInput, LookupIncomplete, StaleRegion, StoreNotFound, StoreTombstone
+from pytinykv.scheduler.errors import (
+    InvalidInput,
+    LookupIncomplete,
+    StaleRegion,
+    StoreInUse,
+    StoreNotFound,
+    StoreTombstone,
+)
 from pytinykv.scheduler.records import RegionInfo, StoreMeta, StoreStats
 from pytinykv.scheduler.regions import RegionMap
 from pytinykv.scheduler.stores import StoreHealth, StoreInfo
@@ -67,11 +74,12 @@ class Cluster:
         for store_id in sorted(metas):
             known = self._stores.get(store_id)
             if known is None:
-                self._stores[store_id] = StoreInfo(metas[store_id], heard_at=now)
+                self._stores[store_id] = StoreInfo(metas[store_id], now, address=_address_in_use(metas[store_id]))
             elif known.meta is not metas[store_id]:
                 if known.meta.state is metas[store_id].state:
                     known.heard_at = now  # it registered again; a decision about it would say nothing of its health
                 known.meta = metas[store_id]
+                known.address = _address_in_use(known.meta)
 
     def stores(self) -> list[StoreInfo]:
         """Return all stores by id."""
@@ -85,16 +93,39 @@ class Cluster:
         store = self.store(store_id)
         return None if store is None else store.health(now, self._config)
 
+    def check_free(self, store: StoreMeta, now: float) -> None:
+        """Raise StoreInUse while the store may still be served by a process at another address.
+
+        The process that asks has the store's data, or an older copy. If it served while the other one does, it would vote and
+        acknowledge in the same name, and entries that only one of them has would count as being on the disks of a majority.
+        """
+        known = self.store(store.id)
+        if known is None or known.address in ("", store.address):
+            return
+        silence_s = known.silence_s(now)
+        if silence_s < self._config.store_address_hold_s:
+            raise StoreInUse(
+                f"store {store.id} is served at {known.address}, heard of {silence_s:.1f} s ago, so it can't be served at "
+                f"{store.address}: if this is a copy of its data directory, start with an empty one; if the store has moved, "
+                f"stop the process at {known.address}, or wait until that has been silent for "
+                f"{self._config.store_address_hold_s:g} s"
+            )
+
     def on_store_heartbeat(self, stats: StoreStats, *, now: float, wall_ms: int) -> bool:
         """Take in what a store says about itself; return whether this is its first heartbeat here.
 
-        Raises StoreNotFound, StoreTombstone.
+        Raises StoreNotFound, StoreTombstone, StoreInUse.
         """
         store = self.store(stats.store_id)
         if store is None:
             raise StoreNotFound(stats.store_id)
         if store.meta.is_tombstone:
             raise StoreTombstone(stats.store_id)
+        if 0 not in (stats.start_time, store.meta.start_timestamp) and stats.start_time != store.meta.start_timestamp:
+            raise StoreInUse(
+                f"store {stats.store_id} is served by another process now, at {store.meta.address}; the one that was started "
+                f"at second {stats.start_time} must end: only one may act in the store's name"
+            )
         is_first = store.stats is None
         store.stats = stats
         store.heard_at = now
@@ -190,3 +221,7 @@ def require_leader(region: RegionInfo) -> RegionInfo:
 
 def _shorten(key: bytes) -> str:
     return key.hex() if len(key) <= KEY_MAX else f"{key[:KEY_MAX].hex()}… ({len(key)} bytes)"
+
+
+def _address_in_use(meta: StoreMeta) -> str:
+    return meta.address if meta.start_timestamp else ""

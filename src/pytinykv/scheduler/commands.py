@@ -34,6 +34,16 @@ class PutStore(msgspec.Struct, frozen=True, tag=3):
     store: StoreMeta
 
 
+class StoreStopped(msgspec.Struct, frozen=True, tag=10):
+    """Note that the process that registered for a store with this start time has stopped in good order.
+
+    Nothing happens if another process has registered since.
+    """
+
+    store_id: StoreId
+    start_timestamp: int
+
+
 class SetStoreState(msgspec.Struct, frozen=True, tag=4):
     """Move a store one way: UP <-> OFFLINE -> TOMBSTONE."""
 
@@ -89,4 +99,5 @@ Command: TypeAlias = (
     | PutClusterConfig
     | UpdateGcSafePoint
     | UpdateServiceSafePoint
+    | StoreStopped
 )

@@ -17,6 +17,11 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_store_down_time_s: float = 1800.0
     """A store silent for this long is taken for lost: its peers are replaced when another store has room."""
 
+    store_address_hold_s: float = 10.0
+    """How long a store must be silent, unless it has stopped in good order, before a process at another address may serve it.
+    That process may run on a copy of the data: so this must be many heartbeats of a store that is alive, also while it is
+    busy."""
+
     tso_window_ms: int = 3000
     """How far ahead of the clock timestamps are reserved on disk. After an unclean restart timestamps begin at the end
     of the window, so they may run ahead of the clock by as much; a short window means more frequent syncs."""
@@ -71,6 +76,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
         for name in (
             "store_disconnect_time_s",
             "max_store_down_time_s",
+            "store_address_hold_s",
             "tso_wait_max_s",
             "tick_interval_s",
             "operator_timeout_s",

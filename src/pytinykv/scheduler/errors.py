@@ -6,6 +6,7 @@ SchedulerError
 ├── StoreNotFound           no store of this id was ever registered
 ├── StoreTombstone          the store was removed for good
 ├── DuplicateAddress        another living store has this address
+├── StoreInUse              another process serves this store
 ├── InvalidInput            the request contradicts itself or the rules; sending it again is pointless
 ├── RegionNotFound          no such region
 ├── StaleRegion             the report describes a past state of the region, newer news is known
@@ -68,6 +69,10 @@ class DuplicateAddress(SchedulerError):
             f" remove store {owner_id} or start with another address"
         )
         self.owner_id = owner_id
+
+
+class StoreInUse(SchedulerError):
+    """Another process serves the store: only one may, or both would vote and acknowledge in its name."""
 
 
 class InvalidInput(SchedulerError):

@@ -41,7 +41,8 @@ class StoreMeta(msgspec.Struct, frozen=True, array_like=True):
     status_address: str = ""
     git_hash: str = ""
     start_timestamp: int = 0
-    """Seconds since the Unix epoch, by the store's clock."""
+    """When the process that serves the store started, in seconds since the Unix epoch by its clock; tells it from others that
+    have served the store or try to. 0 once it has stopped in good order (`commands.StoreStopped`)."""
     deploy_path: str = ""
 
     @property

@@ -30,6 +30,7 @@ from pytinykv.scheduler.commands import (
     PutClusterConfig,
     PutStore,
     SetStoreState,
+    StoreStopped,
     UpdateGcSafePoint,
     UpdateServiceSafePoint,
 )
@@ -219,9 +220,29 @@ class Scheduler:
     # --- stores -------------------------------------------------------------------------------------------------
 
     async def put_store(self, store: StoreMeta) -> None:
-        """Register a store or renew its meta. Raises NotBootstrapped, InvalidInput, DuplicateAddress, StoreTombstone."""
+        """Register a store or renew its meta.
+
+        Raises NotBootstrapped, InvalidInput, DuplicateAddress, StoreTombstone, StoreInUse (a process at another address may
+        still serve it).
+        """
         self.check_running()
-        await self._committer.execute(PutStore(store))
+        self.cluster.check_free(store, self.now)
+        known = self.cluster.store(store.id)
+        if known is None:
+            await self._committer.execute(PutStore(store))
+            return
+        # Taken before the disk is waited for: of two that ask in the same moment only one may be told yes.
+        before, known.address, known.heard_at = known.address, store.address, self.now
+        try:
+            await self._committer.execute(PutStore(store))
+        except SchedulerError:
+            known.address = before
+            raise
+
+    async def store_stopped(self, store_id: int, start_timestamp: int) -> None:
+        """Note that the process that registered for a store has stopped: another one may serve it at once, anywhere."""
+        self.check_running()
+        await self._committer.execute(StoreStopped(StoreId(store_id), start_timestamp))
 
     async def remove_store(self, store_id: int) -> None:
         """Drain a store: its peers move away, then it becomes a tombstone. Raises StoreNotFound, StoreTombstone."""
@@ -246,7 +267,7 @@ class Scheduler:
         return store
 
     def store_heartbeat(self, stats: StoreStats) -> None:
-        """Take in a store's heartbeat. Raises NotBootstrapped, StoreNotFound, StoreTombstone."""
+        """Take in a store's heartbeat. Raises NotBootstrapped, StoreNotFound, StoreTombstone, StoreInUse."""
         self.check_bootstrapped()
         is_new = self.cluster.on_store_heartbeat(stats, now=self.now, wall_ms=self._clock.wall_ms())
         if is_new:

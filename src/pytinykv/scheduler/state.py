@@ -35,6 +35,7 @@ from pytinykv.scheduler.commands import (
     ReserveIds,
     SetStoreState,
     SetTsoWindow,
+    StoreStopped,
     UpdateGcSafePoint,
     UpdateServiceSafePoint,
 )
@@ -158,6 +159,8 @@ def transition(state: State, command: Command) -> Transition:  # noqa: PLR0911  
             return _bootstrap(state, command)
         case PutStore():
             return _put_store(state, command)
+        case StoreStopped():
+            return _store_stopped(state, command)
         case SetStoreState():
             return _set_store_state(state, command)
         case ReserveIds():
@@ -262,6 +265,13 @@ def _put_store(state: State, command: PutStore) -> Transition:
     decided = StoreState.UP if known is None else known.state
     store = msgspec.structs.replace(store, state=decided)
     return Transition(state, store) if store == known else _with_store(state, store)
+
+
+def _store_stopped(state: State, command: StoreStopped) -> Transition:
+    store = state.stores.get(command.store_id)
+    if store is None or store.start_timestamp != command.start_timestamp:
+        return Transition(state)
+    return _with_store(state, msgspec.structs.replace(store, start_timestamp=0))
 
 
 def _set_store_state(state: State, command: SetStoreState) -> Transition:

@@ -42,6 +42,9 @@ class StoreInfo(msgspec.Struct):
     last_heartbeat_ms: int = 0
     """Wall clock of the last heartbeat; 0 before the first one."""
     stats: StoreStats | None = None
+    address: str = ""
+    """Where the process is that may serve the store: the one that has registered last. Empty once that has stopped in good
+    order. Follows `meta`, but for the moment in which a registration that was accepted becomes durable."""
 
     @property
     def id(self) -> StoreId:

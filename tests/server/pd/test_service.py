@@ -597,3 +597,17 @@ async def test_service_that_stops_leaves_no_reader_behind(scope: Scope) -> None:
     _, late = pd.stream("RegionHeartbeat")
     with pytest.raises(RpcError, match="stopping"):
         await anext(late)
+
+
+async def test_a_copy_of_a_store_is_refused_until_the_store_has_stopped(pd: Pd) -> None:
+    await pd.bootstrap()
+    one, other = (metapb_pb2.Store(id=4, address=f"h{number}:1", start_timestamp=number) for number in (1, 2))
+    await pd.ok("PutStore", store=one)
+    refused = await pd.call("PutStore", store=other)
+    assert refused.header.error.type == ERROR.DUPLICATED_ENTRY
+    assert "h1:1" in refused.header.error.message
+    assert "h2:1" in refused.header.error.message
+    await pd.ok("StoreHeartbeat", stats=pdpb_pb2.StoreStats(store_id=4, start_time=1, is_stopping=True))
+    await pd.ok("PutStore", store=other)
+    stats = pdpb_pb2.StoreStats(store_id=4, start_time=1)
+    assert await pd.error("StoreHeartbeat", stats=stats) == ERROR.DUPLICATED_ENTRY

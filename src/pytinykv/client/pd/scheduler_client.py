@@ -24,6 +24,7 @@ from pytinykv.client.errors import (
     InvalidArgumentError,
     NotBootstrappedError,
     SchedulerError,
+    StoreInUseError,
     StoreNotFoundError,
     StoreTombstoneError,
 )
@@ -53,6 +54,7 @@ _ERRORS: dict[int, type[SchedulerError]] = {
     pdpb_pb2.NOT_BOOTSTRAPPED: NotBootstrappedError,
     pdpb_pb2.ALREADY_BOOTSTRAPPED: AlreadyBootstrappedError,
     pdpb_pb2.STORE_TOMBSTONE: StoreTombstoneError,
+    pdpb_pb2.DUPLICATED_ENTRY: StoreInUseError,
 }
 
 
@@ -260,13 +262,13 @@ class SchedulerClient:
         return (await self.call("AllocID", pdpb_pb2.AllocIDRequest(count=1), pdpb_pb2.AllocIDResponse, timeout_s)).id
 
     async def put_store(self, store: metapb_pb2.Store, timeout_s: float | None = None) -> None:
-        """Register a store, or its new address. Raises `StoreTombstoneError`."""
+        """Register a store, or its new address. Raises `StoreTombstoneError`, `StoreInUseError`."""
         await self.call("PutStore", pdpb_pb2.PutStoreRequest(store=store), pdpb_pb2.PutStoreResponse, timeout_s)
 
     async def store_heartbeat(
         self, stats: pdpb_pb2.StoreStats, timeout_s: float | None = None
     ) -> pdpb_pb2.StoreHeartbeatResponse:
-        """Report a store's state and return the scheduler's answer. Raises `StoreTombstoneError`."""
+        """Report a store's state and return the scheduler's answer. Raises `StoreTombstoneError`, `StoreInUseError`."""
         request = pdpb_pb2.StoreHeartbeatRequest(stats=stats)
         return await self.call("StoreHeartbeat", request, pdpb_pb2.StoreHeartbeatResponse, timeout_s)
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pytinykv.client.errors import ClientError, StoreTombstoneError
+from pytinykv.client.errors import ClientError, StoreInUseError, StoreTombstoneError
 from pytinykv.model import RegionId, peer_from_pb, peer_to_pb, region_to_pb
 from pytinykv.raft import ConfChangeKind, PeerId
 from pytinykv.raftstore import MembershipChange, RegionReport
@@ -32,6 +32,8 @@ _KINDS = {
     eraftpb_pb2.ConfChangeType.AddLearnerNode: ConfChangeKind.ADD_LEARNER,
 }
 
+GOODBYE_S = 0.3
+"""How long a stop waits for the scheduler to hear of it."""
 DiskUsage = Callable[[], tuple[int, int]]
 """Returns (capacity, available) of the store's disk in bytes."""
 
@@ -39,12 +41,14 @@ DiskUsage = Callable[[], tuple[int, int]]
 class SchedulerReporter:
     """Implements `raftstore.SchedulerLink`; `attach` gives it the store, which is made after it."""
 
-    def __init__(self, client: SchedulerClient, *, scope: Scope, clock: Clock, disk_usage: DiskUsage) -> None:
+    def __init__(
+        self, client: SchedulerClient, *, scope: Scope, clock: Clock, disk_usage: DiskUsage, started_s: int
+    ) -> None:
         self._client = client
         self._scope = scope
         self._clock = clock
         self._disk_usage = disk_usage
-        self._started_s = clock.wall_ms() // 1000
+        self._started_s = started_s
         self._store: Store | None = None
         self._asking: set[int] = set()
         self._failing_since: float | None = None
@@ -54,6 +58,7 @@ class SchedulerReporter:
         self._store = store
         self._heartbeats = self._client.region_heartbeats(self._on_order, store.report_all)
         self._scope.start("store-heartbeat", self._report_store, store)
+        self._scope.on_stop("tell the scheduler", lambda: self._tell_stopping(store), GOODBYE_S + 0.2)
 
     # --- raftstore.SchedulerLink --------------------------------------------------------------------------------
 
@@ -98,11 +103,14 @@ class SchedulerReporter:
             self._store.transfer_leader(region_id, PeerId(order.transfer_leader.peer.id))
 
     async def _report_store(self, store: Store) -> None:
-        """Report until the scope stops. Raises StoreTombstoneError when the scheduler has buried this store."""
+        """Report until the scope stops.
+
+        Raises StoreTombstoneError if this store was removed from the cluster, StoreInUseError if another process serves it.
+        """
         while True:
             try:
                 await self._client.store_heartbeat(self._stats(store), timeout_s=store.config.store_heartbeat_s * 3)
-            except StoreTombstoneError:
+            except (StoreTombstoneError, StoreInUseError):
                 raise
             except ClientError as error:
                 if self._failing_since is None:
@@ -113,6 +121,15 @@ class SchedulerReporter:
                     _log.info("store heartbeats work again after %.1f s", self._clock.monotonic() - self._failing_since)
                     self._failing_since = None
             await asyncio.sleep(store.config.store_heartbeat_s)
+
+    async def _tell_stopping(self, store: Store) -> None:
+        """Let another process serve this store at once, wherever it is. If this gets lost, that one has to wait."""
+        stats = self._stats(store)
+        stats.is_stopping = True
+        try:
+            await self._client.store_heartbeat(stats, GOODBYE_S)
+        except ClientError as error:
+            _log.debug("the scheduler does not know that this store stops: %s", error)
 
     def _stats(self, store: Store) -> pdpb_pb2.StoreStats:
         capacity, available = self._disk_usage()

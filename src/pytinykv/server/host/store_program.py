@@ -9,12 +9,13 @@ worker, transport, connector, clock, randomness.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytinykv.client.errors import AlreadyBootstrappedError
+from pytinykv.client.errors import AlreadyBootstrappedError, StoreInUseError
 from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.model import RegionId, StoreId, region_to_pb
 from pytinykv.raft import PeerId
@@ -40,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 SCHEDULER_PATIENCE_S = 30.0
 """How long a starting store waits for a scheduler before it gives up."""
+REGISTER_PAUSE_S = 0.5
+"""How often a store asks again that the scheduler does not let register yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,8 @@ class StoreProgram:
         self._address = ""
         self._peer_address = ""
         self._status_address = ""
+        self._started_s = 0
+        """When this process asked to register, in seconds since the Unix epoch; tells it from others that serve the store."""
         self._config = config
         self._scope = scope
         self._claim = claim
@@ -129,15 +134,19 @@ class StoreProgram:
 
         `peer_address` is where other stores send Raft messages; empty: the same.
 
-        Raises ClientError (no scheduler, another cluster), EngineError, FormatError.
+        Raises ClientError (no scheduler, another cluster, StoreInUseError: another process serves this store), EngineError,
+        FormatError.
         """
+        self._started_s = self._ports.clock.wall_ms() // 1000
         self._address, self._peer_address, self._status_address = advertise_address, peer_address, status_address
         await self.scheduler.connect(patience_s)
         ident = await self._take_identity(patience_s)
         fresh_region = await self._bootstrap(ident, patience_s)
-        await self.scheduler.put_store(self._store_meta(ident.store_id), patience_s)
+        await self._register(ident.store_id, patience_s)
         ports = self._ports
-        reporter = SchedulerReporter(self.scheduler, scope=self._scope, clock=ports.clock, disk_usage=ports.disk_usage)
+        reporter = SchedulerReporter(
+            self.scheduler, scope=self._scope, clock=ports.clock, disk_usage=ports.disk_usage, started_s=self._started_s
+        )
         store = self._store = Store(
             store_id=ident.store_id,
             engine=ports.engine,
@@ -189,6 +198,30 @@ class StoreProgram:
         _log.info("bootstrapped cluster %d with region %d", ident.cluster_id, prepared.id)
         return prepared
 
+    async def _register(self, store_id: StoreId, patience_s: float) -> None:
+        """Register at this process's address; wait while the scheduler is not sure that another one has ended.
+
+        Raises StoreInUseError once the other one was heard of twice meanwhile (once may be its last words), or past
+        `patience_s`.
+        """
+        deadline = asyncio.get_running_loop().time() + patience_s
+        heard: list[int] = []
+        while True:
+            self._started_s = self._ports.clock.wall_ms() // 1000
+            try:
+                await self.scheduler.put_store(self._store_meta(store_id), patience_s)
+            except StoreInUseError as error:
+                last = (await self.scheduler.get_store(store_id, patience_s)).last_heartbeat
+                if not heard:
+                    _log.warning("waiting to see whether the other process is alive: %s", error)
+                if last not in heard:
+                    heard.append(last)
+                if len(heard) > 2 or asyncio.get_running_loop().time() >= deadline:
+                    raise
+            else:
+                return
+            await asyncio.sleep(REGISTER_PAUSE_S)
+
     def _store_meta(self, store_id: StoreId) -> metapb_pb2.Store:
         return metapb_pb2.Store(
             id=store_id,
@@ -196,5 +229,5 @@ class StoreProgram:
             peer_address=self._peer_address,
             status_address=self._status_address,
             version="8.5.0",
-            start_timestamp=self._ports.clock.wall_ms() // 1000,
+            start_timestamp=self._started_s,
         )

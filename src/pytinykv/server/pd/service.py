@@ -8,7 +8,8 @@ Rules that satisfy the known clients at once (tikv-python, tikv-client, client-g
  3. What can't be answered in full at the moment (no leader known, a gap in the region map, not bootstrapped yet) ends
     with UNAVAILABLE, which all clients take for "ask again". A partial answer would be believed.
  4. `Tso` gives one response per request, in order, with the same count; `logical` is that of the last timestamp.
- 5. Conditions that stores tell apart travel in `header.error`: not bootstrapped, already bootstrapped, tombstone.
+ 5. Conditions that stores tell apart travel in `header.error`: not bootstrapped, already bootstrapped, tombstone, served by
+    another process (DUPLICATED_ENTRY).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pytinykv.scheduler.errors import (
     RegionNotFound,
     SchedulerError,
     StaleRegion,
+    StoreInUse,
     StoreNotFound,
     StoreTombstone,
 )
@@ -50,6 +52,7 @@ _SOFT: Final[Mapping[type[Exception], pdpb_pb2.ErrorType]] = {
     NotBootstrapped: pdpb_pb2.ErrorType.NOT_BOOTSTRAPPED,
     AlreadyBootstrapped: pdpb_pb2.ErrorType.ALREADY_BOOTSTRAPPED,
     StoreTombstone: pdpb_pb2.ErrorType.STORE_TOMBSTONE,
+    StoreInUse: pdpb_pb2.ErrorType.DUPLICATED_ENTRY,
     RegionNotFound: pdpb_pb2.ErrorType.REGION_NOT_FOUND,
 }
 """What travels in `header.error` (rule 5)."""
@@ -265,6 +268,8 @@ class PdService:
 
     async def _store_heartbeat(self, request: pdpb_pb2.StoreHeartbeatRequest) -> Message:
         self._scheduler.store_heartbeat(stats_from_pb(request.stats))
+        if request.stats.is_stopping:
+            await self._scheduler.store_stopped(request.stats.store_id, request.stats.start_time)
         return pdpb_pb2.StoreHeartbeatResponse(header=self.header())
 
     # --- regions ------------------------------------------------------------------------------------------------
