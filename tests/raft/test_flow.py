@@ -1,4 +1,4 @@
-"""How a leader feeds its followers: probing, streaming, windows, sizes, the cache of recent entries."""
+"""How a leader feeds its followers: probing, streaming, windows, sizes."""
 
 from __future__ import annotations
 
@@ -92,17 +92,6 @@ def test_lost_appends_show_when_a_heartbeat_is_answered_even_with_a_full_window(
     assert network[2].commit == 4
 
 
-def test_an_unreachable_follower_is_probed_from_what_it_acknowledged() -> None:
-    peer = leader()
-    peer.propose(b"x")
-    peer.take()
-    peer.node.report_unreachable(TWO)
-    assert state(peer) is ProgressState.PROBE
-    (again,) = [message for message in peer.take() if isinstance(message, AppendEntries)]
-    assert (again.prev_index, len(again.entries)) == (1, 1)
-    peer.node.report_unreachable(PeerId(9))
-
-
 @pytest.mark.parametrize("rejected", [0, 1])
 def test_a_stale_rejection_is_ignored(rejected: int) -> None:
     peer = leader()
@@ -118,26 +107,6 @@ def test_a_rejection_goes_back_by_terms() -> None:
     peer.step(AppendRejection(PeerId(1), TWO, Term(4), LogIndex(8), LogIndex(6), Term(2), 0.0))
     (probe,) = [message for message in peer.take() if isinstance(message, AppendEntries)]
     assert (probe.prev_index, probe.prev_term) == (2, 1)
-
-
-def test_recent_entries_come_from_memory_and_older_ones_from_the_storage() -> None:
-    peer = Peer(1, stored((1,)), cache_bytes_max=2000)
-    peer.lead()
-    for number in range(200):
-        peer.propose(b"%03d" % number + b"x" * 97)
-        peer.take()
-    log = peer.node._core.log
-    assert 0 < len(log._window) < 20
-    assert log.entries(LogIndex(1), LogIndex(201), 1 << 20)[1].data.startswith(b"000")
-    assert log.entries(LogIndex(201), LogIndex(201), 0)[0].data.startswith(b"199")
-
-
-def test_what_is_not_applied_yet_stays_in_memory() -> None:
-    peer = leader(cache_bytes_max=0)
-    for _ in range(10):
-        peer.propose(b"x" * 100)
-        peer.take()
-    assert len(peer.node._core.log._window) >= 10
 
 
 def test_a_backlog_is_handed_out_for_applying_in_portions() -> None:

@@ -95,7 +95,7 @@ def test_one_change_at_a_time() -> None:
     peer.change(add(4))
     with pytest.raises(ProposalDropped) as refusal:
         peer.change(add(5))
-    assert refusal.value.reason is DropReason.CONF_CHANGE_PENDING
+    assert refusal.value.reason is DropReason.ADMIN_PENDING
     peer.answer_appends()
     peer.take()
     peer.change(add(5))

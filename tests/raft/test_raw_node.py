@@ -313,7 +313,7 @@ def fingerprint(peer: Peer) -> object:
         peer.log(),
         core.election_elapsed,
         core.heard_elapsed,
-        core.promise_until,
+        core.sticky_until,
         list(core.messages),
         list(core.after_sync),
         inner,

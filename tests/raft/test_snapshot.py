@@ -14,8 +14,10 @@ from pytinykv.raft import (
     LogIndex,
     PeerId,
     ProgressState,
+    RoleKind,
     SnapshotMeta,
     Term,
+    TimeoutNow,
 )
 
 
@@ -33,9 +35,10 @@ def test_a_snapshot_replaces_log_and_members() -> None:
     peer.step(install(snapshot(11, 11, 1, 2, 3)))
     assert (peer.node.last_index, peer.commit) == (11, 11)
     assert peer.node._core.log.term(LogIndex(11)) == 11
-    assert peer.node.conf_state.voters == (1, 2, 3)
+    assert peer.node.conf_state.voters == (1, 2), "the members are those of the applied index"
     assert AppendResponse(PeerId(2), PeerId(1), Term(11), LogIndex(11), 0.0) in peer.take()
     assert peer.storage.first_index() == 12
+    assert peer.node.conf_state.voters == (1, 2, 3)
 
 
 @pytest.mark.tinykv("TestRestoreIgnoreSnapshot2C")
@@ -73,6 +76,7 @@ def test_a_snapshot_brings_its_members_and_no_others() -> None:
     peer = Peer(2, stored((1, 2, 3)))
     peer.step(install(snapshot(11, 2, 2, 3, 4), term=2, to=2, sender=1))
     assert peer.leader_id == 1
+    peer.take()
     assert peer.node.conf_state.voters == (2, 3, 4)
 
 
@@ -95,7 +99,9 @@ def test_nothing_is_applied_until_the_snapshot_is() -> None:
     peer.step(
         AppendEntries(PeerId(1), PeerId(2), Term(2), LogIndex(11), Term(2), LogIndex(12), 0.0, entries_of(2, first=12))
     )
-    assert peer.node.ready(0.0).committed_entries == ()
+    ready = peer.node.ready(0.0)
+    assert ready.committed_entries == ()
+    peer.storage.append(ready.entries)
     peer.node.on_applied(LogIndex(11))
     assert peer.node.ready(0.0).committed_entries == entries_of(2, first=12)
 
@@ -118,6 +124,23 @@ def test_a_peer_does_not_campaign_before_its_snapshot_is_taken_up() -> None:
     peer.step(install(snapshot(11, 2, 1, 2)))
     assert peer.campaign() is False
     peer.take()
+    assert peer.campaign() is True
+
+
+def test_a_peer_that_is_installing_a_snapshot_does_not_campaign_and_leaves_the_old_log_alone() -> None:
+    """The driver takes its time: the snapshot is handed out, the storage still has the log that it replaces."""
+    peer = Peer(1, stored((1, 2), terms=(1, 1, 1), commit=3))
+    peer.take()
+    peer.step(install(snapshot(11, 2, 1, 2)))
+    ready = peer.node.ready(peer.now)
+    assert ready.snapshot is not None
+    peer.tick(2 * peer.config.election_ticks)
+    assert (peer.role, peer.term, peer.campaign()) == (RoleKind.FOLLOWER, 2, False)
+    peer.step(TimeoutNow(PeerId(1), PeerId(2), Term(2), 0.0))
+    assert peer.role is RoleKind.FOLLOWER
+    assert peer.node.status().first_index == 12
+    peer.storage.apply_snapshot(ready.snapshot)
+    peer.node.on_applied(ready.snapshot.index)
     assert peer.campaign() is True
 
 
@@ -201,7 +224,7 @@ def test_a_snapshot_that_nobody_reports_on_is_given_up_after_a_while() -> None:
 
 @pytest.mark.tinykv("TestSlowNodeRestore2C")
 def test_a_follower_that_was_away_for_long_is_restored_by_a_snapshot() -> None:
-    network = Network(3, cache_bytes_max=0)
+    network = Network(3)
     network.campaign(1)
     network.isolate(3)
     for _ in range(100):

@@ -74,7 +74,7 @@ def test_a_follower_that_lacks_entries_gets_them_first() -> None:
 
 @pytest.mark.tinykv("TestLeaderTransferAfterSnapshot3A")
 def test_a_follower_that_needs_a_snapshot_gets_it_first() -> None:
-    network = led_network(cache_bytes_max=0)
+    network = led_network()
     network.isolate(3)
     network.propose(1)
     leader = network[1]

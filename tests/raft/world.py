@@ -6,11 +6,14 @@ The world is driven by a schedule: a list of `(kind, number)` actions. Each peer
 * a disk: batches are written in order, synced later, and a crash loses unsynced ones from the end;
 * a driver that follows the Ready contract, with as many Readys under way as the schedule likes.
 
-Messages wait in a pool from which the schedule delivers, drops and duplicates them in any order.
+In half of the worlds peers apply what is committed in the turn in which they learn of it; in the others it waits for some
+turns, at one peer for longer than at another. Messages wait in a pool from which the schedule delivers, drops and duplicates
+them in any order.
 
 The judge checks after every action (`Judge`): election safety, log matching, leader completeness and state-machine safety
-(Raft figure 3), that a lease excludes any other leader, that reads see what was applied anywhere before they began, that
-what is called durable is on the disk, and that acknowledgements do not run ahead of it.
+(Raft figure 3), that a lease excludes any other leader and covers what was acknowledged anywhere, that reads see what was
+applied anywhere before they began, that what is called durable is on the disk, and that acknowledgements do not run ahead of
+it.
 """
 
 from __future__ import annotations
@@ -72,9 +75,9 @@ ACTIONS: dict[str, int] = {
     "heal": 2,
     "transfer": 2,
     "change": 3,
+    "admin": 2,
     "compact": 2,
     "read": 4,
-    "unreachable": 1,
     "stall": 1,
 }
 """Kinds of actions with their weights."""
@@ -149,6 +152,9 @@ class WorldPeer:
         self.written = copy.deepcopy(self.durable)
         self.unsynced: deque[Batch] = deque()
         self.reads: dict[bytes, tuple[LogIndex, LogIndex]] = {}
+        self.unapplied: deque[Entry] = deque()
+        self.proposed: set[tuple[int, int]] = set()
+        """Index and term of the commands for which this peer will answer a client."""
         self.next_tick = 0.0
         self.restarts = 0
         self.node: RawNode | None = None
@@ -168,7 +174,6 @@ class WorldPeer:
             inflight_max=4,
             append_bytes_max=12,
             committed_bytes_max=24,
-            cache_bytes_max=300,
             uncommitted_bytes_max=200,
             snapshot_ticks_max=20,
             applied=self.durable.applied,
@@ -185,6 +190,8 @@ class WorldPeer:
             self.durable.write(batch)
         self.unsynced.clear()
         self.reads.clear()
+        self.unapplied.clear()
+        self.proposed.clear()
         self.node = None
 
     def tick_if_due(self) -> None:
@@ -192,10 +199,13 @@ class WorldPeer:
             self.next_tick += TICK_S
             self.node.tick(self.now)
 
-    def turn(self) -> None:
-        """Take one Ready: write, apply, send."""
+    def turn(self, lag: int = 0) -> None:
+        """Take one Ready: write, apply, send. Of what is committed, `lag` entries wait for a later turn."""
         node = self.node
-        if node is None or not node.has_ready():
+        if node is None:
+            return
+        if not node.has_ready():
+            self._apply_later(node, lag)
             return
         ready = node.ready(self.now)
         batch = Batch(
@@ -213,15 +223,27 @@ class WorldPeer:
         self.world.judge.on_ready(self, ready)
         self.written.write(batch)
         if ready.snapshot is not None:
+            self.unapplied.clear()
             node.on_applied(ready.snapshot.index)
-        self._apply(node, ready, batch)
+        self.unapplied.extend(ready.committed_entries)
+        self._apply(node, batch, lag)
         self.written.set_applied(batch.applied, batch.conf_state)
         self.unsynced.append(batch)
         self.world.send(ready.messages)
         self._note_reads(ready)
 
-    def _apply(self, node: RawNode, ready: Ready, batch: Batch) -> None:
-        for entry in ready.committed_entries:
+    def _apply_later(self, node: RawNode, lag: int) -> None:
+        if len(self.unapplied) <= lag:
+            return
+        batch = Batch(0, (), None, None, self.written.applied, self.written.conf_state)
+        self._apply(node, batch, lag)
+        self.written.write(batch)
+        self.unsynced.append(batch)
+        self._serve_reads()
+
+    def _apply(self, node: RawNode, batch: Batch, lag: int) -> None:
+        while len(self.unapplied) > lag:
+            entry = self.unapplied.popleft()
             self.world.judge.on_apply(self, entry)
             if entry.kind is EntryKind.CONF_CHANGE:
                 batch.conf_state = node.apply_conf_change(decode_conf_change(entry.data))
@@ -234,6 +256,9 @@ class WorldPeer:
             self.reads[state.context] = (began_at, state.index)
         for context in ready.dropped_reads:
             del self.reads[context]
+        self._serve_reads()
+
+    def _serve_reads(self) -> None:
         for context, (began_at, index) in list(self.reads.items()):
             if index and self.written.applied >= index:
                 del self.reads[context]
@@ -273,6 +298,9 @@ class Judge:
     applied: dict[int, Entry] = field(default_factory=dict)
     committed_in: dict[int, int] = field(default_factory=dict)
     applied_max: LogIndex = LogIndex(BASE[0])
+    """Highest index applied by any peer."""
+    acknowledged_max: LogIndex = LogIndex(BASE[0])
+    """Highest index that a lease read must see: of an acknowledged command, or of an admin entry applied by any peer."""
     seen_terms: dict[PeerId, int] = field(default_factory=dict)
     leases_seen: int = 0
     reads_seen: int = 0
@@ -294,6 +322,8 @@ class Judge:
         known = self.applied.setdefault(entry.index, entry)
         assert known == entry, f"state-machine safety: peer {peer.id} applies {entry}, elsewhere {known}"
         assert peer.node is not None
+        if (entry.index, entry.term) in peer.proposed or entry.kind is not EntryKind.NORMAL:
+            self.acknowledged_max = max(self.acknowledged_max, entry.index)
         term = self.committed_in.setdefault(entry.index, peer.node.term)
         if entry.index > self.applied_max:
             self.applied_max = entry.index
@@ -347,7 +377,10 @@ class Judge:
         assert leader == peer.id, f"election safety: {leader} and {peer.id} lead term {node.term}"
         if node.lease_until > peer.now:
             self.leases_seen += 1
-            assert node.commit_index >= self.applied_max, f"peer {peer.id} would read {node.commit_index} by its lease"
+            assert node.commit_index >= self.applied_max, f"peer {peer.id} misses the commit of {self.applied_max}"
+            assert node.applied_index >= self.acknowledged_max, (
+                f"peer {peer.id} would read {node.applied_index} by its lease, {self.acknowledged_max} is acknowledged"
+            )
             for other in self.world.alive():
                 rival = other.node
                 if rival is not None and rival.is_leader and rival.term > node.term:
@@ -360,10 +393,14 @@ class World:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         self.is_plain = is_plain(seed)
+        self.lags = seed % 2 == 1
         rng = random.Random(seed)
         self.time = 0.0
         self.pool: list[Message] = []
         self.held: list[Message] = []
+        """Messages that arrive late, if at all."""
+        self.holds_timeout_now = False
+        """Whether the newest transfer's messages to the transferee are among them."""
         self.cuts: set[tuple[PeerId, PeerId]] = set()
         self.stalled: dict[PeerId, float] = {}
         self.counter = 0
@@ -374,7 +411,9 @@ class World:
         return [peer for peer in self.peers.values() if peer.node is not None]
 
     def send(self, messages: tuple[Message, ...]) -> None:
-        self.pool.extend(messages)
+        for message in messages:
+            is_late = self.holds_timeout_now and isinstance(message, TimeoutNow)
+            (self.held if is_late else self.pool).append(message)
 
     # -- running
 
@@ -388,6 +427,7 @@ class World:
         """Liveness: with everything mended, one more entry reaches every member within a bound of time."""
         self.cuts.clear()
         self.stalled.clear()
+        self.holds_timeout_now = False
         for peer in self.peers.values():
             if peer.node is None:
                 peer.start()
@@ -441,7 +481,7 @@ class World:
             self._deliver(self.pool.pop(number % min(len(self.pool), 8)))
 
     def do_turn(self, number: int) -> None:
-        self._peer(number).turn()
+        self._peer(number).turn(number // 8 % 6 if self.lags else 0)
 
     def do_sync(self, number: int) -> None:
         self._peer(number).sync(1 + number // 8 % 3)
@@ -469,9 +509,10 @@ class World:
             return
         self.counter += 1
         try:
-            peer.node.propose(b"%d" % self.counter + b"." * (number % 2 * 12), peer.now)
+            term, index = peer.node.propose(b"%d" % self.counter + b"." * (number % 2 * 12), peer.now)
         except RaftError:
             return
+        peer.proposed.add((index, term))
 
     def do_drop(self, number: int) -> None:
         if self.pool:
@@ -482,13 +523,13 @@ class World:
             self.pool.append(self.pool[number % len(self.pool)])
 
     def do_talk(self, number: int) -> None:
-        """Let two peers talk with each other alone, with or without a sync at the one who speaks first."""
+        """Let two peers exchange messages with each other alone, each with or without a sync."""
         one, other = self._peer(number), self._peer(number // 16)
-        for here, there in ((one, other), (other, one)):
-            here.turn()
-            if number // 256 % 4:
+        for here, there, draw in ((one, other, number // 256), (other, one, number // 1024)):
+            here.turn(number // 64 % 4 if self.lags else 0)
+            if draw % 4:
                 here.sync(9)
-            here.turn()
+            here.turn(number // 64 % 4 if self.lags else 0)
             heard = [it for it in self.pool if (it.sender, it.to) == (here.id, there.id)]
             self.pool = [it for it in self.pool if (it.sender, it.to) != (here.id, there.id)]
             for message in heard:
@@ -539,11 +580,10 @@ class World:
     def do_transfer(self, number: int) -> None:
         peer = self._leader(number)
         if peer is not None and peer.node is not None:
+            self.holds_timeout_now = number % 2 == 1
             peer.node.transfer_leader(self._peer(number // 7).id, peer.now)
-            if number % 2:
+            if self.holds_timeout_now:
                 peer.turn()
-                self.held.extend(message for message in self.pool if isinstance(message, TimeoutNow))
-                self.pool = [message for message in self.pool if not isinstance(message, TimeoutNow)]
 
     def do_change(self, number: int) -> None:
         peer = self._leader(number)
@@ -552,6 +592,15 @@ class World:
         kind = list(ConfChangeKind)[number // 3 % 3]
         try:
             peer.node.propose_conf_change(ConfChange(kind, self._peer(number // 11).id), peer.now)
+        except RaftError:
+            return
+
+    def do_admin(self, number: int) -> None:
+        peer = self._leader(number)
+        if peer is None or peer.node is None:
+            return
+        try:
+            peer.node.propose_admin(b"admin %d" % number, peer.now)
         except RaftError:
             return
 
@@ -569,11 +618,6 @@ class World:
         except RaftError:
             return
         peer.reads[context] = (self.judge.applied_max, LogIndex(0))
-
-    def do_unreachable(self, number: int) -> None:
-        peer = self._leader(number)
-        if peer is not None and peer.node is not None:
-            peer.node.report_unreachable(self._peer(number // 3).id)
 
     def do_stall(self, number: int) -> None:
         """Keep one peer from ticking and working for up to two seconds."""

@@ -7,7 +7,7 @@ test can play through any schedule.
 The chapter, bottom-up: `messages` and `errors` (the words), `storage` (what a driver must be able to read back), `log` and
 `durability` (entries, and how far each of them got), `quorum` and `progress` (counting, feeding a follower), `roles` and
 `core` (the state), `election`, `leading`, `following`, `membership`, `read_index` (the rules), `ready` and `raw_node` (the
-face), `describe` (how it stands).
+face), `describe` (its state as text).
 
 The Ready contract
 ------------------
@@ -19,14 +19,15 @@ if node.has_ready():
     2 apply ready.committed_entries, in the same batch or later;  node.on_applied(index)
       a CONF_CHANGE among them: node.apply_conf_change(change), before on_applied
     3 send ready.messages
-    4 answer ready.read_states whose index is applied; fail ready.dropped_reads
+    4 keep ready.read_states until their index is applied, then answer them; fail ready.dropped_reads
     5 if ready.must_sync: have the batch synced; then send ready.messages_after_sync, and node.on_persisted(ready.number, now)
 ```
-* Steps 1 to 4 are done before the next call of `ready`; step 5 may come later: several Readys may be under way to the disk.
-  They become durable in order. Telling only the newest number is enough.
+* Step 1 is done before the next call of `ready`, and so are 3 and 4. Steps 2 and 5 may come later: applying may lag, and
+  several Readys may be under way to the disk. They become durable in order. Telling only the newest number is enough.
 * Without `must_sync` there is nothing in `messages_after_sync` and no call of `on_persisted` is needed.
 * A crash may lose Readys whose sync was not confirmed, from the end: the batches on disk are a prefix of those written.
-* An installed snapshot is reported with `on_applied(snapshot.index)`; committed entries come only after that.
+* An installed snapshot is reported with `on_applied(snapshot.index)`; committed entries come only after that. It replaces
+  also what was handed out before and is not applied yet.
 
 Invariants
 ----------
@@ -35,9 +36,12 @@ Invariants
 3. An acknowledgement vouches only for entries that are on the follower's disk, also when entries still under way to the disk
    are overwritten; a leader counts itself by the same rule (thesis 10.2.1).
 4. Nothing that speaks for a term leaves a peer before that term is durable.
-5. While `lease_until` lies ahead, no other peer leads, provided that clock rates differ by less than
-   `Config.clock_drift_max` (thesis 6.4.1). This holds across restarts, leadership transfers and membership changes.
-6. A call that raises a `RaftError` has changed nothing.
+5. While `lease_until` lies ahead, no other peer leads, and the applied state is what a linearizable read may see, provided
+   that clock rates differ by less than `Config.clock_drift_max` (thesis 6.4.1). This holds across restarts, leadership
+   transfers and membership changes, and however far applying lags behind committing.
+6. At most one admin entry (a membership change, a split) is not applied by its leader, and no peer campaigns that knows of
+   a committed one which it has not applied (see "Barriers" in `leading`).
+7. A call that raises a `RaftError` has changed nothing.
 
 Sources: Ongaro and Ousterhout 2014 ("Raft"); Ongaro's thesis: 3.10 leadership transfer, 4 membership, 6.2 check-quorum,
 6.4 reads, 9.6 pre-vote, 10.2.1 writing to the leader's disk in parallel.

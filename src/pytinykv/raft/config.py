@@ -11,13 +11,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of a `RawNode`; every field says what it changes."""
 
     peer_id: PeerId
-    """Who this peer is in its group; unique, never used again once removed."""
+    """This peer's id in its group; unique, never used again once removed."""
 
     election_ticks: int = 10
     """A follower that hears nothing for this many ticks up to twice as many (drawn anew each time) campaigns."""
 
     heartbeat_ticks: int = 2
-    """A leader sends a sign of life this often."""
+    """A leader sends heartbeats this often."""
 
     pre_vote: bool = True
     """Ask for a majority's consent before disturbing the group with a new term (thesis 9.6)."""
@@ -27,15 +27,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     requests (thesis 6.2 and 4.2.3). Leases need it."""
 
     lease_s: float = 0.0
-    """How long a leader may serve reads after the send time of a round that a majority answered; 0 means no leases. Keep it
-    below `election_ticks` ticks, or failover takes longer: a promise lasts `lease_s` × (1 + `clock_drift_max`)."""
+    """How long a leader may serve reads after the send time of a message that a majority answered; 0 means no leases. Keep
+    `lease_s` × (1 + `clock_drift_max`) below `election_ticks` ticks: for so long a follower elects no other leader."""
 
     clock_drift_max: float = 0.1
-    """By which fraction the rates of two peers' clocks may differ. A peer that breaks it may break lease reads."""
+    """By which fraction the rates of two peers' clocks may differ. A peer whose clock breaks it may break lease reads."""
 
     fresh: bool = False
-    """The group is being created right now (bootstrap, split), so no lease of a leader that this peer has forgotten can
-    exist, and it may vote at once. A peer that restarts says False: it keeps still for one election timeout."""
+    """The group is being created right now (bootstrap, split), so no leader that this peer has forgotten can hold a lease,
+    and it may vote at once. False for a peer that restarts: for one election timeout it neither campaigns nor votes."""
 
     inflight_max: int = 256
     """How many append messages to one follower may be unanswered."""
@@ -49,23 +49,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     committed_bytes_max: int = 8 << 20
     """Entries' bytes that one Ready hands out for applying; a larger entry comes alone."""
 
-    cache_bytes_max: int = 2 << 20
-    """Recent entries' bytes kept in memory although storage and state machine have them, for slightly slow followers."""
-
     announce_commit: bool = True
     """Send a message of its own when the commit index moves and no entries are due. Otherwise followers learn it from the
     next entries or the next heartbeat: they apply a little later, and a group that commits one entry at a time sends and
-    handles a third fewer messages. What a new term and a membership change commit is announced always."""
+    handles a third fewer messages. The commit of an admin entry or of a term's no-op is announced always."""
 
     snapshot_ticks_max: int = 600
-    """A leader that learns nothing of a snapshot's fate for this long tries again."""
+    """A leader that learns for so long neither that a snapshot arrived nor that it got lost tries again."""
 
     applied: LogIndex = LogIndex(0)
     """Where applying goes on after a restart; below the first index of the log means: where the log begins."""
 
     @property
-    def promise_s(self) -> float:
-        """How long, on its own clock, a peer that heard a leader elects no other."""
+    def stickiness_s(self) -> float:
+        """How long, on its own clock, a peer that heard a leader elects no other; longer than the lease by the drift."""
         return self.lease_s * (1.0 + self.clock_drift_max)
 
     def validate(self) -> None:
@@ -85,7 +82,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         if self.lease_s < 0 or self.clock_drift_max < 0:
             raise ValueError("lease_s and clock_drift_max must not be negative")
         if self.lease_s > 0 and not self.check_quorum:
-            raise ValueError("lease_s needs check_quorum: without it peers make no promise")
-        for name in ("append_bytes_max", "uncommitted_bytes_max", "committed_bytes_max", "cache_bytes_max"):
+            raise ValueError("lease_s needs check_quorum: without it followers may elect another leader at any time")
+        for name in ("append_bytes_max", "uncommitted_bytes_max", "committed_bytes_max"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")

@@ -1,14 +1,20 @@
-"""The state of one peer and the steps that every role shares: terms, timers, promises, sending.
+"""The state of one peer, and the steps that every role shares: terms, timers, leader stickiness, sending.
 
-A promise is what a lease stands on. A peer that hears a leader elects no other for `election_ticks` ticks and for `promise_s`
-seconds of its own clock; changing the term does not end the promise, and a restarted peer, which has forgotten whom it
-promised what, keeps still for as long.
+Leader stickiness is what a lease stands on (thesis 4.2.3 and 6.4.1). A peer that heard a leader elects no other one for
+`election_ticks` ticks and for `stickiness_s` seconds of its own clock:
+
+    leader    sent_at ├────────── lease_s ──────────┤ reads alone no longer
+    follower       heard ├──── lease_s × (1 + clock_drift_max) ────┤ may elect another leader
+                         └── neither campaigns nor votes ──────────┘
+
+A change of term does not end this time. A restarted peer has forgotten which leader it heard, so for as long it neither
+campaigns nor votes.
 
 Invariants:
-1. `term` never falls; `vote` changes only together with it, or from nobody to somebody.
+1. `term` never falls; within a term `vote` changes once, from no peer to a peer.
 2. Nothing that speaks for a term leaves this peer before that term is on its disk: `send` holds it back.
-3. While a promise lasts, this peer neither campaigns nor votes nor adopts the term of a vote request, unless the leader that
-   it was given to asked for the election and has not been heard since.
+3. A sticky peer neither campaigns nor votes nor adopts the term of a vote request, unless the leader that it heard asked for
+   the election and has not been heard since (thesis 3.10).
 """
 
 from __future__ import annotations
@@ -43,20 +49,20 @@ class Core:
         "dropped_reads",
         "election_elapsed",
         "election_timeout",
-        "forgotten_ticks",
-        "forgotten_until",
-        "has_forgotten",
         "heard_elapsed",
         "heard_sent_at",
         "heard_term",
         "id",
+        "is_just_restarted",
         "log",
         "messages",
         "now",
-        "promise_until",
         "read_states",
+        "restart_ticks",
+        "restart_until",
         "rng",
         "role",
+        "sticky_until",
         "storage",
         "term",
         "vote",
@@ -65,34 +71,62 @@ class Core:
     def __init__(self, config: Config, storage: Storage, rng: Rng) -> None:
         config.validate()
         hard_state, conf_state = storage.initial_state()
+
+        # What never changes.
         self.config = config
-        self.storage = storage
-        self.rng = rng
         self.id = config.peer_id
-        self.log = RaftLog(storage, hard_state.commit, config.applied, hard_state.term)
-        self.conf = Configuration(conf_state)
+        self.storage = storage
+        """Read only; asked here for snapshots, by the log for entries."""
+        self.rng = rng
+        """Drawn from for election timeouts, nothing else."""
+
+        # What is persisted (Raft figure 2).
         self.term = hard_state.term
+        """The newest term this peer knows of. Moved by `become_follower` and `become_candidate`; never falls."""
         self.vote = hard_state.vote
+        """The peer that got this peer's vote in `term`, or NO_PEER. Set by `election`, reset by a newer term."""
+        self.log = RaftLog(storage, hard_state.commit, config.applied, hard_state.term)
+
+        # What this peer is now.
+        self.conf = Configuration(conf_state)
+        """The members as of `log.applied`: the newest membership change applied, or the snapshot installed."""
         self.role: Role = Follower()
+        """Replaced by the `become_…` methods and `leading.become_leader`; holds what only that role needs."""
         self.now = NEVER
-        """The newest time handed in, in seconds."""
+        """The newest time handed in, seconds of the driver's monotonic clock."""
+
+        # What the next Ready hands out; emptied by it.
         self.messages: list[Message] = []
+        """May be sent at once."""
         self.after_sync: list[Message] = []
+        """May be sent when everything up to now is durable."""
         self.read_states: list[ReadState] = []
+        """Reads that a quorum has confirmed."""
         self.dropped_reads: list[bytes] = []
+        """Contexts of reads that were lost together with leadership."""
+
+        # The election timer (Raft 5.2).
         self.election_elapsed = 0
+        """Ticks since a leader was heard, a vote given, or a campaign begun. Not used by a leader."""
         self.election_timeout = 0
-        self.has_forgotten = config.check_quorum and hard_state.term > 0 and not config.fresh
-        """Restarted a moment ago: there may be a promise that is not remembered."""
-        self.forgotten_ticks = config.election_ticks
-        self.forgotten_until = NEVER
-        """What is left of that moment: ticks, and the time, set at the first of them."""
-        self.heard_elapsed = 0 if self.has_forgotten else config.election_ticks
-        """Ticks since a leader was last heard."""
-        self.promise_until = NEVER
+        """At so many of them this peer campaigns; drawn from [election_ticks, 2 × election_ticks) at each new wait."""
+
+        # Leader stickiness.
+        self.is_just_restarted = config.check_quorum and hard_state.term > 0 and not config.fresh
+        """Started so short a time ago that a leader may still rely on what this peer has forgotten. Ends for good once both
+        `restart_ticks` and `restart_until` are over (`tick_stickiness`)."""
+        self.restart_ticks = config.election_ticks
+        """How many more ticks that takes at least."""
+        self.restart_until = NEVER
+        """Until when, on this peer's clock, it lasts at least; set at the first tick, which brings the first time."""
+        self.heard_elapsed = 0 if self.is_just_restarted else config.election_ticks
+        """Ticks since a leader of any term was last heard, or since a restart; counts on when the term changes."""
+        self.sticky_until = NEVER
+        """Until when, on this peer's clock, a leader may rely on it at least. Moved by `heard_leader`; never falls."""
         self.heard_term = Term(0)
+        """The term of the leader that was last heard."""
         self.heard_sent_at = NEVER
-        """Newest send time among the messages of the leader of `heard_term`, by that leader's clock."""
+        """Newest send time among that leader's messages in `heard_term`, on that leader's clock."""
         self.reset_election_timer()
 
     # --- looking ------------------------------------------------------------------------------------------------
@@ -108,21 +142,25 @@ class Core:
         return self.role.leader_id
 
     def is_promotable(self) -> bool:
-        """Tell whether this peer may campaign: a voter that is not about to install a snapshot."""
-        return self.id in self.conf.voters and self.log.pending_snapshot is None
+        """Tell whether this peer may campaign: a voter, and with no snapshot left to install.
 
-    def is_promised(self) -> bool:
-        """Tell whether a leader may count on this peer not electing another."""
+        Before a snapshot is installed, the members it brings and the log it replaces are not on this peer's disk, and the
+        entries between `applied` and `committed` can't be read.
+        """
+        return self.id in self.conf.voters and not self.log.is_installing()
+
+    def is_sticky(self) -> bool:
+        """Tell whether a leader may rely on this peer not electing another."""
         if not self.config.check_quorum or self.conf.is_sole_voter(self.id):
             return False
         if isinstance(self.role, Leader) or self.heard_elapsed < self.config.election_ticks:
             return True
-        return self.now < self.promise_until
+        return self.now < self.sticky_until
 
     # --- terms and roles ----------------------------------------------------------------------------------------
 
     def become_follower(self, term: Term, leader_id: PeerId) -> None:
-        """Follow `leader_id`, or nobody yet, in `term`."""
+        """Follow `leader_id` in `term`, NO_PEER while its leader is not known."""
         assert term >= self.term, f"term {self.term} must not fall to {term}"
         if term > self.term:
             self.term, self.vote = term, NO_PEER
@@ -141,52 +179,60 @@ class Core:
         return role
 
     def become_pre_candidate(self) -> Candidate:
-        """Ask around before beginning a new term; nothing that is persisted changes."""
+        """Ask for consent before beginning a new term; nothing that is persisted changes."""
         assert not isinstance(self.role, Leader), "a leader never campaigns"
         role = Candidate(is_pre_vote=True)
         self.role = role
         self.reset_election_timer()
         return role
 
-    # --- timers and promises ------------------------------------------------------------------------------------
+    # --- timers and stickiness ----------------------------------------------------------------------------------
 
     def reset_election_timer(self) -> None:
-        """Start waiting for a leader anew, with a new random patience (Raft 5.2)."""
+        """Start waiting for a leader anew, with a new random timeout (Raft 5.2)."""
         self.election_elapsed = 0
         ticks = self.config.election_ticks
         self.election_timeout = self.rng.randrange(ticks, 2 * ticks)
 
     def heard_leader(self, sent_at: float) -> None:
-        """Note a message of the leader of this term: wait on, and keep the promise that it may count on."""
+        """Note a message of the leader of this term: wait on, and elect no other for a while."""
         self.election_elapsed = self.heard_elapsed = 0
-        until = self.now + self.config.promise_s
-        self.promise_until = max(self.promise_until, until)
+        until = self.now + self.config.stickiness_s
+        self.sticky_until = max(self.sticky_until, until)
         if self.heard_term != self.term:
             self.heard_term, self.heard_sent_at = self.term, sent_at
         elif sent_at > self.heard_sent_at:
             self.heard_sent_at = sent_at
 
-    def tick_promise(self) -> None:
-        """Let time pass for the promises."""
+    def tick_stickiness(self) -> None:
+        """Let a tick pass for the stickiness to a leader heard, and for that of a restart."""
         self.heard_elapsed += 1
-        if not self.has_forgotten:
+        if not self.is_just_restarted:
             return
-        if self.forgotten_until == NEVER:
-            self.forgotten_until = self.now + self.config.promise_s
-            self.promise_until = max(self.promise_until, self.forgotten_until)
-        self.forgotten_ticks -= 1
-        if self.forgotten_ticks <= 0 and self.now >= self.forgotten_until:
-            self.has_forgotten = False
+        if self.restart_until == NEVER:
+            self.restart_until = self.now + self.config.stickiness_s
+            self.sticky_until = max(self.sticky_until, self.restart_until)
+        self.restart_ticks -= 1
+        if self.restart_ticks <= 0 and self.now >= self.restart_until:
+            self.is_just_restarted = False
 
-    def is_released_by(self, transfer_at: float | None, campaign_term: Term) -> bool:
-        """Tell whether the promise is void because the leader it was given to asked for this election.
+    def is_released_by_transfer(self, transfer_at: float | None, campaign_term: Term) -> bool:
+        """Tell whether the leader that this peer sticks to has itself asked for the election of `campaign_term`.
 
-        That leader counts no message sent before `transfer_at` for a lease afterwards. So the release is good unless this
+        From then on that leader counts no message sent before `transfer_at` for a lease. So the release is good unless this
         peer has heard something newer from it: then the transfer was given up, and a new lease may stand on that message.
         """
-        if transfer_at is None or self.has_forgotten:
+        if transfer_at is None or self.is_just_restarted:
             return False
         return self.heard_term != campaign_term - 1 or transfer_at >= self.heard_sent_at
+
+    # --- applying -----------------------------------------------------------------------------------------------
+
+    def on_applied(self, index: LogIndex) -> None:
+        """Note that everything up to `index` is applied; with a snapshot, the members that it brings count from now on."""
+        installed = self.log.on_applied(index)
+        if installed is not None:
+            self.conf = Configuration(installed.conf_state)
 
     # --- sending ------------------------------------------------------------------------------------------------
 
@@ -198,7 +244,7 @@ class Core:
             self.after_sync.append(message)
 
     def send_after_sync(self, message: Message) -> None:
-        """Send what promises that everything up to now is durable."""
+        """Send what says that everything up to now is durable."""
         self.after_sync.append(message)
 
     def last_position(self) -> tuple[LogIndex, Term]:

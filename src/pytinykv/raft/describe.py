@@ -1,4 +1,4 @@
-"""How a peer stands, as a record and as text that people read."""
+"""The state of a peer, as a record and as text for people."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import msgspec
 from pytinykv.raft import leading
 from pytinykv.raft.core import Core
 from pytinykv.raft.messages import NO_PEER, ConfState, LogIndex, PeerId, Term
-from pytinykv.raft.progress import Progress, ProgressState
+from pytinykv.raft.progress import NEVER, Progress, ProgressState
 from pytinykv.raft.roles import Leader, RoleKind
 
 
 class ProgressStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One member in the leader's eyes; see `progress.Progress`."""
+    """One member as the leader knows it; see `progress.Progress`."""
 
     match: LogIndex
     next: LogIndex
@@ -69,7 +69,7 @@ def _render_progress(peer_id: PeerId, progress: ProgressStatus) -> str:
 
 
 def status(core: Core) -> Status:
-    """Return how `core` stands."""
+    """Return the state of a peer."""
     role, log = core.role, core.log
     leader = role if isinstance(role, Leader) else None
     transfer = leader.transfer if leader is not None else None
@@ -86,7 +86,7 @@ def status(core: Core) -> Status:
         durable_index=log.durability.index,
         conf_state=core.conf.state,
         lead_transferee=transfer.transferee if transfer is not None else NO_PEER,
-        lease_until=leading.lease_until(core, leader) if leader is not None else float("-inf"),
+        lease_until=leading.lease_until(core, leader) if leader is not None else NEVER,
         progress={} if leader is None else {peer: _progress_status(it) for peer, it in leader.progress.items()},
     )
 

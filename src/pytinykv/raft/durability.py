@@ -8,7 +8,7 @@
 still writes the old 6 and 7, but they are no longer this log's: the flight is cut to 5, so its completion vouches for 5 only.
 
 Invariants:
-1. Entries up to `index` equal the log's, and the disk has them.
+1. The disk has the log's entries up to `index`.
 2. A flight vouches for no entry that has been overwritten since it was handed out.
 3. Flights complete in the order of their numbers; what a crash loses, it loses from the end.
 """
@@ -27,8 +27,11 @@ class _Flight:
 
     def __init__(self, number: int, last_index: LogIndex, term: Term) -> None:
         self.number = number
+        """The Ready's number."""
         self.last_index = last_index
+        """Up to here its completion vouches for the log; falls when the log is overwritten."""
         self.term = term
+        """The term that is durable with it."""
 
 
 class Durability:
@@ -38,10 +41,11 @@ class Durability:
 
     def __init__(self, index: LogIndex, term: Term) -> None:
         self.index = index
-        """Highest index of the log that is surely on the disk."""
+        """Highest index up to which the log is on the disk. Moved by `persisted`, back by `overwritten`."""
         self.term = term
-        """The term in the newest durable hard state."""
+        """The term in the newest durable hard state. Moved by `persisted`; never falls."""
         self._flights: deque[_Flight] = deque()
+        """Readys that must be synced and are not known to be, oldest first."""
 
     @property
     def idle(self) -> bool:

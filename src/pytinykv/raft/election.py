@@ -2,14 +2,15 @@
 
 Invariants:
 1. A vote is given once a term, to a candidate whose log is at least as new, and it is sent only when it is durable.
-2. A peer that knows of a committed membership change which it has not applied does not campaign: it would count in a
+2. A peer that knows of a committed admin entry which it has not applied does not campaign: it would count in a
    configuration that is two steps old, whose majorities need not overlap with the newest one's.
-3. A pre-vote changes nothing at the voter.
+3. A peer that has a snapshot left to install does not campaign.
+4. A pre-vote changes nothing at the voter.
 
-Who refuses a vote says what it knows to be committed. Without that, a group can be stuck for ever: 1 and 3 are its members,
-leader 3 removes itself, 1 has the entry but misses the news that it is committed. 1 counts in the old group and needs 3's
-vote; 3 has more entries than 1, so it refuses, and it can't campaign itself because it is no member any more. With the
-commit index in the refusal, 1 applies the change and elects itself.
+A refusal of a vote says what its sender knows to be committed. Without that, a group can be stuck for ever: 1 and 3 are its
+members, leader 3 removes itself, 1 has the entry but misses the message that it is committed. 1 counts in the old group and
+needs 3's vote; 3 has more entries than 1, so it refuses, and it can't campaign itself because it is no member any more. With
+the commit index in the refusal, 1 applies the change and elects itself.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ _SCAN_BYTES_MAX = 1 << 20
 
 def tick(core: Core) -> None:
     """Let a tick pass for a peer that does not lead."""
-    core.tick_promise()
+    core.tick_stickiness()
     core.election_elapsed += 1
-    if core.election_elapsed >= core.election_timeout and not core.is_promised():
+    if core.election_elapsed >= core.election_timeout and not core.is_sticky():
         core.reset_election_timer()
         campaign(core)
 
@@ -46,11 +47,11 @@ def tick(core: Core) -> None:
 def campaign(core: Core, transfer_at: float | None = None) -> bool:
     """Try to become the leader; return whether a campaign began.
 
-    `transfer_at` comes from a leader's TimeoutNow: its promise is released and no pre-vote is needed.
+    `transfer_at` comes from a leader's TimeoutNow: then this peer need not stick to that leader, nor ask for pre-votes.
     """
-    if isinstance(core.role, Leader) or not core.is_promotable() or _has_unapplied_conf_change(core):
+    if isinstance(core.role, Leader) or not core.is_promotable() or _knows_unapplied_admin_entry(core):
         return False
-    if transfer_at is None and core.is_promised():
+    if transfer_at is None and core.is_sticky():
         return False
     if core.config.pre_vote and transfer_at is None:
         _begin_pre_vote(core)
@@ -59,12 +60,13 @@ def campaign(core: Core, transfer_at: float | None = None) -> bool:
     return True
 
 
-def _has_unapplied_conf_change(core: Core) -> bool:
+def _knows_unapplied_admin_entry(core: Core) -> bool:
+    """Tell whether what is committed and not applied contains a barrier. Not to be asked while a snapshot is installed."""
     log = core.log
     low = LogIndex(log.applied + 1)
     while low <= log.committed:
         for entry in log.entries(low, log.committed, _SCAN_BYTES_MAX):
-            if entry.kind is EntryKind.CONF_CHANGE:
+            if entry.kind is not EntryKind.NORMAL:
                 return True
             low = LogIndex(entry.index + 1)
     return False
@@ -100,11 +102,11 @@ def _other_voters(core: Core) -> list[PeerId]:
 
 
 def ignores_vote_request(core: Core, message: VoteRequest | PreVoteRequest) -> bool:
-    """Tell whether a promise keeps this peer from even looking at a request of this or a newer term."""
-    if not core.is_promised():
+    """Tell whether this peer sticks to a leader and so ignores a request of this or a newer term (thesis 4.2.3)."""
+    if not core.is_sticky():
         return False
     transfer_at = message.transfer_at if isinstance(message, VoteRequest) else None
-    return not core.is_released_by(transfer_at, message.term)
+    return not core.is_released_by_transfer(transfer_at, message.term)
 
 
 def on_vote_request(core: Core, message: VoteRequest) -> None:
@@ -154,7 +156,7 @@ def learn_commit(core: Core, message: VoteResponse | PreVoteResponse) -> None:
     if not core.log.matches(message.commit, message.commit_term):
         return
     core.log.commit_to(message.commit)
-    if isinstance(core.role, Candidate) and _has_unapplied_conf_change(core):
+    if isinstance(core.role, Candidate) and _knows_unapplied_admin_entry(core):
         core.become_follower(core.term, NO_PEER)
 
 
@@ -188,5 +190,5 @@ def on_pre_vote_response(core: Core, message: PreVoteResponse) -> None:
 
 def on_timeout_now(core: Core, message: TimeoutNow) -> None:
     """Campaign because the leader wants to hand over, unless it has been heard since it asked."""
-    if isinstance(core.role, Follower) and core.is_released_by(message.sent_at, Term(core.term + 1)):
+    if isinstance(core.role, Follower) and core.is_released_by_transfer(message.sent_at, Term(core.term + 1)):
         campaign(core, message.sent_at)

@@ -21,13 +21,13 @@ from pytinykv.raft.messages import NO_PEER, LogIndex, PeerId
 
 
 class RaftError(Exception):
-    """Whatever the core refuses; the node is as it was before the call."""
+    """The core refused a call; the node is as it was before."""
 
     retryable = False
 
 
 class NotLeader(RaftError):
-    """Only a leader can do that. `leader_id` is who to ask, or 0 when this peer knows none."""
+    """Only a leader can do that. `leader_id` is the peer to ask, or 0 when this peer knows of no leader."""
 
     retryable = True
 
@@ -42,7 +42,7 @@ class DropReason(Enum):
 
     TRANSFERRING = "leadership is being handed over"
     TOO_MUCH_UNCOMMITTED = "too many bytes wait for a majority"
-    CONF_CHANGE_PENDING = "an earlier membership change is not applied yet"
+    ADMIN_PENDING = "an earlier membership change or admin command is not applied yet"
     LAST_VOTER = "the change would leave the group without a voter"
 
 

@@ -27,7 +27,7 @@ from pytinykv.raft.roles import Follower
 
 
 def check(core: Core, message: AppendEntries | Heartbeat | InstallSnapshot) -> None:
-    """Refuse what no leader can have said, before anything changes.
+    """Refuse what no correct leader sends, before anything changes.
 
     Raises:
         ProtocolViolation: two leaders in one term, entries that do not follow each other, or a heartbeat that counts on
@@ -91,7 +91,7 @@ def _accept(core: Core, message: AppendEntries | InstallSnapshot, match: LogInde
 
 
 def on_heartbeat(core: Core, message: Heartbeat) -> None:
-    """Answer the leader's sign of life. Its commit index is one that this peer has acknowledged to it."""
+    """Answer a heartbeat. Its commit index is one that this peer has acknowledged to the leader."""
     follow(core, message.sender, message.sent_at)
     if message.commit <= core.log.last_index:
         core.log.commit_to(message.commit)
@@ -105,14 +105,12 @@ def on_install_snapshot(core: Core, message: InstallSnapshot) -> None:
     if meta.index <= log.committed:
         _accept(core, message, log.committed)
         return
-    conf = Configuration(meta.conf_state)
-    if core.id not in conf.members:
+    if core.id not in Configuration(meta.conf_state).members:
         return
     if log.matches(meta.index, meta.term):
         log.commit_to(meta.index)
     else:
         log.restore(meta)
-        core.conf = conf
     _accept(core, message, meta.index)
 
 

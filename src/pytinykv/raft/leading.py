@@ -8,12 +8,40 @@ Invariants:
 2. It commits an entry of its own term that a majority has on disk, and with it everything before; never an older entry by
    counting (Raft figure 8).
 3. It counts itself only up to its own durable index.
+
+Barriers
+--------
+An admin entry (a membership change, a split) makes another group of this one when it is applied: other members count, or part
+of its keys belong to another group. `Leader.barrier_index` is the index of the newest one, or of the term's no-op while there
+was none. A new leader can't tell which of the entries that it found in its log are committed, let alone applied elsewhere;
+the no-op stands for all of them.
+
+    ... │ other admin entries │ no-op │ ... commands ... │ admin entry │ ... commands ...
+                              ▲ term_start               ▲ barrier_index
+
+1. A leader proposes an admin entry only when the barrier is applied (`check_barrier`): one at a time.
+2. A peer that knows of a committed admin entry which it has not applied does not campaign (`election`).
+3. Under a committed barrier that is not applied, a leader's lease gives no reads (`is_applied_current`): other peers may have
+   applied it, and may have gone on as another group that takes writes already.
+
+So applying may lag behind committing by any time. For a linearizable read nothing more has to be applied than the barrier,
+because a write is acknowledged only by the peer that proposed it, when it is applied there. Say it was proposed
+* by this leader in this term: then it is applied here;
+* in an earlier term: then it lies below the no-op, if it was committed before this peer was elected (Raft 5.4), and the
+  no-op is applied;
+* in a later term, or committed by a later leader: none such exists while the lease lasts.
 """
 
 from __future__ import annotations
 
 from pytinykv.raft.core import Core
-from pytinykv.raft.errors import ProtocolViolation, SnapshotTemporarilyUnavailable, StorageError
+from pytinykv.raft.errors import (
+    DropReason,
+    ProposalDropped,
+    ProtocolViolation,
+    SnapshotTemporarilyUnavailable,
+    StorageError,
+)
 from pytinykv.raft.messages import (
     NO_PEER,
     AppendEntries,
@@ -28,7 +56,7 @@ from pytinykv.raft.messages import (
     PeerId,
     TimeoutNow,
 )
-from pytinykv.raft.progress import Progress, ProgressState
+from pytinykv.raft.progress import NEVER, Progress, ProgressState
 from pytinykv.raft.roles import Leader, Transfer
 
 _FOREVER = float("inf")
@@ -57,7 +85,26 @@ def append(core: Core, role: Leader, kind: EntryKind, data: bytes) -> LogIndex:
     """Append one entry of this term; return its index."""
     index = LogIndex(core.log.last_index + 1)
     core.log.append((Entry(index, core.term, kind, data),))
-    role.uncommitted_bytes += len(data)
+    if data:
+        role.uncommitted.append((index, len(data)))
+        role.uncommitted_bytes += len(data)
+    return index
+
+
+def check_barrier(core: Core, role: Leader) -> None:
+    """Refuse an admin entry while an earlier one, or the no-op of the term, is not applied.
+
+    Raises:
+        ProposalDropped: that is so.
+    """
+    if role.barrier_index > core.log.applied:
+        raise ProposalDropped(DropReason.ADMIN_PENDING)
+
+
+def append_admin(core: Core, role: Leader, kind: EntryKind, data: bytes) -> LogIndex:
+    """Append an admin entry, the new barrier; return its index. The caller has checked the one before."""
+    index = append(core, role, kind, data)
+    role.barrier_index = index
     return index
 
 
@@ -75,12 +122,12 @@ def has_due_messages(core: Core, role: Leader) -> bool:
 def _news(core: Core, role: Leader) -> LogIndex:
     """Return the commit index that is worth a message of its own (see `Config.announce_commit`).
 
-    The term's first entry and membership changes are: until it applies them, a peer won't campaign or counts otherwise.
+    That of a barrier is: until it applies an admin entry, a peer does not campaign, or counts otherwise.
     """
     committed = core.log.committed
     if core.config.announce_commit:
         return committed
-    return role.pending_conf_index if role.pending_conf_index <= committed else LogIndex(0)
+    return role.barrier_index if role.barrier_index <= committed else LogIndex(0)
 
 
 def send_due(core: Core, role: Leader) -> None:
@@ -152,7 +199,7 @@ def send_heartbeat(core: Core, role: Leader, peer_id: PeerId, progress: Progress
 
 
 def _stamp(core: Core, role: Leader) -> float:
-    """Return the send time that answers may count for; it stands still once a transfer was asked for."""
+    """Return the send time that answers may count for; it is frozen once a transferee was told to campaign."""
     transfer = role.transfer
     return core.now if transfer is None or transfer.sent_at is None else transfer.sent_at
 
@@ -162,7 +209,7 @@ def _stamp(core: Core, role: Leader) -> float:
 
 def tick(core: Core, role: Leader) -> None:
     """Let a tick pass: heartbeats, check of the quorum, limits of transfers and snapshots."""
-    core.tick_promise()
+    core.tick_stickiness()
     role.heartbeat_elapsed += 1
     role.quorum_elapsed += 1
     if role.transfer is not None:
@@ -216,7 +263,10 @@ def on_append_rejection(core: Core, progress: Progress, message: AppendRejection
 
 
 def on_heartbeat_response(core: Core, role: Leader, progress: Progress, message: HeartbeatResponse) -> None:
-    """A follower still follows; find out whether it misses something, and release the reads that waited for this."""
+    """A follower still follows; find out whether it misses something, and release the reads that waited for this.
+
+    If it is the transferee, it is told to campaign once more: the first time it may not have been able to yet.
+    """
     if message.round > role.reads.round:
         raise ProtocolViolation(f"peer {message.sender} answered round {message.round}, not begun yet")
     _note_contact(progress, message.sent_at)
@@ -226,6 +276,8 @@ def on_heartbeat_response(core: Core, role: Leader, progress: Progress, message:
     if message.round > progress.acked_round:
         progress.acked_round = message.round
         release_reads(core, role)
+    if role.transfer is not None and role.transfer.transferee == message.sender:
+        maybe_send_timeout_now(core, role)
 
 
 def _note_contact(progress: Progress, sent_at: float) -> None:
@@ -233,14 +285,8 @@ def _note_contact(progress: Progress, sent_at: float) -> None:
     progress.acked_at = max(progress.acked_at, sent_at)
 
 
-def on_unreachable(progress: Progress) -> None:
-    """Messages to this follower were probably lost: stop streaming."""
-    if progress.state is ProgressState.REPLICATE:
-        progress.become_probe()
-
-
 def on_snapshot_report(progress: Progress, *, ok: bool) -> None:
-    """The driver knows how the sending of a snapshot ended; go on probing at the next sign of life."""
+    """The driver knows how the sending of a snapshot ended; go on probing at the next answer to a heartbeat."""
     if progress.state is not ProgressState.SNAPSHOT:
         return
     if not ok:
@@ -265,11 +311,12 @@ def maybe_commit(core: Core, role: Leader) -> bool:
     """Move the commit index to what a majority has on disk, if that is of this term; return whether it moved."""
     progress, log = role.progress, core.log
     reached = core.conf.reached(lambda peer_id: progress[peer_id].match)
-    before = log.committed
-    if reached <= before or not role.is_own_entry(reached):
+    if reached <= log.committed or not role.is_own_entry(reached):
         return False
     log.commit_to(reached)
-    role.uncommitted_bytes = max(0, role.uncommitted_bytes - log.bytes_between(before, reached))
+    waiting = role.uncommitted
+    while waiting and waiting[0][0] <= reached:
+        role.uncommitted_bytes -= waiting.popleft()[1]
     return True
 
 
@@ -282,7 +329,7 @@ def has_committed_in_term(core: Core, role: Leader) -> bool:
 
 
 def release_reads(core: Core, role: Leader) -> None:
-    """Hand out the reads whose round a majority has answered."""
+    """Hand out the reads that a majority has confirmed by answering their round."""
     if role.reads.has_pending:
         current, progress = role.reads.round, role.progress
         reached = core.conf.reached(lambda peer_id: current if peer_id == core.id else progress[peer_id].acked_round)
@@ -290,21 +337,30 @@ def release_reads(core: Core, role: Leader) -> None:
 
 
 def lease_until(core: Core, role: Leader) -> float:
-    """Return until when no other leader can exist, on this peer's clock; see `RawNode.lease_until`."""
-    if not core.config.lease_s or role.transfer is not None or not has_committed_in_term(core, role):
-        return -_FOREVER
-    if core.log.applied < role.pending_conf_index <= core.log.committed:
-        return -_FOREVER
+    """Return until when the applied state may be read without asking a quorum; see `RawNode.lease_until`."""
+    if not core.config.lease_s or role.transfer is not None or not is_applied_current(core, role):
+        return NEVER
     progress = role.progress
     newest = core.conf.reached(lambda peer_id: _FOREVER if peer_id == core.id else progress[peer_id].acked_at)
-    return newest + core.config.lease_s if newest > role.lease_floor else -_FOREVER
+    return newest + core.config.lease_s if newest > role.lease_floor else NEVER
+
+
+def is_applied_current(core: Core, role: Leader) -> bool:
+    """Tell whether everything that a linearizable read of this group has to see is applied, if no later leader exists.
+
+    That is the term's no-op, and whatever barrier is committed; see the module's docstring.
+    """
+    log = core.log
+    if log.applied < role.term_start:
+        return False
+    return log.applied >= role.barrier_index or role.barrier_index > log.committed
 
 
 # --- transfer ---------------------------------------------------------------------------------------------------
 
 
 def begin_transfer(core: Core, role: Leader, transferee: PeerId) -> bool:
-    """Hand leadership over; a transfer to somebody else ends, one to the same peer goes on. Return whether one runs."""
+    """Hand leadership over; a transfer to another peer ends, one to the same peer goes on. Return whether one runs."""
     if transferee == core.id or transferee not in core.conf.voters:
         return False
     if role.transfer is not None:

@@ -1,20 +1,32 @@
-"""The log as the core sees it: the storage's entries, and the recent ones in memory.
+"""The log as the core sees it: what the storage has, then the newest entries, which the storage does not have yet.
 
-    storage                                   window (in memory)
-    ────────────────────────────┬─────────────────────────────────────────────
-    first_index ...             │ window_first ...                    last_index
-                                │
-      applied ≤ applying ≤ committed            durable ≤ handed ≤ last_index
-      done      handed out   by a majority      on disk   in a Ready
+                  snapshot                                                       last_index
+                     │                                                               │
+    index  ...  4    5  │  6    7    8    9    10   11  │  12   13  │  14   15   16  │
+    term        2    2  │  2    2    2    3    3    3   │  3    3   │  4    4    4   │
+                        └────── storage.entries() ──────┴───── _unwritten (memory) ──┘
+                        first_index                     │           │
+                                                        │      handed: in a Ready, being written
+                                                        │
+    two chains of positions, which never cross their own order but know nothing of each other:
 
-The window holds at least what was not handed out yet, because only then the storage can have it; it keeps more, up to a
-number of bytes, so that followers close to the leader never cost a read.
+      state machine    snapshot ≤ applied ≤ applying ≤ committed ≤ last_index
+      disk                     durability.index ≤ handed ≤ last_index
+
+`committed` may lie above `durability.index`: then a majority without this peer has the entries on disk.
+
+An entry's way: `append` puts it into memory; `take_unhanded` gives it to the driver in a Ready; once the driver asks for the
+next Ready it has written this one, and `on_written` lets go of it: from then on the storage serves it. A cache of recent
+entries, if there is to be one, is the storage's affair.
+
+A log can be replaced by a snapshot (`restore`). Until the driver has installed that and said so (`on_applied`), the storage
+still holds the old log, and nothing below the snapshot may be read.
 
 Invariants:
 1. Indexes have no gap; terms never fall along the log.
 2. Nothing at or below `committed` is ever overwritten.
-3. `applied` ≤ `applying` ≤ `committed` ≤ `last_index`.
-4. An entry outside the window is in the storage.
+3. The two chains above.
+4. An entry above the snapshot is in memory or in the storage; where both have its index, memory is right.
 """
 
 from __future__ import annotations
@@ -22,23 +34,19 @@ from __future__ import annotations
 from pytinykv.raft.durability import Durability
 from pytinykv.raft.errors import Compacted, StorageError, Unavailable
 from pytinykv.raft.messages import Entry, LogIndex, SnapshotMeta, Term
-from pytinykv.raft.storage import Storage
-
-_ENTRY_BYTES = 64
-"""What an entry takes in memory beside its data, roughly."""
+from pytinykv.raft.storage import Storage, limit_bytes
 
 
 class RaftLog:
     """One peer's log."""
 
     __slots__ = (
-        "_gate",
+        "_installing",
         "_snapshot_index",
         "_snapshot_term",
         "_storage",
-        "_window",
-        "_window_bytes",
-        "_window_first",
+        "_unwritten",
+        "_unwritten_first",
         "applied",
         "applying",
         "committed",
@@ -53,27 +61,38 @@ class RaftLog:
         base = LogIndex(first - 1)
         assert committed <= last, f"the log ends at {last}, below the persisted commit index {committed}"
         self._storage = storage
-        self._window: list[Entry] = []
-        self._window_first = LogIndex(last + 1)
-        self._window_bytes = 0
+        """Read only. The driver writes to it what Readys contain, and cuts its front off when it likes."""
+        self._unwritten: list[Entry] = []
+        """Entries that the storage may not have: not handed out, or handed out in the newest Ready. A run without gaps that
+        ends at `last_index`. Grows by `append`, shrinks by `on_written` and by overwriting."""
+        self._unwritten_first = LogIndex(last + 1)
+        """Index of the first of them, also while there is none: everything below is the storage's."""
         self._snapshot_index = base
         self._snapshot_term = storage.term(base)
+        """The entry before the log's first one when this peer started, or since then the end of the newest snapshot that
+        replaced the log. Lies below the true beginning once the driver has cut the storage's front off."""
         self.pending_snapshot: SnapshotMeta | None = None
-        self._gate = LogIndex(0)
+        """A snapshot that was accepted and has not been handed out: set by `restore`, taken by the next Ready."""
+        self._installing: SnapshotMeta | None = None
+        """A snapshot that was accepted and is not installed: set by `restore`, cleared by `on_applied`."""
         self.last_index = last
+        """Highest index of the log, on disk or not; falls only when a leader's entries replace uncommitted ones."""
         self.handed = last
+        """Everything up to here was given to the driver in some Ready. Moved by `take_unhanded`, back by overwriting."""
         self.committed = max(committed, base)
+        """Everything up to here is on the disks of a majority and final. Moved by `commit_to` and `restore`; never falls."""
         self.applied = max(applied, base)
+        """Everything up to here has changed the state machine. Moved by the driver through `on_applied`; never falls."""
         self.applying = self.applied
+        """Everything up to here was handed out for applying. Moved by `take_committed` and `take_snapshot`; never falls."""
         self.durability = Durability(last, durable_term)
+        """How far the log has got on this peer's own disk; told of every overwriting here, of syncs by `RawNode`."""
         assert self.applied <= self.committed, f"applied {self.applied} lies above the commit index {self.committed}"
 
     # --- looking things up --------------------------------------------------------------------------------------
 
     def first_index(self) -> LogIndex:
-        """Return the lowest index that can be read."""
-        if self.pending_snapshot is not None:
-            return LogIndex(self.pending_snapshot.index + 1)
+        """Return the lowest index that can be read, `last_index` + 1 when there is no entry."""
         return max(LogIndex(self._snapshot_index + 1), self._storage.first_index())
 
     def term(self, index: LogIndex) -> Term:
@@ -82,10 +101,10 @@ class RaftLog:
         Raises:
             Compacted, Unavailable: as `Storage.term`.
         """
-        if index >= self._window_first:
+        if index >= self._unwritten_first:
             if index > self.last_index:
                 raise Unavailable(index)
-            return self._window[index - self._window_first].term
+            return self._unwritten[index - self._unwritten_first].term
         if index <= self._snapshot_index:
             if index == self._snapshot_index:
                 return self._snapshot_term
@@ -94,10 +113,10 @@ class RaftLog:
 
     def last_term(self) -> Term:
         """Return the term of the last entry."""
-        return self._window[-1].term if self._window else self.term(self.last_index)
+        return self._unwritten[-1].term if self._unwritten else self.term(self.last_index)
 
     def matches(self, index: LogIndex, term: Term) -> bool:
-        """Tell whether the entry at `index` is there and has `term`."""
+        """Tell whether the entry at `index` is there and has `term`; then all before it are the same, too (Raft 5.3)."""
         if index > self.last_index:
             return False
         try:
@@ -106,48 +125,29 @@ class RaftLog:
             return False
 
     def is_up_to_date(self, last_index: LogIndex, last_term: Term) -> bool:
-        """Tell whether a log that ends so may lead this one (Raft 5.4.1)."""
+        """Tell whether a log that ends so has all that may be committed in this one (Raft 5.4.1)."""
         own = self.last_term()
         return last_term > own or (last_term == own and last_index >= self.last_index)
 
     def entries(self, low: LogIndex, high: LogIndex, bytes_max: int) -> tuple[Entry, ...]:
-        """Return entries from `low` to `high`, both included, at least one, stopping when `bytes_max` is exceeded.
+        """Return entries from `low` to `high`, both included: at least one, and no more than fit into `bytes_max`.
 
-        May return fewer than would fit, at the border of storage and window.
+        May return fewer than would fit, where the storage ends and memory begins.
 
         Raises:
             Compacted: `low` lies below the log.
         """
-        first = self._window_first
-        if low < first:
-            if low <= self._snapshot_index:
-                raise Compacted(low)
-            return tuple(self._storage.entries(low, min(LogIndex(high + 1), first), bytes_max))
-        start, stop = low - first, high - first + 1
-        if self._window_bytes > bytes_max:
-            stop = self._fitting(start, stop, bytes_max)
-        return tuple(self._window[start:stop])
-
-    def _fitting(self, start: int, stop: int, bytes_max: int) -> int:
-        window, total = self._window, len(self._window[start].data)
-        for position in range(start + 1, stop):
-            total += len(window[position].data)
-            if total > bytes_max:
-                return position
-        return stop
-
-    def bytes_between(self, after: LogIndex, last: LogIndex) -> int:
-        """Return the data bytes of entries above `after`, up to `last`, as far as the window has them."""
-        start = max(after + 1 - self._window_first, 0)
-        stop = last + 1 - self._window_first
-        if stop <= start:
-            return 0
-        return sum(len(entry.data) for entry in self._window[start:stop])
+        first = self._unwritten_first
+        if low >= first:
+            return tuple(limit_bytes(self._unwritten[low - first : high - first + 1], bytes_max))
+        if low <= self._snapshot_index:
+            raise Compacted(low)
+        return tuple(self._storage.entries(low, min(LogIndex(high + 1), first), bytes_max))
 
     def conflict_hint(self, index: LogIndex, term: Term) -> tuple[LogIndex, Term]:
         """Return the highest position not above `index` whose term is not above `term`, and its term.
 
-        Whoever has an entry of `term` at `index` can agree with this log only there or below, because terms never fall
+        A log that has an entry of `term` at `index` can agree with this one only there or below, because terms never fall
         along a log. Below the log the term is not known; then it is 0.
         """
         index = min(index, self.last_index)
@@ -177,24 +177,21 @@ class RaftLog:
         )
         if first <= self.last_index:
             self._truncate(first)
-        self._window.extend(entries)
-        for entry in entries:
-            self._window_bytes += len(entry.data) + _ENTRY_BYTES
+        self._unwritten.extend(entries)
         self.last_index = entries[-1].index
 
     def _truncate(self, from_index: LogIndex) -> None:
-        position = from_index - self._window_first
+        position = from_index - self._unwritten_first
         if position > 0:
-            del self._window[position:]
+            del self._unwritten[position:]
         else:
-            self._window.clear()
-            self._window_first = from_index
-        self._window_bytes = sum(len(entry.data) + _ENTRY_BYTES for entry in self._window)
+            self._unwritten.clear()
+            self._unwritten_first = from_index
         self.handed = min(self.handed, LogIndex(from_index - 1))
         self.durability.overwritten(from_index)
 
     def commit_to(self, index: LogIndex) -> bool:
-        """Move the commit index up, if it does; return whether it did."""
+        """Move the commit index up; return whether it moved."""
         if index <= self.committed:
             return False
         assert index <= self.last_index, f"commit index {index} lies above the log's end {self.last_index}"
@@ -202,14 +199,12 @@ class RaftLog:
         return True
 
     def restore(self, meta: SnapshotMeta) -> None:
-        """Replace the whole log by a snapshot, which the next Ready hands out."""
+        """Replace the whole log by a snapshot, which the next Ready hands out (Raft section 7)."""
         self.durability.overwritten(LogIndex(self.committed + 1))
-        self._window.clear()
-        self._window_bytes = 0
-        self._window_first = LogIndex(meta.index + 1)
+        self._unwritten.clear()
+        self._unwritten_first = LogIndex(meta.index + 1)
         self._snapshot_index, self._snapshot_term = meta.index, meta.term
-        self.pending_snapshot = meta
-        self._gate = meta.index
+        self.pending_snapshot = self._installing = meta
         self.last_index = self.handed = self.committed = meta.index
 
     # --- handing out --------------------------------------------------------------------------------------------
@@ -218,9 +213,16 @@ class RaftLog:
         """Return the entries to persist, each once."""
         if self.handed == self.last_index:
             return ()
-        taken = tuple(self._window[self.handed + 1 - self._window_first :])
+        taken = tuple(self._unwritten[self.handed + 1 - self._unwritten_first :])
         self.handed = self.last_index
         return taken
+
+    def on_written(self) -> None:
+        """Let go of what was handed out: the driver has written it, so the storage serves it from now on."""
+        count = self.handed + 1 - self._unwritten_first
+        if count > 0:
+            del self._unwritten[:count]
+            self._unwritten_first = LogIndex(self.handed + 1)
 
     def take_snapshot(self) -> SnapshotMeta | None:
         """Return the snapshot to install, once."""
@@ -229,9 +231,13 @@ class RaftLog:
             self.applying = meta.index
         return meta
 
+    def is_installing(self) -> bool:
+        """Tell whether an accepted snapshot is not installed yet; until then the storage's log is not this one."""
+        return self._installing is not None
+
     def has_committed(self) -> bool:
-        """Tell whether entries wait to be applied; while a snapshot is being installed, none do."""
-        return self.applying < self.committed and self.applied >= self._gate
+        """Tell whether entries wait to be handed out for applying; while a snapshot is being installed, none do."""
+        return self.applying < self.committed and not self.is_installing()
 
     def take_committed(self, bytes_max: int) -> tuple[Entry, ...]:
         """Return entries to apply, each once, about `bytes_max` at a time."""
@@ -241,20 +247,12 @@ class RaftLog:
         self.applying = taken[-1].index
         return taken
 
-    def on_applied(self, index: LogIndex) -> None:
-        """Note that everything up to `index` is applied."""
+    def on_applied(self, index: LogIndex) -> SnapshotMeta | None:
+        """Note that everything up to `index` is applied; return the snapshot that is installed by that, if there is one."""
         assert index <= self.applying, f"applied {index}, but only {self.applying} was handed out"
         self.applied = max(self.applied, index)
-
-    def trim(self, bytes_max: int) -> None:
-        """Let go of the oldest entries that storage and state machine have, when the window holds more than `bytes_max`."""
-        if self._window_bytes <= bytes_max:
-            return
-        window, count, freed = self._window, 0, 0
-        evictable = min(self.handed, self.applying) - self._window_first + 1
-        while count < evictable and self._window_bytes - freed > bytes_max // 2:
-            freed += len(window[count].data) + _ENTRY_BYTES
-            count += 1
-        del window[:count]
-        self._window_first = LogIndex(self._window_first + count)
-        self._window_bytes -= freed
+        installed = self._installing
+        if installed is None or index < installed.index:
+            return None
+        self._installing = None
+        return installed

@@ -6,7 +6,9 @@ as the configurations that peers count in are never two steps apart, which these
 1. A leader proposes a change only when every earlier one is applied, and its own first entry is.
 2. The message that brings change n + 1 to a peer says that change n is committed, and a peer that knows of a committed change
    which it has not applied does not campaign (`election`).
-3. A leader's lease rests while a committed change waits to be applied (`leading.lease_until`).
+
+The first is the rule of barriers in `leading`. Without its second half ("and its own first entry is") two leaders can each
+commit a change that the other does not know of, and majorities need not overlap (a bug of the thesis, mended in 2015).
 """
 
 from __future__ import annotations
@@ -29,15 +31,12 @@ def propose(core: Core, role: Leader, change: ConfChange) -> LogIndex:
     """Append a membership change; return its index.
 
     Raises:
-        ProposalDropped: another change is not applied yet, or nobody would be left.
+        ProposalDropped: an earlier admin entry is not applied yet, or no voter would be left.
     """
-    if role.pending_conf_index > core.log.applied:
-        raise ProposalDropped(DropReason.CONF_CHANGE_PENDING)
+    leading.check_barrier(core, role)
     if not core.conf.changed(change).voters:
         raise ProposalDropped(DropReason.LAST_VOTER)
-    index = leading.append(core, role, EntryKind.CONF_CHANGE, encode_conf_change(change))
-    role.pending_conf_index = index
-    return index
+    return leading.append_admin(core, role, EntryKind.CONF_CHANGE, encode_conf_change(change))
 
 
 def apply(core: Core, change: ConfChange) -> ConfState:

@@ -1,7 +1,7 @@
 """Records of the Raft protocol: log entries, persisted state and the messages between peers.
 
 The same records are used in memory, in the log on disk and between stores; `msgspec` encodes them. A peer's id is the
-`peer_id` of TiKV (unique per replica, never reused), 0 means nobody.
+`peer_id` of TiKV (unique per replica, never reused), 0 means no peer.
 """
 
 from __future__ import annotations
@@ -19,14 +19,21 @@ NO_PEER = PeerId(0)
 
 
 class EntryKind(IntEnum):
-    """What an entry's data holds; stored, never renumber."""
+    """What an entry's data holds; stored, never renumber.
+
+    The kinds except NORMAL are *admin entries*: they change the group itself, so they act as barriers (see `leading`).
+    """
 
     NORMAL = 0
+    """A command of the driver, or the no-op with which a leader opens its term, which is empty."""
     CONF_CHANGE = 1
+    """A membership change: an encoded `ConfChange`."""
+    ADMIN = 2
+    """Another change of the group that the driver defines, such as a split of its key range."""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One slot of the log. An empty NORMAL entry is the no-op with which a leader opens its term."""
+    """One slot of the log."""
 
     index: LogIndex
     term: Term
@@ -96,7 +103,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class AppendEntries(_Message, frozen=True, array_like=True, gc=False, tag=1):
-    """The leader's log from `prev_index` + 1 on (Raft figure 2). Without entries: a probe, or news of the commit index.
+    """The leader's log from `prev_index` + 1 on (Raft figure 2). Without entries: a probe, or a newer commit index.
 
     `sent_at` is the leader's clock in seconds; the answer carries it back unread (see `RawNode.lease_until`).
     """
@@ -129,7 +136,7 @@ class AppendRejection(_Message, frozen=True, array_like=True, gc=False, tag=3):
 
 
 class Heartbeat(_Message, frozen=True, array_like=True, gc=False, tag=4):
-    """Sign of life. `commit` never exceeds what the receiver has acknowledged; `round` counts for read index."""
+    """The sender still leads. `commit` never exceeds what the receiver has acknowledged; `round` counts for read index."""
 
     commit: LogIndex
     round: int
@@ -147,7 +154,7 @@ class VoteRequest(_Message, frozen=True, array_like=True, gc=False, tag=6):
     """A candidate asks for the vote of `term`.
 
     `transfer_at` is set when the old leader asked for the election (thesis 3.10): that leader's clock when it did. Voters
-    then drop their promise to it, unless they have heard from it since.
+    then need not stick to it, unless they have heard from it since.
     """
 
     last_index: LogIndex
@@ -195,7 +202,7 @@ class TimeoutNow(_Message, frozen=True, array_like=True, gc=False, tag=11):
 
 
 class TransferRequest(_Message, frozen=True, array_like=True, gc=False, tag=12):
-    """A follower passes on the wish that `transferee` should lead."""
+    """A follower that was asked to make `transferee` the leader asks the leader."""
 
     transferee: PeerId
 
@@ -219,7 +226,7 @@ Message = (
     | TransferRequest
     | StaleTerm
 )
-"""Everything that peers of a group say to each other; tags are sent, never renumber."""
+"""All messages between the peers of a group; tags are sent, never renumber."""
 
 _ENCODER = msgspec.msgpack.Encoder()
 _CONF_CHANGE_DECODER = msgspec.msgpack.Decoder(ConfChange)

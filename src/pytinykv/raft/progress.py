@@ -1,6 +1,6 @@
 """What a leader knows about one follower, and how much it may send.
 
-              reject, unreachable                 log starts above `next`
+                    rejected                      log starts above `next`
         ┌────────────────────────┐        ┌────────────────────────────────┐
         ▼                        │        │                                ▼
       PROBE ──── accepted ──▶ REPLICATE ──┘   PROBE ───────────────▶ SNAPSHOT
@@ -9,7 +9,7 @@
 
 Invariants:
 1. `match` < `next`; the follower's log equals the leader's up to `match`, on its disk, so `match` never falls.
-2. In REPLICATE `next` is a guess: everything below it was sent. A reject or a report of loss sends back to `match` + 1.
+2. In REPLICATE `next` is a guess: everything below it was sent. A rejection sends back towards `match` + 1.
 3. In SNAPSHOT nothing is sent.
 """
 
@@ -21,6 +21,7 @@ from enum import Enum
 from pytinykv.raft.messages import LogIndex
 
 NEVER = float("-inf")
+"""A time before all others."""
 
 
 class ProgressState(Enum):
@@ -32,7 +33,7 @@ class ProgressState(Enum):
 
 
 class Progress:
-    """One follower (or the leader itself) in the leader's eyes."""
+    """One member, as the leader knows it; the leader has one for itself, too."""
 
     __slots__ = (
         "_inflight",
@@ -52,25 +53,31 @@ class Progress:
 
     def __init__(self, match: LogIndex, next_index: LogIndex, inflight_max: int) -> None:
         self.match = match
+        """Up to here the follower's disk is known to have the leader's log. Moved by acknowledgements; never falls."""
         self.next = next_index
+        """Index of the first entry of the next append message. Always above `match`."""
         self.state = ProgressState.PROBE
+        """How the follower is fed; moved along the arrows of the module's figure by the `become_…` methods."""
         self.inflight_max = inflight_max
+        """How many append messages with entries may be unanswered in REPLICATE."""
         self._inflight: deque[LogIndex] = deque()
-        """Last index of each unanswered append message that carried entries."""
+        """Last index of each unanswered append message that carried entries, in REPLICATE; ascending, above `match`."""
         self.is_paused = False
-        """A probe is on its way; a response or the next heartbeat's answer ends the pause."""
+        """In PROBE: a probe is on its way, so none is due. A response or the next heartbeat's answer ends the pause."""
         self.is_poked = False
-        """Something may have been lost: send an append even if it is empty, so that a gap shows."""
+        """In REPLICATE: something may have been lost, so an append message is due, be it empty, that shows a gap."""
         self.commit_sent = LogIndex(0)
-        """Highest commit index sent; repeats are useless, loss is mended by heartbeats."""
+        """Highest commit index sent; repeats are useless, what is lost the heartbeats bring again."""
         self.pending_snapshot = LogIndex(0)
+        """In SNAPSHOT: the index of the one that is on its way; 0 in the other states."""
         self.snapshot_ticks = 0
+        """In SNAPSHOT: ticks since it was sent."""
         self.recent_active = False
-        """Heard from since the last check of the quorum."""
+        """Heard from since the last check of the quorum, which resets it."""
         self.acked_at = NEVER
         """Newest send time (leader's clock) of a message that the follower has answered in this term."""
         self.acked_round = 0
-        """Newest heartbeat round that the follower has answered in this term."""
+        """Newest heartbeat round that the follower has answered in this term; see `read_index`."""
 
     def become_probe(self) -> None:
         """Look for the point of agreement again."""

@@ -1,4 +1,4 @@
-"""Who counts, and what a majority of them says.
+"""Which members count, and what a majority of them says.
 
 `Configuration` is the only place that knows how votes and acknowledgements are counted. Joint consensus (thesis 4.3) would be
 a second kind of it: two voter sets, and the lower of both answers.
@@ -31,10 +31,15 @@ class Configuration:
 
     def __init__(self, state: ConfState) -> None:
         self.voters = tuple(sorted(state.voters))
+        """The members that count."""
         self.learners = tuple(sorted(state.learners))
+        """Members that receive the log and do not count."""
         self.members = tuple(sorted(self.voters + self.learners))
+        """Both, in order of ids."""
         self.state = ConfState(self.voters, self.learners)
+        """The same as a record."""
         self._majority = len(self.voters) // 2 + 1
+        """How many voters make a majority; any two majorities share a voter."""
 
     def is_sole_voter(self, peer_id: PeerId) -> bool:
         """Tell whether `peer_id` alone is a majority."""

@@ -36,13 +36,11 @@ from pytinykv.raft.messages import (
     VoteRequest,
     VoteResponse,
 )
-from pytinykv.raft.progress import Progress
+from pytinykv.raft.progress import NEVER, Progress
 from pytinykv.raft.read_index import ReadState
 from pytinykv.raft.ready import Ready, SoftState
 from pytinykv.raft.roles import Leader
 from pytinykv.raft.storage import Storage
-
-_NEVER = float("-inf")
 
 
 class RawNode:
@@ -58,9 +56,13 @@ class RawNode:
             ValueError: the configuration contradicts itself.
         """
         self._core = Core(config, storage, rng)
+        """All state that the rules of Raft know."""
         self._number = 0
+        """The newest Ready's number."""
         self._last_hard = self._core.hard_state
+        """What the driver has written or was last told to write."""
         self._last_soft = self._soft_state()
+        """What the driver was last told."""
 
     # --- what happened ------------------------------------------------------------------------------------------
 
@@ -88,7 +90,8 @@ class RawNode:
     def campaign(self, now: float) -> bool:
         """Try to become the leader without waiting for the timeout; return whether a campaign began.
 
-        It does not while this peer leads already, may not lead, or has promised a leader not to.
+        None does while this peer leads already, can't lead (a learner, a snapshot to install, an admin entry to apply), or
+        sticks to a leader.
         """
         self._core.now = now
         return election.campaign(self._core)
@@ -99,30 +102,37 @@ class RawNode:
         Raises:
             NotLeader, ProposalDropped: nothing was appended.
         """
-        core, role = self._leading()
-        if role.transfer is not None:
-            raise ProposalDropped(DropReason.TRANSFERRING)
+        core, role = self._proposing()
         waiting = role.uncommitted_bytes
         if waiting and waiting + len(data) > core.config.uncommitted_bytes_max:
             raise ProposalDropped(DropReason.TOO_MUCH_UNCOMMITTED)
         core.now = now
         return core.term, leading.append(core, role, EntryKind.NORMAL, data)
 
+    def propose_admin(self, data: bytes, now: float) -> tuple[Term, LogIndex]:
+        """Append an ADMIN entry, which is a barrier (see `leading`); `uncommitted_bytes_max` does not limit it.
+
+        Raises:
+            NotLeader, ProposalDropped: nothing was appended; among the reasons, an earlier admin entry is not applied yet.
+        """
+        core, role = self._proposing()
+        leading.check_barrier(core, role)
+        core.now = now
+        return core.term, leading.append_admin(core, role, EntryKind.ADMIN, data)
+
     def propose_conf_change(self, change: ConfChange, now: float) -> tuple[Term, LogIndex]:
         """Append a membership change; the driver calls `apply_conf_change` when it is committed.
 
         Raises:
-            NotLeader, ProposalDropped: nothing was appended; among the reasons, an earlier change is not applied yet.
+            NotLeader, ProposalDropped: nothing was appended; among the reasons, an earlier admin entry is not applied yet.
         """
-        core, role = self._leading()
-        if role.transfer is not None:
-            raise ProposalDropped(DropReason.TRANSFERRING)
+        core, role = self._proposing()
         index = membership.propose(core, role, change)
         core.now = now
         return core.term, index
 
     def apply_conf_change(self, change: ConfChange) -> ConfState:
-        """Count in the changed group from now on; return it, to be persisted together with the applied index.
+        """Count by the changed membership from now on; return it, to be persisted together with the applied index.
 
         Called while applying the CONF_CHANGE entry, before `on_applied`. A driver that decides not to make the change (its
         epoch is old) does not call this; `on_applied` alone allows the next change then.
@@ -148,7 +158,7 @@ class RawNode:
     def transfer_leader(self, peer_id: PeerId, now: float) -> bool:
         """Hand leadership to `peer_id`, or ask the leader to; return whether that is under way.
 
-        Not for the leader itself nor for one who is no voter. Proposals are dropped until the new leader is heard, or the
+        Never to the leader itself nor to a peer that is no voter. Proposals are dropped until the new leader is heard, or the
         transfer is given up after `election_ticks`.
         """
         core = self._core
@@ -162,12 +172,6 @@ class RawNode:
         core.send(TransferRequest(role.leader_id, core.id, core.term, peer_id))
         return True
 
-    def report_unreachable(self, peer_id: PeerId) -> None:
-        """Messages to `peer_id` were lost: send to it one at a time until it answers."""
-        progress = self._progress_of(peer_id)
-        if progress is not None:
-            leading.on_unreachable(progress)
-
     def report_snapshot(self, peer_id: PeerId, ok: bool) -> None:  # noqa: FBT001 - the driver's agreed signature
         """The sending of a snapshot to `peer_id` ended. After a failure the leader tries again at the next heartbeat."""
         progress = self._progress_of(peer_id)
@@ -175,7 +179,7 @@ class RawNode:
             leading.on_snapshot_report(progress, ok=ok)
 
     def on_snapshot_ready(self) -> None:
-        """The snapshot that the storage could not give is there: whoever waits for it gets it with the next Ready."""
+        """The snapshot that the storage could not give is there: followers that wait for it get it with the next Ready."""
         role = self._core.role
         if isinstance(role, Leader):
             leading.end_pauses(role)
@@ -211,7 +215,7 @@ class RawNode:
         core = self._core
         log, role = core.log, core.role
         core.now = now
-        log.trim(core.config.cache_bytes_max)
+        log.on_written()
         if isinstance(role, Leader):
             leading.send_due(core, role)
         self._number += 1
@@ -260,14 +264,14 @@ class RawNode:
             leading.on_durable(core, core.role)
 
     def on_applied(self, index: LogIndex) -> None:
-        """Everything up to `index` is applied; after installing a snapshot, its index."""
-        self._core.log.on_applied(index)
+        """Everything up to `index` is applied, and a read that begins now sees it; after installing a snapshot, its index."""
+        self._core.on_applied(index)
 
     # --- how it stands ------------------------------------------------------------------------------------------
 
     @property
     def id(self) -> PeerId:
-        """Who this peer is."""
+        """This peer's id."""
         return self._core.id
 
     @property
@@ -313,15 +317,18 @@ class RawNode:
 
     @property
     def lease_until(self) -> float:
-        """Until when, on the driver's clock, no other peer can lead: send time of the newest round that a majority has
-        answered, plus `lease_s`.
+        """Until when, on the driver's clock, the applied state is what a linearizable read may see (thesis 6.4.1).
 
-        A read is linearizable when its data was taken before that moment and at a time when `applied_index` had reached the
-        commit index. Minus infinity without a lease: not the leader, none of its entries committed, a transfer or a change of
-        members under way, leases not configured. Infinity when this peer is the only voter.
+        The whole condition for a read without a quorum is `clock() < lease_until`, asked after the data were read, or after
+        the snapshot of the engine was taken from which they will be read. Nothing else has to be applied: see "Barriers" in
+        `leading`, also for why.
+
+        No other peer can lead until the send time of the newest message that a majority has answered, plus `lease_s`. Minus
+        infinity without a lease: not the leader, its no-op or a committed admin entry not applied here, a transfer under way,
+        leases not configured. Infinity when this peer is the only voter.
         """
         role = self._core.role
-        return leading.lease_until(self._core, role) if isinstance(role, Leader) else _NEVER
+        return leading.lease_until(self._core, role) if isinstance(role, Leader) else NEVER
 
     def status(self) -> describe.Status:
         """Return how this peer stands, as a record of its own."""
@@ -334,6 +341,12 @@ class RawNode:
         if not isinstance(role, Leader):
             raise NotLeader(role.leader_id)
         return self._core, role
+
+    def _proposing(self) -> tuple[Core, Leader]:
+        core, role = self._leading()
+        if role.transfer is not None:
+            raise ProposalDropped(DropReason.TRANSFERRING)
+        return core, role
 
     def _progress_of(self, peer_id: PeerId) -> Progress | None:
         role = self._core.role
@@ -360,7 +373,7 @@ class RawNode:
         return core.term != last.term or core.vote != last.vote
 
 
-# --- who takes which message, by its kind and by its term -------------------------------------------------------
+# --- which handler takes a message, by its kind and by its term --------------------------------------------------
 
 
 def _on_leader_message(core: Core, message: AppendEntries | Heartbeat | InstallSnapshot) -> None:
@@ -400,7 +413,7 @@ def _on_follower_answer(core: Core, message: AppendResponse | AppendRejection | 
 def _adopt_answer_term(core: Core, message: Message) -> bool:
     """Go along with a newer term; return whether the message is of the term that was current before.
 
-    A leader does not listen to strangers: a removed member's term must not end its own.
+    A leader ignores the term of a peer that is no member: a removed one must not depose it.
     """
     if message.term > core.term and not (isinstance(core.role, Leader) and message.sender not in core.role.progress):
         core.become_follower(message.term, NO_PEER)

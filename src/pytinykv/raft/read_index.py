@@ -28,6 +28,8 @@ class ReadState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Round(msgspec.Struct, frozen=True, array_like=True):
+    """Reads that share one confirmation; `index` is the commit index when it was asked for."""
+
     number: int
     index: LogIndex
     contexts: list[bytes]
@@ -40,9 +42,11 @@ class ReadIndexQueue:
 
     def __init__(self) -> None:
         self.round = 0
-        """Number of the newest round; every heartbeat carries it."""
+        """Number of the newest round; every heartbeat carries it. Never falls."""
         self._waiting: list[bytes] = []
+        """Contexts of the reads that the next round will confirm."""
         self._pending: deque[_Round] = deque()
+        """Rounds begun and not confirmed, oldest first."""
 
     @property
     def has_waiting(self) -> bool:
@@ -66,7 +70,7 @@ class ReadIndexQueue:
         return bool(self._pending)
 
     def confirmed(self, round_number: int) -> list[ReadState]:
-        """Release what a majority's answer to `round_number` confirms."""
+        """Return the reads that a majority's answer to `round_number` confirms."""
         states: list[ReadState] = []
         while self._pending and self._pending[0].number <= round_number:
             done = self._pending.popleft()

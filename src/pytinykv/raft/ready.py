@@ -10,7 +10,7 @@ from pytinykv.raft.roles import RoleKind
 
 
 class SoftState(msgspec.Struct, frozen=True, array_like=True):
-    """Who leads, as far as this peer knows, and what it is itself; not persisted."""
+    """The leader as far as this peer knows, and its own role; not persisted."""
 
     leader_id: PeerId
     role: RoleKind

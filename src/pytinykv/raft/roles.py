@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from enum import Enum
 
 from pytinykv.raft.messages import NO_PEER, LogIndex, PeerId
@@ -27,13 +28,13 @@ class RoleKind(Enum):
 
 
 class Follower:
-    """Takes what a leader says."""
+    """Takes entries from a leader, or waits for one to appear."""
 
     __slots__ = ("leader_id",)
 
     def __init__(self, leader_id: PeerId = NO_PEER) -> None:
         self.leader_id = leader_id
-        """The leader of this term, once heard; 0 before."""
+        """The leader of this term, once heard; NO_PEER before. A term has one leader, so it is set once."""
 
     @property
     def kind(self) -> RoleKind:
@@ -47,8 +48,9 @@ class Candidate:
 
     def __init__(self, *, is_pre_vote: bool) -> None:
         self.is_pre_vote = is_pre_vote
+        """Whether this is only the question whether an election could be won (thesis 9.6), in the old term still."""
         self.votes: dict[PeerId, bool] = {}
-        """First answer of each peer; True is granted."""
+        """First answer of each peer, this one's own included; True is granted."""
 
     @property
     def leader_id(self) -> PeerId:
@@ -66,43 +68,55 @@ class Transfer:
 
     def __init__(self, transferee: PeerId) -> None:
         self.transferee = transferee
+        """The voter that is to lead."""
         self.elapsed_ticks = 0
+        """Ticks since the transfer began; after `election_ticks` it is given up."""
         self.sent_at: float | None = None
-        """When TimeoutNow went out; while the transfer runs, no message asks for a promise newer than that."""
+        """When the first TimeoutNow went out, on this peer's clock. From then on, while the transfer runs, all messages carry
+        this as their send time, so that no answer to them can extend the lease."""
 
 
 class Leader:
-    """Replicates its log."""
+    """Replicates its log. A new one is made for each term led."""
 
     __slots__ = (
+        "barrier_index",
         "heartbeat_elapsed",
         "lease_floor",
         "peer_id",
-        "pending_conf_index",
         "progress",
         "quorum_elapsed",
         "reads",
         "term_start",
         "transfer",
+        "uncommitted",
         "uncommitted_bytes",
     )
 
     def __init__(self, peer_id: PeerId, progress: dict[PeerId, Progress], term_start: LogIndex) -> None:
         self.peer_id = peer_id
+        """This peer's own id."""
         self.progress = progress
-        """Of every member, this peer included, in order of ids."""
+        """What is known about every member, this peer included, in order of ids. Follows the applied membership."""
         self.term_start = term_start
         """Index of the no-op that opens the term: own entries are those from here on (Raft 5.4.2)."""
-        self.pending_conf_index = term_start
-        """No membership change is proposed before this index is applied: one at a time, and none before the leader has
-        committed in its term (thesis 4.1; the fix of the 2015 bug in single-step changes)."""
+        self.barrier_index = term_start
+        """Index of the newest admin entry; at first of the no-op, below which older ones may lie. Until it is applied no
+        further one is proposed, and once it is committed the lease gives no reads; see "Barriers" in `leading`."""
         self.reads = ReadIndexQueue()
+        """Reads that wait for a quorum to confirm that this peer still leads."""
         self.heartbeat_elapsed = 0
+        """Ticks since the last heartbeats."""
         self.quorum_elapsed = 0
+        """Ticks since the last check that a quorum is heard (thesis 6.2)."""
         self.transfer: Transfer | None = None
+        """The leadership transfer under way. While there is one, nothing is proposed and there is no lease."""
         self.lease_floor = NEVER
-        """Rounds sent at or before this time give no lease: a TimeoutNow was sent then, and may still arrive."""
+        """Answers to messages sent at or before this time give no lease: a TimeoutNow was sent then, and may still arrive."""
+        self.uncommitted: deque[tuple[LogIndex, int]] = deque()
+        """Index and data bytes of each own entry above the commit index, except empty ones."""
         self.uncommitted_bytes = 0
+        """Their sum."""
 
     def is_own_entry(self, index: LogIndex) -> bool:
         """Tell whether the entry at `index` is of this leader's term."""

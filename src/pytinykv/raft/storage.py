@@ -8,7 +8,9 @@
 
 Invariants of an implementation:
 1. Indexes have no gap; `term(first_index() - 1)` is known.
-2. What `Ready` handed out is served from the moment the driver wrote it, durable or not.
+2. What a Ready handed out is served from the moment the driver wrote it, durable or not, at the latest when it takes the
+   next Ready. An implementation that reads from a disk keeps recent entries in memory, above all those not applied yet: the
+   core asks for them again when they are committed, and for slightly slow followers.
 3. `initial_state` gives what was durable when the process started, and a `ConfState` that is right for the applied index
    handed in `Config.applied`.
 """
@@ -81,11 +83,16 @@ class MemoryStorage:
         """Begin with an empty log; `conf_state` are the members of a group that is being created."""
         self.hard_state = HardState()
         self.conf_state = conf_state if conf_state is not None else ConfState()
+        """The members as of `applied`."""
         self.applied = LogIndex(0)
+        """How far the state machine has got; what `snapshot` stands for."""
         self.snapshot_unavailable = False
+        """Set by tests: snapshots take time."""
         self._base_index = LogIndex(0)
         self._base_term = Term(0)
+        """The entry before the first one."""
         self._entries: list[Entry] = []
+        """Without gaps, from `_base_index` + 1 on."""
 
     def initial_state(self) -> tuple[HardState, ConfState]:
         return self.hard_state, self.conf_state

@@ -119,7 +119,6 @@ class RaftStoreConfig:
             inflight_max=self.inflight_appends_max,
             append_bytes_max=self.append_bytes_max,
             uncommitted_bytes_max=self.uncommitted_bytes_max,
-            cache_bytes_max=0,  # `PeerStorage` keeps the newest entries
             announce_commit=False,  # followers serve no reads, so nobody waits for them to apply
             applied=applied,
         )

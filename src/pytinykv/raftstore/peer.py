@@ -140,13 +140,12 @@ class RegionPeer:
     # --- what a caller may be told ------------------------------------------------------------------------------
 
     def can_read_now(self, now: float) -> bool:
-        """Return whether the engine's present state may be shown to clients.
+        """Return whether the engine's present state may be shown to clients, as `RawNode.lease_until` has it.
 
-        True under a valid lease (Raft thesis 6.4.1) once an entry of this term is applied. To be checked *after* the
-        data was read, so that a pause in between can't stretch the lease.
+        To be checked *after* the data was read, or the engine's snapshot taken, so that a pause in between can't stretch the
+        lease.
         """
-        node = self.node
-        return now < node.lease_until and self.storage.apply_state.applied_term == node.term
+        return now < self.node.lease_until
 
     def not_leader(self) -> NotLeader:
         leader = self.leader

@@ -64,7 +64,8 @@ class PeerStorage:
         self.region = region
         """The region as of `applied_index`; moved by applied admin commands and by snapshots."""
         self._cache: deque[Entry] = deque()
-        """A gapless run of entries that ends at `last_index`."""
+        """A run of entries without gaps that ends at `last_index`: all that are not applied, since Raft asks for them again to
+        have them applied, and of those applied as many as `cache_bytes_max` allows."""
         self._cache_bytes = 0
         self._cache_bytes_max = cache_bytes_max
         self.snapshot_need = SnapshotNeed.NONE
@@ -261,5 +262,6 @@ class PeerStorage:
     def _cache_append(self, entry: Entry) -> None:
         self._cache.append(entry)
         self._cache_bytes += len(entry.data)
-        while self._cache_bytes > self._cache_bytes_max and len(self._cache) > 1:
+        applied = self.apply_state.applied_index
+        while self._cache_bytes > self._cache_bytes_max and self._cache[0].index <= applied:
             self._cache_bytes -= len(self._cache.popleft().data)
