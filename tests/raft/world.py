@@ -12,8 +12,8 @@ them in any order.
 
 The judge checks after every action (`Judge`): election safety, log matching, leader completeness and state-machine safety
 (Raft figure 3), that a lease excludes any other leader and covers what was acknowledged anywhere, that reads see what was
-applied anywhere before they began, that what is called durable is on the disk, and that acknowledgements do not run ahead of
-it.
+applied anywhere before they began, that what is committed is on the disks of a majority, that what is called durable is on
+the disk, and that acknowledgements do not run ahead of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
-from tests.raft.harness import TICK_S, ids, stored
+from tests.raft.disk_image import BASE, PEERS, Batch, new_disk
+from tests.raft.harness import TICK_S
+from tests.raft.schedules import Action, is_plain
 
 from pytinykv.raft import (
     AppendResponse,
@@ -33,111 +35,20 @@ from pytinykv.raft import (
     ConfState,
     Entry,
     EntryKind,
-    HardState,
     InstallSnapshot,
     LogIndex,
-    MemoryStorage,
     Message,
     PeerId,
     RaftError,
     RawNode,
     Ready,
-    SnapshotMeta,
     Term,
     TimeoutNow,
     VoteResponse,
     decode_conf_change,
 )
 
-PEERS = ids(1, 2, 3, 4, 5)
-FOUNDERS = ids(1, 2, 3)
 LEASE_S = 0.8
-BASE = (1, 1)
-"""Founders begin with a snapshot of one entry, so that newcomers need one."""
-
-ACTIONS: dict[str, int] = {
-    "deliver": 30,
-    "turn": 16,
-    "sync": 10,
-    "advance": 12,
-    "calm": 10,
-    "talk": 10,
-    "campaign": 1,
-    "propose": 8,
-    "drop": 3,
-    "duplicate": 4,
-    "hold": 2,
-    "release": 2,
-    "crash": 2,
-    "restart": 4,
-    "reboot": 2,
-    "cut": 3,
-    "heal": 2,
-    "transfer": 2,
-    "change": 3,
-    "admin": 2,
-    "compact": 2,
-    "read": 4,
-    "stall": 1,
-}
-"""Kinds of actions with their weights."""
-
-TURBULENT = {**ACTIONS, "talk": 50, "campaign": 16, "calm": 1, "deliver": 8, "turn": 6, "sync": 4, "reboot": 8}
-"""For groups without pre-vote and check-quorum: one campaign after the other, and pairs that talk alone."""
-
-Action = tuple[str, int]
-
-
-def random_schedule(seed: int, length: int, focus: dict[str, int] | None = None) -> list[Action]:
-    """Draw a schedule from a seed, fit for `World(seed)`; `focus` replaces weights."""
-    rng = random.Random(seed)
-    weights = {**(TURBULENT if is_plain(seed) else ACTIONS), **(focus or {})}
-    kinds = rng.choices(list(weights), weights=list(weights.values()), k=length)
-    return [(kind, rng.randrange(1 << 16)) for kind in kinds]
-
-
-def is_plain(seed: int) -> bool:
-    """Tell whether the world of a seed does without pre-vote, check-quorum and leases."""
-    return seed % 3 == 2
-
-
-class DiskImage(MemoryStorage):
-    """A disk's content: log, hard state, applied index and the members at that index."""
-
-    def write(self, batch: Batch) -> None:
-        """Write what one Ready asked for."""
-        if batch.snapshot is not None:
-            self.apply_snapshot(batch.snapshot)
-        self.append(batch.entries)
-        if batch.hard_state is not None:
-            self.set_hard_state(batch.hard_state)
-        self.set_applied(batch.applied, batch.conf_state)
-        if batch.compact_to:
-            self.compact(batch.compact_to)
-
-
-@dataclass
-class Batch:
-    """One atomic write, and what may happen once it is durable."""
-
-    number: int
-    entries: tuple[Entry, ...]
-    hard_state: HardState | None
-    snapshot: SnapshotMeta | None
-    applied: LogIndex
-    conf_state: ConfState
-    messages_after_sync: tuple[Message, ...] = ()
-    must_sync: bool = False
-    compact_to: LogIndex = LogIndex(0)
-
-
-def new_disk(peer_id: int) -> DiskImage:
-    """Make the disk of a founder, or of a peer that waits to be added."""
-    founder = peer_id in FOUNDERS
-    plain = stored(FOUNDERS, base=BASE, term=1, commit=1) if founder else stored(())
-    disk = DiskImage()
-    disk.__dict__.update(plain.__dict__)
-    return disk
 
 
 class WorldPeer:
@@ -264,6 +175,11 @@ class WorldPeer:
                 del self.reads[context]
                 self.world.judge.on_read(self, began_at, self.written.applied)
 
+    def has_durable(self, index: LogIndex, term: Term) -> bool:
+        """Tell whether this peer's disk has an entry, or a snapshot that covers it."""
+        disk = self.durable
+        return index < disk.first_index() or (index <= disk.last_index() and disk.term(index) == term)
+
     def sync(self, count: int) -> None:
         """Let the disk finish the oldest `count` batches."""
         node, number = self.node, 0
@@ -301,6 +217,8 @@ class Judge:
     """Highest index applied by any peer."""
     acknowledged_max: LogIndex = LogIndex(BASE[0])
     """Highest index that a lease read must see: of an acknowledged command, or of an admin entry applied by any peer."""
+    commits: dict[PeerId, tuple[Term | None, ConfState, LogIndex]] = field(default_factory=dict)
+    """Term, members and commit index of each leader when it was last looked at."""
     seen_terms: dict[PeerId, int] = field(default_factory=dict)
     leases_seen: int = 0
     reads_seen: int = 0
@@ -375,6 +293,7 @@ class Judge:
                     self.check_leader_has(peer, entry)
         leader = self.leaders.setdefault(node.term, peer.id)
         assert leader == peer.id, f"election safety: {leader} and {peer.id} lead term {node.term}"
+        self.check_commit(peer, node)
         if node.lease_until > peer.now:
             self.leases_seen += 1
             assert node.commit_index >= self.applied_max, f"peer {peer.id} misses the commit of {self.applied_max}"
@@ -385,6 +304,17 @@ class Judge:
                 rival = other.node
                 if rival is not None and rival.is_leader and rival.term > node.term:
                     raise AssertionError(f"lease safety: {peer.id} holds a lease in {node.term}, {other.id} leads")
+
+    def check_commit(self, peer: WorldPeer, node: RawNode) -> None:
+        """What a leader has committed since the last look is on the disks of a majority (Raft 5.3, thesis 10.2.1)."""
+        conf, commit = node.conf_state, node.commit_index
+        was_term, was_conf, was_commit = self.commits.get(peer.id, (None, conf, commit))
+        self.commits[peer.id] = (node.term, conf, commit)
+        if (was_term, was_conf) != (node.term, conf) or commit == was_commit:
+            return  # what was committed under other members need not be on the disks of these
+        term = node._core.log.term(commit)
+        having = [it for it in conf.voters if self.world.peers[it].has_durable(commit, term)]
+        assert 2 * len(having) > len(conf.voters), f"peer {peer.id} committed {commit}, only {having} have it on disk"
 
 
 class World:
@@ -527,7 +457,7 @@ class World:
         one, other = self._peer(number), self._peer(number // 16)
         for here, there, draw in ((one, other, number // 256), (other, one, number // 1024)):
             here.turn(number // 64 % 4 if self.lags else 0)
-            if draw % 4:
+            if draw % 2:
                 here.sync(9)
             here.turn(number // 64 % 4 if self.lags else 0)
             heard = [it for it in self.pool if (it.sender, it.to) == (here.id, there.id)]

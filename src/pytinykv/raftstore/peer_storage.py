@@ -64,8 +64,8 @@ class PeerStorage:
         self.region = region
         """The region as of `applied_index`; moved by applied admin commands and by snapshots."""
         self._cache: deque[Entry] = deque()
-        """A run of entries without gaps that ends at `last_index`: all that are not applied, since Raft asks for them again to
-        have them applied, and of those applied as many as `cache_bytes_max` allows."""
+        """A run of entries without gaps that ends at `last_index`: all that are not applied, since Raft asks for them again
+        to have them applied, and of those applied as many as `cache_bytes_max` allows."""
         self._cache_bytes = 0
         self._cache_bytes_max = cache_bytes_max
         self.snapshot_need = SnapshotNeed.NONE
