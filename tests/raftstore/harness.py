@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytinykv.model import FormatError, Peer, Region, RegionEpoch, RegionId, StoreId, encode
+from pytinykv.model import Peer, Region, RegionEpoch, RegionId, StoreId, encode
 from pytinykv.raft import ConfChangeKind, InstallSnapshot, PeerId, Term
 from pytinykv.raftstore import (
     MembershipChange,
@@ -279,7 +279,7 @@ class Cluster:
         return did
 
     def deliver(self, transfer: Transfer) -> bool:
-        """Bring a snapshot to its receiver."""
+        """Bring a snapshot to its receiver; return whether its region took it."""
         envelope = transfer.header.envelope
         store = self.nodes[envelope.receiver.store_id].store
         if store is None or self.drops(envelope):
@@ -288,14 +288,16 @@ class Cluster:
             receiver = store.receive_snapshot(decode_snapshot_header(encode(transfer.header)))
         except SnapshotRefusedError:
             return False
-        try:
-            for chunk in transfer.chunks:
-                receiver.write(chunk)
-            receiver.finish()
-        except FormatError:
-            receiver.abort()
-            return False
-        return True
+        node, ends = self.nodes[store.store_id], list[BaseException | None]()
+        for chunk in transfer.chunks:
+            receiver.write(chunk, ends.append)
+            node.background.work()
+            if ends.pop() is not None:
+                return False
+        receiver.finish(ends.append)
+        node.background.work()
+        store.turn()
+        return ends.pop() is None
 
     def settle(self) -> None:
         for _ in range(1000):

@@ -6,12 +6,12 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pytinykv.model import Peer, Region, RegionEpoch, RegionId, StoreId
 from pytinykv.raft import (
     Compacted,
-    ConfState,
     Entry,
     EntryKind,
     HardState,
@@ -22,7 +22,7 @@ from pytinykv.raft import (
     Term,
     Unavailable,
 )
-from pytinykv.raftstore import keys
+from pytinykv.raftstore import SnapshotManifest, keys
 from pytinykv.raftstore.peer_storage import PeerStorage, SnapshotNeed
 from pytinykv.storage import ColumnFamily, CorruptionError, Engine, MemoryEngine, RocksEngine
 
@@ -256,17 +256,30 @@ def test_snapshots_are_asked_for_and_offered(make: Made) -> None:
     with pytest.raises(SnapshotTemporarilyUnavailable):
         storage.snapshot()
     assert storage.snapshot_need is SnapshotNeed.WANTED
-    meta = SnapshotMeta(LogIndex(3), Term(3), REGION.conf_state())
-    storage.offer_snapshot(meta)
-    assert storage.snapshot() == meta
-    storage.offer_snapshot(SnapshotMeta(LogIndex(3), Term(3), ConfState((PeerId(1),))))
-    with pytest.raises(SnapshotTemporarilyUnavailable):  # made before a membership change
+    storage.offer_snapshot(snapshot(REGION))
+    assert storage.snapshot() == snapshot(REGION).meta
+    storage.offer_snapshot(None)
+    with pytest.raises(SnapshotTemporarilyUnavailable):
         storage.snapshot()
+
+
+@pytest.mark.parametrize("later", [RegionEpoch(1, 2), RegionEpoch(2, 1)], ids=["split", "membership"])
+def test_a_snapshot_of_an_older_epoch_is_not_offered(make: Made, later: RegionEpoch) -> None:
+    storage = make(entry(4, 4))
+    storage.offer_snapshot(snapshot(REGION))
+    storage.region = msgspec.structs.replace(REGION, epoch=later)
+    with pytest.raises(SnapshotTemporarilyUnavailable):
+        storage.snapshot()
+    assert storage.snapshot_need is SnapshotNeed.WANTED, "a newer one is made"
+
+
+def snapshot(region: Region) -> SnapshotManifest:
+    return SnapshotManifest(region, SnapshotMeta(LogIndex(3), Term(3), region.conf_state()), ())
 
 
 def test_a_snapshot_older_than_the_log_is_not_offered(engine: Engine, make: Made) -> None:
     storage = make(*(entry(index, 4) for index in range(4, 10)))
-    storage.offer_snapshot(SnapshotMeta(LogIndex(3), Term(3), REGION.conf_state()))
+    storage.offer_snapshot(snapshot(REGION))
     apply(engine, storage, 8, 4)
     truncate(engine, storage, 7, 4)
     with pytest.raises(SnapshotTemporarilyUnavailable):

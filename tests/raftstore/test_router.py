@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.raftstore.harness import REGION_ID, Cluster
 
-from pytinykv.model import Peer, RegionEpoch, StoreId, encode
+from pytinykv.model import Peer, RegionEpoch, RegionId, StoreId, encode
 from pytinykv.raft import (
     AppendEntries,
     AppendResponse,
@@ -22,6 +23,7 @@ from pytinykv.raft import (
     VoteResponse,
 )
 from pytinykv.raftstore import RaftEnvelope
+from pytinykv.raftstore.turn import Turn
 
 SENDER = Peer(PeerId(101), StoreId(1))
 TERM = Term(9)
@@ -158,3 +160,84 @@ def test_a_tombstone_that_does_not_know_why_says_nothing(cluster: Cluster) -> No
     cluster.sent.clear()
     send(cluster, 2, 102, messages(102)["pre-vote"])
     assert not any(isinstance(envelope.message, PreVoteResponse) for envelope in cluster.sent)
+
+
+# --- messages whose keys still belong to another region here
+
+
+CHILD = RegionId(2)
+
+
+def send_child(cluster: Cluster, message: Message, *, start: bytes = b"m", end: bytes = b"") -> None:
+    """Send store 3 a message for peer 203 of region 2, which a split of region 1 has made elsewhere."""
+    receiver = Peer(PeerId(203), StoreId(3))
+    sender = Peer(PeerId(201), StoreId(1))
+    envelope = RaftEnvelope(CHILD, sender, receiver, RegionEpoch(1, 2), message, start_key=start, end_key=end)
+    cluster.nodes[3].running.receive(encode([envelope]))
+    cluster.settle()
+
+
+def apply_split(cluster: Cluster) -> None:
+    """Let region 1 end at `m` on store 3, as an applied split would."""
+    store = cluster.nodes[3].running
+
+    def shrink(turn: Turn) -> None:
+        peer = store.peers[REGION_ID]
+        peer._set_region(turn, msgspec.structs.replace(peer.region, end_key=b"m", epoch=RegionEpoch(1, 2)))
+
+    store.in_turn(shrink)
+    cluster.settle()
+
+
+@pytest.fixture
+def late(tmp_path: Path) -> Cluster:
+    """Store 3 has region 1 over all keys: it has not applied the split yet."""
+    return Cluster(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["heartbeat", "vote", "pre-vote"])
+def test_no_peer_is_created_while_its_keys_belong_to_another_region(late: Cluster, name: str) -> None:
+    late.sent.clear()
+    send_child(late, messages(203, 201)[name])
+    assert CHILD not in late.nodes[3].running.peers
+    assert late.sent == [], "it promises nothing"
+    apply_split(late)
+    assert late.nodes[3].running.peers[CHILD].peer.id == 203, "the message has waited"
+
+
+def test_keys_that_do_not_overlap_wait_for_nothing(late: Cluster) -> None:
+    apply_split(late)
+    send_child(late, messages(203, 201)["vote"])
+    assert CHILD in late.nodes[3].running.peers
+    send_child(late, messages(203, 201)["append"])
+    assert late.nodes[3].running.failure is None
+
+
+def test_the_newest_message_of_each_sender_waits(late: Cluster) -> None:
+    send_child(late, messages(203, 201)["vote"])
+    newer = VoteRequest(PeerId(203), PeerId(201), Term(TERM + 1), LogIndex(9), TERM)
+    send_child(late, newer)
+    apply_split(late)
+    late.ticks(1)
+    assert late.nodes[3].running.peers[CHILD].node.term == TERM + 1
+
+
+def test_a_message_that_has_waited_for_an_election_timeout_is_forgotten(late: Cluster) -> None:
+    send_child(late, messages(203, 201)["vote"])
+    late.clock.advance(late.config.election_ticks * late.config.tick_s + 0.1)
+    apply_split(late)
+    assert CHILD not in late.nodes[3].running.peers, "its sender has asked again, or given up"
+
+
+def test_a_message_that_has_waited_waits_on_while_another_region_is_in_its_way(late: Cluster) -> None:
+    send_child(late, messages(203, 201)["vote"], start=b"a")
+    apply_split(late)
+    assert CHILD not in late.nodes[3].running.peers
+    store = late.nodes[3].running
+
+    def destroy(turn: Turn) -> None:
+        store.peers[REGION_ID].destroy(turn)
+
+    store.in_turn(destroy)
+    late.settle()
+    assert CHILD in store.peers

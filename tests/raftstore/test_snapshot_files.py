@@ -12,19 +12,22 @@ import pytest
 from pytinykv.model import FormatError, Peer, Region, RegionEpoch, RegionId, StoreId, encode
 from pytinykv.raft import LogIndex, PeerId, SnapshotMeta, Term
 from pytinykv.raftstore import SnapshotDirectory, SnapshotManifest, keys
+from pytinykv.raftstore.installing import delete_data
+from pytinykv.raftstore.keys import RAW_TAGS
 from pytinykv.raftstore.records import PeerState, RegionLocalState, SnapshotFile, decode_region_state
-from pytinykv.raftstore.recovery import load_regions
+from pytinykv.raftstore.recovery import finish_restore, load_regions
 from pytinykv.raftstore.snapshot_files import (
     MANIFEST,
     SnapshotWriter,
     checksum,
-    install_snapshot,
     make_snapshot,
     read_manifest,
     snapshot_chunks,
     snapshot_name,
 )
 from pytinykv.storage import ColumnFamily, Engine, MemoryEngine, RocksEngine
+from pytinykv.wire.keys import encode_bytes
+from pytinykv.wire.limits import KEY_BYTES_MAX
 
 RAW, DEFAULT, RAFT = ColumnFamily.RAW, ColumnFamily.DEFAULT, ColumnFamily.RAFT
 REGION = Region(RegionId(1), b"b", b"y", RegionEpoch(1, 1), (Peer(PeerId(101), StoreId(1)),))
@@ -73,6 +76,10 @@ def send(manifest: SnapshotManifest, source: Path, target: Path) -> None:
     writer.finish()
 
 
+def install(engine: Engine, directory: Path, region: Region = REGION) -> None:
+    finish_restore(engine, RegionLocalState(PeerState.APPLYING, region, PeerId(101), directory.name), directory)
+
+
 @pytest.mark.tinykv("TestSnapFile", "TestSnapGenMeta")
 def test_the_receiver_has_exactly_the_senders_data_and_keeps_what_is_not_the_regions(
     engines: tuple[Engine, Engine], tmp_path: Path
@@ -91,7 +98,7 @@ def test_the_receiver_has_exactly_the_senders_data_and_keeps_what_is_not_the_reg
         assert checksum(tmp_path / "s" / file.name) == file.crc32c
     assert read_manifest(tmp_path / "s") == manifest
     send(manifest, tmp_path / "s", tmp_path / "r")
-    install_snapshot(receiver, REGION, tmp_path / "r")
+    install(receiver, tmp_path / "r")
     assert content(receiver) == sorted(
         [*INSIDE, (RAW, b"dz", b"other region")], key=lambda row: (row[0] != RAW, row[1])
     )
@@ -109,8 +116,32 @@ def test_a_snapshot_shows_the_state_of_its_reader(engines: tuple[Engine, Engine]
         fill(sender, [(RAW, b"dm", b"later")])
         manifest = make_snapshot(sender, reader, REGION, META, tmp_path / "s")
     send(manifest, tmp_path / "s", tmp_path / "r")
-    install_snapshot(receiver, REGION, tmp_path / "r")
+    install(receiver, tmp_path / "r")
     assert receiver.get(RAW, b"dm") is None
+
+
+@pytest.mark.parametrize("length", [7, 8, 15, 16, 17, KEY_BYTES_MAX - 1, KEY_BYTES_MAX])
+def test_the_greatest_keys_of_an_unbounded_region_travel_and_are_deleted(
+    engines: tuple[Engine, Engine], tmp_path: Path, length: int
+) -> None:
+    sender, receiver = engines
+    unbounded = Region(RegionId(1), b"", b"", REGION.epoch, REGION.peers)
+    greatest = b"\xff" * length
+    stored = encode_bytes(greatest) + b"\xff" * 8  # and a timestamp
+    rows = [(cf, stored, b"v") for cf in (DEFAULT, ColumnFamily.LOCK, ColumnFamily.WRITE)]
+    rows.append((RAW, RAW_TAGS["write"] + greatest, b"v"))
+    fill(sender, rows)
+    with sender.snapshot() as reader:
+        manifest = make_snapshot(sender, reader, unbounded, META, tmp_path / "s")
+    assert [file.cf for file in manifest.files] == [str(cf) for cf, _key, _value in rows]
+    fill(receiver, [(cf, key, b"old") for cf, key, _value in rows])
+    send(manifest, tmp_path / "s", tmp_path / "r")
+    install(receiver, tmp_path / "r", unbounded)
+    assert [receiver.get(cf, key) for cf, key, _value in rows] == [b"v"] * 4
+    batch = receiver.write_batch()
+    delete_data(batch, unbounded)
+    receiver.write(batch)
+    assert [receiver.get(cf, key) for cf, key, _value in rows] == [None] * 4
 
 
 def test_an_empty_region_makes_an_empty_snapshot_that_empties_the_receiver(
@@ -121,7 +152,7 @@ def test_an_empty_region_makes_an_empty_snapshot_that_empties_the_receiver(
     manifest = made(sender, tmp_path / "s")
     assert manifest.files == ()
     send(manifest, tmp_path / "s", tmp_path / "r")
-    install_snapshot(receiver, REGION, tmp_path / "r")
+    install(receiver, tmp_path / "r")
     assert content(receiver) == []
 
 

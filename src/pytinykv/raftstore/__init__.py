@@ -8,7 +8,8 @@ The chapters, bottom-up:
     pending, calls   who waits for an answer                     membership      what a change does to a region
     followers        what a leader notices of the others         peer            one region on this store
     router           which peer a message is for
-    snapshot_files   snapshots as files                          snapshots       making, sending, receiving them
+    snapshot_files   snapshots as files                          outgoing_snapshots   making and sending them
+    installing       a snapshot taking a region's place          incoming_snapshots   receiving them
     recovery         what a start finds                          bootstrap       the first region of a cluster
     expiry           deleting values that have expired
     turn, store      one turn, and all regions that it moves     syncs           what is durable, and the next sync
@@ -22,13 +23,13 @@ Knows no gRPC and no transactions. The order of things in a turn, and what may b
 from __future__ import annotations
 
 from pytinykv.raftstore.config import RaftStoreConfig
+from pytinykv.raftstore.incoming_snapshots import SnapshotRefusedError
 from pytinykv.raftstore.membership import MembershipChange
 from pytinykv.raftstore.operations import Operation
 from pytinykv.raftstore.peer import RegionPeer
 from pytinykv.raftstore.ports import SchedulerLink, Transport
 from pytinykv.raftstore.records import RaftEnvelope, RegionReport, SnapshotHeader, SnapshotManifest, StoreIdent
 from pytinykv.raftstore.snapshot_files import SnapshotDirectory
-from pytinykv.raftstore.snapshots import SnapshotRefusedError
 from pytinykv.raftstore.store import Store
 from pytinykv.raftstore.store_loop import StoreLoop
 

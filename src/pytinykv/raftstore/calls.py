@@ -90,21 +90,34 @@ class PeerCalls:
         """Take a command for the next turn."""
         self._queued.append(command)
 
+    @property
+    def has_queued(self) -> bool:
+        """Return whether commands wait to be proposed."""
+        return bool(self._queued)
+
+    @property
+    def queued_bytes(self) -> int:
+        """Return the size of the commands that wait to be proposed."""
+        return sum(command.size_bytes for command in self._queued)
+
     def propose(self, turn: Turn) -> None:
-        """Turn the queued commands into as few entries as their sizes allow."""
+        """Turn the queued commands into as few entries as their sizes allow; what the turn does not hold stays queued."""
         queued, self._queued = self._queued, []
         operations: list[Operation] = []
         parts: list[Part] = []
         size = 0
         conditional = False
         current = self._storage.region.epoch.version
-        for part_operations, part_bytes, on_done, version, term in queued:
+        for number, (part_operations, part_bytes, on_done, version, term) in enumerate(queued):
             if version != current or term != self._leading_term:
                 turn.answer(on_done, self._stale(version))
                 continue
             part_conditional = part_operations[0][0] in CONDITIONAL
             if parts and (part_conditional != conditional or size + part_bytes > self._config.append_bytes_max):
                 self._propose_entry(turn, operations, parts, size)
+                if turn.is_full:
+                    self._queued = queued[number:]
+                    return
                 operations, parts, size = [], [], 0
             conditional = part_conditional
             operations.extend(part_operations)
@@ -121,6 +134,7 @@ class PeerCalls:
         return self._not_leader()
 
     def _propose_entry(self, turn: Turn, operations: list[Operation], parts: list[Part], size: int) -> None:
+        turn.take(size)
         region = self._storage.region
         error: RegionError
         if size > self._config.entry_bytes_max:

@@ -42,6 +42,12 @@ class RaftStoreConfig:
     inflight_appends_max: int = 64
     """How many appends a leader sends to a follower ahead of its answers."""
 
+    turn_bytes_max: int = 4 * MIB
+    """Once a turn has taken so many bytes of messages, commands and entries to apply, the rest waits for the next one."""
+
+    apply_bytes_max: int = 1 * MIB
+    """Entries that are applied at a time, or a single larger one; a turn that is full goes no further."""
+
     uncommitted_bytes_max: int = 64 * MIB
     """Commands a region may hold that are not committed yet; further ones are refused (server_is_busy)."""
 
@@ -118,6 +124,7 @@ class RaftStoreConfig:
             fresh=is_fresh,
             inflight_max=self.inflight_appends_max,
             append_bytes_max=self.append_bytes_max,
+            committed_bytes_max=self.apply_bytes_max,
             uncommitted_bytes_max=self.uncommitted_bytes_max,
             announce_commit=False,  # followers serve no reads, so nobody waits for them to apply
             applied=applied,

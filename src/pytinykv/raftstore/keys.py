@@ -16,6 +16,7 @@ apart (`default`, `lock`, `write`), which share no key.
 from __future__ import annotations
 
 from pytinykv.storage import ColumnFamily
+from pytinykv.wire.limits import KEY_BYTES_MAX
 
 STORE_IDENT_KEY = b"\x01"
 PREPARED_REGION_KEY = b"\x02"
@@ -30,6 +31,13 @@ REGION_STATE_END = _RAFT_STATE
 
 RAW_TAGS = {"default": b"d", "lock": b"l", "write": b"w"}
 """Raw column family -> tag byte. Stored, never change."""
+
+ABOVE_ALL_KEYS = b"\xff" * (KEY_BYTES_MAX // 8 * 9 + 1)
+"""Greater than every key of the transactional families.
+
+Their keys begin with the memcomparable form of a user's key: groups of 8 bytes, each with a marker byte behind it. The marker
+is FF after a full group only, and the last group is never full, so at most KEY_BYTES_MAX / 8 groups of 9 FF come before a
+byte that is less."""
 
 
 def region_state_key(region_id: int) -> bytes:
@@ -55,10 +63,11 @@ def entry_key(region_id: int, index: int) -> bytes:
 def data_ranges(start_key: bytes, end_key: bytes) -> list[tuple[ColumnFamily, bytes, bytes]]:
     """Return every engine range (column family, start, end) that belongs to a region's key range, in a fixed order.
 
-    The ends are never empty. An unbounded region ends, in the transactional families, at a key above all encoded keys.
+    The ends are never empty; in the transactional families an unbounded region ends at `ABOVE_ALL_KEYS`.
     """
     ranges = [
-        (cf, start_key, end_key or b"\xff" * 16) for cf in (ColumnFamily.DEFAULT, ColumnFamily.LOCK, ColumnFamily.WRITE)
+        (cf, start_key, end_key or ABOVE_ALL_KEYS)
+        for cf in (ColumnFamily.DEFAULT, ColumnFamily.LOCK, ColumnFamily.WRITE)
     ]
     ranges.extend((ColumnFamily.RAW, start, end) for start, end in raw_ranges(start_key, end_key))
     return ranges

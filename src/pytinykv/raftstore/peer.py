@@ -36,10 +36,10 @@ from pytinykv.raftstore import keys, membership
 from pytinykv.raftstore.apply import apply_entry
 from pytinykv.raftstore.calls import PeerCalls
 from pytinykv.raftstore.followers import FollowerWatch
+from pytinykv.raftstore.installing import Installation, delete_data
 from pytinykv.raftstore.operations import COMPACT_LOG, encode_operations
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
 from pytinykv.raftstore.records import PeerState, RaftEnvelope, RegionLocalState, RegionReport, SnapshotManifest
-from pytinykv.raftstore.recovery import finish_restore
 from pytinykv.raftstore.region_events import Deposed, Destroyed, Leading, RegionChanged
 from pytinykv.wire.errors import NotLeader, RegionNotFound
 
@@ -101,9 +101,12 @@ class RegionPeer:
         """The term in which this peer came to lead last; while it leads, Raft's current one."""
         self.leader_id = 0
         """The leader as Raft knows it; 0 for none."""
-        self.incoming: IncomingSnapshot | None = None
-        self._snapshots_to_send: list[RaftEnvelope] = []
-        self._used_snapshot: Path | None = None
+        self._incoming: IncomingSnapshot | None = None
+        """A snapshot that is offered to Raft in this moment; None at all other times."""
+        self._installation: Installation | None = None
+        """The snapshot that is being installed. Nothing of the region is applied, read or served meanwhile."""
+        self._installation_turn = 0
+        """The turn in which that began, 0 once it is durable: then files may be taken in."""
         self.leader_missing_since: float | None = None
         self._known_peers: dict[int, Peer] = {}
         """Peers that wrote to us and may not be in our (old or empty) region."""
@@ -257,18 +260,31 @@ class RegionPeer:
             end_key=self.region.end_key,
         )
         if isinstance(message, InstallSnapshot):
-            self._snapshots_to_send.append(envelope)
+            turn.snapshots_to_send.append(envelope)
         else:
             turn.send(envelope)
 
     # --- what Raft wants done -----------------------------------------------------------------------------------
 
-    def collect(self, turn: Turn) -> None:
-        """Move everything that is ready into the turn."""
+    def collect(self, turn: Turn) -> bool:
+        """Move what is ready into the turn, at least one Ready; return whether there is more than the turn should hold.
+
+        So applying may lag behind committing. Reads and leases allow for that: see `can_read_now`.
+        """
+        if self._is_installable:
+            self._install_next(turn)
         while not self.is_destroyed and self.node.has_ready():
             self._collect_one(turn, self.node.ready(turn.now))
             if self.calls.has_waiting_reads and self.can_ask_reads():
                 self.calls.ask_reads(turn)
+            if turn.is_full:
+                break
+        return not self.is_destroyed and self.has_work
+
+    @property
+    def has_work(self) -> bool:
+        """Return whether `collect` has something to do."""
+        return self._is_installable or self.node.has_ready()
 
     def can_ask_reads(self) -> bool:
         return self.is_leader and self.storage.apply_state.applied_term == self.node.term
@@ -296,6 +312,8 @@ class RegionPeer:
 
     def on_durable(self, turn: Turn, synced_turn: int) -> None:
         """Tell Raft that everything written up to that turn is durable, and say what was waiting for it."""
+        if self._installation_turn and self._installation_turn <= synced_turn:
+            self._installation_turn = 0
         while self._unsynced and self._unsynced[0].turn <= synced_turn:
             durable = self._unsynced.popleft()
             self.node.on_persisted(durable.ready, turn.now)
@@ -323,6 +341,7 @@ class RegionPeer:
 
     def _apply(self, turn: Turn, entries: Sequence[Entry]) -> None:
         for entry in entries:
+            turn.take(len(entry.data))
             parts = self.calls.settle(turn, entry.index, entry.term)
             if entry.kind is EntryKind.CONF_CHANGE:
                 self._apply_conf_change(turn, entry)
@@ -360,33 +379,57 @@ class RegionPeer:
     def wants_snapshot(self) -> bool:
         return self.storage.snapshot_need is SnapshotNeed.WANTED
 
-    def take_snapshots_to_send(self) -> list[RaftEnvelope]:
-        taken, self._snapshots_to_send = self._snapshots_to_send, []
-        return taken
+    @property
+    def is_installing(self) -> bool:
+        """Return whether a snapshot is taking the region's place."""
+        return self._installation is not None
 
-    def take_used_snapshot(self) -> Path | None:
-        """Return the directory of a snapshot that is installed for good, once."""
-        taken, self._used_snapshot = self._used_snapshot, None
-        return taken
+    @property
+    def _is_installable(self) -> bool:
+        """Return whether files can be ingested: the note that the region is being replaced is durable."""
+        return self._installation is not None and not self._installation_turn
+
+    def offer_snapshot(self, turn: Turn, envelope: RaftEnvelope, incoming: IncomingSnapshot) -> bool:
+        """Give Raft a snapshot that has arrived whole, with its message; return whether it took it."""
+        self._incoming = incoming
+        self.step(envelope, turn.now)
+        self.collect(turn)
+        return self._take_incoming() is None
+
+    def _take_incoming(self) -> IncomingSnapshot | None:
+        incoming, self._incoming = self._incoming, None
+        return incoming
 
     def _restore(self, turn: Turn, ready: Ready) -> None:
-        """Replace the region by the snapshot that Raft has accepted. Blocks for the time of a few syncs."""
+        """Begin to replace the region by the snapshot that Raft has accepted (see `installing`)."""
         assert ready.snapshot is not None
-        incoming, self.incoming = self.incoming, None
+        incoming = self._take_incoming()
         if incoming is None or incoming.manifest.meta != ready.snapshot:
             raise AssertionError(f"region {self.region.id}: Raft accepted a snapshot that did not arrive")
         region, meta = incoming.manifest.region, incoming.manifest.meta
         _log.info("region %d: installs the snapshot at index %d", region.id, meta.index)
         applying = RegionLocalState(PeerState.APPLYING, region, self.peer.id, incoming.directory.name)
-        turn.batch.put(RAFT_CF, keys.region_state_key(region.id), encode(applying))
+        self._installation, self._installation_turn = Installation(applying, incoming.directory), turn.number
+        self._installation.begin(turn.batch, self.region if self.is_initialized else None)
         turn.events.append(RegionChanged(self.region, region))
         self.storage.restore(turn.batch, region, meta, ready.hard_state)
-        turn.write()
-        finish_restore(turn.engine, applying, incoming.directory)
-        self._used_snapshot = incoming.directory
         self._take_own_role()
         self.calls.fail_proposals(turn, "a snapshot took the place of the log")
-        self.node.on_applied(meta.index)
+
+    def _install_next(self, turn: Turn) -> None:
+        """Take in one file of the snapshot, or end the installation after the last one."""
+        assert self._installation is not None, "only asked while one is installed"
+        if self._installation.ingest_next(turn.engine):
+            return
+        self._installation.finish(turn.batch)
+        self._end_installation(turn)
+        self.node.on_applied(self.storage.apply_state.applied_index)
+
+    def _end_installation(self, turn: Turn) -> None:
+        if self._installation is not None:
+            turn.used_snapshots.append(self._installation.directory)
+            turn.must_sync = True
+            self._installation = None
 
     # --- log collection -----------------------------------------------------------------------------------------
 
@@ -433,9 +476,9 @@ class RegionPeer:
         """
         _log.info("region %d: peer %d is destroyed", self.region.id, self.peer.id)
         batch, region = turn.batch, self.region
+        self._end_installation(turn)
         if self.is_initialized:
-            for cf, start, end in keys.data_ranges(region.start_key, region.end_key):
-                batch.delete_range(cf, start, end)
+            delete_data(batch, region)
         self.storage.clear_log(batch)
         batch.delete(RAFT_CF, keys.raft_state_key(region.id))
         batch.delete(RAFT_CF, keys.apply_state_key(region.id))

@@ -38,6 +38,7 @@ from pytinykv.raftstore.records import ApplyState, RaftLocalState, decode_apply_
 from pytinykv.storage import ColumnFamily, CorruptionError
 
 if TYPE_CHECKING:
+    from pytinykv.raftstore.records import SnapshotManifest
     from pytinykv.storage import Engine, WriteBatch
 
 RAFT_CF = ColumnFamily.RAFT
@@ -69,7 +70,9 @@ class PeerStorage:
         self._cache_bytes = 0
         self._cache_bytes_max = cache_bytes_max
         self.snapshot_need = SnapshotNeed.NONE
-        self._snapshot_meta: SnapshotMeta | None = None
+        """Moved on by `snapshot`, `offer_snapshot` and by those who make the snapshot."""
+        self._offered: SnapshotManifest | None = None
+        """The finished snapshot that Raft may send; its files are there as long as it stands here."""
         self.log_bytes = 0
         """Roughly how much log there is, as if all entries had the same size; decides when to cut."""
         self._load()
@@ -149,15 +152,16 @@ class PeerStorage:
         return found
 
     def snapshot(self) -> SnapshotMeta:
-        meta = self._snapshot_meta
-        # A snapshot from before a membership change is of no use: a peer that isn't in it does not take it.
+        offered = self._offered
+        # One of an older epoch is of no use: a peer that isn't in it does not take it, and a store that has the other half
+        # of a split already does not take a region that still covers both.
         if (
-            meta is not None
-            and meta.index >= self.apply_state.truncated_index
-            and meta.conf_state == self.region.conf_state()
+            offered is not None
+            and offered.meta.index >= self.apply_state.truncated_index
+            and offered.region.epoch == self.region.epoch
         ):
-            return meta
-        self._snapshot_meta = None
+            return offered.meta
+        self._offered = None
         if self.snapshot_need is SnapshotNeed.NONE:
             self.snapshot_need = SnapshotNeed.WANTED
         raise SnapshotTemporarilyUnavailable
@@ -254,9 +258,9 @@ class PeerStorage:
 
     # --- snapshots a leader sends -------------------------------------------------------------------------------
 
-    def offer_snapshot(self, meta: SnapshotMeta | None) -> None:
+    def offer_snapshot(self, manifest: SnapshotManifest | None) -> None:
         """Tell Raft of a finished snapshot, or with None that there is none (any more)."""
-        self._snapshot_meta = meta
+        self._offered = manifest
         self.snapshot_need = SnapshotNeed.NONE
 
     def _cache_append(self, entry: Entry) -> None:

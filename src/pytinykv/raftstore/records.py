@@ -67,8 +67,9 @@ class ApplyState(msgspec.Struct, frozen=True, array_like=True):
 class RaftEnvelope(msgspec.Struct, frozen=True, array_like=True):
     """A message between two peers of a region.
 
-    `epoch` is the sender's. `start_key` and `end_key` are given while the receiver may not know the region yet. A
-    tombstone envelope has no message: it tells a peer that was removed to destroy itself.
+    `epoch`, `start_key` and `end_key` are those of the sender's region: a receiver that has no peer of it yet sees whether
+    its keys still belong to another one there. A tombstone envelope has no message: it tells a peer that was removed to
+    destroy itself.
     """
 
     region_id: RegionId

@@ -6,13 +6,10 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from pytinykv.model import encode
 from pytinykv.raftstore import keys
+from pytinykv.raftstore.installing import Installation
 from pytinykv.raftstore.peer_storage import RAFT_CF
 from pytinykv.raftstore.records import PeerState, RegionLocalState, decode_region_state
-from pytinykv.raftstore.snapshot_files import install_snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,11 +52,14 @@ def load_regions(engine: Engine, directory: SnapshotDirectory) -> LoadedRegions:
 
 
 def finish_restore(engine: Engine, applying: RegionLocalState, directory: Path) -> None:
-    """Install the data of a region in state APPLYING and make the region usable; durable on return."""
-    region = applying.region
-    install_snapshot(engine, region, directory)
+    """Install the data of a region in state APPLYING from the beginning; durable on return. Blocks for a few syncs."""
+    installation = Installation(applying, directory)
     batch = engine.write_batch()
-    normal = msgspec.structs.replace(applying, state=PeerState.NORMAL, snapshot="")
-    batch.put(RAFT_CF, keys.region_state_key(region.id), encode(normal))
+    installation.begin(batch)
+    engine.write(batch)
+    while installation.ingest_next(engine):
+        pass
+    batch = engine.write_batch()
+    installation.finish(batch)
     engine.write(batch)
     engine.sync()

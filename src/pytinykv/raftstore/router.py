@@ -1,18 +1,22 @@
 """Which peer a message is for: finds it, creates it, or answers that the sender is out of date.
 
     the region's peer here       the message's receiver
-    none, no tombstone           any                        created, if the message may create
+    none, no tombstone           any                        created, if the message may create and its keys are free (below)
     none, tombstone of peer t    id <= t                    dropped: it was removed and must not come back (below)
     peer p                       id < p                     dropped: meant for one that was here before
     peer p                       id > p                     p was removed: destroyed, then as for none
     peer p                       p                          delivered, unless the sender was removed (below)
 
-A peer that was removed while it was cut off does not know, and goes on asking for votes. Whoever knows a newer membership
-answers a vote request of a non-member with a tombstone envelope, upon which it destroys itself (TiKV: gc message).
+A peer that was removed while it was cut off does not know, and goes on asking for votes. A peer that knows a newer
+membership answers a vote request of a non-member with a tombstone envelope, upon which it destroys itself (TiKV: gc message).
 
 A member that missed the news of a removal counts the removed peer in, and may need its vote: of two peers, one was
 removed and knows it, the other was restarted and has forgotten that the removal is committed. So a tombstone answers the
 vote requests of its region's members with what it knows to be committed, and they go on without it.
+
+Every envelope names its region's keys. While some of them belong to another region here, that one is about to be split, to
+shrink or to go, and no peer is created: it would vote, promise and ask for a snapshot of what the split gives it for nothing.
+Votes and heartbeats are parked meanwhile, the newest of each sender, and looked at again when a region here has changed.
 """
 
 from __future__ import annotations
@@ -37,13 +41,16 @@ from pytinykv.raftstore.region_events import Destroyed
 if TYPE_CHECKING:
     from pytinykv.model import StoreId
     from pytinykv.raftstore.peer import RegionPeer
+    from pytinykv.raftstore.records import SnapshotHeader
     from pytinykv.raftstore.region_events import RegionEvent
     from pytinykv.raftstore.turn import Turn
 
 _log = logging.getLogger(__name__)
 
 _VOTE_REQUESTS = (VoteRequest, PreVoteRequest)
-_MAY_CREATE = (VoteRequest, PreVoteRequest, Heartbeat, InstallSnapshot)
+_PARKED = (*_VOTE_REQUESTS, Heartbeat)
+"""Of the messages below, those that wait while their keys belong to another region; snapshots are refused then."""
+_MAY_CREATE = (*_PARKED, InstallSnapshot)
 """Messages by which a peer may learn that it exists; the others only mean something to one that does already."""
 
 
@@ -56,11 +63,17 @@ class Router:
         peers: dict[int, RegionPeer],
         tombstones: dict[int, RegionLocalState],
         make_peer: Callable[[Peer, Region], RegionPeer],
+        *,
+        parked_s: float,
     ) -> None:
+        """`parked_s`: for how long a message waits for its keys; afterwards its sender has given up or said it again."""
         self._store_id = store_id
         self._peers = peers
         self._tombstones = tombstones
         self._make_peer = make_peer
+        self._parked_s = parked_s
+        self._parked: dict[tuple[int, int], tuple[RaftEnvelope, float]] = {}
+        """By region and sender, the newest message whose keys belong to another region here, and until when it matters."""
 
     def find_receiver(self, envelope: RaftEnvelope, turn: Turn) -> RegionPeer | None:
         """Return the peer that has to step the message, if any."""
@@ -86,6 +99,35 @@ class Router:
             self._tell_removed(peer, envelope, turn)
             return None
         return peer
+
+    def why_no_snapshot(self, header: SnapshotHeader) -> str | None:
+        """Say why the snapshot behind this header would not be taken as things are; None if it would."""
+        receiver, region = header.envelope.receiver, header.manifest.region
+        if receiver.store_id != self._store_id:
+            return f"it is for store {receiver.store_id}, this is store {self._store_id}"
+        if region.peer(receiver.id) is None:
+            return f"peer {receiver.id} is not in it"
+        tombstone, peer = self._tombstones.get(region.id), self._peers.get(region.id)
+        if tombstone is not None and receiver.id <= tombstone.peer_id:
+            return f"peer {receiver.id} was removed"
+        if peer is not None:
+            if receiver.id < peer.peer.id:
+                return f"peer {peer.peer.id} has come after peer {receiver.id}"
+            if peer.is_installing:
+                return "another one is being installed"
+            if receiver.id == peer.peer.id and header.manifest.meta.index <= peer.node.commit_index:
+                return f"the peer has the log up to index {peer.node.commit_index} already"
+        other = self.overlapping(region)
+        return None if other is None else f"it has keys of region {other.id}"
+
+    def take_parked(self, now: float) -> list[RaftEnvelope]:
+        """Return the parked messages that still matter, for another look at where they belong."""
+        parked, self._parked = self._parked, {}
+        return [envelope for envelope, until in parked.values() if now <= until]
+
+    def _is_occupied(self, envelope: RaftEnvelope) -> bool:
+        region = Region(envelope.region_id, envelope.start_key, envelope.end_key)
+        return self.overlapping(region) is not None
 
     def overlapping(self, region: Region) -> Region | None:
         """Return another region on this store that shares keys with `region`."""
@@ -116,6 +158,9 @@ class Router:
         if tombstone is not None and receiver.id <= tombstone.peer_id:
             if receiver.id == tombstone.peer_id:
                 self._tell_removal(tombstone, envelope, turn)
+            return None
+        if isinstance(envelope.message, _PARKED) and self._is_occupied(envelope):
+            self._parked[envelope.region_id, envelope.sender.id] = (envelope, turn.now + self._parked_s)
             return None
         _log.info("region %d: peer %d created by a message", envelope.region_id, receiver.id)
         return self._make_peer(receiver, Region(envelope.region_id))

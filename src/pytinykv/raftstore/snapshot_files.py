@@ -1,10 +1,10 @@
-"""Snapshots as files: made from an engine snapshot, streamed, checked, and installed in a region's place.
+"""Snapshots as files: made from an engine snapshot, streamed, and checked. `installing` puts them in a region's place.
 
 A snapshot is a directory `<region>_<term>_<index>` with one SST file for each of the region's engine ranges that holds
 anything, and its manifest, which names every file with its size and CRC-32C. The manifest is written last, so a
 directory with a manifest is whole.
 
-    <snapshots>/send/…    made here, deleted when nobody wants it any more
+    <snapshots>/send/…    made here, deleted when no follower wants it any more
     <snapshots>/receive/… arriving or being installed; kept until the installed state is durable
 
 What is found in `send`, or in `receive` without belonging to a region in state APPLYING, is left from an earlier life of
@@ -80,25 +80,6 @@ def make_snapshot(
 def read_manifest(directory: Path) -> SnapshotManifest:
     """Return the manifest of a whole snapshot directory. Raises FormatError, OSError."""
     return decode_manifest((directory / MANIFEST).read_bytes())
-
-
-def install_snapshot(engine: Engine, region: Region, directory: Path) -> None:
-    """Put a snapshot's data in the place of whatever the engine holds of its region.
-
-    May be cut off anywhere and started again: it deletes first, and works on links, so the directory stays whole.
-    Durable on return.
-    """
-    manifest = read_manifest(directory)
-    batch = engine.write_batch()
-    for cf, start, end in keys.data_ranges(region.start_key, region.end_key):
-        batch.delete_range(cf, start, end)
-    engine.write(batch)
-    engine.sync()
-    for file in manifest.files:
-        link = directory / (file.name + ".ingest")
-        link.unlink(missing_ok=True)
-        os.link(directory / file.name, link)
-        engine.ingest_sst(ColumnFamily(file.cf), link)
 
 
 def snapshot_chunks(manifest: SnapshotManifest, directory: Path) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ from pytinykv.raft import InstallSnapshot
 from pytinykv.raftstore.calls import QueuedCommand
 from pytinykv.raftstore.errors import StoreFailedError
 from pytinykv.raftstore.expiry import ExpirySweep
+from pytinykv.raftstore.incoming_snapshots import IncomingSnapshots, SnapshotReceiver, SnapshotRefusedError
+from pytinykv.raftstore.outgoing_snapshots import OutgoingSnapshots
 from pytinykv.raftstore.peer import IncomingSnapshot, RegionPeer
 from pytinykv.raftstore.peer_storage import PeerStorage
 from pytinykv.raftstore.records import RaftEnvelope, decode_envelopes
@@ -31,7 +34,6 @@ from pytinykv.raftstore.recovery import load_regions
 from pytinykv.raftstore.reports import Reports
 from pytinykv.raftstore.router import Router
 from pytinykv.raftstore.silent_disk import SilentDisk
-from pytinykv.raftstore.snapshots import SnapshotReceiver, Snapshots
 from pytinykv.raftstore.syncs import Syncs
 from pytinykv.raftstore.turn import Turn
 from pytinykv.wire.errors import NotLeader, RegionError, ServerIsBusy
@@ -45,11 +47,12 @@ if TYPE_CHECKING:
     from pytinykv.model import Peer
     from pytinykv.raft import PeerId, Term
     from pytinykv.raftstore.config import RaftStoreConfig
+    from pytinykv.raftstore.incoming_snapshots import OnEnd
     from pytinykv.raftstore.membership import MembershipChange
     from pytinykv.raftstore.operations import Operation
     from pytinykv.raftstore.pending import OnDone, OnReady
     from pytinykv.raftstore.ports import SchedulerLink, Transport
-    from pytinykv.raftstore.records import SnapshotHeader, SnapshotManifest
+    from pytinykv.raftstore.records import SnapshotHeader
     from pytinykv.raftstore.region_events import RegionListener
     from pytinykv.raftstore.snapshot_files import SnapshotDirectory
     from pytinykv.storage import Engine
@@ -108,29 +111,35 @@ class Store:
         self.expiry = ExpirySweep(config, clock.monotonic())
         self.syncs = Syncs(engine, disk, clock, inline_sync_s=config.inline_sync_s, on_done=self._on_synced)
         self._silent_disk = SilentDisk(store_id, self.syncs, silence_s=config.disk_silence_s)
-        self._snapshots = Snapshots(
+        self._outgoing = OutgoingSnapshots(
             engine=engine,
-            directory=snapshot_directory,
+            directory=snapshot_directory.send,
             worker=background,
             transport=transport,
+            clock=clock,
             config=config,
             on_made=self._on_snapshot_made,
             on_sent=self._on_snapshot_sent,
-            on_received=self._on_snapshot_received,
+        )
+        self._incoming = IncomingSnapshots(
+            snapshot_directory.receive,
+            background,
+            snapshots_max=config.snapshots_max,
+            on_sealed=self._on_snapshot_sealed,
         )
         self._reports = Reports(
             self.peers, engine=engine, link=scheduler_link, config=config, on_membership=self.on_membership_answer
         )
         self._is_due = False
         """Whether a turn is asked for. Set by `wake`, cleared by `take_due`."""
-        self._frames: list[list[RaftEnvelope]] = []
-        """Messages that arrived since the last turn, by frame."""
+        self._frames: deque[tuple[int, list[RaftEnvelope]]] = deque()
+        """Messages that no turn has taken yet, by frame, each with its size in bytes."""
         self._actions: list[Callable[[Turn], None]] = []
         """What the next turn does before ticks and proposals; see `in_turn`."""
         self._touched: dict[int, RegionPeer] = {}
         """By region, the peers that the turn has to collect from, in the order they were touched; emptied by each turn."""
         self._proposing: dict[int, RegionPeer] = {}
-        """By region, the peers with commands that the next turn proposes."""
+        """By region, the peers with commands that no turn has proposed yet."""
         self._queued_bytes = 0
         """Size of these commands; at most one command above `queued_bytes_max`."""
         self._ticks_due = 0
@@ -150,7 +159,8 @@ class Store:
 
     def _load(self, directory: SnapshotDirectory, fresh_region_id: RegionId | None) -> None:
         loaded = load_regions(self.engine, directory)
-        self._router = Router(self.store_id, self.peers, loaded.tombstones, self._make_peer)
+        parked_s = self.config.election_ticks * self.config.tick_s
+        self._router = Router(self.store_id, self.peers, loaded.tombstones, self._make_peer, parked_s=parked_s)
         self.listen(self._router.on_event)
         self.listen(self._reports.on_event)
         for state in loaded.regions:
@@ -193,6 +203,11 @@ class Store:
         return due
 
     @property
+    def has_leftovers(self) -> bool:
+        """Return whether the last turn left something for the next one because it was full."""
+        return bool(self._frames or self._proposing or self._touched)
+
+    @property
     def is_settled(self) -> bool:
         """Return whether no turn is asked for and no sync is to come."""
         return not (self._is_due or self.syncs.is_pending)
@@ -215,7 +230,7 @@ class Store:
         self.failure = error
         self._refuses = True
         _log.critical("store %d failed: %s", self.store_id, error)
-        turn, self._turn = self._turn or Turn(self.engine, self.clock.monotonic(), self._turn_number), None
+        turn, self._turn = self._turn or self._new_turn(), None
         self.fail_everything(turn)
         turn.break_off(self._refusal())
 
@@ -291,12 +306,17 @@ class Store:
 
     def receive(self, frame: bytes) -> None:
         """Take a frame of another store. Raises FormatError."""
-        self._frames.append(decode_envelopes(frame))
+        self._frames.append((len(frame), decode_envelopes(frame)))
         self.wake()
 
     def receive_snapshot(self, header: SnapshotHeader) -> SnapshotReceiver:
-        """Begin to take a snapshot stream. Raises SnapshotRefusedError."""
-        return self._snapshots.receive(header)
+        """Begin to take a snapshot stream. Raises SnapshotRefusedError, FormatError, OSError."""
+        reason = self._router.why_no_snapshot(header)
+        if reason is None:
+            return self._incoming.receive(header)
+        self._frames.append((0, [header.envelope]))  # if its state is there already, Raft says so to the leader
+        self.wake()
+        raise SnapshotRefusedError(reason)
 
     def change_membership(self, region_id: RegionId, change: MembershipChange, *, conf_ver: int | None = None) -> None:
         """Propose a change that the scheduler ordered, at once or as soon as it can be.
@@ -371,8 +391,11 @@ class Store:
             self._fail(error)
             raise
 
+    def _new_turn(self) -> Turn:
+        return Turn(self.engine, self.clock.monotonic(), self._turn_number + 1, self.config.turn_bytes_max)
+
     def _run_turn(self) -> None:
-        turn = self._turn = Turn(self.engine, self.clock.monotonic(), self._turn_number + 1)
+        turn = self._turn = self._new_turn()
         if self._disk_error is not None:
             raise StoreFailedError(
                 f"store {self.store_id} can't rely on its disk: {self._disk_error}"
@@ -388,10 +411,11 @@ class Store:
             self._tick_all(turn)
         self._take_proposals(turn)
         touched, self._touched = self._touched, {}
-        for peer in touched.values():
+        for region_id, peer in touched.items():
             if not peer.is_destroyed:
                 peer.calls.ask_reads(turn)
-                peer.collect(turn)
+                if peer.collect(turn):
+                    self._touched[region_id] = peer
         turn.write()
         self._turn_number = turn.number
         self.counters.turns += 1
@@ -399,12 +423,14 @@ class Store:
         self._send(turn)
         if self.syncs.start():  # after the sends: the followers' syncs are on the longer way
             for peer in self._take_durable(turn):
-                if peer.node.has_ready():
+                if peer.has_work:
                     self._touch(peer)
             self._send(turn)
         self._after_write(turn, touched)
         self._turn = None
         turn.deliver()
+        if self.has_leftovers:
+            self.wake()
 
     def _send(self, turn: Turn) -> None:
         outgoing, turn.outgoing = turn.outgoing, {}
@@ -416,36 +442,48 @@ class Store:
         durable_turn = self.syncs.take_durable()
         if durable_turn is None:
             return []
+        self._incoming.on_durable(durable_turn)
         concerned = [peer for peer in self.peers.values() if peer.has_unsynced and not peer.is_destroyed]
         for peer in concerned:
             peer.on_durable(turn, durable_turn)
         return concerned
 
     def _take_messages(self, turn: Turn) -> None:
-        frames, self._frames = self._frames, []
-        for frame in frames:
-            for envelope in frame:
-                if isinstance(envelope.message, InstallSnapshot):
-                    continue  # means nothing without its files, with which it comes to `receive_snapshot`
-                peer = self._router.find_receiver(envelope, turn)
+        frames = self._frames
+        while frames and not turn.is_full:
+            size_bytes, envelopes = frames.popleft()
+            turn.take(size_bytes)
+            for envelope in envelopes:
+                peer = self._router.find_receiver(envelope, turn) if self._is_meaningful(envelope) else None
                 if peer is not None:
                     peer.step(envelope, turn.now)
                     self._touched[peer.region.id] = peer
 
+    def _is_meaningful(self, envelope: RaftEnvelope) -> bool:
+        """A snapshot message comes with its files to `receive_snapshot`; alone it can only be answered "is there already"."""
+        message = envelope.message
+        if not isinstance(message, InstallSnapshot):
+            return True
+        peer = self.peers.get(envelope.region_id)
+        return peer is not None and message.meta.index <= peer.node.commit_index
+
     def _take_proposals(self, turn: Turn) -> None:
         proposing, self._proposing = self._proposing, {}
         self._queued_bytes = 0
-        for peer in proposing.values():
+        for region_id, peer in proposing.items():
             if not peer.is_destroyed:
                 peer.calls.propose(turn)
-                self._touched[peer.region.id] = peer
+                self._touched[region_id] = peer
+                if peer.calls.has_queued:
+                    self._proposing[region_id] = peer
+                    self._queued_bytes += peer.calls.queued_bytes
 
     def _tick_all(self, turn: Turn) -> None:
         for peer in self.peers.values():
             peer.tick(turn)
             self._touched[peer.region.id] = peer
         self._reports.on_tick(turn.now)
-        self._snapshots.expire(self.peers, turn.now)
+        self._outgoing.expire(self.peers, turn.now)
         self._sweep(turn)
         self._silent_disk.on_tick(self.peers.values(), turn.now)
 
@@ -460,15 +498,17 @@ class Store:
         for event in turn.events:
             for listener in self._listeners:
                 listener(event)
+        if turn.events and (parked := self._router.take_parked(turn.now)):
+            self._frames.append((0, parked))
+        for envelope in turn.snapshots_to_send:
+            self._outgoing.send(envelope, turn.now)
         for peer in touched.values():
-            for envelope in peer.take_snapshots_to_send():
-                self._snapshots.send(envelope, turn.now)
             if peer.wants_snapshot and not peer.is_destroyed:
-                self._snapshots.make(peer, turn.now)
-            if (directory := peer.take_used_snapshot()) is not None:
-                self._snapshots.discard_received(directory)
+                self._outgoing.make(peer)
             if peer.has_reported_laggards:
                 self._reports.look_at(peer, turn.now)
+        for directory in turn.used_snapshots:
+            self._incoming.discard_after(turn.number, directory)
         self._reports.send(turn.now)
 
     # --- what has ended outside the loop ------------------------------------------------------------------------
@@ -487,18 +527,20 @@ class Store:
             peer.node.report_snapshot(envelope.receiver.id, arrived)
             self._touch(peer)
 
-    def _on_snapshot_received(self, envelope: RaftEnvelope, manifest: SnapshotManifest, directory: Path) -> None:
-        def step(turn: Turn) -> None:
-            peer = self._router.find_receiver(envelope, turn)
-            if peer is None or peer.incoming is not None or self._router.overlapping(manifest.region) is not None:
-                self._snapshots.discard_received(directory)
-                return
-            peer.incoming = IncomingSnapshot(manifest, directory)
-            peer.step(envelope, turn.now)
-            peer.collect(turn)
-            if peer.incoming is not None:  # not wanted: a newer state is here already
-                peer.incoming = None
-                self._snapshots.discard_received(directory)
-            self._touched[peer.region.id] = peer
+    def _on_snapshot_sealed(self, header: SnapshotHeader, directory: Path, on_end: OnEnd) -> None:
+        def offer(turn: Turn) -> None:
+            reason = self._router.why_no_snapshot(header) or self._why_not_taken(header, directory, turn)
+            if reason is not None:
+                self._incoming.discard(directory)
+            on_end(None if reason is None else SnapshotRefusedError(reason))
 
-        self.in_turn(step)
+        self.in_turn(offer)
+
+    def _why_not_taken(self, header: SnapshotHeader, directory: Path, turn: Turn) -> str | None:
+        """Offer a received snapshot to its region's Raft; return why it was not taken, None if it was."""
+        peer = self._router.find_receiver(header.envelope, turn)
+        if peer is None:
+            return "its sender is out of date"
+        self._touched[peer.region.id] = peer
+        is_taken = peer.offer_snapshot(turn, header.envelope, IncomingSnapshot(header.manifest, directory))
+        return None if is_taken else "Raft does not want it"

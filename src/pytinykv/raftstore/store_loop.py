@@ -41,6 +41,8 @@ class StoreLoop:
                 await self._idle
                 store.take_due()
             store.turn()
+            if store.has_leftovers:
+                await asyncio.sleep(0)  # connections and timers have their turn, too
 
     def _end_idle(self) -> None:
         if self._idle is not None and not self._idle.done():

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from pytinykv.wire.errors import RegionError, UndeterminedResult
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytinykv.model import StoreId
     from pytinykv.raftstore.pending import OnDone, OnReady, Results
     from pytinykv.raftstore.records import RaftEnvelope
@@ -27,6 +29,7 @@ class Turn:
 
     __slots__ = (
         "_batch",
+        "_bytes_left",
         "_done",
         "_ready",
         "engine",
@@ -35,10 +38,12 @@ class Turn:
         "now",
         "number",
         "outgoing",
+        "snapshots_to_send",
+        "used_snapshots",
         "written_bytes",
     )
 
-    def __init__(self, engine: Engine, now: float, number: int) -> None:
+    def __init__(self, engine: Engine, now: float, number: int, bytes_max: int) -> None:
         self.engine = engine
         self._batch: WriteBatch | None = None
         self.now = now
@@ -46,10 +51,16 @@ class Turn:
         self.must_sync = False
         """Whether something in the batch must become durable before somebody is told of it."""
         self.written_bytes = 0
+        self._bytes_left = bytes_max
+        """How much more of messages, commands and applied entries the turn should take; falls below 0 with a large one."""
         self.outgoing: dict[StoreId, list[RaftEnvelope]] = {}
         """Messages by the store they go to, sent once the batch is written."""
         self.events: list[RegionEvent] = []
         """What became of regions, told once the batch is written."""
+        self.snapshots_to_send: list[RaftEnvelope] = []
+        """Snapshot messages, whose files the store sends with them."""
+        self.used_snapshots: list[Path] = []
+        """Received snapshots that are needed no longer once the batch is durable."""
         self._done: list[tuple[OnDone, RegionError | None, Results]] = []
         self._ready: list[tuple[OnReady, RegionError | None]] = []
 
@@ -89,6 +100,15 @@ class Turn:
         self._done = [(on_done, error or unsure, None) for on_done, error, _results in self._done]
         self._ready = [(on_ready, error or refusal) for on_ready, error in self._ready]
         self.deliver()
+
+    def take(self, size_bytes: int) -> None:
+        """Note that the turn does work on so many bytes."""
+        self._bytes_left -= size_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether what else there is should wait for the next turn, so that others get the event loop in between."""
+        return self._bytes_left <= 0
 
     def send(self, envelope: RaftEnvelope) -> None:
         store_id = envelope.receiver.store_id

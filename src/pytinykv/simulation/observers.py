@@ -12,6 +12,7 @@ They know the protocol's messages and nothing of the code that makes them:
 * *state machine safety* (Raft 5.4.3): what any store has ever applied at an index, synced or not, is of one term; and no
   store goes back to an older state while it lives.
 * *no replica diverges*: disks that have applied a region up to the same index hold the same data.
+* *no data outside a region*: everything on a disk belongs to a region that lives there.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pytinykv.raftstore.records import (
     ApplyState,
     PeerState,
     RaftEnvelope,
+    RegionLocalState,
     decode_apply_state,
     decode_entry,
     decode_region_state,
@@ -36,6 +38,7 @@ from pytinykv.storage import ColumnFamily, Engine
 if TYPE_CHECKING:
     from pytinykv.simulation.disk import SimEngine
 
+_DATA_FAMILIES = (ColumnFamily.DEFAULT, ColumnFamily.LOCK, ColumnFamily.WRITE, ColumnFamily.RAW)
 _APPLY_STATE = keys.apply_state_key(0)[:1]
 _APPLY_STATE_BYTES = len(keys.apply_state_key(0))
 
@@ -159,13 +162,15 @@ class RaftObserver:
 
 
 def regions_on(engine: Engine) -> list[Region]:
-    """Return the regions whose data an engine holds, by id."""
-    found = []
-    for _, value in engine.scan(ColumnFamily.RAFT, keys.REGION_STATE_START, keys.REGION_STATE_END):
-        state = decode_region_state(value)
-        if state.state is PeerState.NORMAL and state.region.peers:
-            found.append(state.region)
-    return found
+    """Return the regions whose data an engine holds whole, by id."""
+    return [state.region for state in _region_states(engine) if state.state is PeerState.NORMAL]
+
+
+def _region_states(engine: Engine) -> list[RegionLocalState]:
+    """Return what a store has of each region that has data there, whole or on its way in."""
+    stored = engine.scan(ColumnFamily.RAFT, keys.REGION_STATE_START, keys.REGION_STATE_END)
+    states = [decode_region_state(value) for _key, value in stored]
+    return [state for state in states if state.state is not PeerState.TOMBSTONE and state.region.peers]
 
 
 def applied_indexes(engine: Engine, region_id: int) -> tuple[int, int] | None:
@@ -177,23 +182,24 @@ def applied_indexes(engine: Engine, region_id: int) -> tuple[int, int] | None:
     return state.applied_index, state.truncated_index
 
 
-Seen = dict[tuple[int, int], tuple[str, dict[tuple[str, bytes], bytes]]]
+RegionData = dict[tuple[str, bytes], bytes]
+"""(column family, engine key) -> value."""
+Seen = dict[tuple[int, int], tuple[str, RegionData]]
 """(region, applied index) -> host and the data it had then."""
 
 
 def check_replicas_equal(engines: Iterable[tuple[str, Engine]], seen: Seen | None = None) -> int:
     """Compare the data of every region on every disk at equal applied index. Returns how many comparisons were made.
 
-    Who hands in `seen` again and again also has compared what replicas had at an index at different times.
+    Callers that hand in `seen` again and again compare also what replicas had at an index at different times.
     """
     seen = {} if seen is None else seen
     compared = 0
     for name, engine in engines:
-        for region in regions_on(engine):
+        for region, data in data_by_region(name, engine):
             indexes = applied_indexes(engine, region.id)
             if indexes is None:
                 continue
-            data = _data_of(engine, region)
             other = seen.setdefault((region.id, indexes[0]), (name, data))
             if other[0] != name:
                 compared += 1
@@ -202,19 +208,30 @@ def check_replicas_equal(engines: Iterable[tuple[str, Engine]], seen: Seen | Non
     return compared
 
 
-def _data_of(engine: Engine, region: Region) -> dict[tuple[str, bytes], bytes]:
-    return {
-        (str(cf), key): value
-        for cf, start, end in keys.data_ranges(region.start_key, region.end_key)
-        for key, value in engine.scan(cf, start, end)
-    }
+def data_by_region(name: str, engine: Engine) -> list[tuple[Region, RegionData]]:
+    """Return the data of each region whose data an engine holds, by id. Raises `Violation` for data of no region.
+
+    It goes through whole column families and asks of each pair whose it is, so a range that ends too early hides nothing.
+    """
+    states = _region_states(engine)
+    data: dict[int, RegionData] = {state.region.id: {} for state in states}
+    for cf in _DATA_FAMILIES:
+        for key, value in engine.scan(cf, b"", None):
+            user_key = key[1:] if cf is ColumnFamily.RAW else key
+            owner = next((state.region.id for state in states if state.region.contains(user_key)), None)
+            if owner is None:
+                raise Violation(
+                    "no data outside a region", f"{name} has {cf} {key!r}, which belongs to no region there"
+                )
+            data[owner][str(cf), key] = value
+    return [(state.region, data[state.region.id]) for state in states if state.state is PeerState.NORMAL]
 
 
 def _difference(
     region: Region,
     index: int,
-    one: tuple[str, dict[tuple[str, bytes], bytes]],
-    other: tuple[str, dict[tuple[str, bytes], bytes]],
+    one: tuple[str, RegionData],
+    other: tuple[str, RegionData],
 ) -> str:
     keys_of_difference = sorted(key for key in one[1].keys() | other[1].keys() if one[1].get(key) != other[1].get(key))
     first = keys_of_difference[0]

@@ -7,19 +7,18 @@ transfer, and the sender hears of it, or concludes it, a while later.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pytinykv.model import FormatError, StoreId, encode
+from pytinykv.model import StoreId, encode
+from pytinykv.raftstore.incoming_snapshots import SnapshotRefusedError
 from pytinykv.raftstore.records import RaftEnvelope, SnapshotHeader, SnapshotManifest
-from pytinykv.raftstore.snapshots import SnapshotRefusedError
 from pytinykv.simulation.network import Network
 from pytinykv.simulation.process import Process
 
 if TYPE_CHECKING:
-    from pytinykv.raftstore.snapshots import SnapshotReceiver
+    from pytinykv.raftstore.incoming_snapshots import SnapshotReceiver
     from pytinykv.raftstore.store import Store
 
 BYTES_PER_S: Final = 50e6
@@ -134,10 +133,13 @@ class _Transfer:
         try:
             self._sink = store.receive_snapshot(self._header)
         except SnapshotRefusedError:
-            self._network.count("snapshots refused")
-            self._conclude(arrived=False)
+            self._refuse()
             return
         self._next_chunk(0)
+
+    def _refuse(self) -> None:
+        self._network.count("snapshots refused")
+        self._conclude(arrived=False)
 
     def _next_chunk(self, offset: int) -> None:
         chunk = self._data[offset : offset + self._network.snapshot_piece_bytes]
@@ -148,30 +150,38 @@ class _Transfer:
 
     def _write(self, chunk: bytes, offset: int) -> None:
         assert self._sink is not None
-        try:
-            if self._is_full():
-                raise OSError(errno.ENOSPC, "No space left on the simulated disk")
-            self._sink.write(chunk)
-        except (FormatError, OSError):
+        if self._is_full():
             self._sink.abort()
             self._conclude(arrived=False)
             return
-        self._next_chunk(offset)
+
+        def on_end(error: BaseException | None) -> None:
+            if error is None:
+                self._next_chunk(offset)
+            else:
+                self._conclude(arrived=False)
+
+        self._sink.write(chunk, on_end)
 
     def _finish(self) -> None:
         assert self._sink is not None
-        try:
-            self._sink.finish()
-        except FormatError:
-            self._sink.abort()
-            self._conclude(arrived=False)
-            return
-        self._sink = None
-        self._network.count("snapshots arrived")
+
+        def on_end(error: BaseException | None) -> None:
+            if isinstance(error, SnapshotRefusedError):
+                self._refuse()
+            elif error is not None:
+                self._conclude(arrived=False)
+            else:
+                self._arrived()
+
+        self._sink.finish(on_end)
+
+    def _arrived(self) -> None:
         network = self._network
+        network.count("snapshots arrived")
         is_lost = bool(network.lost_receipts) and network.rng.random() < network.lost_receipts
         if is_lost:
-            self._network.count("receipts lost")
+            network.count("receipts lost")
         self._conclude(arrived=not is_lost and not network.is_blocked(self._host, self._sender.host))
 
     def _after_latency(self, size_bytes: int, step: Callable[[], None]) -> None:

@@ -21,8 +21,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pytinykv.raftstore import peer, recovery
-from pytinykv.raftstore.snapshots import SnapshotReceiver
+from pytinykv.raftstore import recovery
+from pytinykv.raftstore.installing import Installation
+from pytinykv.raftstore.snapshot_files import SnapshotWriter
 from pytinykv.server.host import scheduler_process
 from pytinykv.server.pd.service import PdService
 from pytinykv.storage.rocks import RocksEngine
@@ -33,7 +34,8 @@ _libc.pthread_mutex_lock(_mutex)
 _init = RocksEngine.__init__
 _unary = PdService.unary
 _run_scheduler = scheduler_process.run_scheduler
-_receive = SnapshotReceiver.write
+_receive = SnapshotWriter.write
+_ingest_next = Installation.ingest_next
 _finish_restore = recovery.finish_restore
 
 
@@ -80,16 +82,16 @@ def _reach(phase: str) -> bool:
     return is_reached
 
 
-def _receive_slowly(receiver: SnapshotReceiver, chunk: bytes) -> None:
-    _receive(receiver, chunk)
+def _receive_slowly(writer: SnapshotWriter, chunk: bytes) -> None:
+    _receive(writer, chunk)
     if _reach("receive"):
         time.sleep(0.3)
 
 
-def _install_in_part(*arguments: Any) -> None:
+def _install_in_part(installation: Installation, engine: Any) -> bool:
     if _reach("install"):
         os.kill(os.getpid(), signal.SIGKILL)
-    _finish_restore(*arguments)
+    return _ingest_next(installation, engine)
 
 
 def _recover_slowly(*arguments: Any) -> None:
@@ -99,8 +101,8 @@ def _recover_slowly(*arguments: Any) -> None:
 
 
 if "PHASE" in os.environ:
-    SnapshotReceiver.write = _receive_slowly  # type: ignore[method-assign]
-    peer.finish_restore = _install_in_part
+    SnapshotWriter.write = _receive_slowly  # type: ignore[method-assign]
+    Installation.ingest_next = _install_in_part  # type: ignore[method-assign]
     recovery.finish_restore = _recover_slowly
 if "STUCK_DISK" in os.environ:
     RocksEngine.__init__ = _init_with_hanging_sync  # type: ignore[method-assign]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytinykv.client.errors import StoreNotFoundError
-from pytinykv.lifecycle import InlineWorker, Scope
+from pytinykv.lifecycle import Scope
 from pytinykv.model import FormatError, Peer, Region, RegionEpoch, RegionId, StoreId, encode
 from pytinykv.raft import Heartbeat, InstallSnapshot, LogIndex, PeerId, SnapshotMeta, Term
 from pytinykv.raftstore import RaftEnvelope, SnapshotHeader, SnapshotManifest, SnapshotRefusedError
@@ -51,27 +51,33 @@ class Address:
 
 
 class Sink:
-    """Takes a snapshot, or finds it damaged."""
+    """Takes a snapshot, or finds it damaged, or not wanted at its end; keeps the contract of `SnapshotReceiver`."""
 
     def __init__(self, node: Receiver) -> None:
         self._node = node
+        self._is_open = True
         self.data = b""
-        self.is_sealed = False
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes, on_end: Callable[[BaseException | None], None]) -> None:
         self.data += chunk
         if self._node.finds_damage:
-            raise FormatError("checksum does not match")
+            self.abort()
+            on_end(FormatError("checksum does not match"))
+        else:
+            on_end(None)
 
-    def seal(self) -> None:
-        self.is_sealed = True
-
-    def hand_over(self) -> None:
-        assert self.is_sealed
-        self._node.snapshots.append(self.data)
+    def finish(self, on_end: Callable[[BaseException | None], None]) -> None:
+        self._is_open = False
+        if self._node.wants_none:
+            on_end(SnapshotRefusedError("Raft does not want it"))
+        else:
+            self._node.snapshots.append(self.data)
+            on_end(None)
 
     def abort(self) -> None:
-        self._node.aborted += 1
+        if self._is_open:
+            self._is_open = False
+            self._node.aborted += 1
 
 
 @dataclass
@@ -83,6 +89,7 @@ class Receiver:
     is_running: bool = True
     is_busy: bool = False
     finds_damage: bool = False
+    wants_none: bool = False
     received: list[RaftEnvelope] = field(default_factory=list)
     headers: list[SnapshotHeader] = field(default_factory=list)
     snapshots: list[bytes] = field(default_factory=list)
@@ -92,10 +99,6 @@ class Receiver:
     @property
     def store(self) -> Receiver:
         return self
-
-    @property
-    def background(self) -> InlineWorker:
-        return InlineWorker()
 
     def receive(self, frame: bytes) -> None:
         self.received.extend(decode_envelopes(frame))
@@ -266,11 +269,12 @@ async def test_a_snapshot_arrives_whole(scope: Scope, tmp_path: Path) -> None:
     [
         (Receiver(is_busy=True), 0),
         (Receiver(finds_damage=True), 1),
+        (Receiver(wants_none=True), 0),
         (Receiver(cluster_id=8), 0),
         (Receiver(store_id=3), 0),
         (Receiver(is_running=False), 0),
     ],
-    ids=["busy", "damaged", "another cluster", "another store", "starting"],
+    ids=["busy", "damaged", "not wanted at the end", "another cluster", "another store", "starting"],
 )
 async def test_a_snapshot_that_is_not_taken_is_told_to_its_sender(
     scope: Scope, tmp_path: Path, node: Receiver, aborted: int

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytinykv.client.errors import ClientError
-from pytinykv.lifecycle import AddressError, result_of
+from pytinykv.lifecycle import AddressError
 from pytinykv.model import FormatError, StoreId, encode
 from pytinykv.raftstore import RaftEnvelope, SnapshotHeader, SnapshotManifest, SnapshotRefusedError
 from pytinykv.raftstore.records import decode_snapshot_header
@@ -252,21 +252,34 @@ def serve_snapshots(server: RpcServer, program: StoreProgram) -> None:
             raise StatusError(StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         except (FormatError, StopAsyncIteration) as error:
             raise StatusError(StatusCode.INVALID_ARGUMENT, f"no snapshot header: {error}") from error
-        is_finished = False
         try:
-            # Files are written, checked and synced in the worker: a large region must not hold up the others.
             async for chunk in requests:
-                await result_of(program.background, partial(receiver.write, chunk))
-            await result_of(program.background, receiver.seal)
-            receiver.hand_over()
-            is_finished = True
+                await _end_of(partial(receiver.write, chunk))
+            await _end_of(receiver.finish)
         except FormatError as error:
             raise StatusError(StatusCode.DATA_LOSS, str(error)) from error
+        except SnapshotRefusedError as error:
+            raise StatusError(StatusCode.FAILED_PRECONDITION, str(error)) from error
         except OSError as error:
             raise StatusError(StatusCode.RESOURCE_EXHAUSTED, f"can't keep the snapshot: {error}") from error
         finally:
-            if not is_finished:
-                receiver.abort()
+            receiver.abort()  # if it has not ended: the sender is gone, or this server stops
         return b""
 
     server.add_service(SERVICE, [Method("Snapshot", Kind.STREAM_UNARY, _same, _same, take_snapshot)])
+
+
+async def _end_of(begin: Callable[[Callable[[BaseException | None], None]], None]) -> None:
+    """Begin something that tells of its end by a callback, and wait for that. Raises what it tells."""
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def on_end(error: BaseException | None) -> None:
+        if ended.done():
+            return
+        if error is None:
+            ended.set_result(None)
+        else:
+            ended.set_exception(error)
+
+    begin(on_end)
+    await ended

@@ -1,0 +1,97 @@
+"""A turn takes a bounded amount of work; the next ones do the rest, and no promise depends on when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.raftstore.harness import Call, Cluster, Node
+
+from pytinykv.raftstore import RaftStoreConfig
+
+KIB = 1024
+VALUE = bytes(100 * KIB)
+SMALL = RaftStoreConfig(turn_bytes_max=200 * KIB, apply_bytes_max=100 * KIB, append_bytes_max=100 * KIB)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path, config=SMALL)
+
+
+def turns_of(node: Node, *, bytes_max: int) -> int:
+    """Run the turns that are due; return how many wrote anything. None writes much more than `bytes_max`."""
+    store, writing = node.running, 0
+    for _ in range(1000):
+        if not store.take_due():
+            return writing
+        before = node.engine.used_bytes
+        store.turn()
+        written = node.engine.used_bytes - before
+        assert written < bytes_max
+        writing += written > len(VALUE) // 2
+    raise AssertionError("turns without end")
+
+
+def put_many(cluster: Cluster, store_id: int, count: int) -> list[Call]:
+    return [cluster.put(store_id, b"k%d" % number, VALUE) for number in range(count)]
+
+
+def test_a_leader_proposes_what_a_turn_holds(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    calls = put_many(cluster, leader.store_id, 20)
+    assert turns_of(leader, bytes_max=450 * KIB) >= 9
+    cluster.settle()
+    assert all(call.succeeded for call in calls)
+    cluster.ticks(3)
+    assert all(node.value(b"k19") == VALUE for node in cluster.nodes.values())
+
+
+def test_commands_that_wait_for_their_turn_still_count_as_queued(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    put_many(cluster, leader.store_id, 10)
+    cluster.turn(leader.store_id)
+    queued = leader.running._queued_bytes
+    assert 7 * len(VALUE) < queued < 9 * len(VALUE)
+    cluster.settle()
+    assert leader.running._queued_bytes == 0
+
+
+def test_a_follower_takes_and_applies_what_a_turn_holds(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    follower = next(node for node in cluster.nodes.values() if node is not leader)
+    cluster.cut_off = {follower.store_id}
+    for call in put_many(cluster, leader.store_id, 20):
+        cluster.settle()
+        assert call.succeeded
+    cluster.cut_off = set()
+    follower_turns = follower.running.turn
+    written: list[int] = []
+
+    def turn() -> None:
+        before = follower.engine.used_bytes
+        follower_turns()
+        written.append(follower.engine.used_bytes - before)
+
+    follower.running.turn = turn  # type: ignore[method-assign]
+    cluster.ticks(20)
+    assert follower.value(b"k19") == VALUE
+    assert max(written) < 650 * KIB, "of 4 MB: what it took of messages, and what it applied"
+
+
+def test_a_read_under_the_lease_sees_every_acknowledged_write_while_the_rest_waits_to_be_applied(
+    cluster: Cluster,
+) -> None:
+    leader = cluster.elect()
+    cluster.ticks(3)
+    calls = put_many(cluster, leader.store_id, 20)
+    lagged = False
+    for _ in range(200):
+        cluster.step()
+        peer = leader.peer
+        lagged |= peer.node.applied_index < peer.node.commit_index
+        if peer.can_read_now(cluster.clock.monotonic()):
+            seen = [leader.value(b"k%d" % number) == VALUE for number in range(20)]
+            assert all(there for there, call in zip(seen, calls, strict=True) if call.succeeded)
+    assert lagged, "the test has shown nothing"
+    assert all(call.succeeded for call in calls)
