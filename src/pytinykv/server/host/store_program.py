@@ -114,11 +114,6 @@ class StoreProgram:
         return self._store is not None
 
     @property
-    def background(self) -> Worker:
-        """The worker for everything that blocks, but the syncs."""
-        return self._ports.background
-
-    @property
     def cluster_id(self) -> int:
         return self.scheduler.cluster_id
 
