@@ -22,6 +22,9 @@ def connect(
 
     Use it in `async with`, or await it and close it later; either finds the scheduler first and raises
     `SchedulerUnavailableError` if it can't. `timeout` is the default deadline in seconds of every operation (10 s).
+
+    Raises `InvalidArgumentError`, `WrongEventLoopError` without a running event loop, and `ClientForkedError` in a child of a
+    process that had connected before it forked.
     """
     config = config or ClientConfig()
     if (timeout := checked_timeout(timeout)) is not None:

@@ -13,11 +13,14 @@ from pytinykv.client import AsyncClient
 from pytinykv.lifecycle import Scope
 from pytinykv.simulation.loop import SimLoop
 
+REAL_LOOP = ("test_over_grpc.py", "test_origin.py")
+"""Sockets and threads need a loop on real time."""
+
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run the tests here on virtual time: deadlines and pauses take no time and depend on nothing but the code."""
-    if item.path.name == "test_over_grpc.py":
-        return {"real": asyncio.new_event_loop}  # sockets need one
+    if item.path.name in REAL_LOOP:
+        return {"real": asyncio.new_event_loop}
     return {"virtual": SimLoop}
 
 

@@ -1,4 +1,4 @@
-"""The asynchronous client: one scheduler, one executor, one scope that owns their background tasks."""
+"""The asynchronous client: a scheduler to ask, an executor for commands, and the scope that owns their tasks."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class AsyncClient:
         async with AsyncClient("127.0.0.1:2379", connector=…, rng=…, scope=…) as db:
             await db.raw.put(b"k", b"v")
 
-    Entering (or awaiting) it finds the scheduler, so that a wrong address shows at once; leaving closes it. Every other
-    use needs `close`. Most people get one from `pytinykv.aio.connect`. After a fork, calls on the child's copy raise
-    `ClientForkedError`, and closing it does nothing.
+    Entering (or awaiting) it finds the scheduler, so that a wrong address shows at once; leaving closes it. Without
+    `async with` it needs `close`. `pytinykv.aio.connect` makes one. In another event loop or thread every call, scan and
+    `close` raises `WrongEventLoopError` before anything is sent; in a forked child `ClientForkedError`, and `close` does
+    nothing.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class AsyncClient:
         scope: Scope,
         config: ClientConfig | None = None,
     ) -> None:
-        """Make a client within a running event loop; nothing is sent yet.
+        """Make a client within a running event loop; nothing is sent yet. Raises `WrongEventLoopError` without one.
 
         `scope` is the client's own: closing stops it. `connector` too is closed with the client.
         """
@@ -74,6 +75,7 @@ class AsyncClient:
 
     async def open(self, timeout: float | None = None) -> Self:
         """Find the scheduler's leader. Raises `SchedulerUnavailableError`."""
+        self._origin.check()
         if self._closed:
             raise ClientClosedError("the client is closed; make a new one")
         await self.scheduler.connect(checked_timeout(timeout))
@@ -81,9 +83,11 @@ class AsyncClient:
 
     async def close(self) -> StopReport:
         """Resolve all pending calls with `ClientClosedError`, close connections, stop tasks. Any number of times."""
-        self._closed = True
         if not self._origin.is_here:  # forked: connections and tasks are the parent's
+            self._closed = True
             return StopReport(self._scope.name, 0.0, ())
+        self._origin.check()
+        self._closed = True
         return await self._scope.stop(STOP_DEADLINE_S)
 
     def _cut_off(self) -> None:

@@ -63,7 +63,8 @@ class LoopOrigin(ProcessOrigin):
 
     def check(self) -> None:
         """Raise `ClientForkedError` or `WrongEventLoopError` outside of that process or loop."""
-        super().check()
+        if self._forks != _forks:
+            super().check()
         if asyncio._get_running_loop() is not self.loop:  # noqa: SLF001 - documented, and it does not raise
             state = "which has been closed" if self.loop.is_closed() else "in which it was connected"
             raise WrongEventLoopError(

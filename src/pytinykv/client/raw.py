@@ -65,6 +65,7 @@ class AsyncScan(AsyncIterator[Pair]):
 
     async def __anext__(self) -> Pair:
         if not self._page:
+            self._pager.check_origin()
             async with self._paging:  # tasks that share a scan each get their part of it
                 if not self._page:
                     self._page = await self._pager.next_page()

@@ -67,6 +67,10 @@ class ScanPager:
         self._ahead: _Ahead | None = None
         """The next page, if it was asked for already."""
 
+    def check_origin(self) -> None:
+        """Raise `WrongEventLoopError` or `ClientForkedError` where the client can't be used."""
+        self._executor.origin.check()
+
     async def next_page(self) -> deque[Pair]:
         """Return the next pairs, at least one; none when the scan is over. The deadline holds for each page."""
         executor = self._executor
