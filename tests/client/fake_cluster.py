@@ -177,6 +177,12 @@ class FakeStore:
     open: asyncio.Event = field(default_factory=asyncio.Event)
     silent: bool = False
     """Takes everything, answers nothing."""
+    pairs: list[int] = field(default_factory=list)
+    """Pairs in each answer to a scan or a batch of reads."""
+    refused: int = 0
+    """Answers refused as too large."""
+    answer_bytes_max: int | None = None
+    """Larger answers are refused as too much, in turn as our stores do and as a busy store does."""
 
     def __post_init__(self) -> None:
         self.open.set()
@@ -237,9 +243,22 @@ class FakeStore:
         try:
             self._check(request.context)
             self._serve(name, request, response)
+            if name in {"RawScan", "RawBatchGet"}:
+                self._count_pairs(response)
         except wire_errors.RegionError as error:
             response.region_error.CopyFrom(error.to_pb())
         return response
+
+    def _count_pairs(self, response: Any) -> None:
+        if self.answer_bytes_max is not None and response.ByteSize() > self.answer_bytes_max:
+            response.Clear()
+            self.refused += 1
+            if self.refused % 2:
+                raise wire_errors.ServerIsBusy(reason="too much at once", backoff_ms=1)
+            pairs = response.kvs if hasattr(response, "kvs") else response.pairs
+            pairs.add().error.retryable = "too large for one answer"
+            return
+        self.pairs.append(len(response.kvs if hasattr(response, "kvs") else response.pairs))
 
     def _check(self, context: kvrpcpb_pb2.Context) -> None:
         if context.peer.store_id != self.number:

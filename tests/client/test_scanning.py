@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from random import Random
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.client.fake_cluster import FakeCluster
 
-from pytinykv.client import AsyncClient, ClientConfig
+from pytinykv.client import AsyncClient, ClientClosedError, ClientConfig
 from pytinykv.client import scanning as scanning_module
 from pytinykv.lifecycle import Scope
 
@@ -62,13 +63,89 @@ async def test_pages_are_fetched_only_when_needed(client: AsyncClient, cluster: 
     assert await anext(scan) == (b"a000", b"v")
     assert cluster.commands() == ["RawScan"]
     assert len([pair async for pair in scan]) == 500
-    assert cluster.stores[1].seen == ["RawScan"] * 5  # 4, 16, 64, 256, the rest
+    assert cluster.stores[1].pairs == [4, 16, 64, 256, 160]
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_from_the_second_page_on_one_page_is_read_ahead(client: AsyncClient, cluster: FakeCluster) -> None:
+    cluster.data[""] = {b"a%03d" % number: b"v" for number in range(500)}
+    store, scan = cluster.stores[1], client.raw.scan()
+    taken = [await anext(scan) for _ in range(4)]
+    await settle()
+    assert store.pairs == [4]
+    taken.append(await anext(scan))
+    await settle()
+    assert store.pairs == [4, 16, 64]
+    taken += [await anext(scan) for _ in range(16)]
+    await settle()
+    assert store.pairs == [4, 16, 64, 256]
+    assert [*taken, *[pair async for pair in scan]] == sorted(cluster.data[""].items())
+
+
+async def test_a_page_read_ahead_in_vain_is_asked_for_again(client: AsyncClient, cluster: FakeCluster) -> None:
+    cluster.data[""] = {b"a%03d" % number: b"v" for number in range(100)}
+    scan = client.raw.scan()
+    taken = [await anext(scan) for _ in range(4)]
+    cluster.stores[1].script.extend([None, "lose"])
+    taken.append(await anext(scan))
+    await asyncio.sleep(60)
+    assert cluster.stores[1].seen == ["RawScan"] * 3
+    assert [*taken, *[pair async for pair in scan]] == sorted(cluster.data[""].items())
+
+
+async def test_closing_ends_what_is_read_ahead(client: AsyncClient, cluster: FakeCluster) -> None:
+    cluster.data[""] = {b"a%03d" % number: b"v" for number in range(100)}
+    scan = client.raw.scan()
+    taken = [await anext(scan) for _ in range(4)]
+    cluster.stores[1].script.extend([None, "lose"])
+    taken.append(await anext(scan))
+    await settle()
+    report = await client.close()
+    assert report.ok, report.render()
+    with pytest.raises(ClientClosedError):
+        _ = [pair async for pair in scan]
+
+
+async def test_a_page_that_is_too_much_for_the_store_is_made_smaller(client: AsyncClient, cluster: FakeCluster) -> None:
+    small = {b"a%04d" % number: b"v" for number in range(400)}
+    cluster.data[""] = small | {b"b%04d" % number: b"x" * 300_000 for number in range(40)}
+    cluster.stores[1].answer_bytes_max = 5_000_000
+    assert [pair async for pair in client.raw.scan()] == sorted(cluster.data[""].items())
+    assert max(cluster.stores[1].pairs) == 256
+    assert cluster.stores[1].refused > 1
+
+
+async def test_a_client_that_saw_large_rows_begins_small(client: AsyncClient, cluster: FakeCluster) -> None:
+    cluster.data[""] = {b"a%03d" % number: b"x" * 300_000 for number in range(10)}
+    assert len([pair async for pair in client.raw.scan()]) == 10
+    cluster.stores[1].pairs.clear()
+    await anext(client.raw.scan())
+    assert cluster.stores[1].pairs == [3]
+    await anext(client.raw.scan(key_only=True))
+    assert cluster.stores[1].pairs == [3, 10]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_a_scan_of_many_regions(client: AsyncClient, cluster: FakeCluster, reverse: bool) -> None:
+    for number in range(200):
+        cluster.split(b"a%03d" % number)
+    cluster.data[""] = {b"a%03d" % number: b"v" for number in range(200)}
+    assert [pair async for pair in client.raw.scan(reverse=reverse)] == sorted(
+        cluster.data[""].items(), reverse=reverse
+    )
+    seen = cluster.schedulers[0].seen
+    if not reverse:
+        assert (seen.count("ScanRegions"), seen.count("GetRegion")) == (4, 0)  # 64 at a time
 
 
 async def test_large_rows_make_small_pages(client: AsyncClient, cluster: FakeCluster) -> None:
     cluster.data[""] = {b"a%03d" % number: b"x" * 300_000 for number in range(25)}
     assert len([pair async for pair in client.raw.scan()]) == 25
-    assert cluster.stores[1].seen == ["RawScan"] * 9  # 4, then 3 at a time, fewer
+    assert cluster.stores[1].seen == ["RawScan"] * 9  # of 3 rows or 4
 
 
 async def test_prefix(client: AsyncClient, cluster: FakeCluster) -> None:

@@ -50,9 +50,11 @@ def close(stream: IO[str] | None) -> None:
     stream.close()
 
 
-def results(output: Path) -> dict[str, Any]:
-    """Return what the script showed; it must have come to its end."""
+def results(process: subprocess.Popen[str], output: Path) -> dict[str, Any]:
+    """Return what the script has shown once it has ended; it must have come to its end."""
+    status = process.wait(DEADLINE_S)
     printed = output.read_text()
+    assert status == 0, printed
     shown = dict(json.loads(line) for line in printed.splitlines() if line.startswith('["'))
     assert "done" in shown, printed
     return shown
@@ -61,8 +63,7 @@ def results(output: Path) -> dict[str, Any]:
 def run(cluster: Cluster, scenario: str, tmp_path: Path) -> dict[str, Any]:
     output = tmp_path / scenario
     with client_process(cluster, scenario, output) as process:
-        process.wait(DEADLINE_S)
-    return results(output)
+        return results(process, output)
 
 
 def test_every_raw_operation(cluster: Cluster, tmp_path: Path) -> None:
@@ -120,8 +121,7 @@ def finish(process: subprocess.Popen[str], output: Path) -> dict[str, Any]:
     assert process.stdin is not None
     process.stdin.write("stop\n")
     process.stdin.flush()
-    process.wait(DEADLINE_S)
-    return results(output)
+    return results(process, output)
 
 
 def test_a_leader_that_is_told_to_stop_is_not_noticed(fresh_cluster: Cluster, tmp_path: Path) -> None:

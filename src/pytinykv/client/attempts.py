@@ -19,6 +19,8 @@ class FailureKind(Enum):
     CLOSED_WAITING = "client closed before it was sent"
     REFUSED = "refused"
     """The store answered with a status that says it was not executed."""
+    TOO_MUCH = "too much for one answer"
+    """The store does not put so many pairs into one answer."""
     BROKEN = "connection lost after it was sent"
     EXPIRED_SENT = "no answer in time"
     CLOSED_SENT = "client closed before the answer"

@@ -5,6 +5,7 @@ A command is made once per call and encoded once per attempt, straight into the 
     key, space          which region it goes to
     effect              what repeating it can do
     field               its name in `BatchCommandsRequest.Request` (and in the response)
+    pairs_field         set where the reply carries pairs: the name of their field
     unary_path          set where `BatchCommands` has no such command: then it travels as a call of its own
 """
 
@@ -53,6 +54,7 @@ class Command(Generic[_T_co]):
     verb: ClassVar[str]
     effect: ClassVar[Effect] = Effect.READ
     space: ClassVar[KeySpace] = PLAIN
+    pairs_field: ClassVar[str | None] = None
     unary_path: ClassVar[str | None] = None
 
     key: bytes
@@ -88,7 +90,7 @@ class Command(Generic[_T_co]):
         raise NotImplementedError
 
     def shrink(self) -> None:
-        """Ask for less with the next attempt, if that makes sense: the store was too busy for what was asked."""
+        """Ask for less with the next attempt, if that makes sense: what was asked for was too much for the store."""
 
     def describe(self) -> str:
         """Return the operation and what it is about, for messages."""

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from pytinykv.client.answer_sizes import AnswerSizes
-from pytinykv.client.attempts import AttemptFailure, Attempts, Failure
+from pytinykv.client.attempts import AttemptFailure, Attempts, Failure, FailureKind
 from pytinykv.client.backoff import Backoff
 from pytinykv.client.commands import Command, Effect
 from pytinykv.client.config import ClientConfig
@@ -36,6 +36,7 @@ from pytinykv.lifecycle import Scope
 from pytinykv.wire import Connector
 from pytinykv.wire import errors as wire_errors
 from pytinykv.wire.errors import RegionError
+from pytinykv.wire.pb import kvrpcpb_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +119,9 @@ class Executor:
                     f"the store answered {reply.WhichOneof('cmd')} to {command.field}"
                 )
             reply = getattr(reply, command.field)
-        return RegionError.from_pb(reply.region_error) if reply.HasField("region_error") else None
+        if reply.HasField("region_error"):
+            return RegionError.from_pb(reply.region_error)
+        return None if command.pairs_field is None else _too_much(getattr(reply, command.pairs_field))
 
     async def recover(self, command: Command[_T], deadline: float, failure: Failure | None) -> _T:
         """Carry on after a first attempt that failed with `failure` (None: there was none), until the deadline."""
@@ -221,3 +224,13 @@ class Executor:
 
     def _backoff(self, deadline: float) -> Backoff:
         return Backoff(self.config, deadline=deadline, rng=self._rng, closing=self._closing)
+
+
+def _too_much(pairs: Sequence[kvrpcpb_pb2.KvPair]) -> AttemptFailure | None:
+    """Return the failure of a read that was refused because the pairs are too large for one answer.
+
+    Our stores say so with `KeyError.retryable` in a single pair. In the answer to a raw read it says nothing else.
+    """
+    if len(pairs) == 1 and pairs[0].error.retryable:
+        return AttemptFailure(FailureKind.TOO_MUCH, pairs[0].error.retryable)
+    return None

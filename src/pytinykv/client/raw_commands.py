@@ -123,6 +123,7 @@ class RawBatchGet(BatchCommand[bytes, list[Pair]]):
 
     __slots__ = ("cf",)
     field = "RawBatchGet"
+    pairs_field = "pairs"
     verb = "batch_get"
 
     def __init__(self, items: Sequence[bytes], cf: str) -> None:
@@ -208,6 +209,7 @@ class RawScan(RangeCommand[list[Pair]]):
 
     __slots__ = ("cf", "key_only", "limit", "reverse")
     field = "RawScan"
+    pairs_field = "kvs"
     verb = "scan"
 
     def __init__(self, range_: KeyRange, *, limit: int, reverse: bool, key_only: bool, cf: str) -> None:

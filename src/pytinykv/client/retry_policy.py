@@ -17,6 +17,7 @@
 | RecoveryInProgress                       | pause        | pause        | pause        |                       |
 | stale_command, undetermined_result       | pause        | pause (?)    | undetermined | ask the scheduler     |
 | a kind we don't know, or only a message  | pause        | pause (?)    | undetermined | ask the scheduler     |
+| too much for one answer                  | at once      |              |              | ask for less          |
 | raft_entry_too_large, disk_full          | error        | error        | error        |                       |
 | FlashbackInProgress, FlashbackNotPrepared | error       | error        | error        |                       |
 
@@ -146,6 +147,8 @@ def _judge_transport(command: Command[Any], failure: AttemptFailure, *, maybe_ex
             raise _ended(command, failure, kind, maybe_executed=maybe_executed)
         case _ if not time_left:
             raise time_is_up(command, failure, maybe_executed=maybe_executed)
+        case FailureKind.TOO_MUCH:
+            return Retry(Pause.NONE, drop_region=False, shrink=True)
     silent = failure.kind in (FailureKind.EXPIRED_SENT, FailureKind.EXPIRED_WAITING)
     return Retry(Pause.NONE if silent else Pause.BACKOFF, avoid_store=True, drop_store=True, shrink=silent)
 

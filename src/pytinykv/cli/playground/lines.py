@@ -28,17 +28,21 @@ def program(name: str) -> str:
 
 
 def pastes(address: str) -> list[tuple[str, str]]:
-    """Return a line for each client that writes and reads a key; the shell's for a shell, the others for Python."""
+    """Return a line for each client that writes and reads a key; the shell's for a shell, the others for Python.
+
+    That of tikv-client makes the interpreter end without its usual end, in which a thread of this client may call into it and
+    so abort the process.
+    """
     flag = "" if address == _DEFAULT else f" --scheduler {address}"
     own = f'db = pytinykv.connect("{address}"); db.raw.put(b"k", b"v"); print(db.raw.get(b"k")); db.close()'
     pure = f'db = tikv.RawClient("{address}"); db.put(b"k", b"v"); print(db.get(b"k")); db.close()'
-    rust = f'db = tikv_client.RawClient.connect(["{address}"]); db.put(b"k", b"v"); print(db.get(b"k"))'
+    rust = f'db = tikv_client.RawClient.connect(["{address}"]); db.put(b"k", b"v"); print(db.get(b"k"), flush=True)'
     tinykv = program("tinykv")
     return [
         ("shell", f"{tinykv} put{flag} greeting hello && {tinykv} get{flag} greeting"),
         ("pytinykv", f"import pytinykv; {own}"),
         ("tikv-python", f"import tikv; {pure}"),
-        ("tikv-client", f"import tikv_client; {rust}"),
+        ("tikv-client", f"import atexit, os, tikv_client; atexit.register(os._exit, 0); {rust}"),
     ]
 
 
