@@ -63,7 +63,7 @@ EXAMPLES = {
     "frame: a heartbeat of peer 5 on store 6 to learner 7 on store 8, region 2, term 2, commit 9, round 1, sent at 0.5 s": (
         encode([RaftEnvelope(REGION.id, VOTER, LEARNER, REGION.epoch, HEARTBEAT)])
     ),
-    "`Meta`: cluster 7, founded by store 1 with region 2 and peer 3, ids below 1001, timestamps below 5000 ms, "
+    "`Meta`: cluster 7, bootstrapped by store 1 with region 2 and peer 3, ids below 1001, timestamps below 5000 ms, "
     "safe point 9, 3 peers, `br` holds 8 back until second 100": encode(
         Meta(7, True, 1, 2, 3, 1001, 5000, 9, 3, (ServiceSafePoint("br", 8, 100),))
     ),

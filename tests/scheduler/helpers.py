@@ -10,7 +10,7 @@ import msgspec
 from pytinykv.lifecycle import Scope
 from pytinykv.model import Peer, PeerId, PeerRole, Region, RegionEpoch, RegionId, StoreId
 from pytinykv.scheduler import Scheduler, SchedulerConfig
-from pytinykv.scheduler.cluster import Cluster
+from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.coordinator import Coordinator
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import ChangeKind, ChangePeer, MoveLeader, Operator, Order
@@ -40,7 +40,7 @@ class ManualClock:
 
 
 class TickingClock(ManualClock):
-    """Moves by a little with every look at it, so that whoever waits for it gets there."""
+    """Moves by a little with every reading, so that a wait for it ends."""
 
     def monotonic(self) -> float:
         self.advance(0.001)
@@ -107,11 +107,11 @@ def store_meta(store_id: int, address: str = "") -> StoreMeta:
 
 
 class Decisions:
-    """Cluster, operators and replica checker without scheduler, disk or event loop."""
+    """ClusterView, operators and replica checker without scheduler, disk or event loop."""
 
     def __init__(self, stores: Iterable[int] = (), **config: object) -> None:
         self.clock = ManualClock()
-        self.cluster = Cluster(SchedulerConfig(**config))
+        self.cluster = ClusterView(SchedulerConfig(**config))
         self.operators = OperatorController(self.cluster)
         self.max_replicas = 3
         self._next_id = 10_000
@@ -187,7 +187,7 @@ def open_scheduler(engine: Engine, clock: ManualClock, scope: Scope, **config: o
 
 
 async def bootstrapped(scheduler: Scheduler, stores: Iterable[int] = (1, 2, 3)) -> RegionInfo:
-    """Found the cluster on the first store, register the others; return the first region, which nobody has reported."""
+    """Bootstrap with the first store, register the others; return the first region, which no leader has reported."""
     first, *others = stores
     info = region(10, stores=(first,))
     await scheduler.bootstrap(store_meta(first), info.meta)

@@ -73,7 +73,7 @@ def test_step_is_read_off_the_region() -> None:
     assert (add(2, 1002).conf_changes(learning), promote(2, 1002).conf_changes(learning)) == (1, 0)
     assert not remove(1).is_finished(info)
     assert remove(3).is_finished(info)
-    assert not transfer(2, 1).is_finished(region(1, leader=0)), "nobody knows who leads"
+    assert not transfer(2, 1).is_finished(region(1, leader=0)), "the leader is unknown"
 
 
 @pytest.mark.tinykv("TestPeerState")

@@ -56,7 +56,7 @@ def test_leader_is_the_last_to_go_of_too_many_and_hands_over_first() -> None:
 
 
 @pytest.mark.tinykv("TestLostStore")
-def test_peer_on_a_store_nobody_registered_stops_all_decisions() -> None:
+def test_peer_on_a_store_that_never_registered_stops_all_decisions() -> None:
     decisions = decisions_with(1, 1)
     assert decisions.check(region(1, stores=(1, 2, 3))) is None
 
@@ -328,7 +328,7 @@ def obey(decisions: Decisions, info: RegionInfo, order: Order) -> RegionInfo:
             return msgspec.structs.replace(apply_order(info, order), pending_peers=behind)
         case ChangePeer(ChangeKind.ADD, promoted):
             known = info.meta.peer(promoted.id)
-            assert known is not None, "a vote for a stranger"
+            assert known is not None, "a vote for an unknown peer"
             assert known.role is PeerRole.LEARNER
             assert is_working(decisions.cluster, info, known, decisions.now), "a vote for one that is behind"
         case ChangePeer(_, removed):

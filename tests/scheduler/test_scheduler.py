@@ -71,7 +71,7 @@ async def test_cluster_id_is_made_once_and_survives(engine: MemoryEngine, clock:
 
 
 @pytest.mark.tinykv("TestBootstrap")
-async def test_of_many_stores_that_bootstrap_at_once_one_founds_the_cluster(
+async def test_of_many_stores_that_bootstrap_at_once_one_succeeds(
     engine: MemoryEngine, clock: ManualClock, scope: Scope
 ) -> None:
     scheduler = open_scheduler(engine, clock, scope)
@@ -83,13 +83,13 @@ async def test_of_many_stores_that_bootstrap_at_once_one_founds_the_cluster(
     for attempt in attempts:
         try:
             await attempt.wait()
-            outcomes.append("founder")
+            outcomes.append("first")
         except AlreadyBootstrapped:
             outcomes.append("too late")
-    assert sorted(outcomes) == ["founder", *["too late"] * 4]
-    founder = outcomes.index("founder") + 1
-    assert list(scheduler.state.stores) == [founder]
-    await scheduler.bootstrap(store_meta(founder), region(founder, stores=(founder,)).meta)
+    assert sorted(outcomes) == ["first", *["too late"] * 4]
+    first = outcomes.index("first") + 1
+    assert list(scheduler.state.stores) == [first]
+    await scheduler.bootstrap(store_meta(first), region(first, stores=(first,)).meta)
     with pytest.raises(LookupIncomplete, match="leader of region"):
         scheduler.cluster.lookup(b"")
     await scheduler.stop()
@@ -413,7 +413,7 @@ async def test_patrol_goes_round_all_regions(engine: MemoryEngine, clock: Manual
     await scheduler.stop()
 
 
-async def test_drained_store_is_buried_once_the_map_vouches_for_it(
+async def test_drained_store_becomes_a_tombstone_once_leaders_have_reported_all_regions(
     engine: MemoryEngine, clock: ManualClock, scope: Scope
 ) -> None:
     scheduler = open_scheduler(engine, clock, scope, tick_interval_s=0.001)
@@ -421,7 +421,7 @@ async def test_drained_store_is_buried_once_the_map_vouches_for_it(
     await scheduler.remove_store(3)
 
     async def tick() -> None:
-        await scheduler._bury_empty_stores()
+        await scheduler._mark_drained_stores()
 
     await tick()
     assert scheduler.store(3).meta.state is StoreState.OFFLINE, "no leader has spoken yet"

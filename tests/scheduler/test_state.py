@@ -16,9 +16,10 @@ from pytinykv.scheduler.commands import (
     InitCluster,
     PutClusterConfig,
     PutStore,
+    ReleaseTimestamps,
     ReserveIds,
+    ReserveTimestamps,
     SetStoreState,
-    SetTsoWindow,
     UpdateGcSafePoint,
     UpdateServiceSafePoint,
 )
@@ -27,7 +28,7 @@ from pytinykv.scheduler.errors import (
     DuplicateAddress,
     InvalidInput,
     NotBootstrapped,
-    SchedulerError,
+    Refusal,
     StateCorrupted,
     StoreNotFound,
     StoreTombstone,
@@ -66,7 +67,7 @@ def test_cluster_id_is_set_once() -> None:
 
 
 @pytest.mark.tinykv("TestBootstrap")
-def test_bootstrap_happens_once_and_its_founder_may_repeat_it() -> None:
+def test_bootstrap_happens_once_and_may_be_repeated_by_the_same_store() -> None:
     state = run(FIRST)
     assert state.meta.bootstrapped
     assert list(state.stores) == [1]
@@ -187,6 +188,15 @@ def test_ids_are_never_reserved_backwards_and_lie_above_those_that_stores_brough
     assert state.meta.id_end == 10**9 + 1
 
 
+def test_only_the_last_reservation_of_timestamps_can_be_released() -> None:
+    state = transition(State(), ReserveTimestamps(50)).state
+    state = transition(state, ReserveTimestamps(40)).state
+    assert state.meta.tso_end_ms == 50
+    later = transition(state, ReserveTimestamps(80)).state
+    assert transition(later, ReleaseTimestamps(30, 50)).state.meta.tso_end_ms == 80
+    assert transition(state, ReleaseTimestamps(30, 50)).state.meta.tso_end_ms == 30
+
+
 def test_replica_count_must_make_sense() -> None:
     with pytest.raises(NotBootstrapped):
         transition(State(), PutClusterConfig(5))
@@ -205,7 +215,8 @@ Commands = st.one_of(
     st.builds(lambda store, port: PutStore(store_meta(store, f"h:{port}")), st.integers(0, 4), st.integers(1, 4)),
     st.builds(SetStoreState, st.integers(0, 4).map(StoreId), st.sampled_from(StoreState)),
     st.builds(ReserveIds, st.integers(0, 100)),
-    st.builds(SetTsoWindow, st.integers(0, 100)),
+    st.builds(ReserveTimestamps, st.integers(0, 100)),
+    st.builds(ReleaseTimestamps, st.integers(0, 100), st.integers(0, 100)),
     st.builds(PutClusterConfig, st.integers(0, 5)),
     st.builds(UpdateGcSafePoint, st.integers(0, 100)),
     st.builds(
@@ -226,7 +237,7 @@ def test_disk_equals_memory_after_any_commands(commands: list[Command]) -> None:
         before = state
         try:
             step = transition(state, command)
-        except SchedulerError:
+        except Refusal:
             continue
         state = step.state
         batch = engine.write_batch()

@@ -41,7 +41,7 @@ def scheduler(
 
     Prints one line, `ready addr=HOST:PORT …`, when it serves. Stops on Ctrl-C and SIGTERM.
     """
-    from pytinykv.scheduler import SchedulerConfig, SchedulerError
+    from pytinykv.scheduler import Refusal, SchedulerConfig
     from pytinykv.server.host.scheduler_process import SchedulerProcessConfig, run_scheduler
 
     advertise = {"advertise_addr": advertise_addr}
@@ -58,7 +58,7 @@ def scheduler(
         insecure=insecure,
         scheduler=component(SchedulerConfig, settings, "scheduler.settings"),
     )
-    sys.exit(serve("scheduler", lambda scope: run_scheduler(config, scope, print_ready), SchedulerError))
+    sys.exit(serve("scheduler", lambda scope: run_scheduler(config, scope, print_ready), Refusal))
 
 
 @click.command()

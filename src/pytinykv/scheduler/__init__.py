@@ -1,15 +1,15 @@
-"""The scheduler: the one place in a cluster that hands out ids and timestamps, knows where every region is, and decides
+"""The scheduler: the one process of a cluster that allocates ids and timestamps, knows where every region is, and decides
 where its replicas should be (TinyScheduler in TinyKV, PD in TiKV).
 
     records        stores, and what a leader reports of its region: immutable
     commands       the only ways the durable state changes
     state          the durable state, and the pure function that applies a command to it
-    commit         durable first, visible afterwards; one sync for all who wait
-    ids, tso       what to hand out from a window that is reserved on disk
-    windows        the two windows, and who waits for one to grow
+    commit         durable first, visible afterwards; one sync for all callers that wait
+    ids, tso       allocation from a window that is reserved on disk; pure
+    allocators     both of them with their reservations, and callers that wait for one
     regions        the region map: by key, by id, tallies per store
     stores         when stores were last heard of, and what that makes of them
-    cluster        stores and regions as observed; lookups that refuse to answer in part
+    cluster_view   stores and regions as observed; lookups that refuse to answer in part
     operators      steps for one region, read off its heartbeats
     operator_controller   which operators run; what a leader is told next
     quorum, placement                    what is safe to do, and where
@@ -17,7 +17,7 @@ where its replicas should be (TinyScheduler in TinyKV, PD in TiKV).
     coordinator    checkers propose, operators run
     scheduler      all of it behind one object
 
-No gRPC and no protobuf here: `server.pd_service` translates. Decisions are synchronous and take the time as an argument;
+No gRPC and no protobuf here: `server.pd` translates. Decisions are synchronous and take the time as an argument;
 only the committer waits for the disk. Single node for now; the commands and `state.transition` are the shape in which
 it can be replicated by `raft` later. Not here yet: moving regions for the sake of balance, which is one more checker.
 """
@@ -31,8 +31,7 @@ from pytinykv.scheduler.errors import (
     InvalidInput,
     LookupIncomplete,
     NotBootstrapped,
-    RegionNotFound,
-    SchedulerError,
+    Refusal,
     SchedulerStopped,
     StaleRegion,
     StateCorrupted,
@@ -40,6 +39,7 @@ from pytinykv.scheduler.errors import (
     StoreNotFound,
     StoreTombstone,
     TimestampUnavailable,
+    UnknownRegion,
 )
 from pytinykv.scheduler.scheduler import Scheduler
 from pytinykv.scheduler.stores import StoreHealth, StoreInfo
@@ -50,10 +50,9 @@ __all__ = [
     "InvalidInput",
     "LookupIncomplete",
     "NotBootstrapped",
-    "RegionNotFound",
+    "Refusal",
     "Scheduler",
     "SchedulerConfig",
-    "SchedulerError",
     "SchedulerStopped",
     "StaleRegion",
     "StateCorrupted",
@@ -63,4 +62,5 @@ __all__ = [
     "StoreNotFound",
     "StoreTombstone",
     "TimestampUnavailable",
+    "UnknownRegion",
 ]

@@ -1,9 +1,9 @@
-"""Ids and timestamps for who asks: given out from windows that are durable before anything of them is given.
+"""Ids and timestamps for callers: both come from windows that are durable before anything from them is given.
 
-    allocate_ids         ──► ids.IdAllocator   ──window low──► ReserveIds   ──┐
-    allocate_timestamps  ──► tso.TimestampOracle ────────────► SetTsoWindow ──┴──► commit.Committer ──► on_installed
+    allocate_ids         ──► ids.IdAllocator     ──low──► ReserveIds        ──┐
+    allocate_timestamps  ──► tso.TimestampOracle ──low──► ReserveTimestamps ──┴──► commit.Committer ──► on_installed
 
-The window that is needed next is reserved before it is; who comes too late for that waits for the disk.
+The next window is reserved when half of the present one is used, so a caller waits for the disk only in a burst.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from pytinykv.lifecycle import Clock
 from pytinykv.model import PeerId
-from pytinykv.scheduler.commands import ReserveIds, SetTsoWindow
+from pytinykv.scheduler.commands import ReleaseTimestamps, ReserveIds, ReserveTimestamps
 from pytinykv.scheduler.commit import Committer
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.errors import InvalidInput, TimestampUnavailable
@@ -26,13 +26,13 @@ ID_COUNT_MAX = 1 << 20
 """How many ids one request may ask for."""
 
 
-class Windows:
-    """Both windows of one scheduler."""
+class Allocators:
+    """The two allocators of one scheduler, each with its window."""
 
     def __init__(
         self, committer: Committer, clock: Clock, config: SchedulerConfig, check_running: Callable[[], None]
     ) -> None:
-        """`check_running` raises SchedulerStopped once the rest of the windows is, or is about to be, given back."""
+        """`check_running` raises SchedulerStopped once the scheduler stops: unused timestamps are released then."""
         meta = committer.state.meta
         self._committer = committer
         self._clock = clock
@@ -42,8 +42,8 @@ class Windows:
         self._oracle = TimestampOracle(
             meta.tso_end_ms, window_ms=config.tso_window_ms, ahead_max_ms=config.tso_ahead_max_ms
         )
-        self._reservations: dict[type[ReserveIds | SetTsoWindow], asyncio.Future[Any]] = {}
-        """Growth of a window that is under way, one of each kind at most."""
+        self._reservations: dict[type[ReserveIds | ReserveTimestamps], asyncio.Future[Any]] = {}
+        """The last reservation of each kind; the next one is submitted when it is done."""
 
     def on_installed(self, state: State) -> None:
         """Take note of what has become durable."""
@@ -52,12 +52,12 @@ class Windows:
         self._ids.skip_past(max(meta.first_store, meta.first_region, meta.first_peer, *state.stores, 0))
         self._oracle.on_reserved(meta.tso_end_ms)
 
-    def give_back(self) -> asyncio.Future[Any]:
-        """Shrink the timestamps' window to what was issued, at a stop in good order."""
-        return self._submit(SetTsoWindow(self._oracle.unused_end_ms))
+    def release_timestamps(self) -> asyncio.Future[Any]:
+        """Shrink the window of timestamps to what was issued. For a stop: none may be allocated afterwards."""
+        return self._submit(ReleaseTimestamps(self._oracle.unused_end_ms, self._oracle.end_ms))
 
     async def allocate_ids(self, count: int = 1) -> int:
-        """Return the first of `count` consecutive ids that nobody ever had. Raises InvalidInput, SchedulerStopped."""
+        """Return the first of `count` consecutive ids that were never given before. Raises InvalidInput, SchedulerStopped."""
         if not 1 <= count <= ID_COUNT_MAX:
             raise InvalidInput(f"can't allocate {count} ids at once: 1 to {ID_COUNT_MAX}")
         while True:
@@ -69,12 +69,12 @@ class Windows:
             await self._committer.execute(ReserveIds(self._ids.reservation(count)))
 
     def allocate_peer_id_nowait(self) -> PeerId | None:
-        """Return the id for a new peer, or None when none is at hand."""
+        """Return the id for a new peer, or None while the next window is being reserved."""
         first = self._ids.allocate_nowait()
         return None if first is None else PeerId(first)
 
     def keep_ids_ready(self) -> None:
-        """Reserve ids ahead of need: decisions can't wait for the disk, and go without a new peer's id until later."""
+        """Reserve ids ahead of need: decisions are synchronous and can't wait for the disk."""
         if self._ids.is_low:
             self._reserve(ReserveIds(self._ids.reservation()))
 
@@ -93,12 +93,12 @@ class Windows:
             if isinstance(attempt, Issued):
                 ahead = self._oracle.wants_window()
                 if ahead is not None:
-                    self._reserve(SetTsoWindow(ahead))
+                    self._reserve(ReserveTimestamps(ahead))
                 return attempt
             left_s = deadline - loop.time()
             if left_s <= 0:
                 raise TimestampUnavailable(
-                    f"no timestamp within {self._config.tso_wait_max_s} s: clock or disk stands still"
+                    f"no timestamp within {self._config.tso_wait_max_s} s: the clock or the disk does not go on"
                 )
             await self._wait_for_timestamps(attempt, left_s)
 
@@ -107,23 +107,23 @@ class Windows:
             case WaitForTime(seconds):
                 await asyncio.sleep(min(seconds, left_s))
             case WaitForWindow(end_ms):
-                await asyncio.wait((self._reserve(SetTsoWindow(end_ms)),), timeout=left_s)
+                await asyncio.wait((self._reserve(ReserveTimestamps(end_ms)),), timeout=left_s)
 
-    def _reserve(self, command: ReserveIds | SetTsoWindow) -> asyncio.Future[Any]:
-        """Grow a window unless its growth is under way already."""
+    def _reserve(self, command: ReserveIds | ReserveTimestamps) -> asyncio.Future[Any]:
+        """Submit a reservation unless one of its kind is under way; return the one that is."""
         kind = type(command)
         under_way = self._reservations.get(kind)
         if under_way is None or under_way.done():
             under_way = self._reservations[kind] = self._submit(command)
         return under_way
 
-    def _submit(self, command: ReserveIds | SetTsoWindow) -> asyncio.Future[Any]:
+    def _submit(self, command: ReserveIds | ReserveTimestamps | ReleaseTimestamps) -> asyncio.Future[Any]:
         future = self._committer.submit(command)
         future.add_done_callback(_retrieve)
         return future
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Look at a background reservation's failure: it is in the log already, and whoever needs the window tries again."""
+    """Retrieve the error of a reservation that no caller awaits: it is in the log, and the next caller tries again."""
     if not future.cancelled():
         future.exception()

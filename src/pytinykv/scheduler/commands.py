@@ -22,7 +22,7 @@ class InitCluster(msgspec.Struct, frozen=True, tag=1):
 
 
 class Bootstrap(msgspec.Struct, frozen=True, tag=2):
-    """Found the cluster with its first store and a first region that covers all keys and lives there alone."""
+    """Bootstrap the cluster with its first store and a first region, which covers all keys and has its only peer there."""
 
     store: StoreMeta
     region: Region
@@ -57,14 +57,20 @@ class ReserveIds(msgspec.Struct, frozen=True, tag=5):
     end: int
 
 
-class SetTsoWindow(msgspec.Struct, frozen=True, tag=6):
-    """Reserve all timestamps whose physical part is below `end_ms`.
+class ReserveTimestamps(msgspec.Struct, frozen=True, tag=6):
+    """Reserve all timestamps whose physical part is below `end_ms`. Never goes down."""
 
-    It may go down, to hand back what a scheduler that stops in good order has not used: then the sender guarantees
-    that it issued nothing at or above `end_ms` and never will.
+    end_ms: int
+
+
+class ReleaseTimestamps(msgspec.Struct, frozen=True, tag=11):
+    """Give back the reserved timestamps from `end_ms` on; nothing happens unless they were reserved up to `reserved_end_ms`.
+
+    The sender has issued none of them and never will. Another reservation would show that something else issues, too.
     """
 
     end_ms: int
+    reserved_end_ms: int
 
 
 class PutClusterConfig(msgspec.Struct, frozen=True, tag=7):
@@ -80,7 +86,7 @@ class UpdateGcSafePoint(msgspec.Struct, frozen=True, tag=8):
 
 
 class UpdateServiceSafePoint(msgspec.Struct, frozen=True, tag=9):
-    """Hold garbage collection back on behalf of a service until `expires_at_s` (0: let go of it)."""
+    """Hold garbage collection back on behalf of a service until `expires_at_s` (0: remove the service)."""
 
     service_id: str
     safe_point: int
@@ -95,7 +101,8 @@ Command: TypeAlias = (
     | PutStore
     | SetStoreState
     | ReserveIds
-    | SetTsoWindow
+    | ReserveTimestamps
+    | ReleaseTimestamps
     | PutClusterConfig
     | UpdateGcSafePoint
     | UpdateServiceSafePoint

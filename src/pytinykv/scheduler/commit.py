@@ -3,7 +3,7 @@
     execute(command) -> queue -> round: transition over all queued commands -> one write -> one sync -> install, answer
 
 One round is under way at a time; what comes in meanwhile forms the next. So however many requests wait, the disk is
-synced once for all of them, and nobody ever sees a state that a crash could take back.
+synced once for all of them, and no reader sees a state that a crash could take back.
 
 Invariants:
  1. `state` is durable: it changes only after the sync of the round that produced it.
@@ -20,7 +20,7 @@ from typing import Any
 
 from pytinykv.lifecycle import Worker
 from pytinykv.model import encode
-from pytinykv.scheduler.cluster import RegionChange
+from pytinykv.scheduler.cluster_view import RegionChange
 from pytinykv.scheduler.commands import Command
 from pytinykv.scheduler.errors import SchedulerStopped
 from pytinykv.scheduler.state import State, Transition, region_key, transition
@@ -47,10 +47,13 @@ class Committer:
         self._on_installed = on_installed
         self._on_failure = on_failure
         self._queue: list[tuple[Command, asyncio.Future[Any]]] = []
+        """Commands for the next round, with the futures of their callers."""
         self._round: list[asyncio.Future[Any]] = []
         """Futures of the round under way."""
         self._is_syncing = False
+        """Whether a round is under way; the next one starts when it is over."""
         self._ended: SchedulerStopped | None = None
+        """Why nothing is accepted any more: `stop`, or a failure of the disk. Set once."""
 
     @property
     def state(self) -> State:
@@ -58,7 +61,7 @@ class Committer:
         return self._state
 
     def submit(self, command: Command) -> asyncio.Future[Any]:
-        """Queue a command; the future gives its outcome, or the SchedulerError that refused it."""
+        """Queue a command; the future gives its outcome, or the Refusal that refused it."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._ended is not None:
             future.set_exception(self._ended)
@@ -68,7 +71,7 @@ class Committer:
         return future
 
     async def execute(self, command: Command) -> Any:
-        """Queue a command and wait for its outcome. Raises SchedulerError. The disk bounds the wait, and `stop` ends it."""
+        """Queue a command and wait for its outcome. Raises Refusal. The disk bounds the wait, and `stop` ends it."""
         return await self.submit(command)
 
     def execute_blocking(self, command: Command) -> None:
@@ -163,7 +166,7 @@ class Committer:
         self._is_syncing = False
         if self._ended is not None:
             return
-        _log.critical("scheduler state can't be made durable, nothing is decided any more: %s", error)
+        _log.critical("scheduler state can't be made durable, the scheduler ends: %s", error)
         self._end(SchedulerStopped(f"scheduler can't make its state durable: {error}"))
         self._on_failure(error)
 
@@ -176,5 +179,5 @@ class Committer:
         for future in waiting:
             if not future.done():
                 future.set_exception(reason)
-                # Whoever gave up waiting (a cancelled call) must not cause "exception was never retrieved".
+                # A caller that was cancelled never retrieves it, which asyncio would report.
                 future.exception()

@@ -13,7 +13,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     store_disconnect_time_s: float = 20.0
     """A store silent for this long gets no new peers, and its peers don't count as working. Twice the store heartbeat
-    interval or more; at the latest when the store is taken for lost."""
+    interval or more; in effect at most `max_store_down_time_s`."""
     max_store_down_time_s: float = 1800.0
     """A store silent for this long is taken for lost: its peers are replaced when another store has room."""
 

@@ -1,6 +1,6 @@
 """The coordinator: what a region's leader is to do now, be it the next step of an operator or the start of a new one.
 
-Checkers propose, the operator controller disposes. A checker that balances the cluster is one more entry in the list.
+Checkers propose, the operator controller decides. Another kind of balance is one more checker in the list.
 """
 
 from __future__ import annotations

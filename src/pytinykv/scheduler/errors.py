@@ -1,15 +1,15 @@
-"""Errors of the scheduler. Each leaves the state as it was.
+"""What the scheduler refuses. Each of these leaves the state as it was.
 
-SchedulerError
-├── NotBootstrapped         there is no cluster yet; only bootstrap, ids and timestamps work
-├── AlreadyBootstrapped     another store was first
+Refusal
+├── NotBootstrapped         the cluster has no store and region yet; only bootstrap, ids and timestamps work
+├── AlreadyBootstrapped     another store has bootstrapped the cluster
 ├── StoreNotFound           no store of this id was ever registered
 ├── StoreTombstone          the store was removed for good
 ├── DuplicateAddress        another living store has this address
 ├── StoreInUse              another process serves this store
 ├── InvalidInput            the request contradicts itself or the rules; sending it again is pointless
-├── RegionNotFound          no such region
-├── StaleRegion             the report describes a past state of the region, newer news is known
+├── UnknownRegion           no such region
+├── StaleRegion             the report describes a past state of the region
 ├── LookupIncomplete        a key range is not known at the moment, or its leader is not (retryable)
 ├── TimestampUnavailable    the clock or the disk did not allow a timestamp in time (retryable)
 ├── SchedulerStopped        the scheduler is stopping (retryable: with the next one)
@@ -21,13 +21,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 
-class SchedulerError(Exception):
-    """Base of all errors of this package. `retryable`: the same request can succeed later."""
+class Refusal(Exception):
+    """Base of the errors of this package. `retryable`: the same request can succeed later."""
 
     retryable: ClassVar[bool] = False
 
 
-class NotBootstrapped(SchedulerError):
+class NotBootstrapped(Refusal):
     """The cluster has no first store and region yet."""
 
     retryable: ClassVar[bool] = True
@@ -36,14 +36,14 @@ class NotBootstrapped(SchedulerError):
         super().__init__("cluster is not bootstrapped: start a store first")
 
 
-class AlreadyBootstrapped(SchedulerError):
-    """A cluster exists; this store joins it instead of founding one."""
+class AlreadyBootstrapped(Refusal):
+    """The cluster has a first store; this one has to join."""
 
     def __init__(self) -> None:
         super().__init__("cluster is already bootstrapped")
 
 
-class StoreNotFound(SchedulerError):
+class StoreNotFound(Refusal):
     """No store with this id."""
 
     def __init__(self, store_id: int) -> None:
@@ -52,7 +52,7 @@ class StoreNotFound(SchedulerError):
         self.store_id = store_id
 
 
-class StoreTombstone(SchedulerError):
+class StoreTombstone(Refusal):
     """The store was removed; it must come back with an empty data directory, and so with a new id."""
 
     def __init__(self, store_id: int) -> None:
@@ -60,7 +60,7 @@ class StoreTombstone(SchedulerError):
         self.store_id = store_id
 
 
-class DuplicateAddress(SchedulerError):
+class DuplicateAddress(Refusal):
     """Two living stores can't be dialled at one address."""
 
     def __init__(self, address: str, store_id: int, owner_id: int) -> None:
@@ -71,15 +71,15 @@ class DuplicateAddress(SchedulerError):
         self.owner_id = owner_id
 
 
-class StoreInUse(SchedulerError):
+class StoreInUse(Refusal):
     """Another process serves the store: only one may, or both would vote and acknowledge in its name."""
 
 
-class InvalidInput(SchedulerError):
+class InvalidInput(Refusal):
     """The request is wrong in itself."""
 
 
-class RegionNotFound(SchedulerError):
+class UnknownRegion(Refusal):
     """No region with this id."""
 
     def __init__(self, region_id: int) -> None:
@@ -87,24 +87,24 @@ class RegionNotFound(SchedulerError):
         self.region_id = region_id
 
 
-class StaleRegion(SchedulerError):
+class StaleRegion(Refusal):
     """A report or request whose epoch or term is older than what is known."""
 
 
-class LookupIncomplete(SchedulerError):
+class LookupIncomplete(Refusal):
     """The answer would be partial: a gap in the region map, or a region whose leader is unknown."""
 
     retryable: ClassVar[bool] = True
 
 
-class TimestampUnavailable(SchedulerError):
-    """No timestamp within the bound."""
+class TimestampUnavailable(Refusal):
+    """No timestamp within `tso_wait_max_s`."""
 
     retryable: ClassVar[bool] = True
 
 
-class SchedulerStopped(SchedulerError):
-    """The scheduler is stopping or has failed; nothing more is decided here."""
+class SchedulerStopped(Refusal):
+    """The scheduler is stopping, or its disk has failed."""
 
     retryable: ClassVar[bool] = True
 
@@ -112,5 +112,5 @@ class SchedulerStopped(SchedulerError):
         super().__init__(reason)
 
 
-class StateCorrupted(SchedulerError):
+class StateCorrupted(Refusal):
     """A stored record can't be decoded."""

@@ -1,7 +1,7 @@
 """Ids: cluster-wide unique numbers for stores, regions and peers, from a window that is reserved on disk.
 
-Ids are handed out from [next, end) where `end` is durable. A restart begins at `end`, so an id is never given twice; what
-was left of the window is skipped. 0 is never given.
+Ids are handed out from [next, end) where `end` is durable. A restart begins at `end`, so an id is never given twice; the rest
+of the window is skipped. 0 is never given.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ class IdAllocator:
 
     def __init__(self, end: int, window: int) -> None:
         self._next = end
+        """The id that is handed out next."""
         self._end = end
+        """Ids below this are durable; moved by the owner. Never goes down."""
         self._window = window
+        """How many ids are reserved at a time."""
 
     @property
     def end(self) -> int:
@@ -25,7 +28,7 @@ class IdAllocator:
 
     @property
     def is_low(self) -> bool:
-        """Say whether more should be reserved soon, so that nobody has to wait for it."""
+        """Say whether more should be reserved now, so that no caller has to wait for the disk."""
         return self._end - self._next < self._window // 2
 
     def reservation(self, count: int = 0) -> int:
@@ -37,7 +40,7 @@ class IdAllocator:
         self._end = max(self._end, end)
 
     def skip_past(self, used: int) -> None:
-        """Never hand out `used` or anything below: somebody carries it already."""
+        """Never hand out `used` or anything below: it may be in use already."""
         self._next = max(self._next, used + 1)
         self._end = max(self._end, self._next)
 

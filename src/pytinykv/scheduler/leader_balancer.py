@@ -1,6 +1,6 @@
 """The leader balancer: spreads leadership, and so the work of serving clients, evenly over the stores.
 
-A leader costs its store more than a follower does, and moving it costs next to nothing: no data moves. For a region whose
+A leader costs its store more than a follower does, and moving it costs little: no data moves. For a region whose
 leader's store has far more leaders than the store of a working follower, leadership moves there. "Far more" is a
 difference of `leader_balance_tolerance` or more, counting transfers under way as done, so that a burst of decisions does
 not overshoot and leaders don't swing back and forth.
@@ -11,7 +11,7 @@ Nothing is moved before most regions were reported since the start of this proce
 from __future__ import annotations
 
 from pytinykv.model import Peer, PeerRole
-from pytinykv.scheduler.cluster import Cluster
+from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import Operator, OperatorKind, TransferLeader
 from pytinykv.scheduler.quorum import next_leader
@@ -22,7 +22,7 @@ from pytinykv.scheduler.stores import StoreHealth
 class LeaderBalancer:
     """A checker: looks at one region and proposes to move its leadership, or None."""
 
-    def __init__(self, cluster: Cluster, operators: OperatorController) -> None:
+    def __init__(self, cluster: ClusterView, operators: OperatorController) -> None:
         self._cluster = cluster
         self._operators = operators
 

@@ -14,7 +14,7 @@ import logging
 from collections import OrderedDict
 
 from pytinykv.model import Peer, PeerRole, RegionId
-from pytinykv.scheduler.cluster import Cluster
+from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.operators import (
     AddLearner,
     ChangeKind,
@@ -40,9 +40,10 @@ _log = logging.getLogger(__name__)
 class OperatorController:
     """Runs operators over the cluster. Time is handed in as monotonic seconds."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: ClusterView) -> None:
         self._cluster = cluster
         self._running: dict[RegionId, Operator] = {}
+        """At most one for each region."""
         self._ended: OrderedDict[RegionId, Operator] = OrderedDict()
         """The last operator of each region that had one, oldest first."""
 
@@ -75,7 +76,7 @@ class OperatorController:
         return sum(store_id in operator.changed_stores for operator in self._running.values())
 
     def add(self, operator: Operator, now: float) -> bool:
-        """Start an operator if the region is as it was when the operator was made, and no limit stands against it."""
+        """Start an operator if the region is as it was when the operator was made, and no limit forbids it."""
         region = self._cluster.regions.get(operator.region_id)
         if region is None or region.meta.epoch != operator.epoch or not operator.steps:
             return False
@@ -83,7 +84,7 @@ class OperatorController:
         if current is not None:
             if operator.kind is not OperatorKind.ADMIN or current.kind is OperatorKind.ADMIN:
                 return False
-            self._end(current, OperatorStatus.REPLACE, "a person wants something else")
+            self._end(current, OperatorStatus.REPLACE, "replaced by a request of the administrator")
         if operator.kind is not OperatorKind.ADMIN and not self._is_within_limits(operator):
             return False
         operator.started_at = now
@@ -107,7 +108,7 @@ class OperatorController:
         if step is None:
             self._end(operator, OperatorStatus.SUCCESS)
             return None
-        if self._end_if_hopeless(operator, step, region, now):
+        if self._end_if_failed(operator, step, region, now):
             return None
         return self._order(step, region, now)
 
@@ -130,7 +131,7 @@ class OperatorController:
         limit_s = config.leader_operator_timeout_s if operator.moves_only_leader else config.operator_timeout_s
         return now - operator.started_at > limit_s
 
-    def _end_if_hopeless(self, operator: Operator, step: Step, region: RegionInfo, now: float) -> bool:
+    def _end_if_failed(self, operator: Operator, step: Step, region: RegionInfo, now: float) -> bool:
         if self._is_timed_out(operator, now):
             self._end(operator, OperatorStatus.TIMEOUT)
             return True
@@ -178,9 +179,9 @@ class OperatorController:
                 if peer is None or not can_remove(self._cluster, region, peer, now):
                     return None
                 if peer.id == leader.id:
-                    # It came to lead after the operator was made; a leader does not remove itself.
-                    heir = next_leader(self._cluster, region, now)
-                    return None if heir is None else MoveLeader(heir)
+                    # It became leader after the operator was made; a leader does not remove itself.
+                    successor = next_leader(self._cluster, region, now)
+                    return None if successor is None else MoveLeader(successor)
                 return ChangePeer(ChangeKind.REMOVE, peer)
 
     def _can_lead(self, region: RegionInfo, peer: Peer | None, now: float) -> bool:

@@ -1,8 +1,8 @@
 """Operators: what the scheduler wants changed about one region, step by step.
 
 An operator is a short list of steps; the leader of the region is told the first one that is not finished, again with
-every heartbeat until a heartbeat shows that it is. Steps are idempotent to say and are read off the region itself, so
-nothing depends on a message arriving.
+every heartbeat until a heartbeat shows that it is. Orders are idempotent, and progress is read off the region itself, so no
+message has to arrive.
 
     replace a lost peer   AddLearner(4) ─► PromoteLearner(4) ─► RemovePeer(2)
     ... that leads        AddLearner(4) ─► PromoteLearner(4) ─► TransferLeader(2→3) ─► RemovePeer(2)
@@ -11,7 +11,7 @@ A new peer is a learner first: it has no data yet, so it must not count for the 
 promoted.
 
 Each step that changes the membership raises the region's conf_ver by one. If it has grown by more than the finished
-steps explain, somebody else changed the region too, and the operator is given up.
+steps explain, something else has changed the region too, and the operator is cancelled.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class AddLearner(msgspec.Struct, frozen=True):
 
 
 class PromoteLearner(msgspec.Struct, frozen=True):
-    """Make a voter of a learner. Said only while the learner is caught up. Finished when it is a voter."""
+    """Make a voter of a learner. Ordered only while the learner is caught up. Finished when it is a voter."""
 
     store_id: StoreId
     peer_id: PeerId
@@ -142,7 +142,7 @@ class OperatorKind(StrEnum):
     REGION = "region"
     """Regions are spread unevenly over the stores."""
     ADMIN = "admin"
-    """A person wants it; replaces a running operator of another kind."""
+    """Requested by an administrator; replaces a running operator of another kind."""
 
 
 class OperatorStatus(IntEnum):

@@ -8,7 +8,7 @@ on their way), then the smallest, then the lowest id.
 from __future__ import annotations
 
 from pytinykv.model import Peer, StoreId
-from pytinykv.scheduler.cluster import Cluster
+from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.quorum import can_remove, is_working
 from pytinykv.scheduler.records import RegionInfo
@@ -19,7 +19,9 @@ FOREIGN_ENGINES = frozenset({"tiflash", "tiflash_compute"})
 """Stores with these labels hold no ordinary peers."""
 
 
-def choose_target(cluster: Cluster, operators: OperatorController, region: RegionInfo, now: float) -> StoreInfo | None:
+def choose_target(
+    cluster: ClusterView, operators: OperatorController, region: RegionInfo, now: float
+) -> StoreInfo | None:
     """Return the best store for another peer of the region, or None."""
     taken = region.meta.store_ids
     candidates = [
@@ -28,24 +30,24 @@ def choose_target(cluster: Cluster, operators: OperatorController, region: Regio
     return min(candidates, key=lambda store: _fill(cluster, operators, store.id), default=None)
 
 
-def choose_surplus(cluster: Cluster, region: RegionInfo, now: float) -> Peer | None:
-    """Return the voter that a region with too many can best do without, or None while none can go.
+def choose_surplus(cluster: ClusterView, region: RegionInfo, now: float) -> Peer | None:
+    """Return the voter that a region with too many voters needs least, or None while none can be removed.
 
     First one that doesn't work, then one on the fullest store; the leader only if there is no other.
     """
     removable = [peer for peer in region.meta.voters if can_remove(cluster, region, peer, now)]
     candidates = [peer for peer in removable if not _is_busy(cluster, peer)]
 
-    def uselessness(peer: Peer) -> tuple[bool, bool, int, int, int]:
+    def dispensability(peer: Peer) -> tuple[bool, bool, int, int, int]:
         tally = cluster.regions.tally(peer.store_id)
         is_leader = region.leader is not None and region.leader.id == peer.id
         broken = not is_working(cluster, region, peer, now)
         return (broken, not is_leader, len(tally.regions), tally.region_size, peer.store_id)
 
-    return max(candidates, key=uselessness, default=None)
+    return max(candidates, key=dispensability, default=None)
 
 
-def _is_target(cluster: Cluster, operators: OperatorController, store: StoreInfo, now: float) -> bool:
+def _is_target(cluster: ClusterView, operators: OperatorController, store: StoreInfo, now: float) -> bool:
     return (
         store.health(now, cluster.config) is StoreHealth.UP
         and not store.is_busy
@@ -55,11 +57,11 @@ def _is_target(cluster: Cluster, operators: OperatorController, store: StoreInfo
     )
 
 
-def _is_busy(cluster: Cluster, peer: Peer) -> bool:
+def _is_busy(cluster: ClusterView, peer: Peer) -> bool:
     store = cluster.store(peer.store_id)
     return store is not None and store.is_busy
 
 
-def _fill(cluster: Cluster, operators: OperatorController, store_id: StoreId) -> tuple[int, int, int]:
+def _fill(cluster: ClusterView, operators: OperatorController, store_id: StoreId) -> tuple[int, int, int]:
     tally = cluster.regions.tally(store_id)
     return (len(tally.regions) + operators.pending_additions(store_id), tally.region_size, store_id)

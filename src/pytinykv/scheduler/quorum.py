@@ -1,4 +1,4 @@
-"""Which peers of a region can be counted on, and what may be done without losing the majority.
+"""Which peers of a region work, and what may be done without losing the majority.
 
 A membership change needs a majority of the voters before it, and the region needs one of the voters after it (thesis
 4.1). So a working voter is only removed when those that still work afterwards are a majority of what is left; a voter
@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytinykv.model import Peer, PeerRole
-from pytinykv.scheduler.cluster import Cluster
+from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.operators import has_caught_up
 from pytinykv.scheduler.records import RegionInfo
 
 
-def is_working(cluster: Cluster, region: RegionInfo, peer: Peer, now: float) -> bool:
+def is_working(cluster: ClusterView, region: RegionInfo, peer: Peer, now: float) -> bool:
     """Say whether a peer takes part: caught up, answering its leader, on a store that was heard of lately."""
     store = cluster.store(peer.store_id)
     if store is None or not store.is_responsive(now, cluster.config):
@@ -23,7 +23,7 @@ def is_working(cluster: Cluster, region: RegionInfo, peer: Peer, now: float) -> 
     return has_caught_up(region, peer.id)
 
 
-def can_remove(cluster: Cluster, region: RegionInfo, peer: Peer, now: float) -> bool:
+def can_remove(cluster: ClusterView, region: RegionInfo, peer: Peer, now: float) -> bool:
     """Say whether the region keeps a working majority without this peer."""
     if peer.role is PeerRole.LEARNER:
         return True
@@ -37,7 +37,7 @@ def can_remove(cluster: Cluster, region: RegionInfo, peer: Peer, now: float) -> 
 
 
 def next_leader(
-    cluster: Cluster,
+    cluster: ClusterView,
     region: RegionInfo,
     now: float,
     *,

@@ -64,7 +64,7 @@ class DownPeer(msgspec.Struct, frozen=True):
 class RegionInfo(msgspec.Struct, frozen=True):
     """A region as its leader last described it.
 
-    `leader` is None for a region that was loaded from disk and has not been heard of since: nobody may be sent there.
+    `leader` is None for a region that was loaded from disk and not reported since: clients are not told of its peers then.
     """
 
     meta: Region

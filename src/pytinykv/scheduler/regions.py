@@ -1,7 +1,7 @@
 """The region map: which region holds a key, and what each store carries.
 
-Regions lie side by side in key order and never overlap. News about a region replaces what overlaps it, if the news is
-not older (`check_not_stale`); so for moments a part of the key space may be unknown:
+Regions lie side by side in key order and never overlap. A report about a region replaces the regions it overlaps, unless it
+is older than one of them (`check_not_stale`); so for moments a part of the key space may be unknown:
 
     before    [          1: v1          )
     heartbeat of the new half only        [ gap )[ 2: v2  )       1 is gone until its own heartbeat arrives
@@ -42,8 +42,11 @@ class RegionMap:
 
     def __init__(self) -> None:
         self._by_start: SortedDict[bytes, RegionInfo] = SortedDict()
+        """By start key."""
         self._by_id: dict[RegionId, RegionInfo] = {}
+        """The same regions by id."""
         self._tallies: dict[StoreId, StoreTally] = {}
+        """For each store that has, or had, a peer (invariant 2)."""
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -105,7 +108,7 @@ class RegionMap:
         return bool(self._by_id) and not expected
 
     def check_not_stale(self, info: RegionInfo) -> None:
-        """Raise StaleRegion if the news is older than what is known of the region or of one it overlaps."""
+        """Raise StaleRegion if the report is older than what is known of the region or of one it overlaps."""
         known = self.get(info.id)
         if known is not None:
             if info.meta.epoch.is_behind(known.meta.epoch):
@@ -124,7 +127,7 @@ class RegionMap:
                 )
 
     def put(self, info: RegionInfo) -> list[RegionInfo]:
-        """Take a region in; return the other regions that had to go because they overlap it."""
+        """Take a region in; return the other regions that it replaces, since they overlap it."""
         known = self.get(info.id)
         if known is not None:
             self._drop(known)

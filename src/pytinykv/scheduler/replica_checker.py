@@ -1,14 +1,14 @@
-"""The replica checker: every region shall have `max_replicas` voters, each on a store of its own that is there.
+"""The replica checker: every region shall have `max_replicas` voters, each on a store of its own that is alive.
 
 For one region, the first rule that applies decides:
 
- 1. No leader known, or a peer on a store nobody registered: nothing (the scheduler may know too little).
- 2. A learner on a store that is lost (silent for `max_store_down_time_s`, or buried) or being drained (offline), or one
+ 1. No leader known, or a peer on a store that never registered: nothing (the scheduler may know too little).
+ 2. A learner on a store that is lost (silent for `max_store_down_time_s`, or a tombstone) or being drained (offline), or one
     that did not catch up within the time limit of an operator: remove it.
  3. A voter on a store that is lost: replace it.
  4. A voter on a store that is being drained: replace it.
  5. Fewer voters than wanted: make one more, of a learner that is there, or else of a new peer.
- 6. A learner, though there are voters enough: remove it.
+ 6. A learner, though there are enough voters: remove it.
  7. More voters than wanted: remove the one that is needed least.
 
 To replace is to add first and remove afterwards, so that the region is never weaker than before; if the region has more
@@ -16,15 +16,15 @@ voters than wanted anyway, the peer is removed at once. A drained peer that is s
 5 then adds the new one). The leader hands over before its peer is removed.
 
 A new peer starts as a learner and gets its vote when it has caught up. A voter without data would make the majority
-larger and could not be part of it: the region would stand still until the snapshot is there, and for ever if that store
+larger and could not be part of it: the region could not commit until the snapshot is there, and never if that store
 died.
 
-Learners can be left over when an operator was given up (the store went silent, the scheduler was restarted). Whoever needs
-a voter goes on with one that answers. One that does not answer blocks nothing: another store gets a learner, and when there
-are voters enough rule 6 tidies up.
+Learners are left over when an operator was cancelled (the store went silent, the scheduler was restarted). Where a voter is
+missing, one that answers is promoted. One that does not answer is no obstacle: another store gets a learner, and once there
+are enough voters rule 6 removes the other one.
 
 Growing by two. An even number of voters bears no more losses than the odd number below it, and two voters bear none at all,
-where one voter bears the loss of the newcomer. So from an odd number the region takes in two learners before it promotes
+where one voter bears the loss of the new peer. So from an odd number the region takes in two learners before it promotes
 either, and then both at once, as long as there are stores for two. With a store for one only it is promoted alone: two copies
 of every acknowledged write are worth more than going on alone.
 """
@@ -34,7 +34,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pytinykv.model import Peer, PeerId
-from pytinykv.scheduler.cluster import Cluster
+from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import (
     AddLearner,
@@ -58,12 +58,12 @@ LEARNERS_MAX = 3
 class ReplicaChecker:
     """Looks at one region at a time and says what should be done. Changes nothing itself.
 
-    `allocate_peer_id` gives a new id or None when none is at hand (then the region is looked at again later).
+    `allocate_peer_id` gives a new id, or None while ids are being reserved (then the region is checked again later).
     """
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: ClusterView,
         operators: OperatorController,
         *,
         max_replicas: Callable[[], int],
@@ -179,12 +179,12 @@ class ReplicaChecker:
     def _removal(
         self, region: RegionInfo, peer: Peer, now: float, *, new_peer: AddLearner | PromoteLearner | None = None
     ) -> tuple[Step, ...]:
-        """Return the steps that take a peer away; none if it leads and nobody can take over."""
+        """Return the steps that take a peer away; none if it leads and no other peer can."""
         if region.leader is None or region.leader.id != peer.id:
             return (RemovePeer(peer.store_id),)
-        heir = next_leader(self._cluster, region, now)
-        if heir is not None:
-            return (TransferLeader(peer.store_id, heir.store_id), RemovePeer(peer.store_id))
+        successor = next_leader(self._cluster, region, now)
+        if successor is not None:
+            return (TransferLeader(peer.store_id, successor.store_id), RemovePeer(peer.store_id))
         if new_peer is not None:
             return (TransferLeader(peer.store_id, new_peer.store_id), RemovePeer(peer.store_id))
         return ()

@@ -1,9 +1,9 @@
 """The scheduler: durable state, the cluster as observed, and the decisions, put together behind one object.
 
-    requests ──► Scheduler ──┬── commit.Committer ──► engine      what must never be forgotten
-                             ├── Windows                          ids and timestamps, reserved through the committer
-    heartbeats ─►            ├── Cluster                          what stores and leaders report
-                             └── Coordinator: checkers ─► operators ─► Order ─► the region's leader
+    requests ───► Scheduler ──┬── Committer ──► engine       what must survive a restart
+                              ├── Allocators                 ids and timestamps, reserved through the committer
+    heartbeats ─►             ├── ClusterView                what stores and leaders report
+                              └── Coordinator: checkers ─► operators ─► Order ─► the region's leader
 
 An order travels as the answer to a heartbeat, or is pushed to the leader's store (`bind`) when a tick decides it.
 Everything runs on one event loop; time comes from the clock that was handed in, waiting is loop time.
@@ -22,8 +22,8 @@ import msgspec
 
 from pytinykv.lifecycle import Clock, InlineWorker, Scope, Worker
 from pytinykv.model import PeerId, Region, RegionId, SplitIds, StoreId
-from pytinykv.scheduler.allocators import Windows
-from pytinykv.scheduler.cluster import Cluster
+from pytinykv.scheduler.allocators import Allocators
+from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.commands import (
     Bootstrap,
     InitCluster,
@@ -40,7 +40,7 @@ from pytinykv.scheduler.coordinator import Coordinator
 from pytinykv.scheduler.errors import (
     InvalidInput,
     NotBootstrapped,
-    SchedulerError,
+    Refusal,
     SchedulerStopped,
 )
 from pytinykv.scheduler.leader_balancer import LeaderBalancer
@@ -60,13 +60,14 @@ SPLIT_COUNT_MAX = 4096
 CLOCK_STEP_S = 1.0
 """From which difference between the two clocks' progress on a step of the wall clock is reported."""
 STOP_SYNC_S = 0.5
-"""How long a stop waits to give back the rest of the timestamp window; without it nothing is lost but tightness."""
+"""How long a stop waits for the disk to release unused timestamps. If it does not, timestamps run a little ahead of the clock
+after the next start."""
 
 Sink = Callable[[Order], None]
 
 
 class Scheduler:
-    """The brain of one cluster. Made by `open`, inside a running event loop; ended by `stop`."""
+    """The scheduler of one cluster. Made by `open`, inside a running event loop; ended by `stop`."""
 
     def __init__(
         self,
@@ -84,22 +85,24 @@ class Scheduler:
         self._committer = Committer(
             engine, worker, state, on_installed=self._on_installed, on_failure=self._on_disk_failure
         )
-        self._windows = Windows(self._committer, clock, config, self.check_running)
-        self.cluster = Cluster(config)
+        self._allocators = Allocators(self._committer, clock, config, self.check_running)
+        self.cluster = ClusterView(config)
         self.operators = OperatorController(self.cluster)
         replicas = ReplicaChecker(
             self.cluster,
             self.operators,
             max_replicas=lambda: self.max_replicas,
-            allocate_peer_id=self._windows.allocate_peer_id_nowait,
+            allocate_peer_id=self._allocators.allocate_peer_id_nowait,
         )
         self._coordinator = Coordinator(self.operators, [replicas, LeaderBalancer(self.cluster, self.operators)])
         self._sinks: dict[StoreId, Sink] = {}
+        """Where orders go that no heartbeat has asked for; set by `bind` for each store with a heartbeat stream."""
         self._patrolled: bytes | None = None
         """Start key of the region the last tick ended with."""
         self._clock_seen = (clock.monotonic(), clock.wall_ms())
-        """Both clocks at the last tick."""
+        """Monotonic seconds and wall clock in milliseconds at the last tick."""
         self._is_stopped = False
+        """Set once, by `stop` or a failure of the disk; requests are refused from then on."""
 
     @classmethod
     def open(
@@ -140,17 +143,17 @@ class Scheduler:
         _log.info("new cluster %d", self.cluster_id)
 
     async def stop(self) -> None:
-        """Decide nothing any more and end every waiting call. Idempotent. Leaves the engine open."""
+        """Refuse requests from now on and end every waiting call. Idempotent. Leaves the engine open."""
         if self._is_stopped:
             return
         self._is_stopped = True
         try:
-            await asyncio.wait((self._windows.give_back(),), timeout=STOP_SYNC_S)
+            await asyncio.wait((self._allocators.release_timestamps(),), timeout=STOP_SYNC_S)
         finally:
             self._sinks.clear()
             self._committer.stop()
 
-    # --- what is known ------------------------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------------------------
 
     @property
     def cluster_id(self) -> int:
@@ -193,20 +196,24 @@ class Scheduler:
     # --- bootstrap, ids, timestamps -----------------------------------------------------------------------------
 
     async def bootstrap(self, store: StoreMeta, region: Region) -> None:
-        """Found the cluster. The founder may repeat itself; others get AlreadyBootstrapped. Raises InvalidInput."""
+        """Bootstrap the cluster with its first store and region.
+
+        The store that did so may repeat its request (the answer may have been lost); others get AlreadyBootstrapped. Raises
+        InvalidInput.
+        """
         self.check_running()
         await self._committer.execute(Bootstrap(msgspec.structs.replace(store, state=StoreState.UP), region))
 
     async def allocate_ids(self, count: int = 1) -> int:
-        """Return the first of `count` consecutive ids that nobody ever had. Raises InvalidInput, SchedulerStopped."""
-        return await self._windows.allocate_ids(count)
+        """Return the first of `count` consecutive ids that were never given before. Raises InvalidInput, SchedulerStopped."""
+        return await self._allocators.allocate_ids(count)
 
     async def allocate_timestamps(self, count: int = 1) -> Issued:
-        """Issue `count` consecutive timestamps; see `Windows`."""
-        return await self._windows.allocate_timestamps(count)
+        """Issue `count` consecutive timestamps; see `Allocators`."""
+        return await self._allocators.allocate_timestamps(count)
 
     def _on_installed(self, state: State) -> None:
-        self._windows.on_installed(state)
+        self._allocators.on_installed(state)
         self.cluster.sync_stores(state.stores, self._clock.monotonic())
         if state.meta.bootstrapped and not len(self.cluster.regions):
             self.cluster.load_regions(load_regions(self._engine))
@@ -235,7 +242,7 @@ class Scheduler:
         before, known.address, known.heard_at = known.address, store.address, self.now
         try:
             await self._committer.execute(PutStore(store))
-        except SchedulerError:
+        except Refusal:
             known.address = before
             raise
 
@@ -249,8 +256,8 @@ class Scheduler:
         self.check_running()
         await self._committer.execute(SetStoreState(StoreId(store_id), StoreState.OFFLINE))
 
-    async def bury_store(self, store_id: int) -> None:
-        """Declare an offline store gone. Raises StoreNotFound, InvalidInput (it is up)."""
+    async def mark_tombstone(self, store_id: int) -> None:
+        """Mark an offline store as removed for good. Raises StoreNotFound, InvalidInput (it is up)."""
         self.check_running()
         await self._committer.execute(SetStoreState(StoreId(store_id), StoreState.TOMBSTONE))
 
@@ -276,7 +283,7 @@ class Scheduler:
     # --- regions ------------------------------------------------------------------------------------------------
 
     def bind(self, store_id: int, sink: Sink) -> None:
-        """Push the orders for regions led by this store into `sink`, which must not block. Replaces an older sink."""
+        """Push orders for regions led by this store into `sink`, which must not block. Replaces an older sink."""
         self._sinks[StoreId(store_id)] = sink
 
     def unbind(self, sink: Sink) -> None:
@@ -290,7 +297,7 @@ class Scheduler:
         Raises NotBootstrapped, InvalidInput, StaleRegion.
         """
         self.check_bootstrapped()
-        self._windows.keep_ids_ready()
+        self._allocators.keep_ids_ready()
         change = self.cluster.on_region(info)
         self._committer.remember_regions(change)
         return self._coordinator.decide(info, self.now)
@@ -309,7 +316,7 @@ class Scheduler:
         ]
 
     def report_split(self, metas: Sequence[Region]) -> None:
-        """Note that a region was split into these, in key order. The map follows by heartbeats. Raises InvalidInput."""
+        """Note that a region was split into these, in key order; their heartbeats change the map. Raises InvalidInput."""
         self.check_bootstrapped()
         for left, right in itertools.pairwise(metas):
             if not left.end_key or left.end_key != right.start_key:
@@ -346,13 +353,13 @@ class Scheduler:
             if self._is_stopped:
                 return
             self.tick()
-            await self._bury_empty_stores()
+            await self._mark_drained_stores()
 
     def tick(self) -> None:
         """Check time limits, and look over the next regions whether something is to be done without waiting for them."""
         now = self.now
         self._watch_wall_clock(now)
-        self._windows.keep_ids_ready()
+        self._allocators.keep_ids_ready()
         self.operators.expire(now)
         self._look_over_regions(now)
 
@@ -367,15 +374,18 @@ class Scheduler:
                 sink(order)
 
     def _watch_wall_clock(self, now: float) -> None:
-        """Tell when the wall clock jumps: timestamps cope (tso.py), but lock expiry follows it, and people wonder."""
+        """Log when the wall clock steps: timestamps go on growing (tso.py), but the expiry of locks follows it."""
         wall_ms, (last_now, last_wall_ms) = self.wall_ms, self._clock_seen
         self._clock_seen = (now, wall_ms)
         step_s = (wall_ms - last_wall_ms) / 1000 - (now - last_now)
         if abs(step_s) > CLOCK_STEP_S:
             _log.warning("the wall clock stepped by %+.1f s; timestamps go on growing", step_s)
 
-    async def _bury_empty_stores(self) -> None:
-        """Bury drained stores, once the region map is whole and vouched for by leaders: before, it may lack their peers."""
+    async def _mark_drained_stores(self) -> None:
+        """Mark drained stores as tombstones, once leaders have reported regions that cover all keys.
+
+        Before, the map may lack regions with peers on those stores.
+        """
         offline = [store for store in self.cluster.stores() if store.meta.state is StoreState.OFFLINE]
         empty = [store for store in offline if not self.cluster.regions.tally(store.id).regions]
         if not empty or not self.cluster.regions.is_complete():
@@ -384,6 +394,6 @@ class Scheduler:
             return
         for store in empty:
             try:
-                await self.bury_store(store.id)
-            except SchedulerError as error:
-                _log.warning("store %d is drained but can't be buried: %s", store.id, error)
+                await self.mark_tombstone(store.id)
+            except Refusal as error:
+                _log.warning("store %d is drained but can't be marked as a tombstone: %s", store.id, error)

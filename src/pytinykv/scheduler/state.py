@@ -1,13 +1,13 @@
 """The durable state, and the one function that changes it.
 
 `transition(state, command)` is pure: it returns the next state, the outcome for the caller and the records to write,
-or raises a `SchedulerError` and nothing has happened. Whoever calls it makes the records durable first and shows the
-next state afterwards (`commit.Committer`).
+or raises a `Refusal` and nothing has happened. The caller (`commit.Committer`) makes the records durable first and shows the
+next state afterwards.
 
 In the engine, column family `default`; values have the form of `model.codec`:
 
     key                        value
-    s/meta                     `Meta`: cluster id, windows, safe points
+    s/meta                     `Meta`: cluster id, reserved ids and timestamps, safe points
     s/store/<id: 8 bytes>      `StoreMeta`
     s/region/<id: 8 bytes>     `Region` (written without a sync of its own: see cluster.py)
 
@@ -32,9 +32,10 @@ from pytinykv.scheduler.commands import (
     InitCluster,
     PutClusterConfig,
     PutStore,
+    ReleaseTimestamps,
     ReserveIds,
+    ReserveTimestamps,
     SetStoreState,
-    SetTsoWindow,
     StoreStopped,
     UpdateGcSafePoint,
     UpdateServiceSafePoint,
@@ -55,7 +56,7 @@ META_KEY = b"s/meta"
 STORE_PREFIX = b"s/store/"
 REGION_PREFIX = b"s/region/"
 ID_MAX = (1 << 62) - 1
-"""Greatest id anybody may bring along; leaves room for those to be handed out."""
+"""Greatest id that a request may bring along; leaves room for those to be handed out."""
 FOREVER_S = (1 << 63) - 1
 GC_WORKER = "gc_worker"
 """The service that is always there and without which nothing is collected; its safe point starts at 0."""
@@ -75,7 +76,9 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     """The small part of the state, written as one record."""
 
     cluster_id: int = 0
+    """0: not made yet. Set once."""
     bootstrapped: bool = False
+    """Whether there is a first store and region: the next three fields are their ids, 0 before."""
     first_store: int = 0
     first_region: int = 0
     first_peer: int = 0
@@ -95,6 +98,7 @@ class State(msgspec.Struct, frozen=True):
 
     meta: Meta = Meta()
     stores: Mapping[StoreId, StoreMeta] = {}
+    """All stores that ever registered, tombstones included."""
 
     def store(self, store_id: int) -> StoreMeta:
         """Return a registered store. Raises StoreNotFound."""
@@ -151,7 +155,7 @@ def _scan(reader: Reader, prefix: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def transition(state: State, command: Command) -> Transition:  # noqa: PLR0911  one return for each command
-    """Apply one command. Raises SchedulerError when it is refused."""
+    """Apply one command. Raises Refusal when it is refused."""
     match command:
         case InitCluster():
             return _init_cluster(state, command)
@@ -165,8 +169,11 @@ def transition(state: State, command: Command) -> Transition:  # noqa: PLR0911  
             return _set_store_state(state, command)
         case ReserveIds():
             return _with_meta(state, id_end=max(state.meta.id_end, command.end))
-        case SetTsoWindow():
-            return _with_meta(state, tso_end_ms=command.end_ms)
+        case ReserveTimestamps():
+            return _with_meta(state, tso_end_ms=max(state.meta.tso_end_ms, command.end_ms))
+        case ReleaseTimestamps():
+            is_last = state.meta.tso_end_ms == command.reserved_end_ms
+            return _with_meta(state, tso_end_ms=command.end_ms) if is_last else Transition(state)
         case PutClusterConfig():
             return _put_cluster_config(state, command)
         case UpdateGcSafePoint():
@@ -203,10 +210,10 @@ def _bootstrap(state: State, command: Bootstrap) -> Transition:
     store, region = command.store, command.region
     _check_store(store)
     peer = _check_first_region(store, region)
-    founders = (store.id, region.id, peer.id)
+    first = (store.id, region.id, peer.id)
     if state.meta.bootstrapped:
-        # The founder may not have heard that it was first, and asks again.
-        if founders == (state.meta.first_store, state.meta.first_region, state.meta.first_peer):
+        # The answer may have been lost, and the store asks again.
+        if first == (state.meta.first_store, state.meta.first_region, state.meta.first_peer):
             return Transition(state)
         raise AlreadyBootstrapped
     meta = msgspec.structs.replace(
@@ -215,7 +222,7 @@ def _bootstrap(state: State, command: Bootstrap) -> Transition:
         first_store=store.id,
         first_region=region.id,
         first_peer=peer.id,
-        id_end=max(state.meta.id_end, *(one + 1 for one in founders)),
+        id_end=max(state.meta.id_end, *(one + 1 for one in first)),
     )
     writes = (
         (META_KEY, encode(meta)),

@@ -1,4 +1,4 @@
-"""Stores at run time: when they were last heard of, what they said, and what follows from it.
+"""Stores as observed: when they were last heard of, what they reported, and what follows from it.
 
                       heartbeat
         ┌─────────────────────────────────────────────┐
@@ -8,8 +8,8 @@
         ▼
      OFFLINE (draining, may be silent or not) ──no region left──► TOMBSTONE
 
-Silence is measured on the monotonic clock. It begins at the last heartbeat in this process: what happened before a
-restart of the scheduler isn't counted, since silence towards a dead scheduler says nothing about a store.
+Silence is measured on the monotonic clock, from the last heartbeat to this process, or from its start: while no scheduler ran
+no store could be heard.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pytinykv.scheduler.records import StoreMeta, StoreState, StoreStats
 
 
 class StoreHealth(StrEnum):
-    """What to think of a store."""
+    """The state of a store, from decisions about it and from its silence."""
 
     UP = "up"
     DISCONNECTED = "disconnected"
@@ -75,7 +75,7 @@ class StoreInfo(msgspec.Struct):
         return not self.meta.is_tombstone and self.silence_s(now) < config.disconnect_time_s
 
     def has_space(self, config: SchedulerConfig) -> bool:
-        """Say whether the disk has room for another peer; a store that did not tell is given the benefit of the doubt."""
+        """Say whether the disk has room for another peer; assumed of a store that did not tell."""
         if self.stats is None or self.stats.capacity <= 0:
             return True
         return self.stats.capacity - self.stats.available <= config.low_space_ratio * self.stats.capacity

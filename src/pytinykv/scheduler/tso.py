@@ -2,11 +2,11 @@
 
            issued                    may be issued              needs a sync first
     ... ────────────── physical ───────────────────── end_ms ─────────────────────►  ms
-                          ▲ follows `reference`         ▲ durable (`SetTsoWindow`)
+                          ▲ follows `reference`         ▲ durable (`ReserveTimestamps`)
 
 `reference` is what the physical part should be. It is the wall clock, except after that stepped backwards: then it goes
-on at half the speed of the monotonic clock until the wall clock has caught up. (Standing still instead would stop all
-lock expiry for as long as the step was wide; going on at full speed would keep the error for ever.) A restart before the
+on at half the speed of the monotonic clock until the wall clock has caught up. (To hold it instead would stop all
+lock expiry for as long as the step was wide; at full speed the error would stay for ever.) A restart before the
 clock has reached the end of the old window is treated like such a step.
 
 A burst that uses up the 2^18 timestamps of a millisecond moves the physical part on by itself, but at most
@@ -57,15 +57,17 @@ class TimestampOracle:
 
     def __init__(self, end_ms: int, *, window_ms: int, ahead_max_ms: int) -> None:
         self._end_ms = end_ms
+        """End of the durable window, exclusive. Grows only; the owner moves it when a reservation is durable."""
         self._physical_ms = end_ms
         """Physical part of the next timestamp, if its millisecond has room."""
         self._next_logical = 0
+        """Logical part of the next timestamp in that millisecond; 0 only before the first one."""
         self._window_ms = window_ms
         self._ahead_max_ms = ahead_max_ms
         self._reference_ms = float(end_ms)
         """What the clocks said last; never goes back. A restart inside an old window is like a step of the clock."""
         self._monotonic: float | None = None
-        """When they said so."""
+        """Monotonic seconds at that reading; None before the first one."""
 
     @property
     def end_ms(self) -> int:
@@ -74,7 +76,7 @@ class TimestampOracle:
 
     @property
     def unused_end_ms(self) -> int:
-        """The lowest window that covers everything issued: what to give back at a stop in good order."""
+        """The lowest end of a window that covers everything issued: from here on a stop may release."""
         return self._physical_ms + 1 if self._next_logical else self._physical_ms
 
     def on_reserved(self, end_ms: int) -> None:

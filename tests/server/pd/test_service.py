@@ -17,7 +17,7 @@ from pytinykv.wire.pb import eraftpb_pb2, metapb_pb2, pdpb_pb2
 
 @pytest.mark.tinykv("TestGetPDMembers")
 @pytest.mark.tinykv("TestClient")
-async def test_members_are_told_to_whoever_asks_without_a_header(pd: Pd) -> None:
+async def test_members_are_told_to_requests_without_a_header(pd: Pd) -> None:
     response = await pd.raw("GetMembers", pdpb_pb2.GetMembersRequest())
     assert response.header.cluster_id == pd.scheduler.cluster_id != 0
     assert not response.header.HasField("error")
@@ -161,7 +161,7 @@ async def test_removed_store_is_told_that_it_is_a_tombstone(pd: Pd) -> None:
     await pd.scheduler.remove_store(3)
     assert (await pd.ok("GetStore", store_id=3)).store.state == metapb_pb2.StoreState.Offline
     await pd.ok("StoreHeartbeat", stats=pdpb_pb2.StoreStats(store_id=3))
-    await pd.scheduler.bury_store(3)
+    await pd.scheduler.mark_tombstone(3)
     assert await pd.error("PutStore", store=store(3)) == ERROR.STORE_TOMBSTONE
     assert await pd.error("StoreHeartbeat", stats=pdpb_pb2.StoreStats(store_id=3)) == ERROR.STORE_TOMBSTONE
     assert [one.id for one in (await pd.ok("GetAllStores", exclude_tombstone_stores=True)).stores] == [1, 2]

@@ -5,7 +5,7 @@
                                              tick ──pushed order───┘
 
 An outbox holds at most one response per region: a newer one replaces an older one that was not sent yet. So it is bounded
-by the number of regions, and nobody ever waits to put something in.
+by the number of regions, and `push` never waits.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ async def serve_heartbeats(
             async for request in requests:
                 handle(request, outbox)
         except asyncio.CancelledError:
-            # Whoever serves the stream may be somebody else's task: without this it would wait for ever.
+            # The task that serves the responses belongs to the transport: without this it would wait for ever.
             outbox.close(RpcError(StatusCode.UNAVAILABLE, "scheduler is stopping"))
             raise
         except Exception as raised:  # noqa: BLE001  raised again where the stream is served

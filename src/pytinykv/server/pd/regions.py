@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from google.protobuf.message import Message
 
-from pytinykv.scheduler.cluster import require_leader
+from pytinykv.scheduler.cluster_view import require_leader
 from pytinykv.scheduler.errors import InvalidInput, LookupIncomplete
 from pytinykv.scheduler.records import RegionInfo
 from pytinykv.scheduler.scheduler import Scheduler

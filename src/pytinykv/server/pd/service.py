@@ -26,12 +26,12 @@ from pytinykv.scheduler.errors import (
     DuplicateAddress,
     InvalidInput,
     NotBootstrapped,
-    RegionNotFound,
-    SchedulerError,
+    Refusal,
     StaleRegion,
     StoreInUse,
     StoreNotFound,
     StoreTombstone,
+    UnknownRegion,
 )
 from pytinykv.scheduler.scheduler import Scheduler
 from pytinykv.server.pd.convert import (
@@ -53,9 +53,9 @@ _SOFT: Final[Mapping[type[Exception], pdpb_pb2.ErrorType]] = {
     AlreadyBootstrapped: pdpb_pb2.ErrorType.ALREADY_BOOTSTRAPPED,
     StoreTombstone: pdpb_pb2.ErrorType.STORE_TOMBSTONE,
     StoreInUse: pdpb_pb2.ErrorType.DUPLICATED_ENTRY,
-    RegionNotFound: pdpb_pb2.ErrorType.REGION_NOT_FOUND,
+    UnknownRegion: pdpb_pb2.ErrorType.REGION_NOT_FOUND,
 }
-"""What travels in `header.error` (rule 5)."""
+"""Errors that are told in `header.error` (rule 5)."""
 _CODES: Final[Mapping[type[Exception], StatusCode]] = {
     InvalidInput: StatusCode.INVALID_ARGUMENT,
     InvalidRegion: StatusCode.INVALID_ARGUMENT,
@@ -63,18 +63,18 @@ _CODES: Final[Mapping[type[Exception], StatusCode]] = {
     DuplicateAddress: StatusCode.ALREADY_EXISTS,
     StaleRegion: StatusCode.ABORTED,
 }
-"""What ends the call with a status. Whatever is retryable and not listed is UNAVAILABLE."""
+"""Errors that end the call with a status. Others are UNAVAILABLE if retryable, else UNKNOWN."""
 _LOOKUPS: Final = frozenset(
     {"GetRegion", "GetPrevRegion", "GetRegionByID", "ScanRegions", "BatchScanRegions", "GetStore", "GetAllStores"}
 )
-"""Asked by clients that can do nothing with "not bootstrapped" but ask again (rule 3)."""
+"""Methods of clients, for which "not bootstrapped" can only mean "ask again" (rule 3)."""
 
 Handler = Callable[[Any], Awaitable[Message]]
 
 
-def status_of(error: SchedulerError | InvalidRegion) -> RpcError:
+def status_of(error: Refusal | InvalidRegion) -> RpcError:
     """Return the status with which a call that met this error ends."""
-    is_retryable = isinstance(error, SchedulerError) and error.retryable
+    is_retryable = isinstance(error, Refusal) and error.retryable
     default = StatusCode.UNAVAILABLE if is_retryable else StatusCode.UNKNOWN
     return RpcError(_CODES.get(type(error), default), str(error))
 
@@ -150,7 +150,7 @@ class PdService:
             if name in _LOOKUPS:
                 self._scheduler.check_bootstrapped()
             return await handler(request)
-        except (SchedulerError, InvalidRegion) as error:
+        except (Refusal, InvalidRegion) as error:
             soft = None if name in _LOOKUPS else _SOFT.get(type(error))
             if soft is None:
                 raise status_of(error) from error
@@ -166,10 +166,10 @@ class PdService:
             async for response in responses:
                 yield response
             self._scheduler.check_running()  # requests also end because the server stops: no end in good order
-        except SchedulerError as error:
+        except Refusal as error:
             raise status_of(error) from error
         finally:
-            # A generator left half-way would keep its reader until the garbage collector finds it.
+            # Else a generator that was left half-way would keep its reader task until it is garbage collected.
             await responses.aclose()  # type: ignore[attr-defined]  # all handlers are async generators
 
     def _check_cluster(self, request: Any) -> None:
@@ -296,7 +296,7 @@ class PdService:
                 raise StoreTombstone(info.leader.store_id)
             self._scheduler.bind(info.leader.store_id, outbox.push_order)
             order = self._scheduler.region_heartbeat(info)
-        except (SchedulerError, InvalidRegion) as error:
+        except (Refusal, InvalidRegion) as error:
             header = self._error_header(_SOFT.get(type(error), pdpb_pb2.ErrorType.UNKNOWN), str(error))
             outbox.push(pdpb_pb2.RegionHeartbeatResponse(header=header, region_id=request.region.id))
             return
@@ -335,14 +335,14 @@ class PdService:
         asked = list(request.regions_id) or [request.region_id]
         for region_id in asked:
             if self._scheduler.cluster.regions.get(region_id) is None:
-                raise RegionNotFound(region_id)
+                raise UnknownRegion(region_id)
         return pdpb_pb2.ScatterRegionResponse(header=self.header(), finished_percentage=0, failed_regions_id=asked)
 
     async def _get_operator(self, request: pdpb_pb2.GetOperatorRequest) -> Message:
         self._scheduler.check_bootstrapped()
         operator = self._scheduler.operators.last(request.region_id)
         if operator is None:
-            raise RegionNotFound(request.region_id)
+            raise UnknownRegion(request.region_id)
         return pdpb_pb2.GetOperatorResponse(
             header=self.header(),
             region_id=request.region_id,

@@ -1,9 +1,9 @@
-"""The cluster as it is now: stores and regions, from the durable state and from heartbeats.
+"""The cluster as the scheduler sees it now: stores and regions, from the durable state and from heartbeats.
 
-What the administrator decided comes from `State` (durable); what is observed (heartbeats) lives here and is rebuilt after
-a restart. Region metas are kept on disk too, but lazily: `on_region` says which records changed and the owner writes them
-without a sync of its own. Losing some costs nothing but waiting for the next heartbeats; they are a memory, not a truth.
-A region loaded from disk has no leader until somebody reports as its leader, so nobody is sent to a wrong place.
+Decisions of the administrator come from `State` (durable); observations (heartbeats) are kept here and rebuilt after a
+restart. Regions are on disk too, but written without a sync of their own: `on_region` tells the owner which records changed.
+If some are lost in a crash, the next heartbeats bring them back. A region loaded from disk has no leader until one reports,
+so that clients are not sent to a peer that led long ago.
 """
 
 from __future__ import annotations
@@ -33,20 +33,22 @@ KEY_MAX = 64
 
 
 class RegionChange(msgspec.Struct, frozen=True):
-    """What a heartbeat changed: the record to write (None if the meta is as before) and the regions that went."""
+    """What a heartbeat changed: the record to write (None if it is as before) and the regions that it has replaced."""
 
     put: Region | None
     removed: tuple[Region, ...]
 
 
-class Cluster:
-    """Stores and regions at run time. Time is handed in as monotonic seconds."""
+class ClusterView:
+    """Stores and regions as last heard of. Time is handed in as monotonic seconds."""
 
     def __init__(self, config: SchedulerConfig) -> None:
         self._config = config
         self.regions = RegionMap()
         self._stores: dict[StoreId, StoreInfo] = {}
+        """All registered stores, tombstones included; their metas are those of the durable state."""
         self._is_prepared = False
+        """Set by `is_prepared`, and never unset."""
 
     @property
     def config(self) -> SchedulerConfig:
@@ -63,7 +65,7 @@ class Cluster:
             self.regions.put(info)
 
     def is_prepared(self) -> bool:
-        """Say whether enough regions were reported, since this process began, for comparing stores. Stays true."""
+        """Say whether enough regions were reported, since this process started, for comparing stores. Stays true."""
         self._is_prepared = self._is_prepared or self.regions.is_reported(PREPARED_SHARE)
         return self._is_prepared
 
@@ -77,7 +79,9 @@ class Cluster:
                 self._stores[store_id] = StoreInfo(metas[store_id], now, address=_address_in_use(metas[store_id]))
             elif known.meta is not metas[store_id]:
                 if known.meta.state is metas[store_id].state:
-                    known.heard_at = now  # it registered again; a decision about it would say nothing of its health
+                    known.heard_at = (
+                        now  # it registered again; an administrator's decision would not mean that it lives
+                    )
                 known.meta = metas[store_id]
                 known.address = _address_in_use(known.meta)
 
@@ -89,7 +93,7 @@ class Cluster:
         return self._stores.get(StoreId(store_id))
 
     def health(self, store_id: int, now: float) -> StoreHealth | None:
-        """Judge a store; None for one that nobody registered."""
+        """Judge a store; None for one that never registered."""
         store = self.store(store_id)
         return None if store is None else store.health(now, self._config)
 

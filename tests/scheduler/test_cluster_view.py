@@ -10,7 +10,7 @@ from tests.scheduler.helpers import Decisions, ManualClock, peer, region, store_
 
 from pytinykv.model import RegionEpoch, StoreId
 from pytinykv.scheduler import InvalidInput, LookupIncomplete, SchedulerConfig, StaleRegion, StoreHealth
-from pytinykv.scheduler.cluster import Cluster
+from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.errors import StoreNotFound, StoreTombstone
 from pytinykv.scheduler.records import RegionInfo, StoreState, StoreStats
 from pytinykv.scheduler.stores import StoreInfo
@@ -29,7 +29,7 @@ class Reported:
     """Three stores and three regions side by side, every one reported once."""
 
     def __init__(self) -> None:
-        self.cluster = Cluster(SchedulerConfig())
+        self.cluster = ClusterView(SchedulerConfig())
         self.cluster.sync_stores({StoreId(store): store_meta(store) for store in STORES}, now=0)
         self.infos = [
             region(index + 1, bytes([index]), bytes([index + 1]), stores=[(index + hop) % 3 + 1 for hop in range(3)])
@@ -160,7 +160,7 @@ def test_regions_name_their_stores_and_followers(reported: Reported) -> None:
 
 @pytest.mark.tinykv("TestHeartbeatSplit3C")
 def test_halves_of_a_split_may_be_reported_in_any_order() -> None:
-    cluster = Cluster(SchedulerConfig())
+    cluster = ClusterView(SchedulerConfig())
     cluster.on_region(region(1))
     assert cluster.lookup(b"foo").id == 1
     # 1 becomes 2: [, m) and 1: [m, ). The new half is reported first.
@@ -197,7 +197,7 @@ def test_report_that_makes_no_sense_is_refused(reported: Reported, nonsense: Reg
 
 
 def test_region_without_known_leader_is_not_handed_out() -> None:
-    cluster = Cluster(SchedulerConfig())
+    cluster = ClusterView(SchedulerConfig())
     cluster.load_regions([region(1, b"", b"m").meta, region(2, b"m").meta])
     with pytest.raises(LookupIncomplete, match="leader of region 1 is not known"):
         cluster.lookup(b"a")
@@ -210,7 +210,7 @@ def test_region_without_known_leader_is_not_handed_out() -> None:
 
 
 def test_previous_region_is_the_one_before_that_of_the_key() -> None:
-    cluster = Cluster(SchedulerConfig())
+    cluster = ClusterView(SchedulerConfig())
     for info in (region(1, b"", b"g"), region(2, b"g", b"p"), region(3, b"p")):
         cluster.on_region(info)
     assert cluster.lookup_previous(b"a") is None
@@ -222,7 +222,7 @@ def test_previous_region_is_the_one_before_that_of_the_key() -> None:
 
 
 def test_range_with_a_gap_is_not_answered_in_part() -> None:
-    cluster = Cluster(SchedulerConfig())
+    cluster = ClusterView(SchedulerConfig())
     for info in (region(1, b"", b"c"), region(2, b"c", b"f"), region(4, b"m")):
         cluster.on_region(info)
     assert [one.id for one in cluster.lookup_range(b"a", b"e", 0)] == [1, 2]
@@ -236,7 +236,7 @@ def test_range_with_a_gap_is_not_answered_in_part() -> None:
 
 @pytest.mark.tinykv("TestValidRequestRegion")
 def test_request_about_a_region_must_be_up_to_date() -> None:
-    cluster = Cluster(SchedulerConfig())
+    cluster = ClusterView(SchedulerConfig())
     cluster.on_region(region(1, b"", b"a", version=2, conf_ver=2))
     with pytest.raises(LookupIncomplete):
         cluster.check_epoch(region(2, b"a", b"b").meta)
