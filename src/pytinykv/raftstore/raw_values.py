@@ -8,7 +8,11 @@ An expired value is absent for every reader from that second on; some time later
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from pytinykv.model import FormatError
+
+Stored = TypeVar("Stored", bytes, memoryview)
 
 _FOREVER = b"\x00"
 _EXPIRES = b"\x01"
@@ -21,8 +25,8 @@ def encode_raw_value(value: bytes, expires_at_s: int = 0) -> bytes:
     return _EXPIRES + expires_at_s.to_bytes(8, "big") + value
 
 
-def live_value(stored: bytes | None, now_s: int) -> bytes | None:
-    """Return the user's value, or None when there is none or it has expired. Raises FormatError."""
+def live_value(stored: Stored | None, now_s: int) -> Stored | None:
+    """Return the user's value, or None when there is none or it has expired; of a view, a view. Raises FormatError."""
     if stored is None:
         return None
     if stored[:1] == _FOREVER:

@@ -21,8 +21,9 @@ MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
 """Largest protobuf message that a server reads. Far above `ENTRY_BYTES_MAX`, because one frame carries many commands
 and some clients don't split batches; a command within it that is too large gets an answer of its own."""
 
-ANSWER_BYTES_MAX: Final = MESSAGE_BYTES_MAX
-"""Largest response of one command. A command that asks for more is refused with an error that says so."""
+ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Largest response of one command. A command that asks for more is refused with an error that says so: gRPC copies a
+message in one go, and other clients wait meanwhile (64 MiB: some 25 ms)."""
 
 RAW_SCAN_LIMIT_MAX: Final = 10_240
 """Largest `limit` of a raw scan. More is refused, never shortened: a short page means the end of the region."""

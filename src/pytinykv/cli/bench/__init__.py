@@ -2,6 +2,7 @@
 
     workload   closed loops of puts or gets, and their latencies     targets, etcd   what is measured: a cluster of each
     stops      stores that are stopped under load                    facts           single figures: memory, failover, idle
+    large_rows reads of much data, beside another client
     processors processor time by role: client, leader, followers     report          tables, saved figures, plot
     command    the command itself
 

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pytinykv import aio
 from pytinykv.cli.bench.etcd import EtcdTarget, etcd_binary
 from pytinykv.cli.bench.facts import failover_seconds, idle_cpu_percent, memory_after_puts
+from pytinykv.cli.bench.large_rows import READS, measure_large_rows
 from pytinykv.cli.bench.report import Results
 from pytinykv.cli.bench.stops import measure_stops
 from pytinykv.cli.bench.targets import PytinykvTarget
@@ -65,6 +66,12 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
 @option("--failovers", type=click.IntRange(0, 100), default=0, help="Kill the leader so many times.")
 @option("--stops", type=click.IntRange(0, 10_000), default=0, help="Stop a store under load so many times.")
 @option("--fill", type=click.IntRange(0, 100_000_000), default=0, help="Put so many keys and report memory.")
+@option(
+    "--large-rows",
+    type=click.IntRange(0, 1000),
+    default=0,
+    help="Read so many rows of 7 MiB in many ways, beside another client.",
+)
 @option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Save the figures as JSON.")
 @option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Save a plot (needs matplotlib).")
 @log_option("error")
@@ -79,6 +86,7 @@ def bench(
     failovers: int,
     stops: int,
     fill: int,
+    large_rows: int,
     save: Path | None,
     plot: Path | None,
 ) -> None:
@@ -87,8 +95,10 @@ def bench(
     Every put is synced on a majority, every get is linearizable. Targets take turns, so that a noisy machine treats
     them alike; the ratio is what counts.
     """
-    if scheduler and (failovers or stops or with_etcd):
-        raise click.UsageError("--failovers, --stops and --etcd need a cluster of our own; leave --scheduler out")
+    if scheduler and (failovers or stops or large_rows or with_etcd):
+        raise click.UsageError(
+            "--failovers, --stops, --large-rows and --etcd need a cluster of our own; leave --scheduler out"
+        )
     if with_etcd and etcd_binary() is None:
         raise click.UsageError("etcd is not installed (Debian: apt-get install etcd-server)")
     if with_etcd is None:
@@ -102,6 +112,7 @@ def bench(
         failovers=failovers,
         stops=stops,
         fill=fill,
+        large_rows=large_rows,
     )
     status = run_process(run.main, name="bench", stop_deadline_s=15.0)
     if status == 0 or run.problems:
@@ -126,6 +137,7 @@ class _Bench:
         failovers: int,
         stops: int,
         fill: int,
+        large_rows: int,
     ) -> None:
         self._in_flight = in_flight
         self._rounds = rounds
@@ -135,6 +147,7 @@ class _Bench:
         self._failovers = failovers
         self._stops = stops
         self._fill = fill
+        self._large_rows = large_rows
         self._console = Console()
         self.results = Results()
         self.problems: list[str] = []
@@ -173,10 +186,20 @@ class _Bench:
                 self._console.print(self.results.processor_table())
             if cluster is not None:
                 await self._measure_facts(cluster, ours, scope.child("facts"))
+                if self._large_rows:
+                    await self._measure_large_rows(cluster, client, scope.child("large-rows"))
                 if self._stops:
                     await self._measure_stops(cluster, client, scope.child("stops"))
         for name, value in self.results.facts.items():
             self._console.print(f"{name}: {value:g}")
+
+    async def _measure_large_rows(self, cluster: Cluster, client: aio.AsyncClient, scope: Scope) -> None:
+        async with self._progress() as progress:
+            with progress.task("large reads", len(READS)) as tell:
+                figures = await measure_large_rows(cluster, client, scope, self._large_rows, tell)
+        self.results.large_rows = figures
+        self.problems.extend(figures.problems())
+        self._console.print(figures.table())
 
     async def _measure_stops(self, cluster: Cluster, client: aio.AsyncClient, scope: Scope) -> None:
         async with self._progress() as progress:

@@ -16,6 +16,7 @@ from pytinykv.cli.bench.processors import Role
 from pytinykv.cli.bench.workload import Latencies, Operation, Round
 
 if TYPE_CHECKING:
+    from pytinykv.cli.bench.large_rows import LargeRowFigures
     from pytinykv.cli.bench.stops import StopFigures
     from pytinykv.cli.bench.workload import Workload
 
@@ -59,6 +60,7 @@ class Results:
         self.facts: dict[str, float] = {}
         """Single figures, with their unit in the name."""
         self.stops: StopFigures | None = None
+        self.large_rows: LargeRowFigures | None = None
 
     def add(self, measured: Round) -> None:
         workload = measured.workload
@@ -112,6 +114,7 @@ class Results:
             "machine": {"python": platform.python_version(), "system": platform.platform()},
             "facts": self.facts,
             "stops": None if self.stops is None else self.stops.as_json(),
+            "large_rows": None if self.large_rows is None else self.large_rows.as_json(),
             "cells": [
                 {
                     "operation": cell.workload.operation.value,
