@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.cli.processes import tinykv
 
+from pytinykv.cli.bench.large_rows import READS, LargeRowFigures, ReadFigures
 from pytinykv.cli.bench.processors import Processes, Role
 from pytinykv.cli.bench.report import Results
 from pytinykv.cli.bench.stops import Ledger, Stop, StopFigures, key_of, number_in, value_of
@@ -232,6 +233,19 @@ def test_stores_stop_well_under_load(tmp_path: Path) -> None:
 
 
 @processes
+def test_large_reads_of_all_kinds_beside_another_client(tmp_path: Path) -> None:
+    """How long the other client waited is told; on a busy machine it decides nothing."""
+    tinykv("bench", "--rounds", 0, "--large-rows", 10, "--save", tmp_path / "figures.json")
+    reads = {read["read"]: read for read in json.loads((tmp_path / "figures.json").read_text())["large_rows"]}
+    outcomes = {name: read["outcome"] for name, read in reads.items()}
+    assert set(outcomes) == set(READS)
+    assert "ask for fewer keys" in outcomes.pop("RawBatchGet of all rows")
+    assert [name for name, outcome in outcomes.items() if not outcome.endswith(" rows")] == []
+    assert (outcomes["batch_get"], outcomes["RawGets of all rows in a frame"]) == ("10 rows", "10 rows")
+    assert all(read["gets"] > 0 and read["leader_bytes_max"] > 0 for read in reads.values())
+
+
+@processes
 def test_a_store_that_ends_badly_fails_the_bench_and_shows_its_log(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import atexit, os, sys\nif 'store' in sys.orig_argv:\n    atexit.register(os._exit, 7)\n"
@@ -246,7 +260,20 @@ def test_a_store_that_ends_badly_fails_the_bench_and_shows_its_log(tmp_path: Pat
     assert json.loads(save.read_text())["stops"]["statuses"] == {"exit 7": 1}
 
 
-def test_stops_need_a_cluster_of_our_own() -> None:
-    done = tinykv("bench", "--stops", 1, "--scheduler", "127.0.0.1:1")
+def test_a_bystander_that_waited_too_long_is_a_problem() -> None:
+    figures = LargeRowFigures()
+    for name, longest_s in (("quick", 0.049), ("slow", 0.080)):
+        waits = Latencies()
+        waits.add(0.001)
+        waits.add(longest_s)
+        figures.reads.append(ReadFigures(name, "10 rows", 1.0, waits, 1 << 20))
+    assert figures.problems() == ["slow: another client's get waited 80 ms, more than 50"]
+    assert [read["wait_ms"]["max"] for read in figures.as_json()] == [49.0, 80.0]
+    assert figures.table().row_count == 2
+
+
+@pytest.mark.parametrize("option", ["--large-rows", "--stops"])
+def test_some_figures_need_a_cluster_of_our_own(option: str) -> None:
+    done = tinykv("bench", option, 1, "--scheduler", "127.0.0.1:1")
     assert done.returncode == 2
     assert b"leave --scheduler out" in done.stderr

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 LONGEST_WAIT_S_MAX: Final = 0.05
 """The bystander's longest wait in a run that is as it should be."""
 VALUE_BYTES: Final = 7 * 1024 * 1024
-SMALL_ROWS: Final = 100_000
-EXPIRED_ROWS: Final = 100_000
+SMALL_ROWS: Final = 20_000
+EXPIRED_ROWS: Final = 50_000
 READ_S_MAX: Final = 60.0
 _BYSTANDER: Final = b"bench-bystander"
 _LARGE: Final = b"bench-large-"
@@ -53,6 +53,8 @@ _TTL_S: Final = 1
 _BATCH: Final = 5_000
 _PAUSE_S: Final = 0.001
 _NOTHING_S: Final = 1.0
+_BETWEEN_S: Final = 0.2
+"""From one read to the next: the memory of the one before is given back."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +120,14 @@ async def measure_large_rows(
     """Load `rows` large rows and many small ones, and go through `READS`. Raises ClientError."""
     await _load(client, rows)
     leader = (await leader_of(cluster, client)).child.pid
+    program = (sys.executable, "-m", __name__, cluster.scheduler.addr, str(rows))
+    child = await start_child(scope, "reader", *program, stdout=asyncio.subprocess.PIPE)
+    assert child.stdout is not None
     figures = LargeRowFigures()
-    for number, name in enumerate(READS, start=1):
-        figures.reads.append(await _watch(cluster.scheduler.addr, client, scope, leader, name, rows))
+    for number in range(1, len(READS) + 1):
+        figures.reads.append(await _watch(child.stdout, client, scope, leader))
         on_progress(number)
-        await asyncio.sleep(0.2)  # memory of the read before is given back
+    await child.wait(READ_S_MAX)
     return figures
 
 
@@ -143,13 +148,10 @@ def _large_key(number: int) -> bytes:
     return b"%b%06d" % (_LARGE, number)
 
 
-async def _watch(address: str, client: AsyncClient, scope: Scope, leader_pid: int, name: str, rows: int) -> ReadFigures:
-    """Read a small key all the time until the large read is over."""
-    program = (sys.executable, "-m", __name__, address, name, str(rows))
-    child = await start_child(scope, "reader", *program, stdout=asyncio.subprocess.PIPE)
-    assert child.stdout is not None
-    await child.stdout.readline()  # it is connected, and begins
-    reply = scope.start("reply", child.stdout.readline)
+async def _watch(stdout: asyncio.StreamReader, client: AsyncClient, scope: Scope, leader_pid: int) -> ReadFigures:
+    """Read a small key all the time until the next large read is over."""
+    name = (await stdout.readline()).decode().strip()  # the reader begins with it
+    reply = scope.start("reply", stdout.readline)
     waits, most = Latencies(), 0
     while not reply.done:
         begun = time.perf_counter()
@@ -158,7 +160,6 @@ async def _watch(address: str, client: AsyncClient, scope: Scope, leader_pid: in
         most = max(most, _resident_bytes(leader_pid))
         await asyncio.sleep(_PAUSE_S)
     told = json.loads(await reply.wait() or b'{"outcome": "the reader died", "seconds": 0}')
-    await child.wait(READ_S_MAX)
     return ReadFigures(name, told["outcome"], told["seconds"], waits, most)
 
 
@@ -279,7 +280,7 @@ READS: Final[dict[str, Callable[[Reader], Awaitable[int]]]] = {
     "RawScan of 8 rows": Reader.scan_in_one_call,
     "RawScan of all keys": Reader.keys_in_one_call,
     "RawScan of 10,240 small rows": Reader.small_rows_in_one_call,
-    "RawScan over 100,000 expired rows": Reader.expired_rows,
+    "RawScan over 50,000 expired rows": Reader.expired_rows,
     "RawChecksum of everything": Reader.checksum,
     "RawGets of all rows in a frame": Reader.gets_in_one_frame,
 }
@@ -300,22 +301,24 @@ def _raise_error(response: Any) -> None:
         raise ClientError(response.region_error.message)
 
 
-async def _read(scope: Scope, address: str, name: str, rows: int) -> int:
+async def _read_all(scope: Scope, address: str, rows: int) -> int:
     connector = GrpcConnector(scope)
     async with aio.connect(address) as client:
         reader = Reader(client, connector, rows)
         await reader.find_leader()
-        print("connected", flush=True)
-        begun = time.perf_counter()
-        try:
-            outcome = f"{await READS[name](reader):,} rows"
-        except (ClientError, RpcError, TimeoutError) as error:
-            outcome = f"{type(error).__name__}: {error}"
-        print(json.dumps({"outcome": outcome, "seconds": time.perf_counter() - begun}), flush=True)
+        for name, read in READS.items():
+            print(name, flush=True)
+            begun = time.perf_counter()
+            try:
+                outcome = f"{await read(reader):,} rows"
+            except (ClientError, RpcError, TimeoutError) as error:
+                outcome = f"{type(error).__name__}: {error}"
+            print(json.dumps({"outcome": outcome, "seconds": time.perf_counter() - begun}), flush=True)
+            await asyncio.sleep(_BETWEEN_S)
     await connector.close()
     return 0
 
 
 if __name__ == "__main__":
-    _address, _name, _rows = sys.argv[1:]
-    sys.exit(run_process(lambda scope: _read(scope, _address, _name, int(_rows)), name="reader"))
+    _address, _rows = sys.argv[1:]
+    sys.exit(run_process(lambda scope: _read_all(scope, _address, int(_rows)), name="reader"))
