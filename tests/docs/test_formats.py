@@ -56,8 +56,8 @@ EXAMPLES = {
     "the value, if it expires at second 258": encode_raw_value(b"v", 258),
     "put `k` = `v`, at epoch version 4": encode_operations(4, [(PUT, RAW_CODE, b"dk", encode_raw_value(b"v"))]),
     "delete expired `k` at second 12": encode_operations(4, [(DELETE_EXPIRED, RAW_CODE, b"dk", 12)]),
-    "add learner 7 on store 8": encode_conf_change(
-        MembershipChange(ConfChangeKind.ADD_LEARNER, Peer(PeerId(7), StoreId(8))).to_raft()
+    "add learner 7 on store 8, in epoch 3.4": encode_conf_change(
+        MembershipChange(ConfChangeKind.ADD_LEARNER, Peer(PeerId(7), StoreId(8))).to_raft(RegionEpoch(3, 4))
     ),
     "greeting to store 3 of cluster 7": _Greeting(7, 3).encode(),
     "frame: a heartbeat of peer 5 on store 6 to learner 7 on store 8, region 2, term 2, commit 9, round 1, sent at 0.5 s": (

@@ -10,10 +10,11 @@ import pytest
 from tests.raftstore.harness import Cluster
 
 from pytinykv.model import Region, RegionId, StoreId
-from pytinykv.raft import PeerId
-from pytinykv.raftstore import SnapshotDirectory, StoreIdent, bootstrap
+from pytinykv.raft import HardState, LogIndex, PeerId, Term
+from pytinykv.raftstore import SnapshotDirectory, StoreIdent, bootstrap, keys
+from pytinykv.raftstore.records import decode_raft_state
 from pytinykv.raftstore.recovery import load_regions
-from pytinykv.storage import MemoryEngine
+from pytinykv.storage import ColumnFamily, MemoryEngine
 
 IDENT = StoreIdent(7, StoreId(1))
 
@@ -94,3 +95,25 @@ def test_a_store_that_founds_a_cluster_serves_at_once(tmp_path: Path) -> None:
     cluster.settle()
     assert cluster.leaders(), "nobody else to wait for"
     assert cluster.nodes[1].value(b"k") == b"v"
+
+
+@pytest.mark.parametrize(
+    ("promised", "kept"),
+    [
+        (None, HardState(Term(5), PeerId(0), LogIndex(5))),
+        (HardState(Term(3), PeerId(9)), HardState(Term(5), PeerId(0), LogIndex(5))),
+        (HardState(Term(5), PeerId(9)), HardState(Term(5), PeerId(9), LogIndex(5))),
+        (HardState(Term(8), PeerId(9)), HardState(Term(8), PeerId(9), LogIndex(5))),
+    ],
+    ids=["nothing", "an older term", "the initial term", "a newer term"],
+)
+def test_what_a_peer_promised_before_it_had_a_region_holds_on(promised: HardState | None, kept: HardState) -> None:
+    """A split makes the region of a peer that was created by a vote request: one vote in a term."""
+    engine = MemoryEngine()
+    batch = engine.write_batch()
+    region = Region(RegionId(2))
+    bootstrap.write_initial_region(batch, region, PeerId(3), promised=promised)
+    engine.write(batch)
+    stored = engine.get(ColumnFamily.RAFT, keys.raft_state_key(2))
+    assert stored is not None
+    assert decode_raft_state(stored).hard_state == kept

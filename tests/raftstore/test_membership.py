@@ -265,6 +265,25 @@ def test_an_order_for_another_membership_is_not_followed(cluster: Cluster) -> No
         assert (leader.peer.region.peer(203) is not None) is joins
 
 
+def test_a_change_that_was_proposed_in_another_epoch_comes_to_nothing(cluster: Cluster) -> None:
+    """The region is split between proposal and apply: the change was meant for what it was before."""
+    leader = cluster.elect(1)
+    cluster.ticks(3)
+    before = leader.peer.region
+    cluster.change(1, LEARN, 104, 4)
+    cluster.turn(1)
+    for node in cluster.nodes.values():
+        if (peer := node.running.peers.get(REGION_ID)) is not None:
+            epoch = RegionEpoch(before.epoch.conf_ver, before.epoch.version + 1)
+            peer.storage.region = Region(before.id, b"", b"m", epoch, before.peers)
+    cluster.ticks(3)
+    assert leader.peer.region.peers == before.peers
+    assert leader.peer.region.epoch == RegionEpoch(before.epoch.conf_ver, before.epoch.version + 1)
+    cluster.change(1, LEARN, 104, 4)
+    cluster.ticks(3)
+    assert leader.peer.region.peer(104) is not None, "the next one is made"
+
+
 def test_callers_of_a_destroyed_peer_are_answered(cluster: Cluster) -> None:
     leader = cluster.elect(1)
     cluster.cut_off = {1}

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from pytinykv.model import FormatError, Peer, PeerRole, Region, RegionEpoch, RegionId, StoreId, encode
 from pytinykv.raft import (
+    ConfChange,
+    ConfChangeKind,
     ConfState,
     Entry,
     EntryKind,
@@ -50,7 +52,7 @@ ENVELOPE = RaftEnvelope(
 GOLDEN: list[tuple[Any, Callable[[bytes], Any], str]] = [
     (StoreIdent(7, StoreId(3)), records.decode_store_ident, "01920703"),
     (REGION, records.decode_region, "019502c40161c40162920304929305060093070801"),
-    (VOTER, records.decode_peer, "0193050600"),
+    (membership.ChangeContext(PeerId(5), StoreId(6), PeerRole.VOTER), membership.decode_context, "0194050600c0"),
     (
         RegionLocalState(PeerState.APPLYING, REGION, PeerId(5), "2_3_4"),
         records.decode_region_state,
@@ -132,6 +134,14 @@ def test_stored_form_of_operations() -> None:
 def test_garbled_operations_are_a_format_error(data: bytes) -> None:
     with contextlib.suppress(FormatError):
         decode_operations(data)
+
+
+def test_a_membership_change_that_names_no_epoch_is_read() -> None:
+    """As versions before wrote it."""
+    change = ConfChange(ConfChangeKind.ADD_LEARNER, PeerId(7), bytes.fromhex("0193070800"))
+    read, epoch = membership.MembershipChange.from_raft(change)
+    assert read == membership.MembershipChange(ConfChangeKind.ADD_LEARNER, Peer(PeerId(7), StoreId(8)))
+    assert epoch is None
 
 
 @given(st.binary(max_size=30))

@@ -54,9 +54,18 @@ def prepare_bootstrap(engine: Engine, *, store_id: StoreId, region_id: RegionId,
     return region
 
 
-def write_initial_region(batch: WriteBatch, region: Region, peer_id: PeerId) -> None:
-    """Write a region whose log is empty behind the initial index."""
-    raft_state = RaftLocalState(HardState(term=INITIAL_LOG_TERM, commit=INITIAL_LOG_INDEX), INITIAL_LOG_INDEX)
+def write_initial_region(
+    batch: WriteBatch, region: Region, peer_id: PeerId, *, promised: HardState | None = None
+) -> None:
+    """Write a region whose log is empty behind the initial index.
+
+    `promised`: the hard state of the same peer, if a message created it before it had a region. A vote that it gave then
+    stands, or its term could have two leaders.
+    """
+    hard_state = HardState(INITIAL_LOG_TERM, commit=INITIAL_LOG_INDEX)
+    if promised is not None and promised.term >= INITIAL_LOG_TERM:
+        hard_state = HardState(promised.term, promised.vote, INITIAL_LOG_INDEX)
+    raft_state = RaftLocalState(hard_state, INITIAL_LOG_INDEX)
     apply_state = ApplyState(INITIAL_LOG_INDEX, INITIAL_LOG_TERM, INITIAL_LOG_INDEX, INITIAL_LOG_TERM)
     batch.put(RAFT_CF, keys.raft_state_key(region.id), encode(raft_state))
     batch.put(RAFT_CF, keys.apply_state_key(region.id), encode(apply_state))

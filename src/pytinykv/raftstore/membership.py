@@ -5,10 +5,10 @@ majority of the new ones. The region's `conf_ver` counts them.
 
 A peer comes as a learner, which counts for nothing, and becomes a voter once it has caught up (thesis 4.2.1):
 
-    nobody ──ADD_LEARNER──► learner ──ADD_VOTER──► voter        REMOVE: from either back to nobody
+    no member ──ADD_LEARNER──► learner ──ADD_VOTER──► voter        REMOVE: from either back to no member
 
 There is no other way to a vote and no way back to learning. So an order that comes late, after the peer was removed or
-promoted, does no harm.
+promoted, does no harm. A change names the epoch it was proposed in, and is skipped in any other.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pytinykv.model import FormatError, Peer, PeerRole, Region, RegionEpoch, encode
+from pytinykv.model import FormatError, Peer, PeerId, PeerRole, RecordDecoder, Region, RegionEpoch, StoreId, encode
 from pytinykv.raft import ConfChange, ConfChangeKind, decode_conf_change
-from pytinykv.raftstore.records import decode_peer
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,31 @@ class MembershipChange:
     kind: ConfChangeKind
     peer: Peer
 
-    def to_raft(self) -> ConfChange:
-        return ConfChange(self.kind, self.peer.id, encode(self.peer))
+    def to_raft(self, epoch: RegionEpoch) -> ConfChange:
+        """Return what is proposed while the region has this epoch."""
+        peer = self.peer
+        return ConfChange(self.kind, peer.id, encode(ChangeContext(peer.id, peer.store_id, peer.role, epoch)))
 
     @classmethod
-    def from_raft(cls, change: ConfChange) -> MembershipChange:
-        """Raises FormatError."""
-        return cls(change.kind, decode_peer(change.context))
+    def from_raft(cls, change: ConfChange) -> tuple[MembershipChange, RegionEpoch | None]:
+        """Return the change, and the epoch in which it was proposed, if it says. Raises FormatError."""
+        context = decode_context(change.context)
+        return cls(change.kind, Peer(context.peer_id, context.store_id, context.role)), context.epoch
+
+
+class ChangeContext(msgspec.Struct, frozen=True, array_like=True):
+    """What the entry of a change says beyond Raft's part: a `Peer`'s fields and the region's epoch at the proposal.
+
+    A change is made only if the region has that epoch when the entry is applied. Entries of older versions name none.
+    """
+
+    peer_id: PeerId
+    store_id: StoreId
+    role: PeerRole
+    epoch: RegionEpoch | None = None
+
+
+decode_context = RecordDecoder(ChangeContext, "membership change")
 
 
 def changed_region(region: Region, change: MembershipChange) -> Region:

@@ -200,7 +200,7 @@ class RegionPeer:
                 self._order = order
                 return trouble
         try:
-            self.node.propose_conf_change(change.to_raft(), now)
+            self.node.propose_conf_change(change.to_raft(self.region.epoch), now)
         except (RaftNotLeader, ProposalDropped) as error:
             self._order = order
             return str(error)
@@ -356,9 +356,13 @@ class RegionPeer:
             self._retry_order(turn.now)
 
     def _apply_conf_change(self, turn: Turn, entry: Entry) -> None:
-        change = membership.decode_change(entry.data)
-        self.node.apply_conf_change(change)
-        self._set_region(turn, membership.changed_region(self.region, membership.MembershipChange.from_raft(change)))
+        conf_change = membership.decode_change(entry.data)
+        change, epoch = membership.MembershipChange.from_raft(conf_change)
+        if epoch is not None and epoch != self.region.epoch:
+            _log.info("region %d: a membership change of epoch %s comes to nothing", self.region.id, epoch)
+            return
+        self.node.apply_conf_change(conf_change)
+        self._set_region(turn, membership.changed_region(self.region, change))
         if self.region.peer(self.peer.id) is None:
             self.destroy(turn, entry.index, entry.term)
 
