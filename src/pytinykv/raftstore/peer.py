@@ -216,7 +216,7 @@ class RegionPeer:
         return region.epoch.conf_ver > max(self.region.epoch.conf_ver, self._heard_conf_ver)
 
     def step(self, envelope: RaftEnvelope, now: float) -> None:
-        """Give a message to Raft. The caller has checked that it is meant for this peer."""
+        """Give a message to Raft. The caller has checked that it is meant for this peer. Raises ProtocolViolation."""
         message = envelope.message
         if message is None:
             return
@@ -224,12 +224,9 @@ class RegionPeer:
         if not self.is_initialized:
             self._heard_conf_ver = max(self._heard_conf_ver, envelope.epoch.conf_ver)
         self._followers.on_heard(envelope.sender.id, now)
-        try:
-            self.node.step(message, now)
-            if self._order is not None:
-                self._retry_order(now)
-        except ProtocolViolation:
-            _log.exception("region %d: message from peer %d rejected", self.region.id, envelope.sender.id)
+        self.node.step(message, now)
+        if self._order is not None:
+            self._retry_order(now)
 
     def tick(self, turn: Turn) -> None:
         now = turn.now
@@ -394,9 +391,13 @@ class RegionPeer:
         return self._installation is not None and not self._installation_turn
 
     def offer_snapshot(self, turn: Turn, envelope: RaftEnvelope, incoming: IncomingSnapshot) -> bool:
-        """Give Raft a snapshot that has arrived whole, with its message; return whether it took it."""
+        """Give Raft a snapshot that has arrived whole, with its message; return whether it did. Raises ProtocolViolation."""
         self._incoming = incoming
-        self.step(envelope, turn.now)
+        try:
+            self.step(envelope, turn.now)
+        except ProtocolViolation:
+            self._incoming = None
+            raise
         self.collect(turn)
         return self._take_incoming() is None
 

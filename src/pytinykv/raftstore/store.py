@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytinykv.model import PeerRole, Region, RegionId, StoreId
-from pytinykv.raft import InstallSnapshot
+from pytinykv.raft import InstallSnapshot, ProtocolViolation
 from pytinykv.raftstore.calls import QueuedCommand
 from pytinykv.raftstore.errors import StoreFailedError
 from pytinykv.raftstore.expiry import ExpirySweep
@@ -73,8 +73,17 @@ class StoreCounters:
     """Reads that the lease did not cover; those of one frame and region count as one."""
 
 
+def _log_violation(envelope: RaftEnvelope, error: ProtocolViolation) -> None:
+    _log.error(
+        "region %d: message from peer %d rejected: %s", envelope.region_id, envelope.sender.id, error, exc_info=error
+    )
+
+
 class Store:
     """All regions of one store. Made by `Store(...)`, set going by `start`, ended by its scope."""
+
+    on_protocol_violation: Callable[[RaftEnvelope, ProtocolViolation], None] = staticmethod(_log_violation)
+    """Called with a message that no correct peer sends, and that was not followed; tests put their own here."""
 
     def __init__(
         self,
@@ -456,7 +465,7 @@ class Store:
             for envelope in envelopes:
                 peer = self._router.find_receiver(envelope, turn) if self._is_meaningful(envelope) else None
                 if peer is not None:
-                    peer.step(envelope, turn.now)
+                    self._step(peer, envelope, turn.now)
                     self._touched[peer.region.id] = peer
 
     def _is_meaningful(self, envelope: RaftEnvelope) -> bool:
@@ -466,6 +475,12 @@ class Store:
             return True
         peer = self.peers.get(envelope.region_id)
         return peer is not None and message.meta.index <= peer.node.commit_index
+
+    def _step(self, peer: RegionPeer, envelope: RaftEnvelope, now: float) -> None:
+        try:
+            peer.step(envelope, now)
+        except ProtocolViolation as error:
+            self.on_protocol_violation(envelope, error)
 
     def _take_proposals(self, turn: Turn) -> None:
         proposing, self._proposing = self._proposing, {}
@@ -542,5 +557,9 @@ class Store:
         if peer is None:
             return "its sender is out of date"
         self._touched[peer.region.id] = peer
-        is_taken = peer.offer_snapshot(turn, header.envelope, IncomingSnapshot(header.manifest, directory))
+        try:
+            is_taken = peer.offer_snapshot(turn, header.envelope, IncomingSnapshot(header.manifest, directory))
+        except ProtocolViolation as error:
+            self.on_protocol_violation(header.envelope, error)
+            return "its message breaks the protocol"
         return None if is_taken else "Raft does not want it"
