@@ -97,7 +97,7 @@ def test_a_server_that_is_well(servers: tuple[Running, Running]) -> None:
         done = tinykv_here("doctor", server.ready()["status"])
         text = done.stdout.decode()
         assert done.returncode == 0, text
-        assert text.startswith("health     ok\ncircles    none\nowned      ")
+        assert text.startswith("health     ok\ndeadlocks  none\nowned      ")
         assert "thread MainThread" in text
 
 
@@ -106,7 +106,9 @@ def test_every_task_and_thread_belongs_to_a_component_of_the_wiring(servers: tup
     for server, wiring in zip(servers, (scheduler_wiring(), store_wiring()), strict=True):
         facts = json.loads(tinykv_here("doctor", "--json", server.ready()["status"]).stdout)
         nodes = facts["tasks"]["nodes"]
-        owned = [node["name"] for node in nodes if node["kind"] in ("task", "thread") and node["born"] is not None]
+        owned = [
+            node["name"] for node in nodes if node["kind"] in ("task", "thread") and node["created_at"] is not None
+        ]
         assert len(owned) >= 4
         assert wiring.undeclared(owned) == []
 
@@ -115,7 +117,7 @@ def test_a_store_is_found_through_the_scheduler(servers: tuple[Running, Running]
     scheduler, store = servers
     done = tinykv_here("doctor", store.ready()["addr"], "--scheduler", scheduler.ready()["addr"])
     assert done.returncode == 0
-    assert b"who waits for whom in store" in done.stdout
+    assert b"wait-for graph of store" in done.stdout
 
 
 def test_a_status_address_is_asked_even_if_the_scheduler_is_gone(servers: tuple[Running, Running]) -> None:
@@ -148,7 +150,7 @@ def test_two_queues_that_wait_for_each_other(stuck: Stuck) -> None:
     done = tinykv_here("doctor", stuck.address)
     text = done.stdout.decode()
     assert done.returncode == 1
-    assert "circles    1" in text
+    assert "deadlocks  1" in text
     assert "waits to put into queue Worker.inbox of right (full: 1 of 1)" in text
     assert "which would be emptied by task process/right (probably: Worker.run calls self.inbox.get)" in text
 
@@ -174,7 +176,7 @@ def test_nobody_there() -> None:
         taken.bind(("127.0.0.1", 0))
         done = tinykv_here("doctor", f"127.0.0.1:{taken.getsockname()[1]}")
     assert done.returncode == 1
-    assert b"nobody listens at" in done.stderr
+    assert b"nothing listens at" in done.stderr
 
 
 def test_bad_usage(tmp_path: Path) -> None:

@@ -20,17 +20,17 @@ PAGE = (ROOT / "docs" / "shutdown.md").read_text(encoding="utf-8")
 
 SAID = {
     "two-queues": [
-        "CIRCLE 1",
+        "DEADLOCK CYCLE 1",
         "waits to put into queue Worker.inbox of store-2 (full: 1 of 1)",
         "which would be emptied by task cluster/store-2 (probably: Worker.run calls self.inbox.get)",
     ],
     "stopped-first": [
-        "no circle",
+        "no deadlock cycle",
         "waits to put into queue Worker.inbox of store-1 (full: 1 of 1)",
-        "and nobody is known who would end that",
+        "and nothing is known that would end the wait",
     ],
     "lock-across-send": [
-        "CIRCLE 1",
+        "DEADLOCK CYCLE 1",
         "waits to acquire lock LockAcrossSend.addresses (locked)",
         "which is held by task cluster/sender (inside its block at ",
         "which would be emptied by task cluster/delivery",
@@ -43,7 +43,7 @@ SAID = {
     ],
     "forgotten-callback": [
         "waits for future callback in ForgottenCallback.propose (pending)",
-        "and nobody is known who would end that",
+        "and nothing is known that would end the wait",
     ],
 }
 

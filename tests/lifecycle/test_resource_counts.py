@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.helpers import Gate, forever
 
 from pytinykv.lifecycle import LeakKind, Scope, start_child
-from pytinykv.lifecycle.resource_counts import Growth, GrowthWatch, Owned, count_owned
+from pytinykv.lifecycle.resource_counts import UNOWNED, Growth, GrowthWatch, Owned, count_resources
 from pytinykv.transport.rpc import RpcServer
 
 TASKS = Owned(LeakKind.TASK, "store/conn-*", "somewhere.py:1 in start")
@@ -18,7 +18,7 @@ def observe(watch: GrowthWatch, *numbers: int) -> list[Growth]:
     return [growth for number in numbers for growth in watch.observe({TASKS: number} if number else {})]
 
 
-def test_what_only_ever_grows_is_told_with_owner_and_birth_place() -> None:
+def test_what_only_ever_grows_is_told_with_owner_and_line() -> None:
     found = observe(GrowthWatch(window=5, growth_min=4), 1, 2, 3, 4, 5)
     assert found == [Growth(TASKS, 1, 5)]
     assert str(found[0]) == ("tasks of store/conn-*, started at somewhere.py:1 in start: 1 → 5, never fewer meanwhile")
@@ -46,24 +46,24 @@ def test_what_is_gone_is_forgotten() -> None:
     assert len(observe(watch, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5)) == 2
 
 
-async def test_tasks_and_threads_are_counted_by_scope_and_birth_place(scope: Scope) -> None:
+async def test_tasks_and_threads_are_counted_by_scope_and_line(scope: Scope) -> None:
     for number in range(3):
         scope.child(f"conn-{number}").start("reader", forever)
     gate = Gate()
     scope.start_thread("disk", gate.run, wake=gate.open)
     stray = asyncio.get_running_loop().create_task(forever(), name="stray")
-    counts = count_owned(scope)
+    counts = count_resources(scope)
     [(tasks, number)] = [entry for entry in counts.items() if entry[0].owner == "test/conn-*"]
     assert (tasks.kind, number) == (LeakKind.TASK, 3)
-    assert "test_resource_counts.py" in tasks.born
+    assert "test_resource_counts.py" in tasks.started_at
     assert [number for what, number in counts.items() if what.kind is LeakKind.THREAD and what.owner == "test"] == [1]
-    assert any(what.owner == "nobody" and "in forever" in what.born for what in counts)
+    assert any(what.owner == UNOWNED and "in forever" in what.started_at for what in counts)
     stray.cancel()
 
 
 async def test_children_are_counted(scope: Scope) -> None:
     await start_child(scope, "sleeper-1", sys.executable, "-c", "import time; time.sleep(60)")
-    found = [(what.owner, number) for what, number in count_owned(scope).items() if what.kind is LeakKind.CHILD]
+    found = [(what.owner, number) for what, number in count_resources(scope).items() if what.kind is LeakKind.CHILD]
     assert found == [("test/sleeper-*", 1)]
 
 
@@ -77,7 +77,9 @@ async def test_descriptors_belong_to_directories_listeners_and_addresses(scope: 
     ):
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)
-        owners = {what.owner: number for what, number in count_owned(scope).items() if what.kind is LeakKind.DESCRIPTOR}
+        owners = {
+            what.owner: number for what, number in count_resources(scope).items() if what.kind is LeakKind.DESCRIPTOR
+        }
         assert owners[f"files in {tmp_path}"] == 1
         assert owners["test/grpc"] >= 1
         assert owners[f"port {listener.getsockname()[1]}"] == 1

@@ -13,6 +13,7 @@ from pytinykv.lifecycle import (
     Leak,
     LeakKind,
     LifecycleError,
+    Member,
     Outcome,
     Scope,
     ScopeStoppedError,
@@ -36,10 +37,10 @@ class TestStarting:
 
         task = scope.start("add", add, 1, b=2)
         assert task.name == task.task.get_name() == "test/add"
-        assert task.task in scope.tasks
+        assert task.task in scope.books.tasks
         assert await task.wait() == 3
         assert task.done
-        assert not scope.tasks
+        assert not scope.books.tasks
 
     async def test_task_knows_where_it_was_started(self, scope: Scope) -> None:
         task = scope.start("sleeper", forever)
@@ -172,7 +173,9 @@ class TestFailing:
 
 
 class TestOrderOfStopping:
-    async def test_stages_then_members_newest_first_then_tasks_then_threads(self, scope: Scope) -> None:
+    async def test_stages_then_members_newest_first_then_tasks_then_threads_then_last_stages(
+        self, scope: Scope
+    ) -> None:
         order: list[str] = []
         gate = Gate()
 
@@ -186,6 +189,8 @@ class TestOrderOfStopping:
             order.append("thread")
             gate.open()
 
+        for name in ("directory", "engine"):
+            scope.on_stopped(f"close the {name}", lambda name=name: order.append(name))  # type: ignore[misc]
         scope.start_thread("disk", gate.run, wake=wake)
         scope.start("task", note_end, "task")
         for name in ("first child", "second child"):
@@ -195,7 +200,21 @@ class TestOrderOfStopping:
         scope.on_stop("two", lambda: order.append("stage two"))
         await asyncio.sleep(0)
         assert (await scope.stop()).ok
-        assert order == ["stage one", "stage two", "second child", "first child", "task", "thread"]
+        assert order == [
+            *("stage one", "stage two", "second child", "first child", "task", "thread", "engine", "directory")
+        ]
+
+    async def test_last_stages_run_although_what_comes_before_does_not_end(
+        self, scope: Scope, stubborn: Stubborn
+    ) -> None:
+        closed: list[str] = []
+        scope.on_stopped("close the engine", lambda: closed.append("engine"))
+        scope.child("store").start("stubborn", stubborn.run)
+        await asyncio.sleep(0)
+        report = await scope.stop(0.1)
+        assert [leak.name for leak in report.leaks] == ["test/store/stubborn"]
+        assert outcomes(report) == {"close the engine": Outcome.OK}
+        assert closed == ["engine"]
 
     async def test_parents_tasks_and_threads_serve_the_stages_of_its_children(self, scope: Scope) -> None:
         requests: asyncio.Queue[asyncio.Future[str]] = asyncio.Queue(10)
@@ -257,7 +276,7 @@ class TestOrderOfStopping:
     async def test_children_stopped_earlier_and_well_are_forgotten(self, scope: Scope) -> None:
         for _ in range(3):
             await scope.child("kid").stop()
-        assert not scope.members
+        assert not scope.books.members
         assert (await scope.stop()).children == ()
 
     async def test_children_stopped_earlier_and_badly_are_remembered(self, scope: Scope) -> None:
@@ -374,7 +393,7 @@ class TestStoppingThreads:
     async def test_thread_that_ended_by_itself_leaves_the_books(self, scope: Scope) -> None:
         thread = scope.start_thread("short", lambda: None)
         assert await thread.wait(10)
-        assert not scope.threads
+        assert not scope.books.threads
 
     def test_thread_without_a_loop(self) -> None:
         scope, gate = Scope("early"), Gate()
@@ -438,15 +457,15 @@ class TestCallersOfStop:
         assert report.ok
 
     async def test_stage_that_waits_for_its_own_stop_is_refused(self, scope: Scope) -> None:
-        scope.on_stop("circle", scope.stop)
+        scope.on_stop("cycle", scope.stop)
         report = await scope.stop()
-        assert outcomes(report) == {"circle": Outcome.RAISED}
+        assert outcomes(report) == {"cycle": Outcome.RAISED}
         assert "cannot wait" in report.stages[0].detail
 
     async def test_stage_of_a_child_that_waits_for_the_parent_is_refused(self, scope: Scope) -> None:
-        scope.child("kid").on_stop("circle", scope.stop)
+        scope.child("kid").on_stop("cycle", scope.stop)
         report = await scope.stop()
-        assert outcomes(report.children[0]) == {"circle": Outcome.RAISED}
+        assert outcomes(report.children[0]) == {"cycle": Outcome.RAISED}
 
     async def test_stage_may_stop_a_child(self, scope: Scope) -> None:
         child = scope.child("kid")
@@ -489,9 +508,10 @@ class TestCallersOfStop:
         assert not scope.report.ok
 
 
-class Server:
+class Server(Member):
+    name = "server"
+
     def __init__(self) -> None:
-        self.name = "server"
         self.left: list[Leak] = []
         self.error: Exception | None = None
 

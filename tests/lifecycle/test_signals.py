@@ -309,7 +309,7 @@ def test_a_forced_exit_shows_who_waits_for_whom() -> None:
     process.terminate()
     status, _, errors = finish(process)
     assert status == 3
-    assert "CIRCLE 1: each waits for the next, and none can go on" in errors
+    assert "DEADLOCK CYCLE 1: each waits for the next, and none can go on" in errors
     assert "waits to put into queue Worker.inbox (full: 1 of 1)" in errors
 
 
@@ -354,7 +354,8 @@ def test_a_connection_on_which_nobody_takes_what_grpc_has_to_say_is_not_left_beh
         accepted = pool.submit(listener.accept)
         accepted.add_done_callback(lambda done: done.result()[0].sendall(windows))
         process = start(f"""
-            from pytinykv.transport.rpc import RpcChannel, StatusError
+            from pytinykv.transport import RpcError
+            from pytinykv.transport.rpc import RpcChannel
 
             async def main(scope):
                 channel = RpcChannel(scope, "127.0.0.1:{listener.getsockname()[1]}")
@@ -362,7 +363,7 @@ def test_a_connection_on_which_nobody_takes_what_grpc_has_to_say_is_not_left_beh
                 try:
                     while True:
                         await stream.send(bytes(1_000_000), timeout_s=0.5)
-                except StatusError:
+                except RpcError:
                     pass  # no room is left anywhere
             serve(main)
         """)

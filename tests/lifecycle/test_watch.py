@@ -76,7 +76,7 @@ def test_a_stall_is_told_once_with_its_stack_and_its_end(bench: Bench, caplog: p
     bench.ticks(20, answering=False)
     bench.ticks(2, answering=True)
     assert said(caplog) == [
-        "server: the event loop has not turned for 1.0 s; it stands at",
+        "server: the event loop has not turned for 1.0 s; it is at",
         "server: the event loop turns again, after 5.2 s",
     ]
     assert "in test_a_stall_is_told_once" in caplog.records[0].getMessage()
@@ -88,29 +88,29 @@ def test_a_loop_that_computes_is_told_with_its_stack_alone(
     """Of a graph of eighty lines an operator learns nothing that the stack does not say."""
     bench.watch.attach(scope)
     bench.ticks(10, answering=False)
-    assert "who waits for whom in" not in caplog.text
-    assert f"for who waits for whom: kill -USR1 {os.getpid()}, or tinykv doctor" in caplog.text
+    assert "wait-for graph of" not in caplog.text
+    assert f"for the wait-for graph: kill -USR1 {os.getpid()}, or tinykv doctor" in caplog.text
 
 
 def test_who_asks_is_told_for_how_long_the_loop_has_not_turned(bench: Bench, scope: Scope) -> None:
     bench.watch.attach(scope)
     bench.ticks(5, answering=True)
-    assert scope.loop_stood_s() == 0.0
+    assert scope.loop_blocked_s() == 0.0
     bench.ticks(3, answering=False)
-    assert scope.loop_stood_s() == 0.0  # too short to be worth a word
+    assert scope.loop_blocked_s() == 0.0  # too short to be worth a word
     bench.ticks(17, answering=False)
-    assert scope.loop_stood_s() == 5.0
+    assert scope.loop_blocked_s() == 5.0
     bench.ticks(1, answering=True)
-    assert scope.loop_stood_s() == 0.0
+    assert scope.loop_blocked_s() == 0.0
 
 
-async def test_a_circle_is_told_with_the_stall(bench: Bench, scope: Scope, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_cycle_is_told_with_the_stall(bench: Bench, scope: Scope, caplog: pytest.LogCaptureFixture) -> None:
     bench.watch.attach(scope)
     start_two_queues(scope)
     await settle()
     bench.ticks(10, answering=False)
-    assert "CIRCLE 1" in caplog.records[0].getMessage()
-    assert "everybody else" not in caplog.text
+    assert "DEADLOCK CYCLE 1" in caplog.records[0].getMessage()
+    assert "all others" not in caplog.text
 
 
 def test_the_next_stall_is_told_as_well_and_in_one_line_at_the_same_place(
@@ -120,9 +120,9 @@ def test_the_next_stall_is_told_as_well_and_in_one_line_at_the_same_place(
         bench.ticks(10, answering=False)
         bench.ticks(2, answering=True)
     assert [line for line in said(caplog) if "turns again" not in line] == [
-        "server: the event loop has not turned for 1.0 s; it stands at",
+        "server: the event loop has not turned for 1.0 s; it is at",
         *(
-            f"server: the event loop has not turned for 1.0 s; it stands in the functions of the last stall "
+            f"server: the event loop has not turned for 1.0 s; it is in the functions of the last stall "
             f"({times} in a row): {last_line(caplog)}"
             for times in (2, 3)
         ),
@@ -140,7 +140,7 @@ def test_a_process_that_is_starved_all_the_time_says_so_now_and_then(
         bench.now += 1.75
         bench.ticks(1, answering=True)
     assert said(caplog) == [
-        f"server: nothing of this process ran for {lost}: it was paused, or starved, or compiled code did not let go"
+        f"server: nothing of this process ran for {lost}: it was paused, or starved, or compiled code kept the interpreter"
         for lost in ("1.8 s", "52.5 s in all, 30 times")
     ]
 
@@ -151,7 +151,7 @@ def test_a_process_that_was_paused_is_not_a_loop_that_stands(bench: Bench, caplo
     bench.ticks(1, answering=False)
     bench.ticks(2, answering=True)
     assert said(caplog) == [
-        "server: nothing of this process ran for 60.0 s: it was paused, or starved, or compiled code did not let go"
+        "server: nothing of this process ran for 60.0 s: it was paused, or starved, or compiled code kept the interpreter"
     ]
 
 
@@ -205,7 +205,7 @@ def test_sigusr1_logs_who_waits_for_whom_and_the_process_goes_on() -> None:
     while "task process/store/loop" not in lines[-1]:
         lines.append(process.stderr.readline())
         assert lines[-1], "it ended"
-    assert lines[0] == "process was asked who waits for whom\n"
+    assert lines[0] == "process was asked for its wait-for graph\n"
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 0
 

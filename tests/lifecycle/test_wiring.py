@@ -34,7 +34,7 @@ def test_the_wiring_of_tinykv_is_refused() -> None:
 
 
 @pytest.mark.parametrize("policy", [policy for policy in WhenFull if policy is not WhenFull.WAIT])
-def test_one_that_does_not_wait_opens_the_circle(policy: WhenFull) -> None:
+def test_one_that_does_not_wait_opens_the_cycle(policy: WhenFull) -> None:
     wiring = wired("a", "b")
     wiring.hands_over("a", "b", "messages", bound=1, when_full=WhenFull.WAIT)
     wiring.hands_over("b", "a", "messages", bound=1, when_full=policy)
@@ -86,7 +86,7 @@ def test_text() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
 def test_waits_are_accepted_exactly_when_they_all_go_the_same_way(links: list[tuple[int, int]]) -> None:
-    """With the order of the stop given, going down it is what there is to check; circles always go up somewhere."""
+    """With the order of the stop given, going down it is what there is to check; cycles always go up somewhere."""
     wiring = wired(*map(str, range(6)))
     for source, target in links:
         wiring.waits(str(source), str(target), "anything")

@@ -184,7 +184,7 @@ def test_a_handler_that_ignores_cancellation_a_thread_in_c_and_a_stage_that_rais
     log = mischievous.log
     assert "STOPPED WITH" in log
     assert re.search(r"raised +a stage that raises \(RuntimeError\('raised on purpose'\)\)", log)
-    assert re.search(r"LEFT grpc call .*GetAllStores", log)
+    assert re.search(r"LEFT remote call .*GetAllStores", log)
     assert "in _unary_or_never" in log
     assert "LEFT thread scheduler/in-c" in log
     assert "in _stand_in_c" in log

@@ -10,8 +10,8 @@ from tests.simulation import toy_store as toy
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.network import LinkConditions
 from pytinykv.simulation.world import World, WorldOptions, run_world
+from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.pb import kvrpcpb_pb2, tikvpb_pb2
-from pytinykv.wire.rpc import RpcError, StatusCode
 
 
 def run(history: Callable[[World], Coroutine[Any, Any, None]], seed: int = 1, **options: Any) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from pytinykv.simulation.process import Process
 from pytinykv.simulation.rpc import SimConnector, SimServer
 from pytinykv.simulation.world import World
+from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.pb import kvrpcpb_pb2, tikvpb_pb2
-from pytinykv.wire.rpc import RpcError, StatusCode
 from pytinykv.wire.service import service_methods
 
 ADDRESS = "toy:1"

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from pytinykv.lifecycle import AddressError, Scope
+from pytinykv.lifecycle import Scope
 from pytinykv.lifecycle.errors import ScopeStoppedError
+from pytinykv.transport.address import AddressError
 from pytinykv.transport.frames import FrameConnection, FrameListener, connect_frames
 
 Story = Callable[[], Coroutine[Any, Any, None]]

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pytinykv.lifecycle import Scope
-from pytinykv.transport.rpc import CallContext, Kind, Method, RpcChannel, RpcServer, StatusCode, StatusError
+from pytinykv.transport import RpcError, StatusCode
+from pytinykv.transport.rpc import CallContext, Method, MethodKind, RpcChannel, RpcServer
 from pytinykv.transport.rpc.engine import CHANNEL_OPTIONS, SERVER_OPTIONS
 
 ENOUGH_S = 10.0
@@ -26,7 +27,7 @@ async def echo(request: bytes, _context: CallContext) -> bytes:
 
 async def test_a_peer_whose_first_word_takes_long_is_reached(scope: Scope) -> None:
     server = RpcServer(scope, "server")
-    server.add_service("any.Thing", [Method("Echo", Kind.UNARY_UNARY, same, same, echo)])
+    server.add_service("any.Thing", [Method("Echo", MethodKind.UNARY_UNARY, same, same, echo)])
     port = await server.start("127.0.0.1:0")
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -65,7 +66,7 @@ async def test_who_stands_still_is_given_up_at_both_ends(scope: Scope) -> None:
 
     assert dict(PATIENCE).keys() < dict(SERVER_OPTIONS).keys() & dict(CHANNEL_OPTIONS).keys()
     server = RpcServer(scope, "server", options=PATIENCE)
-    server.add_service("any.Thing", [Method("Watch", Kind.STREAM_STREAM, same, same, watch)])
+    server.add_service("any.Thing", [Method("Watch", MethodKind.STREAM_STREAM, same, same, watch)])
     port = await server.start("127.0.0.1:0")
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -81,7 +82,7 @@ async def test_who_stands_still_is_given_up_at_both_ends(scope: Scope) -> None:
         stream = channel.stream_stream("/any.Thing/Watch", serialize=same, deserialize=same)
         stream.send_nowait(b"x")
         async with asyncio.timeout(ENOUGH_S):
-            with pytest.raises(StatusError) as told:
+            with pytest.raises(RpcError) as told:
                 await stream.receive()
             await ended.wait()
         assert told.value.code is StatusCode.UNAVAILABLE
@@ -91,7 +92,7 @@ async def test_who_stands_still_is_given_up_at_both_ends(scope: Scope) -> None:
 async def asked(channel: RpcChannel) -> bytes | None:
     try:
         return await channel.unary("/any.Thing/Echo", b"x", serialize=same, deserialize=same, timeout_s=ENOUGH_S)
-    except StatusError:  # gRPC tells each attempt's end to who waits for it
+    except RpcError:  # gRPC tells each attempt's end to who waits for it
         return None
 
 

@@ -163,7 +163,7 @@ PLANTED: dict[str, tuple[Callable[[Scope], None], int, set[str]]] = {
     "two futures": (start_two_futures, 4, {"plant/first", "plant/second"}),
     "tasks that await each other": (start_tasks_that_await_each_other, 2, {"plant/a", "plant/b"}),
 }
-"""By what it is: how to start it, how many edges the circle has, and the runners in it."""
+"""By what it is: how to start it, how many edges the cycle has, and the runners in it."""
 
 
 class LoopCaller:

@@ -23,11 +23,9 @@ from tests.waitgraph.planted import (
     start_two_queues,
 )
 
-from pytinykv.lifecycle import Outcome, OwnedLock, Scope, Signal, declare, start_child, waiting_for
+from pytinykv.lifecycle import Outcome, Scope, start_child
 from pytinykv.simulation.loop import SimLoop
-from pytinykv.waitgraph.explain import explain
-from pytinykv.waitgraph.graph import Kind, WaitGraph
-from pytinykv.waitgraph.wait_clock import WaitClock
+from pytinykv.waitgraph import NodeKind, OwnedLock, Signal, WaitClock, WaitGraph, declare, render_graph, waiting_for
 
 GOLDEN = Path(__file__).parent / "golden"
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop, JumpingLoop, SimLoop]
@@ -35,56 +33,54 @@ LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop, JumpingLoop, SimLoop]
 
 def wait_of(graph: WaitGraph, name: str) -> str:
     """Return what the text says about one runner."""
-    blocks = re.split(r"\n  (?=task|thread|child|event)", graph.render())
+    blocks = re.split(r"\n  (?=task|thread|child|event)", render_graph(graph))
     return next(block for block in blocks if block.startswith(name))
 
 
 def steady(graph: WaitGraph) -> str:
-    """Return the circles as text without what differs from run to run: times, lines of files."""
-    text = graph.render().partition("\n\n")[2].partition("\n\neverybody else")[0]
+    """Return the cycles as text without what differs from run to run: times, lines of files."""
+    text = render_graph(graph).partition("\n\n")[2].partition("\n\nall others")[0]
     text = re.sub(r"\d+\.\d s", "0.1 s", text)
     return re.sub(r"(?<=\.py:)\d+", "0", text) + "\n"
 
 
-# ---- circles
+# ---- cycles
 
 
 @pytest.mark.parametrize("make_loop", LOOPS, ids=["asyncio", "uvloop", "jumping", "simulated"])
 @pytest.mark.parametrize("what", PLANTED)
-def test_a_planted_circle_is_found_and_gone_out_of(
-    what: str, make_loop: Callable[[], asyncio.AbstractEventLoop]
-) -> None:
+def test_a_planted_cycle_is_found_and_got_out_of(what: str, make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     start, length, runners = PLANTED[what]
 
     async def main() -> WaitGraph:
         scope = Scope("plant")
         start(scope)
         await settle()
-        graph = explain(scope)
+        graph = scope.explain()
         assert (await scope.stop(1.0)).ok
         return graph
 
     with asyncio.Runner(loop_factory=make_loop) as runner:
         graph = runner.run(main()) if make_loop is not SimLoop else runner.get_loop().run_until_complete(main())
-    assert len(graph.circles) == 1, graph.render()
-    assert len(graph.circles[0]) == length
-    assert {graph.nodes[edge.source].name for edge in graph.circles[0]} >= runners
+    assert len(graph.cycles) == 1, render_graph(graph)
+    assert len(graph.cycles[0]) == length
+    assert {graph.nodes[edge.source].name for edge in graph.cycles[0]} >= runners
     assert graph.notes == ()
 
 
 @pytest.mark.parametrize("what", PLANTED)
-async def test_who_could_still_be_freed_is_in_no_circle(what: str, scope: Scope) -> None:
-    """The same without the one that closes the circle."""
+async def test_who_could_still_be_freed_is_in_no_cycle(what: str, scope: Scope) -> None:
+    """The same without the one that closes the cycle."""
     start, _, names = PLANTED[what]
     plant = scope.child("plant")
     start(plant)
     await settle()
     last = max(names)
-    for task, owned in list(plant.tasks.items()):
+    for task, owned in list(plant.books.tasks.items()):
         if owned.name.endswith(last.rpartition("/")[2]):
             task.cancel()
     await settle()
-    assert explain(scope).circles == ()
+    assert scope.explain().cycles == ()
 
 
 @pytest.mark.parametrize("name", ["two_queues", "lock_across_send", "event_of_its_own"])
@@ -100,7 +96,7 @@ async def test_golden_text(name: str, scope: Scope) -> None:
     clock = scope.wait_clock = WaitClock()
     loop = asyncio.get_running_loop()
     clock.look([loop])
-    text = steady(explain(scope))
+    text = steady(scope.explain())
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)
@@ -117,7 +113,7 @@ async def test_a_thread_that_waits_for_the_loop_that_waits_for_it(scope: Scope) 
     def look_while_stuck() -> None:
         while not any("join" in line for line in _stack_of_main()):
             pass
-        seen.append(explain(scope))
+        seen.append(scope.explain())
         assert caller.answer is not None
         caller.answer.cancel()
 
@@ -125,9 +121,9 @@ async def test_a_thread_that_waits_for_the_loop_that_waits_for_it(scope: Scope) 
     thread.thread.join(5)
     await watcher.wait(5)
     await settle()
-    circle = [seen[0].nodes[edge.source] for edge in seen[0].circles[0]]
-    assert {node.name for node in circle if node.kind is Kind.THREAD} == {"test/caller", "MainThread"}
-    assert any(node.kind is Kind.LOOP for node in circle)
+    cycle = [seen[0].nodes[edge.source] for edge in seen[0].cycles[0]]
+    assert {node.name for node in cycle if node.kind is NodeKind.THREAD} == {"test/caller", "MainThread"}
+    assert any(node.kind is NodeKind.LOOP for node in cycle)
 
 
 def _stack_of_main() -> list[str]:
@@ -164,14 +160,14 @@ def test_two_threads_with_two_locks() -> None:
         scope, pair = Scope("pair"), Pair()
         scope.start_thread("up", pair.up)
         scope.start_thread("down", pair.down)
-        while len((graph := explain(scope)).circles) == 0:
+        while len((graph := scope.explain()).cycles) == 0:
             await asyncio.sleep(0)
         over.set()
         await scope.stop()
         return graph
 
     graph = asyncio.run(main())
-    assert {graph.nodes[edge.source].name for edge in graph.circles[0]} >= {"pair/up", "pair/down"}
+    assert {graph.nodes[edge.source].name for edge in graph.cycles[0]} >= {"pair/up", "pair/down"}
 
 
 # ---- what is said about a wait
@@ -182,7 +178,7 @@ async def test_a_lock_is_held_by_whom_it_is_held(scope: Scope) -> None:
     scope.start("sender", outlet.send)
     scope.start("drain", outlet.drain)
     await settle()
-    graph = explain(scope)
+    graph = scope.explain()
     [edge] = [edge for edge in graph.edges if edge.verb == "is held by"]
     assert edge.sure
     assert graph.nodes[edge.target].name == "test/sender"
@@ -196,7 +192,7 @@ async def test_a_lock_that_is_taken_twice(scope: Scope) -> None:
 
     scope.start("greedy", twice, asyncio.Lock())
     await settle()
-    assert len(explain(scope).circles) == 1
+    assert len(scope.explain().cycles) == 1
 
 
 async def test_an_owned_lock_knows_its_holder_also_without_a_block(scope: Scope) -> None:
@@ -216,17 +212,17 @@ async def test_an_owned_lock_knows_its_holder_also_without_a_block(scope: Scope)
     scope.start("holder", hold)
     scope.start("other", want)
     await settle()
-    said = wait_of(explain(scope), "task test/other")
+    said = wait_of(scope.explain(), "task test/other")
     assert "waits to acquire lock the books (locked)" in said
     assert "which is held by task test/holder (it acquired it)" in said
 
 
 async def test_declared_fillers_are_named(scope: Scope) -> None:
     synced, inbox = Signal("synced", set_by=("test/dis*",)), asyncio.Queue[int]()
-    declare(inbox, "inbox", filled_by=("the store at 127.0.0.1:20160",))
+    declare(inbox, "inbox", woken_by=("the store at 127.0.0.1:20160",))
 
     async def ask() -> None:
-        with waiting_for("a timestamp", filled_by=("the scheduler",)):
+        with waiting_for("a timestamp", woken_by=("the scheduler",)):
             await asyncio.get_running_loop().create_future()
 
     scope.start("a", synced.wait)
@@ -234,7 +230,7 @@ async def test_declared_fillers_are_named(scope: Scope) -> None:
     scope.start("c", ask)
     scope.start("disk", forever)
     await settle()
-    graph = explain(scope)
+    graph = scope.explain()
     assert "which would be set by task test/disk (declared)" in wait_of(graph, "task test/a")
     assert "waits for an item from queue inbox (empty)" in wait_of(graph, "task test/b")
     assert "which would be filled by the store at 127.0.0.1:20160 (declared)" in wait_of(graph, "task test/b")
@@ -255,9 +251,9 @@ async def test_a_callback_that_would_set_an_event_is_named(scope: Scope) -> None
 
     scope.start("loop", Store().run)
     await settle()
-    graph = explain(scope)
+    graph = scope.explain()
     assert "Store.on_synced" in wait_of(graph, "task test/loop")
-    assert graph.circles == ()
+    assert graph.cycles == ()
 
 
 async def test_a_signal_handler_that_got_the_method_counts_as_somebody(scope: Scope) -> None:
@@ -269,9 +265,9 @@ async def test_a_signal_handler_that_got_the_method_counts_as_somebody(scope: Sc
     kept: list[Callable[[], None]] = []
     scope.start("main", wait_for_signal, kept.append)
     await settle()
-    graph = explain(scope)
-    assert graph.circles == ()
-    assert "gave stop.set" in wait_of(graph, "task test/main")
+    graph = scope.explain()
+    assert graph.cycles == ()
+    assert "would be set by a callback stop.set from" in wait_of(graph, "task test/main")
 
 
 async def test_who_calls_a_wrapping_method_counts(scope: Scope) -> None:
@@ -297,7 +293,7 @@ async def test_who_calls_a_wrapping_method_counts(scope: Scope) -> None:
     scope.start("reader", read, box)
     scope.start("writer", write, box)
     await settle()
-    assert "would be emptied by task test/reader (probably: " in wait_of(explain(scope), "task test/writer")
+    assert "would be emptied by task test/reader (probably: " in wait_of(scope.explain(), "task test/writer")
 
 
 async def test_a_wait_that_ends_by_itself_says_when(scope: Scope) -> None:
@@ -314,7 +310,7 @@ async def test_a_wait_that_ends_by_itself_says_when(scope: Scope) -> None:
     for coro_fn in (patient, sleeper, choosy):
         scope.start(coro_fn.__name__, coro_fn)
     await settle()
-    graph = explain(scope)
+    graph = scope.explain()
     for name in ("patient", "sleeper", "choosy"):
         node = next(node for node in graph.nodes.values() if node.name == f"test/{name}")
         assert node.ends_in_s is not None
@@ -332,7 +328,7 @@ async def test_any_of_several_is_enough(scope: Scope) -> None:
     outside = asyncio.get_running_loop().create_future()
     scope.start("choose", choose, outside)
     await settle()
-    assert explain(scope).circles == ()
+    assert scope.explain().cycles == ()
 
 
 async def test_behind_a_shield_is_the_task(scope: Scope) -> None:
@@ -343,7 +339,7 @@ async def test_behind_a_shield_is_the_task(scope: Scope) -> None:
 
     scope.start("outer", shielded)
     await settle()
-    assert "waits for task test/inner" in wait_of(explain(scope), "task test/outer")
+    assert "waits for task test/inner" in wait_of(scope.explain(), "task test/outer")
 
 
 async def test_who_waits_for_a_thread_waits_for_what_it_waits_for(scope: Scope) -> None:
@@ -351,7 +347,7 @@ async def test_who_waits_for_a_thread_waits_for_what_it_waits_for(scope: Scope) 
     thread = scope.start_thread("gate", gate.run, wake=gate.open)
     scope.start("joiner", thread.wait)
     await settle()
-    graph = explain(scope)
+    graph = scope.explain()
     assert "waits for the end of thread test/gate" in wait_of(graph, "task test/joiner")
     assert "waits for event Gate._opened (not set)" in wait_of(graph, "thread test/gate")
 
@@ -365,7 +361,7 @@ async def test_a_child_that_ignores_sigterm(scope: Scope) -> None:
     await child.stdout.readline()
     scope.start("stopper", child.stop, 30.0)
     await settle()
-    graph = explain(scope)
+    graph = scope.explain()
     assert f"waits for the end of child process test/deaf (pid {child.pid})" in wait_of(graph, "task test/deaf/stop")
     assert re.search(r"was sent SIGTERM \d+\.\d s ago; ", wait_of(graph, "child process test/deaf"))
     child.kill()
@@ -377,7 +373,7 @@ async def test_since_when_somebody_waits(scope: Scope) -> None:
     await settle()
     clock = scope.wait_clock = WaitClock()
     loop = asyncio.get_running_loop()
-    task = next(iter(scope.tasks))
+    task = next(iter(scope.books.tasks))
     assert clock.waited_s(task) is None
     clock.look([loop])
     first = clock.waited_s(task)
@@ -386,7 +382,7 @@ async def test_since_when_somebody_waits(scope: Scope) -> None:
     assert first is not None
     assert second is not None
     assert 0 <= first <= second
-    assert re.search(r", for \d+\.\d s\n", wait_of(explain(scope), "task test/waiter"))
+    assert re.search(r", for \d+\.\d s\n", wait_of(scope.explain(), "task test/waiter"))
 
 
 async def test_looking_keeps_nothing_alive(scope: Scope) -> None:
@@ -408,7 +404,7 @@ async def test_looking_keeps_nothing_alive(scope: Scope) -> None:
     alive: list[int] = []
     scope.start("holder", hold)
     await settle()
-    explain(scope)
+    scope.explain()
     taken.set()
     await settle()
     gc.collect()
@@ -462,7 +458,7 @@ async def test_tasks_that_can_not_be_cancelled_because_they_await_each_other() -
     report = await root.stop(0.2)
     assert [leak.name for leak in report.leaks] == ["server/a", "server/b"]
     assert report.graph is not None
-    assert len(report.graph.circles) == 1
+    assert len(report.graph.cycles) == 1
     let_go.set_exception(OSError("the way out"))
     await asyncio.wait(tasks.values())
 

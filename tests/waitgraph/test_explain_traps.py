@@ -1,4 +1,4 @@
-"""What the graph was once wrong about, or could be held up by: false circles, missed ones, wrong holders, hostile objects."""
+"""What the graph was once wrong about, or could be held up by: false cycles, missed ones, wrong holders, hostile objects."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from tests.waitgraph.planted import settle
 from tests.waitgraph.test_explain import wait_of
 from tests.waitgraph.test_explain_waits import look
 
-from pytinykv.lifecycle import OwnedLock, Scope
+from pytinykv.lifecycle import Scope
+from pytinykv.waitgraph import OwnedLock, WaitGraph, render_graph
 from pytinykv.waitgraph.blocked_on import is_library
-from pytinykv.waitgraph.explain import explain
-from pytinykv.waitgraph.graph import WaitGraph
 from pytinykv.waitgraph.stacks import Step, await_chain, local_variables
 
 THERE: asyncio.Queue[int]
@@ -28,9 +27,9 @@ BACK: asyncio.Queue[int]
 
 
 def names(graph: WaitGraph) -> list[set[str]]:
-    """Return the runners of each circle."""
+    """Return the runners of each cycle."""
     nodes = graph.nodes
-    return [{nodes[edge.source].name for edge in circle if nodes[edge.source].is_runner} for circle in graph.circles]
+    return [{nodes[edge.source].name for edge in cycle if nodes[edge.source].is_runner} for cycle in graph.cycles]
 
 
 async def pass_on(source: asyncio.Queue[int], target: asyncio.Queue[int]) -> None:
@@ -42,10 +41,10 @@ def start_ring(scope: Scope, there: asyncio.Queue[int], back: asyncio.Queue[int]
     scope.start("back", pass_on, back, there)
 
 
-# ---- circles that were missed
+# ---- cycles that were missed
 
 
-async def test_a_circle_at_the_bottom_of_a_deep_chain(scope: Scope) -> None:
+async def test_a_cycle_at_the_bottom_of_a_deep_chain(scope: Scope) -> None:
     async def dive(depth: int, source: asyncio.Queue[int], target: asyncio.Queue[int]) -> None:
         if depth:
             return await dive(depth - 1, source, target)
@@ -55,12 +54,12 @@ async def test_a_circle_at_the_bottom_of_a_deep_chain(scope: Scope) -> None:
     scope.start("there", dive, 300, there, back)
     scope.start("back", dive, 300, back, there)
     await settle()
-    graph = explain(scope)
+    graph = scope.explain()
     assert names(graph) == [{"test/there", "test/back"}]
-    assert len(graph.render().splitlines()) < 40
+    assert len(render_graph(graph).splitlines()) < 40
 
 
-async def test_a_circle_over_global_queues(scope: Scope) -> None:
+async def test_a_cycle_over_global_queues(scope: Scope) -> None:
     global THERE, BACK
     THERE, BACK = asyncio.Queue(), asyncio.Queue()
 
@@ -73,7 +72,7 @@ async def test_a_circle_over_global_queues(scope: Scope) -> None:
     scope.start("there", there)
     scope.start("back", back)
     await settle()
-    assert names(explain(scope)) == [{"test/there", "test/back"}]
+    assert names(scope.explain()) == [{"test/there", "test/back"}]
 
 
 @pytest.mark.parametrize("way", ["context manager", "exit stack", "acquired in a block"])
@@ -105,9 +104,9 @@ async def test_a_lock_that_is_held_in_a_roundabout_way(scope: Scope, way: str) -
     await settle()
     scope.start("other", want)
     await settle()
-    graph = explain(scope)
-    assert len(graph.circles) == 1
-    assert "which is held by task test/holder (inside its block at" in graph.render()
+    graph = scope.explain()
+    assert len(graph.cycles) == 1
+    assert "which is held by task test/holder (inside its block at" in render_graph(graph)
 
 
 async def test_who_is_notified_waits_for_the_lock(scope: Scope) -> None:
@@ -126,7 +125,7 @@ async def test_who_is_notified_waits_for_the_lock(scope: Scope) -> None:
     await settle()
     scope.start("notifier", notify)
     await settle()
-    said = wait_of(explain(scope), "task test/notified")
+    said = wait_of(scope.explain(), "task test/notified")
     assert "waits to acquire lock condition in " in said
     assert "which is held by task test/notifier (inside its block at" in said
 
@@ -141,10 +140,10 @@ async def test_a_pool_whose_only_thread_waits_for_its_own_pool(scope: Scope) -> 
                 inner[0].result()
 
         pool.submit(outer)
-        graph = look(scope, lambda graph: bool(graph.circles))
+        graph = look(scope, lambda graph: bool(graph.cycles))
         inner[0].cancel()
     assert names(graph) == [{"pool_0"}]
-    assert "thread of a pool, which may take it up when it is free" in graph.render()
+    assert "thread of a pool, which may take it up when it is free" in render_graph(graph)
 
 
 async def test_a_task_that_waits_for_an_executor_waits_for_its_thread(scope: Scope) -> None:
@@ -155,14 +154,14 @@ async def test_a_task_that_waits_for_an_executor_waits_for_its_thread(scope: Sco
 
     task = scope.start("it", wait)
     await settle()
-    graph = look(scope, lambda graph: "(running)" in graph.render())
+    graph = look(scope, lambda graph: "(running)" in render_graph(graph))
     said = wait_of(graph, "task test/it")
     assert re.search(r"which would be resolved by thread asyncio_\d+ \(probably: it works on that\)", said)
     gate.set()
     await task.wait()
 
 
-# ---- circles that were none
+# ---- cycles that were none
 
 
 class Protocol:
@@ -210,12 +209,12 @@ async def test_somebody_outside_could_end_it(scope: Scope, who: str) -> None:
     there, back = asyncio.Queue[int](), asyncio.Queue[int]()
     start_ring(scope, there, back)
     await settle()
-    assert len(explain(scope).circles) == 1
+    assert len(scope.explain().cycles) == 1
     kept = OUTSIDERS[who](scope, there)
     await settle()
-    graph = explain(scope)
-    assert graph.circles == ()
-    assert graph.render().count("which would be filled by") == 3
+    graph = scope.explain()
+    assert graph.cycles == ()
+    assert render_graph(graph).count("which would be filled by") == 3
     if isinstance(kept, asyncio.TimerHandle):
         kept.cancel()
 
@@ -225,11 +224,11 @@ async def test_who_merely_has_it_does_not_count(scope: Scope) -> None:
     start_ring(scope, there, back)
     await settle()
     kept = [Box(there), [there], {"there": there}]
-    assert len(explain(scope).circles) == 1
+    assert len(scope.explain().cycles) == 1
     assert kept
 
 
-async def test_a_circle_with_a_deadline_says_that_it_ends(scope: Scope) -> None:
+async def test_a_cycle_with_a_deadline_says_that_it_ends(scope: Scope) -> None:
     there, back = asyncio.Queue[int](), asyncio.Queue[int]()
 
     async def with_deadline() -> None:
@@ -240,7 +239,9 @@ async def test_a_circle_with_a_deadline_says_that_it_ends(scope: Scope) -> None:
     scope.start("back", pass_on, back, there)
     await settle()
     assert re.search(
-        r"and none can go on before a deadline breaks it, in (50.0|49.\d) s$", explain(scope).render(), re.MULTILINE
+        r"and none can go on before a deadline breaks it, in (50.0|49.\d) s$",
+        render_graph(scope.explain()),
+        re.MULTILINE,
     )
 
 
@@ -255,7 +256,7 @@ async def test_a_deadline_of_who_waits_for_it_ends_a_wait_too(scope: Scope) -> N
 
     scope.start("bounded", bounded)
     await settle()
-    assert "before a deadline breaks it" in explain(scope).render()
+    assert "before a deadline breaks it" in render_graph(scope.explain())
 
 
 # ---- holders
@@ -281,9 +282,9 @@ async def test_threads_with_two_locks_in_one_statement(scope: Scope) -> None:
     first, second, met = threading.Lock(), threading.Lock(), threading.Barrier(2)
     up = scope.start_thread("up", two_locks, first, second, met)
     down = scope.start_thread("down", two_locks, second, first, met)
-    graph = look(scope, lambda graph: bool(graph.circles))
+    graph = look(scope, lambda graph: bool(graph.cycles))
     assert names(graph) == [{"test/up", "test/down"}]
-    assert "which is held by thread test/up (inside `with first` in two_locks)" in graph.render()
+    assert "which is held by thread test/up (inside `with first` in two_locks)" in render_graph(graph)
     first.release()  # the way out: who wants it gets it, and gives it back
     await down.wait(5)
     first.acquire()
@@ -331,7 +332,7 @@ async def test_a_lock_whose_holder_has_ended(scope: Scope) -> None:
     await scope.start("forgetful", forget).wait()
     scope.start("it", want)
     await settle()
-    said = wait_of(explain(scope), "task test/it")
+    said = wait_of(scope.explain(), "task test/it")
     assert "which is held by task test/forgetful, which has ended without releasing it" in said
 
 
@@ -344,10 +345,10 @@ async def test_a_barrier(scope: Scope) -> None:
     for name in ("one", "two"):
         scope.start(name, meet)
     await settle()
-    graph = explain(scope)
+    graph = scope.explain()
     assert "waits for the others at barrier barrier in " in wait_of(graph, "task test/one")
-    assert "(2 of 3 are there)" in graph.render()
-    assert graph.circles == ()
+    assert "(2 of 3 are there)" in render_graph(graph)
+    assert graph.cycles == ()
 
 
 async def test_a_thread_that_computes_in_a_method_called_run_is_not_idle(scope: Scope) -> None:
@@ -425,9 +426,9 @@ async def test_objects_are_not_asked_anything(scope: Scope) -> None:
     scope.start("back", run, Hostile(asked, back), Strange(), back, there)
     await settle()
     del asked[:]
-    graph = explain(scope)
+    graph = scope.explain()
     assert (asked, graph.notes) == ([], ())
-    assert len(graph.circles) == 1
+    assert len(graph.cycles) == 1
 
 
 class Mute(asyncio.Queue[int]):
@@ -454,7 +455,7 @@ async def test_a_thing_that_can_not_be_asked_is_still_told(scope: Scope) -> None
 
     task = scope.start("it", wait)
     await settle()
-    graph = explain(scope)
+    graph = scope.explain()
     assert graph.notes == ()
     assert "waits for an item from queue mute in " in wait_of(graph, "task test/it")
     assert await_chain(task.task)[-1] == "waits for <Future pending>"
@@ -471,7 +472,7 @@ async def test_a_queue_whose_lock_is_held_does_not_hold_up_the_drawing(scope: Sc
     graph = look(scope, lambda graph: "stuck" in wait_of(graph, "thread test/it"))
     stuck.mutex.release()
     stuck.put_nowait(1)
-    assert "waits for an item from queue stuck in " in graph.render()
+    assert "waits for an item from queue stuck in " in render_graph(graph)
 
 
 async def test_what_locals_gave_stays_as_it_was(scope: Scope) -> None:
@@ -485,7 +486,7 @@ async def test_what_locals_gave_stays_as_it_was(scope: Scope) -> None:
 
     scope.start("it", run)
     await settle()
-    explain(scope)
+    scope.explain()
     assert kept[0]["answer"] == 42
 
 
@@ -516,29 +517,29 @@ async def test_of_thousands_alike_one_is_told(scope: Scope) -> None:
     for number in range(1000):
         scope.start(f"connection-{number}", Connection().run)
     await settle()
-    graph = explain(scope)
-    text = graph.render()
+    graph = scope.explain()
+    text = render_graph(graph)
     assert len(graph.nodes) > 2000
     assert len(text.splitlines()) < 30, text
     assert "task test/connection-0\n    and 999 more like it, to task test/connection-999" in text
 
 
-async def test_a_very_long_circle_is_told_in_parts(scope: Scope) -> None:
+async def test_a_very_long_cycle_is_told_in_parts(scope: Scope) -> None:
     queues = [asyncio.Queue[int]() for _ in range(500)]
     for number, inbox in enumerate(queues):
         scope.start(f"link-{number}", pass_on, inbox, queues[(number + 1) % len(queues)])
     await settle()
-    graph = explain(scope)
-    assert [len(circle) for circle in graph.circles] == [1000]
-    assert "  … 960 more steps …" in graph.render()
-    assert len(graph.render().splitlines()) < 150
+    graph = scope.explain()
+    assert [len(cycle) for cycle in graph.cycles] == [1000]
+    assert "  … 960 more steps …" in render_graph(graph)
+    assert len(render_graph(graph).splitlines()) < 150
 
 
 async def test_a_name_is_one_line(scope: Scope) -> None:
-    scope.start("it\nCIRCLE 1: not true\n" + "x" * 1000, forever)
+    scope.start("it\nDEADLOCK CYCLE 1: not true\n" + "x" * 1000, forever)
     await settle()
-    text = explain(scope).render()
-    assert "\nCIRCLE" not in text
+    text = render_graph(scope.explain())
+    assert "\nDEADLOCK CYCLE" not in text
     assert max(map(len, text.splitlines())) < 250
 
 
@@ -548,11 +549,11 @@ async def test_tasks_that_come_and_go_while_it_is_drawn(scope: Scope) -> None:
     async def short() -> None:
         await asyncio.sleep(0)
 
-    thread = scope.start_thread("drawing", lambda: drawn.extend(explain(scope) for _ in range(20)))
+    thread = scope.start_thread("drawing", lambda: drawn.extend(scope.explain() for _ in range(20)))
     while thread.thread.is_alive():
         for number in range(50):
             scope.start(f"short-{number}", short)
         await asyncio.sleep(0)
     await thread.wait(5)
     assert len(drawn) == 20
-    assert all(graph.circles == () for graph in drawn)
+    assert all(graph.cycles == () for graph in drawn)

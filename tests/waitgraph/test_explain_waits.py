@@ -19,16 +19,16 @@ from tests.waitgraph.planted import settle
 from tests.waitgraph.test_explain import wait_of
 
 from pytinykv.lifecycle import Scope
-from pytinykv.transport.rpc import Kind, Method, RpcChannel, RpcServer, StatusError
-from pytinykv.waitgraph.explain import explain
-from pytinykv.waitgraph.graph import WaitGraph
+from pytinykv.transport import RpcError
+from pytinykv.transport.rpc import Method, MethodKind, RpcChannel, RpcServer
+from pytinykv.waitgraph import WaitGraph, render_graph
 
 
 async def said_of(scope: Scope, coro_fn: Callable[[], Any]) -> str:
     """Run `coro_fn` as a task until it stands; return what the graph says of it."""
     scope.start("it", coro_fn)
     await settle()
-    return wait_of(explain(scope), "task test/it")
+    return wait_of(scope.explain(), "task test/it")
 
 
 async def test_join_of_a_queue(scope: Scope) -> None:
@@ -55,7 +55,7 @@ async def test_gather_and_task_group_and_wait_for(scope: Scope) -> None:
     scope.start("group", group)
     scope.start("bounded", bounded)
     await settle()
-    graph = explain(scope)
+    graph = scope.explain()
     assert "(forever)" in wait_of(graph, "task test/gather")
     assert "waits for the end of task in the group" in wait_of(graph, "task test/group")
     assert "at most " in wait_of(graph, "task test/bounded")
@@ -97,7 +97,7 @@ async def test_a_stream_that_nobody_writes_to(scope: Scope) -> None:
     task = scope.start("it", read)
     await connected.wait()
     await settle()
-    assert f"waits for bytes from ('127.0.0.1', {port})" in wait_of(explain(scope), "task test/it")
+    assert f"waits for bytes from ('127.0.0.1', {port})" in wait_of(scope.explain(), "task test/it")
     task.cancel()
     server.close()
     for handler in [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]:
@@ -118,23 +118,23 @@ async def test_a_call_to_a_server_that_accepts_and_never_answers(scope: Scope) -
 
     entered = asyncio.Event()
     server = RpcServer(scope, "grpc")
-    server.add_service("test.Test", [Method("Never", Kind.UNARY_UNARY, same, same, never)])
+    server.add_service("test.Test", [Method("Never", MethodKind.UNARY_UNARY, same, same, never)])
     port = await server.start("127.0.0.1:0")
     channel = RpcChannel(scope, f"127.0.0.1:{port}")
 
     async def call() -> None:
-        with contextlib.suppress(StatusError):
+        with contextlib.suppress(RpcError):
             await channel.unary("/test.Test/Never", b"", serialize=same, deserialize=same, timeout_s=60)
 
     scope.start("it", call)
     await asyncio.wait_for(entered.wait(), 10)
     await settle()
-    graph = explain(scope)
+    graph = scope.explain()
     said = wait_of(graph, "task test/it")
-    assert f"waits for grpc call /test.Test/Never at 127.0.0.1:{port}, at most " in said
+    assert f"waits for remote call /test.Test/Never at 127.0.0.1:{port}, at most " in said
     assert f"which would be answered by the server at 127.0.0.1:{port}" in said
     assert "in forever" in wait_of(graph, "task test/grpc/test.Test/Never")
-    assert graph.circles == ()
+    assert graph.cycles == ()
 
 
 # ---- threads
@@ -143,8 +143,8 @@ async def test_a_call_to_a_server_that_accepts_and_never_answers(scope: Scope) -
 def look(scope: Scope, until: Callable[[WaitGraph], bool]) -> WaitGraph:
     """Draw until the threads stand where they are going to."""
     limit = time.monotonic() + 10
-    while not until(graph := explain(scope)):
-        assert time.monotonic() < limit, graph.render()
+    while not until(graph := scope.explain()):
+        assert time.monotonic() < limit, render_graph(graph)
     return graph
 
 
@@ -174,11 +174,11 @@ async def test_two_threads_with_two_queues(scope: Scope) -> None:
         worker.inbox.put("hello")
     for worker in (left, right):
         scope.start_thread(worker.name, worker.run)
-    graph = look(scope, lambda graph: len(graph.circles) == 1 and "waits to put into" in graph.render())
+    graph = look(scope, lambda graph: len(graph.cycles) == 1 and "waits to put into" in render_graph(graph))
     for worker in (left, right):
         worker.let_go()
-    assert {graph.nodes[edge.source].name for edge in graph.circles[0]} >= {"test/left", "test/right"}
-    assert re.search(r"waits to put into queue .*Worker\.inbox of (left|right) \(full: 1 of 1\)", graph.render())
+    assert {graph.nodes[edge.source].name for edge in graph.cycles[0]} >= {"test/left", "test/right"}
+    assert re.search(r"waits to put into queue .*Worker\.inbox of (left|right) \(full: 1 of 1\)", render_graph(graph))
 
 
 @pytest.mark.parametrize("way", ["lock", "condition", "process", "simple queue", "thread"])

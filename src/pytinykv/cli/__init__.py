@@ -8,7 +8,7 @@ data        get, put, delete, scan                  text       keys and values a
 cluster     status, regions, stores                 tables     for terminals, pipes and programs
 session     what every command of a client does
 playground  a whole cluster on this machine             bench      its speed, beside etcd
-doctor      who waits for whom in a live server         sim        simulated clusters
+doctor      what waits for what in a live server        sim        simulated clusters
 ```
 """
 

@@ -1,4 +1,4 @@
-"""`tinykv doctor`: ask a live server who waits for whom, also one whose event loop stands still.
+"""`tinykv doctor`: ask a live server what waits for what, also one whose event loop is blocked.
 
 The status port is served by a thread that needs nothing from the loop, so an answer comes as long as the interpreter runs.
 When there is none, that too is a finding: nothing listens (the process is gone), or it takes connections and stays silent
@@ -19,6 +19,7 @@ import click
 
 from pytinykv.cli.options import ListenAddress, config_option, log_option, option
 from pytinykv.cli.session import Target, run_client
+from pytinykv.transport.address import parse_address
 
 if TYPE_CHECKING:
     from pytinykv.client import AsyncClient
@@ -45,7 +46,7 @@ class NotStatusPortError(Exception):
     "--scheduler",
     default=None,
     metavar="HOST:PORT[,…]",
-    help="Whom to ask for the status address, if ADDR is where a store serves.",
+    help="The scheduler to ask for the status address, if ADDR is where a store serves.",
 )
 @option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @option(
@@ -59,7 +60,7 @@ class NotStatusPortError(Exception):
 @log_option("error")
 @config_option
 def doctor(*, address: str, scheduler: str | None, as_json: bool, timeout: float) -> None:
-    """Show who waits for whom in a live server, what each holds, and what is wrong.
+    """Show what waits for what in a live server, what each scope owns, and what is wrong.
 
     ADDR is the server's --status-addr. The address at which a store serves will do if the store has a status port and
     --scheduler says where to ask for it.
@@ -92,23 +93,23 @@ def examine(address: str, timeout_s: float, *, as_json: bool) -> int:
     else:
         text = _expect(address, fetch(address, "/debug/tasks", timeout_s)).decode(errors="replace")
         print(f"health     {problem or 'ok'}")
-        print(f"circles    {len(graph['circles']) or 'none'}")
+        print(f"deadlocks  {len(graph['cycles']) or 'none'}")
         print(f"owned      {_summary(owned)}")
         print()
         print(text.rstrip())
-    return 1 if problem or graph["circles"] else 0
+    return 1 if problem or graph["cycles"] else 0
 
 
 def fetch(address: str, path: str, timeout_s: float) -> Answer:
     """Get a page of a status port. Raises SilentError, NotStatusPortError."""
-    host, _, port = address.rpartition(":")
-    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout_s)
+    host, port = parse_address(address)
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.connect()
     except socket.gaierror as error:
         raise SilentError(f"no machine is called {host}: {error.strerror}") from error
     except OSError as error:
-        raise SilentError(f"nobody listens at {address}: {error.strerror or error}; is the process gone?") from error
+        raise SilentError(f"nothing listens at {address}: {error.strerror or error}; is the process gone?") from error
     try:
         connection.request("GET", path)
         response = connection.getresponse()

@@ -194,8 +194,7 @@ class ListenAddress(_AddressType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the address as it was given. Fails, naming it, if it is none."""
-        from pytinykv.lifecycle import AddressError
-        from pytinykv.transport.rpc import parse_address
+        from pytinykv.transport.address import AddressError, parse_address
 
         try:
             parse_address(str(value))

@@ -14,10 +14,9 @@ import click
 import msgspec
 
 from pytinykv.cli.options import ListenAddress, config_option, log_option, option
-from pytinykv.lifecycle import AddressError, LifecycleError, Scope, StopReport, run_process
+from pytinykv.lifecycle import LifecycleError, Scope, StopReport, run_process
 from pytinykv.storage import EngineError
-from pytinykv.transport.rpc import parse_address
-from pytinykv.transport.rpc.address import Address, check_may_listen
+from pytinykv.transport.address import Address, AddressError, check_may_listen, parse_address
 
 _log = logging.getLogger(__name__)
 

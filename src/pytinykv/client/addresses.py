@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pytinykv.client.errors import InvalidArgumentError, InvalidTypeError
-
-_PORT_MAX = 65535
+from pytinykv.transport.address import AddressError, parse_address
 
 
 def bare_address(url: str) -> str:
@@ -34,7 +33,10 @@ def parse_addresses(addresses: Any) -> tuple[str, ...]:
 
 
 def _checked(address: str) -> str:
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _PORT_MAX:
+    try:
+        reachable = parse_address(address).port != 0
+    except AddressError:
+        reachable = False
+    if not reachable:
         raise InvalidArgumentError(f"scheduler address {address!r} is not of the form host:port, like '127.0.0.1:2379'")
     return address

@@ -15,10 +15,8 @@ from pytinykv.client.executor import Executor
 from pytinykv.client.origin import LoopOrigin
 from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.client.raw import AsyncRawClient
-from pytinykv.lifecycle import Scope, StopReport
+from pytinykv.lifecycle import STOP_DEADLINE_S, Scope, StopReport
 from pytinykv.wire import Connector
-
-STOP_DEADLINE_S = 5.0
 
 
 class AsyncClient:

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from pytinykv.client.errors import ClientForkedError
 from pytinykv.lifecycle import LifecycleError, Scope
-from pytinykv.transport.rpc import ForkedEngineError, RpcChannel, RpcStream, StatusError, refuse_forked
+from pytinykv.transport.rpc import ForkedEngineError, RpcChannel, RpcStream, refuse_forked
 from pytinykv.wire import BidiStream, MethodSpec, RpcError, StatusCode, service_methods
 
 
@@ -43,8 +43,8 @@ class GrpcConnector:
                 deserialize=spec.response_type.FromString,
                 timeout_s=timeout_s,
             )
-        except (StatusError, LifecycleError) as error:
-            raise self._rpc_error(error) from error
+        except (RpcError, LifecycleError) as error:
+            raise self._rpc_error(error) from None
         return response
 
     def stream(self, address: str, path: str) -> BidiStream:
@@ -54,7 +54,7 @@ class GrpcConnector:
             stream: RpcStream[Message, Message] = self._channel(address).stream_stream(
                 path, serialize=spec.request_type.SerializeToString, deserialize=spec.response_type.FromString
             )
-        except (StatusError, LifecycleError) as error:
+        except (RpcError, LifecycleError) as error:
             return _NoStream(self._rpc_error(error))
         return _Stream(stream)
 
@@ -67,24 +67,16 @@ class GrpcConnector:
 
     def _channel(self, address: str) -> RpcChannel:
         if self._closed:
-            raise StatusError(StatusCode.CANCELLED, "the connector is closed")
+            raise RpcError(StatusCode.CANCELLED, "the connector is closed")
         channel = self._channels.get(address)
         if channel is None or channel.closed:
             channel = self._channels[address] = RpcChannel(self._scope, address)
         return channel
 
-    def _rpc_error(self, error: StatusError | LifecycleError) -> RpcError:
+    def _rpc_error(self, error: RpcError | LifecycleError) -> RpcError:
         if self._closed:
             return RpcError(StatusCode.CANCELLED, "the connector was closed")
-        return _converted(error)
-
-
-def _converted(error: StatusError | LifecycleError) -> RpcError:
-    """Return the error in the wire's words. A stream that ended in good order is over all the same."""
-    if not isinstance(error, StatusError):
-        return RpcError(StatusCode.UNAVAILABLE, str(error))
-    code = StatusCode.UNAVAILABLE if error.code is StatusCode.OK else error.code
-    return RpcError(code, error.message)
+        return error if isinstance(error, RpcError) else RpcError(StatusCode.UNAVAILABLE, str(error))
 
 
 class _Stream:
@@ -97,8 +89,8 @@ class _Stream:
     def send_nowait(self, message: Message) -> None:
         try:
             self._stream.send_nowait(message)
-        except StatusError as error:
-            raise self._error(error) from error
+        except RpcError as error:
+            raise self._error(error) from None
 
     def is_drained(self, otherwise: Callable[[], object]) -> bool:
         return self._stream.is_drained(otherwise)
@@ -106,16 +98,16 @@ class _Stream:
     async def receive(self) -> Message:
         try:
             message: Message = await self._stream.receive()
-        except StatusError as error:
-            raise self._error(error) from error
+        except RpcError as error:
+            raise self._error(error) from None
         return message
 
     def close(self) -> None:
         self._closed = True
         self._stream.close()
 
-    def _error(self, error: StatusError) -> RpcError:
-        return RpcError(StatusCode.CANCELLED, "the stream was closed") if self._closed else _converted(error)
+    def _error(self, error: RpcError) -> RpcError:
+        return RpcError(StatusCode.CANCELLED, "the stream was closed") if self._closed else error
 
 
 class _NoStream:

@@ -27,9 +27,9 @@ from pytinykv.client.commands import Command
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.route import Route
 from pytinykv.lifecycle import Scope
+from pytinykv.transport.status import FINAL_CODES
 from pytinykv.wire import BidiStream, Connector, RpcError, StatusCode
 from pytinykv.wire.pb import tikvpb_pb2
-from pytinykv.wire.rpc import FINAL_CODES
 
 _log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from random import Random
 from typing import Any, Generic, TypeVar, cast
 
-from pytinykv.client.async_client import STOP_DEADLINE_S, AsyncClient
+from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.attempts import Failure
 from pytinykv.client.commands import Command, Effect
 from pytinykv.client.config import ClientConfig
@@ -177,7 +177,7 @@ class SyncCore:
         _open_cores.discard(self)
         if not self._origin.is_here:
             return
-        report = self._thread.stop(STOP_DEADLINE_S)
+        report = self._thread.stop()
         self._fail_leftovers()
         if not report.ok:
             _log.error("the client did not stop cleanly\n%s", report.render())

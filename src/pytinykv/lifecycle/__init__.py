@@ -1,32 +1,32 @@
-"""Lifecycle: start, name, own, stop and explain background work. It knows nothing of key-value stores.
+"""Lifecycle: start, name, own and stop background work. It knows nothing of key-value stores, nor of gRPC.
 
 The promise of this project is that it always stops. Three things had to come together for the hang that started it: a send
-that blocks without a deadline, waits that go round in a circle, and a stop signal that is looked at in one place only. This
-package is where the third becomes impossible and the first two become visible.
+that blocks without a deadline, waits that form a cycle, and a stop signal that is looked at in one place only. This package
+is where the third becomes impossible and the first two become visible.
 
 ```
-signals    run_process: a process from start to exit; signals, exit status; ends in time by its `watchdog`
-  │
-scope      Scope: who owns what, and in which order it ends        stopping   the sequence of one stop
-  ├── owned      tasks and threads                                 report     what a stop did, as data and as text
+signals      run_process: a process from start to exit; signals, exit status      watchdog  ends it in time
+scope        Scope: what owns what, and in which order it ends                    stopping  the sequence of one stop
+  ├── owned      tasks and threads                                                report    what a stop did
+  ├── members    what else a scope owns: an interface
   ├── workers    threads that do blocking work for a loop
-  ├── children   child processes that never outlive their parent   census     counts of the whole process
-  ├── rpc        gRPC servers and channels                         stacks     where started, where standing
-  ├── frames     byte frames over TCP, between our own processes
-  └── bridge     a loop in a thread, for callers without one       leaks      finds what nobody owned, for test suites
-clock      time, handed in
-status_code   of remote calls, for who knows no gRPC
+  └── children   child processes that never outlive their parent
+loop_thread  a loop in a thread, for callers without one                          clock     time, handed in
+watch        a thread: blocked loops, SIGUSR1, what only ever grows               resource_counts, census   counts
+wiring       refuses components that would wait in a cycle                        leaks     for test suites
 ```
 
 How to use it:
 
 ```python
 async def main(scope: Scope) -> None:
+    engine = Engine.open(path)
+    scope.on_stopped("close the engine", engine.close)              # last, when nothing uses it any more
     store = scope.child("store")
     store.start("ticker", tick_for_ever)                            # a task named process/store/ticker
     store.start_thread("disk", disk.run, wake=disk.wake)            # returns soon after disk.wake()
-    store.on_stop("refuse new requests", gate.close)                # first stage of the stop
-    store.on_stop("finish requests", gate.wait_idle, deadline_s=2)  # second stage
+    store.on_stop("refuse new requests", gate.close)                # first step of the stop
+    store.on_stop("finish requests", gate.wait_idle, deadline_s=2)  # second step
     server = RpcServer(store, "grpc")                               # stopped with the scope, newest first
     await server.start("127.0.0.1:0")
     await asyncio.Event().wait()                                    # cancelled by the stop
@@ -34,51 +34,43 @@ async def main(scope: Scope) -> None:
 sys.exit(run_process(main))
 ```
 
+When something does not end, `Scope.explain` draws what waits for what (`pytinykv.waitgraph`).
+
 Invariants
 1. Everything that runs in the background has an owner, a name, an exit path and a deadline.
-2. A stop runs once, in order: stages, members newest first, tasks, threads. No step can prevent the next one.
-3. What is above in the tree outlives what is below it: waits go down, never round.
-4. A stop ends with a report. What is left is named, with where it was started and where it stands.
+2. A stop runs once, in order: stages, members newest first, tasks, threads, last stages. No step can prevent the next one.
+3. What is above in the tree outlives what is below it: waits go down, never in a cycle.
+4. A stop ends with a report. What is left is named, with where it was started and where it is.
 5. All waiting is in loop time and for events, so that the simulator's virtual clock drives it as well.
-
-And the half that explains, when something does not end:
-
-```
-explain    the wait-for graph of this process, drawn on demand             graph, graph_text   as data, circles, as text
-  ├── runners    who runs here                                            waits               declared by the code itself
-  ├── standing   what a task or thread waits for, things: in words        waitclock           since when
-  ├── holders    who holds a lock for certain                             strangers           who else could end a wait
-  └── fillers    who would end a wait, read off the code
-watch      a thread: stalled loops, SIGUSR1, what only ever grows          owners              counts by owner
-wiring     refuse components that would wait in a circle
-```
 """
 
 from __future__ import annotations
 
 from pytinykv.lifecycle.children import OwnedChild, die_with_parent, start_child
 from pytinykv.lifecycle.clock import Clock, SystemClock
-from pytinykv.lifecycle.errors import (
-    AddressError,
-    ChildStartError,
-    LifecycleError,
-    ScopeStoppedError,
-    TaskCancelledError,
-)
+from pytinykv.lifecycle.errors import ChildStartError, LifecycleError, ScopeStoppedError, TaskCancelledError
 from pytinykv.lifecycle.loop_thread import LoopThread
+from pytinykv.lifecycle.members import Member
 from pytinykv.lifecycle.owned import OwnedTask, OwnedThread
 from pytinykv.lifecycle.report import Leak, LeakKind, Outcome, StageResult, StopReport
-from pytinykv.lifecycle.scope import Member, Scope
-from pytinykv.lifecycle.signals import EXIT_CLEAN, EXIT_ERROR, EXIT_FORCED, leave_process, run_process
+from pytinykv.lifecycle.scope import STOP_DEADLINE_S, Scope
+from pytinykv.lifecycle.signals import (
+    EXIT_CLEAN,
+    EXIT_ERROR,
+    EXIT_FORCED,
+    PROCESS_STOP_DEADLINE_S,
+    leave_process,
+    run_process,
+)
 from pytinykv.lifecycle.wiring import WhenFull, Wiring, WiringError
 from pytinykv.lifecycle.workers import InlineWorker, ThreadWorker, Worker, result_of
-from pytinykv.waitgraph.waits import OwnedLock, Signal, declare, waiting_for
 
 __all__ = [
     "EXIT_CLEAN",
     "EXIT_ERROR",
     "EXIT_FORCED",
-    "AddressError",
+    "PROCESS_STOP_DEADLINE_S",
+    "STOP_DEADLINE_S",
     "ChildStartError",
     "Clock",
     "InlineWorker",
@@ -89,12 +81,10 @@ __all__ = [
     "Member",
     "Outcome",
     "OwnedChild",
-    "OwnedLock",
     "OwnedTask",
     "OwnedThread",
     "Scope",
     "ScopeStoppedError",
-    "Signal",
     "StageResult",
     "StopReport",
     "SystemClock",
@@ -104,11 +94,9 @@ __all__ = [
     "Wiring",
     "WiringError",
     "Worker",
-    "declare",
     "die_with_parent",
     "leave_process",
     "result_of",
     "run_process",
     "start_child",
-    "waiting_for",
 ]

@@ -1,11 +1,11 @@
 """Count what a process has: tasks, threads, file descriptors, child processes.
 
 The counts are process-wide, so in a process that runs several scopes side by side (a test, the simulator) they also move
-for reasons that are none of a scope's business. A scope therefore judges by what it owns, and shows the census beside it;
-`run_process`, which has the process to itself, takes a difference for an error.
+for reasons outside of a scope. A scope therefore judges by what it owns, and shows the census beside it; `run_process`,
+which has the process to itself, takes a difference for an error.
 
-Not counted is what no owner could end, because it is kept for the life of the process: gRPC's poller thread and its sockets
-(see `rpc.engine`), and descriptors without a meaning outside of native libraries (epoll, eventfd).
+Not counted is what is kept for the life of the process: what a library was excused for (`excuse_threads`,
+`excuse_descriptors`), and descriptors without a meaning outside of native libraries (epoll, eventfd).
 """
 
 from __future__ import annotations
@@ -32,15 +32,24 @@ class Census(NamedTuple):
         )
 
 
-ENGINE_THREADS: Final = ("_poll_wrapper",)
-"""Parts of the names of threads that live as long as the process."""
 _UNCOUNTED_TARGETS: Final = ("anon_inode:", "/dev/", "/proc/", "/sys/")
-_engine_descriptors: Final[set[int]] = set()
+_excused_threads: Final[set[str]] = set()
+_excused_descriptors: Final[set[int]] = set()
+
+
+def excuse_threads(part_of_name: str) -> None:
+    """Leave the threads with `part_of_name` in their names out of every census: they are kept for the life of the process."""
+    _excused_threads.add(part_of_name)
 
 
 def excuse_descriptors(numbers: Iterable[int]) -> None:
     """Leave descriptors out of every census from now on: they are kept for the life of the process."""
-    _engine_descriptors.update(numbers)
+    _excused_descriptors.update(numbers)
+
+
+def excused_descriptors() -> frozenset[int]:
+    """Return the descriptors that are left out."""
+    return frozenset(_excused_descriptors)
 
 
 def take_census(*, without: asyncio.Task[Any] | None = None) -> Census:
@@ -54,16 +63,16 @@ def take_census(*, without: asyncio.Task[Any] | None = None) -> Census:
 
 
 def counted_threads() -> list[threading.Thread]:
-    """Return the threads that somebody is expected to end."""
-    return [thread for thread in threading.enumerate() if not any(name in thread.name for name in ENGINE_THREADS)]
+    """Return the threads that have to end before the process does."""
+    return [thread for thread in threading.enumerate() if not any(part in thread.name for part in _excused_threads)]
 
 
 def counted_descriptors() -> dict[int, str]:
-    """Return the open descriptors that somebody is expected to close."""
+    """Return the open descriptors that have to be closed before the process ends."""
     return {
         number: target
         for number, target in open_descriptors().items()
-        if number not in _engine_descriptors and not target.startswith(_UNCOUNTED_TARGETS)
+        if number not in _excused_descriptors and not target.startswith(_UNCOUNTED_TARGETS)
     }
 
 

@@ -25,15 +25,16 @@ import sys
 from asyncio.subprocess import DEVNULL, Process, SubprocessStreamProtocol
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from pytinykv.lifecycle.errors import ChildStartError
+from pytinykv.lifecycle.members import Member
 from pytinykv.lifecycle.report import Leak, LeakKind
 from pytinykv.lifecycle.scope import Scope
-from pytinykv.waitgraph.stacks import CallSite, call_site
+from pytinykv.waitgraph import Aspect, CallSite, Label, Wait, call_site, explains_wait
 
 PARENT_PID_VARIABLE: Final = "TINYKV_PARENT_PID"
-STOP_DEADLINE_S: Final = 5.0
+CHILD_STOP_DEADLINE_S: Final = 5.0
 KILL_S: Final = 1.0
 """How long a process may take to be gone after SIGKILL: the kernel's work, and a loaded machine."""
 _PR_SET_PDEATHSIG: Final = 1
@@ -53,7 +54,7 @@ _running: Final[dict[int, CallSite]] = {}
 
 
 class _Protocol(SubprocessStreamProtocol):
-    """Streams for the pipes, and two events. asyncio's own `wait` also waits for pipes that nobody reads to the end."""
+    """Streams for the pipes, and two events. asyncio's own `wait` also waits for pipes that are not read to the end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(limit=_STREAM_LIMIT, loop=loop)
@@ -72,7 +73,11 @@ class _Protocol(SubprocessStreamProtocol):
             self.closed.set_result(None)
 
 
-class OwnedChild:
+def _end_of_self(variables: dict[str, Any]) -> Wait:
+    return Wait(Aspect.END, (variables["self"],))
+
+
+class OwnedChild(Member):
     """A running or ended child process of a scope. Made by `start_child`."""
 
     def __init__(
@@ -114,13 +119,18 @@ class OwnedChild:
         return self._process.pid
 
     @property
+    def made_at(self) -> CallSite:
+        """The line that started it."""
+        return self.started_at
+
+    @property
     def returncode(self) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
         return self._process.returncode
 
     @property
     def stdout(self) -> asyncio.StreamReader | None:
-        """What it prints, if started with `stdout=PIPE`. Read it, or the child stands still when the pipe is full."""
+        """What it prints, if started with `stdout=PIPE`. Read it, or the child blocks when the pipe is full."""
         return self._process.stdout
 
     @property
@@ -133,6 +143,7 @@ class OwnedChild:
         """What it reads, if started with `stdin=PIPE`."""
         return self._process.stdin
 
+    @explains_wait(_end_of_self)
     async def wait(self, timeout_s: float | None = None) -> int:
         """Wait until the process has ended; return its exit status.
 
@@ -160,7 +171,7 @@ class OwnedChild:
         """Send a signal; nothing if it has ended.
 
         Through a pidfd where there is one: asyncio's own way first asks whether the process has ended, and if so, takes
-        its exit status away from whoever waits for it.
+        its exit status away from the task that waits for it.
         """
         if self.returncode is not None:
             return
@@ -196,8 +207,12 @@ class OwnedChild:
             return []
         return [Leak(LeakKind.CHILD, f"{self._name} (pid {self.pid})", self.started_at)]
 
-    def describe_state(self) -> str:
-        """Return in words what the process does: whether it runs, and since when it should not. From any thread."""
+    def labels(self) -> Sequence[Label]:
+        """Return one label for the process."""
+        return [Label(self, f"{self._name} (pid {self.pid})", self.started_at, state=self._describe_state())]
+
+    def _describe_state(self) -> str:
+        """Return in words what the process does: whether it runs, and since when it should not."""
         if self._ended.done():
             return f"has ended with {self.returncode}"
         state = _STATES.get(_state_letter(self.pid), "runs")
@@ -208,6 +223,7 @@ class OwnedChild:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
+    @explains_wait(_end_of_self)
     async def _stop(self, limit_s: float) -> int | None:
         self.terminate()
         await asyncio.wait((self._ended,), timeout=limit_s)
@@ -217,7 +233,7 @@ class OwnedChild:
             self.kill()
             await asyncio.wait((self._ended,), timeout=KILL_S)
         if self._ended.done():
-            self._transport.close()  # whatever it printed and nobody read is dropped
+            self._transport.close()  # what it printed and was not read is dropped
             self._scope.disown(self)
         return self.returncode
 
@@ -244,7 +260,7 @@ async def start_child(
     stdin: int | IO[bytes] = DEVNULL,
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
-    stop_deadline_s: float = STOP_DEADLINE_S,
+    stop_deadline_s: float = CHILD_STOP_DEADLINE_S,
 ) -> OwnedChild:
     """Start a program as a child that `scope` owns.
 
@@ -323,5 +339,5 @@ def die_with_parent() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         _log.warning("prctl(PR_SET_PDEATHSIG) failed: %s", os.strerror(ctypes.get_errno()))
-    if os.getppid() != int(parent):  # it ended before the kernel was told: nobody will send the signal any more
+    if os.getppid() != int(parent):  # it ended before the kernel was told: the signal will never come
         os._exit(1)

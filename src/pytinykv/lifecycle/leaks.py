@@ -13,8 +13,8 @@ leaks = find_leaks(before)      waits up to a second for what is just ending, th
 Tasks are found where they usually vanish without a word: `asyncio.Runner.close` (so also `asyncio.run` and pytest-asyncio)
 cancels whatever still runs. Here it first looks, and remembers what it saw for the next `find_leaks`.
 
-Knows and excuses: grpc.aio's poller thread and its sockets (see `rpc.engine`), descriptors that have no meaning outside
-native libraries (epoll, eventfd), threads that Python did not start.
+Not counted are threads and descriptors that a library was excused for (`census`), descriptors that have no meaning outside
+native libraries (epoll, eventfd), and threads that Python did not start.
 
 Left out: tasks of event loops that no Runner closes; their scopes' reports tell.
 """
@@ -30,15 +30,16 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import uvloop
 
-from pytinykv.lifecycle.census import child_pids, open_descriptors
+from pytinykv.lifecycle.census import child_pids, counted_threads, excused_descriptors, open_descriptors
 from pytinykv.lifecycle.children import running_children
 from pytinykv.lifecycle.report import Leak, LeakKind
-from pytinykv.transport.rpc.engine import engine_descriptors
-from pytinykv.waitgraph.stacks import UNKNOWN_SITE, CallSite, await_chain, call_sites, thread_stack
+from pytinykv.waitgraph import CallSite
+from pytinykv.waitgraph.stacks import UNKNOWN_SITE, await_chain, call_sites, thread_stack
 
 SETTLE_S: Final = 1.0
 """How long something may take to end that was told to, counted in real time: this is for tests, on real machines."""
@@ -46,9 +47,7 @@ _SETTLE_STEP_S: Final = 0.01
 _OPENED_KEPT: Final = 256
 _STACK_LINES: Final = 6
 _HIDDEN: Final = (
-    "/lifecycle/leaks.py",
-    "/lifecycle/scope.py",
-    "/lifecycle/owned.py",
+    *(str(Path(__file__).with_name(name)) for name in ("leaks.py", "scope.py", "owned.py")),
     "/asyncio/",
     "/threading.py",
     "/socket.py",
@@ -59,7 +58,7 @@ _HIDDEN: Final = (
     "/pytest_asyncio/",
 )
 """Frames that say how a thing is started, not who starts it."""
-_EXCUSED_THREADS: Final = ("_poll_wrapper", "pytest_timeout")
+_TEST_TIMEOUT: Final = "pytest_timeout"
 _EXCUSED_DESCRIPTORS: Final = ("anon_inode:", "/dev/urandom", "/dev/null", "/proc/", "/sys/")
 _STANDARD_STREAMS: Final = frozenset({0, 1, 2})
 """A test runner's capturing exchanges them as it likes."""
@@ -151,10 +150,10 @@ def _look(before: Baseline) -> list[Leak]:
 def _threads(before: Baseline) -> list[Leak]:
     return [
         _leak(LeakKind.THREAD, thread.name, _origins.threads.get(thread, ()), thread_stack(thread))
-        for thread in threading.enumerate()
+        for thread in counted_threads()
         if id(thread) not in before.threads
         and not isinstance(thread, threading._DummyThread)  # noqa: SLF001 - the mark of a thread Python did not start
-        and not any(name in thread.name for name in _EXCUSED_THREADS)
+        and _TEST_TIMEOUT not in thread.name
     ]
 
 
@@ -174,19 +173,19 @@ def _children(before: Baseline) -> list[Leak]:
 
 def _descriptors(before: Baseline) -> list[Leak]:
     leaks = []
-    excused = engine_descriptors() | _STANDARD_STREAMS
+    excused = excused_descriptors() | _STANDARD_STREAMS
     for number, target in sorted(open_descriptors().items()):
         if number in excused or before.descriptors.get(number) == target or target.startswith(_EXCUSED_DESCRIPTORS):
             continue
         sites = _origins.files.get(target, ())
-        if target.startswith("socket:"):  # which of the sockets made it is cannot be told; there are rarely many
+        if target.startswith("socket:"):  # which of the sockets made it is, is not known; there are rarely many
             sites = tuple(dict.fromkeys(made[0] for made in _origins.sockets if made))
         leaks.append(_leak(LeakKind.DESCRIPTOR, f"{number}: {target}", sites))
     return leaks
 
 
-def _leak(kind: LeakKind, name: str, sites: Sites, stands_at: tuple[str, ...] = ()) -> Leak:
-    return Leak(kind, name, sites[0] if sites else UNKNOWN_SITE, stands_at, sites[1:])
+def _leak(kind: LeakKind, name: str, sites: Sites, stack: tuple[str, ...] = ()) -> Leak:
+    return Leak(kind, name, sites[0] if sites else UNKNOWN_SITE, stack, sites[1:])
 
 
 # --- remembering ------------------------------------------------------------------------------------------------

@@ -31,11 +31,11 @@ P = ParamSpec("P")
 START_S: Final = 5.0
 EXIT_S: Final = 2.0
 """How long closing the loop may take after its scope has stopped."""
-STRANGERS_S: Final = 0.5
+UNOWNED_S: Final = 0.5
 """How long tasks that the scope did not start have to end by themselves. gRPC has one for each call; cancelled before it has
 heard of the call's end, it leaves an event for a closed loop, which another loop of the process trips over."""
 _GRACE_S: Final = 1.0
-"""A call's own deadline is kept in the loop; the waiting thread allows this much more, for a loop that stands still."""
+"""A call's own deadline is kept in the loop; the waiting thread allows this much more, for a loop that is blocked."""
 
 
 class LoopThread:
@@ -53,7 +53,7 @@ class LoopThread:
         self._stop_wanted: Final = concurrent.futures.Future[float]()
         self._report: Final = concurrent.futures.Future[StopReport]()
         self._lock: Final = threading.Lock()
-        # A daemon: a forgotten bridge must not hang the interpreter's exit.
+        # A daemon: one that was never stopped must not hang the interpreter's exit.
         self._thread: Final = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
@@ -149,7 +149,7 @@ class LoopThread:
         """Stop the scope, close the loop, end the thread. Idempotent; callable from any thread but the loop's.
 
         Raises:
-            LifecycleError: called in a forked child or in the loop's own thread, or the loop stands still.
+            LifecycleError: called in a forked child or in the loop's own thread, or the loop is blocked.
         """
         if os.getpid() != self._pid or self._thread is threading.current_thread():
             self._refuse_misuse()
@@ -159,7 +159,7 @@ class LoopThread:
         try:
             report = self._report.result(deadline_s + EXIT_S)
         except TimeoutError:
-            raise LifecycleError(f"the loop of {self.name} stands still; it could not be stopped") from None
+            raise LifecycleError(f"the loop of {self.name} is blocked; it could not be stopped") from None
         self._thread.join(EXIT_S)
         return report
 
@@ -194,8 +194,8 @@ class LoopThread:
         self._ready.set_result(None)
         deadline_s = await asyncio.wrap_future(self._stop_wanted)
         report = await self._scope.stop(deadline_s)
-        if strangers := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(strangers, timeout=STRANGERS_S)
+        if unowned := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(unowned, timeout=UNOWNED_S)
         return report
 
 

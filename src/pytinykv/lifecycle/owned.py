@@ -1,7 +1,4 @@
-"""Tasks and threads that somebody owns: handles to wait on, to cancel and to explain.
-
-Nobody makes these but `Scope.start` and `Scope.start_thread`.
-"""
+"""Tasks and threads of scopes: handles to wait on, to cancel, to explain. `Scope.start` and `start_thread` make them."""
 
 from __future__ import annotations
 
@@ -14,7 +11,8 @@ from typing import Any, Final, Generic, TypeVar
 
 from pytinykv.lifecycle.errors import TaskCancelledError
 from pytinykv.lifecycle.report import Leak, LeakKind
-from pytinykv.waitgraph.stacks import CallSite, await_chain, thread_stack
+from pytinykv.waitgraph import Aspect, CallSite, Label, Wait, explains_wait
+from pytinykv.waitgraph.stacks import await_chain, thread_stack
 
 T = TypeVar("T")
 
@@ -25,7 +23,7 @@ THREAD_EXIT_S: Final = 0.5
 
 
 class OwnedTask(Generic[T]):
-    """A task of a scope. The scope holds it strongly and ends it; whoever started it may wait for it or cancel it."""
+    """A task of a scope. The scope holds it strongly and ends it; others may wait for it or cancel it."""
 
     __slots__ = ("name", "started_at", "started_s", "task")
 
@@ -67,6 +65,10 @@ class OwnedTask(Generic[T]):
             raise TaskCancelledError(f"task {self.name} was cancelled")
         return self.task.result()
 
+    def label(self) -> Label:
+        """Describe the task for the wait-for graph."""
+        return Label(self.task, self.name, self.started_at, self.started_s, handles=(self,))
+
     def as_leak(self) -> Leak:
         """Describe the task as something left behind."""
         return Leak(LeakKind.TASK, self.name, self.started_at, await_chain(self.task))
@@ -76,7 +78,7 @@ class OwnedTask(Generic[T]):
 
 
 class OwnedThread:
-    """A thread of a scope. Its target returns of its own accord once `wake` was called; nobody can make it."""
+    """A thread of a scope. Its target returns by itself once `wake` was called; nothing can make it."""
 
     __slots__ = ("_finished", "_wake", "name", "started_at", "thread")
 
@@ -94,6 +96,7 @@ class OwnedThread:
         self.started_at: Final = started_at
         self._wake: Final = wake
         self._finished: Final = concurrent.futures.Future[None]()
+        """Resolved when the target is over."""
         self._finished.set_running_or_notify_cancel()
 
         def run() -> None:
@@ -113,11 +116,6 @@ class OwnedThread:
         """Whether the target has returned or raised."""
         return self._finished.done()
 
-    @property
-    def finished(self) -> concurrent.futures.Future[None]:
-        """What is resolved when the target is over; not to be touched."""
-        return self._finished
-
     def add_done_callback(self, callback: Callable[[OwnedThread], None]) -> None:
         """Call `callback` when the target is over, in that thread; at once if it already is."""
         self._finished.add_done_callback(lambda _: callback(self))
@@ -127,6 +125,7 @@ class OwnedThread:
         if self._wake is not None:
             self._wake()
 
+    @explains_wait(lambda variables: Wait(Aspect.END, (variables["self"],)))
     async def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the thread has ended, at most `timeout_s` seconds of loop time; return whether it has."""
         if not self._finished.done():
@@ -140,6 +139,10 @@ class OwnedThread:
         if self.thread is not threading.current_thread():
             self.thread.join(THREAD_EXIT_S)  # the target is over: this is the microseconds of its last instructions
         return True
+
+    def label(self) -> Label:
+        """Describe the thread for the wait-for graph."""
+        return Label(self.thread, self.name, self.started_at, handles=(self, self._finished))
 
     def as_leak(self) -> Leak:
         """Describe the thread as something left behind."""

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from pytinykv.lifecycle.census import Census
-from pytinykv.waitgraph.stacks import CallSite
-
-if TYPE_CHECKING:
-    from pytinykv.waitgraph.graph import WaitGraph
+from pytinykv.waitgraph import CallSite, WaitGraph, render_graph
 
 
 class Outcome(StrEnum):
@@ -30,8 +26,8 @@ class LeakKind(StrEnum):
     THREAD = "thread"
     CHILD = "child process"
     DESCRIPTOR = "file descriptor"
-    SERVER = "grpc server"
-    CALL = "grpc call"
+    SERVER = "server"
+    CALL = "remote call"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +48,16 @@ class Leak:
     name: str
     started_at: CallSite
     stack: tuple[str, ...] = ()
-    """Where it stands now, outermost first; the last line names what it waits for."""
+    """Where it is now, outermost first; the last line names what it waits for."""
     started_by: tuple[CallSite, ...] = ()
     """The callers of `started_at`, innermost first, where they are known."""
 
     def render(self) -> str:
-        """Return what it is, where it was started and where it stands, as lines for people."""
+        """Return what it is, where it was started and where it is now, as lines for people."""
         lines = [f"{self.kind} {self.name}", f"  started at {self.started_at}"]
         lines.extend(f"    called at {site}" for site in self.started_by)
         if self.stack:
-            lines.append("  stands at")
+            lines.append("  at")
             lines.extend(f"    {line}" for line in self.stack)
         return "\n".join(lines)
 
@@ -81,7 +77,7 @@ class StopReport:
     """The process when the scope was made; taken for a root scope only."""
     after: Census | None = None
     graph: WaitGraph | None = None
-    """Who waited for whom when something first overran its deadline; None when nothing did."""
+    """What waited for what when something first overran its deadline; None when nothing did."""
 
     @property
     def leaks(self) -> tuple[Leak, ...]:
@@ -124,7 +120,7 @@ class StopReport:
         graph = next((report.graph for report in self.walk() if report.graph is not None), None)
         if graph is not None:
             lines.append("  when the first deadline had passed:")
-            lines.extend(f"  {line}".rstrip() for line in graph.render().split("\n"))
+            lines.extend(f"  {line}".rstrip() for line in render_graph(graph).split("\n"))
         return "\n".join(lines)
 
     def _verdict(self) -> str:

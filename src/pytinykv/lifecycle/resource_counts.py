@@ -1,8 +1,8 @@
-"""Count what a running process has by owner and place of birth, and notice what only ever grows.
+"""Count what a running process has, by owner and by the line that started it, and notice what only ever grows.
 
 ```
-count_owned(scope)     {(task, "process/store", started at …): 12, (file descriptor, "files in /data/db", …): 40, …}
-GrowthWatch.observe    one such count after the other  ──►  "threads of X, started at Y: 3 → 40, never fewer"
+count_resources(scope)   {(task, "process/store", started at …): 12, (file descriptor, "files in /data/db", …): 40, …}
+GrowthWatch.observe      one such count after the other  ──►  "threads of X, started at Y: 3 → 40, never fewer"
 ```
 
 An owner's name has its numbers replaced by `*`, so that a hundred scopes `connection-17` are one owner. Descriptors belong to
@@ -17,15 +17,12 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pytinykv.lifecycle.census import counted_descriptors, counted_threads
-from pytinykv.lifecycle.children import OwnedChild
+from pytinykv.lifecycle.members import Member
 from pytinykv.lifecycle.report import LeakKind
-from pytinykv.transport.rpc.server import RpcServer
-
-if TYPE_CHECKING:
-    from pytinykv.lifecycle.scope import Member, Scope
+from pytinykv.lifecycle.scope import Scope
 
 WINDOW: Final = 30
 """How many counts in a row must not shrink."""
@@ -36,13 +33,17 @@ _NUMBER: Final = re.compile(r"\d+")
 _LISTENING: Final = "0A"
 
 
+UNOWNED: Final = "no scope"
+
+
 class Owned(NamedTuple):
-    """A kind of thing that somebody has any number of."""
+    """What is counted together: of one kind, with one owner, started at one line."""
 
     kind: LeakKind
     owner: str
-    born: str
-    """Where they were started, or "" where that is not known."""
+    """The name of the scope or member, with `*` for numbers; `UNOWNED` for what none has."""
+    started_at: str
+    """`path:line in function`, or "" where that is not known."""
 
 
 class Growth(NamedTuple):
@@ -53,70 +54,75 @@ class Growth(NamedTuple):
     now: int
 
     def __str__(self) -> str:
-        born = f", started at {self.what.born}" if self.what.born else ""
-        return f"{self.what.kind}s of {self.what.owner}{born}: {self.before} → {self.now}, never fewer meanwhile"
+        site = f", started at {self.what.started_at}" if self.what.started_at else ""
+        return f"{self.what.kind}s of {self.what.owner}{site}: {self.before} → {self.now}, never fewer meanwhile"
 
 
-def count_owned(scope: Scope) -> dict[Owned, int]:
+def count_resources(scope: Scope) -> dict[Owned, int]:
     """Return how many tasks, threads, calls, children and descriptors there are, by owner. Callable from any thread."""
     counts: collections.Counter[Owned] = collections.Counter()
     owned_tasks: set[asyncio.Task[Any]] = set()
     owned_threads: set[threading.Thread] = set()
     ports: dict[int, tuple[str, str]] = {}
     for below in scope.subtree():
-        for task, handle in list(below.tasks.items()):
+        for task, handle in list(below.books.tasks.items()):
             owned_tasks.add(task)
             counts[Owned(LeakKind.TASK, _pattern(below.name), str(handle.started_at))] += 1
-        for thread in list(below.threads):
+        for thread in list(below.books.threads):
             owned_threads.add(thread.thread)
             counts[Owned(LeakKind.THREAD, _pattern(below.name), str(thread.started_at))] += 1
-        for member in list(below.members):
+        for member in list(below.books.members):
             owned_tasks.update(_count_member(member, counts, ports))
     loops = {id(loop): loop for below in scope.subtree() if (loop := below.loop) is not None}
     for loop in loops.values():
         for stray in asyncio.all_tasks(loop) - owned_tasks:
             code = getattr(stray.get_coro(), "cr_code", None)
-            born = "" if code is None else f"{code.co_filename}:{code.co_firstlineno} in {code.co_qualname}"
-            counts[Owned(LeakKind.TASK, "nobody", born)] += 1
+            site = "" if code is None else f"{code.co_filename}:{code.co_firstlineno} in {code.co_qualname}"
+            counts[Owned(LeakKind.TASK, UNOWNED, site)] += 1
     for other in counted_threads():
         if other not in owned_threads and other is not threading.current_thread():
-            counts[Owned(LeakKind.THREAD, f"nobody ({_pattern(other.name)})", "")] += 1
-    for owner, born in _descriptor_owners(ports):
-        counts[Owned(LeakKind.DESCRIPTOR, owner, born)] += 1
+            counts[Owned(LeakKind.THREAD, f"{UNOWNED} ({_pattern(other.name)})", "")] += 1
+    for owner, site in _descriptor_owners(ports):
+        counts[Owned(LeakKind.DESCRIPTOR, owner, site)] += 1
     return {what: number for what, number in counts.items() if number}
 
 
 def _count_member(
-    member: Scope | Member, counts: collections.Counter[Owned], ports: dict[int, tuple[str, str]]
+    member: Member, counts: collections.Counter[Owned], ports: dict[int, tuple[str, str]]
 ) -> list[asyncio.Task[Any]]:
-    """Count a member's calls or the child that it is, note the port it listens on; return the tasks it owns."""
-    name, calls = _pattern(member.name), list[asyncio.Task[Any]]()
-    born = str(getattr(member, "made_at", ""))
-    if isinstance(member, RpcServer):
-        calls = [task for task, _ in member.handlers()]
-        counts[Owned(LeakKind.CALL, name, born)] += len(calls)
-    elif isinstance(member, OwnedChild):
-        counts[Owned(LeakKind.CHILD, name, str(member.started_at))] += 1
-    port = getattr(member, "port", None)
-    if isinstance(port, int):
-        ports[port] = (name, born)
+    """Count a member's calls and child processes, note the port it listens on; return the tasks it owns."""
+    if isinstance(member, Scope):  # `subtree` comes to it
+        return []
+    name, site = _pattern(member.name), str(member.made_at or "")
+    calls = list[asyncio.Task[Any]]()
+    for label in member.labels():
+        if isinstance(label.subject, asyncio.Task):
+            calls.append(label.subject)
+            counts[Owned(LeakKind.CALL, name, site)] += 1
+        else:
+            counts[Owned(LeakKind.CHILD, name, str(label.started_at))] += 1
+    if member.port is not None:
+        ports[member.port] = (name, site)
     return calls
 
 
 class GrowthWatch:
-    """Notices what never shrinks and keeps growing, over a window of counts. Tells of each again when it has doubled."""
+    """Notices what never shrinks and keeps growing, over a window of counts. Reports each again when it has doubled."""
 
     def __init__(self, *, window: int = WINDOW, growth_min: int = GROWTH_MIN) -> None:
+        """Take `window` counts, none smaller than the one before, for growth if they differ by `growth_min`."""
         self._window: Final = window
         self._growth_min: Final = growth_min
         self._history: Final[dict[Owned, collections.deque[int]]] = {}
-        self._told: Final[dict[Owned, int]] = {}
+        """The last counts of each, since it last shrank."""
+        self._reported: Final[dict[Owned, int]] = {}
+        """The count at which each was last returned by `observe`."""
 
     def observe(self, counts: Mapping[Owned, int]) -> list[Growth]:
-        """Take a count; return what has only ever grown for the whole window and was not told yet."""
+        """Take a count; return what has only ever grown for the whole window and was not reported yet."""
         for gone in self._history.keys() - counts.keys():
             del self._history[gone]
-            self._told.pop(gone, None)
+            self._reported.pop(gone, None)
         return [
             growth for what, number in sorted(counts.items()) if (growth := self._observe(what, number)) is not None
         ]
@@ -129,9 +135,9 @@ class GrowthWatch:
         steps = sum(after > before for before, after in zip(history, list(history)[1:], strict=False))
         if len(history) < self._window or number - history[0] < self._growth_min or steps < _STEPS_MIN:
             return None
-        if number < 2 * self._told.get(what, 0):
+        if number < 2 * self._reported.get(what, 0):
             return None
-        self._told[what] = number
+        self._reported[what] = number
         return Growth(what, history[0], number)
 
 
@@ -179,7 +185,7 @@ def tcp_sockets() -> dict[str, tuple[str, str, str]]:
 
 
 def _address(text: str) -> str:
-    """Return `127.0.0.1:2379` for the kernel's `0100007F:094B`; only the port of an IPv6 address is told."""
+    """Return `127.0.0.1:2379` for the kernel's `0100007F:094B`; of an IPv6 address, only the port."""
     host, _, port = text.partition(":")
     if len(host) == 8:
         return f"{'.'.join(str(byte) for byte in reversed(bytes.fromhex(host)))}:{int(port, 16)}"

@@ -1,24 +1,25 @@
-"""Scopes: who owns a task, a thread, a server, a child process, and in which order they end.
+"""Scopes: what owns a task, a thread, a server, a child process, and in which order they end.
 
-Purpose. Nothing runs in the background without an owner that ends it. A scope starts tasks and threads under its name,
-holds them strongly, and stops everything it owns in a fixed order, with deadlines, ending in a report. Scopes nest.
+A scope starts tasks and threads under its name, holds them strongly, and stops everything it owns in a fixed order, with
+deadlines, ending in a report. Scopes nest.
 
 ```
-scope "store-1"                stop() of "store-1":
-├── stages   s1, s2, s3        1  s1, s2, s3                 as registered
-├── members  m1, m2            2  m2, then m1                newest first: child scopes, servers, channels, processes
-├── tasks    t1, t2            3  t1 and t2 cancelled, together
-└── threads  d1                4  d1 woken and joined
+scope "store-1"                     stop() of "store-1":
+├── on_stop      s1, s2, s3         1  s1, s2, s3      as registered
+├── members      m1, m2             2  m2, then m1     newest first: child scopes, servers, channels, processes
+├── tasks        t1, t2             3  t1 and t2       cancelled, together
+├── threads      d1                 4  d1              woken and joined
+└── on_stopped   engine, lock       5  lock, engine    newest first: what all of the above uses is closed
 ```
 
-What is above in the tree (a parent's tasks and threads) outlives what is below it, because children may use what their
-parent owns and never the other way round: waits form no circle.
+A parent's tasks and threads outlive its children, because children may use what their parent owns and never the other way
+round: waits form no cycle.
 
 Invariants
 1. A task, thread or member is in the scope's books from its start until it has ended.
 2. From the moment `stop` is called nothing can be started in the scope.
 3. `stop` runs once. Every caller, early or late, gets the same report; a cancelled caller does not cancel the stop.
-4. Whoever calls `stop` from inside is not waited for. A circle that cannot be resolved so is refused, not waited out.
+4. A task that calls `stop` from inside is not waited for. A cycle that cannot be resolved so is refused, not waited out.
 5. No step of a stop can prevent the next one: what raises or overruns is recorded.
 """
 
@@ -29,94 +30,81 @@ import collections
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, Protocol, Self, TypeVar, cast
+from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
 from pytinykv.lifecycle.census import Census, take_census
 from pytinykv.lifecycle.errors import LifecycleError, ScopeStoppedError
+from pytinykv.lifecycle.members import Books, Member, Stage, StageFunction
 from pytinykv.lifecycle.owned import OwnedTask, OwnedThread
 from pytinykv.lifecycle.report import Leak, StopReport
 from pytinykv.lifecycle.stopping import StopSequence
-from pytinykv.waitgraph.stacks import call_site
-
-if TYPE_CHECKING:
-    from pytinykv.waitgraph.wait_clock import WaitClock
+from pytinykv.waitgraph import CallSite, Label, LoopLabel, Program, WaitClock, WaitGraph, call_site, explain
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 FailureCallback = Callable[[str, BaseException], object]
-StageFunction = Callable[[], Awaitable[object] | object]
 
 STOP_DEADLINE_S: Final = 5.0
+"""For a whole stop, unless the caller says otherwise."""
 STAGE_DEADLINE_S: Final = 1.0
 _FAILURES_KEPT: Final = 16
 
 _log = logging.getLogger(__name__)
 
 
-class Member(Protocol):
-    """Something a scope owns besides tasks and threads: a server, a channel, a child process."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in the report."""
-        ...
-
-    async def stop_member(self, deadline_s: float) -> None:
-        """End it within `deadline_s` seconds; idempotent; gets cancelled past the deadline."""
-        ...
-
-    def leaks(self) -> Sequence[Leak]:
-        """What of it is still there."""
-        ...
-
-
-class Stage(NamedTuple):
-    """One registered step of a stop."""
-
-    name: str
-    function: StageFunction
-    deadline_s: float
-
-
-class Scope:
+class Scope(Member):
     """An owner of background work; see the module's text for the order in which a stop ends it.
 
     Not thread-safe: a scope belongs to the event loop that uses it first. It may be made outside any loop.
     """
 
+    stop_margin_s = 1.0  # it bounds itself; this is for a stop that was begun before, with a longer deadline
+
     def __init__(self, name: str, *, parent: Scope | None = None) -> None:
         """Make a root scope, or use `child` for one below another. `name` appears in logs, reports and task names."""
         if parent is not None:
             parent.refuse_if_stopping(f"scope {name!r}")
-        self.name: Final[str] = name if parent is None else f"{parent.name}/{name}"
-        self.created_at: Final = call_site(1 if parent is None else 2)
+        self._name: Final = name if parent is None else f"{parent.name}/{name}"
+        self._made_at: Final = call_site(1 if parent is None else 2)
         self.parent: Final = parent
-        self.tasks: Final[dict[asyncio.Task[Any], OwnedTask[Any]]] = {}
-        self.threads: Final[dict[OwnedThread, None]] = {}
-        self.members: Final[dict[Scope | Member, None]] = {}
-        self.stages: Final[list[Stage]] = []
-        self.excused: Final[set[asyncio.Task[Any]]] = set()
-        """Own tasks that called `stop` and so are neither cancelled nor waited for."""
+        self.books: Final = Books()
         self.failures: Final = collections.deque[str](maxlen=_FAILURES_KEPT)
-        self.bad_reports: Final[list[StopReport]] = []
+        """The last tasks and threads that failed, here and not below, each with its error."""
+        self._bad_reports: Final[list[StopReport]] = []
         """Reports of children that were stopped on their own and left something behind."""
         self._failure_callbacks: Final[list[FailureCallback]] = []
         self._before: Final[Census | None] = take_census() if parent is None else None
+        """Of a root scope: what the process had when it was made."""
         self.wait_clock: WaitClock | None = None
-        """What knows since when everybody waits: set on a root scope by whoever looks regularly."""
-        self.loop_stood_s: Callable[[], float] = float
-        """Returns for how long the event loop has not turned, 0.0 while it does: set on a root scope by its watch."""
+        """What knows for how long each task and thread has waited: set on a root scope by its `Watch`."""
+        self.loop_blocked_s: Callable[[], float] = float
+        """Returns for how long the event loop has not turned, 0.0 while it does: set on a root scope by its `Watch`."""
         self._loop: asyncio.AbstractEventLoop | None = None
+        """The loop that the scope belongs to: the one in which it first started something, or was stopped."""
         self._loop_thread: int | None = None
+        """The identifier of the thread that turned the loop then."""
         self._sequence: StopSequence | None = None
+        """The stop, from the moment it began; never None again."""
         self._stop_task: asyncio.Task[StopReport] | None = None
+        """The task that runs the sequence."""
         self._report: StopReport | None = None
+        """Set once, when the stop is over."""
         if parent is not None:
-            parent.members[self] = None
+            parent.books.members[self] = None
         _log.info("scope %s started", self.name)
+
+    @property
+    def name(self) -> str:
+        """The names of the scopes from the root to this one, joined by slashes."""
+        return self._name
+
+    @property
+    def made_at(self) -> CallSite:
+        """The line that made it."""
+        return self._made_at
 
     @property
     def root(self) -> Scope:
@@ -127,11 +115,6 @@ class Scope:
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop that the scope belongs to, once it has used one that is not closed."""
         return None if self._loop is None or self._loop.is_closed() else self._loop
-
-    @property
-    def loop_thread(self) -> int | None:
-        """The identifier of the thread that turned the loop when the scope first used it."""
-        return self._loop_thread
 
     # --- starting -----------------------------------------------------------------------------------------------
 
@@ -162,7 +145,7 @@ class Scope:
         full_name = f"{self.name}/{name}"
         task = loop.create_task(coro_fn(*args, **kwargs), name=full_name)
         owned = OwnedTask(full_name, task, call_site(), loop.time())
-        self.tasks[task] = owned
+        self.books.tasks[task] = owned
         task.add_done_callback(self._on_task_done)
         _log.debug("task %s started", full_name)
         return owned
@@ -194,7 +177,7 @@ class Scope:
                 loop.call_soon_threadsafe(self.fail, full_name, error)
 
         thread = OwnedThread(f"{self.name}/{name}", target, args, wake=wake, started_at=call_site(), on_error=on_error)
-        self.threads[thread] = None
+        self.books.threads[thread] = None
         thread.add_done_callback(self._on_thread_done)
         _log.info("thread %s started", thread.name)
         thread.thread.start()
@@ -207,11 +190,11 @@ class Scope:
             ScopeStoppedError: the scope is stopping or has stopped; the caller still has to close `member`.
         """
         self.refuse_if_stopping(member.name)
-        self.members[member] = None
+        self.books.members[member] = None
 
     def disown(self, member: Member) -> None:
         """Strike a member that has ended from the books; unknown ones are ignored."""
-        self.members.pop(member, None)
+        self.books.members.pop(member, None)
 
     # --- being told ---------------------------------------------------------------------------------------------
 
@@ -225,14 +208,22 @@ class Scope:
             ScopeStoppedError: the scope is stopping or has stopped.
         """
         self.refuse_if_stopping(f"stage {name!r}")
-        self.stages.append(Stage(name, function, deadline_s))
+        self.books.stages.append(Stage(name, function, deadline_s, call_site()))
+
+    def on_stopped(self, name: str, function: StageFunction, deadline_s: float = STAGE_DEADLINE_S) -> None:
+        """As `on_stop`, but run when everything else in the scope has been stopped, in the reverse order of registration.
+
+        For what the scope's children, tasks and threads use until their end. Register it right after opening it.
+        """
+        self.refuse_if_stopping(f"stage {name!r}")
+        self.books.last_stages.append(Stage(name, function, deadline_s, call_site()))
 
     def on_failure(self, callback: FailureCallback) -> None:
         """Call `callback(name, error)` when a task or thread fails, here or in a child without a callback of its own."""
         self._failure_callbacks.append(callback)
 
     def fail(self, name: str, error: BaseException) -> None:
-        """Record that something owned has failed: log it, remember it, tell the nearest owner that wants to know."""
+        """Record that something owned has failed: log it, remember it, and call the nearest `on_failure`."""
         _log.error("%s failed: %r", name, error, exc_info=error)
         self.failures.append(f"{name}: {error!r}")
         if self._sequence is not None:
@@ -281,9 +272,13 @@ class Scope:
         self._excuse(asyncio.current_task())
         if self._stop_task is None:
             _log.info("scope %s stopping", self.name)
-            self._sequence = StopSequence(self, loop.time() + deadline_s)
+            self._sequence = StopSequence(self.name, self.books, loop.time() + deadline_s, self.root.explain)
             self._stop_task = loop.create_task(self._run_stop(self._sequence), name=f"{self.name}/stop")
         return await asyncio.shield(self._stop_task)
+
+    async def stop_member(self, deadline_s: float) -> None:
+        """Stop, as a part of the parent's stop."""
+        await self.stop(deadline_s)
 
     async def _run_stop(self, sequence: StopSequence) -> StopReport:
         loop = asyncio.get_running_loop()
@@ -294,7 +289,7 @@ class Scope:
             took_s=loop.time() - started,
             stages=tuple(sequence.results),
             own_leaks=tuple(sequence.leaks),
-            children=(*self.bad_reports, *sequence.child_reports),
+            children=(*self._bad_reports, *sequence.child_reports),
             failures=tuple(self.failures),
             before=self._before,
             after=take_census(without=asyncio.current_task()) if self.parent is None else None,
@@ -320,6 +315,33 @@ class Scope:
         if not report.ok and error is None:
             raise LifecycleError(report.render())
 
+    # --- explaining: from any thread ----------------------------------------------------------------------------
+
+    def explain(self) -> WaitGraph:
+        """Return what waits for what in this process, as far as the loops of this scope and those below it go."""
+        loops: dict[asyncio.AbstractEventLoop, LoopLabel] = {}
+        for scope in self.subtree():
+            if (loop := scope.loop) is not None:
+                loops.setdefault(loop, LoopLabel(loop, f"of {scope.name}", scope._loop_thread))  # noqa: SLF001 - same class
+        clock = self.root.wait_clock
+        return explain(Program(name=self.name, loops=tuple(loops.values()), labels=self.labels(), clock=clock))
+
+    def labels(self) -> list[Label]:
+        """Return all tasks, threads and child processes that this scope and those below it own."""
+        return [
+            *(task.label() for task in list(self.books.tasks.values())),
+            *(thread.label() for thread in list(self.books.threads)),
+            *(label for member in list(self.books.members) for label in member.labels()),
+        ]
+
+    def leaks(self) -> list[Leak]:
+        """Return everything that this scope and those below it own now, as what would be left behind."""
+        return [
+            *(task.as_leak() for task in list(self.books.tasks.values())),
+            *(thread.as_leak() for thread in list(self.books.threads)),
+            *(leak for member in list(self.books.members) for leak in member.leaks()),
+        ]
+
     # --- inside -------------------------------------------------------------------------------------------------
 
     def refuse_if_stopping(self, what: str) -> None:
@@ -331,7 +353,7 @@ class Scope:
     def subtree(self) -> Iterator[Scope]:
         """Iterate over this scope and all below it."""
         yield self
-        for member in list(self.members):
+        for member in list(self.books.members):
             if isinstance(member, Scope):
                 yield from member.subtree()
 
@@ -346,8 +368,8 @@ class Scope:
         for scope in self.subtree():
             if scope.is_stage_task(caller):
                 raise LifecycleError(f"a stage of the stop of scope {scope.name} cannot wait for scope {self.name}")
-            if caller in scope.tasks:
-                scope.excused.add(caller)
+            if caller in scope.books.tasks:
+                scope.books.excused.add(caller)
                 if scope._sequence is not None:  # noqa: SLF001 - same class
                     scope._sequence.check_idle()  # noqa: SLF001 - same class
 
@@ -363,8 +385,8 @@ class Scope:
         return loop
 
     def _on_task_done(self, task: asyncio.Task[Any]) -> None:
-        owned = self.tasks.pop(task)
-        self.excused.discard(task)
+        owned = self.books.tasks.pop(task)
+        self.books.excused.discard(task)
         if task.cancelled():
             _log.debug("task %s cancelled", owned.name)
         elif (error := task.exception()) is not None:
@@ -375,15 +397,15 @@ class Scope:
             self._sequence.check_idle()
 
     def _on_thread_done(self, thread: OwnedThread) -> None:
-        self.threads.pop(thread, None)
+        self.books.threads.pop(thread, None)
 
     def _on_child_stopped(self, child: Scope, report: StopReport) -> None:
-        """A child is over. One that stopped by itself and badly is kept for this scope's report; see StopSequence."""
-        self.members.pop(child, None)
-        if not report.ok and (self._sequence is None or not self._sequence.is_waiting_for(child)):
-            self.bad_reports.append(report)
+        """A child has stopped. If it did so on its own and badly, its report becomes a part of this scope's."""
+        self.books.members.pop(child, None)
+        if not report.ok and (self._sequence is None or not self._sequence.is_stopping(child)):
+            self._bad_reports.append(report)
 
     def __repr__(self) -> str:
         state = "stopped" if self._report is not None else "stopping" if self.stopping else "running"
-        owned = f"{len(self.tasks)} tasks, {len(self.threads)} threads, {len(self.members)} members"
+        owned = f"{len(self.books.tasks)} tasks, {len(self.books.threads)} threads, {len(self.books.members)} members"
         return f"<Scope {self.name} {state}: {owned}>"

@@ -5,23 +5,23 @@
   SIGTERM, SIGINT ─────────────────┼──► watchdog armed ──► scope.stop() ──► loop closed ──► exit 0, or what main returned
   something owned fails ───────────┘           │               │
                                                │               └─ something overran or is left ──► report, exit 3
-  second signal ───────────────────────────────┼──────────────────────────────────────────────► who is stuck, exit 3
-                                               └─ hard deadline, even if the loop stands still ──► all stacks, exit 3
-  SIGUSR1 ──► who waits for whom, to the log; the process goes on
+  second signal ───────────────────────────────┼──────────────────────────────────────────────► what is stuck, exit 3
+                                               └─ hard deadline, even if the loop is blocked ──► all stacks, exit 3
+  SIGUSR1 ──► the wait-for graph, to the log; the process goes on
 ```
 
-What a forced exit prints is the report, or the list of what is stuck, and the wait-for graph (`explain`). All the time a
-`Watch` looks for a loop that stands still and for things that only ever grow.
+What a forced exit prints is the report, or the list of what is stuck, and the wait-for graph. All the time a `Watch` looks
+for a blocked loop and for what only ever grows.
 
 Invariants
 1. From the first signal on, the process ends within `stop_deadline_s + FORCED_EXIT_S` seconds: the watchdog is a thread of
-   its own, hears of signals by itself and needs nothing from the event loop, the main thread, or who reads standard error.
+   its own, hears of signals by itself and needs nothing from the event loop, the main thread, or a reader of standard error.
 2. Exit status 0 means: every stage of the stop went well and nothing was left behind.
 3. Nothing here runs Python code in a signal context: CPython calls handlers between two instructions of the main thread.
    They only set flags, wake others through sockets that don't block, and write with `os.write`.
 
 Left out: compiled code that kept the interpreter's lock before the signal came, and does not return: no thread can notice
-anything then. Whoever sent the signal has to follow with SIGKILL, as `children` does. (If it takes the lock during the stop,
+anything then. The sender of the signal has to follow with SIGKILL, as `children` does. (If it takes the lock during the stop,
 the watchdog's last resort ends the process, with status 1.)
 """
 
@@ -60,17 +60,17 @@ EXIT_CLEAN: Final = 0
 EXIT_ERROR: Final = 1
 EXIT_FORCED: Final = 3
 
-STOP_DEADLINE_S: Final = 4.0
+PROCESS_STOP_DEADLINE_S: Final = 4.0
 HARD_MARGIN_S: Final = 1.0
 REPEAT_S: Final = 0.25
-"""A signal this soon after the first is the same wish told twice: `timeout` signals the process and then its group."""
+"""A signal this soon after the first is the same request again: `timeout` signals the process and then its group."""
 SETTLE_S: Final = 0.2
 """How long tasks of libraries may take to end after the scope has stopped."""
 INTERPRETER_EXIT_S: Final = 3.0
 EXPLAIN_S: Final = 1.0
 """How long drawing the wait-for graph may hold up a forced exit."""
 WRITE_S: Final = 1.0
-"""How long a forced exit waits for somebody to read what it has to say."""
+"""How long a forced exit waits for a reader of what it prints."""
 FORCED_EXIT_S: Final = HARD_MARGIN_S + EXPLAIN_S + WRITE_S
 """How much longer than its deadline a stop may take at most."""
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -84,7 +84,7 @@ def run_process(
     main: Main,
     *,
     name: str = "process",
-    stop_deadline_s: float = STOP_DEADLINE_S,
+    stop_deadline_s: float = PROCESS_STOP_DEADLINE_S,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
     on_report: Callable[[StopReport], object] | None = None,
 ) -> int:
@@ -110,7 +110,7 @@ def run_process(
         try:
             with process:
                 status = runner.run(process.run(main))
-        except asyncio.CancelledError:  # from outside of the scope: nobody but a stray KeyboardInterrupt does that
+        except asyncio.CancelledError:  # from outside of the scope: only a stray KeyboardInterrupt does that
             status = EXIT_ERROR
     process.watchdog.disarm()
     return status
@@ -119,7 +119,7 @@ def run_process(
 def leave_process(status: int) -> NoReturn:
     """Exit with `status`; if the interpreter's own clean-up hangs, print all stacks and exit with 1 after 3 seconds.
 
-    A signal that comes now is the wish that is just being granted; it must not turn the status into "killed by SIGTERM".
+    A signal that comes now asks for what is just being done; it must not turn the status into "killed by SIGTERM".
     """
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -223,30 +223,21 @@ class _Process:
     # --- being forced -------------------------------------------------------------------------------------------
 
     def _force_hard(self, why: str) -> NoReturn:
-        """The stop did not end in time although it bounds itself: the main thread stands. Called by the watchdog."""
+        """The stop did not end in time although it bounds itself: the main thread is blocked. Called by the watchdog."""
         _force(f"{self._name}: {why}, exit forced; the stacks of all threads:\n{_stacks()}{self._describe_stuck()}")
 
     def _describe_stuck(self) -> str:
-        """Return what is still there, with where it stands. Reads only, and may be called from any thread."""
+        """Return what is still there, with where it is. Reads only, and may be called from any thread."""
         try:
-            leaks = [] if self._scope is None else list(_running(self._scope))
+            leaks = [] if self._scope is None else self._scope.leaks()
         except RuntimeError as error:  # the loop goes on in another thread and changed a table meanwhile
             return f"cannot list what is left: {error}\n"
         graph = _within(EXPLAIN_S, self.watch.describe) if self._scope is not None else ""
         return "".join(f"STUCK {leak.render()}\n" for leak in leaks) + f"{graph}\n"
 
 
-def _running(scope: Scope) -> list[Leak]:
-    leaks: list[Leak] = []
-    for below in scope.subtree():
-        leaks.extend(task.as_leak() for task in list(below.tasks.values()))
-        leaks.extend(thread.as_leak() for thread in list(below.threads))
-        leaks.extend(leak for member in list(below.members) if not isinstance(member, Scope) for leak in member.leaks())
-    return leaks
-
-
 async def _strays(inherited: frozenset[int], opened: dict[int, str]) -> list[Leak]:
-    """Return what nobody owns and that is left after the scope has stopped: tasks, threads, children, descriptors.
+    """Return what has no owner and is left after the scope has stopped: tasks, threads, children, descriptors.
 
     `inherited`, `opened`: pids of children and descriptors that were there before anything was started.
     """
@@ -294,10 +285,10 @@ async def _settled_descriptors(opened: dict[int, str]) -> dict[int, str]:
 
 
 def _hang_up(sockets: Iterable[int]) -> None:
-    """Shut down the connections that are left; whoever has them open still has to close them.
+    """Shut down the connections that are left, which does not close them.
 
     gRPC keeps the socket of a closed channel until the other end has taken what was being written, which one that is out
-    of reach does not (its keepalive would give up after 13 s). Told that the connection is over, gRPC closes it at once.
+    of reach does not (its keepalive would give up after 13 s). When the connection is shut down, gRPC closes it at once.
     What Python code has forgotten stays open, and is an error.
     """
     for number in sockets:
@@ -313,16 +304,16 @@ def _within(limit_s: float, tell: Callable[[], str]) -> str:
         try:
             told.append(tell())
         except Exception as error:
-            told.append(f"who waits for whom can't be told: {error!r}")
+            told.append(f"the wait-for graph could not be drawn: {error!r}")
 
     thread = threading.Thread(target=run, name="explain", daemon=True)
     thread.start()
     thread.join(limit_s)
-    return told[0] if told else f"who waits for whom could not be told within {limit_s} s"
+    return told[0] if told else f"the wait-for graph could not be drawn within {limit_s} s"
 
 
 def _stacks() -> str:
-    """Return where all threads stand, as `faulthandler` writes it: into memory, since a pipe may have no reader."""
+    """Return the stacks of all threads, as `faulthandler` writes it: into memory, since a pipe may have no reader."""
     with os.fdopen(os.memfd_create("stacks"), "w+b") as memory:
         faulthandler.dump_traceback(memory, all_threads=True)
         memory.seek(0)
@@ -330,13 +321,13 @@ def _stacks() -> str:
 
 
 def _force(text: str) -> NoReturn:
-    """Print `text`, and end the process with status 3, without anything that could wait for somebody for long."""
+    """Print `text`, and end the process with status 3, without anything that could wait for long."""
     _write_error(text)
     os._exit(EXIT_FORCED)
 
 
 def _write_error(text: str) -> None:
-    """Write to standard error; leave off what nobody takes within `WRITE_S` seconds (a full pipe, a terminal on hold)."""
+    """Write to standard error; leave off what is not taken within `WRITE_S` seconds (a full pipe, a terminal on hold)."""
     data = text.encode(errors="replace")
     poll = select.poll()
     poll.register(2, select.POLLOUT)
@@ -346,5 +337,5 @@ def _write_error(text: str) -> None:
             if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
                 return
             data = data[os.write(2, data[: select.PIPE_BUF]) :]  # for so much there is room, says poll(2)
-        except OSError:  # nobody reads it any more
+        except OSError:  # it has no reader any more
             return

@@ -1,20 +1,20 @@
-"""The watch over a running process: a thread that notices a loop which does not turn, and tells who waits for whom.
+"""The watch over a running process: a thread that notices a loop which does not turn, and logs what it is blocked on.
 
 ```
-every TICK_S      ask the loop for a sign of life; none for STALL_S: log its stack, once per stall; circles if there are any
-every LOOK_S      note where everybody stands, so that a graph can tell since when they wait
-every COUNT_S     count what everybody owns; warn of what only ever grows
+every TICK_S      have the loop run a callback; if it has not for STALL_S: log its stack, once per stall, and deadlock cycles
+every LOOK_S      note where each task and thread is, so that a graph can say for how long they have waited
+every COUNT_S     count what each owner has; warn of what only ever grows
 SIGUSR1           log the wait-for graph
 ```
 
 The thread needs nothing from the loop. SIGUSR1 is blocked everywhere and taken up by the thread itself (`sigtimedwait`), so
-it is answered also while the main thread stands in compiled code. Cost: a callback in the loop four times a second.
+it is answered also while the main thread is in compiled code. Cost: a callback in the loop four times a second.
 
-A process that was stopped (SIGSTOP), or starved, finds its own thread late as well; that is told apart from a loop that
-stands still while the thread runs on time.
+In a process that was stopped (SIGSTOP), or starved, this thread is late as well; that is told apart from a loop that
+is blocked beside a thread that runs on time.
 
-A log is for reading later, so it is kept short: most stalls are a loop that computes, of which its stack tells everything. A
-stall at the place of the last one is told in one line; lateness is told at once, and then at most every QUIET_S, added up.
+A log is for reading later, so it is kept short: most stalls are a loop that computes, of which its stack says everything. A
+stall at the place of the last one takes one line; lateness is logged at once, and then at most every QUIET_S, added up.
 """
 
 from __future__ import annotations
@@ -30,12 +30,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from pytinykv.lifecycle.resource_counts import GrowthWatch, count_owned
+from pytinykv.lifecycle.resource_counts import GrowthWatch, count_resources
 from pytinykv.lifecycle.scope import Scope
-from pytinykv.waitgraph.explain import explain
-from pytinykv.waitgraph.graph_text import render_circles
+from pytinykv.waitgraph import WaitClock, render_cycles, render_graph
 from pytinykv.waitgraph.stacks import thread_stack
-from pytinykv.waitgraph.wait_clock import WaitClock
 
 TICK_S: Final = 0.25
 STALL_S: Final = 1.0
@@ -68,29 +66,34 @@ class Watch:
         self._loop_thread: Final = threading.current_thread()
         self._scope: Scope | None = None
         self.clock: Final = WaitClock()
+        """Since when each task and thread has waited."""
         self._growth: Final = growth or GrowthWatch()
         self._asked_at: float | None = None
-        """When the sign of life that has not come yet was asked for."""
+        """When the loop was given the callback that it has not run yet; None when it has run it."""
         self._stalled_at: float | None = None
-        """Since when the loop has stood, if that was told."""
-        self._stall_told: tuple[str, ...] = ()
-        """The functions of the stack that was told last."""
+        """Since when the loop has not turned, once that was logged."""
+        self._stall_logged: tuple[str, ...] = ()
+        """The functions of the stack that was logged last."""
         self._same_stalls = 0
-        self._late_told_at = -QUIET_S
-        self._late_untold: Final[list[float]] = []
+        """How many stalls since then had the same stack."""
+        self._lateness_logged_at = -QUIET_S
+        self._lateness: Final[list[float]] = []
+        """By how many seconds this thread was late, each time since that was logged last."""
         self._ticked_at = now()
         self._looked_at = self._counted_at = now()
         self._wanted: Final = threading.Event()
+        """Set when the graph is to be logged."""
         self._is_over = False
         self._is_hushed = False
         self._looking: Final = threading.Lock()
+        """Held during a look."""
         self._thread: Final = threading.Thread(target=self._run, name=f"{name}/watch", daemon=True)
 
     def attach(self, scope: Scope) -> None:
         """Say what is owned; until then only the loop is watched."""
         self._scope = scope
         scope.wait_clock = self.clock
-        scope.loop_stood_s = self.stood_s
+        scope.loop_blocked_s = self.blocked_s
 
     def start(self) -> None:
         """Start the thread, with SIGUSR1 blocked in it from its first instruction on: its default action is death."""
@@ -107,7 +110,7 @@ class Watch:
     def hush(self) -> None:
         """Look at nothing any more, and wait until a look under way is over. The thread stays, until `stop`.
 
-        Whoever counts what is left needs that: a look keeps the frames alive that it describes, and what they hold.
+        What is left can be counted only then: a look keeps the frames alive that it describes, and what they hold.
         """
         self._is_hushed = True
         if self._looking.acquire(timeout=_JOIN_S):
@@ -118,7 +121,7 @@ class Watch:
         self._wanted.set()
         self._wake()
 
-    def stood_s(self) -> float:
+    def blocked_s(self) -> float:
         """Return for how long the loop has not turned, 0.0 for less than `STALL_S`. Callable from any thread."""
         stalled_at = self._stalled_at
         return 0.0 if stalled_at is None else self._now() - stalled_at
@@ -126,7 +129,7 @@ class Watch:
     def describe(self) -> str:
         """Return the wait-for graph as text, from any thread."""
         scope = self._scope
-        return "nothing is owned yet" if scope is None else explain(scope).render()
+        return "nothing is owned yet" if scope is None else render_graph(scope.explain())
 
     def tick(self) -> None:
         """Look at everything whose time has come. Called by the thread."""
@@ -141,7 +144,7 @@ class Watch:
             self.clock.look([self._loop])
         if now - self._counted_at >= COUNT_S:
             self._counted_at = now
-            for growth in self._growth.observe(count_owned(scope)):
+            for growth in self._growth.observe(count_resources(scope)):
                 _log.warning("%s: %s", self._name, growth)
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -152,7 +155,7 @@ class Watch:
             try:
                 with self._looking:
                     self._look()
-            except Exception:  # the watch goes on; it is there for bad days
+            except Exception:  # the watch goes on: one look may fail, the next may be needed
                 _log.exception("%s: the watch could not look", self._name)
 
     def _look(self) -> None:
@@ -160,7 +163,7 @@ class Watch:
             return
         if self._wanted.is_set():
             self._wanted.clear()
-            _log.warning("%s was asked who waits for whom\n%s", self._name, self.describe())
+            _log.warning("%s was asked for its wait-for graph\n%s", self._name, self.describe())
         self.tick()
 
     def _wait(self) -> None:
@@ -179,9 +182,9 @@ class Watch:
     def _check_loop(self, now: float) -> None:
         late = now - self._ticked_at - TICK_S
         if late > _LATE_S:
-            self._late_untold.append(late)
+            self._lateness.append(late)
             self._asked_at = None if self._asked_at is None else now
-        self._tell_lateness(now)
+        self._log_lateness(now)
         if self._asked_at is None:
             if self._stalled_at is not None:
                 _log.warning("%s: the event loop turns again, after %.1f s", self._name, now - self._stalled_at)
@@ -189,19 +192,19 @@ class Watch:
             self._ask(now)
         elif now - self._asked_at >= STALL_S and self._stalled_at is None:
             self._stalled_at = self._asked_at
-            self._tell_stall(now - self._asked_at)
+            self._log_stall(now - self._asked_at)
 
-    def _tell_lateness(self, now: float) -> None:
-        if not self._late_untold or now - self._late_told_at < QUIET_S:
+    def _log_lateness(self, now: float) -> None:
+        if not self._lateness or now - self._lateness_logged_at < QUIET_S:
             return
-        times = len(self._late_untold)
+        times = len(self._lateness)
         _log.warning(
-            "%s: nothing of this process ran for %s: it was paused, or starved, or compiled code did not let go",
+            "%s: nothing of this process ran for %s: it was paused, or starved, or compiled code kept the interpreter",
             self._name,
-            f"{sum(self._late_untold):.1f} s" + (f" in all, {times} times" if times > 1 else ""),
+            f"{sum(self._lateness):.1f} s" + (f" in all, {times} times" if times > 1 else ""),
         )
-        self._late_told_at = now
-        self._late_untold.clear()
+        self._lateness_logged_at = now
+        self._lateness.clear()
 
     def _ask(self, now: float) -> None:
         self._asked_at = now
@@ -213,23 +216,23 @@ class Watch:
     def _answer(self) -> None:
         self._asked_at = None
 
-    def _tell_stall(self, stood_s: float) -> None:
+    def _log_stall(self, blocked_s: float) -> None:
         stack = thread_stack(self._loop_thread)
         functions = tuple(_LINE.sub("", line) for line in stack)
-        self._same_stalls = self._same_stalls + 1 if stack and functions == self._stall_told else 0
-        self._stall_told = functions
-        said = f"{self._name}: the event loop has not turned for {stood_s:.1f} s; it stands"
+        self._same_stalls = self._same_stalls + 1 if stack and functions == self._stall_logged else 0
+        self._stall_logged = functions
+        message = f"{self._name}: the event loop has not turned for {blocked_s:.1f} s; it is"
         if self._same_stalls:
             _log.error(
-                "%s in the functions of the last stall (%d in a row): %s", said, self._same_stalls + 1, stack[-1]
+                "%s in the functions of the last stall (%d in a row): %s", message, self._same_stalls + 1, stack[-1]
             )
             return
-        _log.error("%s at\n%s\n%s", said, "\n".join(f"    {line}" for line in stack), self._circles())
+        _log.error("%s at\n%s\n%s", message, "\n".join(f"    {line}" for line in stack), self._cycles())
 
-    def _circles(self) -> str:
-        """Return the circles as text; without one, how to see the whole graph, which says nothing of a loop that computes."""
-        told = "" if self._scope is None else render_circles(explain(self._scope))
-        return told or f"for who waits for whom: kill -USR1 {os.getpid()}, or tinykv doctor"
+    def _cycles(self) -> str:
+        """Return the deadlock cycles as text; without one, how to see the graph, which is no use for a loop that computes."""
+        cycles = "" if self._scope is None else render_cycles(self._scope.explain())
+        return cycles or f"for the wait-for graph: kill -USR1 {os.getpid()}, or tinykv doctor"
 
 
 @contextmanager

@@ -1,13 +1,13 @@
-"""The watchdog: a thread that ends a process which was told to stop and does not, whatever its main thread stands in.
+"""The watchdog: a thread that ends a process which was told to stop and does not, whatever its main thread is in.
 
-CPython runs signal handlers in the main thread, between two instructions. A main thread that stands in compiled code never
+CPython runs signal handlers in the main thread, between two instructions. A main thread that is in compiled code never
 comes to them, and a stop that only they could begin would never begin. So the watchdog hears of signals itself: the
 interpreter writes each one's number into a socket at the moment it arrives (`signal.set_wakeup_fd`), and the watchdog
-reads it, arms itself, and passes it on to whoever had the socket before, which is the event loop.
+reads it, arms itself, and passes it on to the previous owner of the socket, the event loop.
 
 While compiled code keeps the interpreter's lock it can't run either. So once it is armed, a last resort is too: a thread in C
 that needs no lock prints the stacks and ends the process with status 1 (`faulthandler`). If the lock is held already when
-the signal comes, nobody hears of it until the lock is free, and only SIGKILL helps.
+the signal comes, it is not noticed until the lock is free, and only SIGKILL helps.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from contextlib import contextmanager, suppress
 from typing import Final, NoReturn
 
 AFTER_SECOND_S: Final = 1.5
-"""How long the main thread has to act on a second signal, and to tell who is stuck, before the watchdog does."""
+"""How long the main thread has to act on a second signal, and to print what is stuck, before the watchdog does."""
 LAST_RESORT_S: Final = 2.2
-"""How much later than the watchdog the last resort ends the process; it may have to tell who is stuck first."""
+"""How much later than the watchdog the last resort ends the process; it may have to print what is stuck first."""
 _LOOK: Final = 0
 """Comes where signals come, and is none: something was ordered."""
 _READ_BYTES: Final = 64
@@ -37,7 +37,7 @@ class Watchdog:
     Args:
         limit_s: seconds of real time from the first signal, or from `arm`, to the end.
         signals: those that mean "stop".
-        repeat_s: a signal this soon after the first is the same wish.
+        repeat_s: a signal this soon after the first is the same request.
         on_expiry: is called by the thread, and ends the process.
     """
 
@@ -77,7 +77,7 @@ class Watchdog:
 
     @contextmanager
     def hearing_signals(self) -> Iterator[None]:
-        """Hear of signals while the block lasts. In the main thread, inside of the running loop, which has its own ear."""
+        """Hear of signals while the block lasts. In the main thread, inside of the running loop, which has its own socket."""
         self._pass_on_to = signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         pid = os.getpid()
         os.register_at_fork(after_in_child=lambda: self._be_deaf_in(pid))
@@ -94,7 +94,7 @@ class Watchdog:
             faulthandler.dump_traceback_later(self._limit_s + LAST_RESORT_S, exit=True, file=2)
 
     def _be_deaf_in(self, parent: int) -> None:
-        """In a forked child, whose signals would be heard here: its ear is this process's."""
+        """In a forked child, whose signals would be heard here: it has inherited the socket."""
         if not self._is_over and os.getppid() == parent:
             signal.set_wakeup_fd(-1)
 

@@ -1,4 +1,4 @@
-"""Refuse a wiring that can hang, before it runs: who waits for whom among the components of a process, checked for circles.
+"""Refuse a wiring that can hang, before it runs: which component of a process waits for which, checked for cycles.
 
 ```
 wiring = Wiring("store")
@@ -10,13 +10,13 @@ wiring.hands_over("store loop", "disk thread", "syncs", bound=1, when_full=WhenF
 wiring.check()
 ```
 
-What blocks is a wait for a result, and a hand-over to a full queue whose policy is to wait. If such waits go round in a
-circle, there is an order of events in which everybody in it waits for ever: each queue full, each component about to send.
+What blocks is a wait for a result, and a hand-over to a full queue whose policy is to wait. If such waits form a
+cycle, there is an order of events in which all its components wait for ever: each queue full, each component about to send.
 It is a property of the wiring, not of luck, so it is refused whatever the sizes of the queues are.
 
-Deadlines do not excuse a circle. They end the hang of one round, and the next one begins.
+Deadlines do not excuse a cycle. They end the hang of one round, and the next one begins.
 
-A second rule is about stopping: who is waited for outlives who waits. A component that stops before somebody who still
+A second rule is about stopping: a component outlives those that wait for it. One that stops before another that still
 waits for it leaves that one waiting. (A store that has left its loop while the transport still sends to it.)
 
 A declaration is only as good as its agreement with the code: `undeclared` tells which running tasks and threads no component
@@ -37,7 +37,7 @@ from pytinykv.lifecycle.errors import LifecycleError
 
 
 class WiringError(LifecycleError):
-    """Components wait for each other in a circle, or one stops before somebody who waits for it."""
+    """Components wait for each other in a cycle, or one stops before another that waits for it."""
 
 
 class WhenFull(StrEnum):
@@ -86,8 +86,8 @@ class Wiring:
         """Say that `source` puts `what` into a queue that `target` takes it from.
 
         Args:
-            source: who puts.
-            target: who takes.
+            source: the component that puts.
+            target: the component that takes.
             what: the items.
             bound: how many fit; None without a bound, in which case `when_full` never happens.
             when_full: what the source does when as many are waiting.
@@ -102,11 +102,11 @@ class Wiring:
         """Refuse the wiring if it can hang.
 
         Raises:
-            WiringError: naming the components of a circle with what each waits for, or the two that stop in the wrong order.
+            WiringError: naming the components of a cycle with what each waits for, or the two that stop in the wrong order.
         """
-        circle = self._find_circle()
-        if circle:
-            steps = "\n".join(f"  {link.source} {link.how}" for link in circle)
+        cycle = self._find_cycle()
+        if cycle:
+            steps = "\n".join(f"  {link.source} {link.how}" for link in cycle)
             raise WiringError(
                 f"the wiring of {self.name} can hang: these wait for each other\n{steps}\n"
                 "let one of them drop, refuse or replace instead of waiting"
@@ -136,8 +136,8 @@ class Wiring:
     def _blocking(self) -> list[Link]:
         return [link for link in self.links if link.blocks]
 
-    def _find_circle(self) -> list[Link]:
-        """Return the links of a circle of waits, [] if there is none: a walk that never goes to a place twice."""
+    def _find_cycle(self) -> list[Link]:
+        """Return the links of a cycle of waits, [] if there is none: a walk that never goes to a place twice."""
         done: set[str] = set()
         for start in self.components:
             found = self._walk(start, [], done)

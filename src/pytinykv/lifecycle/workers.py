@@ -7,10 +7,9 @@ import queue
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from pytinykv.lifecycle.scope import Scope
+from pytinykv.lifecycle.scope import Scope
 
 T = TypeVar("T")
 
@@ -49,7 +48,7 @@ async def result_of(worker: Worker, work: Callable[[], T]) -> T:
 class ThreadWorker:
     """A `Worker` with a thread of a scope.
 
-    The queue needs no bound of its own: who submits waits for the result before submitting more of the same. When the
+    The queue needs no bound of its own: a caller waits for the result before submitting more of the same. When the
     scope stops, the piece under way is finished and its result delivered while the loop lives; the rest is not begun, and
     not kept, as it may hold files open.
     """
@@ -84,12 +83,12 @@ class ThreadWorker:
             self._began_at = time.monotonic()
             try:
                 result = work()
-            except Exception as error:  # handed to whoever asked for the work
+            except Exception as error:  # handed to the caller
                 result = error
             self._began_at = None
             try:
                 self._loop.call_soon_threadsafe(on_done, result)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+            except RuntimeError:  # the loop is closed, so nothing waits any more
                 break
         with suppress(queue.Empty):
             while True:
@@ -103,6 +102,6 @@ class InlineWorker:
         """See `Worker`."""
         try:
             result: T | BaseException = work()
-        except Exception as error:  # handed to whoever asked for the work
+        except Exception as error:  # handed to the caller
             result = error
         on_done(result)

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pytinykv.lifecycle import Leak
+from pytinykv.lifecycle import Leak, Member
 from pytinykv.simulation.process import Process
 from pytinykv.storage import (
     ColumnFamily,
@@ -210,7 +210,7 @@ class SimDisk:
         self._engine = _as_sim_engine(left, self)
 
 
-class SimWorker:
+class SimWorker(Member):
     """One thread for blocking work, on virtual time: one piece after the other."""
 
     def __init__(self, process: Process, disk: SimDisk, engine: SimEngine) -> None:

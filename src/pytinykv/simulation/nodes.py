@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import ClientError
-from pytinykv.lifecycle import Scope, StopReport
+from pytinykv.lifecycle import PROCESS_STOP_DEADLINE_S, Scope, StopReport
 from pytinykv.model import FormatError
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.scheduler import Scheduler
@@ -39,8 +39,6 @@ class ProcessDied(SimulationError):
 
 SCHEDULER_ADDRESS = "scheduler:2379"
 START_AGAIN_S = 0.5
-STOP_DEADLINE_S = 4.0
-"""What the processes of the command line give their scopes."""
 CALLERS_GONE_S = 2.0
 STOP_BOUND_S = 8.0
 """Virtual seconds within which every program has to stop."""
@@ -124,7 +122,7 @@ class Node:
         assert scope is not None
         self.world.trace.record("stop", self.host)
         started, stalls, was_stalled = self.world.loop.time(), process.stalls, process.stalled
-        report = await self._within(process, "stop", scope.stop())
+        report = await self._within(process, "stop", scope.stop(PROCESS_STOP_DEADLINE_S))
         took_s = self.world.loop.time() - started
         was_held = was_stalled or process.stalls != stalls
         self.world.stops.add(0.0 if was_held else took_s, STOP_BOUND_S)
@@ -239,9 +237,8 @@ class SchedulerNode(Node):
 
     async def _boot(self, process: Process, scope: Scope) -> None:
         engine = self.disk.open(process)
+        scope.on_stopped("close the engine", engine.close)
         inner = scope.child("scheduler")
-        scope.on_stop("stop the scheduler", lambda: inner.stop(STOP_DEADLINE_S), STOP_DEADLINE_S + 1)
-        scope.on_stop("close the engine", engine.close, 2.0)
         worker = SimWorker(process, self.disk, engine)
         inner.adopt(worker)
         gate = Gate("pdpb.PD")
@@ -272,14 +269,13 @@ class ClientNode(Node):
 
     async def _boot(self, process: Process, scope: Scope) -> None:
         self.connector = SimConnector(self.world.internet, process)
-        self.client = client = AsyncClient(
+        self.client = AsyncClient(
             SCHEDULER_ADDRESS,
             connector=self.connector,
             rng=self.world.rng_for(f"{self.host}/{process.incarnation}"),
             scope=scope.child("client"),
             config=self._config,
         )
-        scope.on_stop("close the client", client.close, STOP_DEADLINE_S)
 
     def spawn(self, name: str, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a workload in the client's process; its starter waits for it."""

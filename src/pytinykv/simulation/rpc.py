@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
 
-from pytinykv.lifecycle import Leak, Scope
+from pytinykv.lifecycle import Leak, Member, Scope
 from pytinykv.simulation.connection import Connection, End, Frame
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.network import Network
@@ -59,7 +59,7 @@ class Internet:
         return address.partition(":")[0]
 
 
-class SimServer:
+class SimServer(Member):
     """Listens at one address in one process and runs the services' handlers as tasks of that process."""
 
     def __init__(self, internet: Internet, process: Process, address: str, services: list[Service]) -> None:
@@ -221,7 +221,7 @@ class _Requests:
         return self._type.FromString(self._waiting.popleft())
 
 
-class SimConnector:
+class SimConnector(Member):
     """The calling end in one process (`wire.Connector`)."""
 
     def __init__(self, internet: Internet, process: Process) -> None:

@@ -14,7 +14,7 @@ from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.server.host.startup_gate import Gate
 from pytinykv.server.host.store_program import StorePorts, StoreProgram
 from pytinykv.simulation.disk import SimWorker
-from pytinykv.simulation.nodes import SCHEDULER_ADDRESS, STOP_DEADLINE_S, Node
+from pytinykv.simulation.nodes import SCHEDULER_ADDRESS, Node
 from pytinykv.simulation.process import Process
 from pytinykv.simulation.rpc import SimConnector, SimServer
 from pytinykv.simulation.transport import Directory, SimTransport
@@ -67,9 +67,8 @@ class StoreNode(Node):
     async def _boot(self, process: Process, scope: Scope) -> None:
         self._serving = False
         engine = self.disk.open(process)
+        scope.on_stopped("close the engine", engine.close)
         inner = scope.child("store")
-        scope.on_stop("stop the store", lambda: inner.stop(STOP_DEADLINE_S), STOP_DEADLINE_S + 1)
-        scope.on_stop("close the engine", engine.close, 2.0)
         connector = SimConnector(self.world.internet, process)
         disk, background = SimWorker(process, self.disk, engine), SimWorker(process, self.disk, engine)
         for member in (disk, background, connector):

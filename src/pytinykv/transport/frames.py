@@ -1,4 +1,4 @@
-"""Frames over TCP, with owners: a listener and connections that carry byte strings, in order, until one side goes.
+"""Frames over TCP, with owners: a listener and connections that carry byte strings, in order, until one side ends.
 
 For traffic between our own processes where gRPC's cost per message would be the largest cost of all (measured, both ends
 together: 72 µs per message for grpc.aio, 9 µs here). What it gives is less: no calls, no status, no flow control but a bound
@@ -9,7 +9,7 @@ on what is buffered.
 Invariants
 1. `send_nowait` never waits. Above `buffer_bytes_max` of unsent bytes, and for a frame that is too large, it refuses.
 2. A connection that breaks, is closed, or receives a length above `frame_bytes_max` is over: `on_closed` is called once.
-   A listener takes a smaller first frame: of strangers nothing is kept in memory.
+   A listener takes a smaller first frame: little is kept in memory for a peer that has not said who it is.
 3. A connection whose other end has not taken anything for `silence_max_s` is over. TCP alone would try for a quarter of an
    hour, at longer and longer intervals (measured: after a cut of 40 s nothing arrived for 15 s more).
 4. Listener and connections are in the books of their scope, and end at once when it stops: `abort`, never a linger.
@@ -24,11 +24,9 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
-from pytinykv.lifecycle.errors import AddressError, ScopeStoppedError
-from pytinykv.lifecycle.report import Leak, LeakKind
-from pytinykv.lifecycle.scope import Scope
-from pytinykv.transport.rpc.address import check_can_bind, check_may_listen, parse_address
-from pytinykv.waitgraph.stacks import call_site
+from pytinykv.lifecycle import Leak, LeakKind, Member, Scope, ScopeStoppedError
+from pytinykv.transport.address import AddressError, check_can_bind, check_may_listen, parse_address
+from pytinykv.waitgraph import CallSite, call_site
 
 FRAME_BYTES_MAX: Final = 128 * 1024 * 1024
 BUFFER_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -65,7 +63,9 @@ class FrameConnection(asyncio.Protocol):
         self._buffer_bytes_max: Final = buffer_bytes_max
         self._silence_max_s: Final = silence_max_s
         self._transport: asyncio.Transport | None = None
+        """None before the connection is made."""
         self._received = bytearray()
+        """The beginning of a frame whose end has not come."""
         self.closed = False
         """Whether the connection is over, or was never made."""
         self.peer = ""
@@ -143,7 +143,7 @@ class FrameConnection(asyncio.Protocol):
             self.close()
 
 
-class FrameListener:
+class FrameListener(Member):
     """A listening socket in a scope; each connection that comes in gets `on_frame`."""
 
     def __init__(
@@ -162,7 +162,9 @@ class FrameListener:
         self._first_frame_bytes_max: Final = first_frame_bytes_max
         self._made_at: Final = call_site()
         self._server: asyncio.Server | None = None
+        """None until started."""
         self._connections: Final[dict[FrameConnection, None]] = {}
+        """Those that are open."""
         self._is_stopped = False
         scope.adopt(self)
 
@@ -170,6 +172,16 @@ class FrameListener:
     def name(self) -> str:
         """The listener's name, below its scope's."""
         return self._name
+
+    @property
+    def made_at(self) -> CallSite:
+        """The line that made the listener."""
+        return self._made_at
+
+    @property
+    def port(self) -> int | None:
+        """The port it listens on; None until started."""
+        return self._server.sockets[0].getsockname()[1] if self._server is not None and self._server.sockets else None
 
     async def start(self, address: str, *, insecure: bool = False) -> int:
         """Listen on `host:port` and return the port, which port 0 leaves to the system.
@@ -246,7 +258,7 @@ async def connect_frames(
     """Connect to a listener at `host:port`. The caller closes the connection, in a `finally` of a task of its scope.
 
     Raises:
-        AddressError: malformed, nobody listens there, or no answer within `timeout_s` seconds.
+        AddressError: malformed, nothing listens there, or no answer within `timeout_s` seconds.
     """
     parsed = parse_address(address)
     loop = asyncio.get_running_loop()

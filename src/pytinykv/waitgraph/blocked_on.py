@@ -1,8 +1,9 @@
-"""What a task or thread waits for, read off the place where it stands.
+"""What a task or thread is blocked on, read off its stack.
 
 A waiting task has a future at the bottom (`_fut_waiter`), and above it the frames of the function it called: `Queue.get`,
-`Lock.acquire`, `asyncio.wait`. Their variables hold the thing itself. A waiting thread stands in a function of the standard
-library, or in a C function that the present line of source names: `self._queue.get()`.
+`Lock.acquire`, `asyncio.wait`. Their variables hold the resource itself. A waiting thread is in a function of the standard
+library, or in a C function that the present line of source names: `self._queue.get()`. Functions that wait on behalf of
+their callers elsewhere register themselves (`wait.explains_wait`).
 
 Left out: C functions that wait under names unknown here. Such a thread is shown with its stack, as running.
 """
@@ -17,67 +18,16 @@ import queue
 import re
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
-from enum import Enum
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from pytinykv.lifecycle.children import OwnedChild
-from pytinykv.lifecycle.owned import OwnedThread
 from pytinykv.waitgraph.lock_holders import attribute_of, blocks_entered, entering, evaluate, variables_of
 from pytinykv.waitgraph.stacks import Step, local_variables
-
-
-class Aspect(Enum):
-    """What about a thing is waited for: how it reads, and which methods of the thing end the wait."""
-
-    ROOM = ("waits to put into", "would be emptied by", ("get", "get_nowait", "popleft"))
-    ITEM = ("waits for an item from", "would be filled by", ("put", "put_nowait", "append"))
-    ALL_DONE = ("waits until all is done of", "would be worked off by", ("task_done",))
-    LOCK = ("waits to acquire", "is held by", ("release",))
-    PERMIT = ("waits for a permit of", "is held by", ("release",))
-    SET = ("waits for", "would be set by", ("set",))
-    PARTIES = ("waits for the others at", "would be completed by", ("wait", "abort", "reset"))
-    NOTIFIED = ("waits to be notified of", "would be notified by", ("notify", "notify_all"))
-    RESULT = ("waits for", "would be resolved by", ("set_result", "set_exception", "cancel"))
-    END = ("waits for the end of", "", ())
-    """Of a task, thread or process: the thing is itself a runner."""
-    TIME = ("sleeps on", "", ())
-    INPUT = ("waits for", "", ())
-    ANSWER = ("waits for", "would be answered by", ())
-    DECLARED = ("waits for", "would be ended by", ())
-
-    def __init__(self, verb: str, filled: str, methods: tuple[str, ...]) -> None:
-        self.verb: Final = verb
-        self.filled: Final = filled
-        self.methods: Final = frozenset(methods)
-
-
-class Wait(NamedTuple):
-    """What a runner waits for."""
-
-    aspect: Aspect
-    things: tuple[object, ...]
-    any_of: bool = False
-    ends_at_s: float | None = None
-    """In the time of the task's loop."""
-    cancels: bool = False
-    """Whether what is waited for is cancelled then."""
-    said: str = ""
-    """What the code that waits calls the thing, for one that has no name."""
-
-
-class Named(NamedTuple):
-    """A thing without an object of its own, such as a call or a socket."""
-
-    name: str
-    peer: str = ""
-
+from pytinykv.waitgraph.wait import Aspect, Named, Reader, Wait, reader_of
 
 _LOCKS: Final = (type(threading.Lock()), type(threading.RLock()))
 _QUEUES: Final = (queue.Queue, queue.SimpleQueue)
-
-Reader = Callable[[dict[str, Any]], Wait | None]
 
 
 def _of_self(aspect: Aspect) -> Reader:
@@ -85,24 +35,24 @@ def _of_self(aspect: Aspect) -> Reader:
 
 
 def _acquire(variables: dict[str, Any]) -> Wait:
-    thing = variables["self"]
-    return Wait(Aspect.PERMIT if isinstance(thing, asyncio.Semaphore) else Aspect.LOCK, (thing,))
+    resource = variables["self"]
+    return Wait(Aspect.PERMIT if isinstance(resource, asyncio.Semaphore) else Aspect.LOCK, (resource,))
 
 
 def _wait_method(variables: dict[str, Any]) -> Wait | None:
-    thing = variables["self"]
-    if isinstance(thing, (asyncio.Event, threading.Event)):
-        return Wait(Aspect.SET, (thing,))
-    if isinstance(thing, (asyncio.Barrier, threading.Barrier)):
-        return Wait(Aspect.PARTIES, (thing,))
-    if isinstance(thing, asyncio.Condition):
+    resource = variables["self"]
+    if isinstance(resource, (asyncio.Event, threading.Event)):
+        return Wait(Aspect.SET, (resource,))
+    if isinstance(resource, (asyncio.Barrier, threading.Barrier)):
+        return Wait(Aspect.PARTIES, (resource,))
+    if isinstance(resource, asyncio.Condition):
         notified = variables.get("fut")
-        return Wait(Aspect.LOCK if notified is not None and notified.done() else Aspect.NOTIFIED, (thing,))
-    if isinstance(thing, threading.Condition):
+        return Wait(Aspect.LOCK if notified is not None and notified.done() else Aspect.NOTIFIED, (resource,))
+    if isinstance(resource, threading.Condition):
         waiting = variables.get("waiter")
-        waiters = tuple(attribute_of(thing, "_waiters") or ())
+        waiters = tuple(attribute_of(resource, "_waiters") or ())
         is_notified = waiting is not None and all(waiter is not waiting for waiter in waiters)
-        return Wait(Aspect.LOCK if is_notified else Aspect.NOTIFIED, (thing,))
+        return Wait(Aspect.LOCK if is_notified else Aspect.NOTIFIED, (resource,))
     return None
 
 
@@ -142,16 +92,6 @@ def _peer_of(transport: object) -> str:
     return str(ask("peername") or "") if callable(ask) else ""
 
 
-def _call(variables: dict[str, Any]) -> Wait:
-    address = getattr(variables["self"], "address", "?")
-    return Wait(Aspect.ANSWER, (Named(f"{variables.get('path', '?')} at {address}", f"the server at {address}"),))
-
-
-def _stream(variables: dict[str, Any]) -> Wait:
-    name = str(getattr(variables["self"], "_name", "a stream"))
-    return Wait(Aspect.ANSWER, (Named(f"a message of {name}", f"the server at {name.rpartition(' at ')[2]}"),))
-
-
 _TASK_READERS: Final[dict[tuple[str, str], Reader]] = {
     ("asyncio/locks.py", "acquire"): _acquire,
     ("asyncio/locks.py", "wait"): _wait_method,
@@ -165,13 +105,6 @@ _TASK_READERS: Final[dict[tuple[str, str], Reader]] = {
     ("asyncio/taskgroups.py", "_aexit"): _task_group,
     ("asyncio/streams.py", "_wait_for_data"): _input,
     ("asyncio/streams.py", "drain"): _output,
-    ("transport/rpc/channel.py", "unary"): _call,
-    ("transport/rpc/channel.py", "receive"): _stream,
-    ("lifecycle/children.py", "wait"): _of_self(Aspect.END),
-    ("lifecycle/children.py", "_stop"): _of_self(Aspect.END),
-    ("lifecycle/owned.py", "wait"): lambda variables: (
-        Wait(Aspect.END, (variables["self"],)) if isinstance(variables["self"], OwnedThread) else None
-    ),
 }
 _THREAD_READERS: Final[dict[tuple[str, str], Reader]] = {
     ("threading.py", "wait"): _wait_method,
@@ -186,7 +119,7 @@ _THREAD_READERS: Final[dict[tuple[str, str], Reader]] = {
     ("subprocess.py", "wait"): _of_self(Aspect.END),
     ("subprocess.py", "communicate"): _of_self(Aspect.END),
 }
-_SAID_MAX: Final = 60
+_EXPRESSION_MAX: Final = 60
 _POOL_THREAD: Final = concurrent.futures.thread._worker.__code__  # noqa: SLF001
 WAITING_LIBRARY: Final = (
     f"{Path(asyncio.__file__).parent}/",
@@ -199,10 +132,6 @@ WAITING_LIBRARY: Final = (
 _POOL_WORK: Final = concurrent.futures.thread._WorkItem.run.__code__  # noqa: SLF001
 _GRPC_COMPILED: Final = "src/python/grpcio/"
 _GRPC: Final = "/site-packages/grpc/"
-_PACKAGE: Final = Path(__file__).parent.parent
-_OUR_LIBRARY: Final = tuple(
-    str(_PACKAGE / name) for name in ("lifecycle/children.py", "lifecycle/owned.py", "transport/rpc/channel.py")
-)
 
 
 def is_library(step: Step) -> bool:
@@ -281,20 +210,20 @@ def closure_of(function: Callable[..., object]) -> dict[str, Any]:
     return found
 
 
-def _read(steps: Sequence[Step], readers: dict[tuple[str, str], Reader]) -> Wait | None:
-    """Ask the functions of libraries that the runner stands in; the outermost knows best what is waited for."""
+def _read(steps: Sequence[Step], readers: Mapping[tuple[str, str], Reader]) -> Wait | None:
+    """Ask the functions of libraries at the bottom of a stack; the outermost knows best what is waited for."""
     found = None
     for step in reversed(steps):
-        path = step.code.co_filename
-        if not is_library(step) and path not in _OUR_LIBRARY:
+        reader = reader_of(step.code)
+        if reader is None and not is_library(step):
             break
-        reader = readers.get((_end_of(path, readers), step.code.co_name))
+        reader = reader or readers.get((_end_of(step.code.co_filename, readers), step.code.co_name))
         if reader is not None and step.frame is not None:
             found = reader(local_variables(step.frame)) or found
     return found
 
 
-def _end_of(path: str, readers: dict[tuple[str, str], Reader]) -> str:
+def _end_of(path: str, readers: Mapping[tuple[str, str], Reader]) -> str:
     return next((end for end, _ in readers if path.endswith(end)), "")
 
 
@@ -311,11 +240,11 @@ def _future_wait(future: asyncio.Future[Any], steps: Sequence[Step]) -> Wait:
     if children is not None:
         return Wait(Aspect.RESULT, tuple(child for child in children if not child.done()))
     own = next((step for step in reversed(steps) if not is_library(step)), steps[-1] if steps else None)
-    said = "" if own is None else _expression(own).removeprefix("await ").strip()
+    expression = "" if own is None else _expression(own).removeprefix("await ").strip()
     by_library = bool(steps) and steps[-1].code.co_filename.startswith(WAITING_LIBRARY[0])
-    if by_library and said and inner_future(future) is None:  # a transport or the loop itself resolves it
-        return Wait(Aspect.INPUT, (Named(f"`{said[:_SAID_MAX]}`"),))
-    return Wait(Aspect.RESULT, (future,), said=said[:_SAID_MAX])
+    if by_library and expression and inner_future(future) is None:  # a transport or the loop itself resolves it
+        return Wait(Aspect.INPUT, (Named(f"`{expression[:_EXPRESSION_MAX]}`"),))
+    return Wait(Aspect.RESULT, (future,), expression=expression[:_EXPRESSION_MAX])
 
 
 def _timeouts(steps: Sequence[Step]) -> list[float | None]:
@@ -329,7 +258,7 @@ def _when(handle: object) -> float | None:
 
 # --- threads in C functions -------------------------------------------------------------------------------------
 
-_CALL: Final = re.compile(r"^(?P<thing>[A-Za-z_][\w.]*)\.(?P<method>\w+)\s*\(")
+_CALL: Final = re.compile(r"^(?P<resource>[A-Za-z_][\w.]*)\.(?P<method>\w+)\s*\(")
 _C_WAITS: Final[dict[str, tuple[tuple[type, ...], Aspect]]] = {
     "acquire": ((*_LOCKS, threading.Condition), Aspect.LOCK),
     "__enter__": (_LOCKS, Aspect.LOCK),
@@ -338,7 +267,7 @@ _C_WAITS: Final[dict[str, tuple[tuple[type, ...], Aspect]]] = {
     "put": (_QUEUES, Aspect.ROOM),
     "result": ((concurrent.futures.Future,), Aspect.RESULT),
     "join": ((threading.Thread,), Aspect.END),
-    "wait": ((subprocess.Popen, OwnedChild), Aspect.END),
+    "wait": ((subprocess.Popen,), Aspect.END),
 }
 
 
@@ -353,7 +282,7 @@ def _c_call(step: Step) -> Wait | None:
     match = _CALL.match(text)
     if match is None:
         return None
-    method, thing = match["method"], evaluate(match["thing"], variables)
+    method, resource = match["method"], evaluate(match["resource"], variables)
     if text.startswith(("time.sleep(", "sleep(")):
         return Wait(Aspect.TIME, (Named("a timer"),))
     if method == "sigtimedwait":
@@ -361,7 +290,7 @@ def _c_call(step: Step) -> Wait | None:
     if method in ("recv", "accept", "read", "readline", "poll", "select", "connect", "sendall", "waitpid"):
         return Wait(Aspect.INPUT, (Named(f"{text[:60]}"),))
     kinds, aspect = _C_WAITS.get(method, ((), Aspect.INPUT))
-    return Wait(aspect, (thing,)) if thing is not None and isinstance(thing, kinds) else None
+    return Wait(aspect, (resource,)) if resource is not None and isinstance(resource, kinds) else None
 
 
 def method_called(step: Step) -> str:
@@ -371,7 +300,7 @@ def method_called(step: Step) -> str:
 
 
 def _expression(step: Step) -> str:
-    """Return the text of the expression that a frame evaluates, if it stands in one line."""
+    """Return the text of the expression that a frame evaluates, if it is in one line."""
     frame = step.frame
     if frame is None or frame.f_lasti < 0:
         return ""

@@ -1,20 +1,20 @@
-"""The wait-for graph as data: who waits for what, who would end that wait, and which of them can never go on.
+"""The wait-for graph as data: what waits for what, what would end that wait, and which of them can never go on.
 
 ```
-runner   ──waits──►  thing  ──is held, filled or ended by──►  runner
-task, thread,        lock, queue, event, condition,           …
-loop, process        semaphore, future, call, timer
+runner   ──waits──►  resource  ──is held, filled or ended by──►  waker
+task, thread,        lock, queue, event, condition,              a runner; code that no
+loop, process        semaphore, future, call, timer              runner is in; a peer
 ```
 
 A runner may also wait for a runner (a task for a task, a thread for a thread). Most runners need *all* of what they wait
-for; `asyncio.wait(FIRST_COMPLETED)` needs *any*. A thing needs any one of those that could end the wait for it.
+for; `asyncio.wait(FIRST_COMPLETED)` needs *any*. A resource needs any one of its wakers.
 
-Who is stuck is the largest set in which nobody is freed from outside: begin with all, and strike out, until nothing changes,
-every runner that waits for nothing or for something struck out, and every thing that somebody struck out could end, or
-that nobody known could (ignorance is no proof). What is left waits for itself, in at least one circle.
+Stuck is the largest set of nodes that nothing outside of it can free: begin with all, and remove, until nothing changes,
+every runner that waits for nothing or for something removed, and every resource that has a waker which was removed, or no
+known waker at all (ignorance is no proof). What is left waits for itself, in at least one cycle.
 
 Invariants
-1. A circle that is reported goes through stuck nodes only, so one filler that is free is enough to report none.
+1. A cycle that is reported goes through stuck nodes only: one waker that is free is enough to report none.
 2. The graph holds no reference to what it describes: it can be kept, sent and printed later.
 """
 
@@ -30,7 +30,7 @@ from typing import Final
 from pytinykv.waitgraph.stacks import CallSite
 
 
-class Kind(StrEnum):
+class NodeKind(StrEnum):
     """What a node is."""
 
     TASK = "task"
@@ -44,39 +44,42 @@ class Kind(StrEnum):
     SEMAPHORE = "semaphore"
     BARRIER = "barrier"
     FUTURE = "future"
-    CALL = "grpc call"
+    CALL = "remote call"
     TIMER = "timer"
     IO = "input or output"
     OUTSIDE = "outside"
-    """Somebody declared by name who is not one of this process's tasks and threads."""
+    """A waker that was declared by name and is not one of this process's tasks and threads."""
     CODE = "code"
-    """A function that would end the wait, and that nobody is inside of."""
+    """A function that would end the wait, and that no task or thread is inside of."""
 
 
-CIRCLES_MAX: Final = 32
-"""More than anybody reads; each is looked for through the whole graph."""
-RUNNERS: Final = frozenset({Kind.TASK, Kind.THREAD, Kind.LOOP, Kind.CHILD})
+CYCLES_MAX: Final = 32
+"""More than are read; each is looked for through the whole graph."""
+RUNNERS: Final = frozenset({NodeKind.TASK, NodeKind.THREAD, NodeKind.LOOP, NodeKind.CHILD})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A runner or a thing."""
+    """A runner, a resource, or a waker that is not a runner."""
 
     id: str
     """Unique within the graph: the kind and a number, in the order of names."""
-    kind: Kind
+    kind: NodeKind
     name: str
     state: str = ""
-    """For a thing: "full: 8 of 8"; for a runner: "ready", "running", "waiting"."""
-    born: CallSite | None = None
+    """Of a resource: "full: 8 of 8"; of a runner that is not blocked: what it does."""
+    created_at: CallSite | None = None
+    """Where a runner was started, or a resource made; None where that is not known."""
     age_s: float | None = None
-    stands_at: tuple[str, ...] = ()
+    """Seconds since a task was started; None where that is not known."""
+    stack: tuple[str, ...] = ()
+    """The lines of source that a runner is in, outermost first."""
     waits_s: float | None = None
-    """How long it has waited for the present thing, at least."""
+    """For how long it has waited for the present resource, at least; None where nothing looks regularly."""
     ends_in_s: float | None = None
     """After how long the wait ends by itself; None without a deadline."""
     any_of: bool = False
-    """Whether one of the things it waits for is enough."""
+    """Whether one of the resources it waits for is enough."""
 
     @property
     def is_runner(self) -> bool:
@@ -85,8 +88,12 @@ class Node:
 
     @property
     def title(self) -> str:
-        """Kind and name; the name alone where the kind says nothing."""
-        return self.name if self.kind in (Kind.OUTSIDE, Kind.CODE, Kind.IO, Kind.TIMER) else f"{self.kind} {self.name}"
+        """NodeKind and name; the name alone where the kind says nothing."""
+        return (
+            self.name
+            if self.kind in (NodeKind.OUTSIDE, NodeKind.CODE, NodeKind.IO, NodeKind.TIMER)
+            else f"{self.kind} {self.name}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,8 @@ class WaitGraph:
     pid: int
     nodes: dict[str, Node]
     edges: tuple[Edge, ...]
-    circles: tuple[tuple[Edge, ...], ...] = field(default=())
+    cycles: tuple[tuple[Edge, ...], ...] = field(default=())
+    """Deadlock cycles, each in the order of the waits: the last edge leads to where the first begins."""
     notes: tuple[str, ...] = ()
     """What could not be looked at, and why."""
 
@@ -118,10 +126,10 @@ class WaitGraph:
     def build(
         cls, name: str, pid: int, nodes: Iterable[Node], edges: Iterable[Edge], notes: Iterable[str] = ()
     ) -> WaitGraph:
-        """Make a graph and find its circles."""
+        """Make a graph and find its deadlock cycles."""
         known = {node.id: node for node in nodes}
         kept = tuple(edge for edge in edges if edge.source in known and edge.target in known)
-        return cls(name, pid, known, kept, _find_circles(known, kept), tuple(notes))
+        return cls(name, pid, known, kept, _find_cycles(known, kept), tuple(notes))
 
     def outgoing(self, node_id: str) -> list[Edge]:
         """Return the edges that leave a node."""
@@ -134,28 +142,16 @@ class WaitGraph:
             found.setdefault(edge.source, []).append(edge)
         return found
 
-    def runners(self, kind: Kind | None = None) -> list[Node]:
+    def runners(self, kind: NodeKind | None = None) -> list[Node]:
         """Return the runners, of one kind or of all, in the order of their ids."""
         return [node for node in self.nodes.values() if node.is_runner and kind in (None, node.kind)]
 
-    def render(self) -> str:
-        """Return the graph as text for people: circles first, then everybody else."""
-        from pytinykv.waitgraph.graph_text import render_graph
-
-        return render_graph(self)
-
-    def to_data(self) -> dict[str, object]:
-        """Return the graph as plain data, ready for JSON."""
-        from pytinykv.waitgraph.graph_text import graph_to_data
-
-        return graph_to_data(self)
-
 
 def stuck_nodes(nodes: dict[str, Node], edges: Iterable[Edge]) -> frozenset[str]:
-    """Return the nodes that nobody outside of them can free, as far as is known."""
+    """Return the nodes that nothing outside of them can free, as far as is known."""
     waiting: dict[str, list[str]] = {node_id: [] for node_id in nodes}
     left = dict.fromkeys(nodes, 0)
-    """By node, how many ends of its edges are not struck out."""
+    """By node, how many ends of its edges are not removed."""
     for edge in edges:
         left[edge.source] += 1
         waiting[edge.target].append(edge.source)
@@ -171,33 +167,33 @@ def stuck_nodes(nodes: dict[str, Node], edges: Iterable[Edge]) -> frozenset[str]
     return frozenset(stuck)
 
 
-def _find_circles(nodes: dict[str, Node], edges: tuple[Edge, ...]) -> tuple[tuple[Edge, ...], ...]:
-    """Return disjoint shortest circles among the stuck, each beginning with a runner where it has one; not all of many."""
+def _find_cycles(nodes: dict[str, Node], edges: tuple[Edge, ...]) -> tuple[tuple[Edge, ...], ...]:
+    """Return disjoint shortest cycles among the stuck, each beginning with a runner where it has one; not all of many."""
     stuck = stuck_nodes(nodes, edges)
     leaving: dict[str, list[Edge]] = {node_id: [] for node_id in stuck}
     for edge in edges:
         if edge.source in stuck and edge.target in stuck:
             leaving[edge.source].append(edge)
     starts = sorted(stuck, key=lambda node_id: (not nodes[node_id].is_runner, nodes[node_id].title, node_id))
-    circles: list[tuple[Edge, ...]] = []
-    while len(circles) < CIRCLES_MAX:
-        round_about = _in_circles(leaving)
-        start = next((node_id for node_id in starts if node_id in round_about), None)
+    cycles: list[tuple[Edge, ...]] = []
+    while len(cycles) < CYCLES_MAX:
+        in_cycles = _in_cycles(leaving)
+        start = next((node_id for node_id in starts if node_id in in_cycles), None)
         if start is None:
             break
-        circle = _shortest_circle(start, leaving)
-        circles.append(circle)
-        taken = {edge.source for edge in circle}
+        cycle = _shortest_cycle(start, leaving)
+        cycles.append(cycle)
+        taken = {edge.source for edge in cycle}
         leaving = {
             node_id: [edge for edge in ends if edge.target not in taken]
             for node_id, ends in leaving.items()
             if node_id not in taken
         }
-    return tuple(circles)
+    return tuple(cycles)
 
 
-def _in_circles(leaving: dict[str, list[Edge]]) -> set[str]:
-    """Return the nodes that a way leads back to: those of Tarjan's strongly connected components with a circle inside."""
+def _in_cycles(leaving: dict[str, list[Edge]]) -> set[str]:
+    """Return the nodes that a way leads back to: those of Tarjan's strongly connected components with a cycle inside."""
     numbers: dict[str, int] = {}
     lowest: dict[str, int] = {}
     open_nodes: dict[str, None] = {}
@@ -224,16 +220,16 @@ def _in_circles(leaving: dict[str, list[Edge]]) -> set[str]:
 
 
 def _close(first: str, open_nodes: dict[str, None], leaving: dict[str, list[Edge]]) -> set[str]:
-    """Take the component that begins with `first` off the open nodes; return it if there is a circle in it."""
+    """Take the component that begins with `first` off the open nodes; return it if there is a cycle in it."""
     component: set[str] = set()
     while first not in component:
         component.add(open_nodes.popitem()[0])
-    is_circle = len(component) > 1 or any(edge.target == first for edge in leaving[first])
-    return component if is_circle else set()
+    is_cycle = len(component) > 1 or any(edge.target == first for edge in leaving[first])
+    return component if is_cycle else set()
 
 
-def _shortest_circle(start: str, leaving: dict[str, list[Edge]]) -> tuple[Edge, ...]:
-    """Return the shortest way from `start`, which lies on a circle, back to it."""
+def _shortest_cycle(start: str, leaving: dict[str, list[Edge]]) -> tuple[Edge, ...]:
+    """Return the shortest way from `start`, which lies on a cycle, back to it."""
     came_by: dict[str, Edge] = {}
     border = deque([start])
     while start not in came_by:
@@ -241,7 +237,7 @@ def _shortest_circle(start: str, leaving: dict[str, list[Edge]]) -> tuple[Edge, 
             if edge.target not in came_by:
                 came_by[edge.target] = edge
                 border.append(edge.target)
-    circle = [came_by[start]]
-    while circle[-1].source != start:
-        circle.append(came_by[circle[-1].source])
-    return tuple(reversed(circle))
+    cycle = [came_by[start]]
+    while cycle[-1].source != start:
+        cycle.append(came_by[cycle[-1].source])
+    return tuple(reversed(cycle))

@@ -1,18 +1,20 @@
-"""Who could end a wait without being a task or thread that is shown: asked before a circle is told, lest it is no circle.
+"""What else could end a wait, besides the runners: asked before a deadlock cycle is reported, lest it is none.
 
-What runs is looked at in `fillers`. But a timer, a transport's protocol, a callback of another future, a task of a foreign
-loop can end a wait as well, and stand in nobody's frames. They have one thing in common: they refer to what is waited for. So
-the collector is asked who does (`gc.get_referrers`), which costs three walks through all objects, tens of milliseconds each,
-and is done only when there is a circle that rests on what code suggests.
+Runners are looked at in `wakers`. But a timer, a transport's protocol, a callback of another future, a task of a foreign
+loop can end a wait as well, and are in no frame of a runner. They have this in common: they refer to what is waited for. So
+the collector is asked for referrers (`gc.get_referrers`), which costs three walks through all objects, tens of milliseconds
+each, and is done only when there is a cycle that rests on what code suggests.
 
 ```
-the thing ◄── bound method `event.set`                somebody was given it
-          ◄── cell ◄── function that calls it         a closure that nobody is inside of
-          ◄── object, its attribute                   a method of its class that nobody is inside of
-          ◄── list, dict ◄── object, its attribute    the same; elements go by any name
-          ◄── module                                  a function of it that nobody is inside of
-          ◄── coroutine                               one that nobody runs who is shown
+the resource ◄── bound method `event.set`                held by anything
+             ◄── cell ◄── function that calls it         a closure
+             ◄── object, its attribute                   a method of its class
+             ◄── list, dict ◄── object, its attribute    the same; elements go by any name
+             ◄── module                                  a function of it
+             ◄── coroutine                               one that no task shown here runs
 ```
+
+Of functions, those count that no runner is inside of.
 """
 
 from __future__ import annotations
@@ -37,76 +39,76 @@ from typing import Any, Final, NamedTuple
 from pytinykv.waitgraph.blocked_on import WAITING_LIBRARY
 from pytinykv.waitgraph.wakers import functions_of, parts_of, uses
 
-_OURS: Final = ("pytinykv.lifecycle.", "pytinykv.waitgraph.")
+_OURS: Final = __name__.rpartition(".")[0] + "."
 _COLLECTIONS: Final = (list, tuple, dict, set, deque)
 _REFERRERS_MAX: Final = 2000
-"""What more refer to is in everybody's hands."""
+"""What has more referrers than that says nothing of any of them."""
 
 
-class Stranger(NamedTuple):
-    """Somebody who could end a wait."""
+class Referrer(NamedTuple):
+    """Something that could end a wait."""
 
     place: int
     """Of what is waited for, among those that were asked about."""
     name: str
 
 
-def find_strangers(
+def find_referrers(
     asked: Sequence[tuple[object, frozenset[str]]], inside: Container[CodeType], free: Collection[CodeType]
-) -> list[Stranger]:
-    """Return who else could call one of the methods on each of the things asked about.
+) -> list[Referrer]:
+    """Return what else could call one of the methods on each of the resources asked about.
 
     Args:
-        asked: things, each with its methods.
-        inside: the functions that somebody who is shown is inside of, and that are no news.
-        free: those of them in which nobody is stuck; they may get at a thing by ways too long for `fillers`.
+        asked: resources, each with its methods.
+        inside: the functions that runners are inside of, which `wakers` has looked at.
+        free: those of them in which no runner is stuck; they may get at a resource by paths too long for `wakers`.
     """
-    found: dict[Stranger, None] = {}
-    heap = _Heap([thing for thing, _ in asked])
-    for place, (thing, methods) in enumerate(asked):
-        for name in _Search(thing, methods, inside, free, heap).names():
-            found[Stranger(place, name)] = None
+    found: dict[Referrer, None] = {}
+    heap = _Heap([resource for resource, _ in asked])
+    for place, (resource, methods) in enumerate(asked):
+        for name in _Search(resource, methods, inside, free, heap).names():
+            found[Referrer(place, name)] = None
     return list(found)
 
 
 class _Search:
-    """The search for those who could call a method on one thing."""
+    """The search for what could call a method on one resource."""
 
     def __init__(
         self,
-        thing: object,
+        resource: object,
         methods: frozenset[str],
         inside: Container[CodeType],
         free: Collection[CodeType],
         heap: _Heap,
     ) -> None:
-        self._thing: Final = thing
+        self._resource: Final = resource
         self._methods: Final = methods
         self._inside: Final = inside
         self._free: Final = free
         self._heap: Final = heap
 
     def names(self) -> Iterator[str]:
-        """Yield who they are."""
-        around = self._heap.who_has(self._thing)
+        """Yield their names."""
+        around = self._heap.referrers_of(self._resource)
         yield from self._methods_given(around)
         yield from self._coroutines(around)
         yield from self._closures([one for one in around if type(one) is CellType])
         yield from self._modules(around)
         collections = [one for one in around if type(one) in _COLLECTIONS]
-        holders = [holder for one in collections for holder in self._heap.who_has(one)]
+        holders = [holder for one in collections for holder in self._heap.referrers_of(one)]
         attributes = [holder for holder in holders if type(holder) is dict]
-        for owner in [*around, *holders, *(owner for one in attributes for owner in self._heap.who_has(one))]:
+        for owner in [*around, *holders, *(owner for one in attributes for owner in self._heap.referrers_of(one))]:
             yield from self._methods_of(owner, collections)
 
     def _methods_given(self, around: Iterable[Any]) -> Iterator[str]:
         for one in around:
             if (
                 type(one) in (MethodType, BuiltinMethodType)
-                and one.__self__ is self._thing
+                and one.__self__ is self._resource
                 and one.__name__ in self._methods
             ):
-                yield f"whoever was given {type(self._thing).__name__}.{one.__name__}"
+                yield f"a callback {type(self._resource).__name__}.{one.__name__}"
 
     def _coroutines(self, around: Iterable[Any]) -> Iterator[str]:
         for one in around:
@@ -115,8 +117,8 @@ class _Search:
                 yield f"{code.co_qualname}, which runs elsewhere"
 
     def _closures(self, cells: Sequence[Any]) -> Iterator[str]:
-        tuples = [one for cell in cells for one in self._heap.who_has(cell) if type(one) is tuple]
-        for function in [one for each in tuples for one in self._heap.who_has(each) if type(one) is FunctionType]:
+        tuples = [one for cell in cells for one in self._heap.referrers_of(cell) if type(one) is tuple]
+        for function in [one for each in tuples for one in self._heap.referrers_of(each) if type(one) is FunctionType]:
             free = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
             names = {name for name, cell in free if any(cell is one for one in cells)}
             if self._calls(function.__code__, names.__contains__):
@@ -125,17 +127,17 @@ class _Search:
     def _modules(self, around: Iterable[Any]) -> Iterator[str]:
         modules = {id(module.__dict__): module for module in list(sys.modules.values()) if type(module) is ModuleType}
         for module in [modules[id(one)] for one in around if id(one) in modules]:
-            names = {name for name, value in list(vars(module).items()) if value is self._thing}
+            names = {name for name, value in list(vars(module).items()) if value is self._resource}
             for function in [value for value in list(vars(module).values()) if type(value) is FunctionType]:
                 if self._calls(function.__code__, names.__contains__):
                     yield f"{module.__name__}.{function.__qualname__}"
 
     def _methods_of(self, owner: Any, collections: Sequence[Any]) -> Iterator[str]:
-        """Yield the methods of an object that has the thing, or a collection with it, or the dictionary of its attributes."""
+        """Yield the methods of an object that has the resource, a collection with it, or the dictionary of its attributes."""
         if type(owner) in (FunctionType, ModuleType, CellType, FrameType, *_COLLECTIONS):
             return
         attributes = dict(parts_of(owner))
-        own = [name for name, value in attributes.items() if name and value is self._thing]
+        own = [name for name, value in attributes.items() if name and value is self._resource]
         names = {f"self.{name}" for name in own}
         for code in self._free if own else ():
             if self._takes(code, lambda way: way.rpartition(".")[2] in own):
@@ -146,32 +148,32 @@ class _Search:
                 yield function.__qualname__
 
     def _calls(self, code: CodeType, means_it: Callable[[str], bool]) -> bool:
-        """Whether code that nobody is inside of takes one of the methods of what `means_it` says is the thing."""
+        """Whether code that no runner is inside of takes one of the methods of what `means_it` says is the resource."""
         mechanics = code.co_filename.startswith(WAITING_LIBRARY)  # they are known
         return code not in self._inside and not mechanics and self._takes(code, means_it)
 
     def _takes(self, code: CodeType, means_it: Callable[[str], bool]) -> bool:
-        """Whether code does, or a function in it that nobody is inside of."""
+        """Whether code does, or a function in it that no runner is inside of."""
         return any(method in self._methods and means_it(way) for way, method, _ in uses(code)) or any(
             self._calls(inner, means_it) for inner in code.co_consts if type(inner) is CodeType
         )
 
 
 class _Heap:
-    """Who refers to some things, to the cells and collections that do, and to the closures and attributes of those."""
+    """The referrers of some resources, of the cells and collections among them, and of closures and attributes."""
 
-    def __init__(self, things: Sequence[object]) -> None:
+    def __init__(self, resources: Sequence[object]) -> None:
         self._found: Final[dict[int, list[Any]]] = {}
-        around = self._walk(things)
+        around = self._walk(resources)
         indirect = self._walk([one for one in around if type(one) in (CellType, *_COLLECTIONS)])
         self._walk([one for one in indirect if type(one) in (tuple, dict)])
 
-    def who_has(self, one: object) -> list[Any]:
-        """Return who refers to something that was walked for."""
+    def referrers_of(self, one: object) -> list[Any]:
+        """Return the referrers of something that was walked for."""
         return self._found.get(id(one), [])
 
     def _walk(self, wanted: Sequence[object]) -> list[Any]:
-        """Find who refers to what is wanted: without the drawing itself, and not all of very many."""
+        """Find the referrers of what is wanted: without the drawing itself, and not all of very many."""
         new = {id(one) for one in wanted}.difference(self._found)
         if not new:
             return []

@@ -1,11 +1,11 @@
-"""Who holds a lock for certain: read off the stacks of those who are inside of its `with` block.
+"""Which task or thread holds a lock, for certain: read off the stacks of those that are inside of its `with` block.
 
 ```
 a suspended coroutine     its stack holds the bound `__aexit__` of each block that it is inside of
 a running frame           the table of exception handlers says which blocks cover the present instruction,
                           and the bytecode before a block says what was entered: `self.lock`
 a context manager         `@contextmanager` is inside of what its generator is inside of, an `ExitStack` of what it was given
-a condition               is its lock; who waits to be notified has let go of it
+a condition               is its lock; a task that waits to be notified has released it
 ```
 
 A block that is still being entered is not held.
@@ -31,7 +31,7 @@ _NESTED_MAX: Final = 4
 
 
 class Held(NamedTuple):
-    """Somebody is inside of a block."""
+    """A task or thread is inside of a block."""
 
     block: object
     """What was entered."""
@@ -73,12 +73,12 @@ class _Blocks(NamedTuple):
         return next((block for block in self.by_handler.values() if block.entered_at <= offset < block.body_at), None)
 
 
-def lock_of(thing: Any) -> object:
-    """Return the lock that is held by who holds a thing: a condition's own; of everything else, the thing itself."""
-    if issubclass(type(thing), (asyncio.Condition, threading.Condition)):
-        lock: object = thing._lock  # noqa: SLF001 - conditions over one lock are told by it alone
+def lock_of(resource: Any) -> object:
+    """Return the lock behind a resource: a condition's own; of everything else, the resource itself."""
+    if issubclass(type(resource), (asyncio.Condition, threading.Condition)):
+        lock: object = resource._lock  # noqa: SLF001 - conditions over one lock are told apart by nothing else
         return lock
-    found: object = thing
+    found: object = resource
     return found
 
 
@@ -202,7 +202,7 @@ def _inside(entered: Any, evidence: str, depth: int) -> Iterator[Held]:
         return
     kind = type(entered)  # not `isinstance`, which asks the object for its class
     if issubclass(kind, (contextlib.ExitStack, contextlib.AsyncExitStack)):
-        for _, callback in list(entered._exit_callbacks):  # noqa: SLF001 - told nowhere else
+        for _, callback in list(entered._exit_callbacks):  # noqa: SLF001 - known nowhere else
             manager = getattr(callback, "__self__", None)
             if manager is not None:
                 yield from _inside(manager, evidence, depth - 1)

@@ -1,10 +1,10 @@
-"""Where was it started, and where does it stand now: cheap call sites, await chains and thread stacks.
+"""Where a task or thread was started, and where it is now: cheap call sites, await chains and thread stacks.
 
 A call site is taken at every start of a task, so it costs one frame walk and no formatting. The await chain of a task is
 what `Task.get_stack()` does not show: the coroutine it runs, the one that one awaits, and so on down to the future at the
 bottom, which is the thing the task really waits for.
 
-Who will resolve that future is told by the wait-for graph (`explain`), which is built from the steps found here.
+What will resolve that future is found by `explain`, from the steps collected here.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, Genera
 from typing import Any, Final, NamedTuple
 
 _LINES_MAX: Final = 32
-"""A chain longer than this is told by its ends: what lies between is recursion, not information."""
+"""Of a longer chain only the ends are shown: what lies between is recursion, not information."""
 _STEPS_MAX: Final = 2000
 _REFERENCES_OF_OURS: Final = 3
-"""To the variables of a frame that nobody has asked for them: the frame's, ours, and that of the question."""
+"""To the variables of a frame that has not been asked for them: the frame's, ours, and that of the question."""
 
 
 class CallSite(NamedTuple):
@@ -62,7 +62,7 @@ def call_sites(*, skip: tuple[str, ...] = (), count: int = 8, depth: int = 1) ->
 
 
 def await_chain(task: asyncio.Task[Any], start: Any = None) -> tuple[str, ...]:
-    """Return the lines the task stands in, outermost first; the last names what it waits for.
+    """Return the lines the task is in, outermost first; the last names what it waits for.
 
     `start` is where to begin instead of the task's own coroutine: for tasks of compiled code, which shows no chain, give
     the first coroutine that is Python again. Callable from another thread than the task's: it only reads, and a chain that
@@ -110,7 +110,7 @@ class Step(NamedTuple):
 
     @property
     def line(self) -> int:
-        """The line it stands in."""
+        """The line it is in."""
         return (self.frame.f_lineno if self.frame is not None else None) or self.code.co_firstlineno
 
 
@@ -162,7 +162,7 @@ def held_objects(suspended: Any) -> list[Any]:
 
 
 def thread_stack(thread: threading.Thread) -> tuple[str, ...]:
-    """Return the lines the thread stands in right now, outermost first; empty when it has ended."""
+    """Return the lines the thread is in right now, outermost first; empty when it has ended."""
     if thread.ident is None:
         return ()
     return ends_of(
@@ -182,7 +182,7 @@ def _step(step: Any) -> tuple[FrameType | None, CodeType | None, Any]:
 def _unwrap(step: Any) -> Any:
     """Return the coroutine or generator inside one of the interpreter's own awaitables (`asend`, `__await__`); None if none.
 
-    They tell the collector what they refer to, and nobody else.
+    They tell what they refer to through the collector only.
     """
     if isinstance(step, asyncio.Future) or type(step).__module__ not in ("builtins", "_asyncio"):
         return None

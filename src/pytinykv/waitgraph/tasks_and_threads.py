@@ -1,7 +1,7 @@
-"""All who run in this process at one moment, for the wait-for graph: tasks, threads, event loops and child processes.
+"""The runners of a process at one moment: tasks, threads, event loops and child processes.
 
-Tasks are those that a scope owns and all others of the scopes' loops; threads are all that Python knows. Each is noted with
-its name, its place of birth, where it stands, and what it waits for. Callable from any thread; it only reads.
+Tasks are those that the program has labelled and all others of its loops; threads are all that Python knows. Each is noted
+with its name, where it was started, its stack, and what it waits for. Callable from any thread; it only reads.
 """
 
 from __future__ import annotations
@@ -10,47 +10,47 @@ import asyncio
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
-from pytinykv.lifecycle.census import ENGINE_THREADS
-from pytinykv.lifecycle.children import OwnedChild
-from pytinykv.lifecycle.owned import OwnedTask, OwnedThread
-from pytinykv.waitgraph import blocked_on, waits
-from pytinykv.waitgraph.blocked_on import Aspect, Wait
-from pytinykv.waitgraph.graph import Kind
+from pytinykv.waitgraph import blocked_on, declarations
+from pytinykv.waitgraph.graph import NodeKind
+from pytinykv.waitgraph.program import Label, LoopLabel, Program
 from pytinykv.waitgraph.stacks import CallSite, Step, await_steps, ends_of, short_site, thread_steps
-
-if TYPE_CHECKING:
-    from pytinykv.lifecycle.scope import Scope
+from pytinykv.waitgraph.wait import Aspect, Wait
 
 RUNS: Final = "runs now"
 IDLE: Final = "idle"
 _MADE_UP: Final = re.compile(r"Task-\d+|None")
+_GRPC_POLLER: Final = "_poll_wrapper"
+"""A part of the name of the thread that grpc.aio has for each process."""
 _TURNING: Final = ("run_forever", "run_until_complete")
 _NAME_MAX: Final = 120
-"""Characters. A name is made by anybody, of anything."""
+"""Characters: a name may be anything."""
 
 
 class Runner:
     """A runner while the graph is drawn."""
 
-    def __init__(self, key: str, kind: Kind, name: str, subject: object) -> None:
+    def __init__(self, key: str, kind: NodeKind, name: str, subject: object) -> None:
         self.key: Final = key
         self.kind: Final = kind
         self.name: Final = name
         self.subject: Final = subject
-        self.born: CallSite | None = None
+        self.started_at: CallSite | None = None
         self.age_s: float | None = None
         self.steps: tuple[Step, ...] = ()
+        """Its stack, outermost first."""
         self.place: Final = place_of(subject)
         self.wait: Wait | None = None
+        """What it is blocked on; None if on nothing, or nothing known."""
         self.state = ""
+        """What it does if it is not blocked, in words."""
         self.now = 0.0
         """The time in which the ends of its waits are counted."""
 
     def lines(self) -> tuple[str, ...]:
-        """Return where it stands, as lines for people, without what every program has."""
+        """Return where it is, as lines for people, without what every program has."""
         if self.state == IDLE:
             return ()
         own = [step for step in self.steps if not blocked_on.is_library(step)]
@@ -58,39 +58,41 @@ class Runner:
             [short_site(step.code.co_filename, step.line, step.code.co_qualname) for step in own or self.steps[-1:]]
         )
 
-    def stood_still(self) -> bool:
-        """Whether it has not moved since it was noted."""
-        return self.place == place_of(self.subject)
+    def has_moved(self) -> bool:
+        """Whether it has gone on since it was noted."""
+        return self.place != place_of(self.subject)
 
 
 class Runners:
-    """Everybody, by key and by what they are."""
+    """All runners, by key."""
 
-    def __init__(self, scope: Scope) -> None:
-        self.scopes: Final = list(scope.subtree())
+    def __init__(self, program: Program) -> None:
         self.all: Final[dict[str, Runner]] = {}
         self.notes: Final[list[str]] = []
         """What could not be looked at, and why."""
         self.turned_by: Final[dict[str, tuple[str, str]]] = {}
-        """By the key of a loop: that of the thread that turns it, and whether it is idle in it, in words."""
+        """By the key of a loop: that of the thread that turns it, and the verb between the two. Not of an idle loop."""
         self._by_subject: Final[dict[int, str]] = {}
-        self._numbers: Final[dict[Kind, int]] = {}
-        self._blocks: Final = waits.open_waits()
-        self._owned: Final[dict[asyncio.Task[Any], OwnedTask[Any]]] = {}
-        for below in self.scopes:
-            self._owned.update(below.tasks)
-        self._add_tasks()
-        self._add_threads()
-        self._add_loops()
-        self._add_children()
+        """Keys by the identity of the subject, or of a handle."""
+        self._numbers: Final[dict[NodeKind, int]] = {}
+        """How many there are of each kind."""
+        self._blocks: Final = declarations.open_waits()
+        tasks = {label.subject: label for label in program.labels if isinstance(label.subject, asyncio.Task)}
+        threads = {label.subject: label for label in program.labels if isinstance(label.subject, threading.Thread)}
+        self._add_tasks(program.loops, tasks)
+        self._add_threads(threads)
+        self._add_loops(program.loops)
+        for label in program.labels:
+            if not isinstance(label.subject, (asyncio.Task, threading.Thread)):
+                self._add(NodeKind.CHILD, label.name, label.subject, label).state = label.state
 
     def key_of(self, subject: object) -> str | None:
-        """Return the key of a task, thread, loop or child, or of what the scopes have it as."""
+        """Return the key of a task, thread, loop or child process, or of what a handle stands for."""
         return self._by_subject.get(id(subject))
 
-    def of(self, *kinds: Kind) -> list[Runner]:
-        """Return the runners of some kinds."""
-        return [runner for runner in self.all.values() if runner.kind in kinds]
+    def of(self, kind: NodeKind) -> list[Runner]:
+        """Return the runners of one kind."""
+        return [runner for runner in self.all.values() if runner.kind is kind]
 
     def guard(self, what: str, function: Callable[..., object], *args: Any) -> None:
         """Call `function`; note what could not be looked at because it moved meanwhile."""
@@ -99,89 +101,68 @@ class Runners:
         except Exception as error:
             self.notes.append(f"{what} could not be looked at: {type(error).__name__}: {_text_of(error)}")
 
-    def _add(self, kind: Kind, name: str, subject: object) -> Runner:
+    def _add(self, kind: NodeKind, name: str, subject: object, label: Label | None = None) -> Runner:
         number = self._numbers[kind] = self._numbers.get(kind, 0) + 1
         runner = Runner(f"{kind.name.lower()}-{number}", kind, _one_line(name), subject)
         self.all[runner.key] = runner
         self._by_subject[id(subject)] = runner.key
+        if label is not None:
+            runner.started_at = label.started_at
+            self._by_subject.update((id(handle), runner.key) for handle in label.handles)
         return runner
 
-    def _add_tasks(self) -> None:
-        loops = {id(loop): loop for below in self.scopes if (loop := below.loop) is not None}
-        found: dict[asyncio.Task[Any], None] = dict.fromkeys(self._owned)
+    def _add_tasks(self, labels_of_loops: Sequence[LoopLabel], labels: dict[asyncio.Task[Any], Label]) -> None:
+        loops = {id(label.loop): label.loop for label in labels_of_loops}
+        found: dict[asyncio.Task[Any], None] = dict.fromkeys(labels)
         for loop in loops.values():
             found.update(dict.fromkeys(asyncio.all_tasks(loop)))
-        self._running = {asyncio.current_task(loop) for loop in loops.values() if loop.is_running()}
-        handlers = dict(self._handlers())
+        running = {asyncio.current_task(loop) for loop in loops.values() if loop.is_running()}
         names = {task: str(task.get_name()) for task in found if not task.done()}
         for task in sorted(names, key=names.__getitem__):
-            self.guard(f"task {_one_line(names[task])}", self._add_task, task, handlers.get(task))
+            label = labels.get(task) or Label(task, _task_name(task))
+            self.guard(f"task {_one_line(names[task])}", self._add_task, task, label, task in running)
 
-    def _add_task(self, task: asyncio.Task[Any], handler: tuple[str, Any] | None) -> None:
-        path, start = handler or ("", None)
-        runner = self._add(Kind.TASK, path or _task_name(task), task)
+    def _add_task(self, task: asyncio.Task[Any], label: Label, is_running: bool) -> None:  # noqa: FBT001 - see `guard`
+        runner = self._add(NodeKind.TASK, label.name, task, label)
         runner.now = task.get_loop().time()
-        owned = self._owned.get(task)
-        if owned is not None:
-            runner.born, runner.age_s = owned.started_at, runner.now - owned.started_s
-        runner.steps = await_steps(task, start)
+        if label.started_s is not None:
+            runner.age_s = runner.now - label.started_s
+        runner.steps = await_steps(task, label.coroutine)
         runner.wait = self._declared_wait(task=task) or blocked_on.task_wait(task, runner.steps)
         if runner.wait is None:
-            runner.state = RUNS if task in self._running else "ready, waits for its turn"
+            runner.state = RUNS if is_running else "ready, waits for its turn"
 
-    def _handlers(self) -> Iterator[tuple[asyncio.Task[Any], tuple[str, Any]]]:
-        for below in self.scopes:
-            for member in list(below.members):
-                handlers = getattr(member, "handlers", None)
-                if callable(handlers):
-                    yield from handlers()
-
-    def _add_threads(self) -> None:
-        owned: dict[threading.Thread, OwnedThread] = {
-            thread.thread: thread for below in self.scopes for thread in list(below.threads)
-        }
+    def _add_threads(self, labels: dict[threading.Thread, Label]) -> None:
         for thread in sorted(threading.enumerate(), key=lambda thread: (thread.name, thread.ident or 0)):
-            me = thread is threading.current_thread()  # it draws, and stands nowhere
+            me = thread is threading.current_thread()  # it draws, and is blocked on nothing
             if not me and not isinstance(thread, threading._DummyThread):  # noqa: SLF001 - the mark of a foreign one
-                self.guard(f"thread {_one_line(thread.name)}", self._add_thread, thread, owned.get(thread))
+                self.guard(f"thread {_one_line(thread.name)}", self._add_thread, thread, labels.get(thread))
 
-    def _add_thread(self, thread: threading.Thread, owned: OwnedThread | None) -> None:
-        runner = self._add(Kind.THREAD, thread.name if owned is None else owned.name, thread)
-        if owned is not None:
-            self._by_subject[id(owned)] = runner.key
-            self._by_subject[id(owned.finished)] = runner.key
-            runner.born = owned.started_at
+    def _add_thread(self, thread: threading.Thread, label: Label | None) -> None:
+        runner = self._add(NodeKind.THREAD, thread.name if label is None else label.name, thread, label)
         runner.steps = thread_steps(thread.ident)
         runner.wait = self._declared_wait(thread=thread.ident) or blocked_on.thread_wait(runner.steps)
         if runner.wait is None:
-            of_grpc = any(part in thread.name for part in ENGINE_THREADS)
+            of_grpc = _GRPC_POLLER in thread.name
             busy = "waits for events of gRPC" if of_grpc else "runs, or waits for something unknown"
             runner.state = IDLE if _is_idle(runner.steps) else busy
 
-    def _add_loops(self) -> None:
+    def _add_loops(self, labels: Sequence[LoopLabel]) -> None:
         """A loop is turned by a thread, so it cannot go on while that thread waits."""
         threads = {
             runner.subject.ident: runner
-            for runner in self.of(Kind.THREAD)
+            for runner in self.of(NodeKind.THREAD)
             if isinstance(runner.subject, threading.Thread)
         }
-        for below in self.scopes:
-            loop = below.loop
-            if loop is None or self.key_of(loop) is not None:
+        for label in labels:
+            if self.key_of(label.loop) is not None:
                 continue
-            runner = self._add(Kind.LOOP, f"of {below.name}", loop)
-            thread = threads.get(below.loop_thread)
+            runner = self._add(NodeKind.LOOP, label.name, label.loop)
+            thread = threads.get(label.thread_id)
             if thread is not None:
                 runner.wait = Wait(Aspect.END, ())
                 if thread.state != IDLE:
                     self.turned_by[runner.key] = (thread.key, "is turned by")
-
-    def _add_children(self) -> None:
-        for below in self.scopes:
-            for member in list(below.members):
-                if isinstance(member, OwnedChild):
-                    runner = self._add(Kind.CHILD, f"{member.name} (pid {member.pid})", member)
-                    runner.born, runner.state = member.started_at, member.describe_state()
 
     def _declared_wait(self, *, task: asyncio.Task[Any] | None = None, thread: int | None = None) -> Wait | None:
         for block in self._blocks:
@@ -216,12 +197,12 @@ def _one_line(name: object) -> str:
 def _text_of(error: Exception) -> str:
     try:
         return _one_line(error)
-    except Exception:  # an error that can't even be told
+    except Exception:  # an error whose text can't be had
         return "?"
 
 
 def _is_idle(steps: Sequence[Step]) -> bool:
-    """Whether a thread stands where an event loop waits for events, or in a loop written in C, under no callback."""
+    """Whether a thread is where an event loop waits for events, or in a loop written in C, under no callback."""
     if not steps:
         return False
     innermost = steps[-1]

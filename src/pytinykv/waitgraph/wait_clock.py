@@ -1,6 +1,6 @@
-"""Since when everybody has been waiting: asyncio does not note it, so somebody has to look from time to time.
+"""Since when each task and thread has been waiting: asyncio does not note it, so it is looked at from time to time.
 
-A task waits for the same thing as long as the future at its bottom is the same; a thread stands as long as its innermost
+A task waits for the same thing as long as the future at its bottom is the same; a thread waits as long as its innermost
 frame and instruction are the same. One look costs about a microsecond per task and thread, and is taken in a thread.
 """
 
@@ -25,7 +25,7 @@ class WaitClock:
         self._threads: dict[int, tuple[tuple[int, int], float]] = {}
 
     def look(self, loops: Iterable[asyncio.AbstractEventLoop]) -> None:
-        """Note where everybody stands now. Callable from any thread, one at a time."""
+        """Note where all are now. Callable from any thread, one at a time."""
         now = time.monotonic()
         for loop in loops:
             for task in asyncio.all_tasks(loop):
@@ -51,8 +51,8 @@ class WaitClock:
             return now - waiting[1] if waiting is not None and same else None
         if isinstance(runner, threading.Thread) and runner.ident is not None:
             frame = sys._current_frames().get(runner.ident)  # noqa: SLF001 - public in all but name
-            standing = self._threads.get(runner.ident)
-            if frame is None or standing is None or standing[0] != (id(frame), frame.f_lasti):
+            known = self._threads.get(runner.ident)
+            if frame is None or known is None or known[0] != (id(frame), frame.f_lasti):
                 return None
-            return now - standing[1]
+            return now - known[1]
         return None

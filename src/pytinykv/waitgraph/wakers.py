@@ -1,10 +1,10 @@
-"""Who would end a wait, read off the source code of those who run: who calls `get` on the very queue that is full?
+"""Wakers: what would end a wait, read off the source code of the runners. Which of them calls `get` on the full queue?
 
-For each frame of each runner the objects in reach of its variables are listed with the ways that lead to them
-(`self.inbox`, `self.workers[].inbox`). A runner may end the wait for a thing if the code it stands in calls one of the right
-methods on one of the ways to that very thing: `self.inbox.get()`. Elements of a collection may be called by any name. Where
-a class wraps the thing (`Mailbox.take` calls `self._queue.get`), the callers of the wrapping method count. Functions that
-would do it and that nobody is inside of are listed too: a future that a callback resolves is not one that nobody resolves.
+For each frame of each runner the objects in reach of its variables are listed with the paths that lead to them
+(`self.inbox`, `self.workers[].inbox`). A runner may end the wait for a resource if the code it is in calls one of the right
+methods on one of the paths to that very object: `self.inbox.get()`. Elements of a collection may be called by any name. Where
+a class wraps the resource (`Mailbox.take` calls `self._queue.get`), the callers of the wrapping method count. Functions that
+would do it and that no runner is inside of are listed too: a future that a callback resolves does have a waker.
 
 It is a judgement about code, not about what will happen: hence "probably" in the graph.
 
@@ -30,13 +30,13 @@ from pytinykv.waitgraph.lock_holders import attribute_of, variables_of
 from pytinykv.waitgraph.stacks import CallSite, Step
 
 _REACH: Final = 3
-"""How many steps of attributes and elements away from a variable a thing may be."""
+"""How many steps of attributes and elements away from a variable a resource may be."""
 _OBJECTS_PER_FRAME_MAX: Final = 600
 _OBJECTS_MAX: Final = 100_000
-"""For all frames together: with thousands of tasks, each is looked around in less far."""
+"""For all frames together: with thousands of tasks, fewer objects of each frame are looked at."""
 _OBJECTS_PER_FRAME_MIN: Final = 20
 _FRAMES_PER_RUNNER_MAX: Final = 10
-"""The innermost ones; what is further out in a thread says how the program was started."""
+"""The innermost ones; what is further out in a thread shows how the program was started."""
 _ELEMENTS_MAX: Final = 64
 _WRAPPERS: Final = 2
 _PLAIN: Final = (int, float, str, bytes, bytearray, bool, type(None), type, ModuleType, FunctionType)
@@ -44,7 +44,7 @@ _OPAQUE_MODULES: Final = frozenset({"builtins", "asyncio", "threading", "queue",
 
 
 class Place(NamedTuple):
-    """A runner's frame in which a thing is in reach."""
+    """A runner's frame in which a resource is in reach."""
 
     runner: str
     step: Step
@@ -52,17 +52,17 @@ class Place(NamedTuple):
     """How the code gets there: `self.inbox`, `self.workers[].inbox`."""
 
 
-class Fillers(NamedTuple):
-    """Who would end a wait."""
+class Wakers(NamedTuple):
+    """What would end a wait."""
 
     runners: dict[str, str]
-    """With the evidence."""
+    """By the key of the runner, the evidence."""
     functions: dict[str, None]
-    """Functions that nobody is inside of."""
+    """Names of functions that no runner is inside of."""
 
 
 class Reach:
-    """What is in reach of whom. Made once per graph; holds everything it has seen, so that identities stay unique."""
+    """What is in reach of which runner. Made once per graph; holds what it has seen, so that identities stay unique."""
 
     def __init__(self, runners: Sequence[tuple[str, Sequence[Step]]]) -> None:
         self._places: Final[dict[int, dict[tuple[str, int, str], Place]]] = {}
@@ -82,40 +82,40 @@ class Reach:
             self._inside.setdefault(step.code, set()).add(runner)
             self._visit(runner, step)
 
-    def find(self, thing: object, methods: frozenset[str], *, wrappers: int = _WRAPPERS) -> Fillers:
-        """Return who would call one of `methods` on `thing`."""
-        found = Fillers({}, {})
-        for place in self._places.get(id(thing), {}).values():
+    def find(self, resource: object, methods: frozenset[str], *, wrappers: int = _WRAPPERS) -> Wakers:
+        """Return what would call one of `methods` on `resource`."""
+        found = Wakers({}, {})
+        for place in self._places.get(id(resource), {}).values():
             for way, method, called in uses(place.step.code):
                 if method in methods and _leads_to(way, place.way):
                     if called:
                         found.runners.setdefault(place.runner, f"{place.step.code.co_qualname} calls {way}.{method}")
                     else:
-                        found.functions[f"whoever {place.step.code.co_qualname} gave {way}.{method}"] = None
-        for owner, attribute in self._owners.get(id(thing), {}).values():
+                        found.functions[f"a callback {way}.{method} from {place.step.code.co_qualname}"] = None
+        for owner, attribute in self._owners.get(id(resource), {}).values():
             self._find_through(owner, attribute, methods, found, wrappers)
         return found
 
-    def name_of(self, thing: object) -> tuple[str, CallSite | None]:
-        """Return what the code calls a thing, and where it was made; ("", None) for one that is out of reach."""
-        for owner, attribute in self._owners.get(id(thing), {}).values():
+    def name_of(self, resource: object) -> tuple[str, CallSite | None]:
+        """Return what the code calls a resource, and where it was made; ("", None) for one that is out of reach."""
+        for owner, attribute in self._owners.get(id(resource), {}).values():
             name = f"{type(owner).__qualname__}.{attribute}"
             of = attribute_of(owner, "name")
             return (f"{name} of {of}" if type(of) is str else name), _site_of_attribute(type(owner), attribute)
-        for place in self._places.get(id(thing), {}).values():
+        for place in self._places.get(id(resource), {}).values():
             code = place.step.code
             return f"{place.way} in {code.co_qualname}", _first_store(code, place.way)
         return "", None
 
     def _find_through(
-        self, owner: object, attribute: str, methods: frozenset[str], found: Fillers, wrappers: int
+        self, owner: object, attribute: str, methods: frozenset[str], found: Wakers, wrappers: int
     ) -> None:
-        """Look at the methods of an object that holds the thing, and at who calls them."""
+        """Look at the methods of an object that holds the resource, and at the callers of those."""
         for function in functions_of(type(owner)):
             way = f"self.{attribute}"
             if not any(method in methods and _leads_to(of, way) for of, method, _ in uses_deep(function.__code__)):
                 continue
-            callers = Fillers({}, {})
+            callers = Wakers({}, {})
             if wrappers:
                 callers = self.find(owner, frozenset({function.__name__}), wrappers=wrappers - 1)
                 found.runners.update({key: why for key, why in callers.runners.items() if key not in found.runners})

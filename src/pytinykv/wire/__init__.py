@@ -1,8 +1,7 @@
 """What travels between clients and servers: messages, keys, timestamps, errors.
 
     pb/          the messages of TiKV, PD and gRPC's health check: `.proto` files of our own and what is made of them
-    rpc          status codes, and the error that every remote call may raise
-    service      a service without a transport, and the ports through which clients reach one
+    service      a service without a transport, and the ports through which clients reach one; both raise `RpcError`
     errors       region errors: why a store did not run a command
     keys         memcomparable keys, with and without a timestamp
     timestamp    the scheduler's timestamps
@@ -16,7 +15,7 @@ Left out: TinyKV's own dialect (`tinykvpb`, `schedulerpb`); the errors of transa
 
 from __future__ import annotations
 
-from pytinykv.wire.rpc import RpcError, StatusCode
+from pytinykv.transport import RpcError, StatusCode
 from pytinykv.wire.service import BidiStream, Connector, MethodSpec, Response, Service, encoded, service_methods
 
 __all__ = [

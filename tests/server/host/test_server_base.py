@@ -14,7 +14,7 @@ from pytinykv.storage import DataDirectory, DataDirectoryMismatchError, DataKind
 
 def move_in(path: Path, scope: Scope, kind: DataKind) -> Premises:
     config = ServerConfig(data_dir=path, addr="127.0.0.1:0")
-    return Premises(config, scope, kind=kind, service="tikvpb.Tikv", stop_deadline_s=1.0)
+    return Premises(config, scope, kind=kind, service="tikvpb.Tikv")
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,10 @@ async def test_nobody_begins_anew_where_the_engine_was_deleted(
     await first.stop()
     shutil.rmtree(tmp_path / "data" / "engine")
     for _ in range(2):
+        second = scope.child("second")
         with pytest.raises(DataDirectoryMismatchError, match=rf"{name}, but .*engine is missing or empty.*{advice}"):
-            move_in(tmp_path / "data", scope.child("second"), kind)
+            move_in(tmp_path / "data", second, kind)
+        await second.stop()
     DataDirectory.open(tmp_path / "data", kind=kind).close()  # it was let go
 
 

@@ -60,7 +60,7 @@ async def test_the_graph_as_text(serving: Serving) -> None:
     serving.scope.start("worker", worker, asyncio.Queue())
     status, kind, text = await ask(serving.address, "/debug/tasks")
     assert (status, kind) == (200, "text/plain; charset=utf-8")
-    assert text.startswith("who waits for whom in server (pid ")
+    assert text.startswith("wait-for graph of server (pid ")
     assert "task server/worker" in text
     assert "waits for an item from queue inbox in worker (empty)" in text
 
@@ -70,7 +70,7 @@ async def test_the_graph_as_json(serving: Serving) -> None:
     status, kind, text = await ask(serving.address, "/debug/tasks?format=json")
     assert (status, kind) == (200, "application/json")
     graph = json.loads(text)
-    assert graph["circles"] == []
+    assert graph["cycles"] == []
     assert "server/worker" in [node["name"] for node in graph["nodes"]]
 
 
@@ -79,7 +79,7 @@ async def test_owners_as_json_and_as_metrics(serving: Serving) -> None:
     owned = json.loads((await ask(serving.address, "/debug/owned"))[2])
     [entry] = [entry for entry in owned if (entry["kind"], entry["owner"]) == ("task", "server")]
     assert entry["count"] == 1
-    assert "test_status.py" in entry["born"]
+    assert "test_status.py" in entry["started_at"]
     metrics = (await ask(serving.address, "/metrics"))[2]
     assert 'tinykv_owned{kind="task",owner="server"} 1.0' in metrics
 

@@ -11,10 +11,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 from tests.raftstore.harness import Cluster
 
-from pytinykv.lifecycle import AddressError, Scope
+from pytinykv.lifecycle import Scope
 from pytinykv.server.host.describe import describe_store
 from pytinykv.server.host.metrics import StoreMetrics
 from pytinykv.server.host.status import StatusServer
+from pytinykv.transport.address import AddressError
 
 
 def get(address: str, path: str) -> tuple[int, str]:

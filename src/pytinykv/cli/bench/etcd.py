@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from pytinykv.cli.bench.processors import Processes, Role
 from pytinykv.lifecycle.children import start_child
-from pytinykv.transport.rpc import RpcChannel, StatusError
+from pytinykv.transport import RpcError
+from pytinykv.transport.rpc import RpcChannel
 
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
@@ -111,7 +112,7 @@ class EtcdTarget:
                     status = await channel.unary(
                         "/etcdserverpb.Maintenance/Status", b"", serialize=_same, deserialize=_same, timeout_s=1.0
                     )
-                except StatusError:
+                except RpcError:
                     status = b""
                 if status and _is_leader(status):
                     return port, channel

@@ -23,11 +23,11 @@ from typing import Final
 
 from pytinykv.cli.playground.home import Home, PlaygroundError
 from pytinykv.lifecycle import OwnedChild, Scope, start_child
-from pytinykv.lifecycle.signals import FORCED_EXIT_S, STOP_DEADLINE_S
+from pytinykv.lifecycle.signals import FORCED_EXIT_S, PROCESS_STOP_DEADLINE_S
 
 READY_S: Final = 20.0
 """How long a process may take to print its ready line; a loaded machine is slow, a broken one is dead at once."""
-STOP_S: Final = STOP_DEADLINE_S + FORCED_EXIT_S + 0.5
+STOP_S: Final = PROCESS_STOP_DEADLINE_S + FORCED_EXIT_S + 0.5
 """How long a server may take to stop. It ends by itself before that, and says why; who kills it earlier never hears of it."""
 LOG_LINES: Final = 20
 _TROUBLE: Final = re.compile(r" (ERROR|CRITICAL) |^Traceback |^tinykv \w+: ")

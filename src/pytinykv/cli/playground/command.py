@@ -20,7 +20,7 @@ from pytinykv.cli.serving import check_addresses
 from pytinykv.lifecycle import EXIT_ERROR, EXIT_FORCED, LifecycleError, Scope, StopReport, run_process
 from pytinykv.lifecycle.census import child_pids
 
-STOP_DEADLINE_S: Final = 2 * STOP_S + 2
+PLAYGROUND_STOP_DEADLINE_S: Final = 2 * STOP_S + 2
 """Stores and scheduler, one after the other, and a moment for the rest."""
 SERVING_S: Final = 30.0
 """How long the first region may take to have its replicas and a leader."""
@@ -74,7 +74,7 @@ class Playground:
     def run(self) -> int:
         """Play until told to stop; return the exit status."""
         ended = run_process(
-            self._main, name="playground", stop_deadline_s=STOP_DEADLINE_S, on_report=self._print_report
+            self._main, name="playground", stop_deadline_s=PLAYGROUND_STOP_DEADLINE_S, on_report=self._print_report
         )
         return self._status or ended
 

@@ -12,6 +12,7 @@ import msgspec
 
 from pytinykv.cli.playground.cluster import Cluster, Process
 from pytinykv.lifecycle import Scope
+from pytinykv.transport.address import parse_address
 
 INTERVAL_S: Final = 0.5
 TIMEOUT_S: Final = 1.0
@@ -115,10 +116,9 @@ def _view(region: int, peers: dict[int, PeerFacts]) -> RegionView:
 
 async def read_page(address: str) -> StoreFacts:
     """Fetch a store's page from its status port. Raises OSError, DecodeError (an answer that is none)."""
-    host, _, port = address.rpartition(":")
-    if not port:
+    if not address:
         raise ConnectionError("the store has no status port")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await asyncio.open_connection(*parse_address(address))
     try:
         writer.write(f"GET {_PAGE} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
         _, _, body = (await reader.read()).partition(b"\r\n\r\n")

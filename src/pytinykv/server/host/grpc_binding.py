@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 import msgspec
 from google.protobuf.message import DecodeError, Message
 
-from pytinykv.transport.rpc import CallContext, Kind, Method, RpcServer, StatusError
+from pytinykv.transport.rpc import CallContext, Method, MethodKind, RpcServer
 from pytinykv.wire import MethodSpec, Response, RpcError, Service, StatusCode, encoded
 
 
@@ -47,11 +47,11 @@ def _method(service: Service, spec: MethodSpec) -> Method:
     assert spec.response_streaming or not spec.request_streaming, f"{spec.path} streams requests only"
     handler: Callable[[Any, CallContext], Any]
     if spec.request_streaming:
-        kind, handler = Kind.STREAM_STREAM, _stream_handler(service, spec)
+        kind, handler = MethodKind.STREAM_STREAM, _stream_handler(service, spec)
     elif spec.response_streaming:
-        kind, handler = Kind.UNARY_STREAM, _one_to_stream_handler(service, spec)
+        kind, handler = MethodKind.UNARY_STREAM, _one_to_stream_handler(service, spec)
     else:
-        kind, handler = Kind.UNARY_UNARY, _unary_handler(service, spec)
+        kind, handler = MethodKind.UNARY_UNARY, _unary_handler(service, spec)
     return Method(
         name=spec.method_name,
         kind=kind,
@@ -84,10 +84,7 @@ def _unary_handler(service: Service, spec: MethodSpec) -> Callable[[_Decoded, Ca
     path = spec.path
 
     async def handle(request: _Decoded, _: CallContext) -> Response:
-        try:
-            return await service.unary(path, _checked(request))
-        except RpcError as error:
-            raise StatusError(error.code, error.message) from error
+        return await service.unary(path, _checked(request))
 
     return handle
 
@@ -98,7 +95,7 @@ def _stream_handler(
     path = spec.path
 
     def handle(requests: AsyncIterator[_Decoded], _: CallContext) -> AsyncIterator[Response]:
-        return _answers(lambda: service.stream(path, _CheckedRequests(requests)))
+        return service.stream(path, _CheckedRequests(requests))
 
     return handle
 
@@ -109,13 +106,13 @@ def _one_to_stream_handler(
     path = spec.path
 
     def handle(request: _Decoded, _: CallContext) -> AsyncIterator[Response]:
-        return _answers(lambda: service.stream(path, _OneRequest(request)))
+        return service.stream(path, _OneRequest(request))
 
     return handle
 
 
 # Requests come through classes and not through generators: a service may stop reading before their end, and a generator
-# that is left half-read is closed later, by a task that nobody owns.
+# that is left half-read is closed later, by a task that has no owner.
 
 
 class _CheckedRequests:
@@ -149,18 +146,3 @@ class _OneRequest:
         if request is None:
             raise StopAsyncIteration
         return _checked(request)
-
-
-async def _answers(open_stream: Callable[[], AsyncIterator[Response]]) -> AsyncIterator[Response]:
-    """Pass a service's responses on, and its error in gRPC's terms; opening the stream may be what fails."""
-    responses: AsyncIterator[Response] | None = None
-    try:
-        responses = open_stream()
-        async for response in responses:
-            yield response
-    except RpcError as error:
-        raise StatusError(error.code, error.message) from error
-    finally:
-        close: Callable[[], Awaitable[None]] | None = getattr(responses, "aclose", None)
-        if close is not None:
-            await close()  # now and in the task of the call, not when the collector finds it

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pytinykv.lifecycle.resource_counts import count_owned
+from pytinykv.lifecycle.resource_counts import count_resources
 
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
@@ -81,7 +81,7 @@ class OwnerMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         owned = GaugeMetricFamily("tinykv_owned", "Background work and descriptors.", labels=["kind", "owner"])
         counts: dict[tuple[str, str], int] = {}
-        for what, number in count_owned(self._scope.root).items():
+        for what, number in count_resources(self._scope.root).items():
             key = (str(what.kind), what.owner)
             counts[key] = counts.get(key, 0) + number
         for key, number in sorted(counts.items()):

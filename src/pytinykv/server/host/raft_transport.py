@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytinykv.client.errors import ClientError
-from pytinykv.lifecycle import AddressError
 from pytinykv.model import FormatError, StoreId, encode
 from pytinykv.raftstore import RaftEnvelope, SnapshotHeader, SnapshotManifest, SnapshotRefusedError
 from pytinykv.raftstore.records import decode_snapshot_header
 from pytinykv.raftstore.snapshot_files import snapshot_chunks
+from pytinykv.transport import RpcError, StatusCode
+from pytinykv.transport.address import AddressError
 from pytinykv.transport.frames import FrameConnection, FrameListener, connect_frames
-from pytinykv.transport.rpc import Kind, Method, RpcChannel, StatusCode, StatusError
+from pytinykv.transport.rpc import Method, MethodKind, RpcChannel
 
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
@@ -112,7 +113,7 @@ class StoreTransport:
             async with asyncio.timeout(SNAPSHOT_TIMEOUT_S):
                 await self._stream_snapshot(envelope, manifest, directory)
             arrived = True
-        except (StatusError, ClientError, OSError, TimeoutError) as error:
+        except (RpcError, ClientError, OSError, TimeoutError) as error:
             _log.warning("region %d: snapshot not delivered: %s", envelope.region_id, error)
         finally:
             on_done(arrived)
@@ -244,29 +245,29 @@ def serve_snapshots(server: RpcServer, program: StoreProgram) -> None:
         requests = aiter(requests)
         problem = _wrong_greeting(program, await anext(requests, b""))
         if problem:
-            raise StatusError(StatusCode.FAILED_PRECONDITION, problem)
+            raise RpcError(StatusCode.FAILED_PRECONDITION, problem)
         try:
             header = decode_snapshot_header(await anext(requests))
             receiver = program.store.receive_snapshot(header)
         except (SnapshotRefusedError, OSError) as error:
-            raise StatusError(StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
+            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         except (FormatError, StopAsyncIteration) as error:
-            raise StatusError(StatusCode.INVALID_ARGUMENT, f"no snapshot header: {error}") from error
+            raise RpcError(StatusCode.INVALID_ARGUMENT, f"no snapshot header: {error}") from error
         try:
             async for chunk in requests:
                 await _end_of(partial(receiver.write, chunk))
             await _end_of(receiver.finish)
         except FormatError as error:
-            raise StatusError(StatusCode.DATA_LOSS, str(error)) from error
+            raise RpcError(StatusCode.DATA_LOSS, str(error)) from error
         except SnapshotRefusedError as error:
-            raise StatusError(StatusCode.FAILED_PRECONDITION, str(error)) from error
+            raise RpcError(StatusCode.FAILED_PRECONDITION, str(error)) from error
         except OSError as error:
-            raise StatusError(StatusCode.RESOURCE_EXHAUSTED, f"can't keep the snapshot: {error}") from error
+            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"can't keep the snapshot: {error}") from error
         finally:
             receiver.abort()  # if it has not ended: the sender is gone, or this server stops
         return b""
 
-    server.add_service(SERVICE, [Method("Snapshot", Kind.STREAM_UNARY, _same, _same, take_snapshot)])
+    server.add_service(SERVICE, [Method("Snapshot", MethodKind.STREAM_UNARY, _same, _same, take_snapshot)])
 
 
 async def _end_of(begin: Callable[[Callable[[BaseException | None], None]], None]) -> None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
 
 PD = "pdpb.PD"
-STOP_DEADLINE_S = 3.0
 DISK_SILENCE_S = 2.0
 """A scheduler that has waited this long for a sync says so (`/healthz`)."""
 
@@ -38,7 +37,7 @@ async def run_scheduler(
     Raises DataDirectoryError, EngineError, AddressError, each saying what and what to do.
     """
     scheduler_wiring().check()
-    premises = Premises(config, scope, kind=DataKind.SCHEDULER, service=PD, stop_deadline_s=STOP_DEADLINE_S)
+    premises = Premises(config, scope, kind=DataKind.SCHEDULER, service=PD)
     inner = premises.scope
     disk = ThreadWorker(inner, "disk")
     address = await premises.listen()

@@ -1,9 +1,9 @@
-"""What every server process stands on: its data directory and engine, its gRPC port, its status port.
+"""What every server process has: its data directory and engine, its gRPC port, its status port.
 
-All of it but the engine and the directory belongs to a scope of its own, which stops first:
+All of it but the engine and the directory belongs to a scope of its own, below the process's, and so stops first:
 
-    process's scope ── stages: stop the server's scope → close the engine → let go of the data directory
-         └── server's scope ── stages: not serving any more (health) → the server's own, in the order of their making
+    process's scope ── last: close the engine → let go of the data directory
+         └── server's scope ── stages: not serving any more (health) → the server's own, in the order of registration
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pytinykv.server.host.metrics import OwnerMetrics
 from pytinykv.server.host.startup_gate import Gate
 from pytinykv.server.host.status import StatusServer
 from pytinykv.storage import DataDirectory, DataDirectoryMismatchError, DataKind, RocksEngine
+from pytinykv.transport.address import parse_address
 from pytinykv.transport.rpc import RpcServer
 from pytinykv.wire.limits import MESSAGE_BYTES_MAX
 
@@ -47,9 +48,7 @@ class ServerConfig:
 class Premises:
     """Made first, by the server that moves in: `listen`, `open_status`, and `serve` once it can."""
 
-    def __init__(
-        self, config: ServerConfig, process: Scope, *, kind: DataKind, service: str, stop_deadline_s: float
-    ) -> None:
+    def __init__(self, config: ServerConfig, process: Scope, *, kind: DataKind, service: str) -> None:
         """Open data directory and engine; `service` is the gRPC service that will be served.
 
         Raises DataDirectoryError, EngineError, each saying what and what to do.
@@ -57,17 +56,12 @@ class Premises:
         self._config = config
         self._process = process
         self.directory = DataDirectory.open(config.data_dir, kind=kind)
+        process.on_stopped("let go of the data directory", self.directory.close)
+        _check_engine_is_there(self.directory)
+        self.engine = RocksEngine.open(self.directory.engine_path)
+        process.on_stopped("close the engine", self.engine.close)
         self.scope = process.child(kind.value)
         """The server's own."""
-        process.on_stop(f"stop the {kind.value}", lambda: self.scope.stop(stop_deadline_s), stop_deadline_s + 1)
-        try:
-            _check_engine_is_there(self.directory)
-            self.engine = RocksEngine.open(self.directory.engine_path)
-        except BaseException:
-            self.directory.close()
-            raise
-        process.on_stop("close the engine", self.engine.close, 2.0)
-        process.on_stop("let go of the data directory", self.directory.close)
         self._health, self._gate = HealthService([service]), Gate(service)
         self.scope.on_stop("tell that it does not serve any more", self._health.begin_stop)
         self.grpc = RpcServer(self.scope, "grpc", options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)])
@@ -79,7 +73,7 @@ class Premises:
     async def listen(self) -> str:
         """Open the gRPC port, which answers UNAVAILABLE until `serve`; return how others reach it. Raises AddressError."""
         port = await self.grpc.start(self._config.addr, insecure=self._config.insecure)
-        return self._config.advertise_addr or f"{host_of(self._config.addr)}:{port}"
+        return self._config.advertise_addr or str(parse_address(self._config.addr).with_port(port))
 
     def open_status(self, problem: Callable[[], str] = lambda: "", pages: Pages | None = None) -> str:
         """Open the status port, if one is wanted; return its address. Raises AddressError.
@@ -97,8 +91,8 @@ class Premises:
         return status.start(self._config.status_addr, insecure=self._config.insecure)
 
     def _loop_problem(self) -> str:
-        stood_s = self._process.root.loop_stood_s()
-        return f"the event loop has not turned for {stood_s:.1f} s" if stood_s else ""
+        blocked_s = self._process.root.loop_blocked_s()
+        return f"the event loop has not turned for {blocked_s:.1f} s" if blocked_s else ""
 
     def serve(self, service: Service) -> None:
         """Let calls through from now on."""
@@ -121,7 +115,3 @@ def _check_engine_is_there(directory: DataDirectory) -> None:
         f"{directory.path} is that of {name} of cluster {identity.cluster_id}, but {directory.engine_path} is missing or "
         f"empty: put it back; if it is lost, {advice}"
     )
-
-
-def host_of(address: str) -> str:
-    return address.rpartition(":")[0]

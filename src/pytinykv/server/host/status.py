@@ -2,8 +2,8 @@
 
 /healthz       200 "ok" while the process serves and its loop turns, else 503 and the reason
 /metrics       the Prometheus text format
-/debug/tasks   who waits for whom, as text; as JSON with ?format=json. Drawn in the thread of the request
-/debug/owned   how many tasks, threads, calls and file descriptors there are, by owner and place of birth, as JSON
+/debug/tasks   what waits for what, as text; as JSON with ?format=json. Drawn in the thread of the request
+/debug/owned   how many tasks, threads, calls and file descriptors there are, by owner and the line that started them, as JSON
 /debug/…       what the owner has to tell, as JSON
 """
 
@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from pytinykv.lifecycle.resource_counts import count_owned
-from pytinykv.transport.rpc import parse_address
-from pytinykv.transport.rpc.address import check_can_bind, check_may_listen
-from pytinykv.waitgraph.explain import explain
+from pytinykv.lifecycle.resource_counts import count_resources
+from pytinykv.transport.address import check_can_bind, check_may_listen, parse_address
+from pytinykv.waitgraph import graph_to_data, render_graph
 
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
@@ -56,16 +55,17 @@ class StatusServer:
         handler = _handler(self._registry, self._health, self._pages, self._tasks)
         server = _Server((parsed.host, parsed.port), handler)
         self._scope.start_thread("status-port", _serve, server, wake=server.shutdown)
-        return f"{parsed.host}:{server.server_address[1]}"
+        return str(parsed.with_port(server.server_address[1]))
 
     def _tasks(self, *, as_json: bool) -> bytes:
-        graph = explain(self._scope.root)
-        return msgspec.json.encode(graph.to_data()) if as_json else graph.render().encode()
+        graph = self._scope.root.explain()
+        return msgspec.json.encode(graph_to_data(graph)) if as_json else render_graph(graph).encode()
 
     def _owned(self) -> object:
-        counts = sorted(count_owned(self._scope.root).items())
+        counts = sorted(count_resources(self._scope.root).items())
         return [
-            {"kind": str(what.kind), "owner": what.owner, "born": what.born, "count": count} for what, count in counts
+            {"kind": str(what.kind), "owner": what.owner, "started_at": what.started_at, "count": count}
+            for what, count in counts
         ]
 
 

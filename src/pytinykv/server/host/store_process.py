@@ -23,17 +23,16 @@ from pytinykv.server.host.address_book import AddressBook
 from pytinykv.server.host.describe import describe_store
 from pytinykv.server.host.metrics import StoreMetrics
 from pytinykv.server.host.raft_transport import StoreTransport, serve_raft_messages, serve_snapshots
-from pytinykv.server.host.server_base import Premises, ServerConfig, host_of
+from pytinykv.server.host.server_base import Premises, ServerConfig
 from pytinykv.server.host.store_program import SCHEDULER_PATIENCE_S, StorePorts, StoreProgram
 from pytinykv.server.host.wiring import store_wiring
 from pytinykv.storage import DataKind
-from pytinykv.transport.rpc import parse_address
+from pytinykv.transport.address import Address, parse_address
 
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
 
 TIKV = "tikvpb.Tikv"
-STOP_DEADLINE_S = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +56,11 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     ClientError (scheduler unreachable, another cluster).
     """
     store_wiring().check()
-    premises = Premises(config, scope, kind=DataKind.STORE, service=TIKV, stop_deadline_s=STOP_DEADLINE_S)
+    premises = Premises(config, scope, kind=DataKind.STORE, service=TIKV)
     program = _make_program(config, premises)
     serve_snapshots(premises.grpc, program)
     address = await premises.listen()
-    peer_address = config.peer_addr or f"{host_of(config.addr)}:0"
+    peer_address = config.peer_addr or str(parse_address(config.addr).with_port(0))
     peer_port = await serve_raft_messages(premises.scope, program).start(peer_address, insecure=config.insecure)
     status_address = premises.open_status(
         lambda: _problem(program),
@@ -69,7 +68,7 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     )
     service = await program.start(
         address,
-        peer_address=config.advertise_peer_addr or f"{_peer_host(config, address)}:{peer_port}",
+        peer_address=config.advertise_peer_addr or str(_peer_address(config, address).with_port(peer_port)),
         status_address=status_address,
         patience_s=config.scheduler_patience_s,
     )
@@ -102,11 +101,11 @@ def _make_program(config: StoreProcessConfig, premises: Premises) -> StoreProgra
     )
 
 
-def _peer_host(config: StoreProcessConfig, address: str) -> str:
-    """Return the host of the peer port as others know it: its own only if nothing else was said."""
+def _peer_address(config: StoreProcessConfig, address: str) -> Address:
+    """Return the address whose host is that of the peer port for others: its own only if nothing else was configured."""
     if config.advertise_addr or not config.peer_addr or parse_address(config.peer_addr).is_wildcard:
-        return host_of(address)
-    return host_of(config.peer_addr)
+        return parse_address(address)
+    return parse_address(config.peer_addr)
 
 
 def _disk_usage(path: Path) -> tuple[int, int]:

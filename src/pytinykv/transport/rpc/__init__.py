@@ -1,14 +1,13 @@
 """gRPC servers and channels: the only place that makes them.
 
-Purpose. grpc.aio is the transport, and it has its own ideas about when things end. Everything made here belongs to a
+grpc.aio has its own rules for when things end. Everything made here belongs to a
 scope, stops within a bound in every state, and reports what it could not end.
 
 ```
-server.py   RpcServer    refuse → grace → grpc's stop → cancel handlers → wait for them, all bounded
-channel.py  RpcChannel   unary calls with deadlines; RpcStream with a bounded buffer that never blocks the sender
-address.py  host:port    loopback only unless told otherwise; says why an address cannot be listened on
-_loading.py gRPC without its fork handlers, which crash children
-engine.py   options, status errors, and the process-wide poller thread of grpc.aio, which is never shut down
+server     RpcServer    refuse → grace → grpc's stop → cancel handlers → wait for them, all bounded
+channel    RpcChannel   unary calls with deadlines; RpcStream with a bounded buffer that never blocks the sender
+engine     options, and the process-wide poller thread of grpc.aio, which is never shut down
+_loading   gRPC without its fork handlers, which crash children
 ```
 
 Invariants
@@ -23,33 +22,26 @@ Left out: TLS, interceptors, compression.
 from __future__ import annotations
 
 from pytinykv.transport.rpc import _loading as _loading  # first: it decides how gRPC is loaded
-from pytinykv.transport.rpc.address import Address, parse_address
 from pytinykv.transport.rpc.channel import RpcChannel, RpcStream
 from pytinykv.transport.rpc.engine import (
     CHANNEL_OPTIONS,
     SERVER_OPTIONS,
     ForkedEngineError,
     Options,
-    StatusError,
     refuse_forked,
 )
-from pytinykv.transport.rpc.server import CallContext, Kind, Method, RpcServer
-from pytinykv.transport.status_code import StatusCode
+from pytinykv.transport.rpc.server import CallContext, Method, MethodKind, RpcServer
 
 __all__ = [
     "CHANNEL_OPTIONS",
     "SERVER_OPTIONS",
-    "Address",
     "CallContext",
     "ForkedEngineError",
-    "Kind",
     "Method",
+    "MethodKind",
     "Options",
     "RpcChannel",
     "RpcServer",
     "RpcStream",
-    "StatusCode",
-    "StatusError",
-    "parse_address",
     "refuse_forked",
 ]

@@ -2,7 +2,7 @@
 
 What is done here that grpc.aio leaves to its users:
 
-* a call that dies because its channel was closed raises StatusError(UNAVAILABLE) to its caller; in grpc.aio it raises
+* a call that dies because its channel was closed raises RpcError(UNAVAILABLE) to its caller; in grpc.aio it raises
   CancelledError, which the caller would take for its own cancellation;
 * a deadline is also kept by the event loop, with a margin, in case grpc's timers do not fire;
 * a stream has a bounded buffer of requests that never blocks the sender (`send_nowait`), or lets it wait with a deadline
@@ -21,12 +21,11 @@ from typing import Any, Final, Generic, TypeVar
 import grpc
 import grpc.aio
 
-from pytinykv.lifecycle.report import Leak, LeakKind
-from pytinykv.lifecycle.scope import Scope
-from pytinykv.transport.rpc.address import parse_address
-from pytinykv.transport.rpc.engine import CHANNEL_OPTIONS, Options, StatusError, keep_engine, status_error
-from pytinykv.transport.status_code import StatusCode
-from pytinykv.waitgraph.stacks import call_site
+from pytinykv.lifecycle import Leak, LeakKind, Member, Scope
+from pytinykv.transport.address import parse_address
+from pytinykv.transport.rpc.engine import CHANNEL_OPTIONS, Options, keep_engine, rpc_error
+from pytinykv.transport.status import RpcError, StatusCode, StreamEndedError
+from pytinykv.waitgraph import Aspect, Named, Wait, call_site, explains_wait
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -38,7 +37,17 @@ STREAM_BUFFER: Final = 1024
 _log = logging.getLogger(__name__)
 
 
-class RpcChannel:
+def _answer_to_call(variables: dict[str, Any]) -> Wait:
+    address = getattr(variables["self"], "address", "?")
+    return Wait(Aspect.ANSWER, (Named(f"{variables.get('path', '?')} at {address}", f"the server at {address}"),))
+
+
+def _message_of_stream(variables: dict[str, Any]) -> Wait:
+    name = str(getattr(variables["self"], "_name", "a stream"))
+    return Wait(Aspect.ANSWER, (Named(f"a message of {name}", f"the server at {name.rpartition(' at ')[2]}"),))
+
+
+class RpcChannel(Member):
     """A connection to one address. Made inside a running loop; connects at the first call and again when it breaks."""
 
     def __init__(self, scope: Scope, address: str, *, options: Options = ()) -> None:
@@ -82,6 +91,7 @@ class RpcChannel:
         """How many unary calls and streams are open."""
         return len(self._unary_waiters) + len(self._streams)
 
+    @explains_wait(_answer_to_call)
     async def unary(
         self,
         path: str,
@@ -95,7 +105,7 @@ class RpcChannel:
         """Call `/package.Service/Method` and return its response. `serialize` and `deserialize` hold for the path's life.
 
         Raises:
-            StatusError: with the status of the call; UNAVAILABLE when the channel is or gets closed or nobody answers,
+            RpcError: with the status of the call; UNAVAILABLE when the channel is or gets closed or there is no answer,
                 DEADLINE_EXCEEDED after `timeout_s` seconds.
         """
         self._refuse_if_closed()
@@ -111,15 +121,15 @@ class RpcChannel:
                 response: Response = await call
                 return response
         except grpc.RpcError as error:
-            raise status_error(error) from None
+            raise rpc_error(error) from None
         except TimeoutError:
             call.cancel()
-            raise StatusError(
+            raise RpcError(
                 StatusCode.DEADLINE_EXCEEDED, f"{path} at {self._address}: {timeout_s} s have passed"
             ) from None
         except asyncio.CancelledError:
             if self._closing and not _is_being_cancelled():
-                raise StatusError(StatusCode.UNAVAILABLE, f"the channel to {self._address} was closed") from None
+                raise RpcError(StatusCode.UNAVAILABLE, f"the channel to {self._address} was closed") from None
             call.cancel()
             raise
         finally:
@@ -138,7 +148,7 @@ class RpcChannel:
         """Open a stream both ways. It ends with `close`, with the channel, with the scope, or by the peer.
 
         Raises:
-            StatusError: UNAVAILABLE, when the channel is closed.
+            RpcError: UNAVAILABLE, when the channel is closed.
         """
         self._refuse_if_closed()
         method: Any = self._channel.stream_stream(path, request_serializer=serialize, response_deserializer=deserialize)
@@ -159,7 +169,7 @@ class RpcChannel:
         return self._open(path, method, timeout_s, buffer)
 
     async def close(self) -> None:
-        """End all calls (UNAVAILABLE to who waits for them) and the connection. Idempotent, bounded, never raises."""
+        """End all calls (UNAVAILABLE to their callers) and the connection. Idempotent, bounded, never raises."""
         if self._close_task is None:
             self._closing = True
             loop = asyncio.get_running_loop()
@@ -203,7 +213,7 @@ class RpcChannel:
 
     def _refuse_if_closed(self) -> None:
         if self._closing:
-            raise StatusError(StatusCode.UNAVAILABLE, f"the channel to {self._address} is closed")
+            raise RpcError(StatusCode.UNAVAILABLE, f"the channel to {self._address} is closed")
 
 
 class RpcStream(Generic[Request, Response]):
@@ -241,11 +251,11 @@ class RpcStream(Generic[Request, Response]):
         """Queue a message for sending.
 
         Raises:
-            StatusError: RESOURCE_EXHAUSTED when the buffer is full, UNAVAILABLE when the stream is over; not queued.
+            RpcError: RESOURCE_EXHAUSTED when the buffer is full, UNAVAILABLE when the stream is over; not queued.
         """
         self._refuse_if_over()
         if len(self._buffer) >= self._buffer_max:
-            raise StatusError(
+            raise RpcError(
                 StatusCode.RESOURCE_EXHAUSTED, f"{self._name}: {self._buffer_max} messages are waiting already"
             )
         self._buffer.append(message)
@@ -256,7 +266,7 @@ class RpcStream(Generic[Request, Response]):
         """Queue a message, waiting for room in the buffer for at most `timeout_s` seconds.
 
         Raises:
-            StatusError: DEADLINE_EXCEEDED when there was no room in time, UNAVAILABLE when the stream is over.
+            RpcError: DEADLINE_EXCEEDED when there was no room in time, UNAVAILABLE when the stream is over.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
@@ -270,7 +280,7 @@ class RpcStream(Generic[Request, Response]):
                 if not room.done():
                     self._room.remove(room)
             if not room.done():
-                raise StatusError(StatusCode.DEADLINE_EXCEEDED, f"{self._name}: no room to send for {timeout_s} s")
+                raise RpcError(StatusCode.DEADLINE_EXCEEDED, f"{self._name}: no room to send for {timeout_s} s")
         self.send_nowait(message)
 
     def is_drained(self, otherwise: Callable[[], object]) -> bool:
@@ -290,28 +300,31 @@ class RpcStream(Generic[Request, Response]):
         if self._more is not None and not self._more.done():
             self._more.set_result(None)
 
+    @explains_wait(_message_of_stream)
     async def receive(self) -> Response:
         """Wait for the next message. Bound it from outside (`asyncio.timeout`) or with the stream's own timeout.
 
         Raises:
-            StatusError: the status the stream ended with; OK when the peer ended it in good order.
+            RpcError: the status the stream ended with; StreamEndedError when the peer ended it in good order.
         """
         try:
-            if hasattr(self._call, "__aiter__"):
-                return await self._receive_next()
-            response: Response = await self._call
-            return response
+            if not hasattr(self._call, "__aiter__"):
+                response: Response = await self._call
+                return response
+            if self._responses is None:
+                self._responses = aiter(self._call)
+            return await anext(self._responses)
         except StopAsyncIteration:
-            raise StatusError(StatusCode.OK, f"{self._name}: the peer has ended the stream") from None
+            raise StreamEndedError(f"{self._name}: the peer has ended the stream") from None
         except grpc.RpcError as error:
-            raise status_error(error) from None
+            raise rpc_error(error) from None
         except asyncio.CancelledError:
             if self.broken and not _is_being_cancelled():
-                raise StatusError(StatusCode.UNAVAILABLE, f"{self._name} was closed") from None
+                raise RpcError(StatusCode.UNAVAILABLE, f"{self._name} was closed") from None
             raise
 
     def close(self) -> None:
-        """End the stream at once, both ways; what is queued is not sent. Who waits in `receive` or `send` is told."""
+        """End the stream at once, both ways; what is queued is not sent. A wait in `receive` or `send` ends with an error."""
         self._closed = True
         self._buffer.clear()
         self._call.cancel()
@@ -322,11 +335,6 @@ class RpcStream(Generic[Request, Response]):
         self.ended.add_done_callback(lambda _: callback(self))
 
     # --- inside -------------------------------------------------------------------------------------------------
-
-    async def _receive_next(self) -> Response:
-        if self._responses is None:
-            self._responses = aiter(self._call)
-        return await anext(self._responses)
 
     async def _requests(self) -> AsyncIterator[Request]:
         """What grpc's sending task takes its messages from; grpc cancels that task with the call."""
@@ -361,10 +369,10 @@ class RpcStream(Generic[Request, Response]):
 
     def _refuse_if_over(self) -> None:
         if self.broken or self._sending_finished:
-            raise StatusError(StatusCode.UNAVAILABLE, f"{self._name} is over")
+            raise RpcError(StatusCode.UNAVAILABLE, f"{self._name} is over")
 
 
 def _is_being_cancelled() -> bool:
-    """Whether somebody asked the running task to end, as opposed to an await of it having been cancelled."""
+    """Whether the running task itself was cancelled, as opposed to what it awaits."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

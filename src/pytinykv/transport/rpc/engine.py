@@ -1,8 +1,8 @@
-"""What every user of grpc.aio needs to know: status errors, options, and an engine that is never shut down.
+"""What every user of grpc.aio shares: options, statuses, and an engine that is never shut down.
 
 grpc.aio runs one poller thread for the whole process. It hands each event over by writing a byte into a socket pair that
 the event loop reads, and grpc.aio ends and joins the thread when the last server and channel are gone. If at that moment
-nobody reads any more and the socket is full, the thread stands in `write` for ever, and so does whoever joins it: the
+nothing reads any more and the socket is full, the thread is blocked in `write` for ever, and so is what joins it: the
 collector that happened to free the last channel, or `asyncio.run` on its way out (grpc issue 40989). Therefore the engine
 is started once and kept (`keep_engine`): its thread is a daemon, costs nothing while idle, and is never joined.
 
@@ -23,9 +23,9 @@ from typing import Any, Final, cast
 import grpc
 import grpc.aio
 
-from pytinykv.lifecycle.census import excuse_descriptors, open_descriptors
-from pytinykv.lifecycle.errors import LifecycleError
-from pytinykv.transport.status_code import StatusCode
+from pytinykv.lifecycle import LifecycleError
+from pytinykv.lifecycle.census import excuse_descriptors, excuse_threads, open_descriptors
+from pytinykv.transport.status import RpcError, StatusCode
 
 Options = Sequence[tuple[str, int | str]]
 
@@ -35,8 +35,8 @@ UNLIMITED_MESSAGES: Final[Options] = (
 )
 
 KEEPALIVE: Final[Options] = (
-    # A peer is asked for a sign of life after 10 s of silence. If its machine is gone (power, cable) the kernel gives it up
-    # after 3 s more, which is all that gRPC does with keepalive_timeout by now; one that stands still (SIGSTOP) is given up
+    # A peer is pinged after 10 s of silence. If its machine is gone (power, cable) the kernel gives it up
+    # after 3 s more, which is all that gRPC does with keepalive_timeout by now; one that is stopped (SIGSTOP) is given up
     # after 10 s more, instead of 60.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
@@ -62,7 +62,7 @@ CHANNEL_OPTIONS: Final[Options] = (
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
     # In spite of its name: how long an attempt to connect may take, until the peer's first word. At 50 it was the pause
-    # above, and whoever took longer than 0.5 s, far away or busy, was never reached.
+    # above, and a peer that took longer than 0.5 s, far away or busy, was never reached.
     ("grpc.min_reconnect_backoff_ms", 2_000),
     # Channels to one address do not share a connection, so closing one cannot disturb another.
     ("grpc.use_local_subchannel_pool", 1),
@@ -74,32 +74,23 @@ class ForkedEngineError(LifecycleError):
     """gRPC was to be used in a forked child whose parent had used it; the message says what to do instead."""
 
 
-class StatusError(LifecycleError):
-    """A call that ended with a status other than OK: raised to callers, and raised by handlers to answer with it."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(f"{StatusCode(code).name}: {message}")
-        self.code: Final = StatusCode(code)
-        self.message: Final = message
-
-
 _GRPC_CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 _engine_lock: Final = threading.Lock()
 _engine_pid: int | None = None
 """The process in which the engine was started."""
-_engine_descriptors: frozenset[int] = frozenset()
+excuse_threads("_poll_wrapper")  # the engine's
 
 
-def grpc_code(code: int) -> grpc.StatusCode:
-    """Return grpc's own object for a status number; UNKNOWN for a number it does not know."""
-    return _GRPC_CODES.get(code, grpc.StatusCode.UNKNOWN)
+def grpc_code(code: StatusCode) -> grpc.StatusCode:
+    """Return grpc's own object for a status code."""
+    return _GRPC_CODES[code]
 
 
-def status_error(error: grpc.RpcError) -> StatusError:
+def rpc_error(error: grpc.RpcError) -> RpcError:
     """Return what an exception of grpc means, without grpc's types."""
     if isinstance(error, grpc.aio.AioRpcError):
-        return StatusError(error.code().value[0], error.details() or "")
-    return StatusError(StatusCode.UNKNOWN, repr(error))
+        return RpcError(StatusCode(error.code().value[0]), error.details() or "")
+    return RpcError(StatusCode.UNKNOWN, repr(error))
 
 
 def refuse_forked() -> None:
@@ -117,7 +108,7 @@ def keep_engine() -> None:
     Raises:
         ForkedEngineError: as `refuse_forked`.
     """
-    global _engine_pid, _engine_descriptors  # noqa: PLW0603 - they mirror the one engine that grpc.aio has
+    global _engine_pid  # noqa: PLW0603 - it mirrors the one engine that grpc.aio has
     refuse_forked()  # before the lock, which a thread may have held in the parent
     with _engine_lock:
         if _engine_pid is None:
@@ -126,10 +117,4 @@ def keep_engine() -> None:
             _engine_pid = os.getpid()
             # By number and target: a number may be that of a file which another thread, RocksDB's say, has just closed.
             new = open_descriptors().items() - before.items()
-            _engine_descriptors = frozenset(number for number, target in new if not target.startswith("/"))
-            excuse_descriptors(_engine_descriptors)
-
-
-def engine_descriptors() -> frozenset[int]:
-    """Return the descriptors that the engine opened for itself and keeps for as long as the process lives."""
-    return _engine_descriptors
+            excuse_descriptors(number for number, target in new if not target.startswith("/"))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
@@ -25,13 +25,12 @@ from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
 import grpc
 import grpc.aio
 
-from pytinykv.lifecycle.errors import AddressError, LifecycleError, ScopeStoppedError
-from pytinykv.lifecycle.report import Leak, LeakKind
-from pytinykv.lifecycle.scope import Scope
-from pytinykv.transport.rpc.address import Address, check_can_bind, check_may_listen, parse_address
-from pytinykv.transport.rpc.engine import SERVER_OPTIONS, Options, StatusError, grpc_code, keep_engine
-from pytinykv.transport.status_code import StatusCode
-from pytinykv.waitgraph.stacks import CallSite, await_chain, call_site
+from pytinykv.lifecycle import Leak, LeakKind, LifecycleError, Member, Scope, ScopeStoppedError
+from pytinykv.transport.address import Address, AddressError, check_can_bind, check_may_listen, parse_address
+from pytinykv.transport.rpc.engine import SERVER_OPTIONS, Options, grpc_code, keep_engine
+from pytinykv.transport.status import RpcError, StatusCode
+from pytinykv.waitgraph import CallSite, Label, call_site
+from pytinykv.waitgraph.stacks import await_chain
 
 START_DEADLINE_S: Final = 5.0
 GRACE_S: Final = 1.0
@@ -44,7 +43,7 @@ _unstoppable: Final[list[object]] = []
 """Servers of grpc that did not stop. They must not be collected while they run: grpc's core would crash."""
 
 
-class Kind(StrEnum):
+class MethodKind(StrEnum):
     """Which sides of a call are streams: request, then response."""
 
     UNARY_UNARY = "unary_unary"
@@ -71,11 +70,11 @@ class Method:
     Handlers: `async handler(request, context) -> response`, or for a stream of responses
     `handler(request, context) -> AsyncIterator[response]`; where requests are a stream, `request` is an AsyncIterator,
     which also ends when the server begins to stop.
-    A handler answers with an error by raising StatusError.
+    A handler answers with an error by raising RpcError; any other error is logged and answered with INTERNAL.
     """
 
     name: str
-    kind: Kind | str
+    kind: MethodKind
     deserialize: Callable[[bytes], Any]
     serialize: Callable[[Any], bytes]
     handler: Handler
@@ -112,7 +111,7 @@ class _Requests:
         try:
             return await anext(self._messages)
         except asyncio.CancelledError:
-            if self._is_ended() and reader is not None and reader.uncancel() == 0:  # it was end(), and nobody besides
+            if self._is_ended() and reader is not None and reader.uncancel() == 0:  # it was end(), and nothing besides
                 raise StopAsyncIteration from None
             raise
         finally:
@@ -129,7 +128,7 @@ class _Requests:
                 self._reader.cancel("the stream of requests ends")
 
 
-class RpcServer:
+class RpcServer(Member):
     """A server in a scope: add services, start, stop. Each of these at most once counts; stop may be called at any time."""
 
     def __init__(
@@ -138,29 +137,31 @@ class RpcServer:
         name: str,
         *,
         options: Options = (),
-        status_of: Callable[[BaseException], tuple[int, str] | None] | None = None,
     ) -> None:
         """Make a server that is not yet listening.
 
         Args:
-            scope: stops the server with itself, unless somebody stops it before.
+            scope: stops the server with itself, if it was not stopped before.
             name: for logs and reports.
             options: gRPC channel arguments, in addition to `SERVER_OPTIONS`; later ones win.
-            status_of: turns an exception of a handler into code and message; None for one it does not know, which is
-                then logged and answered with INTERNAL.
         """
         self._scope: Final = scope
         self._name: Final = f"{scope.name}/{name}"
         self._options: Final = tuple({**dict(SERVER_OPTIONS), **dict(options)}.items())  # of two, gRPC takes the first
-        self._status_of: Final = status_of
         self._made_at: Final[CallSite] = call_site()
         self._handlers: Final[list[grpc.GenericRpcHandler[Any, Any]]] = []
         self._calls: Final[dict[asyncio.Task[Any], _Call]] = {}
+        """Calls under way, by the task that gRPC made for each: from a handler's first line to the end of the task."""
         self._server: grpc.aio.Server | None = None
+        """gRPC's server, from the moment it has its port."""
         self._starting: asyncio.Task[int] | None = None
+        """The start, once it was begun."""
         self._stop_task: asyncio.Task[None] | None = None
+        """The stop, once it was begun."""
         self._idle: asyncio.Future[None] | None = None
+        """Resolved when no call is left; exists while the stop waits for that."""
         self._stuck_server = False
+        """Whether gRPC's own stop failed or did not end."""
         self.address: Address | None = None
         """Where it listens, with the real port; None until started."""
         scope.adopt(self)
@@ -253,10 +254,11 @@ class RpcServer:
             found.append(Leak(LeakKind.SERVER, self._name, self._made_at))
         return found
 
-    def handlers(self) -> Iterator[tuple[asyncio.Task[Any], tuple[str, Any]]]:
-        """Yield the tasks of the calls under way, with a name for each and the coroutine in which its Python code begins."""
-        for task, call in list(self._calls.items()):
-            yield task, (f"{self._name}{call.path}", call.running)
+    def labels(self) -> Sequence[Label]:
+        """Return the tasks of the calls under way."""
+        return [
+            Label(task, f"{self._name}{call.path}", coroutine=call.running) for task, call in list(self._calls.items())
+        ]
 
     # --- start and stop -----------------------------------------------------------------------------------------
 
@@ -267,7 +269,7 @@ class RpcServer:
             port = server.add_insecure_port(str(address))
         except RuntimeError as error:
             await _discard(server)
-            raise AddressError(f"cannot listen on {address}: somebody else took it just now ({error})") from error
+            raise AddressError(f"cannot listen on {address}: another process took it just now ({error})") from error
         self._server = server
         await server.start()
         self.address = Address(address.host, port)
@@ -341,16 +343,16 @@ class RpcServer:
         self._check_idle()
 
     def _wrap(self, path: str, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
-        kind = Kind(method.kind)
-        streams_in = kind in (Kind.STREAM_UNARY, Kind.STREAM_STREAM)
-        streams_out = kind in (Kind.UNARY_STREAM, Kind.STREAM_STREAM)
+        kind = method.kind
+        streams_in = kind in (MethodKind.STREAM_UNARY, MethodKind.STREAM_STREAM)
+        streams_out = kind in (MethodKind.UNARY_STREAM, MethodKind.STREAM_STREAM)
         make_behaviour = self._stream_behaviour if streams_out else self._unary_behaviour
         behaviour = make_behaviour(path, method.handler, streams_in=streams_in)
         make = {
-            Kind.UNARY_UNARY: grpc.unary_unary_rpc_method_handler,
-            Kind.UNARY_STREAM: grpc.unary_stream_rpc_method_handler,
-            Kind.STREAM_UNARY: grpc.stream_unary_rpc_method_handler,
-            Kind.STREAM_STREAM: grpc.stream_stream_rpc_method_handler,
+            MethodKind.UNARY_UNARY: grpc.unary_unary_rpc_method_handler,
+            MethodKind.UNARY_STREAM: grpc.unary_stream_rpc_method_handler,
+            MethodKind.STREAM_UNARY: grpc.stream_unary_rpc_method_handler,
+            MethodKind.STREAM_STREAM: grpc.stream_stream_rpc_method_handler,
         }[kind]
         return make(
             cast("Any", behaviour), request_deserializer=method.deserialize, response_serializer=method.serialize
@@ -379,9 +381,12 @@ class RpcServer:
             if self.stopping:
                 await self._refuse(context)
             requests = _Requests(request) if streams_in else None
-            responses: AsyncIterator[Any] = handler(
-                request if requests is None else requests, cast("CallContext", context)
-            )
+            try:
+                responses: AsyncIterator[Any] = handler(
+                    request if requests is None else requests, cast("CallContext", context)
+                )
+            except Exception as error:
+                await self._abort(path, context, error)
             self._enter(path, responses, requests)
             try:
                 async for response in responses:
@@ -406,11 +411,9 @@ class RpcServer:
             # By us at a stop, or by an await of something that was cancelled: grpc would leave the caller without an answer.
             why = f"{self._name} is stopping" if self.stopping else f"{path} was cancelled"
             await context.abort(grpc.StatusCode.UNAVAILABLE, why)
-        if isinstance(error, StatusError):
+        if isinstance(error, RpcError):
             await context.abort(grpc_code(error.code), error.message)
-        if self._status_of is not None and (known := self._status_of(error)) is not None:
-            await context.abort(grpc_code(known[0]), known[1])
-        if context.done():  # the caller has gone, or grpc's server has stopped: nobody to answer
+        if context.done():  # the caller has gone, or grpc's server has stopped: nothing to answer
             _log.debug("%s%s ended after its caller had gone: %r", self._name, path, error)
             raise asyncio.CancelledError
         _log.error("%s%s failed", self._name, path, exc_info=error)

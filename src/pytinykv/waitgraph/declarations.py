@@ -1,20 +1,19 @@
-"""Saying who ends a wait, where the source code does not tell it: declarations for the wait-for graph.
+"""Say what ends a wait, where the source code does not: declarations for the wait-for graph.
 
-Most waits explain themselves (see `standing` and `fillers`). These are for the others: something that another process does,
+Most waits explain themselves (see `blocked_on` and `wakers`). These are for the others: something that another process does,
 a callback from compiled code, a lock whose holder has to be known for certain.
 
 ```
-OwnedLock("routes")                            a lock that knows its holder
-Signal("synced", set_by=("store/disk",))       an event that knows who sets it
-declare(queue, "inbox", filled_by=…)           the same for any object
-with waiting_for("a timestamp", filled_by=…)   a wait that has no object
+OwnedLock("routes")                           a lock that knows its holder
+Signal("synced", set_by=("store/disk",))      an event that knows what sets it
+declare(queue, "inbox", woken_by=…)           the same for any object
+with waiting_for("a timestamp", woken_by=…)   a wait that has no object
 ```
 
-A filler is a task or thread (owned or plain), the name of one (with `*` as in file names), or any other text, which then
-names somebody outside of this process.
+A waker is a task, a thread, a handle of one (`Label.handles`), the name of one (`*` as in file names), or any other text,
+which then names something outside of this process.
 
-Costs: a declaration costs a table entry, once. `OwnedLock` and `waiting_for` cost less than a microsecond per use. Nothing is
-looked at before somebody asks for the graph.
+Costs: a declaration costs a table entry, once. `OwnedLock` and `waiting_for` cost less than a microsecond per use.
 """
 
 from __future__ import annotations
@@ -26,29 +25,29 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
 
-from pytinykv.lifecycle.owned import OwnedTask, OwnedThread
 from pytinykv.waitgraph.stacks import CallSite, call_site
 
-Filler = str | OwnedTask[Any] | OwnedThread | asyncio.Task[Any] | threading.Thread
+Waker = object
+"""A task, a thread, a handle of one, or a text."""
 
 
 class Declaration(NamedTuple):
     """What was said about an object."""
 
     name: str
-    filled_by: tuple[Filler, ...]
+    woken_by: tuple[Waker, ...]
     made_at: CallSite
 
 
 _declared: Final[dict[int, tuple[weakref.ref[Any], Declaration]]] = {}
 """By the identity of the object, which need not have a hash; an entry goes with its object."""
 _waiting: Final[dict[waiting_for, None]] = {}
-"""The `waiting_for` blocks that somebody is inside of."""
+"""The `waiting_for` blocks that a task or thread is inside of."""
 
 
-def declare(thing: object, name: str, *, filled_by: Sequence[Filler] = ()) -> None:
-    """Say what an event, queue, future or the like is called, and who ends the wait for it. The last word counts."""
-    _remember(thing, Declaration(name, tuple(filled_by), call_site()))
+def declare(thing: object, name: str, *, woken_by: Sequence[Waker] = ()) -> None:
+    """Say what an event, queue, future or the like is called, and what ends the wait for it. The last call counts."""
+    _remember(thing, Declaration(name, tuple(woken_by), call_site()))
 
 
 def declaration_of(thing: object) -> Declaration | None:
@@ -70,37 +69,39 @@ class OwnedLock(asyncio.Lock):
         self.name: Final = name
         self.made_at: Final = call_site()
         self.holder: asyncio.Task[Any] | None = None
+        """The task that has acquired it; None while it is free."""
         self.held_since_s = 0.0
+        """Loop time of the last `acquire`."""
 
     async def acquire(self) -> Literal[True]:
-        """Acquire the lock, and note who has it."""
+        """Acquire the lock, and note the task that has it."""
         await super().acquire()
         self.holder = asyncio.current_task()
         self.held_since_s = asyncio.get_running_loop().time()
         return True
 
     def release(self) -> None:
-        """Release the lock; nobody holds it."""
+        """Release the lock."""
         super().release()
         self.holder = None
 
 
 class Signal(asyncio.Event):
-    """An `asyncio.Event` with a name, which tells who sets it."""
+    """An `asyncio.Event` with a name, which says what sets it."""
 
-    def __init__(self, name: str, *, set_by: Sequence[Filler] = ()) -> None:
+    def __init__(self, name: str, *, set_by: Sequence[Waker] = ()) -> None:
         super().__init__()
         self.name: Final = name
         _remember(self, Declaration(name, tuple(set_by), call_site()))
 
 
 class waiting_for:  # noqa: N801 - reads as what it does, like contextlib's
-    """A block in which the running task, or thread, waits for `what`, which somebody of `filled_by` will end."""
+    """A block in which the running task, or thread, waits for `what`, which one of `woken_by` will end."""
 
     __slots__ = ("__weakref__", "declaration", "since_s", "task", "thread")
 
-    def __init__(self, what: str, *, filled_by: Sequence[Filler] = ()) -> None:
-        self.declaration: Final = Declaration(what, tuple(filled_by), call_site())
+    def __init__(self, what: str, *, woken_by: Sequence[Waker] = ()) -> None:
+        self.declaration: Final = Declaration(what, tuple(woken_by), call_site())
         self.task: asyncio.Task[Any] | None = None
         self.thread = 0
 
@@ -120,5 +121,5 @@ class waiting_for:  # noqa: N801 - reads as what it does, like contextlib's
 
 
 def open_waits() -> list[waiting_for]:
-    """Return the `waiting_for` blocks that somebody is inside of, in the order in which they were entered."""
+    """Return the `waiting_for` blocks that a task or thread is inside of, in the order in which they were entered."""
     return list(_waiting)

@@ -12,13 +12,17 @@ import os
 import socket
 from typing import Final, NamedTuple
 
-from pytinykv.lifecycle.errors import AddressError
+from pytinykv.lifecycle import LifecycleError
 
 _REASONS: Final = {
     errno.EADDRINUSE: "another process listens there; stop it, or choose another port (port 0 picks a free one)",
     errno.EACCES: "this user may not listen on that port; choose one above 1023",
     errno.EADDRNOTAVAIL: "that host address is not one of this machine's; use 127.0.0.1 or one of its own",
 }
+
+
+class AddressError(LifecycleError):
+    """An address cannot be listened on or connected to; the message names host and port and says what to do."""
 
 
 class Address(NamedTuple):
@@ -29,6 +33,10 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def with_port(self, port: int) -> Address:
+        """Return the same host with another port."""
+        return Address(self.host, port)
 
     @property
     def is_loopback(self) -> bool:
@@ -42,7 +50,7 @@ class Address(NamedTuple):
 
     @property
     def is_wildcard(self) -> bool:
-        """Whether it stands for all addresses of this machine: fine to listen at, of no use to whoever wants to connect."""
+        """Whether it stands for all addresses of this machine: fine to listen at, of no use to a client."""
         try:
             return ipaddress.ip_address(self.host).is_unspecified
         except ValueError:

@@ -2,20 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytinykv.wire import MethodSpec, RpcError, StatusCode, service_methods
+from pytinykv.wire import MethodSpec, service_methods
 from pytinykv.wire.pb import kvrpcpb_pb2, tikvpb_pb2
-
-
-def test_status_codes_have_grpcs_numbers() -> None:
-    assert [code.name for code in StatusCode][:4] == ["OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT"]
-    assert (StatusCode.UNIMPLEMENTED, StatusCode.UNAVAILABLE, StatusCode.UNAUTHENTICATED) == (12, 14, 16)
-
-
-def test_an_error_shows_its_code_and_message() -> None:
-    error = RpcError(StatusCode.UNAVAILABLE, "not leader")
-    assert str(error) == "UNAVAILABLE: not leader"
-    assert not error.final
-    assert RpcError(StatusCode.UNIMPLEMENTED, "no such method").final
 
 
 def test_methods_come_from_the_service_definition() -> None:

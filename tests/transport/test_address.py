@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytinykv.lifecycle import AddressError
-from pytinykv.transport.rpc import Address, parse_address
+from pytinykv.transport.address import Address, AddressError, parse_address
 
 
 @pytest.mark.parametrize("text", ["", "127.0.0.1", ":80", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "[::1]"])
