@@ -127,6 +127,7 @@ def test_every_error_says_of_itself_what_may_be_done() -> None:
         ({"timeout_s": float("nan")}, "client setting timeout_s must be positive and finite, is nan"),
         ({"timeout_s": float("inf")}, "client setting timeout_s must be positive and finite, is inf"),
         ({"in_flight_max": -1}, "client setting in_flight_max must be positive"),
+        ({"scan_page_rows_max": 10_241}, "scan_page_rows_max must be at most 10240, is 10241"),
         ({"backoff_min_s": 2.0}, r"backoff_min_s \(2.0\) must not exceed backoff_max_s \(0.5\)"),
     ],
 )

@@ -22,6 +22,9 @@ from typing import Any, Final, TypeVar
 
 from tests.process.network import Loopback, Network
 
+import pytinykv
+from pytinykv.client.errors import ClientError
+
 T = TypeVar("T")
 
 READY_S: Final = 40.0
@@ -30,6 +33,8 @@ CONVERGED_S: Final = 40.0
 STOP_S: Final = 5.0
 """Every process that is told to stop exits within this."""
 GONE_S: Final = 10.0
+ATTEMPT_S: Final = 1.5
+"""How long clients wait for an answer that may never come before they try again, or go on with something else."""
 POLL_S: Final = 0.02
 PAGE_S: Final = 1.0
 CLEAN: Final = "stopped, nothing left behind"
@@ -165,6 +170,11 @@ class Process:
         page = self.page("/debug/store")
         return json.loads(page).get("regions", []) if page else []
 
+    @property
+    def leads(self) -> bool:
+        """Whether the store says that it leads the first region."""
+        return any(region["is_leader"] for region in self.regions()[:1])
+
 
 class Cluster:
     """A scheduler and stores with their data below `directory`. Whoever makes one closes it."""
@@ -239,6 +249,14 @@ class Cluster:
 
         return wait_until(find, within_s=within_s, what=lambda: f"a store leads\n{self.tails()}")
 
+    def leader_besides(self, *others: Process, within_s: float = CONVERGED_S) -> Process:
+        """Return a store that leads the first region and is none of `others`, once there is one."""
+
+        def find() -> Process | None:
+            return next((store for store in self.stores if store not in others and store.leads), None)
+
+        return wait_until(find, within_s=within_s, what=lambda: f"another store leads\n{self.tails()}")
+
     def followers(self) -> list[Process]:
         leader = self.leader()
         return [store for store in self.stores if store is not leader and store.running]
@@ -278,6 +296,19 @@ class Cluster:
         """Kill whatever still runs, also what is paused."""
         for process in self.processes:
             process.kill()
+
+
+def put_until_acknowledged(db: pytinykv.Client, key: bytes, value: bytes, *, within_s: float) -> None:
+    """Repeat a put whose outcome is unknown, which the client does not: no other client may write the key meanwhile."""
+
+    def acknowledged() -> bool:
+        try:
+            db.raw.put(key, value, timeout=ATTEMPT_S)
+        except ClientError:
+            return False
+        return True
+
+    wait_until(acknowledged, within_s=within_s, what="a put is acknowledged")
 
 
 @contextmanager

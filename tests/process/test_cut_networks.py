@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import tikv
-from tests.process.cluster import CONVERGED_S, Cluster, Process, wait_until
+from tests.process.cluster import ATTEMPT_S, CONVERGED_S, Cluster, Process, put_until_acknowledged, wait_until
 from tests.process.load import Load
 from tests.process.network import CLIENT, FINE, Cuts, Network, Weather, network_for
 from tests.process.quarrel import Quarrel
@@ -28,8 +28,6 @@ SETTINGS = (
     "[store.raftstore]\nelection_ticks = 5\nlog_keep_entries = 4\nlog_gc_bytes = 100000\nlog_gc_bytes_force = 300000\n"
 )
 CALL_S = 30.0
-ATTEMPT_S = 1.5
-"""How long clients wait for an answer that may never come before they go on with something else."""
 SLOW = Weather(bytes_per_s=200_000)
 BAD = Weather(delay_s=0.02, jitter_s=0.01, loss=0.02, bytes_per_s=500_000)
 
@@ -58,19 +56,6 @@ def names(*processes: Process) -> list[str]:
 
 def everybody_but(cluster: Cluster, process: Process) -> list[str]:
     return [CLIENT, *names(*(other for other in cluster.processes if other is not process))]
-
-
-def leader_but(cluster: Cluster, *others: Process) -> Process:
-    """Wait until a store leads that is none of these."""
-
-    def find() -> Process | None:
-        return next((store for store in cluster.stores if store not in others and leads(store)), None)
-
-    return wait_until(find, within_s=CONVERGED_S, what=lambda: f"another store leads\n{cluster.tails()}")
-
-
-def leads(store: Process) -> bool:
-    return any(region["is_leader"] for region in store.regions()[:1])
 
 
 @contextmanager
@@ -105,10 +90,10 @@ def test_a_leader_that_its_followers_cannot_reach_serves_nothing_old(cluster: Cl
         assert bound.get(b"k") == b"old"  # from here on it knows where the leader is
         old = cluster.leader()
         cuts.both_ways(old.name, *names(*cluster.followers()))
-        leader_but(cluster, old)
-        put_at_last(db, b"k", b"new")
+        cluster.leader_besides(old)
+        put_until_acknowledged(db, b"k", b"new", within_s=CALL_S)
         assert bound.get(b"k") == b"new"
-        wait_until(lambda: not leads(old), within_s=CONVERGED_S, what=lambda: f"it steps down\n{old.tail()}")
+        wait_until(lambda: not old.leads, within_s=CONVERGED_S, what=lambda: f"it steps down\n{old.tail()}")
         load.wait_progress(10)
         quarrel.wait_progress(100)
         cuts.heal()
@@ -117,19 +102,6 @@ def test_a_leader_that_its_followers_cannot_reach_serves_nothing_old(cluster: Cl
     cluster.wait_replicated(3)
     load.check()
     assert quarrel.check() > 200
-
-
-def put_at_last(db: pytinykv.Client, key: bytes, value: bytes) -> None:
-    """Repeat a put while its outcome is unknown; nobody else writes the key."""
-
-    def acknowledged() -> bool:
-        try:
-            db.raw.put(key, value, timeout=ATTEMPT_S)
-        except ClientError:
-            return False
-        return True
-
-    wait_until(acknowledged, within_s=CALL_S, what="a put is acknowledged")
 
 
 def test_a_leader_that_is_alone_acknowledges_nothing_and_reads_nothing(cluster: Cluster, cuts: Cuts) -> None:
@@ -144,7 +116,7 @@ def test_a_leader_that_is_alone_acknowledges_nothing_and_reads_nothing(cluster: 
             db.raw.get(b"k", timeout=ATTEMPT_S)
         cuts.heal()
         assert db.raw.get(b"k", timeout=CALL_S) in {b"before", b"during"}
-        put_at_last(db, b"k", b"after")
+        put_until_acknowledged(db, b"k", b"after", within_s=CALL_S)
         assert db.raw.get(b"k") == b"after"
 
 
@@ -187,7 +159,7 @@ def test_a_follower_that_is_cut_off_one_way_disturbs_nobody(cluster: Cluster, cu
                 lambda: not follower.regions()[0]["leader_store"], within_s=CONVERGED_S, what="it misses its leader"
             )
             assert term(follower) == before, "it went into a new term although nobody agreed to it"
-        assert not leads(follower)
+        assert not follower.leads
         cuts.heal()
         load.wait_progress(10)
     cluster.wait_replicated(3)
@@ -216,7 +188,7 @@ def test_cuts_that_heal_in_another_order(cluster: Cluster, cuts: Cuts) -> None:
             load.wait_progress(5)
             cuts.both_ways(*link)
         wait_until(
-            lambda: not any(map(leads, cluster.stores)),
+            lambda: not any(store.leads for store in cluster.stores),
             within_s=CONVERGED_S,
             what=lambda: f"all step down\n{cluster.tails()}",
         )
@@ -236,7 +208,7 @@ def test_a_leader_that_dies_out_of_reach_is_missed_although_no_connection_breaks
         leader = cluster.leader()
         cuts.both_ways(leader.name, *everybody_but(cluster, leader))
         leader.kill()
-        leader_but(cluster, leader)
+        cluster.leader_besides(leader)
         load.wait_progress(10)
         quarrel.wait_progress(100)
         cuts.heal()

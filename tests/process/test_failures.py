@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import tikv
-from tests.process.cluster import Cluster, Process, wait_until
+from tests.process.cluster import Cluster, Process, put_until_acknowledged, wait_until
 from tests.process.load import Load
 from tests.process.quarrel import Quarrel
 
@@ -123,7 +123,7 @@ def test_a_leader_that_was_paused_serves_nothing_old(cluster: Cluster) -> None:
         assert bound.get(b"k") == b"old"  # from here on it knows where the leader is
         old = cluster.leader()
         old.pause()
-        put_at_last(db, b"k", b"new")
+        put_until_acknowledged(db, b"k", b"new", within_s=CALL_S)
         old.resume()
         assert bound.get(b"k") == b"new"
         assert db.raw.get(b"k") == b"new"
@@ -132,26 +132,13 @@ def test_a_leader_that_was_paused_serves_nothing_old(cluster: Cluster) -> None:
     cluster.wait_replicated(3)
 
 
-def put_at_last(db: pytinykv.Client, key: bytes, value: bytes) -> None:
-    """Repeat a put while its outcome is unknown: the client does not, as it can't know that repeating does no harm."""
-
-    def acknowledged() -> bool:
-        try:
-            db.raw.put(key, value, timeout=1.0)
-        except ClientError:
-            return False
-        return True
-
-    wait_until(acknowledged, within_s=CALL_S, what="a put is acknowledged")
-
-
 def test_histories_are_linearizable_while_leaders_are_killed_and_paused(cluster: Cluster) -> None:
     with Quarrel(cluster.address) as quarrel:
         for _ in range(2):
             quarrel.wait_progress()
             paused = cluster.leader()
             paused.pause()
-            other = wait_until(lambda paused=paused: leader_but(cluster, paused), within_s=CALL_S, what="another leads")
+            other = cluster.leader_besides(paused, within_s=CALL_S)
             paused.resume()
             quarrel.wait_progress()
             other.kill()
@@ -160,13 +147,6 @@ def test_histories_are_linearizable_while_leaders_are_killed_and_paused(cluster:
         quarrel.wait_progress()
     assert quarrel.check() > 500
     cluster.wait_replicated(3)
-
-
-def leader_but(cluster: Cluster, paused: Process) -> Process | None:
-    for store in cluster.stores:
-        if store is not paused and any(region["is_leader"] for region in store.regions()):
-            return store
-    return None
 
 
 def test_without_a_majority_nothing_is_acknowledged_and_nothing_is_read(cluster: Cluster) -> None:

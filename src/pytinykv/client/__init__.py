@@ -1,8 +1,9 @@
-"""The client: from a key to the store that leads its region, and back with an answer or an honest error.
+"""The client: from a key to the store that leads its region, and back with a result or an error.
 
     connect / aio.connect          the faces; `raw` has the operations
           │
-      commands                     one operation each: how it is written into a frame, how its reply is read
+      raw_commands                 one operation each: how it is written into a frame, how its reply is read
+      batches, scanning            many keys and ranges: several commands, bounded in the bytes of their answers
           │
       executor                     attempts until one succeeds, by the table in `retry_policy`
           │   ◄── router           which region, which store: region_cache, and what the scheduler says

@@ -13,7 +13,7 @@ from pytinykv.wire.limits import KEY_BYTES_MAX, bound_problem, key_problem
 
 _TTL_MAX = (1 << 63) - 1
 _TIMEOUT_S_MAX = 1e8
-"""Three years. Whoever asks for more means for ever, and timers can't count so far."""
+"""Three years. Longer timeouts are cut to it: timers can't count further."""
 
 
 def checked_key(key: bytes, name: str = "key") -> bytes:
@@ -54,11 +54,11 @@ def checked_cf(cf: Any) -> str:
 
 
 def checked_ttl(ttl: Any) -> int:
-    """Return the time to live in seconds; 0 is for ever."""
+    """Return the time to live in seconds; 0 means that it never ends."""
     if not isinstance(ttl, int) or isinstance(ttl, bool):
         raise InvalidTypeError(f"ttl must be a whole number of seconds, not {ttl!r}")
     if not 0 <= ttl <= _TTL_MAX:
-        raise InvalidArgumentError(f"ttl must be 0 (for ever) to {_TTL_MAX} seconds, is {ttl}")
+        raise InvalidArgumentError(f"ttl must be 0 (no end) to {_TTL_MAX} seconds, is {ttl}")
     return int(ttl)
 
 

@@ -1,4 +1,4 @@
-"""What can be tuned about a client. Times are seconds, sizes bytes."""
+"""Settings of a client. Times are in seconds, sizes in bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from pytinykv.client.errors import InvalidArgumentError
-from pytinykv.wire.limits import ENTRY_BYTES_MAX
+from pytinykv.wire.limits import ENTRY_BYTES_MAX, RAW_SCAN_LIMIT_MAX
 
 
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,7 +16,8 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 10.0
     """Deadline of every call that brings none of its own."""
     read_attempt_timeout_s: float = 2.5
-    """A read asks elsewhere when a store has not answered for so long. (A write can't: its fate would be unknown.)"""
+    """A command that may be repeated goes to another store when one has not answered for so long. (A raw write can't: the
+    first attempt may still be executed.)"""
     connect_timeout_s: float = 2.0
     """A new connection to a store must answer its first probe within this."""
     stall_timeout_s: float = 2.5
@@ -36,9 +37,9 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     batch_keys_max: int = 512
     """Keys in one command of a batch operation."""
     batch_bytes_max: int = 1 << 20
-    """Keys and values in one command of a batch operation."""
+    """Keys and values in one command of a batch operation, and about so many in its answer."""
     scan_page_rows_max: int = 1024
-    """Rows a scan fetches at a time, at most; it begins with fewer."""
+    """Rows that a scan fetches at a time, at most; it begins with fewer. A store refuses more than `RAW_SCAN_LIMIT_MAX`."""
     scan_page_bytes_target: int = 1 << 20
     """A scan fetches fewer rows at a time when they are so large that a page would exceed this."""
     value_bytes_max: int = ENTRY_BYTES_MAX - 64 * 1024
@@ -55,6 +56,10 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidArgumentError(
                     f"client setting {name} must be positive and finite, is {getattr(self, name)!r}"
                 )
+        if self.scan_page_rows_max > RAW_SCAN_LIMIT_MAX:
+            raise InvalidArgumentError(
+                f"client setting scan_page_rows_max must be at most {RAW_SCAN_LIMIT_MAX}, is {self.scan_page_rows_max}"
+            )
         if self.backoff_min_s > self.backoff_max_s:
             raise InvalidArgumentError(
                 f"backoff_min_s ({self.backoff_min_s}) must not exceed backoff_max_s ({self.backoff_max_s})"

@@ -14,13 +14,13 @@
     │   ├── ClusterMismatchError               these addresses lead to another cluster
     │   ├── NotBootstrappedError · AlreadyBootstrappedError
     │   └── StoreTombstoneError · StoreNotFoundError · StoreInUseError
-    └── StoreError                             a store refuses for good
+    └── StoreError                             a store refuses
         ├── ServerError                        an error text of the store's own
         ├── EntryTooLargeError · StoreDiskFullError
         └── UnsupportedError                   the store does not know the operation
 
-`retryable`: the very same call may be made again, with hope and without harm. `undetermined`: the call may have changed
-data. Both are facts of the class, so a caller decides without reading texts.
+`retryable`: the same call may succeed later, and repeating it does no harm. `undetermined`: the call may have changed data.
+Both belong to the class, so that a caller need not read messages.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from typing import ClassVar
 
 
 class ClientError(Exception):
-    """Anything a client raises on purpose."""
+    """Base of all errors that a client raises."""
 
     retryable: ClassVar[bool] = False
+    """Whether the same call may succeed later, and repeating it does no harm."""
     undetermined: ClassVar[bool] = False
+    """Whether the call may have changed data, or still may."""
 
 
 class InvalidArgumentError(ClientError, ValueError):
@@ -56,7 +58,7 @@ class WrongEventLoopError(ClientError):
 
 
 class DeadlineExceededError(ClientError, TimeoutError):
-    """The deadline passed. A read has no answer; a write was certainly not executed."""
+    """The deadline passed. A read has no answer; a write was not executed and will not be."""
 
     retryable = True
 
@@ -64,8 +66,8 @@ class DeadlineExceededError(ClientError, TimeoutError):
 class UndeterminedError(ClientError):
     """A write was handed to a store and its fate is unknown: it may have happened, may still happen, or never.
 
-    The client never repeats such a write by itself, as that could bring an old value back over a newer one of somebody
-    else. Read the key, or repeat the write if an overwrite does no harm.
+    The client never repeats such a write by itself, as that could bring an old value back over a newer one of another
+    client. Read the key, or repeat the write if an overwrite does no harm.
     """
 
     undetermined = True
@@ -98,11 +100,11 @@ class NotBootstrappedError(SchedulerError):
 
 
 class AlreadyBootstrappedError(SchedulerError):
-    """Somebody else bootstrapped the cluster first."""
+    """The cluster was bootstrapped before, by another store or by an earlier try."""
 
 
 class StoreTombstoneError(SchedulerError):
-    """The scheduler has buried this store; it must never come back under its old id."""
+    """The scheduler has marked this store as a tombstone; it must never come back under its old id."""
 
 
 class StoreInUseError(SchedulerError):
@@ -114,7 +116,7 @@ class StoreNotFoundError(SchedulerError):
 
 
 class StoreError(ClientError):
-    """A store refused the operation for good; nothing was changed."""
+    """A store refused the operation; nothing was changed."""
 
 
 class ServerError(StoreError):

@@ -1,4 +1,4 @@
-"""Raw operations: single keys and ranges without transactions, each linearizable for itself (asynchronous face)."""
+"""Raw operations: keys, batches of keys and ranges, without transactions (asynchronous face)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def delete_command(key: bytes, cf: str) -> RawDelete:
 
 
 class AsyncScan(AsyncIterator[Pair]):
-    """The pairs of a scan, fetched as they are asked for. Use it in `async for`; it holds nothing that needs closing."""
+    """The pairs of a scan, fetched as they are asked for. Use it in `async for`; it needs no closing.
+
+    Tasks may share one; each pair goes to one of them.
+    """
 
     def __init__(self, pager: ScanPager) -> None:
         self._pager = pager
@@ -66,7 +69,7 @@ class AsyncScan(AsyncIterator[Pair]):
     async def __anext__(self) -> Pair:
         if not self._page:
             self._pager.check_origin()
-            async with self._paging:  # tasks that share a scan each get their part of it
+            async with self._paging:
                 if not self._page:
                     self._page = await self._pager.next_page()
                 if not self._page:
@@ -76,14 +79,25 @@ class AsyncScan(AsyncIterator[Pair]):
 
 
 class AsyncRawClient:
-    """Keys and values are bytes. What holds for every operation:
+    """Operations on keys, batches of keys and ranges, without transactions. `AsyncClient.raw` is one.
 
-    * `cf`: "default", "lock" or "write", three name spaces that share nothing.
-    * `timeout`: seconds for the operation with all its retries; None is the client's default (10 s).
-    * `InvalidArgumentError` for an argument that can't be right, before anything is sent.
-    * `DeadlineExceededError` and `SchedulerUnavailableError`: nothing was changed, trying again is safe.
-    * `UndeterminedError`, from writes only: the write may have happened, or may still happen. It is never repeated behind
-      the caller's back. (The same holds for a write whose task is cancelled.)
+    A key is 1 to 8,192 bytes, a value 0 to `ClientConfig.value_bytes_max` bytes (nearly 8 MiB); both are `bytes`, and other
+    buffers are copied. Each key is linearizable for itself: a read sees every write that ended before it began, whichever
+    client made it. Nothing is atomic over several keys.
+
+    Every operation takes
+
+    * `cf`: the column family "default" (or ""), "lock" or "write": three name spaces that share nothing.
+    * `timeout`: seconds for the operation with all its retries; None means the client's default (10 s).
+
+    and raises
+
+    * `InvalidArgumentError` for an argument that can't be right; nothing was sent.
+    * `DeadlineExceededError`, `SchedulerUnavailableError`: nothing was changed, and the same call may succeed later.
+    * `StoreError`: a store has refused the operation; nothing was changed.
+    * `UndeterminedError`, from writes only: the write may have happened, or may still happen. The client does not repeat it.
+      (A write whose task is cancelled has the same fate.)
+    * `ClientClosedError`, `WrongEventLoopError`, `ClientForkedError`: the client can't be used (any more, or here).
     """
 
     def __init__(self, executor: Executor) -> None:
@@ -91,22 +105,25 @@ class AsyncRawClient:
         self._value_bytes_max = executor.config.value_bytes_max
 
     async def get(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> bytes | None:
-        """Return the value of `key`, None if there is none."""
+        """Return the value of `key`; None if it does not exist."""
         return await self._executor.execute(get_command(key, cf), self._deadline(timeout))
 
     async def put(self, key: bytes, value: bytes, *, ttl: int = 0, cf: str = "", timeout: float | None = None) -> None:
-        """Set `key`. With `ttl` it vanishes after so many seconds; 0 keeps it for ever."""
+        """Set `key` to `value`. After `ttl` seconds it does not exist any more; with 0 it stays."""
         command = put_command(key, value, ttl, cf, self._value_bytes_max)
         await self._executor.execute(command, self._deadline(timeout))
 
     async def delete(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> None:
-        """Remove `key`; fine if it does not exist."""
+        """Remove `key`. Succeeds if it does not exist."""
         await self._executor.execute(delete_command(key, cf), self._deadline(timeout))
 
     async def batch_get(
         self, keys: Iterable[bytes], *, cf: str = "", timeout: float | None = None
     ) -> dict[bytes, bytes]:
-        """Return the values of those `keys` that exist, in ascending order of keys. No snapshot across regions."""
+        """Return the values of those `keys` that exist, in ascending order of keys.
+
+        Large batches are read in parts, so that answers stay small; together they are no snapshot.
+        """
         family = checked_cf(cf)
 
         def make(items: Sequence[bytes]) -> RawBatchGet:
@@ -124,7 +141,10 @@ class AsyncRawClient:
         cf: str = "",
         timeout: float | None = None,
     ) -> None:
-        """Set several keys. Not atomic: after an error some may be set and others not (then it is `undetermined`)."""
+        """Set several keys; of a key that comes twice, the last value counts. `ttl` in seconds, as in `put`.
+
+        Not atomic: when some keys were set and others not, it raises `UndeterminedError`.
+        """
         family, ttl_s = checked_cf(cf), checked_ttl(ttl)
 
         def make(items: Sequence[Pair]) -> RawBatchPut:
@@ -134,7 +154,7 @@ class AsyncRawClient:
         await run_batch(self._executor, batch, self._deadline(timeout))
 
     async def batch_delete(self, keys: Iterable[bytes], *, cf: str = "", timeout: float | None = None) -> None:
-        """Remove several keys. Not atomic, as `batch_put`."""
+        """Remove several keys, whether they exist or not. Not atomic, as `batch_put`."""
         family = checked_cf(cf)
 
         def make(items: Sequence[bytes]) -> RawBatchDelete:
@@ -157,8 +177,11 @@ class AsyncRawClient:
     ) -> AsyncScan:
         """Iterate over the pairs with keys from `start` on and below `end`, or those that begin with `prefix`.
 
-        In ascending order, or descending with `reverse` (the range means the same). At most `limit` pairs. With
-        `key_only` the values are empty. Pages are fetched as they are needed; `timeout` holds for each.
+        Yields `(key, value)` in ascending order, or descending with `reverse` (the range means the same); at most `limit`
+        pairs; with `key_only` the values are empty. Without arguments it goes over all keys of the column family.
+
+        Pairs are fetched in pages of about 1 MiB, at most one page ahead of what was yielded: the scan is no snapshot, and a
+        write made during it may or may not show. `timeout` holds for each page.
         """
         return AsyncScan(
             self.pager(
@@ -198,7 +221,7 @@ class AsyncRawClient:
         cf: str = "",
         timeout: float | None = None,
     ) -> None:
-        """Remove the keys of a range (as in `scan`; without arguments, all). Not atomic, as `batch_put`."""
+        """Remove the keys of a range, given as in `scan`; without arguments, all. Not atomic, as `batch_put`."""
         left, family = checked_range(start, end, prefix), checked_cf(cf)
         deadline = self._deadline(timeout)
         done = False
@@ -214,7 +237,7 @@ class AsyncRawClient:
             left = left.behind(command.covered)
 
     async def ttl(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> int | None:
-        """Return how many seconds `key` has left to live: 0 when it lives for ever, None when it does not exist."""
+        """Return after how many seconds `key` ends: 0 if it has no end, None if it does not exist."""
         return await self._executor.execute(RawTtl(checked_key(key), checked_cf(cf)), self._deadline(timeout))
 
     async def compare_and_swap(
@@ -227,9 +250,10 @@ class AsyncRawClient:
         cf: str = "",
         timeout: float | None = None,
     ) -> CasResult:
-        """Set `key` to `value` if its value is `expected` (None: if it does not exist), atomically.
+        """Set `key` to `value` (for `ttl` seconds, as in `put`) if its value is `expected`, atomically.
 
-        Returns whether it did, and the value before. A real TiKV guarantees this only among compare-and-swaps.
+        `expected` None means that the key does not exist. Returns whether it was set, and the value before, in both cases.
+        A real TiKV guarantees this only among compare-and-swaps.
         """
         command = RawCompareAndSwap(
             checked_key(key),
@@ -248,7 +272,10 @@ class AsyncRawClient:
         prefix: bytes | None = None,
         timeout: float | None = None,
     ) -> Checksum:
-        """Return checksum, number of pairs and bytes of a range of the default column family."""
+        """Return checksum, number of pairs and bytes of a range, given as in `scan`, of the default column family.
+
+        Each region is read for itself: over several regions it is no snapshot.
+        """
         left = checked_range(start, end, prefix)
         deadline = self._deadline(timeout)
         total = Checksum(0, 0, 0)

@@ -290,7 +290,7 @@ class RawChecksum(RangeCommand[Checksum]):
 
 
 class RawTtl(Command[int | None]):
-    """Seconds a key has left to live: 0 when it lives for ever, None when there is no such key."""
+    """After how many seconds a key ends: 0 if it has no end, None if there is no such key."""
 
     __slots__ = ("cf",)
     field = "RawGetKeyTTL"

@@ -31,7 +31,7 @@ from pytinykv.wire.pb import metapb_pb2
 
 _log = logging.getLogger(__name__)
 
-OUTAGE_PATIENCE_S = 0.5
+OUTAGE_WAIT_S = 0.5
 """How long to wait for a scheduler before going by what was known earlier."""
 REGIONS_PAGE = 64
 """How many regions a range or batch asks the scheduler for at a time."""
@@ -46,6 +46,7 @@ class Router:
         self, scheduler: SchedulerClient, *, connector: Connector, rng: Random, scope: Scope, config: ClientConfig
     ) -> None:
         self.regions = RegionCache()
+        """Which peer leads which keys. Filled by the scheduler's answers and by what stores say of regions."""
         self.stores: dict[int, StoreConnection] = {}
         """Where to send what is for a store, as far as is known."""
         self._scheduler = scheduler
@@ -55,14 +56,16 @@ class Router:
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._dropped = RegionCache()
-        """Regions that turned out wrong, for use while no scheduler answers: some peer of theirs may know better."""
+        """Regions that turned out wrong, for use while no scheduler answers: another peer of theirs may know the leader."""
         self._moved: dict[int, StoreConnection] = {}
         """Stores whose address is to be asked for again before the next use."""
         self._retired: list[StoreConnection] = []
+        """Connections to former addresses, kept until their commands are answered."""
         self._addresses: dict[int, str] = {}
         """Where all stores were when the scheduler was asked last. One that nothing was sent to yet may come to lead while
         no scheduler answers."""
         self._avoid_until: dict[int, float] = {}
+        """Loop time until which a store that did not answer is passed over."""
         self._lookup = asyncio.Lock()
         """One caller asks the scheduler, the others see its answer in the cache."""
 
@@ -82,9 +85,9 @@ class Router:
                     self.regions.remove(route)  # membership has changed as well
                 else:
                     self.regions.replace(route, route.led_by(known))
-            case wire_errors.EpochNotMatch(current_regions=told):
+            case wire_errors.EpochNotMatch(current_regions=current):
                 self.regions.remove(route)
-                self.regions.insert_all(_routes_told(told, route.store_id))
+                self.regions.insert_all(_routes_to(current, route.store_id))
 
     def forget(self, route: Route, retry: Retry) -> None:
         """Forget what an attempt at `route` has shown to be wrong."""
@@ -126,7 +129,7 @@ class Router:
         left_s = deadline - self._loop.time()
         dropped = self._dropped.find(destination)
         try:
-            known = await self._ask_regions(destination, left_s if dropped is None else min(left_s, OUTAGE_PATIENCE_S))
+            known = await self._ask_regions(destination, left_s if dropped is None else min(left_s, OUTAGE_WAIT_S))
         except SchedulerUnavailableError:
             if dropped is None:
                 raise
@@ -134,7 +137,7 @@ class Router:
         else:
             routes = [route for info in known if (route := self._route_to(info)) is not None]
         self.regions.insert_all(routes)
-        # One that is older than what is cached was not taken, and is used all the same: its store knows better.
+        # One that is older than what is cached was not taken, and is used all the same: its store names the newer ones.
         return self.regions.find(destination) or next((route for route in routes if route.serves(destination)), None)
 
     async def _ask_regions(self, destination: Destination, left_s: float) -> list[RegionInfo]:
@@ -181,7 +184,7 @@ class Router:
         address = self._addresses.get(store_id)
         left_s = deadline - self._loop.time()
         try:
-            await self._ask_addresses(left_s if address is None else min(left_s, OUTAGE_PATIENCE_S))
+            await self._ask_addresses(left_s if address is None else min(left_s, OUTAGE_WAIT_S))
             address = self._addresses.get(store_id)
         except SchedulerUnavailableError:
             if address is None:
@@ -212,8 +215,8 @@ class Router:
             self._retired.remove(old)
 
 
-def _routes_told(regions: Iterable[metapb_pb2.Region], store_id: int) -> list[Route]:
-    """Return routes to the regions that the store told us of, which led the old one; none if they can't be understood."""
+def _routes_to(regions: Iterable[metapb_pb2.Region], store_id: int) -> list[Route]:
+    """Return routes to regions that store `store_id` has named; none if they can't be understood."""
     try:
         known = [region_from_pb(region) for region in regions]
     except InvalidRegion as error:

@@ -61,22 +61,31 @@ class StoreConnection:
         self._scope = scope
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Waiting] = deque()
+        """Commands that were not sent, in the order of `submit`; some may be resolved (expired, cancelled) by now."""
         self._sent: dict[int, _Sent] = {}
+        """Commands that were sent and not answered, by request id."""
         self._next_id = 1
+        """The request id of the next command. Never used twice, also not on another stream."""
         self._stream: BidiStream | None = None
         """Set while the stream is up and has answered its first probe."""
         self._connecting: asyncio.Future[None] | None = None
         """Set while the receiver task runs and has not got that answer; resolved either way."""
         self._running = False
+        """Whether the receiver task runs."""
         self._closed = False
+        """Set by `close`; from then on commands fail at once."""
         self._flush_scheduled = False
+        """Whether `_flush` runs at the end of this loop turn."""
         self._expiry: asyncio.TimerHandle | None = None
+        """The one timer for deadlines; set while a command has one."""
         self._expiry_at = 0.0
+        """When `_expiry` is due, in loop time: not after the earliest deadline by more than `EXPIRY_GRAIN_S`."""
         self._watch: asyncio.TimerHandle | None = None
+        """The timer that looks for silence; set while answers are due."""
         self._owes_answers = False
-        """Whether commands expired since the last sign of life."""
+        """Whether commands expired since the last response."""
         self._heard_at = 0.0
-        """Loop time of the last sign of life, or of the moment since which one is due."""
+        """Loop time of the last response, or of the moment since which one is due."""
 
     def __repr__(self) -> str:
         return f"store {self.store_id} at {self.address}"
@@ -150,7 +159,7 @@ class StoreConnection:
             return
         while self._waiting and len(self._sent) < self._config.in_flight_max:
             # While the transport is busy, what comes in gathers into one frame: otherwise every answer frame of a few
-            # commands begets a request frame of a few, for ever, and the cost per frame becomes the cost per command.
+            # commands makes a request frame of a few, without end, and the cost per frame becomes the cost per command.
             if not self._stream.is_drained(self._flush):
                 break
             if not self._send_frame(self._stream):
@@ -312,7 +321,7 @@ class StoreConnection:
 
     @property
     def silent(self) -> bool:
-        """Whether commands wait for an answer and the store has given no sign of life for `stall_timeout_s`."""
+        """Whether commands wait for an answer and the store has sent nothing for `stall_timeout_s`."""
         owes = self._owes_answers or bool(self._sent)
         return owes and self._loop.time() - self._heard_at > self._config.stall_timeout_s
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pytinykv.client.arguments import checked_timeout
-from pytinykv.client.commands import Pair
+from pytinykv.client.commands import Effect, Pair
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.grpc_connector import GrpcConnector
 from pytinykv.client.raw import delete_command, get_command, put_command
@@ -38,9 +38,9 @@ def connect(
 
 
 class Scan(Iterator[Pair]):
-    """The pairs of a scan, fetched as they are asked for. It holds nothing that needs closing.
+    """The pairs of a scan, fetched as they are asked for. It needs no closing.
 
-    Threads that share one each get their part of the pairs, every pair going to one of them.
+    Threads may share one; each pair goes to one of them.
     """
 
     def __init__(self, core: SyncCore, pager: ScanPager, timeout: float | None) -> None:
@@ -56,7 +56,7 @@ class Scan(Iterator[Pair]):
         except IndexError:  # and not a look beforehand: another thread may take the last pair in between
             pass
         with self._paging:
-            if not self._page:  # nobody put another one there meanwhile, and nobody will
+            if not self._page:  # no other thread has put one there, nor can it now
                 page = self._core.run(lambda _: self._pager.next_page(), self._timeout)
                 if not page:
                     raise StopIteration
@@ -67,26 +67,29 @@ class Scan(Iterator[Pair]):
 
 
 class RawClient:
-    """Raw operations, as `AsyncRawClient` has them (there it says what they promise and raise), blocking."""
+    """Raw operations, blocking. See `AsyncRawClient` for what all of them guarantee and raise."""
 
     def __init__(self, core: SyncCore) -> None:
         self._core = core
         self._value_bytes_max = core.config.value_bytes_max
 
     def get(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> bytes | None:
-        """Return the value of `key`, None if there is none."""
-        return self._core.run(get_command(key, cf), checked_timeout(timeout))
+        """Return the value of `key`; None if it does not exist."""
+        return self._core.run_command(get_command(key, cf), checked_timeout(timeout))
 
     def put(self, key: bytes, value: bytes, *, ttl: int = 0, cf: str = "", timeout: float | None = None) -> None:
-        """Set `key`. With `ttl` it vanishes after so many seconds; 0 keeps it for ever."""
-        self._core.run(put_command(key, value, ttl, cf, self._value_bytes_max), checked_timeout(timeout))
+        """Set `key` to `value`. After `ttl` seconds it does not exist any more; with 0 it stays."""
+        self._core.run_command(put_command(key, value, ttl, cf, self._value_bytes_max), checked_timeout(timeout))
 
     def delete(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> None:
-        """Remove `key`; fine if it does not exist."""
-        self._core.run(delete_command(key, cf), checked_timeout(timeout))
+        """Remove `key`. Succeeds if it does not exist."""
+        self._core.run_command(delete_command(key, cf), checked_timeout(timeout))
 
     def batch_get(self, keys: Iterable[bytes], *, cf: str = "", timeout: float | None = None) -> dict[bytes, bytes]:
-        """Return the values of those `keys` that exist, in ascending order of keys. No snapshot across regions."""
+        """Return the values of those `keys` that exist, in ascending order of keys.
+
+        Large batches are read in parts, so that answers stay small; together they are no snapshot.
+        """
         several = _taken(keys)
         return self._core.run(lambda db: db.raw.batch_get(several, cf=cf, timeout=timeout), checked_timeout(timeout))
 
@@ -98,14 +101,21 @@ class RawClient:
         cf: str = "",
         timeout: float | None = None,
     ) -> None:
-        """Set several keys. Not atomic: after an error some may be set and others not (then it is `undetermined`)."""
+        """Set several keys; of a key that comes twice, the last value counts. `ttl` in seconds, as in `put`.
+
+        Not atomic: when some keys were set and others not, it raises `UndeterminedError`.
+        """
         several = dict(pairs) if isinstance(pairs, Mapping) else _taken(pairs)
-        self._core.run(lambda db: db.raw.batch_put(several, ttl=ttl, cf=cf, timeout=timeout), checked_timeout(timeout))
+        self._core.run(
+            lambda db: db.raw.batch_put(several, ttl=ttl, cf=cf, timeout=timeout), checked_timeout(timeout), Effect.ONCE
+        )
 
     def batch_delete(self, keys: Iterable[bytes], *, cf: str = "", timeout: float | None = None) -> None:
-        """Remove several keys. Not atomic, as `batch_put`."""
+        """Remove several keys, whether they exist or not. Not atomic, as `batch_put`."""
         several = _taken(keys)
-        self._core.run(lambda db: db.raw.batch_delete(several, cf=cf, timeout=timeout), checked_timeout(timeout))
+        self._core.run(
+            lambda db: db.raw.batch_delete(several, cf=cf, timeout=timeout), checked_timeout(timeout), Effect.ONCE
+        )
 
     def scan(
         self,
@@ -121,8 +131,11 @@ class RawClient:
     ) -> Scan:
         """Iterate over the pairs with keys from `start` on and below `end`, or those that begin with `prefix`.
 
-        In ascending order, or descending with `reverse` (the range means the same). At most `limit` pairs. With
-        `key_only` the values are empty. Pages are fetched as they are needed; `timeout` holds for each.
+        Yields `(key, value)` in ascending order, or descending with `reverse` (the range means the same); at most `limit`
+        pairs; with `key_only` the values are empty. Without arguments it goes over all keys of the column family.
+
+        Pairs are fetched in pages of about 1 MiB, at most one page ahead of what was yielded: the scan is no snapshot, and a
+        write made during it may or may not show. `timeout` holds for each page.
         """
         pager = self._core.client.raw.pager(
             start, end, prefix=prefix, limit=limit, reverse=reverse, key_only=key_only, cf=cf, timeout=timeout
@@ -138,13 +151,15 @@ class RawClient:
         cf: str = "",
         timeout: float | None = None,
     ) -> None:
-        """Remove the keys of a range (as in `scan`; without arguments, all). Not atomic, as `batch_put`."""
+        """Remove the keys of a range, given as in `scan`; without arguments, all. Not atomic, as `batch_put`."""
         self._core.run(
-            lambda db: db.raw.delete_range(start, end, prefix=prefix, cf=cf, timeout=timeout), checked_timeout(timeout)
+            lambda db: db.raw.delete_range(start, end, prefix=prefix, cf=cf, timeout=timeout),
+            checked_timeout(timeout),
+            Effect.ONCE,
         )
 
     def ttl(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> int | None:
-        """Return how many seconds `key` has left to live: 0 when it lives for ever, None when it does not exist."""
+        """Return after how many seconds `key` ends: 0 if it has no end, None if it does not exist."""
         return self._core.run(lambda db: db.raw.ttl(key, cf=cf, timeout=timeout), checked_timeout(timeout))
 
     def compare_and_swap(
@@ -157,13 +172,15 @@ class RawClient:
         cf: str = "",
         timeout: float | None = None,
     ) -> CasResult:
-        """Set `key` to `value` if its value is `expected` (None: if it does not exist), atomically.
+        """Set `key` to `value` (for `ttl` seconds, as in `put`) if its value is `expected`, atomically.
 
-        Returns whether it did, and the value before. A real TiKV guarantees this only among compare-and-swaps.
+        `expected` None means that the key does not exist. Returns whether it was set, and the value before, in both cases.
+        A real TiKV guarantees this only among compare-and-swaps.
         """
         return self._core.run(
             lambda db: db.raw.compare_and_swap(key, expected, value, ttl=ttl, cf=cf, timeout=timeout),
             checked_timeout(timeout),
+            Effect.ONCE,
         )
 
     def checksum(
@@ -174,7 +191,10 @@ class RawClient:
         prefix: bytes | None = None,
         timeout: float | None = None,
     ) -> Checksum:
-        """Return checksum, number of pairs and bytes of a range of the default column family."""
+        """Return checksum, number of pairs and bytes of a range, given as in `scan`, of the default column family.
+
+        Each region is read for itself: over several regions it is no snapshot.
+        """
         return self._core.run(
             lambda db: db.raw.checksum(start, end, prefix=prefix, timeout=timeout), checked_timeout(timeout)
         )
@@ -213,7 +233,10 @@ class Client:
         return self._core.client.scheduler.cluster_id
 
     def timestamp(self, *, timeout: float | None = None) -> int:
-        """Return a timestamp of the cluster, greater than every one given out before this call."""
+        """Return a timestamp of the cluster (milliseconds since 1970 << 18 | counter), greater than all given out before.
+
+        Raises `SchedulerUnavailableError` after `timeout` seconds.
+        """
         return self._core.run(lambda db: db.scheduler.timestamp(timeout), checked_timeout(timeout))
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ A single-key operation costs no task; only what needs a second attempt, or is no
 
 Invariants:
 
-1. Every call ends: the core keeps its deadline, a closing client resolves it, and a caller whose loop stands still gives up
+1. Every call ends: the core keeps its deadline, a closing client resolves it, and a caller whose loop is blocked gives up
    by itself a little later.
 2. Nothing here waits in a process that did not start the loop.
 3. At the interpreter's exit, clients left open are closed, with a ResourceWarning; calls of daemon threads end with
@@ -47,26 +47,31 @@ _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 ConnectorFactory = Callable[[Scope], Connector]
+_Work = Command[_T] | Callable[[AsyncClient], Coroutine[Any, Any, _T]]
 
 LOOP_GRACE_S = 5.0
-"""How long a caller waits past its deadline for a loop that does not turn."""
+"""How long a caller waits past its deadline for a loop that is blocked."""
 EXIT_STOP_S = 2.0
 
 
 class _Call(Generic[_T]):
     """One blocking call. `done` is a lock held until the outcome is there: the cheapest thing to wait for."""
 
-    __slots__ = ("cancelled", "done", "error", "task", "timeout_s", "value", "work")
+    __slots__ = ("cancelled", "done", "effect", "error", "task", "timeout_s", "value", "work")
 
-    def __init__(
-        self, work: Command[_T] | Callable[[AsyncClient], Coroutine[Any, Any, _T]], timeout_s: float | None
-    ) -> None:
+    def __init__(self, work: _Work[_T], timeout_s: float | None, effect: Effect) -> None:
         self.work = work
+        self.effect = effect
+        """What is to be said of its outcome if that never becomes known."""
         self.timeout_s = timeout_s
         self.value: _T | None = None
+        """The result; set by the loop before it releases `done`."""
         self.error: BaseException | None = None
+        """Set in place of `value`."""
         self.task: asyncio.Task[None] | None = None
+        """The task that runs it, if it needs one; set by the loop."""
         self.cancelled = False
+        """Set by the caller that has given it up: the loop does not begin it then."""
         self.done = threading.Lock()
         self.done.acquire()
 
@@ -79,10 +84,6 @@ class _Call(Generic[_T]):
         if self.done.locked():
             self.error = error
             self.done.release()
-
-    @property
-    def writes(self) -> bool:
-        return not isinstance(self.work, Command) or self.work.effect is not Effect.READ
 
 
 class SyncCore:
@@ -101,8 +102,11 @@ class SyncCore:
         self.config = config
         self._origin = ProcessOrigin()
         self._calls: deque[_Call[Any]] = deque()
+        """Calls on their way from callers' threads to the loop."""
         self._wake_due = False
+        """Whether the loop has been asked to look at `_calls`. Set by callers, cleared by the loop before it looks."""
         self._closed = False
+        """Set once, by `close`, `abandon`, or a caller that finds the loop closed."""
         self._thread = LoopThread("tinykv-client")
         self._thread.start()
 
@@ -129,10 +133,22 @@ class SyncCore:
 
     # --- in the caller's thread ---------------------------------------------------------------------------------
 
-    def run(self, work: Command[_T] | Callable[[AsyncClient], Coroutine[Any, Any, _T]], timeout_s: float | None) -> _T:
-        """Run a command, or a coroutine that keeps `timeout_s` itself, in the loop; return its result or raise its error."""
+    def run_command(self, command: Command[_T], timeout_s: float | None) -> _T:
+        """Run a command in the loop; return its result or raise its error."""
+        return self._run(_Call(command, timeout_s, command.effect))
+
+    def run(
+        self,
+        work: Callable[[AsyncClient], Coroutine[Any, Any, _T]],
+        timeout_s: float | None,
+        effect: Effect = Effect.READ,
+    ) -> _T:
+        """Run a coroutine, which keeps `timeout_s` itself, in the loop; return its result or raise its error."""
+        return self._run(_Call(work, timeout_s, effect))
+
+    def _run(self, call: _Call[_T]) -> _T:
         self._refuse()
-        call = _Call(work, timeout_s)
+        timeout_s = call.timeout_s
         self._calls.append(call)
         if not self._wake_due:
             self._wake_due = True
@@ -140,10 +156,10 @@ class SyncCore:
         if self._closed:
             self._fail_leftovers()
         try:
-            patience_s = (self.config.timeout_s if timeout_s is None else timeout_s) + LOOP_GRACE_S
-            if not call.done.acquire(timeout=patience_s):
+            limit_s = (self.config.timeout_s if timeout_s is None else timeout_s) + LOOP_GRACE_S
+            if not call.done.acquire(timeout=limit_s):
                 self._cancel(call)
-                raise _stuck(call, patience_s)
+                raise _stuck(call, limit_s)
         except BaseException:
             self._cancel(call)
             raise
@@ -166,7 +182,7 @@ class SyncCore:
             self._closed = True
 
     def _cancel(self, call: _Call[Any]) -> None:
-        """Stop caring about a call (Ctrl-C, or a loop that stands still)."""
+        """Give a call up (Ctrl-C, or a loop that is blocked)."""
         call.cancelled = True
         if call.task is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(call.task.cancel)
@@ -201,7 +217,7 @@ class SyncCore:
     # --- in the loop's thread -----------------------------------------------------------------------------------
 
     def _on_loop_drain(self) -> None:
-        self._wake_due = False  # before looking: who appends from now on wakes again
+        self._wake_due = False  # before looking: a caller that appends from now on wakes again
         calls = self._calls
         while calls:
             call = calls.popleft()
@@ -251,16 +267,16 @@ class SyncCore:
         try:
             call.resolve(await work(self.client))
         except asyncio.CancelledError:
-            kind = CutOffWriteError if call.writes else ClientClosedError
+            kind = CutOffWriteError if call.effect is not Effect.READ else ClientClosedError
             call.fail(kind("the client was closed during the call"))
             raise
-        except Exception as error:  # noqa: BLE001 - it belongs to the caller, in his thread
+        except Exception as error:  # noqa: BLE001 - the call raises it in its own thread
             call.fail(error)
 
 
-def _stuck(call: _Call[Any], patience_s: float) -> ClientError:
-    kind = UndeterminedError if call.writes else DeadlineExceededError
-    return kind(f"the client's event loop has not turned for {patience_s:.1f} s; the outcome of the call is unknown")
+def _stuck(call: _Call[Any], limit_s: float) -> ClientError:
+    kind = UndeterminedError if call.effect is not Effect.READ else DeadlineExceededError
+    return kind(f"the client's event loop has not turned for {limit_s:.1f} s; the outcome of the call is unknown")
 
 
 _open_cores: weakref.WeakSet[SyncCore] = weakref.WeakSet()

@@ -1,7 +1,7 @@
 """A store's region heartbeats to the scheduler's leader: a stream that is opened again whenever it breaks.
 
 Heartbeats are soft state. While no stream is up they are dropped (`send_nowait` says so); when one comes up, the owner is
-told and reports everything anew.
+notified and reports all regions again.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class LeaderFinder:
         """Nothing is sent yet. `cluster_id`: the cluster the addresses must lead to; 0 takes the first that answers."""
         self._given = parse_addresses(addresses)
         self._endpoints = list(self._given)
-        """The addresses given, then those that members told; none is ever dropped."""
+        """The addresses given, then those that members have; none is ever dropped."""
         self._connector = connector
         self._rng = rng
         self._config = config

@@ -307,4 +307,4 @@ def _info(region: metapb_pb2.Region, leader: metapb_pb2.Peer) -> RegionInfo:
     try:
         return RegionInfo(region_from_pb(region), peer_from_pb(leader) if leader.id else None)
     except InvalidRegion as error:
-        raise SchedulerError(f"the scheduler told of a region of an unknown kind: {error}") from error
+        raise SchedulerError(f"the scheduler named a region of an unknown kind: {error}") from error

@@ -5,7 +5,7 @@
     get(1) ─┘                       └► [t5]
 
 One request is under way at a time, so an answer always belongs to the batch at hand, and a broken stream loses only
-timestamps that nobody has seen: the batch is asked for again.
+timestamps that no caller has seen: the batch is asked for again.
 """
 
 from __future__ import annotations
@@ -34,20 +34,24 @@ _Waiter = tuple[int, "asyncio.Future[list[Timestamp]]"]
 
 
 class TimestampStream:
-    """See the module. Runs one task while anybody waits, none otherwise."""
+    """See the module. Runs one task while a caller waits, none otherwise."""
 
     def __init__(self, finder: LeaderFinder, *, connector: Connector, scope: Scope) -> None:
         self._finder = finder
         self._connector = connector
         self._scope = scope
         self._waiting: deque[_Waiter] = deque()
+        """Callers that no request has been sent for."""
         self._batch: list[_Waiter] = []
-        """Those whom the request under way is for."""
+        """Callers that the request under way is for."""
         self._stream: BidiStream | None = None
         self._stream_address = ""
+        """The endpoint that `_stream` leads to."""
         self._running = False
+        """Whether the task runs."""
         self._closed = False
         self._last = 0
+        """The greatest timestamp received, packed; every later one must be greater."""
 
     async def get(self, count: int, deadline: float) -> list[Timestamp]:
         """Return `count` ascending timestamps, or raise `SchedulerUnavailableError` at `deadline` (loop time)."""
@@ -69,7 +73,7 @@ class TimestampStream:
             ) from None
 
     def close(self) -> None:
-        """Fail everybody who waits."""
+        """Fail all waiting calls."""
         self._closed = True
         self._drop_stream()
         self._fail_all(ClientClosedError("the client was closed"))
