@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pytinykv.wire.pb import metapb_pb2, pdpb_pb2
 
 SILENT_S: Final = 5.0
-"""A store tells the scheduler every second that it lives; after so long without, something is wrong."""
+"""A store sends a heartbeat every second; after so long without one, something is wrong."""
 REGIONS_TIMEOUT_S: Final = 3.0
-"""How long `status` and `stores` wait for regions, which a scheduler that has just started learns only by and by."""
+"""How long `status` and `stores` wait for regions, which a scheduler that has just started learns from heartbeats."""
 
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -99,14 +99,14 @@ async def describe_cluster(scheduler: SchedulerClient) -> dict[str, Any]:
 
     bootstrapped = await scheduler.is_bootstrapped()
     found: list[dict[str, Any]] | None = [] if not bootstrapped else None
-    trouble = ""
+    failure = ""
     if bootstrapped:
         request = pdpb_pb2.ScanRegionsRequest()
         try:
             reply = await scheduler.call("ScanRegions", request, pdpb_pb2.ScanRegionsResponse, REGIONS_TIMEOUT_S)
             found = [describe_region(region) for region in reply.regions]
         except SchedulerError as error:
-            trouble = str(error)
+            failure = str(error)
     all_stores = [] if not bootstrapped else await _describe_stores(scheduler, found or [])
     mark_lost_quorums(all_stores, found or [])
     return {
@@ -115,7 +115,7 @@ async def describe_cluster(scheduler: SchedulerClient) -> dict[str, Any]:
         "bootstrapped": bootstrapped,
         "stores": all_stores,
         "regions": found,
-        "problems": _problems(all_stores, found, trouble, bootstrapped=bootstrapped),
+        "problems": _problems(all_stores, found, failure, bootstrapped=bootstrapped),
     }
 
 
@@ -129,7 +129,7 @@ async def _describe_stores(scheduler: SchedulerClient, regions: list[dict[str, A
         try:
             reply = await scheduler.call("GetStore", request, pdpb_pb2.GetStoreResponse)
         except StoreNotFoundError:
-            continue  # buried since the list was made
+            continue  # removed since the list was made
         leaders = sum(region["leader_store"] == store.id for region in regions)
         described.append(describe_store(reply.store, reply.stats, leaders=leaders, now_s=time.time()))
     return sorted(described, key=lambda one: int(one["store"]))
@@ -190,7 +190,7 @@ def describe_region(region: pdpb_pb2.Region) -> dict[str, Any]:
 
 
 def mark_lost_quorums(stores: list[dict[str, Any]], regions: list[dict[str, Any]]) -> None:
-    """Give regions whose voters mostly sit on silent stores the state "no quorum": the last heard may be all too rosy."""
+    """Give regions whose voters are mostly on silent stores the state "no quorum": the last heard is out of date."""
     silent = {store["store"] for store in stores if store["state"] == "silent"}
     for region in regions:
         voters = [peer for peer in region["peers"] if "role" not in peer]
@@ -200,7 +200,7 @@ def mark_lost_quorums(stores: list[dict[str, Any]], regions: list[dict[str, Any]
 
 
 def _problems(
-    stores: list[dict[str, Any]], regions: list[dict[str, Any]] | None, trouble: str, *, bootstrapped: bool
+    stores: list[dict[str, Any]], regions: list[dict[str, Any]] | None, failure: str, *, bootstrapped: bool
 ) -> list[str]:
     if not bootstrapped:
         return ["no store has joined yet; start one: tinykv store --data-dir DIR --addr HOST:PORT --scheduler …"]
@@ -211,7 +211,7 @@ def _problems(
         if store["state"] == "silent"
     ]
     if regions is None:
-        problems.append(f"the regions are not all known: {trouble}")
+        problems.append(f"the regions are not all known: {failure}")
     for region in regions or []:
         on = {peer["peer"]: peer["store"] for peer in region["peers"]}
         name = f"region {region['region']}"

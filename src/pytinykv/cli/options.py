@@ -2,7 +2,7 @@
 
 A value comes from the flag, else from the environment variable (`--data-dir`: `TINYKV_DATA_DIR`), else from the file that
 `--config` names, else from the default. In the file a table with the command's name holds its options, spelt as the
-flags without dashes in front; `[client]` holds them for all commands that talk to a cluster. A key that nobody knows is
+flags without dashes in front; `[client]` holds them for all commands that talk to a cluster. An unknown key is
 an error: a setting that is silently ignored is worse than none.
 
     [store]

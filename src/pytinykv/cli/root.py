@@ -44,7 +44,7 @@ COMMANDS: Final = {
 }
 
 SERVERS: Final = frozenset({"playground", "scheduler", "store"})
-"""Commands that run until they are told to stop; whoever tells them wants exit status 0, however early it is."""
+"""Commands that run until they are told to stop; they exit with status 0 then, however early it is."""
 
 
 def _leave_early(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -54,10 +54,10 @@ def _leave_early(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _fill_closed_descriptors() -> None:
-    """Put something in the place of standard streams that were closed by whoever started us (`>&-`).
+    """Put something in the place of standard streams that were closed before the start (`>&-`).
 
-    Else an event loop or a data file would get the number, and what somebody prints would go there. Reading finds an end,
-    and printing fails, as it should.
+    Else an event loop or a data file would get the number, and what is printed would go there. Reading finds an end, and
+    printing fails, as it should.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -90,7 +90,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Run as the process that somebody started, so see to it that it ends. (Tests call `main`.)"""
+        """Run as the program of this process, and end it. (Tests call `main`.)"""
         _fill_closed_descriptors()
         if not SERVERS.isdisjoint(sys.argv[1:2]):
             for number in (signal.SIGTERM, signal.SIGINT):  # until `run_process` puts its own handlers in place

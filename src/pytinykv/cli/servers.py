@@ -137,7 +137,7 @@ def store(
 
 
 async def _scheduler_on_stdin() -> tuple[str, ...]:
-    """Read the scheduler's addresses; whoever starts both has let this process load its code meanwhile. Raises ValueError."""
+    """Read the scheduler's addresses, for which a process is started before they are known. Raises ValueError."""
     from pytinykv.client.addresses import parse_addresses
 
     reader = asyncio.StreamReader()

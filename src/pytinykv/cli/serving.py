@@ -85,9 +85,9 @@ def _naming(name: str) -> Iterator[None]:
 
 def _check_can_reach(address: Address) -> None:
     if address.port == 0:
-        raise AddressError(f"{address} can't be reached by anybody: port 0 is no port")
+        raise AddressError(f"{address} can't be reached: port 0 is no port")
     if address.is_wildcard:
-        raise AddressError(f"{address} can't be reached by others: it stands for whatever machine they are on")
+        raise AddressError(f"{address} can't be reached by others: for them it means their own machine")
 
 
 def component(kind: type[T], settings: dict[str, Any], table: str) -> T:
@@ -127,7 +127,7 @@ def serve(name: str, start: Callable[[Scope], Awaitable[None]], *explained: type
 
 
 def print_ready(facts: dict[str, object]) -> None:
-    """Print the one line by which whoever started the server knows that it serves, and where."""
+    """Print the one line that says that the server serves, and where."""
     print("ready", *(f"{key}={value}" for key, value in facts.items() if value != ""), flush=True)
 
 

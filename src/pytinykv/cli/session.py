@@ -1,7 +1,7 @@
 """What every command does that asks a cluster: connect, do its work, tell errors in words, leave with the right status.
 
     0    done                     2    bad usage, which click tells
-    1    not done: not found, nobody answers, refused, output can't be written
+    1    not done: not found, no answer, refused, output can't be written
     130  interrupted (Ctrl-C, SIGTERM)
 
 A reader that goes away (`tinykv scan | head`) has what it wanted: the command ends quietly, with status 0.

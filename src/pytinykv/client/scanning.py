@@ -16,6 +16,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from pytinykv.client.answer_sizes import UNKNOWN_ROWS, AnswerKind
+from pytinykv.client.attempts import AttemptFailure
 from pytinykv.client.commands import Pair
 from pytinykv.client.executor import Executor
 from pytinykv.client.key_space import KeyRange
@@ -78,7 +79,9 @@ class ScanPager:
         self._pages += 1
         while self._left is not None:
             ahead, self._ahead = self._ahead, None
-            if ahead is None:
+            if (
+                ahead is None or type(await ahead.reply) is AttemptFailure
+            ):  # which may be long ago, so it teaches nothing
                 command = self._command(self._left)
                 page = await executor.execute(command, deadline)
             else:

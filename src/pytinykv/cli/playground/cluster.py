@@ -5,7 +5,7 @@ scheduler, stores ──scheduler ready, stores told where──► stores ready
 stop:  stores, all at once ──► scheduler
 ```
 
-Every child is told who its parent is and dies with it, also if that one is killed (lifecycle.children).
+Every child ends with its parent, also if that one is killed (lifecycle.children).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from pytinykv.lifecycle.signals import FORCED_EXIT_S, PROCESS_STOP_DEADLINE_S
 READY_S: Final = 20.0
 """How long a process may take to print its ready line; a loaded machine is slow, a broken one is dead at once."""
 STOP_S: Final = PROCESS_STOP_DEADLINE_S + FORCED_EXIT_S + 0.5
-"""How long a server may take to stop. It ends by itself before that, and says why; who kills it earlier never hears of it."""
+"""How long a server may take to stop. It ends by itself before that, and says why; killed earlier it could not."""
 LOG_LINES: Final = 20
-_TROUBLE: Final = re.compile(r" (ERROR|CRITICAL) |^Traceback |^tinykv \w+: ")
+_ERROR_LINE: Final = re.compile(r" (ERROR|CRITICAL) |^Traceback |^tinykv \w+: ")
 
 
 class Process:
@@ -61,7 +61,7 @@ class Process:
 
     @property
     def crashed(self) -> bool:
-        """Whether it ended by itself in the middle of the game; one that somebody killed did not."""
+        """Whether it ended by itself before it was to stop; one that was killed did not."""
         return bool(self.died) and (self.child.returncode or 0) > 0
 
     def describe_end(self) -> str:
@@ -227,7 +227,7 @@ def _explain_start(process: Process) -> str:
 def last_lines(log: Path) -> str:
     """Return what a log says at its end, indented: errors and what follows them, or the last lines if there are none."""
     lines = _tail(log, 20 * LOG_LINES)
-    errors = [index for index, line in enumerate(lines) if _TROUBLE.search(line)]
+    errors = [index for index, line in enumerate(lines) if _ERROR_LINE.search(line)]
     begin = errors[0] if errors else -LOG_LINES
     return "\n".join(f"    {line}" for line in lines[begin:][:LOG_LINES])
 

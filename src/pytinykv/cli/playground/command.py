@@ -137,7 +137,7 @@ async def wait_serving(cluster: Cluster) -> None:
     from pytinykv.wire.pb import pdpb_pb2
 
     deadline = time.monotonic() + SERVING_S
-    trouble = "no region is known"
+    failure = "no region is known"
     async with aio.connect(cluster.scheduler.addr, timeout=SERVING_S) as client:
         call = client.scheduler.call
         while time.monotonic() < deadline:
@@ -149,15 +149,15 @@ async def wait_serving(cluster: Cluster) -> None:
                 )
                 reply = await call("ScanRegions", pdpb_pb2.ScanRegionsRequest(), pdpb_pb2.ScanRegionsResponse, 1.0)
             except ClientError as error:
-                trouble = str(error)
+                failure = str(error)
             else:
                 replicas = min(len(cluster.stores), config.cluster.max_peer_count)
-                trouble = _why_not_serving(list(reply.regions), replicas)
-                if not trouble:
+                failure = _why_not_serving(list(reply.regions), replicas)
+                if not failure:
                     return
             await asyncio.sleep(0.05)
     raise PlaygroundError(
-        f"the cluster does not serve after {SERVING_S:.0f} s: {trouble}; see the logs in {cluster.scheduler.log.parent}"
+        f"the cluster does not serve after {SERVING_S:.0f} s: {failure}; see the logs in {cluster.scheduler.log.parent}"
     )
 
 

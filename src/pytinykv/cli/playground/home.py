@@ -8,7 +8,7 @@ DIR/logs/NAME.log       what each process wrote to standard error, of all runs
 ```
 
 A temporary one is deleted at the end. If the playground was killed it could not do that, so the next one does: a temporary
-directory whose lock nobody holds belongs to nobody.
+directory whose lock is free is left over.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Home:
             is_temporary = False
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _refuse_strangers(path)
+            _refuse_other_files(path)
             lock = _hold(path)
             (path / "logs").mkdir(exist_ok=True)
         except OSError as error:
@@ -88,12 +88,12 @@ class Home:
         return not (self.is_temporary and self.path.exists())
 
 
-def _refuse_strangers(path: Path) -> None:
+def _refuse_other_files(path: Path) -> None:
     """Leave a directory alone in which there is something, but nothing of a playground."""
     names = {entry.name for entry in path.iterdir()}
     if names and not names & {_LOCK, "scheduler", "logs"}:
-        strangers = ", ".join(sorted(names)[:3])
-        raise PlaygroundError(f"{path} has other files in it ({strangers}); choose an empty or a new directory")
+        others = ", ".join(sorted(names)[:3])
+        raise PlaygroundError(f"{path} has other files in it ({others}); choose an empty or a new directory")
 
 
 def _hold(path: Path) -> int:

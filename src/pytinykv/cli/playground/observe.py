@@ -50,7 +50,7 @@ class RegionView(msgspec.Struct, frozen=True):
     stores: list[int]
     """Of its peers, as its leader says."""
     leader: int | None
-    """The store that leads it; None while nobody does."""
+    """The store that leads it; None while there is no leader."""
     applied: dict[int, int]
     """By store, of those that answer."""
 
