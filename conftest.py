@@ -18,6 +18,12 @@ TESTS = Path(__file__).parent / "tests"
 HEAVY_DIRECTORIES = ("cli", "docs", "interop", "packaging", "process")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite", action="store_true", help="rewrite the expected output of the scripts in tests/scripts"
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests in the directories of heavy ones."""
