@@ -1,9 +1,31 @@
-"""What tests of several packages use: tasks and threads that behave, and some that do not."""
+"""What tests of several packages use: tasks and threads that behave, and some that do not; a clock that is set by hand."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+
+WALL_START_MS = 1_700_000_000_000
+
+
+class ManualClock:
+    """A `Clock` that moves only when it is told to; the wall clock can be stepped on its own."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        """What `monotonic` returns, in seconds."""
+        self.wall = WALL_START_MS
+        """What `wall_ms` returns."""
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall_ms(self) -> int:
+        return self.wall
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        self.wall += round(seconds * 1000)
 
 
 async def forever(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Regions, peers and epochs: which keys a region holds, who replicates it, when news of it are old."""
+"""Regions, peers and epochs: which keys a region holds, which peers it has, when an epoch is old."""
 
 from __future__ import annotations
 

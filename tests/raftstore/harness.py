@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tests.helpers import ManualClock
+
 from pytinykv.model import Peer, Region, RegionEpoch, RegionId, StoreId, encode
 from pytinykv.raft import ConfChangeKind, InstallSnapshot, PeerId, Term
 from pytinykv.raftstore import (
@@ -38,24 +40,6 @@ from pytinykv.wire.errors import RegionError
 
 REGION_ID = RegionId(1)
 RAW = ColumnFamily.RAW
-
-
-class ManualClock:
-    """A `Clock` that stands still until it is told otherwise."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.wall = 1_700_000_000_000
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def wall_ms(self) -> int:
-        return self.wall
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-        self.wall += int(seconds * 1000)
 
 
 class ManualWorker:

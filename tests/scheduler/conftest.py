@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.scheduler.helpers import ManualClock
+from tests.helpers import ManualClock
 
 from pytinykv.storage import MemoryEngine
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable
 
 import msgspec
+from tests.helpers import ManualClock
 
 from pytinykv.lifecycle import Scope
 from pytinykv.model import Peer, PeerId, PeerRole, Region, RegionEpoch, RegionId, StoreId
@@ -18,33 +19,13 @@ from pytinykv.scheduler.records import DownPeer, RegionInfo, StoreMeta, StoreSta
 from pytinykv.scheduler.replica_checker import ReplicaChecker
 from pytinykv.storage import Engine
 
-WALL_START_MS = 1_700_000_000_000
-
-
-class ManualClock:
-    """Moves when told to; the wall clock can be stepped on its own."""
-
-    def __init__(self) -> None:
-        self.seconds = 100.0
-        self.wall = WALL_START_MS
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def wall_ms(self) -> int:
-        return self.wall
-
-    def advance(self, seconds: float) -> None:
-        self.seconds += seconds
-        self.wall += round(seconds * 1000)
-
 
 class TickingClock(ManualClock):
     """Moves by a little with every reading, so that a wait for it ends."""
 
     def monotonic(self) -> float:
         self.advance(0.001)
-        return self.seconds
+        return self.now
 
 
 def peer(region_id: int, store_id: int, role: PeerRole = PeerRole.VOTER) -> Peer:

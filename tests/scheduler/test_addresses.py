@@ -7,7 +7,8 @@ import random
 
 import msgspec
 import pytest
-from tests.scheduler.helpers import ManualClock, bootstrapped, open_scheduler, store_meta
+from tests.helpers import ManualClock
+from tests.scheduler.helpers import bootstrapped, open_scheduler, store_meta
 
 from pytinykv.lifecycle import Scope
 from pytinykv.model import StoreId

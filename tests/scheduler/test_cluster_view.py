@@ -6,7 +6,8 @@ import random
 
 import msgspec
 import pytest
-from tests.scheduler.helpers import Decisions, ManualClock, peer, region, store_meta
+from tests.helpers import ManualClock
+from tests.scheduler.helpers import Decisions, peer, region, store_meta
 
 from pytinykv.model import RegionEpoch, StoreId
 from pytinykv.scheduler import InvalidInput, LookupIncomplete, SchedulerConfig, StaleRegion, StoreHealth
@@ -276,17 +277,17 @@ def test_store_heartbeat_needs_a_registered_store() -> None:
 def test_store_goes_from_up_to_disconnected_to_down_by_its_silence() -> None:
     config = SchedulerConfig(store_disconnect_time_s=20, max_store_down_time_s=60)
     clock = ManualClock()
-    store = StoreInfo(store_meta(1), heard_at=clock.seconds)
+    store = StoreInfo(store_meta(1), heard_at=clock.now)
     seen = []
     for _ in range(7):
-        seen.append((store.health(clock.seconds, config), store.is_lost(clock.seconds, config)))
+        seen.append((store.health(clock.now, config), store.is_lost(clock.now, config)))
         clock.wall -= 3_600_000  # the wall clock has no say in this
         clock.advance(10)
     up, disconnected, down = StoreHealth.UP, StoreHealth.DISCONNECTED, StoreHealth.DOWN
     assert seen == [(up, False)] * 2 + [(disconnected, False)] * 4 + [(down, True)]
     for state, health in [(StoreState.OFFLINE, StoreHealth.OFFLINE), (StoreState.TOMBSTONE, StoreHealth.TOMBSTONE)]:
         store.meta = msgspec.structs.replace(store.meta, state=state)
-        assert store.health(clock.seconds, config) is health
+        assert store.health(clock.now, config) is health
 
 
 def test_store_that_is_lost_soon_is_not_counted_on_for_longer() -> None:

@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.scheduler.helpers import WALL_START_MS, ManualClock, TickingClock, open_scheduler
+from tests.helpers import WALL_START_MS, ManualClock
+from tests.scheduler.helpers import TickingClock, open_scheduler
 
 from pytinykv.lifecycle import Scope
 from pytinykv.scheduler import InvalidInput, SchedulerStopped, TimestampUnavailable
@@ -33,7 +34,7 @@ class OracleOnDisk:
     def issue(self, count: int = 1) -> tuple[int, int]:
         """The first and the last timestamp of a run, waiting as often as it takes."""
         while True:
-            attempt = self.oracle.allocate(count, wall_ms=self.clock.wall, monotonic=self.clock.seconds)
+            attempt = self.oracle.allocate(count, wall_ms=self.clock.wall, monotonic=self.clock.now)
             match attempt:
                 case Issued(physical_ms, logical, got):
                     assert got == count

@@ -23,7 +23,7 @@ from pytinykv.storage import (
 from pytinykv.storage.data_dir import DataDirectory, Identity
 
 
-def test_a_new_directory_is_nobodys_until_it_is_claimed(tmp_path: Path) -> None:
+def test_a_new_directory_belongs_to_no_cluster_until_it_is_claimed(tmp_path: Path) -> None:
     with DataDirectory.open(tmp_path / "a" / "b", kind=DataKind.STORE) as directory:
         assert directory.identity == Identity(1, DataKind.STORE, cluster_id=0, store_id=0)
         assert directory.snapshots_path.is_dir()
@@ -84,7 +84,7 @@ def test_identity_that_is_no_text_is_named(tmp_path: Path) -> None:
         DataDirectory.open(tmp_path, kind=DataKind.STORE)
 
 
-def test_somebody_elses_directory_is_left_alone(tmp_path: Path) -> None:
+def test_a_directory_of_another_program_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(DataDirectoryMismatchError, match=r"thesis\.tex"):
         DataDirectory.open(tmp_path, kind=DataKind.STORE)

@@ -196,7 +196,7 @@ def test_a_file_in_place_of_the_directory(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user, so it needs root to become one")
 def test_missing_rights(tmp_path: Path) -> None:
-    """As root nothing is forbidden, so a child that has become nobody tries."""
+    """As root nothing is forbidden, so a child process without rights tries."""
     RocksEngine.open(tmp_path / "db").close()
     tmp_path.chmod(0o755)
     for parent in [tmp_path.parent, tmp_path.parent.parent]:

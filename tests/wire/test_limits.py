@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytinykv.wire.cf import DEFAULT, RAW_COLUMN_FAMILIES, UnknownColumnFamilyError, raw_column_family
+from pytinykv.wire.cf import DEFAULT, RAW_COLUMN_FAMILIES, InvalidRawFamilyError, raw_column_family
 from pytinykv.wire.keys import next_key
 from pytinykv.wire.limits import KEY_BYTES_MAX, bound_problem, key_problem
 
@@ -33,6 +33,6 @@ def test_an_empty_column_family_is_the_default_one() -> None:
 
 @pytest.mark.parametrize("name", ["raft", "raw", "Default", " ", "default\0"])
 def test_an_unknown_column_family_is_named_together_with_the_known_ones(name: str) -> None:
-    with pytest.raises(UnknownColumnFamilyError, match="use default, lock or write") as raised:
+    with pytest.raises(InvalidRawFamilyError, match="use default, lock or write") as raised:
         raw_column_family(name)
     assert repr(name) in str(raised.value)

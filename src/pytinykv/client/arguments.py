@@ -7,7 +7,7 @@ from typing import Any
 
 from pytinykv.client.errors import InvalidArgumentError, InvalidTypeError
 from pytinykv.client.key_space import KeyRange
-from pytinykv.wire.cf import UnknownColumnFamilyError, raw_column_family
+from pytinykv.wire.cf import InvalidRawFamilyError, raw_column_family
 from pytinykv.wire.keys import prefix_successor
 from pytinykv.wire.limits import KEY_BYTES_MAX, bound_problem, key_problem
 
@@ -49,7 +49,7 @@ def checked_cf(cf: Any) -> str:
         raise InvalidTypeError(f"cf must be a string, not {type(cf).__name__}")
     try:
         return raw_column_family(cf)
-    except UnknownColumnFamilyError as error:
+    except InvalidRawFamilyError as error:
         raise InvalidArgumentError(f"cf: {error}") from None
 
 

@@ -6,7 +6,7 @@
     split       what a split makes of a region
     convert     regions and peers to and from the messages of the wire
 
-Pure values, immutable. Who stores them and who decides about them is said in `raftstore` and `scheduler`.
+Pure values, immutable. `raftstore` stores and replicates them, `scheduler` decides about them.
 """
 
 from __future__ import annotations

@@ -79,9 +79,8 @@ class ClusterView:
                 self._stores[store_id] = StoreInfo(metas[store_id], now, address=_address_in_use(metas[store_id]))
             elif known.meta is not metas[store_id]:
                 if known.meta.state is metas[store_id].state:
-                    known.heard_at = (
-                        now  # it registered again; an administrator's decision would not mean that it lives
-                    )
+                    # It registered again, or stopped. A decision of the administrator would not mean that it was heard.
+                    known.heard_at = now
                 known.meta = metas[store_id]
                 known.address = _address_in_use(known.meta)
 

@@ -333,7 +333,7 @@ class Scheduler:
         return cast("int", await self._committer.execute(UpdateGcSafePoint(safe_point)))
 
     async def update_service_safe_point(self, service_id: str, safe_point: int, ttl_s: int) -> ServiceSafePoint:
-        """Hold collection back for a service (`ttl_s` <= 0: let go); return the service that holds it back most."""
+        """Hold collection back for a service (`ttl_s` <= 0: no longer); return the service that holds it back most."""
         self.check_running()
         now_s = self.wall_ms // 1000
         expires_at_s = min(now_s + ttl_s, (1 << 63) - 1) if ttl_s > 0 else 0

@@ -1,4 +1,4 @@
-"""A process's directory on disk: who may use it, and what is where in it.
+"""The data directory of a process: its lock, its identity, and what is where in it.
 
 ::
 
@@ -15,7 +15,7 @@ Invariants
 ----------
 1. Nothing in the directory is read or written by us before the lock is held.
 2. The identity file is there, and whole, before the first engine file is: a directory that has other files but no identity
-   belongs to somebody else, and is left alone.
+   is no data directory of ours, and is left alone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FORMAT_VERSION: Final = 1
 _LOCK: Final = "lock"
 _IDENTITY: Final = "identity.json"
 _NOT_DATA: Final = frozenset({_LOCK, _IDENTITY + ".tmp", "lost+found"})
-"""What may lie in a directory that is still nobody's."""
+"""What may be in a directory that is not yet a data directory."""
 
 
 class DataKind(StrEnum):
@@ -66,12 +66,14 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DataDirectory:
-    """A data directory that this process holds. Made by `open`; `close` lets it go."""
+    """A data directory that this process holds. Made by `open`, released by `close`."""
 
     def __init__(self, path: Path, lock_descriptor: int, identity: Identity) -> None:
         self.path = path
         self._lock_descriptor: int | None = lock_descriptor
+        """Holds the lock file's lock as long as it is open; None once closed."""
         self._identity = identity
+        """What the identity file says; changed by `claim` only, when the file has been changed."""
 
     @classmethod
     def open(cls, path: Path | str, *, kind: DataKind) -> DataDirectory:
@@ -79,7 +81,7 @@ class DataDirectory:
 
         Raises:
             DataDirectoryInUseError: a process holds it; the message names its pid.
-            DataDirectoryMismatchError: it is of another kind or of a newer format, or it is somebody else's.
+            DataDirectoryMismatchError: it is of another kind or of a newer format, or it has other files and no identity.
             CorruptionError: the identity file can't be read.
             DataDirectoryError: missing rights, or not a directory.
             DiskFullError: no space for the identity file.
@@ -111,7 +113,7 @@ class DataDirectory:
         return self.path / "snapshots"
 
     def claim(self, *, cluster_id: int, store_id: int = 0) -> None:
-        """Record for good whose data this is; without effect if it is recorded already. Durable when this returns.
+        """Record whose data this is; no effect if it is recorded already. It never changes then. Durable when this returns.
 
         Raises:
             DataDirectoryMismatchError: the directory belongs to another cluster or store.
@@ -139,7 +141,7 @@ class DataDirectory:
             self._identity = claimed
 
     def close(self) -> None:
-        """Let the directory go. Idempotent. Close the engine first."""
+        """Release the directory. Idempotent. Close the engine first."""
         descriptor, self._lock_descriptor = self._lock_descriptor, None
         if descriptor is not None:
             os.close(descriptor)
@@ -186,10 +188,10 @@ def _read_or_create_identity(path: Path, kind: DataKind) -> Identity:
     try:
         content = file.read_bytes()
     except FileNotFoundError:
-        strangers = sorted({entry.name for entry in path.iterdir()} - _NOT_DATA)
-        if strangers:
+        others = sorted({entry.name for entry in path.iterdir()} - _NOT_DATA)
+        if others:
             raise DataDirectoryMismatchError(
-                f"{path} has no {_IDENTITY} but other files ({', '.join(strangers[:3])}): it is no data directory of "
+                f"{path} has no {_IDENTITY} but other files ({', '.join(others[:3])}): it is no data directory of "
                 f"pytinykv; choose an empty or a new one"
             ) from None
         identity = Identity(FORMAT_VERSION, kind)
@@ -215,7 +217,9 @@ def _decode_identity(file: Path, content: bytes) -> Identity:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptionError(f"{file} is damaged ({error}): restore it from a backup", file=file) from error
     if identity.format_version != FORMAT_VERSION:
-        raise CorruptionError(f"{file} has the format version {identity.format_version}, which never was", file=file)
+        raise CorruptionError(
+            f"{file} has the format version {identity.format_version}, which never existed", file=file
+        )
     return identity
 
 

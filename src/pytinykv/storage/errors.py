@@ -2,7 +2,7 @@
 
 ::
 
-    EngineError                      something about the disk or the engine; the owner of the engine stops loudly
+    EngineError                      something about the disk or the engine; its owner stops with an error
     ├── DiskFullError                no space left on the device
     ├── CorruptionError              stored bytes are damaged; `.file` names the file
     ├── EngineClosedError            the engine (or a snapshot of it) was used after `close`
@@ -12,7 +12,7 @@
         └── DataDirectoryMismatchError   it belongs to another cluster, store, kind or format version
 
 All but `EngineClosedError` and `UnknownColumnFamilyError` belong to the environment's family of errors: nothing here is
-worth a retry in the same process. After a failed write or sync an engine refuses all further ones (`engine.py`, rule 4).
+retryable in the same process. After a failed write or sync an engine refuses all further ones (`engine.py`, rule 4).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CorruptionError(EngineError):
 
 
 class EngineClosedError(EngineError):
-    """The engine, snapshot or iterator was used after it had been closed."""
+    """The engine, snapshot or cursor was used after it had been closed."""
 
 
 class UnknownColumnFamilyError(EngineError):

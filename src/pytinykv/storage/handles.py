@@ -1,4 +1,4 @@
-"""What both engines use to make `close` complete: tables that say why an entry is missing, and lists of dependents."""
+"""What both engines use to close all that depends on them: tables that say why an entry is missing, lists of dependents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Closable(Protocol):
 
 
 class Dependents:
-    """Weak references to whatever must be closed before its owner is; forgets dead ones now and then.
+    """Weak references to what must be closed before its owner is; dead ones are dropped now and then.
 
     Adding costs a tenth of a microsecond, which a `weakref.WeakSet` does not manage.
     """

@@ -9,7 +9,7 @@ The *journal* remembers for each batch that is not synced what it replaced. `cra
 its end: what a power cut does to a write-ahead log. A sync that takes (virtual) time is `begin_sync` when it is asked
 for and `complete_sync` when it is over: batches written in between stay at risk.
 
-`faults` makes the disk fail on command. It belongs to the disk, so it outlives crashes and reopening.
+`faults` makes the disk fail on command. It belongs to the disk, so it stays over crashes and reopening.
 
 Left out: files. Only `export_sst` and `checkpoint` write any, in the format of `pair_file.py`.
 """

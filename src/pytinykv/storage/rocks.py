@@ -93,10 +93,13 @@ class RocksEngine:
         self._handles = ByFamily({cf: database.get_column_family_handle(cf.value) for cf in ColumnFamily})
         self._gets = ByFamily({cf: column.get for cf, column in columns.items()})
         self._dependents = Dependents()
+        """Open cursors, and snapshots that are pinned."""
         self._unpinned: list[weakref.ref[RocksSnapshot]] = []
         """Snapshots taken since the last write."""
         self._failure: EngineError | None = None
+        """Invariant 2."""
         self._sync_lock = threading.Lock()
+        """Held during a sync, which may run in another thread, and while closing."""
 
     @classmethod
     def open(cls, path: Path | str, config: RocksConfig | None = None) -> RocksEngine:
@@ -272,10 +275,10 @@ class RocksEngine:
         self._close_database(database, columns)
 
     def _close_database(self, database: Any, columns: list[Any]) -> None:
-        """Sync the log and let go. Memtables stay in the log, from which the next `open` takes them.
+        """Sync the log and release everything. Memtables stay in the log, from which the next `open` takes them.
 
-        Writing them to SST files, as rocksdict would, takes seconds on a busy disk, and nobody could end it in between. What
-        RocksDB is writing anyway, `close` waits for; `cancel_all_background` must not, as it would keep the GIL meanwhile.
+        Writing them to SST files, as rocksdict would, takes seconds on a busy disk and can't be interrupted. `close` waits
+        for what RocksDB is writing anyway; `cancel_all_background` must not wait, as it would keep the GIL meanwhile.
         """
         first: Exception | None = None
         release = [handle.close for handle in (database, *columns)]

@@ -1,6 +1,6 @@
-"""How big is a range? An estimate from what RocksDB tells about its files and memtables, without reading data.
+"""The size of a range, estimated from what RocksDB tells about its files and memtables, without reading data.
 
-A file counts with the share of its key range that lies in the range asked for; keys are taken for evenly spread, as if the
+A file counts with the share of its key range that lies in the range asked for; keys count as evenly spread, as if the
 bytes behind their common prefix were the digits of a fraction. Memtables have no known key range: they count with the
 share of the column family's. Files count as they are on disk, so compression makes ranges smaller than their pairs are;
 pairs that were overwritten or deleted count until compaction drops them.

@@ -1,8 +1,8 @@
-"""Sorted maps with versions: how the in-memory engine gives snapshots for nothing.
+"""Sorted maps with versions: why a snapshot of the in-memory engine costs nothing.
 
-A value is plain bytes, or a list of versions while somebody may still need older ones::
+A value is plain bytes, or a list of versions while open snapshots or cursors may need older ones::
 
-    key a → b"7"                                     one version: everybody sees it
+    key a → b"7"                                     one version: every reader sees it
     key b → [(0, b"1"), (12, b"2"), (15, None)]      batch 12 made it b"2", batch 15 deleted it
 
 A reader at batch number n sees the newest version whose number is not above n. `Pins` counts the numbers that are still
@@ -56,7 +56,7 @@ class Pins:
             self._clean()
 
     def _clean(self) -> None:
-        """Drop the versions that nobody can see any more."""
+        """Drop the versions that no reader can see any more."""
         oldest = self.oldest
         while self.dirty and (oldest is None or self.dirty[0][0] <= oldest):
             _, versioned_map, key = self.dirty.popleft()

@@ -1,12 +1,11 @@
-"""Check RocksDB's write-ahead logs before recovery reads them, and find the damage after recovery refused them.
+"""Check RocksDB's write-ahead logs before recovery reads them, and find the damage after recovery has refused them.
 
 RocksDB recovers here in the mode that takes a torn record at the end of a log for the trace of a crash and every other
-damage for an error. That leaves three holes, through which acknowledged writes could vanish without a word, and which
-`check_logs` closes:
+damage for an error. Three kinds of damage then go unnoticed, with acknowledged writes lost; `check_logs` finds them:
 
 1. a damaged length field in the last block looks like a torn record, and hides the whole records behind it;
 2. a log that lost its end is accepted although a younger log goes on after the hole;
-3. a log, or `CURRENT`, that is gone altogether is not missed.
+3. a log, or `CURRENT`, that that is missing altogether is not noticed.
 
 And when RocksDB reports a damaged log, it does not say which: `find_damage` does.
 
@@ -159,7 +158,7 @@ def _check_no_hole(torn: Path, younger: list[Path]) -> None:
     """Raise if a younger log goes on after changes that the torn log lost.
 
     A younger log that was synced would prove that the torn one was synced, too: so either the torn log was damaged
-    later, or nothing of the younger one was ever acknowledged. It can't be told which, so nobody guesses.
+    later, or nothing of the younger one was ever acknowledged. It can't be told which.
     """
     following = next((first for first in map(_first_sequence, younger) if first is not None), None)
     if following is None:

@@ -1,7 +1,7 @@
 """Column families as raw requests name them.
 
-They are name spaces of raw data, three of them for compatibility: TinyKV's raw calls and TiKV's share the names of the
-column families that transactions use. What a store keeps under them is its own affair.
+They are three name spaces of raw data, with the names of the column families that transactions use, as in TinyKV's and TiKV's
+raw calls. In a store all three are in one column family of the engine (`raftstore.keys`).
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ RAW_COLUMN_FAMILIES: Final = (DEFAULT, LOCK, WRITE)
 _BY_NAME: Final = {"": DEFAULT, **{name: name for name in RAW_COLUMN_FAMILIES}}
 
 
-class UnknownColumnFamilyError(ValueError):
-    """A request names a column family that does not exist."""
+class InvalidRawFamilyError(ValueError):
+    """A raw request names a column family that does not exist."""
 
 
 def raw_column_family(name: str) -> str:
     """Return the column family a raw request means by `name`; empty is the default one.
 
-    Raises `UnknownColumnFamilyError`, whose text is fit for the response's `error`.
+    Raises `InvalidRawFamilyError`, whose text can be the response's `error`.
     """
     try:
         return _BY_NAME[name]
     except KeyError:
-        raise UnknownColumnFamilyError(
+        raise InvalidRawFamilyError(
             f"unknown column family {name!r}: use {DEFAULT}, {LOCK} or {WRITE} (empty means {DEFAULT})"
         ) from None

@@ -6,7 +6,7 @@
     ├── RegionNotFound         no such region on this store                               → route anew
     ├── KeyNotInRegion         the key belongs to another region                          → route anew
     ├── StoreNotMatch          another store answers at this address                      → resolve the address anew
-    ├── MismatchPeerId         another peer of the region lives here                      → route anew
+    ├── MismatchPeerId         another peer of the region is here                         → route anew
     ├── RegionNotInitialized   the peer waits for its first snapshot                      → wait
     ├── StaleCommand           leadership changed before the command was decided          → send again
     ├── ServerIsBusy           refused to protect the store; says for how long            → wait
@@ -21,7 +21,7 @@
     ├── FlashbackInProgress    the region is being set back                               final
     ├── FlashbackNotPrepared   flashback was not announced                                final
     ├── RaftEntryTooLarge      the command exceeds the entry limit                        final
-    ├── UndeterminedResult     the command may or may not have been applied               final, fate unknown
+    ├── UndeterminedResult     the command may or may not have been applied               final, outcome unknown
     └── UnknownRegionError     a kind that this version does not know                     → route anew
 
 The store raises them, puts `to_pb()` into a response's `region_error` and nothing else beside it (one client looks
@@ -29,7 +29,7 @@ at key errors first, the others at region errors first). The client gets them ba
 
 1. `message` is never empty: some clients show nothing else.
 2. Except where `undetermined`, the command was not executed and never will be: repeating it is safe. So our stores
-   answer `UndeterminedResult` for a proposal whose fate they can't know, never `StaleCommand` or `RegionNotFound`.
+   answer `UndeterminedResult` for a proposal whose outcome they can't know, never `StaleCommand` or `RegionNotFound`.
    TiKV uses those two also after it has proposed.
 """
 
@@ -71,7 +71,7 @@ class RegionError(Exception):
 
     @staticmethod
     def from_pb(error: errorpb_pb2.Error) -> RegionError:
-        """Return the exception for a response's `region_error`; a kind from the future becomes `UnknownRegionError`."""
+        """Return the exception for a response's `region_error`; a kind of a newer version becomes `UnknownRegionError`."""
         for field, _ in error.ListFields():
             if (known := _BY_KIND.get(field.name)) is not None:
                 return known.from_part(getattr(error, field.name), error.message)
@@ -101,7 +101,7 @@ class NotLeader(RegionError):
     """This peer does not lead the region.
 
     `leader` only when it is known *and* can serve by now: clients follow the hint at once and without pause, so a
-    hint at a peer that still campaigns burns all their attempts in milliseconds.
+    hint at a peer that is still a candidate uses up all their attempts in milliseconds.
     """
 
     kind = "not_leader"
@@ -185,7 +185,7 @@ class MismatchPeerId(RegionError):
     parts = ("request_peer_id", "store_peer_id")
 
     def __init__(self, *, request_peer_id: int, store_peer_id: int, message: str = "") -> None:
-        super().__init__(message or f"request for peer {request_peer_id}, but peer {store_peer_id} lives here")
+        super().__init__(message or f"request for peer {request_peer_id}, but peer {store_peer_id} is here")
         self.request_peer_id: Final = request_peer_id
         self.store_peer_id: Final = store_peer_id
 

@@ -2,7 +2,7 @@
 
 A `Service` is a plain object. `server.grpc_binding` puts it behind a socket, the simulator behind its virtual
 network; a client reaches both through a `Connector`. Method paths (`/tikvpb.Tikv/RawGet`) and message classes come
-from the protobuf descriptors, so nobody lists them a second time:
+from the protobuf descriptors and are listed nowhere else:
 
     METHODS = service_methods("tikvpb.Tikv", only=["RawGet", "RawPut", "BatchCommands"])
     METHODS["/tikvpb.Tikv/RawGet"].request_type        # kvrpcpb_pb2.GetRequest's class
@@ -48,7 +48,7 @@ def service_methods(name: str, *, only: Iterable[str] | None = None) -> dict[str
     """Return the methods of service `name` ("tikvpb.Tikv") by path, in the order of its definition.
 
     `only` names the methods that are really implemented; a binding answers UNIMPLEMENTED to the others. Raises
-    `KeyError` for a service or method that no `.proto` file defines (a spelling mistake at the caller's).
+    `KeyError` for a service or method that no `.proto` file defines (a spelling mistake).
     """
     service = POOL.FindServiceByName(name)
     wanted = None if only is None else frozenset(only)
@@ -81,7 +81,7 @@ class Service(Protocol):
     """The serving end of some remote methods, free of any transport.
 
     A host calls `unary` or `stream` by the streaming flags of the `MethodSpec`; it cancels the call when the caller
-    has gone or the host stops. Both may run many times at once, on the host's event loop.
+    is gone or the host stops. Both may run many times at once, on the host's event loop.
     """
 
     @property
@@ -103,7 +103,7 @@ class Service(Protocol):
 
 
 class BidiStream(Protocol):
-    """The calling end of one streaming call. One task receives; anybody may send or close."""
+    """The calling end of one streaming call. One task receives; any task may send or close."""
 
     def send_nowait(self, message: Message) -> None:
         """Hand `message` over without waiting.
@@ -114,10 +114,10 @@ class BidiStream(Protocol):
         ...
 
     def is_drained(self, otherwise: Callable[[], object]) -> bool:
-        """Tell whether the transport has taken everything that was handed over; if not, `otherwise()` is called once it has.
+        """Say whether the transport has taken everything that was handed over; if not, `otherwise()` is called once it has.
 
-        Who sends only then, and gathers until then, sends messages as large as the transport is slow. One callback is
-        kept, and none is called when the stream ends before.
+        A sender that waits for this, and gathers commands meanwhile, sends larger messages when the transport is slower. One
+        callback is kept; it is not called if the stream ends before.
         """
         ...
 

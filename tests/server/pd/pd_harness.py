@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from tests.scheduler.helpers import ManualClock
+from tests.helpers import ManualClock
 
 from pytinykv.lifecycle import Scope
 from pytinykv.scheduler import Scheduler, SchedulerConfig

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.scheduler.helpers import WALL_START_MS
+from tests.helpers import WALL_START_MS
 from tests.server.pd.pd_harness import ERROR, STORES, Pd, region, store
 
 from pytinykv.lifecycle import Scope
@@ -338,13 +338,13 @@ async def test_bad_heartbeats_are_answered_and_the_stream_lives_on(pd: Pd) -> No
     requests, responses = pd.stream("RegionHeartbeat")
     await pd.report(region(10, version=5))
     leaderless = pdpb_pb2.RegionHeartbeatRequest(header=pd.header(), region=region(10, version=6))
-    nobody = pdpb_pb2.RegionHeartbeatRequest(header=pd.header())
+    regionless = pdpb_pb2.RegionHeartbeatRequest(header=pd.header())
     for bad, message in [
         (pd.heartbeat(region(10, version=4)), "is reported with epoch"),
         (pd.heartbeat(region(10, stores=(77,), version=6)), "invalid store ID 77, not found"),
         (pd.heartbeat(region(10, b"b", b"a", version=6)), "empty range"),
         (leaderless, "names no leader"),
-        (nobody, "without a region"),
+        (regionless, "without a region"),
     ]:
         requests.send(bad)
         response = await anext(responses)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytinykv.raftstore.keys import RAW_TAGS
 from pytinykv.server.kv.kinds import InvalidRequestError
-from pytinykv.wire.cf import UnknownColumnFamilyError, raw_column_family
+from pytinykv.wire.cf import InvalidRawFamilyError, raw_column_family
 from pytinykv.wire.errors import KeyNotInRegion
 from pytinykv.wire.limits import KEY_BYTES_MAX, bound_problem, key_problem
 
@@ -26,7 +26,7 @@ def key_tag(request: Any) -> bytes:
     """Return what the engine's keys of the request's column family begin with."""
     try:
         return RAW_TAGS[raw_column_family(request.cf)]
-    except UnknownColumnFamilyError as error:
+    except InvalidRawFamilyError as error:
         raise InvalidRequestError(str(error)) from error
 
 
