@@ -13,7 +13,7 @@ from tests.raftstore.lagging import SMALL_LOG, lagging, load, log_entries, same_
 from pytinykv.model import Peer, StoreId
 from pytinykv.raft import AppendEntries, InstallSnapshot, PeerId
 from pytinykv.raftstore import RaftEnvelope, SnapshotManifest
-from pytinykv.raftstore.peer import FORCE_ALL
+from pytinykv.raftstore.log_collection import FORCE_ALL
 
 
 @pytest.fixture

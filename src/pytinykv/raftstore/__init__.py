@@ -2,20 +2,33 @@
 
 The chapters, bottom-up:
 
-    records          what is stored and sent        keys            where it is in the engine
-    operations       what a log entry says                       raw_values      how a raw value is stored
-    peer_storage     a region's log and state                    apply           what operations do to the data
-    pending, calls   who waits for an answer                     membership      what a change does to a region
-    followers        what a leader notices of the others         peer            one region on this store
-    router           which peer a message is for
-    snapshot_files   snapshots as files                          outgoing_snapshots   making and sending them
-    installing       a snapshot taking a region's place          incoming_snapshots   receiving them
-    recovery         what a start finds                          bootstrap       the first region of a cluster
-    expiry           deleting values that have expired
-    turn, store      one turn, and all regions that it moves     syncs           what is durable, and the next sync
-    region_events    what becomes of regions, for listeners      reports         what the scheduler is told and asked
-    silent_disk      leaving a disk that does not answer         ports           what a store needs from the world
-    store_loop       the event loop around a store               stopping        the stages of its stop
+    records             what is stored and sent
+    keys                where it is in the engine
+    operations          what a log entry says
+    raw_values          how a raw value is stored
+    peer_storage        a region's log and state
+    apply               what operations do to the data
+    pending, calls      the callers that wait for an answer
+    membership          what a change of members does to a region
+    followers           what a leader notices of the others
+    log_collection      when the front of the log is cut
+    peer                one region on this store
+    router              which peer a message is for
+    snapshot_files      snapshots as files
+    outgoing_snapshots  making and sending them
+    incoming_snapshots  receiving them
+    installing          a snapshot taking a region's place
+    recovery            what a start finds
+    bootstrap           the first region of a cluster
+    expiry              deleting values that have expired
+    turn, syncs         what one turn gathers; what of it is durable
+    region_events       what becomes of regions, for listeners
+    reports             what the scheduler is told and asked
+    silent_disk         leaving a disk that does not answer
+    store               all regions, and the turn that moves them
+    store_loop          the event loop around a store
+    stopping            the stages of its stop
+    ports               what a store needs from the world
 
 Knows no gRPC and no transactions. The order of things in a turn, and what may be said when, is in `store` and `peer`.
 """

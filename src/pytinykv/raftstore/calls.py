@@ -1,4 +1,4 @@
-"""Everybody who waits for one peer: commands from the queue to their answer, reads to a quorum's word and back.
+"""The calls that wait for one peer: commands from the queue to their answer, reads to their read index and back.
 
     queue ──propose──▶ an entry of the log ──settle, when that is applied──▶ answer         `PendingProposals`
     queue_read ──ask_reads──▶ a quorum ──serve_reads, when enough is applied──▶ answer      `PendingReads`
@@ -68,6 +68,7 @@ class PeerCalls:
         self._queued: list[QueuedCommand] = []
         """Commands for the next turn, in the order they came."""
         self._proposals = PendingProposals()
+        """Commands whose entries are in the log and not applied here."""
         self._reads = PendingReads()
         self._leading_term = _NO_TERM
         """The term in which the peer leads; above every term while it does not."""
@@ -154,7 +155,7 @@ class PeerCalls:
             turn.answer(part.on_done, error)
 
     def settle(self, turn: Turn, index: LogIndex, term: Term) -> list[Part]:
-        """Return who waits for the entry that is being applied; tell those whose slot it has taken."""
+        """Return the callers of the entry that is being applied; refuse those whose slot it has taken."""
         parts, overtaken = self._proposals.settle(index, term)
         for lost in overtaken:
             for part in lost.parts:
@@ -182,7 +183,7 @@ class PeerCalls:
             self._fail_reads(turn, self._not_leader())
 
     def serve_reads(self, turn: Turn, ready: Ready) -> None:
-        """Take Raft's word on reads, and let those look for which enough is applied."""
+        """Take what Raft confirms or drops of reads, and let those look for which enough is applied."""
         for on_ready in self._reads.take_dropped(ready.dropped_reads):
             turn.answer_read(on_ready, self._not_leader())
         for state in ready.read_states:
@@ -211,7 +212,10 @@ class PeerCalls:
             self._fail(turn, reason, self._proposals.take_before(self._leading_term))
 
     def fail_all(self, turn: Turn, error: RegionError) -> None:
-        """Answer everybody who waits: what was not proposed with `error`, what was proposed as undetermined."""
+        """Answer all calls: reads and what was not proposed with `error`, what was proposed as undetermined.
+
+        A proposed command may be in the logs of the others, and they may execute it, whatever becomes of this peer.
+        """
         for command in self._queued:
             turn.answer(command.on_done, error)
         self._queued = []
@@ -219,7 +223,7 @@ class PeerCalls:
         self.fail_proposals(turn, str(error))
 
     def fail_proposals(self, turn: Turn, reason: str) -> None:
-        """Answer that nobody knows what becomes of the commands that were proposed."""
+        """Answer that it is not known what becomes of the commands that were proposed."""
         self._fail(turn, reason, self._proposals.take_all())
 
     def _fail(self, turn: Turn, reason: str, proposals: list[Proposal]) -> None:

@@ -62,7 +62,7 @@ class RaftStoreConfig:
 
     log_gc_bytes_force: int = 64 * MIB
     """From here on the log is cut even if a silent follower still needs it; that follower gets a snapshot. At four times as
-    much it is cut whoever needs it."""
+    much it is cut even if followers that answer need it."""
 
     log_cache_bytes: int = 4 * MIB
     """Newest entries of a region kept in memory; older ones are read from the engine."""
@@ -108,7 +108,7 @@ class RaftStoreConfig:
     def lease_s(self) -> float:
         """Return how long a quorum's answer lets a leader read alone.
 
-        A follower that answered elects nobody else for this long and the drift on top (Raft thesis 6.4.1); kept below
+        A follower that answered elects no other peer for this long and the drift on top (Raft thesis 6.4.1); kept below
         the election timeout, so that the promise never delays an election.
         """
         return (self.election_ticks - 1) * self.tick_s * (1 - self.clock_drift_max)
@@ -126,7 +126,7 @@ class RaftStoreConfig:
             append_bytes_max=self.append_bytes_max,
             committed_bytes_max=self.apply_bytes_max,
             uncommitted_bytes_max=self.uncommitted_bytes_max,
-            announce_commit=False,  # followers serve no reads, so nobody waits for them to apply
+            announce_commit=False,  # followers serve no reads, so no client waits for them to apply
             applied=applied,
         )
 

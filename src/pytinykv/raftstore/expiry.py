@@ -1,4 +1,4 @@
-"""Deleting raw values that have expired: nobody sees them any more, but they take space until somebody does it.
+"""Deleting raw values that have expired: no reader sees them any more, but they take space until they are deleted.
 
     pass:  region 2 ──step──step──▶  region 7 ──step──▶  (regions led here, by id)     then a pause, then again
                         ▲
@@ -7,7 +7,7 @@
 A store sweeps the regions that it leads, a few pairs each tick, so that a pass over much data takes long and costs little.
 What a step finds expired, it proposes to delete (`DELETE_EXPIRED`): on every replica the deletion takes place only if the
 value that is there *when it is applied* has expired at the leader's time of the step. So a value that was put meanwhile
-stays, whoever leads by then, and replicas never differ.
+stays, whichever peer leads by then, and replicas never differ.
 
 Steps run on the store loop. In a thread they would stop the loop just as long, since RocksDB's iterators hold the
 interpreter lock. Measured with the default of 200 pairs a tick: 0.15 to 0.35 ms a step, that is up to 0.36 % of a core
@@ -89,14 +89,17 @@ class ExpirySweep:
         self._pairs_max = max(1, int(config.expiry_pairs_per_s * config.tick_s)) if config.expiry_pairs_per_s else 0
         self._pause_s = config.expiry_pause_s
         self._due_at = now + self._pause_s
+        """Monotonic time before which no pass begins."""
         self._region_id = 0
         """The region under way, or the last one done; 0 between two passes."""
         self._cursor: bytes | None = None
         """Where in it to go on; None: it is done."""
         self._is_waiting = False
+        """Whether a deletion that `step` returned is not answered yet."""
         self.pairs_seen = 0
+        """Pairs looked at; only grows."""
         self.deleted = 0
-        """Values deleted by this store's sweep, on all replicas of their region. Both only grow."""
+        """Values deleted by this store's sweep, on all replicas of their region; only grows."""
 
     def step(self, peers: Mapping[int, RegionPeer], reader: Reader, now: float, now_s: int) -> Deletion | None:
         """Look at the next few pairs; return the command that deletes those that have expired, if any have.

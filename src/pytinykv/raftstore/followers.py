@@ -5,7 +5,7 @@ promote one that is.
 
 When has a learner caught up? Once it has everything that was committed an election timeout ago, or when it was first looked
 at (a round of Raft thesis 4.2.1). As a voter it then holds up nothing for longer than that. A voter is behind only while it
-waits for a snapshot: whether it has the newest entries changes all the time and is nobody's business.
+waits for a snapshot: whether it has the newest entries changes all the time and says nothing.
 
 A learner that has just died still looks well. To promote it would cost the quorum where the number of voters becomes even
 (one becomes two, worst of all). So before such a promotion the leader waits for a message of that learner, and of the others,
@@ -32,6 +32,7 @@ class FollowerWatch:
     def __init__(self, config: RaftStoreConfig) -> None:
         self._config = config
         self._heard_at: dict[int, float] = {}
+        """By peer, when its last message came; emptied when this peer comes to lead."""
         self._since = 0.0
         """From when on silence is counted for peers that were never heard."""
         self._marks: deque[LogIndex] = deque(maxlen=config.election_ticks)

@@ -1,4 +1,4 @@
-"""Receiving snapshots, whatever carries them: refused by their header or written to files, checked, and given to the region.
+"""Receiving snapshots, over any transport: refused by their header or written to files, checked, and given to the region.
 
     header ──receive──▶ SnapshotReceiver ──write, chunk by chunk──▶ ──finish──▶ sealed ──a turn──▶ the region takes it
        └──▶ refused                  └──▶ damaged, disk full: aborted                      └──▶ or not: refused

@@ -1,4 +1,4 @@
-"""One region's peer on this store: its Raft node, its storage, and who waits for it (`calls`).
+"""One region's peer on this store: its Raft node, its storage, and the calls that wait for it (`calls`).
 
 A turn of the store loop calls, in this order: `step` for arrived messages, `calls.propose` for new commands,
 `calls.ask_reads`, and `collect`, which moves what Raft wants done into the turn. After the turn's batch is written and
@@ -9,14 +9,13 @@ Invariants:
 2. Data, log and applied index of a region change in one batch, so after a crash the data is exactly that of the applied
    index (the replay starts there and repeats nothing).
 3. A caller is answered after the batch with its command's effect was written: it reads its own writes.
-4. Whoever waits for this peer is answered when the peer is deposed (reads), overtaken, destroyed or stopped.
+4. Every waiting caller is answered when the peer is deposed (reads), overtaken, destroyed or stopped.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytinykv.model import Peer, PeerRole, Region, encode, peer_to_pb
@@ -37,7 +36,7 @@ from pytinykv.raftstore.apply import apply_entry
 from pytinykv.raftstore.calls import PeerCalls
 from pytinykv.raftstore.followers import FollowerWatch
 from pytinykv.raftstore.installing import Installation, delete_data
-from pytinykv.raftstore.operations import COMPACT_LOG, encode_operations
+from pytinykv.raftstore.log_collection import LogCollection
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
 from pytinykv.raftstore.records import PeerState, RaftEnvelope, RegionLocalState, RegionReport, SnapshotManifest
 from pytinykv.raftstore.region_events import Deposed, Destroyed, Leading, RegionChanged
@@ -54,9 +53,6 @@ if TYPE_CHECKING:
     from pytinykv.storage import Engine
 
 _log = logging.getLogger(__name__)
-
-FORCE_ALL = 4
-"""At so many times `log_gc_bytes_force` the log is cut even if followers that answer need it."""
 
 
 class _Unsynced(NamedTuple):
@@ -90,17 +86,21 @@ class RegionPeer:
         self, *, peer: Peer, storage: PeerStorage, config: RaftStoreConfig, rng: random.Random, is_fresh: bool = False
     ) -> None:
         self.peer = peer
+        """This peer as its region lists it; its role follows the region."""
         self.storage = storage
         self._config = config
         raft_config = config.raft_config(peer.id, applied=storage.apply_state.applied_index, is_fresh=is_fresh)
         self.node = RawNode(raft_config, storage, rng)
         self.calls = PeerCalls(node=self.node, storage=storage, config=config, not_leader=self.not_leader)
+        """The commands and reads that wait for this peer."""
         self.is_destroyed = False
+        """Set by `destroy`, for good: nothing of the peer may be used any more."""
         self.is_leader = False
+        """Whether this peer leads, as of the last Ready that was collected."""
         self.term = Term(0)
         """The term in which this peer came to lead last; while it leads, Raft's current one."""
         self.leader_id = 0
-        """The leader as Raft knows it; 0 for none."""
+        """The leader as of the last Ready that was collected; 0 for none."""
         self._incoming: IncomingSnapshot | None = None
         """A snapshot that is offered to Raft in this moment; None at all other times."""
         self._installation: Installation | None = None
@@ -108,18 +108,20 @@ class RegionPeer:
         self._installation_turn = 0
         """The turn in which that began, 0 once it is durable: then files may be taken in."""
         self.leader_missing_since: float | None = None
+        """Since when there has been no leader, looked at each tick; None while there is one."""
         self._known_peers: dict[int, Peer] = {}
-        """Peers that wrote to us and may not be in our (old or empty) region."""
+        """By id, the senders of messages to this peer; its own region may be too old, or empty, to have them."""
         self._heard_conf_ver = 0
         """The newest membership of which a message to this peer came, while it knew no region itself."""
         self._followers = FollowerWatch(config)
+        self._collection = LogCollection(node=self.node, storage=storage, followers=self._followers, config=config)
         self._order: _Order | None = None
         """What `order_change` could not propose at once. Tried again by `step`, `tick` and `_apply`; gone once it is proposed
         or refused for good, the membership is another one, this peer does not lead, or after `peer_down_s`."""
         self._unsynced: deque[_Unsynced] = deque()
+        """Readys that are written and not known to be durable, in order; `on_durable` takes them out."""
         self._lagging_reported: tuple[tuple[Peer, ...], tuple[PeerId, ...]] = ((), ())
         """Peers that were behind and peers that were silent when the scheduler was told last."""
-        self._compacting_to = LogIndex(0)
 
     @property
     def region(self) -> Region:
@@ -209,9 +211,9 @@ class RegionPeer:
     # --- messages -----------------------------------------------------------------------------------------------
 
     def is_outdated_by(self, region: Region) -> bool:
-        """Say whether another's word on this region is newer than all this peer knows.
+        """Return whether `region`, as another process has it, is newer than all that this peer knows of it.
 
-        A peer that has just been added knows nothing but the messages to it. Whoever sent them counts it as a member.
+        A peer that has just been added knows nothing but the messages to it, and their senders count it as a member.
         """
         return region.epoch.conf_ver > max(self.region.epoch.conf_ver, self._heard_conf_ver)
 
@@ -232,7 +234,7 @@ class RegionPeer:
         now = turn.now
         self.node.tick(now)
         if self.is_leader:
-            self._maybe_compact_log(now)
+            self._collection.on_tick(now)
             self._followers.on_tick(self.region, self.node.commit_index)
         if self._order is not None:
             self._retry_order(now)
@@ -328,7 +330,7 @@ class RegionPeer:
             turn.events.append(Leading(self.region, self.term))
             self._followers.on_leading(turn.now)
             self.calls.on_leading(self.term)
-            self._compacting_to = LogIndex(0)
+            self._collection.on_leading()
         if was_leader and not self.is_leader:
             _log.info("region %d: peer %d does not lead any more", self.region.id, self.peer.id)
             turn.events.append(Deposed(self.region))
@@ -436,40 +438,6 @@ class RegionPeer:
             turn.must_sync = True
             self._installation = None
 
-    # --- log collection -----------------------------------------------------------------------------------------
-
-    def _maybe_compact_log(self, now: float) -> None:
-        """Propose to cut the log's front, once it is worth it (TiKV's CompactLog)."""
-        storage, config = self.storage, self._config
-        if storage.log_bytes < config.log_gc_bytes:
-            return
-        applied = storage.apply_state.applied_index
-        index = min([LogIndex(applied - config.log_keep_entries), *self._indexes_waited_for(now)])
-        if index < storage.first_index() or index <= self._compacting_to:
-            return
-        operation = (COMPACT_LOG, index, storage.term(index))
-        try:
-            self.node.propose(encode_operations(self.region.epoch.version, [operation]), now)
-        except (RaftNotLeader, ProposalDropped):
-            return
-        self._compacting_to = index
-
-    def _indexes_waited_for(self, now: float) -> list[LogIndex]:
-        """Return how far the members are for whom the log is kept: all; if it is large, those that answer; at last none.
-
-        Who answers may just be getting a snapshot. If the log were cut past that meanwhile, it would need the next one, and
-        under enough load for ever so.
-        """
-        held, force = self.storage.log_bytes, self._config.log_gc_bytes_force
-        if held >= FORCE_ALL * force:
-            return []
-        silence_max_s = self._config.peer_down_s if held >= force else inf
-        return [
-            progress.match
-            for peer_id, progress in self.node.status().progress.items()
-            if peer_id != self.peer.id and self._followers.silent_s(peer_id, now) <= silence_max_s
-        ]
-
     # --- end ----------------------------------------------------------------------------------------------------
 
     def destroy(
@@ -567,7 +535,7 @@ class RegionPeer:
         return True
 
     def _hears_leader(self, now: float) -> bool:
-        """Say whether there is a leader. A voter forgets one that falls silent; a learner, which can't campaign, does not."""
+        """Return whether there is a leader. A voter, unlike a learner, forgets one that falls silent."""
         if self.is_leader or not self.leader_id or self.peer.role is PeerRole.VOTER:
             return bool(self.leader_id)
         return self._followers.hears(self.leader_id, now)

@@ -68,25 +68,31 @@ class PeerStorage:
         """A run of entries without gaps that ends at `last_index`: all that are not applied, since Raft asks for them again
         to have them applied, and of those applied as many as `cache_bytes_max` allows."""
         self._cache_bytes = 0
+        """Data bytes of the entries in it."""
         self._cache_bytes_max = cache_bytes_max
         self.snapshot_need = SnapshotNeed.NONE
-        """Moved on by `snapshot`, `offer_snapshot` and by those who make the snapshot."""
+        """`snapshot` makes it WANTED, `OutgoingSnapshots` MAKING, `offer_snapshot` NONE."""
         self._offered: SnapshotManifest | None = None
         """The finished snapshot that Raft may send; its files are there as long as it stands here."""
         self.log_bytes = 0
         """Roughly how much log there is, as if all entries had the same size; decides when to cut."""
+        self.hard_state = HardState()
+        """Raft's term, vote and commit index as last written; moved by `save_hard_state`."""
+        self.apply_state = ApplyState(LogIndex(0), Term(0), LogIndex(0), Term(0))
+        """How far the log is applied and cut. `set_applied` moves the one, `truncate` the other, `restore` both."""
+        self._last_index = LogIndex(0)
+        """Index and term of the last entry, or of the last one that is cut off where there is none. Moved by `append` and
+        `restore`; not below the applied index."""
+        self._last_term = Term(0)
         self._load()
 
     def _load(self) -> None:
         region_id = self.region.id
         raft_state = self._engine.get(RAFT_CF, keys.raft_state_key(region_id))
         apply_state = self._engine.get(RAFT_CF, keys.apply_state_key(region_id))
-        if apply_state is None:
-            self.apply_state = ApplyState(LogIndex(0), Term(0), LogIndex(0), Term(0))
-        else:
+        if apply_state is not None:
             self.apply_state = decode_apply_state(apply_state)
         if raft_state is None:
-            self.hard_state = HardState()
             self._last_index = self.apply_state.truncated_index
         else:
             state = decode_raft_state(raft_state)

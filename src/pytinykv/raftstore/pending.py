@@ -1,7 +1,7 @@
 """Calls that wait: proposals for their entry to be applied, reads for the index at which they may be served.
 
 Every call that comes in here is answered exactly once, whatever happens to the peer: with its result, or with the region
-error that says why not, or that nobody knows (`UndeterminedResult`).
+error that says why not, or that it is not known (`UndeterminedResult`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """An entry on its way, and who waits for it."""
+    """An entry on its way, and its callers."""
 
     index: LogIndex
     term: Term
@@ -42,11 +42,12 @@ class PendingProposals:
     """Proposals by index and then by term.
 
     Almost always they come in that order. But a leader that lost its leadership and came back with a shorter log proposes
-    at indexes for which older proposals still wait: those may yet be committed by somebody who has them, so both wait.
+    at indexes for which older proposals still wait: those may yet be committed by a peer that has them, so both wait.
     """
 
     def __init__(self) -> None:
         self._queue: deque[Proposal] = deque()
+        """Sorted by index, then by term. `settle` takes from its front."""
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -61,7 +62,7 @@ class PendingProposals:
     def settle(self, index: LogIndex, term: Term) -> tuple[list[Part], list[Proposal]]:
         """Take note that the entry (index, term) is being applied.
 
-        Return who waits for exactly this entry, and the proposals that now never will be applied: their slot holds
+        Return the callers of exactly this entry, and the proposals that now never will be applied: their slot holds
         another term's entry (Raft 5.3).
         """
         parts: list[Part] = []
@@ -92,13 +93,17 @@ def _place(proposal: Proposal) -> tuple[LogIndex, Term]:
 
 
 class PendingReads:
-    """Reads that need a quorum's word: waiting to be asked, asked, and waiting for the apply."""
+    """Reads that need a read index: waiting for the quorum to be asked, asked, and waiting for the apply."""
 
     def __init__(self) -> None:
         self._waiting: list[OnReady] = []
+        """Reads for which no quorum was asked yet."""
         self._asked: dict[bytes, list[OnReady]] = {}
+        """By the context under which the quorum was asked."""
         self._confirmed: deque[tuple[LogIndex, list[OnReady]]] = deque()
+        """Reads and the index that must be applied before they look, in the order of confirmation; indexes never fall."""
         self._contexts = 0
+        """How many contexts were made; each is used once."""
 
     def __len__(self) -> int:
         asked = sum(len(reads) for reads in self._asked.values())
@@ -120,7 +125,7 @@ class PendingReads:
         self._waiting = []
 
     def on_confirmed(self, context: bytes, index: LogIndex) -> None:
-        """Raft's word: reads of this context may be served once `index` is applied (Raft thesis 6.4)."""
+        """A quorum has confirmed: reads of this context may be served once `index` is applied (Raft thesis 6.4)."""
         reads = self._asked.pop(context, None)
         if reads:
             self._confirmed.append((index, reads))

@@ -70,6 +70,7 @@ class Router:
         self._store_id = store_id
         self._peers = peers
         self._tombstones = tombstones
+        """By region, what the newest destroyed peer left; a peer with that id or a lower one is never made again."""
         self._make_peer = make_peer
         self._parked_s = parked_s
         self._parked: dict[tuple[int, int], tuple[RaftEnvelope, float]] = {}

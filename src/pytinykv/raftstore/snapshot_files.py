@@ -128,9 +128,12 @@ class SnapshotWriter:
         directory.mkdir(parents=True)
         self._files = iter(manifest.files)
         self._file: SnapshotFile | None = None
+        """The file that the next bytes belong to; None after the last one."""
         self._stream: BinaryIO | None = None
+        """That file, open; `abort` and `_close_file` close it."""
         self._written = 0
         self._checksum = 0
+        """Size and CRC-32C of what of it has come."""
         try:
             self._open_next()
         except OSError:
@@ -175,7 +178,7 @@ class SnapshotWriter:
         sync_directory(self.directory.parent)
 
     def abort(self) -> None:
-        """Delete what has arrived. Safe at any time, also after `finish` if nobody took the directory."""
+        """Delete what has arrived. Safe at any time, also after `finish` if no region took the directory."""
         stream, self._stream = self._stream, None
         if stream is not None:
             with suppress(OSError):  # a full disk may refuse the rest of the buffer

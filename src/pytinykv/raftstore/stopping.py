@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytinykv.raftstore.store import Store
     from pytinykv.raftstore.turn import Turn
 
-HAND_OVER_S = 0.5
+TRANSFERS_S = 0.5
 DRAIN_S = 0.8
 FINISH_S = 1.5
 """How long the stages that wait may take."""
@@ -38,7 +38,7 @@ class StoreStop:
 
     def register(self, scope: Scope) -> None:
         """Let them be the first stages of the scope's stop."""
-        scope.on_stop("hand over leadership", self._offer_leaderships, HAND_OVER_S + 0.2)
+        scope.on_stop("hand over leadership", self._offer_leaderships, TRANSFERS_S + 0.2)
         scope.on_stop("refuse new commands", self._store.refuse_commands)
         scope.on_stop("finish commands under way", self._drain, DRAIN_S + 0.2)
         scope.on_stop("answer the rest", lambda: self._store.in_turn(self._store.fail_everything))
@@ -52,7 +52,7 @@ class StoreStop:
             leaving = self._store.offer_leaderships(turn)
 
         self._store.in_turn(offer)
-        await self._wait_until(lambda: leaving is not None and not any(peer.is_leader for peer in leaving), HAND_OVER_S)
+        await self._wait_until(lambda: leaving is not None and not any(peer.is_leader for peer in leaving), TRANSFERS_S)
 
     async def _drain(self) -> None:
         peers = self._store.peers

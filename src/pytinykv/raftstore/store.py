@@ -114,7 +114,7 @@ class Store:
         self.peers: dict[int, RegionPeer] = {}
         """By region id, every peer that is not destroyed. Shared with the router, which makes and drops them."""
         self.on_due: Callable[[], None] = lambda: None
-        """Called when a turn becomes due; whoever runs the turns sets it, and calls `take_due` before each."""
+        """Called when a turn becomes due. Set by the loop that runs the turns, which calls `take_due` before each."""
         self._transport = transport
         self._rng = rng
         self.expiry = ExpirySweep(config, clock.monotonic())
@@ -368,7 +368,7 @@ class Store:
         self.wake()
 
     def on_membership_answer(self, region: Region) -> None:
-        """Take the scheduler's word on a region: a peer that is not in it any more destroys itself."""
+        """Take a region as the scheduler knows it: a peer that is not in it any more destroys itself."""
 
         def destroy_if_removed(turn: Turn) -> None:
             peer = self.peers.get(region.id)
@@ -391,7 +391,7 @@ class Store:
     # --- a turn -------------------------------------------------------------------------------------------------
 
     def turn(self) -> None:
-        """Do everything that is due, once. Raises what the store fails of, after everybody was answered."""
+        """Do everything that is due, once. Raises what the store fails of, after every caller was answered."""
         if self.failure is not None:
             return
         try:

@@ -56,20 +56,25 @@ class Syncs:
         self._inline_sync_s = inline_sync_s
         self._on_done = on_done
         self.started = 0
+        """Syncs so far; only grows."""
         self.started_inline = 0
-        """Those of them that the loop did itself. Both only grow."""
+        """Those of them that the loop did itself; only grows."""
         self._is_running = False
+        """Whether a sync is under way. From `start` to `_finish`."""
         self._started_at = 0.0
+        """When the last sync was started, monotonic; read from other threads."""
         self._slowest_s = inline_sync_s
         """The slowest of the recent syncs; older ones count less and less."""
         self._written = 0
         """The newest turn that has written its batch."""
         self._wanted = 0
-        """The newest of these of which somebody waits until it is durable."""
+        """The newest of these for which messages or answers wait until it is durable."""
         self._durable = 0
         """Every turn up to this one is durable."""
         self._taken = 0
+        """What of that the owner has been told of; at most `_durable`, which is at most `_written`."""
         self._unsynced_bytes = 0
+        """Bytes written since the last sync was started."""
 
     @property
     def is_pending(self) -> bool:

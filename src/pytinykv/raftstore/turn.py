@@ -24,7 +24,7 @@ class Turn:
 
     Everything a region wants written goes into `batch`, so that its log, its state and its data change together.
 
-    Whoever is in the answers is answered: by `deliver` when the turn went well, by `break_off` when it did not.
+    Every caller is answered: by `deliver` when the turn went well, by `break_off` when it did not.
     """
 
     __slots__ = (
@@ -46,11 +46,14 @@ class Turn:
     def __init__(self, engine: Engine, now: float, number: int, bytes_max: int) -> None:
         self.engine = engine
         self._batch: WriteBatch | None = None
+        """What is to be written next; None while there is nothing."""
         self.now = now
+        """Monotonic time of its beginning, for everything in it."""
         self.number = number
         self.must_sync = False
-        """Whether something in the batch must become durable before somebody is told of it."""
+        """Whether something in the batch must become durable before another process is told of it."""
         self.written_bytes = 0
+        """Size of the batches that `write` has written."""
         self._bytes_left = bytes_max
         """How much more of messages, commands and applied entries the turn should take; falls below 0 with a large one."""
         self.outgoing: dict[StoreId, list[RaftEnvelope]] = {}
@@ -62,7 +65,9 @@ class Turn:
         self.used_snapshots: list[Path] = []
         """Received snapshots that are needed no longer once the batch is durable."""
         self._done: list[tuple[OnDone, RegionError | None, Results]] = []
+        """Answers to commands, given by `deliver`."""
         self._ready: list[tuple[OnReady, RegionError | None]] = []
+        """Answers to reads, given by `deliver` after those."""
 
     @property
     def batch(self) -> WriteBatch:
@@ -95,7 +100,7 @@ class Turn:
                 _log.exception("an answer could not be delivered")
 
     def break_off(self, refusal: RegionError) -> None:
-        """Answer everybody although the batch may not have been written: nothing succeeded for sure."""
+        """Answer every caller although the batch may not have been written: nothing succeeded for sure."""
         unsure = UndeterminedResult(message=f"the command's fate is unknown: {refusal}")
         self._done = [(on_done, error or unsure, None) for on_done, error, _results in self._done]
         self._ready = [(on_ready, error or refusal) for on_ready, error in self._ready]

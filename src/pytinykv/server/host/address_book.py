@@ -1,7 +1,7 @@
 """Where the other stores are, also while no scheduler answers.
 
 Followers don't talk to each other, so they have not asked where the other is when their leader dies; if the scheduler is
-away just then, they must find each other all the same, or nobody is elected. So each store keeps the addresses of all.
+away just then, they must find each other all the same, or no leader is elected. So each store keeps the addresses of all.
 """
 
 from __future__ import annotations

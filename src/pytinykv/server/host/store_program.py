@@ -3,7 +3,7 @@
 The gRPC process (`store_process`) and the simulator make the same `StoreProgram` and hand in different ports: engine, disk
 worker, transport, connector, clock, randomness.
 
-    start():  find the scheduler → identity (ask for an id, the first time) → bootstrap, if nobody has → register
+    start():  find the scheduler → identity (ask for an id, the first time) → bootstrap, if no store has → register
               → load the regions → run
 """
 
@@ -171,7 +171,7 @@ class StoreProgram:
         return ident
 
     async def _bootstrap(self, ident: StoreIdent, patience_s: float) -> Region | None:
-        """Found the cluster if nobody has; return the first region if it has just become ours."""
+        """Bootstrap the cluster if no store has; return the first region if it has just become this store's."""
         engine, scheduler = self._ports.engine, self.scheduler
         prepared = bootstrap.prepared_region(engine)
         if prepared is None:
@@ -185,7 +185,7 @@ class StoreProgram:
         try:
             await scheduler.bootstrap(self._store_meta(ident.store_id), region_to_pb(prepared), patience_s)
         except AlreadyBootstrappedError:
-            # By another store: to the founder who asks again the scheduler says yes.
+            # By another store: one that has bootstrapped and asks again is told yes.
             bootstrap.finish_bootstrap(engine, keep=False)
             _log.info("cluster %d was bootstrapped by another store", ident.cluster_id)
             return None
