@@ -247,6 +247,42 @@ async def test_commands_gather_into_one_frame_while_the_transport_is_busy(
     assert sent == [5]
 
 
+@pytest.mark.parametrize(
+    ("calls", "write", "frames"),
+    [
+        (1, False, [1]),
+        (32, False, [32]),
+        (64, False, [32, 32]),
+        (200, False, [100, 100]),
+        (600, False, [256, 256, 88]),
+        (64, True, [64]),
+        (200, True, [128, 72]),
+        (300, True, [150, 150]),
+    ],
+)
+async def test_what_is_under_way_travels_as_two_groups_unless_they_would_be_small(
+    client: AsyncClient, cluster: FakeCluster, scope: Scope, calls: int, write: bool, frames: list[int]
+) -> None:
+    """As one group, all commands waited for each of client, leader and followers in turn, and half of two cores was idle."""
+    await client.raw.put(b"k", b"v")
+    stream = client.executor.router.stores[STORE]._stream
+    assert stream is not None
+    sizes: list[int] = []
+    send = stream.send_nowait
+
+    def send_and_count(message: Any) -> None:
+        sizes.append(len(message.requests))
+        send(message)
+
+    stream.send_nowait = send_and_count  # type: ignore[method-assign]
+    tasks = [
+        scope.start("call", _give, client.raw.put(b"k", b"w") if write else client.raw.get(b"k")) for _ in range(calls)
+    ]
+    for task in tasks:
+        await task.wait()
+    assert sizes == frames
+
+
 async def _queued(coroutine: Any, scope: Scope) -> Any:
     task = scope.start("call", _give, coroutine)
     for _ in range(5):

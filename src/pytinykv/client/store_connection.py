@@ -23,7 +23,7 @@ from collections import deque
 from typing import Any
 
 from pytinykv.client.attempts import AttemptFailure, FailureKind
-from pytinykv.client.commands import Command
+from pytinykv.client.commands import Command, Effect
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.route import Route
 from pytinykv.lifecycle import Scope
@@ -39,6 +39,14 @@ PROBE_ID = 0
 """The request id of probes; those of commands begin at 1."""
 EXPIRY_GRAIN_S = 0.002
 """Deadlines closer together than this expire in one sweep."""
+READS_APART_MIN = 32
+WRITES_APART_MIN = 128
+"""A frame takes at most half of what is under way to the store, unless it would have fewer commands than this.
+
+If one frame had all of it, all commands would travel as one group: client, leader and followers would work one after the
+other, each waiting for the others. Two groups keep both ends busy. But each frame has its price, and one of writes a high
+one: it begins a round of replication, with a sync at each store.
+"""
 NOT_EXECUTED_CODES = FINAL_CODES | {StatusCode.RESOURCE_EXHAUSTED}
 """Statuses of a unary call that say it was refused before it did anything."""
 
@@ -172,7 +180,7 @@ class StoreConnection:
         frame = tikvpb_pb2.BatchCommandsRequest()
         add = frame.requests.add
         taken: list[_Waiting] = []
-        room = min(self._config.frame_commands_max, self._config.in_flight_max - len(self._sent))
+        room = self._frame_room()
         bytes_left = self._config.frame_bytes_max
         waiting = self._waiting
         while waiting and len(taken) < room and bytes_left > 0:
@@ -200,6 +208,13 @@ class StoreConnection:
         for request_id, (_, _, future, deadline) in enumerate(taken, first_id):
             sent[request_id] = (future, deadline)
         return True
+
+    def _frame_room(self) -> int:
+        """Return how many commands the next frame may have; something is waiting."""
+        sent, waiting = len(self._sent), self._waiting
+        apart_min = READS_APART_MIN if waiting[0][0].effect is Effect.READ else WRITES_APART_MIN
+        half = (sent + len(waiting) + 1) // 2
+        return min(max(half, apart_min), self._config.frame_commands_max, self._config.in_flight_max - sent)
 
     # --- the way back -------------------------------------------------------------------------------------------
 
