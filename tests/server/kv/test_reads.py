@@ -391,10 +391,10 @@ async def test_an_answer_that_no_message_can_hold_is_refused_with_a_reason(
     scan, batch_get = (desk.request(name, **MANY[name]) for name in ("RawScan", "RawBatchGet"))
     get = desk.request("RawGet", key=b"k001")
     first, second, third = await desk.batch(("RawScan", scan), ("RawBatchGet", batch_get), ("RawGet", get))
-    assert "ask for fewer keys" in first.kvs[0].error.abort
-    assert "ask for fewer keys" in second.pairs[0].error.abort
+    assert "ask for fewer keys" in first.kvs[0].error.retryable
+    assert "ask for fewer keys" in second.pairs[0].error.retryable
     assert third.value == b"vk001", "the others of the frame are served"
-    assert "ask for fewer keys" in (await desk.call("RawBatchGet", **MANY["RawBatchGet"])).pairs[0].error.abort
+    assert "ask for fewer keys" in (await desk.call("RawBatchGet", **MANY["RawBatchGet"])).pairs[0].error.retryable
     with pytest.raises(RpcError, match="ask for fewer keys") as caught:
         await desk.call("RawScan", **MANY["RawScan"])
     assert caught.value.code is StatusCode.INVALID_ARGUMENT

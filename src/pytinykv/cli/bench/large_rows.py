@@ -292,7 +292,7 @@ def _count_pairs(response: Any, field: str) -> int:
     pairs = getattr(response, field)
     for pair in pairs:
         if pair.HasField("error"):
-            raise ClientError(pair.error.abort)
+            raise ClientError(pair.error.abort or pair.error.retryable)
     return len(pairs)
 
 

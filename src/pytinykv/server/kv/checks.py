@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+
+class AnswerTooLargeError(InvalidRequestError):
+    """The answer to a command exceeds what one message may hold."""
+
+
 REFUSALS = (RegionError, InvalidRequestError, EngineError, FormatError)
 """Errors of one command that its response tells; the stream or call it came in goes on."""
 
@@ -80,4 +85,4 @@ def refusal(store: Store, command: Command, error: Exception) -> bytes:
             _log.error("%s failed", command.name, exc_info=error)
             return command.final_error(f"store {store.store_id} can't read: {error}")
         case _:
-            return command.final_error(str(error))
+            return command.final_error(str(error), try_smaller=isinstance(error, AnswerTooLargeError))

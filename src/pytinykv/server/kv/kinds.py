@@ -99,35 +99,38 @@ class Command:
         """Return the encoded response that says why the region did not run the command."""
         return self.response_type(region_error=error).SerializeToString()
 
-    def final_error(self, message: str) -> bytes:
-        """Return the encoded response that refuses a request for good, in the field that its clients look at."""
+    def final_error(self, message: str, *, try_smaller: bool = False) -> bytes:
+        """Return the encoded response that refuses a request for good, in the field that its clients look at.
+
+        `try_smaller`: one that asks for less may succeed. Key errors tell it as `retryable`, all others as `abort`.
+        """
         field, error_type, is_repeated = self._error_field
         if error_type is None:
             return self.response_type(**{field: message}).SerializeToString() if field else b""
-        error = error_type(message)
+        error = error_type(pb.KeyError(retryable=message) if try_smaller else pb.KeyError(abort=message))
         return self.response_type(**{field: [error] if is_repeated else error}).SerializeToString()
 
 
-_ErrorField = tuple[str, Callable[[str], object] | None, bool]
-"""Name, what makes its value from a message (None: the message is the value), whether it is repeated."""
+_ErrorField = tuple[str, Callable[[pb.KeyError], object] | None, bool]
+"""Name, what makes its value from a key error (None: it is a string), whether it is repeated."""
 
 
 def _error_field(response_type: type[Message]) -> _ErrorField:
     fields = response_type.DESCRIPTOR.fields_by_name
     if "error" in fields:
-        return ("error", None if fields["error"].message_type is None else _key_error, False)
+        return ("error", None if fields["error"].message_type is None else _same, False)
     if "errors" in fields:
-        return ("errors", _key_error, True)
+        return ("errors", _same, True)
     for pairs in ("kvs", "pairs"):
         if pairs in fields:
-            return (pairs, lambda message: pb.KvPair(error=_key_error(message)), True)
+            return (pairs, lambda error: pb.KvPair(error=error), True)
     if "region_error" in fields:
-        return ("region_error", lambda message: errorpb_pb2.Error(message=message), False)
+        return ("region_error", lambda error: errorpb_pb2.Error(message=error.abort or error.retryable), False)
     return ("", None, False)
 
 
-def _key_error(message: str) -> pb.KeyError:
-    return pb.KeyError(abort=message)
+def _same(error: pb.KeyError) -> pb.KeyError:
+    return error
 
 
 class LocalCommand(Command):

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pytinykv.lifecycle import ScopeStoppedError
 from pytinykv.server.kv.answers import LARGE_BYTES, Answers, Batch
-from pytinykv.server.kv.checks import REFUSALS, refusal
+from pytinykv.server.kv.checks import REFUSALS, AnswerTooLargeError, refusal
 from pytinykv.server.kv.encoding import close_answer, open_answer
-from pytinykv.server.kv.kinds import ROW_COST, Command, CommandContext, InvalidRequestError, PointRead, RangeRead, View
+from pytinykv.server.kv.kinds import ROW_COST, Command, CommandContext, PointRead, RangeRead, View
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.errors import NotLeader, RegionError, ServerIsBusy
 from pytinykv.wire.limits import ANSWER_BYTES_MAX
@@ -46,10 +46,6 @@ BLOCKED_PAUSE_S: Final = 0.01
 """How often it is looked whether such a client has taken something."""
 BACKOFF_MS: Final = 100
 """For how long a client is asked to wait that is refused for lack of room."""
-
-
-class AnswerTooLargeError(InvalidRequestError):
-    """The answer to a command exceeds what one message may hold."""
 
 
 class Read(NamedTuple):
