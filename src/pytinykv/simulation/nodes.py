@@ -19,7 +19,7 @@ from pytinykv.lifecycle import PROCESS_STOP_DEADLINE_S, Scope, StopReport
 from pytinykv.model import FormatError
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.scheduler import Scheduler
-from pytinykv.server.host.startup_gate import Gate
+from pytinykv.server.host.startup_gate import StartupGate
 from pytinykv.server.pd.service import PdService
 from pytinykv.simulation.clock import SimClock
 from pytinykv.simulation.disk import SimDisk, SimWorker
@@ -241,7 +241,7 @@ class SchedulerNode(Node):
         inner = scope.child("scheduler")
         worker = SimWorker(process, self.disk, engine)
         inner.adopt(worker)
-        gate = Gate("pdpb.PD")
+        gate = StartupGate("pdpb.PD")
         server = SimServer(self.world.internet, process, SCHEDULER_ADDRESS, [gate])
         server.start(inner)
         self.scheduler = scheduler = Scheduler.open(

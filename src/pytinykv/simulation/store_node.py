@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pytinykv.lifecycle import Scope
 from pytinykv.raftstore.config import RaftStoreConfig
-from pytinykv.server.host.startup_gate import Gate
+from pytinykv.server.host.startup_gate import StartupGate
 from pytinykv.server.host.store_program import StorePorts, StoreProgram
 from pytinykv.simulation.disk import SimWorker
 from pytinykv.simulation.nodes import SCHEDULER_ADDRESS, Node
@@ -90,7 +90,7 @@ class StoreNode(Node):
             scope=inner,
             claim=self._claim,
         )
-        gate = Gate("tikvpb.Tikv")
+        gate = StartupGate("tikvpb.Tikv")
         SimServer(self.world.internet, process, self.address, [gate]).start(inner)
         service = await program.start(self.address)
         gate.open(service)

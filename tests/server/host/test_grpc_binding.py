@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from pytinykv.lifecycle import Scope
 from pytinykv.server.host.grpc_binding import bind_service
-from pytinykv.server.host.startup_gate import Gate
+from pytinykv.server.host.startup_gate import StartupGate
 from pytinykv.transport import StreamEndedError
 from pytinykv.transport.rpc import RpcChannel, RpcServer
 from pytinykv.wire import MethodSpec, RpcError, StatusCode, service_methods
@@ -169,7 +169,7 @@ async def test_a_stream_that_can_t_even_be_opened_says_why() -> None:
     """A gate that is still closed refuses at once, before there is a stream to fail."""
     scope = Scope("gate")
     server = RpcServer(scope, "server")
-    bind_service(server, Gate("pdpb.PD"))
+    bind_service(server, StartupGate("pdpb.PD"))
     channel = RpcChannel(scope, f"127.0.0.1:{await server.start('127.0.0.1:0')}")
     stream = channel.stream_stream(TSO, serialize=bytes, deserialize=TsoResponse.FromString, timeout_s=TIMEOUT_S)
     with pytest.raises(RpcError, match="is starting here; try again") as raised:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytinykv.server.host.startup_gate import Gate
+from pytinykv.server.host.startup_gate import StartupGate
 from pytinykv.wire import RpcError, StatusCode, service_methods
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 
@@ -32,7 +32,7 @@ async def nothing() -> AsyncIterator[Any]:
 
 
 async def test_before_it_opens_everything_is_unavailable() -> None:
-    gate = Gate("tikvpb.Tikv")
+    gate = StartupGate("tikvpb.Tikv")
     for call in (lambda: gate.unary(GET, pb.RawGetRequest()), lambda: anext(gate.stream(BATCH, nothing()))):
         with pytest.raises(RpcError, match="starting") as caught:
             await call()
@@ -40,7 +40,7 @@ async def test_before_it_opens_everything_is_unavailable() -> None:
 
 
 async def test_once_open_it_lets_through_what_is_behind_it() -> None:
-    gate = Gate("tikvpb.Tikv")
+    gate = StartupGate("tikvpb.Tikv")
     gate.open(Behind())
     assert (await gate.unary(GET, pb.RawGetRequest(key=b"k"))).value == b"k" + GET.encode()
     assert [answer async for answer in gate.stream(BATCH, nothing())] == [(BATCH, 1)]

@@ -1,4 +1,4 @@
-"""The status port, asked while the event loop turns, and while it stands still."""
+"""The status port, asked while the event loop turns, and while it is blocked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def get(address: str, path: str) -> tuple[int, str, str]:
 
 
 async def ask(address: str, path: str) -> tuple[int, str, str]:
-    """Ask from a thread, with the loop turning meanwhile, and everybody standing already."""
+    """Ask from a thread, with the loop turning meanwhile, and all tasks waiting already."""
     await asyncio.sleep(0)
     return await asyncio.get_running_loop().run_in_executor(None, get, address, path)
 
@@ -92,28 +92,28 @@ async def test_pages_of_the_owner_are_still_served(serving: Serving) -> None:
     assert "/debug/tasks" in text
 
 
-async def test_the_graph_is_drawn_while_the_loop_stands_still(serving: Serving) -> None:
+async def test_the_graph_is_drawn_while_the_loop_is_blocked(serving: Serving) -> None:
     answers: list[str] = []
 
     def ask_and_let_go(let_go: Callable[[], None]) -> None:
         try:
-            for _ in range(100):  # until the main thread stands where it is going to
+            for _ in range(100):  # until the main thread is where it blocks
                 answers[:] = [get(serving.address, "/debug/tasks")[2]]
                 if "waits for event answered in" in answers[0]:
                     break
         finally:
             let_go()
 
-    def stand_still() -> None:
+    def block() -> None:
         answered = threading.Event()
         thread = serving.scope.start_thread("asker", ask_and_let_go, answered.set)
         assert answered.wait(30)
         thread.thread.join()
 
     async def run() -> None:
-        stand_still()
+        block()
 
     await serving.scope.start("stuck", run).wait()
     assert "task server/stuck: runs now" in answers[0]
-    assert "in test_the_graph_is_drawn_while_the_loop_stands_still.<locals>.stand_still" in answers[0]
+    assert "in test_the_graph_is_drawn_while_the_loop_is_blocked.<locals>.block" in answers[0]
     assert "waits for event answered in" in answers[0]

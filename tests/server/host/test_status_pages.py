@@ -15,6 +15,7 @@ from pytinykv.lifecycle import Scope
 from pytinykv.server.host.describe import describe_store
 from pytinykv.server.host.metrics import StoreMetrics
 from pytinykv.server.host.status import StatusServer
+from pytinykv.server.kv.service import KvService
 from pytinykv.transport.address import AddressError
 
 
@@ -48,7 +49,8 @@ async def test_metrics_and_pages_of_a_store(scope: Scope, tmp_path: Path) -> Non
     cluster.put(leader.store_id, b"k", b"v")
     cluster.settle()
     registry = CollectorRegistry()
-    registry.register(StoreMetrics(leader.running))
+    service = KvService(leader.running, cluster_id=7, scope=scope)
+    registry.register(StoreMetrics(leader.running, service))
     pages = {"/debug/store": lambda: describe_store(leader.running)}
     address = StatusServer(scope, registry=registry, health=lambda: "", pages=pages).start("127.0.0.1:0")
     status, text = get(address, "/metrics")
@@ -58,6 +60,8 @@ async def test_metrics_and_pages_of_a_store(scope: Scope, tmp_path: Path) -> Non
     assert float(values["tinykv_store_leaders"]) == 1
     assert float(values["tinykv_store_operations_total"]) == 1
     assert float(values["tinykv_store_syncs_total"]) > 0
+    assert float(values["tinykv_store_answer_bytes"]) == 0
+    assert float(values["tinykv_store_read_slices_total"]) == 0
     assert float(values["process_resident_memory_bytes"]) > 1e6
     status, text = get(address, "/debug/store")
     page = json.loads(text)
@@ -67,7 +71,7 @@ async def test_metrics_and_pages_of_a_store(scope: Scope, tmp_path: Path) -> Non
     assert region["applied"] == leader.peer.node.applied_index
 
 
-async def test_an_address_for_everybody_is_refused(scope: Scope) -> None:
+async def test_an_address_that_other_machines_reach_is_refused(scope: Scope) -> None:
     server = StatusServer(scope, registry=CollectorRegistry(), health=lambda: "")
     with pytest.raises(AddressError, match="insecure"):
         server.start("0.0.0.0:0")

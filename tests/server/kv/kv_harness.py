@@ -47,7 +47,7 @@ class Desk:
         return await self.finish(self.unary(name, context=context, **fields))
 
     async def unary(self, name: str, *, context: pb.Context | None = None, **fields: Any) -> Any:
-        """Make a unary call; somebody else has to let happen what it needs."""
+        """Make a unary call; the caller has to let happen what it needs."""
         path = f"/tikvpb.Tikv/{name}"
         response = await self.service.unary(path, self.request(name, context=context, **fields))
         return self.service.methods[path].response_type.FromString(response)

@@ -358,6 +358,7 @@ async def test_a_store_that_holds_too_many_answers_refuses_reads(desk: Desk, nam
     response = await desk.each_way(name, **fields)
     assert kinds(response) == ["server_is_busy"]
     assert response.region_error.server_is_busy.backoff_ms > 0
+    assert desk.service.budget.refused > 0
     assert await desk.call("RawPut", key=b"a", value=b"1") == pb.RawPutResponse(), "writes hold no answers"
     desk.service.budget.used_bytes -= answers.STORE_BYTES_MAX
     assert kinds(await desk.each_way(name, **fields)) == []

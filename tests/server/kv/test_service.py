@@ -222,7 +222,7 @@ async def test_a_lease_that_ends_while_the_data_is_read_does_not_count(desk: Des
 
 @pytest.mark.parametrize("lease", [True, False])
 @pytest.mark.parametrize("stored", [b"", b"\x09damaged"])
-async def test_damaged_data_is_told_and_nobody_waits(desk: Desk, stored: bytes, lease: bool) -> None:
+async def test_damaged_data_is_told_and_no_caller_waits(desk: Desk, stored: bytes, lease: bool) -> None:
     batch = desk.node.engine.write_batch()
     batch.put(ColumnFamily.RAW, b"dk", stored)
     desk.node.engine.write(batch)
@@ -396,7 +396,7 @@ async def test_a_client_that_goes_leaves_its_writes_and_nothing_else(desk: Desk)
     assert desk.node.value(b"k") == b"v"
 
 
-async def test_a_caller_that_gives_up_disturbs_nobody(desk: Desk) -> None:
+async def test_a_caller_that_gives_up_disturbs_no_other(desk: Desk) -> None:
     task = desk.scope.start("call", lambda: desk.unary("RawPut", key=b"k", value=b"v"))
     await asyncio.sleep(0)
     task.cancel()

@@ -1,4 +1,4 @@
-"""Metrics of a process, read when somebody asks for them: nothing is counted twice, and nothing on the hot path."""
+"""Metrics of a process, read when they are asked for: nothing is counted twice, and nothing on the hot path."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
     from pytinykv.raftstore import Store
     from pytinykv.scheduler import Scheduler
+    from pytinykv.server.kv.service import KvService
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -23,11 +24,13 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 class StoreMetrics(Collector):
     """What a store is doing. Read from the status thread: plain numbers only, each right for some recent moment."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, service: KvService) -> None:
         self._store = store
+        self._service = service
 
     def collect(self) -> Iterator[Metric]:
         yield from process_metrics()
+        yield from self._service_metrics()
         counters = self._store.counters
         peers = list(self._store.peers.values())
         yield GaugeMetricFamily("tinykv_store_regions", "Regions with a peer on this store.", len(peers))
@@ -53,6 +56,19 @@ class StoreMetrics(Collector):
         )
         yield CounterMetricFamily(
             "tinykv_store_expired_deleted", "Expired raw values deleted in regions led here.", expiry.deleted
+        )
+
+    def _service_metrics(self) -> Iterator[Metric]:
+        service = self._service
+        yield GaugeMetricFamily(
+            "tinykv_store_answer_bytes", "Answers that clients have not taken yet.", service.budget.used_bytes
+        )
+        yield GaugeMetricFamily(
+            "tinykv_store_long_reads", "Reads being served in slices, beside others.", len(service.long_reads)
+        )
+        yield CounterMetricFamily("tinykv_store_read_slices", "Slices of such reads.", service.long_reads.slices)
+        yield CounterMetricFamily(
+            "tinykv_store_reads_refused", "Reads refused for lack of room or of time.", service.budget.refused
         )
 
 

@@ -1,4 +1,4 @@
-"""The scheduler as a process: its premises, and the scheduler in them; stopped in the order of `store_process`."""
+"""The scheduler as a process: its base, and the scheduler in them; stopped in the order of `store_process`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytinykv.lifecycle import SystemClock, ThreadWorker
 from pytinykv.scheduler import Scheduler, SchedulerConfig
 from pytinykv.server.host.metrics import SchedulerMetrics
-from pytinykv.server.host.server_base import Premises, ServerConfig
+from pytinykv.server.host.server_base import ServerBase, ServerConfig
 from pytinykv.server.host.wiring import scheduler_wiring
 from pytinykv.server.pd.service import PdService
 from pytinykv.storage import DataKind
@@ -37,23 +37,23 @@ async def run_scheduler(
     Raises DataDirectoryError, EngineError, AddressError, each saying what and what to do.
     """
     scheduler_wiring().check()
-    premises = Premises(config, scope, kind=DataKind.SCHEDULER, service=PD)
-    inner = premises.scope
+    base = ServerBase(config, scope, kind=DataKind.SCHEDULER, service=PD)
+    inner = base.scope
     disk = ThreadWorker(inner, "disk")
-    address = await premises.listen()
+    address = await base.listen()
     scheduler = Scheduler.open(
-        premises.engine,
+        base.engine,
         SystemClock(),
         config.scheduler,
         scope=inner,
         worker=disk,
         on_failure=lambda error: scope.fail("scheduler", error),
     )
-    premises.directory.claim(cluster_id=scheduler.cluster_id)
+    base.directory.claim(cluster_id=scheduler.cluster_id)
     inner.on_stop("decide nothing any more", scheduler.stop)
-    premises.registry.register(SchedulerMetrics(scheduler))
-    status_address = premises.open_status(lambda: _problem(disk))
-    premises.serve(PdService(scheduler, inner, client_url=f"http://{address}"))
+    base.registry.register(SchedulerMetrics(scheduler))
+    status_address = base.open_status(lambda: _problem(disk))
+    base.serve(PdService(scheduler, inner, client_url=f"http://{address}"))
     on_ready({"addr": address, "status": status_address, "cluster": scheduler.cluster_id})
 
 

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from pytinykv.server.host.grpc_binding import bind_service
 from pytinykv.server.host.health import HealthService
 from pytinykv.server.host.metrics import OwnerMetrics
-from pytinykv.server.host.startup_gate import Gate
+from pytinykv.server.host.startup_gate import StartupGate
 from pytinykv.server.host.status import StatusServer
 from pytinykv.storage import DataDirectory, DataDirectoryMismatchError, DataKind, RocksEngine
 from pytinykv.transport.address import parse_address
@@ -45,8 +45,8 @@ class ServerConfig:
     """Allow addresses that other machines can reach, unencrypted and without authentication."""
 
 
-class Premises:
-    """Made first, by the server that moves in: `listen`, `open_status`, and `serve` once it can."""
+class ServerBase:
+    """Made first by a server process, which then calls `listen`, `open_status`, and `serve` once it can."""
 
     def __init__(self, config: ServerConfig, process: Scope, *, kind: DataKind, service: str) -> None:
         """Open data directory and engine; `service` is the gRPC service that will be served.
@@ -62,7 +62,7 @@ class Premises:
         process.on_stopped("close the engine", self.engine.close)
         self.scope = process.child(kind.value)
         """The server's own."""
-        self._health, self._gate = HealthService([service]), Gate(service)
+        self._health, self._gate = HealthService([service]), StartupGate(service)
         self.scope.on_stop("tell that it does not serve any more", self._health.begin_stop)
         self.grpc = RpcServer(self.scope, "grpc", options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)])
         bind_service(self.grpc, self._gate)
@@ -101,7 +101,7 @@ class Premises:
 
 
 def _check_engine_is_there(directory: DataDirectory) -> None:
-    """Refuse to begin anew under an old name: who has forgotten its votes and its data must not be taken for who it was."""
+    """Refuse an identity without its engine: a store that lost its votes must not vote again under its old id."""
     identity = directory.identity
     if not identity.cluster_id or (directory.engine_path / "CURRENT").exists():
         return

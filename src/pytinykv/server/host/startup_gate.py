@@ -1,4 +1,4 @@
-"""A service that stands at the port before the real one is ready, and lets calls through once it is.
+"""Answers at a port before the real service is ready, and passes calls on to it from then on.
 
 A process binds its port first, because others must be told the address, and only then learns what it needs to serve.
 Calls that come in between are answered UNAVAILABLE, which every client takes for "try again".
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 
-class Gate:
-    """Stands for all methods of the gRPC service `name`; `open` puts the real service behind it."""
+class StartupGate:
+    """Serves all methods of the gRPC service `name`: UNAVAILABLE, until `open` puts the real service behind it."""
 
     def __init__(self, name: str) -> None:
         methods = service_methods(name)

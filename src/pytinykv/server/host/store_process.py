@@ -1,4 +1,4 @@
-"""A store as a process: its premises, and the store in them; and the order in which all of it stops.
+"""A store as a process: its base, and the store in them; and the order in which all of it stops.
 
 stages        1  not serving any more (health), the store's own (`raftstore.stopping`)
 members       2  gRPC server, peer port, links to other stores, connections
@@ -23,7 +23,7 @@ from pytinykv.server.host.address_book import AddressBook
 from pytinykv.server.host.describe import describe_store
 from pytinykv.server.host.metrics import StoreMetrics
 from pytinykv.server.host.raft_transport import StoreTransport, serve_raft_messages, serve_snapshots
-from pytinykv.server.host.server_base import Premises, ServerConfig
+from pytinykv.server.host.server_base import ServerBase, ServerConfig
 from pytinykv.server.host.store_program import SCHEDULER_PATIENCE_S, StorePorts, StoreProgram
 from pytinykv.server.host.wiring import store_wiring
 from pytinykv.storage import DataKind
@@ -56,13 +56,13 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     ClientError (scheduler unreachable, another cluster).
     """
     store_wiring().check()
-    premises = Premises(config, scope, kind=DataKind.STORE, service=TIKV)
-    program = _make_program(config, premises)
-    serve_snapshots(premises.grpc, program)
-    address = await premises.listen()
+    base = ServerBase(config, scope, kind=DataKind.STORE, service=TIKV)
+    program = _make_program(config, base)
+    serve_snapshots(base.grpc, program)
+    address = await base.listen()
     peer_address = config.peer_addr or str(parse_address(config.addr).with_port(0))
-    peer_port = await serve_raft_messages(premises.scope, program).start(peer_address, insecure=config.insecure)
-    status_address = premises.open_status(
+    peer_port = await serve_raft_messages(base.scope, program).start(peer_address, insecure=config.insecure)
+    status_address = base.open_status(
         lambda: _problem(program),
         {"/debug/store": lambda: describe_store(program.store) if program.is_running else {}},
     )
@@ -72,17 +72,17 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
         status_address=status_address,
         patience_s=config.scheduler_patience_s,
     )
-    premises.registry.register(StoreMetrics(program.store))
-    premises.serve(service)
+    base.registry.register(StoreMetrics(program.store, service))
+    base.serve(service)
     on_ready(
         {"addr": address, "status": status_address, "store": program.store.store_id, "cluster": program.cluster_id}
     )
 
 
-def _make_program(config: StoreProcessConfig, premises: Premises) -> StoreProgram:
-    directory, scope = premises.directory, premises.scope
+def _make_program(config: StoreProcessConfig, base: ServerBase) -> StoreProgram:
+    directory, scope = base.directory, base.scope
     ports = StorePorts(
-        engine=premises.engine,
+        engine=base.engine,
         snapshots_path=directory.snapshots_path,
         clock=SystemClock(),
         rng=random.Random(),

@@ -41,6 +41,8 @@ class AnswerBudget:
     def __init__(self, bytes_max: int = STORE_BYTES_MAX) -> None:
         self.bytes_max: Final = bytes_max
         self.used_bytes = 0
+        self.refused = 0
+        """How many reads were refused since the start, for lack of room or of time."""
 
     @property
     def is_spent(self) -> bool:
@@ -142,7 +144,7 @@ class Answers:
         self._changed.set()
 
     def close(self) -> None:
-        """Throw away what waits: nobody is there to take it. Idempotent."""
+        """Throw away what waits: the client does not take it any more. Idempotent."""
         self.is_closed = True
         self._waiting.clear()
         self._count(-self._bytes)

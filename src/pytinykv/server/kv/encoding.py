@@ -49,7 +49,7 @@ def _padded_varint(number: int) -> bytes:
 
 
 def field_tag(message_type: type[Message], field: str) -> bytes:
-    """Return what stands before the length of a field of bytes or of messages."""
+    """Return the tag of a field of bytes or of messages, which its length follows."""
     return varint(message_type.DESCRIPTOR.fields_by_name[field].number << 3 | _LENGTH_DELIMITED)
 
 
@@ -67,7 +67,7 @@ def open_answer(tag: bytes) -> BytesIO:
 
 
 def open_size(tag: bytes) -> int:
-    """Return how much stands before the response in what `open_answer` returns."""
+    """Return the size of what `open_answer` begins with."""
     return len(_RESPONSES) + len(tag) + 2 * _PADDED_BYTES
 
 

@@ -72,7 +72,7 @@ class RegionReads:
         self._position = 0
         """Of the read under way; those before it are answered."""
         self._complete = [answers.batch()]
-        """Answers that nobody has taken; the first batch takes more, the others are one large answer each."""
+        """Answers that were not sent yet; the first batch takes more, the others are one large answer each."""
         self._partial_bytes = 0
         """Of the answer being made; counted in the budget."""
         self._steps = self._serve()
@@ -183,6 +183,8 @@ def busy(store: Store) -> ServerIsBusy:
 
 def refuse(store: Store, answers: Answers, batch: Batch, request_id: int, command: Command, error: Exception) -> None:
     """Answer a command with one of `REFUSALS`, or end its call where that would be taken for an empty page."""
+    if isinstance(error, ServerIsBusy):
+        answers.budget.refused += 1
     avoidable = isinstance(error, (ServerIsBusy, AnswerTooLargeError))
     if avoidable and command.may_ignore_region_errors and not answers.is_framed:
         code = StatusCode.RESOURCE_EXHAUSTED if isinstance(error, ServerIsBusy) else StatusCode.INVALID_ARGUMENT
