@@ -1,4 +1,4 @@
-"""Three stores that the tests of a module share, and clients nobody here wrote.
+"""Three stores that the tests of a module share, for foreign clients.
 
 `fresh_cluster` is for tests that break things: it is the test's own.
 """
