@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytinykv.model import Peer, PeerId, PeerRole, Region, RegionEpoch, RegionId, StoreId
-from pytinykv.raft import ConfState
 
 PEERS = tuple(Peer(PeerId(10 + role), StoreId(1 + role), role) for role in reversed(PeerRole))
 REGION = Region(RegionId(2), b"a", b"b", RegionEpoch(3, 4), PEERS)
@@ -66,4 +65,3 @@ def test_peers_are_found_by_id_and_by_store() -> None:
 def test_all_but_learners_count_for_majorities() -> None:
     assert [peer.role for peer in REGION.learners] == [PeerRole.LEARNER]
     assert {peer.role for peer in REGION.voters} == set(PeerRole) - {PeerRole.LEARNER}
-    assert REGION.conf_state() == ConfState(voters=(PeerId(10), PeerId(12), PeerId(13)), learners=(PeerId(11),))

@@ -12,6 +12,7 @@ from tests.raftstore.lagging import SMALL_LOG, lagging, same_data, sent_snapshot
 from pytinykv.model import Peer, RegionEpoch, StoreId, encode
 from pytinykv.raft import AppendResponse, Heartbeat, LogIndex, PeerId, PreVoteRequest, SnapshotMeta
 from pytinykv.raftstore import RaftEnvelope, SnapshotHeader, SnapshotRefusedError, keys
+from pytinykv.raftstore.membership import conf_state
 from pytinykv.raftstore.records import PeerState, decode_region_state
 from pytinykv.raftstore.snapshot_files import make_snapshot, snapshot_chunks
 from pytinykv.storage import ColumnFamily
@@ -149,7 +150,7 @@ def test_what_the_region_had_beyond_its_new_range_goes(cluster: Cluster) -> None
     follower.engine.write(batch)
     leader.peer.storage.region = shrunk
     meta = SnapshotMeta(
-        leader.peer.storage.apply_state.applied_index, leader.peer.storage.apply_state.applied_term, shrunk.conf_state()
+        leader.peer.storage.apply_state.applied_index, leader.peer.storage.apply_state.applied_term, conf_state(shrunk)
     )
     assert held is not None
     with leader.engine.snapshot() as reader:

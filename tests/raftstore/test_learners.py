@@ -11,7 +11,7 @@ from pytinykv.model import Peer, PeerRole, Region, RegionEpoch, StoreId
 from pytinykv.raft import ConfChangeKind, Heartbeat, InstallSnapshot, LogIndex, PeerId, RoleKind
 from pytinykv.raftstore import MembershipChange, RaftStoreConfig, RegionReport
 from pytinykv.raftstore.followers import FollowerWatch
-from pytinykv.raftstore.membership import changed_region, refusal
+from pytinykv.raftstore.membership import changed_region, conf_state, refusal
 from pytinykv.wire.errors import NotLeader
 
 VOTER, LEARNER = ConfChangeKind.ADD_VOTER, ConfChangeKind.ADD_LEARNER
@@ -64,10 +64,10 @@ def test_a_peer_comes_as_a_learner_and_is_promoted_each_in_one_step() -> None:
     alone = region((1, PeerRole.VOTER))
     learning = changed_region(alone, change(LEARNER, 2))
     assert learning.epoch.conf_ver == 8
-    assert (learning.conf_state().voters, learning.conf_state().learners) == ((101,), (102,))
+    assert (conf_state(learning).voters, conf_state(learning).learners) == ((101,), (102,))
     whole = changed_region(learning, change(VOTER, 2))
     assert whole.epoch.conf_ver == 9
-    assert (whole.conf_state().voters, whole.conf_state().learners) == ((101, 102), ())
+    assert (conf_state(whole).voters, conf_state(whole).learners) == ((101, 102), ())
 
 
 @pytest.mark.parametrize(

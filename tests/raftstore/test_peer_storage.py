@@ -23,6 +23,7 @@ from pytinykv.raft import (
     Unavailable,
 )
 from pytinykv.raftstore import SnapshotManifest, keys
+from pytinykv.raftstore.membership import conf_state
 from pytinykv.raftstore.peer_storage import PeerStorage, SnapshotNeed
 from pytinykv.storage import ColumnFamily, CorruptionError, Engine, MemoryEngine, RocksEngine
 
@@ -55,7 +56,7 @@ def make(engine: Engine, request: pytest.FixtureRequest) -> Made:
     def made(*entries: Entry) -> PeerStorage:
         storage = PeerStorage(engine, REGION, cache_bytes_max=request.param)
         batch = engine.write_batch()
-        meta = SnapshotMeta(LogIndex(3), Term(3), REGION.conf_state())
+        meta = SnapshotMeta(LogIndex(3), Term(3), conf_state(REGION))
         storage.restore(batch, REGION, meta, HardState(Term(3), PeerId(0), LogIndex(3)))
         engine.write(batch)
         if entries:
@@ -174,13 +175,13 @@ def test_the_size_of_the_log_follows_what_is_cut_not_what_is_cached(engine: Engi
 def test_a_snapshot_replaces_everything(engine: Engine, make: Made) -> None:
     storage = make(*(entry(index, 4) for index in range(4, 10)))
     region = Region(RegionId(1), b"a", b"z", RegionEpoch(4, 2), (Peer(PeerId(101), StoreId(1)),))
-    meta = SnapshotMeta(LogIndex(20), Term(7), region.conf_state())
+    meta = SnapshotMeta(LogIndex(20), Term(7), conf_state(region))
     batch = engine.write_batch()
     storage.restore(batch, region, meta, HardState(Term(8), PeerId(0), LogIndex(20)))
     engine.write(batch)
     for one in (storage, PeerStorage(engine, region, cache_bytes_max=0)):
         assert (one.first_index(), one.last_index(), one.term(LogIndex(20))) == (21, 20, 7)
-        assert one.initial_state() == (HardState(Term(8), PeerId(0), LogIndex(20)), region.conf_state())
+        assert one.initial_state() == (HardState(Term(8), PeerId(0), LogIndex(20)), conf_state(region))
         assert one.apply_state.applied_index == 20
     assert not list(engine.scan(RAFT, keys.entry_prefix(1), keys.entry_prefix(2)))
 
@@ -274,7 +275,7 @@ def test_a_snapshot_of_an_older_epoch_is_not_offered(make: Made, later: RegionEp
 
 
 def snapshot(region: Region) -> SnapshotManifest:
-    return SnapshotManifest(region, SnapshotMeta(LogIndex(3), Term(3), region.conf_state()), ())
+    return SnapshotManifest(region, SnapshotMeta(LogIndex(3), Term(3), conf_state(region)), ())
 
 
 def test_a_snapshot_older_than_the_log_is_not_offered(engine: Engine, make: Made) -> None:

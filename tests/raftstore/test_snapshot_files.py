@@ -14,6 +14,7 @@ from pytinykv.raft import LogIndex, PeerId, SnapshotMeta, Term
 from pytinykv.raftstore import SnapshotDirectory, SnapshotManifest, keys
 from pytinykv.raftstore.installing import delete_data
 from pytinykv.raftstore.keys import RAW_TAGS
+from pytinykv.raftstore.membership import conf_state
 from pytinykv.raftstore.records import PeerState, RegionLocalState, SnapshotFile, decode_region_state
 from pytinykv.raftstore.recovery import finish_restore, load_regions
 from pytinykv.raftstore.snapshot_files import (
@@ -31,7 +32,7 @@ from pytinykv.wire.limits import KEY_BYTES_MAX
 
 RAW, DEFAULT, RAFT = ColumnFamily.RAW, ColumnFamily.DEFAULT, ColumnFamily.RAFT
 REGION = Region(RegionId(1), b"b", b"y", RegionEpoch(1, 1), (Peer(PeerId(101), StoreId(1)),))
-META = SnapshotMeta(LogIndex(9), Term(7), REGION.conf_state())
+META = SnapshotMeta(LogIndex(9), Term(7), conf_state(REGION))
 
 INSIDE = [(RAW, b"db", b"1"), (RAW, b"dx\xff", b"2" * 1000), (RAW, b"lc", b"3"), (DEFAULT, b"m", b"4")]
 OUTSIDE = [(RAW, b"da", b"5"), (RAW, b"dy", b"6"), (DEFAULT, b"y", b"7")]

@@ -19,7 +19,6 @@ from enum import IntEnum
 import msgspec
 
 from pytinykv.model.ids import PeerId, RegionId, StoreId
-from pytinykv.raft import ConfState
 
 
 class PeerRole(IntEnum):
@@ -91,10 +90,3 @@ class Region(msgspec.Struct, frozen=True, array_like=True):
     def store_ids(self) -> tuple[StoreId, ...]:
         """The stores that hold a peer, in the order of the peers."""
         return tuple(peer.store_id for peer in self.peers)
-
-    def conf_state(self) -> ConfState:
-        """Return the members as Raft knows them, sorted."""
-        return ConfState(
-            voters=tuple(sorted(peer.id for peer in self.voters)),
-            learners=tuple(sorted(peer.id for peer in self.learners)),
-        )

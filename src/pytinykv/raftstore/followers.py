@@ -95,7 +95,7 @@ class FollowerWatch:
             return "it has not caught up"
         if silent_s > self._config.promotion_silence_s:
             return f"it has been silent for {silent_s:.1f} s"
-        if len(region.conf_state().voters) % 2 == 0:
+        if len(region.voters) % 2 == 0:
             return ""
         learners = [peer for peer in region.peers if peer.role is PeerRole.LEARNER]
         alive = [peer for peer in learners if self.silent_s(peer.id, now) <= self._config.promotion_silence_s]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from pytinykv.model import FormatError, Peer, PeerId, PeerRole, RecordDecoder, Region, RegionEpoch, StoreId, encode
-from pytinykv.raft import ConfChange, ConfChangeKind, decode_conf_change
+from pytinykv.raft import ConfChange, ConfChangeKind, ConfState, decode_conf_change
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,14 @@ class ChangeContext(msgspec.Struct, frozen=True, array_like=True):
 
 
 decode_context = RecordDecoder(ChangeContext, "membership change")
+
+
+def conf_state(region: Region) -> ConfState:
+    """Return the region's members as Raft knows them, sorted."""
+    return ConfState(
+        voters=tuple(sorted(peer.id for peer in region.voters)),
+        learners=tuple(sorted(peer.id for peer in region.learners)),
+    )
 
 
 def changed_region(region: Region, change: MembershipChange) -> Region:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytinykv.raft import InstallSnapshot, SnapshotMeta
+from pytinykv.raftstore.membership import conf_state
 from pytinykv.raftstore.peer_storage import SnapshotNeed
 from pytinykv.raftstore.snapshot_files import make_snapshot, snapshot_name
 
@@ -80,7 +81,7 @@ class OutgoingSnapshots:
             return  # asked for again at the next tick
         storage, region = peer.storage, peer.region
         applied = storage.apply_state
-        meta = SnapshotMeta(applied.applied_index, applied.applied_term, region.conf_state())
+        meta = SnapshotMeta(applied.applied_index, applied.applied_term, conf_state(region))
         path = self._directory / snapshot_name(region.id, meta)
         storage.snapshot_need = SnapshotNeed.MAKING
         self._making += 1

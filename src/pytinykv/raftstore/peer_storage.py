@@ -34,6 +34,7 @@ from pytinykv.raft import (
     Unavailable,
 )
 from pytinykv.raftstore import keys
+from pytinykv.raftstore.membership import conf_state
 from pytinykv.raftstore.records import ApplyState, RaftLocalState, decode_apply_state, decode_entry, decode_raft_state
 from pytinykv.storage import ColumnFamily, CorruptionError
 
@@ -127,7 +128,7 @@ class PeerStorage:
     # --- raft.Storage -------------------------------------------------------------------------------------------
 
     def initial_state(self) -> tuple[HardState, ConfState]:
-        return self.hard_state, self.region.conf_state()
+        return self.hard_state, conf_state(self.region)
 
     def first_index(self) -> LogIndex:
         return LogIndex(self.apply_state.truncated_index + 1)

@@ -147,8 +147,8 @@ class Cluster:
             regions = [region for _, engine in self.engines() for region in regions_on(engine)]
         except EngineClosedError:  # a store is just being stopped
             return 0
-        most = max((len(region.conf_state().voters) for region in regions), default=0)
-        return min(most, sum(1 for region in regions if len(region.conf_state().voters) == most))
+        most = max((len(region.voters) for region in regions), default=0)
+        return min(most, sum(1 for region in regions if len(region.voters) == most))
 
     async def stop(self) -> None:
         """Stop clients, stores and scheduler; each must end in time and leave nothing."""

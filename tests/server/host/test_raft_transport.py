@@ -15,6 +15,7 @@ from pytinykv.lifecycle import Scope
 from pytinykv.model import FormatError, Peer, Region, RegionEpoch, RegionId, StoreId, encode
 from pytinykv.raft import Heartbeat, InstallSnapshot, LogIndex, PeerId, SnapshotMeta, Term
 from pytinykv.raftstore import RaftEnvelope, SnapshotHeader, SnapshotManifest, SnapshotRefusedError
+from pytinykv.raftstore.membership import conf_state
 from pytinykv.raftstore.records import decode_envelopes
 from pytinykv.raftstore.snapshot_files import make_snapshot
 from pytinykv.server.host import raft_transport
@@ -224,7 +225,7 @@ async def raw_connection(address: str, closed: asyncio.Event) -> FrameConnection
 
 
 def meta() -> SnapshotMeta:
-    return SnapshotMeta(LogIndex(9), Term(6), REGION.conf_state())
+    return SnapshotMeta(LogIndex(9), Term(6), conf_state(REGION))
 
 
 @dataclass

@@ -67,7 +67,7 @@ async def stale_scheduler(cluster: Cluster, rng: Random, stop: asyncio.Event) ->
         for peer in [peer for peer in store.peers.values() if peer.is_leader]:
             region_id = RegionId(peer.region.id)
             old = peer.region.peer_on(StoreId(target.store_id))
-            if old is None or len(peer.region.conf_state().voters) < len(cluster.stores):
+            if old is None or len(peer.region.voters) < len(cluster.stores):
                 continue  # the scheduler is about to give this store a peer; that one's id would be older than ours
             _order(cluster, process, store.change_membership, region_id, MembershipChange(ConfChangeKind.REMOVE, old))
             await pause(stop, 0.3)

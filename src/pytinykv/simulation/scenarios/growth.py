@@ -182,7 +182,7 @@ def _has_data(victim: StoreNode) -> bool:
 async def _wait_for_voters(cluster: Cluster, count: int) -> None:
     def is_whole() -> bool:
         region = _first_region(cluster)
-        return region is not None and len(region.conf_state().voters) == count
+        return region is not None and len(region.voters) == count
 
     await cluster.wait_until(is_whole, limit_s=GROWTH_BOUND_S, what=f"{count} voters")
 
