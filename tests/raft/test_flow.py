@@ -62,6 +62,21 @@ def test_a_full_window_waits_for_answers() -> None:
     assert sizes(peer.take()) == [2]
 
 
+def test_a_window_is_full_also_by_bytes_but_one_message_is_always_sent() -> None:
+    """A follower that was away would otherwise have its leader read and send `inflight_max` full messages at once."""
+    peer = leader(append_bytes_max=4, inflight_bytes_max=8)
+    peer.take()
+    for _ in range(5):
+        peer.propose(b"four")
+    assert sizes(peer.take()) == [1, 1]
+    peer.step(accepted(2))
+    assert sizes(peer.take()) == [1]
+    peer.step(accepted(6))
+    peer.take()
+    peer.propose(b"larger than the whole window")
+    assert sizes(peer.take()) == [1]
+
+
 def test_a_probing_leader_sends_one_message_at_a_time() -> None:
     peer = Peer(1, stored((1, 2)))
     peer.lead(commit_no_op=False)

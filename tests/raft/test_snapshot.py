@@ -9,6 +9,8 @@ from pytinykv.raft import (
     AppendEntries,
     AppendResponse,
     ConfState,
+    HardState,
+    Heartbeat,
     HeartbeatResponse,
     InstallSnapshot,
     LogIndex,
@@ -142,6 +144,33 @@ def test_a_peer_that_is_installing_a_snapshot_does_not_campaign_and_leaves_the_o
     peer.storage.apply_snapshot(ready.snapshot)
     peer.node.on_applied(ready.snapshot.index)
     assert peer.campaign() is True
+
+
+def test_while_a_snapshot_is_installed_a_peer_answers_heartbeats_and_hands_out_nothing_to_write() -> None:
+    """Installing may take many turns. Entries that follow the snapshot, and what acknowledges them, wait for it."""
+    peer = Peer(1, stored((1, 2), terms=(1,), commit=1))
+    peer.take()
+    peer.step(install(snapshot(11, 2, 1, 2)))
+    first = peer.node.ready(peer.now)
+    assert first.snapshot is not None
+    peer.step(
+        AppendEntries(PeerId(1), PeerId(2), Term(2), LogIndex(11), Term(2), LogIndex(12), 0.0, entries_of(2, first=12))
+    )
+    assert not peer.node.has_ready()
+    peer.step(Heartbeat(PeerId(1), PeerId(2), Term(2), LogIndex(0), 0, 0.0))
+    assert not peer.node.has_ready(), "the new term is not durable before the snapshot's Ready is"
+    peer.storage.set_hard_state(first.hard_state or HardState())
+    peer.node.on_persisted(first.number, peer.now)
+    peer.step(Heartbeat(PeerId(1), PeerId(2), Term(2), LogIndex(0), 0, 0.0))
+    meanwhile = peer.node.ready(peer.now)
+    assert [type(message) for message in meanwhile.messages] == [HeartbeatResponse]
+    assert (meanwhile.entries, meanwhile.hard_state, meanwhile.committed_entries) == ((), None, ())
+    assert (meanwhile.messages_after_sync, meanwhile.must_sync) == ((), False)
+    peer.storage.apply_snapshot(first.snapshot)
+    peer.node.on_applied(first.snapshot.index)
+    then = peer.node.ready(peer.now)
+    assert then.entries == then.committed_entries == entries_of(2, first=12)
+    assert AppendResponse(PeerId(2), PeerId(1), Term(2), LogIndex(12), 0.0) in then.messages_after_sync
 
 
 # -- the leader

@@ -64,6 +64,8 @@ class WorldPeer:
         self.unsynced: deque[Batch] = deque()
         self.reads: dict[bytes, tuple[LogIndex, LogIndex]] = {}
         self.unapplied: deque[Entry] = deque()
+        self.installing: Batch | None = None
+        """A snapshot that takes its time."""
         self.proposed: set[tuple[int, int]] = set()
         """Index and term of the commands for which this peer will answer a client."""
         self.next_tick = 0.0
@@ -102,6 +104,7 @@ class WorldPeer:
         self.unsynced.clear()
         self.reads.clear()
         self.unapplied.clear()
+        self.installing = None
         self.proposed.clear()
         self.node = None
 
@@ -115,6 +118,8 @@ class WorldPeer:
         node = self.node
         if node is None:
             return
+        if self.installing is not None and lag == 0:
+            self._install(node)
         if not node.has_ready():
             self._apply_later(node, lag)
             return
@@ -129,22 +134,37 @@ class WorldPeer:
             ready.messages_after_sync,
             ready.must_sync,
         )
+        self.world.judge.on_ready(self, ready)
+        self.world.send(ready.messages)
         if ready.snapshot is not None:
             batch.applied, batch.conf_state = ready.snapshot.index, ready.snapshot.conf_state
-        self.world.judge.on_ready(self, ready)
-        self.written.write(batch)
-        if ready.snapshot is not None:
             self.unapplied.clear()
-            node.on_applied(ready.snapshot.index)
+            self.installing = batch
+            if lag == 0:
+                self._install(node)
+            return
+        if self.installing is None:
+            self._carry_out(node, ready, batch, lag)
+        self._note_reads(ready)
+
+    def _install(self, node: RawNode) -> None:
+        """Put a snapshot, with all that its Ready has behind it, into place."""
+        batch, self.installing = self.installing, None
+        assert batch is not None
+        assert batch.snapshot is not None
+        self.written.write(batch)
+        node.on_applied(batch.snapshot.index)
+        self.unsynced.append(batch)
+
+    def _carry_out(self, node: RawNode, ready: Ready, batch: Batch, lag: int) -> None:
+        self.written.write(batch)
         self.unapplied.extend(ready.committed_entries)
         self._apply(node, batch, lag)
         self.written.set_applied(batch.applied, batch.conf_state)
         self.unsynced.append(batch)
-        self.world.send(ready.messages)
-        self._note_reads(ready)
 
     def _apply_later(self, node: RawNode, lag: int) -> None:
-        if len(self.unapplied) <= lag:
+        if len(self.unapplied) <= lag or self.installing is not None:
             return
         batch = Batch(0, (), None, None, self.written.applied, self.written.conf_state)
         self._apply(node, batch, lag)

@@ -26,8 +26,9 @@ if node.has_ready():
   several Readys may be under way to the disk. They become durable in order. Telling only the newest number is enough.
 * Without `must_sync` there is nothing in `messages_after_sync` and no call of `on_persisted` is needed.
 * A crash may lose Readys whose sync was not confirmed, from the end: the batches on disk are a prefix of those written.
-* An installed snapshot is reported with `on_applied(snapshot.index)`; committed entries come only after that. It replaces
-  also what was handed out before and is not applied yet.
+* Installing a snapshot may take longer than until the next call of `ready`. It replaces also what was handed out before and
+  is not applied yet; when it is in place, `on_applied(snapshot.index)` says so. Until then Readys hold messages and news of
+  the role, and nothing to write or to apply.
 
 Invariants
 ----------

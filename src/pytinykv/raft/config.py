@@ -40,6 +40,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     inflight_max: int = 256
     """How many append messages to one follower may be unanswered."""
 
+    inflight_bytes_max: int = 8 << 20
+    """Entries' bytes in them; one message is always sent. Bounds what one turn reads and sends for a follower that was away."""
+
     append_bytes_max: int = 1 << 20
     """Entries' bytes in one append message; a larger entry travels alone."""
 
@@ -83,6 +86,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("lease_s and clock_drift_max must not be negative")
         if self.lease_s > 0 and not self.check_quorum:
             raise ValueError("lease_s needs check_quorum: without it followers may elect another leader at any time")
+        if self.inflight_bytes_max < 1:
+            raise ValueError("inflight_bytes_max must be at least 1")
         for name in ("append_bytes_max", "uncommitted_bytes_max", "committed_bytes_max"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")

@@ -76,7 +76,12 @@ def become_leader(core: Core) -> None:
 
 def new_progress(core: Core, match: LogIndex) -> Progress:
     """Return what is known about a member at first: it may lack anything, and it counts as alive for one round."""
-    progress = Progress(match, LogIndex(core.log.last_index + 1), core.config.inflight_max)
+    progress = Progress(
+        match,
+        LogIndex(core.log.last_index + 1),
+        inflight_max=core.config.inflight_max,
+        inflight_bytes_max=core.config.inflight_bytes_max,
+    )
     progress.recent_active = True
     return progress
 
@@ -158,7 +163,10 @@ def _send_append(core: Core, role: Leader, peer_id: PeerId, progress: Progress) 
         return False
     commit = log.committed
     core.send(AppendEntries(peer_id, core.id, core.term, previous, previous_term, commit, _stamp(core, role), entries))
-    progress.on_sent(entries[-1].index if entries else None, commit)
+    if entries:
+        progress.on_sent(entries[-1].index, sum([len(entry.data) for entry in entries]), commit)
+    else:
+        progress.on_sent(None, 0, commit)
     return True
 
 

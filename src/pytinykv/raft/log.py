@@ -41,7 +41,6 @@ class RaftLog:
     """One peer's log."""
 
     __slots__ = (
-        "_installing",
         "_snapshot_index",
         "_snapshot_term",
         "_storage",
@@ -52,6 +51,7 @@ class RaftLog:
         "committed",
         "durability",
         "handed",
+        "installing",
         "last_index",
         "pending_snapshot",
     )
@@ -72,9 +72,9 @@ class RaftLog:
         """The entry before the log's first one when this peer started, or since then the end of the newest snapshot that
         replaced the log. Lies below the true beginning once the driver has cut the storage's front off."""
         self.pending_snapshot: SnapshotMeta | None = None
-        """A snapshot that was accepted and has not been handed out: set by `restore`, taken by the next Ready."""
-        self._installing: SnapshotMeta | None = None
-        """A snapshot that was accepted and is not installed: set by `restore`, cleared by `on_applied`."""
+        """A snapshot that was accepted and is not handed out: set by `restore`, taken by the next Ready."""
+        self.installing: SnapshotMeta | None = None
+        """A snapshot that was handed out and is not installed: set by `take_snapshot`, cleared by `on_applied`."""
         self.last_index = last
         """Highest index of the log, on disk or not; falls only when a leader's entries replace uncommitted ones."""
         self.handed = last
@@ -204,7 +204,7 @@ class RaftLog:
         self._unwritten.clear()
         self._unwritten_first = LogIndex(meta.index + 1)
         self._snapshot_index, self._snapshot_term = meta.index, meta.term
-        self.pending_snapshot = self._installing = meta
+        self.pending_snapshot = meta
         self.last_index = self.handed = self.committed = meta.index
 
     # --- handing out --------------------------------------------------------------------------------------------
@@ -228,12 +228,13 @@ class RaftLog:
         """Return the snapshot to install, once."""
         meta, self.pending_snapshot = self.pending_snapshot, None
         if meta is not None:
+            self.installing = meta
             self.applying = meta.index
         return meta
 
     def is_installing(self) -> bool:
         """Tell whether an accepted snapshot is not installed yet; until then the storage's log is not this one."""
-        return self._installing is not None
+        return self.pending_snapshot is not None or self.installing is not None
 
     def has_committed(self) -> bool:
         """Tell whether entries wait to be handed out for applying; while a snapshot is being installed, none do."""
@@ -251,8 +252,8 @@ class RaftLog:
         """Note that everything up to `index` is applied; return the snapshot that is installed by that, if there is one."""
         assert index <= self.applying, f"applied {index}, but only {self.applying} was handed out"
         self.applied = max(self.applied, index)
-        installed = self._installing
+        installed = self.installing
         if installed is None or index < installed.index:
             return None
-        self._installing = None
+        self.installing = None
         return installed

@@ -40,6 +40,8 @@ class Progress:
         "acked_at",
         "acked_round",
         "commit_sent",
+        "inflight_bytes",
+        "inflight_bytes_max",
         "inflight_max",
         "is_paused",
         "is_poked",
@@ -51,7 +53,9 @@ class Progress:
         "state",
     )
 
-    def __init__(self, match: LogIndex, next_index: LogIndex, inflight_max: int) -> None:
+    def __init__(
+        self, match: LogIndex, next_index: LogIndex, *, inflight_max: int, inflight_bytes_max: int = 1 << 62
+    ) -> None:
         self.match = match
         """Up to here the follower's disk is known to have the leader's log. Moved by acknowledgements; never falls."""
         self.next = next_index
@@ -60,8 +64,12 @@ class Progress:
         """How the follower is fed; moved along the arrows of the module's figure by the `become_…` methods."""
         self.inflight_max = inflight_max
         """How many append messages with entries may be unanswered in REPLICATE."""
-        self._inflight: deque[LogIndex] = deque()
-        """Last index of each unanswered append message that carried entries, in REPLICATE; ascending, above `match`."""
+        self.inflight_bytes_max = inflight_bytes_max
+        """With so many bytes of entries in them, no further one is sent."""
+        self._inflight: deque[tuple[LogIndex, int]] = deque()
+        """Last index and bytes of each unanswered append message with entries, in REPLICATE; ascending, above `match`."""
+        self.inflight_bytes = 0
+        """The sum of their bytes."""
         self.is_paused = False
         """In PROBE: a probe is on its way, so none is due. A response or the next heartbeat's answer ends the pause."""
         self.is_poked = False
@@ -104,32 +112,34 @@ class Progress:
         self.snapshot_ticks = 0
         self.commit_sent = LogIndex(0)
         self._inflight.clear()
+        self.inflight_bytes = 0
 
     def is_due(self, last_index: LogIndex, news: LogIndex) -> bool:
         """Tell whether an append message should go out now; `news` is the commit index that is worth one by itself."""
         if self.state is ProgressState.REPLICATE:
-            if self.next <= last_index and len(self._inflight) < self.inflight_max:
+            if self.next <= last_index and not self.is_full():
                 return True
             return self.is_poked or self.commit_sent < min(news, self.next - 1)
         return self.state is ProgressState.PROBE and not self.is_paused
 
     def is_full(self) -> bool:
         """Tell whether the window of unanswered messages is used up."""
-        return len(self._inflight) >= self.inflight_max
+        return len(self._inflight) >= self.inflight_max or self.inflight_bytes >= self.inflight_bytes_max
 
     @property
     def inflight(self) -> int:
         """How many append messages with entries are unanswered."""
         return len(self._inflight)
 
-    def on_sent(self, last_index: LogIndex | None, commit: LogIndex) -> None:
-        """Note that an append went out, with entries up to `last_index`, or without."""
+    def on_sent(self, last_index: LogIndex | None, size_bytes: int, commit: LogIndex) -> None:
+        """Note that an append went out, with entries up to `last_index` that have so many bytes, or without."""
         self.is_poked = False
         if self.state is ProgressState.PROBE:
             self.is_paused = True
         elif last_index is not None:
             self.next = LogIndex(last_index + 1)
-            self._inflight.append(last_index)
+            self._inflight.append((last_index, size_bytes))
+            self.inflight_bytes += size_bytes
         self.commit_sent = commit
 
     def on_accepted(self, match: LogIndex) -> bool:
@@ -145,8 +155,8 @@ class Progress:
         if self.next <= match:
             self.next = LogIndex(match + 1)
         inflight = self._inflight
-        while inflight and inflight[0] <= match:
-            inflight.popleft()
+        while inflight and inflight[0][0] <= match:
+            self.inflight_bytes -= inflight.popleft()[1]
         return True
 
     def on_rejected(self, rejected: LogIndex, hint: LogIndex) -> bool:

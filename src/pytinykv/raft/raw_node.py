@@ -197,6 +197,8 @@ class RawNode:
         """Tell whether `ready` has something to do."""
         core = self._core
         log, role = core.log, core.role
+        if log.installing is not None:
+            return bool(core.messages or core.read_states or core.dropped_reads or self._soft_changed())
         return bool(
             log.handed < log.last_index
             or core.messages
@@ -215,6 +217,8 @@ class RawNode:
         core = self._core
         log, role = core.log, core.role
         core.now = now
+        if log.installing is not None:
+            return self._ready_while_installing()
         log.on_written()
         if isinstance(role, Leader):
             leading.send_due(core, role)
@@ -246,6 +250,22 @@ class RawNode:
             must_sync=must_sync,
         )
         self._clear_handed_out()
+        return ready
+
+    def _ready_while_installing(self) -> Ready:
+        """Hand out what may be said now; what is to be written waits until the snapshot before it is in place."""
+        core = self._core
+        self._number += 1
+        ready = Ready(
+            number=self._number,
+            soft_state=self._take_soft_state(),
+            messages=tuple(core.messages),
+            read_states=tuple(core.read_states),
+            dropped_reads=tuple(core.dropped_reads),
+        )
+        waiting, core.after_sync = core.after_sync, []
+        self._clear_handed_out()
+        core.after_sync = waiting
         return ready
 
     def _clear_handed_out(self) -> None:
