@@ -1,7 +1,7 @@
-"""No import cycles between files, also none behind `TYPE_CHECKING` or inside of a function: each file is read after those it uses.
+"""No import cycles between files, also none behind `TYPE_CHECKING` or inside of a function: a file comes after those it uses.
 
-A file imports a module wherever it says so. `from package import name` imports the package's `__init__` unless `name` is a module
-of it. So an `__init__` may hand on what its modules have, and those modules may not import from it.
+A file imports a module wherever it says so. `from package import name` imports the package's `__init__` unless `name` is a
+module of it. So an `__init__` may hand on what its modules have, and those modules may not import from it.
 """
 
 from __future__ import annotations
