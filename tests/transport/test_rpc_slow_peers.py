@@ -89,6 +89,61 @@ async def test_who_stands_still_is_given_up_at_both_ends(scope: Scope) -> None:
         await channel.close()
 
 
+async def test_a_stream_that_the_peer_ended_takes_the_write_under_way_with_it(scope: Scope) -> None:
+    """The network takes nothing more from the sender, and brings the end of the call: grpc goes on writing by itself."""
+    arrived, held, answer = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def take(requests: AsyncIterator[bytes], _context: CallContext) -> bytes:
+        await anext(requests)
+        arrived.set()
+        await answer.wait()
+        return b"enough"
+
+    wide = [
+        ("grpc.http2.lookahead_bytes", 1 << 26),
+        ("grpc.http2.bdp_probe", 0),
+    ]  # flow control is not what holds it up
+    server = RpcServer(scope, "server", options=wide)
+    server.add_service("any.Thing", [Method("Take", MethodKind.STREAM_UNARY, same, same, take)])
+    port = await server.start("127.0.0.1:0")
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while not arrived.is_set() and (data := await reader.read(65536)):
+            writer.write(data)
+        while len(await reader.read(65536)) < 65536:  # the beginning of what is large
+            pass
+        held.set()
+        await asyncio.Event().wait()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            await asyncio.gather(hold(reader, far_writer), pass_on(far_reader, writer))
+        finally:
+            far_writer.transport.abort()
+            writer.transport.abort()
+
+    relays = scope.child("relays")
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relays.start("relay", relay, reader, writer)
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as between:
+        channel = RpcChannel(scope, f"127.0.0.1:{between.sockets[0].getsockname()[1]}")
+        stream = channel.stream_unary("/any.Thing/Take", serialize=same, deserialize=same)
+        stream.send_nowait(b"x")
+        await arrived.wait()
+        stream.send_nowait(b"x" * (1 << 25))
+        async with asyncio.timeout(ENOUGH_S):
+            await held.wait()
+            answer.set()
+            assert await stream.receive() == b"enough"
+            await stream.ended
+        assert not [task for task in asyncio.all_tasks() if "_consume_request_iterator" in repr(task.get_coro())]
+        await channel.close()
+        await relays.stop()
+
+
 async def asked(channel: RpcChannel) -> bytes | None:
     try:
         return await channel.unary("/any.Thing/Echo", b"x", serialize=same, deserialize=same, timeout_s=ENOUGH_S)

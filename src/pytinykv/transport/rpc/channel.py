@@ -7,7 +7,9 @@ What is done here that grpc.aio leaves to its users:
 * a deadline is also kept by the event loop, with a margin, in case grpc's timers do not fire;
 * a stream has a bounded buffer of requests that never blocks the sender (`send_nowait`), or lets it wait with a deadline
   (`send`); broken streams say so to both sides;
-* closing waits, with a bound, for the tasks that grpc started for the calls.
+* the task with which grpc sends a stream's messages ends with the stream: grpc forgets it when the peer ends the call first,
+  and while it is in a write that the network does not take, it would go on until the connection is given up;
+* closing waits, with a bound, for those tasks; what has not ended then is a leak of its stream, with the line that opened it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from pytinykv.lifecycle import Leak, LeakKind, Member, Scope
 from pytinykv.transport.address import parse_address
 from pytinykv.transport.rpc.engine import CHANNEL_OPTIONS, Options, keep_engine, rpc_error
 from pytinykv.transport.status import RpcError, StatusCode, StreamEndedError
-from pytinykv.waitgraph import Aspect, Named, Wait, call_site, explains_wait
+from pytinykv.waitgraph import Aspect, CallSite, Label, Named, Wait, call_site, explains_wait
+from pytinykv.waitgraph.stacks import await_chain
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -152,7 +155,7 @@ class RpcChannel(Member):
         """
         self._refuse_if_closed()
         method: Any = self._channel.stream_stream(path, request_serializer=serialize, response_deserializer=deserialize)
-        return self._open(path, method, timeout_s, buffer)
+        return self._open(path, method, timeout_s, buffer, call_site())
 
     def stream_unary(
         self,
@@ -166,7 +169,7 @@ class RpcChannel(Member):
         """Open a stream of requests; after `finish_sending`, `receive` gives the one response."""
         self._refuse_if_closed()
         method: Any = self._channel.stream_unary(path, request_serializer=serialize, response_deserializer=deserialize)
-        return self._open(path, method, timeout_s, buffer)
+        return self._open(path, method, timeout_s, buffer, call_site())
 
     async def close(self) -> None:
         """End all calls (UNAVAILABLE to their callers) and the connection. Idempotent, bounded, never raises."""
@@ -182,16 +185,28 @@ class RpcChannel(Member):
         await self.close()
 
     def leaks(self) -> Sequence[Leak]:
-        """Return one leak if calls are still open."""
-        if not self.calls_under_way:
-            return []
-        return [Leak(LeakKind.CALL, f"{self._name} ({self.calls_under_way} calls)", self._made_at)]
+        """Return one leak for each stream that is still open, and one for all unary calls."""
+        found = [stream.as_leak() for stream in self._streams]
+        if self._unary_waiters:
+            found.append(Leak(LeakKind.CALL, f"{self._name} ({len(self._unary_waiters)} calls)", self._made_at))
+        return found
+
+    def labels(self) -> Sequence[Label]:
+        """Return the tasks with which gRPC sends the messages of streams."""
+        return [label for stream in list(self._streams) for label in stream.labels()]
+
+    @property
+    def made_at(self) -> CallSite:
+        """The line that made the channel."""
+        return self._made_at
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _open(self, path: str, method: Any, timeout_s: float | None, buffer: int) -> RpcStream[Any, Any]:
+    def _open(
+        self, path: str, method: Any, timeout_s: float | None, buffer: int, opened_at: CallSite
+    ) -> RpcStream[Any, Any]:
         stream: RpcStream[Any, Any] = RpcStream(
-            f"{path} at {self._address}", lambda requests: method(requests, timeout=timeout_s), buffer
+            f"{path} at {self._address}", lambda requests: method(requests, timeout=timeout_s), buffer, opened_at
         )
         self._streams[stream] = None
         stream.add_done_callback(lambda ended: self._streams.pop(ended, None))
@@ -222,22 +237,38 @@ class RpcStream(Generic[Request, Response]):
     One receiver at a time; any number of senders.
     """
 
-    def __init__(self, name: str, open_call: Callable[[AsyncIterator[Request]], Any], buffer: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        open_call: Callable[[AsyncIterator[Request]], Any],
+        buffer: int,
+        opened_at: CallSite,
+    ) -> None:
         """Use `RpcChannel.stream_stream` or `stream_unary`."""
         self._name: Final = name
+        self._opened_at: Final = opened_at
         self._buffer: Final[collections.deque[Request]] = collections.deque()
+        """Messages that gRPC has not taken yet."""
         self._buffer_max: Final = buffer
         self._sending_finished = False
+        """Whether `finish_sending` was called."""
         self._is_writing = False
+        """Whether gRPC has taken a message and not asked for the next."""
         self._when_drained: Callable[[], object] | None = None
+        """What to call when nothing waits to be written any more."""
         self._closed = False
+        """Whether `close` was called."""
+        self._is_over = False
+        """Whether the call has its status."""
+        self._sender: asyncio.Task[Any] | None = None
+        """grpc's task that takes the messages and writes them; None before its first step."""
         self._more: asyncio.Future[None] | None = None
         """What grpc's sending task waits for while the buffer is empty."""
         self._room: Final[collections.deque[asyncio.Future[None]]] = collections.deque()
         """What senders that found the buffer full wait for."""
         loop = asyncio.get_running_loop()
         self.ended: Final[asyncio.Future[None]] = loop.create_future()
-        """Resolved when the call is over."""
+        """Resolved when the call is over and grpc's sending task has ended."""
         self._call: Final = open_call(self._requests())
         self._responses: AsyncIterator[Response] | None = None
         self._call.add_done_callback(self._on_call_done)
@@ -245,7 +276,7 @@ class RpcStream(Generic[Request, Response]):
     @property
     def broken(self) -> bool:
         """Whether the call is over: closed here, ended by the peer, or failed."""
-        return self._closed or self.ended.done()
+        return self._closed or self._is_over
 
     def send_nowait(self, message: Request) -> None:
         """Queue a message for sending.
@@ -330,14 +361,24 @@ class RpcStream(Generic[Request, Response]):
         self._call.cancel()
         self._wake_all()
 
+    def labels(self) -> Sequence[Label]:
+        """Return the task with which gRPC sends the messages."""
+        return [] if self._sender is None else [Label(self._sender, f"{self._name}: sends", self._opened_at)]
+
+    def as_leak(self) -> Leak:
+        """Describe the stream as something left behind."""
+        stack = () if self._sender is None or self._sender.done() else await_chain(self._sender)
+        return Leak(LeakKind.CALL, self._name, self._opened_at, stack)
+
     def add_done_callback(self, callback: Callable[[RpcStream[Request, Response]], object]) -> None:
-        """Call `callback(self)` when the call is over."""
+        """Call `callback(self)` when the stream has ended (see `ended`)."""
         self.ended.add_done_callback(lambda _: callback(self))
 
     # --- inside -------------------------------------------------------------------------------------------------
 
     async def _requests(self) -> AsyncIterator[Request]:
-        """What grpc's sending task takes its messages from; grpc cancels that task with the call."""
+        """What grpc's sending task takes its messages from."""
+        self._sender = asyncio.current_task()
         while True:
             while self._buffer:
                 message = self._buffer.popleft()
@@ -357,9 +398,17 @@ class RpcStream(Generic[Request, Response]):
             self._more = None
 
     def _on_call_done(self, _: object) -> None:
+        self._is_over = True
+        self._wake_all()
+        if self._sender is None or self._sender.done():
+            self._end()
+        else:
+            self._sender.add_done_callback(self._end)
+            self._sender.cancel(f"{self._name} is over")
+
+    def _end(self, _: object = None) -> None:
         if not self.ended.done():
             self.ended.set_result(None)
-        self._wake_all()
 
     def _wake_all(self) -> None:
         for waiter in [*self._room, *([self._more] if self._more is not None else [])]:
