@@ -277,13 +277,13 @@ class RegionPeer:
             if self.calls.has_waiting_reads and self.can_ask_reads():
                 self.calls.ask_reads(turn)
             if turn.is_full:
-                break
-        return not self.is_destroyed and self.has_work
+                return self.has_work
+        return self._is_installable
 
     @property
     def has_work(self) -> bool:
         """Return whether `collect` has something to do."""
-        return self._is_installable or self.node.has_ready()
+        return not self.is_destroyed and (self._is_installable or self.node.has_ready())
 
     def can_ask_reads(self) -> bool:
         return self.is_leader and self.storage.apply_state.applied_term == self.node.term

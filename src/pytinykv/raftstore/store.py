@@ -151,6 +151,8 @@ class Store:
         """By region, the peers with commands that no turn has proposed yet."""
         self._queued_bytes = 0
         """Size of these commands; at most one command above `queued_bytes_max`."""
+        self.has_leftovers = False
+        """Whether the last turn was full, or a snapshot is being installed, so that the next turn is due at once."""
         self._ticks_due = 0
         """1 when a tick has passed since the last turn, else 0."""
         self._turn_number = 0
@@ -210,11 +212,6 @@ class Store:
         """Return whether a turn is due, and take note that it is about to be run."""
         due, self._is_due = self._is_due, False
         return due
-
-    @property
-    def has_leftovers(self) -> bool:
-        """Return whether the last turn left something for the next one because it was full."""
-        return bool(self._frames or self._proposing or self._touched)
 
     @property
     def is_settled(self) -> bool:
@@ -425,6 +422,7 @@ class Store:
                 peer.calls.ask_reads(turn)
                 if peer.collect(turn):
                     self._touched[region_id] = peer
+        self.has_leftovers = bool(self._frames or self._proposing or self._touched)
         turn.write()
         self._turn_number = turn.number
         self.counters.turns += 1
@@ -463,16 +461,15 @@ class Store:
             size_bytes, envelopes = frames.popleft()
             turn.take(size_bytes)
             for envelope in envelopes:
-                peer = self._router.find_receiver(envelope, turn) if self._is_meaningful(envelope) else None
+                if isinstance(envelope.message, InstallSnapshot) and not self._has_state_of(envelope, envelope.message):
+                    continue  # it means nothing without its files, with which it comes to `receive_snapshot`
+                peer = self._router.find_receiver(envelope, turn)
                 if peer is not None:
                     self._step(peer, envelope, turn.now)
                     self._touched[peer.region.id] = peer
 
-    def _is_meaningful(self, envelope: RaftEnvelope) -> bool:
-        """A snapshot message comes with its files to `receive_snapshot`; alone it can only be answered "is there already"."""
-        message = envelope.message
-        if not isinstance(message, InstallSnapshot):
-            return True
+    def _has_state_of(self, envelope: RaftEnvelope, message: InstallSnapshot) -> bool:
+        """Return whether the peer is as far as the snapshot, so that Raft only answers that it is."""
         peer = self.peers.get(envelope.region_id)
         return peer is not None and message.meta.index <= peer.node.commit_index
 
@@ -515,6 +512,7 @@ class Store:
                 listener(event)
         if turn.events and (parked := self._router.take_parked(turn.now)):
             self._frames.append((0, parked))
+            self.wake()
         for envelope in turn.snapshots_to_send:
             self._outgoing.send(envelope, turn.now)
         for peer in touched.values():
