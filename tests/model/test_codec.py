@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.model.strategies import regions
 
-from pytinykv.model import FormatError, RecordDecoder, Region, RegionId, encode
+from pytinykv.model import FormatError, Region, RegionId, encode, record_decoder
 
-decode = RecordDecoder(Region, "region")
+decode = record_decoder(Region, "region")
 
 
 @given(regions)

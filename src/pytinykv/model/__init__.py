@@ -11,7 +11,7 @@ Pure values, immutable. `raftstore` stores and replicates them, `scheduler` deci
 
 from __future__ import annotations
 
-from pytinykv.model.codec import FORMAT_VERSION, FormatError, RecordDecoder, encode
+from pytinykv.model.codec import FORMAT_VERSION, FormatError, RecordDecoder, encode, record_decoder
 from pytinykv.model.convert import (
     InvalidRegion,
     epoch_to_pb,
@@ -41,6 +41,7 @@ __all__ = [
     "epoch_to_pb",
     "peer_from_pb",
     "peer_to_pb",
+    "record_decoder",
     "region_from_pb",
     "region_to_pb",
     "split_region",

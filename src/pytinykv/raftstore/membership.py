@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pytinykv.model import FormatError, Peer, PeerId, PeerRole, RecordDecoder, Region, RegionEpoch, StoreId, encode
+from pytinykv.model import FormatError, Peer, PeerId, PeerRole, Region, RegionEpoch, StoreId, encode, record_decoder
 from pytinykv.raft import ConfChange, ConfChangeKind, ConfState, decode_conf_change
 
 
@@ -52,7 +52,7 @@ class ChangeContext(msgspec.Struct, frozen=True, array_like=True):
     epoch: RegionEpoch | None = None
 
 
-decode_context = RecordDecoder(ChangeContext, "membership change")
+decode_context = record_decoder(ChangeContext, "membership change")
 
 
 def conf_state(region: Region) -> ConfState:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytinykv.model import RecordDecoder, encode
+from pytinykv.model import RecordDecoder, encode, record_decoder
 from pytinykv.storage import ColumnFamily
 from pytinykv.storage.changes import CF_CODES, Change
 
@@ -39,16 +39,13 @@ RAW_CODE = CF_CODES[ColumnFamily.RAW]
 Operation = Change
 """A change, or one of the tuples above."""
 
-_decode: RecordDecoder[tuple[int, list[tuple[Any, ...]]]] = RecordDecoder(
-    tuple[int, list[tuple[Any, ...]]], "operations"
-)
-
 
 def encode_operations(epoch_version: int, operations: list[Operation]) -> bytes:
     """Return the data of a log entry."""
     return encode((epoch_version, operations))
 
 
-def decode_operations(data: bytes) -> tuple[int, list[Operation]]:
-    """Return (epoch_version, operations). Raises FormatError."""
-    return _decode(data)
+decode_operations: RecordDecoder[tuple[int, list[Operation]]] = record_decoder(
+    tuple[int, list[tuple[Any, ...]]], "operations"
+)
+"""Returns (epoch_version, operations)."""

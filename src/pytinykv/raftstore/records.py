@@ -10,7 +10,7 @@ from enum import IntEnum
 
 import msgspec
 
-from pytinykv.model import Peer, PeerId, RecordDecoder, Region, RegionEpoch, RegionId, StoreId
+from pytinykv.model import Peer, PeerId, RecordDecoder, Region, RegionEpoch, RegionId, StoreId, record_decoder
 from pytinykv.raft import Entry, HardState, LogIndex, Message, SnapshotMeta, Term
 
 
@@ -119,12 +119,12 @@ class RegionReport(msgspec.Struct, frozen=True):
     approximate_size_bytes: int
 
 
-decode_store_ident = RecordDecoder(StoreIdent, "store identity")
-decode_region_state = RecordDecoder(RegionLocalState, "region state")
-decode_raft_state = RecordDecoder(RaftLocalState, "raft state")
-decode_apply_state = RecordDecoder(ApplyState, "apply state")
-decode_region = RecordDecoder(Region, "region")
-decode_entry = RecordDecoder(Entry, "log entry")
-decode_envelopes: RecordDecoder[list[RaftEnvelope]] = RecordDecoder(list[RaftEnvelope], "raft frame")
-decode_manifest = RecordDecoder(SnapshotManifest, "snapshot manifest")
-decode_snapshot_header = RecordDecoder(SnapshotHeader, "snapshot header")
+decode_store_ident = record_decoder(StoreIdent, "store identity")
+decode_region_state = record_decoder(RegionLocalState, "region state")
+decode_raft_state = record_decoder(RaftLocalState, "raft state")
+decode_apply_state = record_decoder(ApplyState, "apply state")
+decode_region = record_decoder(Region, "region")
+decode_entry = record_decoder(Entry, "log entry")
+decode_envelopes: RecordDecoder[list[RaftEnvelope]] = record_decoder(list[RaftEnvelope], "raft frame")
+decode_manifest = record_decoder(SnapshotManifest, "snapshot manifest")
+decode_snapshot_header = record_decoder(SnapshotHeader, "snapshot header")

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pytinykv.model import FormatError, Peer, RecordDecoder, Region, StoreId, encode
+from pytinykv.model import FormatError, Peer, RecordDecoder, Region, StoreId, encode, record_decoder
 from pytinykv.scheduler.commands import (
     Bootstrap,
     Command,
@@ -116,9 +116,9 @@ class Transition(msgspec.Struct, frozen=True):
     writes: tuple[tuple[bytes, bytes], ...] = ()
 
 
-_decode_meta = RecordDecoder(Meta, "scheduler meta")
-_decode_store = RecordDecoder(StoreMeta, "store")
-_decode_region = RecordDecoder(Region, "region")
+_decode_meta = record_decoder(Meta, "scheduler meta")
+_decode_store = record_decoder(StoreMeta, "store")
+_decode_region = record_decoder(Region, "region")
 
 
 def store_key(store_id: int) -> bytes:
