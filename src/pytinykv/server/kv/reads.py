@@ -40,6 +40,9 @@ SLICE_BYTES: Final = 1024 * 1024
 """What a slice looks at, see `View.left`: one to two milliseconds. A single row may be larger."""
 LONG_READS_MAX: Final = 64
 """Reads that a store serves in slices at the same time; further ones are refused (server_is_busy)."""
+LARGE_ROW_PAUSE_S: Final = 0.002
+"""Pause after a slice that a single large row made long. What waits takes several turns of the event loop, a get about four:
+with one turn between two such slices it would wait for as many of them."""
 UNREAD_S_MAX: Final = 10.0
 """How long reads wait, holding their snapshot, for a client that does not take what it was sent."""
 BLOCKED_PAUSE_S: Final = 0.01
@@ -84,6 +87,11 @@ class RegionReads:
         for _ in self._steps:
             return False
         return True
+
+    @property
+    def overdrawn_bytes(self) -> int:
+        """By how much the last slice looked at more than it should."""
+        return -self._view.left
 
     def hold(self) -> None:
         """Keep the state that the first slice saw for the later ones. To be called in the same step."""
@@ -235,11 +243,10 @@ class LongReads:
                 else:
                     blocked += 1
                     self._wait_on(reads)
+                pause_s = LARGE_ROW_PAUSE_S if reads.overdrawn_bytes > SLICE_BYTES else 0.0
                 if blocked and blocked >= len(self._reads):
-                    blocked = 0
-                    await asyncio.sleep(BLOCKED_PAUSE_S)
-                else:
-                    await asyncio.sleep(0)
+                    blocked, pause_s = 0, BLOCKED_PAUSE_S
+                await asyncio.sleep(pause_s)
         finally:
             self._is_running = False
             while self._reads:
