@@ -36,6 +36,9 @@ class RaftStoreConfig:
     append_bytes_max: int = 1 * MIB
     """Largest sum of entries in one append message, and the size at which a turn's commands go into a new entry."""
 
+    read_slice_bytes: int = 1 * MIB
+    """What reads may look at before others are served, each row counting 2 KiB more; a single row may be larger."""
+
     entry_bytes_max: int = ENTRY_BYTES_MAX
     """Largest command; a larger one is refused (raft_entry_too_large)."""
 

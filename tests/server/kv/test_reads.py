@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.server.kv.kv_harness import Desk, collect, feed
+from tests.server.kv.kv_harness import Desk, collect, config, feed
 
 from pytinykv.lifecycle import Scope, TaskCancelledError
 from pytinykv.model import Region, RegionEpoch
@@ -44,16 +44,15 @@ MANY: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     """A store with `ROWS` rows, of which a slice looks at three."""
     async with Scope("test") as scope:
-        desk = Desk(tmp_path, scope, stores=3)
+        desk = Desk(tmp_path, scope, config=config(read_slice_bytes=3 * ROW_COST))
         batch = desk.node.engine.write_batch()
         for key in KEYS:
             batch.put(ColumnFamily.RAW, b"d" + key, encode_raw_value(b"v" + key))
         batch.put(ColumnFamily.RAW, b"dbystander", encode_raw_value(b"small"))
         desk.node.engine.write(batch)
-        monkeypatch.setattr(reads, "SLICE_BYTES", 3 * ROW_COST)
         yield desk
         assert desk.service.budget.used_bytes == 0, "all that was counted has been taken or thrown away"
 
@@ -268,11 +267,10 @@ async def test_a_read_ends_when_its_own_time_is_over(desk: Desk) -> None:
     assert "deadline is exceeded" in (await call.wait()).region_error.server_is_busy.reason
 
 
-async def test_a_store_that_stops_tells_what_it_has_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reads, "SLICE_BYTES", 1)
+async def test_a_store_that_stops_tells_what_it_has_not_served(tmp_path: Path) -> None:
     async with Scope("client") as client:
         scope = Scope("store")
-        desk = Desk(tmp_path, scope)
+        desk = Desk(tmp_path, scope, config=config(read_slice_bytes=1))
 
         async def requests() -> AsyncIterator[Any]:
             yield frame_of(desk, 1, "RawBatchGet", keys=KEYS)

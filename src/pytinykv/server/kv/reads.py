@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-SLICE_BYTES: Final = 1024 * 1024
-"""What a slice looks at, see `View.left`: one to two milliseconds. A single row may be larger."""
 LONG_READS_MAX: Final = 64
 """Reads that a store serves in slices at the same time; further ones are refused (server_is_busy)."""
 LARGE_ROW_PAUSE_S: Final = 0.002
@@ -82,16 +80,16 @@ class RegionReads:
 
     def slice(self) -> bool:
         """Serve for one slice; return whether all is answered."""
-        self._view.left = SLICE_BYTES
+        self._view.left = self._store.config.read_slice_bytes
         self.sliced_at = self._store.clock.monotonic()
         for _ in self._steps:
             return False
         return True
 
     @property
-    def overdrawn_bytes(self) -> int:
-        """By how much the last slice looked at more than it should."""
-        return -self._view.left
+    def is_overdrawn(self) -> bool:
+        """Whether the last slice was more than twice as large as it should be."""
+        return -self._view.left > self._store.config.read_slice_bytes
 
     def hold(self) -> None:
         """Keep the state that the first slice saw for the later ones. To be called in the same step."""
@@ -243,7 +241,7 @@ class LongReads:
                 else:
                     blocked += 1
                     self._wait_on(reads)
-                pause_s = LARGE_ROW_PAUSE_S if reads.overdrawn_bytes > SLICE_BYTES else 0.0
+                pause_s = LARGE_ROW_PAUSE_S if reads.is_overdrawn else 0.0
                 if blocked and blocked >= len(self._reads):
                     blocked, pause_s = 0, BLOCKED_PAUSE_S
                 await asyncio.sleep(pause_s)
