@@ -63,7 +63,7 @@ async def test_pages_are_fetched_only_when_needed(client: AsyncClient, cluster: 
     assert await anext(scan) == (b"a000", b"v")
     assert cluster.commands() == ["RawScan"]
     assert len([pair async for pair in scan]) == 500
-    assert cluster.stores[1].pairs == [4, 16, 64, 256, 160]
+    assert cluster.stores[1].pairs == [1, 4, 16, 64, 256, 159]
 
 
 async def settle() -> None:
@@ -74,22 +74,22 @@ async def settle() -> None:
 async def test_from_the_second_page_on_one_page_is_read_ahead(client: AsyncClient, cluster: FakeCluster) -> None:
     cluster.data[""] = {b"a%03d" % number: b"v" for number in range(500)}
     store, scan = cluster.stores[1], client.raw.scan()
-    taken = [await anext(scan) for _ in range(4)]
+    taken = [await anext(scan)]
     await settle()
-    assert store.pairs == [4]
+    assert store.pairs == [1]
     taken.append(await anext(scan))
     await settle()
-    assert store.pairs == [4, 16, 64]
-    taken += [await anext(scan) for _ in range(16)]
+    assert store.pairs == [1, 4, 16]
+    taken += [await anext(scan) for _ in range(4)]
     await settle()
-    assert store.pairs == [4, 16, 64, 256]
+    assert store.pairs == [1, 4, 16, 64]
     assert [*taken, *[pair async for pair in scan]] == sorted(cluster.data[""].items())
 
 
 async def test_a_page_read_ahead_in_vain_is_asked_for_again(client: AsyncClient, cluster: FakeCluster) -> None:
     cluster.data[""] = {b"a%03d" % number: b"v" for number in range(100)}
     scan = client.raw.scan()
-    taken = [await anext(scan) for _ in range(4)]
+    taken = [await anext(scan)]
     cluster.stores[1].script.extend([None, "lose"])
     taken.append(await anext(scan))
     await asyncio.sleep(60)
@@ -100,7 +100,7 @@ async def test_a_page_read_ahead_in_vain_is_asked_for_again(client: AsyncClient,
 async def test_closing_ends_what_is_read_ahead(client: AsyncClient, cluster: FakeCluster) -> None:
     cluster.data[""] = {b"a%03d" % number: b"v" for number in range(100)}
     scan = client.raw.scan()
-    taken = [await anext(scan) for _ in range(4)]
+    taken = [await anext(scan)]
     cluster.stores[1].script.extend([None, "lose"])
     taken.append(await anext(scan))
     await settle()
@@ -145,7 +145,7 @@ async def test_a_scan_of_many_regions(client: AsyncClient, cluster: FakeCluster,
 async def test_large_rows_make_small_pages(client: AsyncClient, cluster: FakeCluster) -> None:
     cluster.data[""] = {b"a%03d" % number: b"x" * 300_000 for number in range(25)}
     assert len([pair async for pair in client.raw.scan()]) == 25
-    assert cluster.stores[1].seen == ["RawScan"] * 9  # of 3 rows or 4
+    assert cluster.stores[1].seen == ["RawScan"] * 10  # of 1 row, then 3 at a time
 
 
 async def test_prefix(client: AsyncClient, cluster: FakeCluster) -> None:

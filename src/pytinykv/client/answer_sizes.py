@@ -1,7 +1,7 @@
 """How many pairs to ask for at a time, so that an answer has about the size wanted.
 
 A store may not shorten an answer (a short page means that the region has no more, a missing pair that there is no such
-key), and how large values are shows only when they are read. So the client asks for few pairs first, and then for as many
+key), and how large values are shows only when they are read. So a client that has read none asks for one pair first, and then for as many
 as those it saw let it expect to fit. It errs for one answer when values become larger at once; a store for which that is
 too much says that it is busy, and is asked for less.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-UNKNOWN_ROWS = 4
-"""Pairs to ask for while the size of none is known: together 32 MiB at most."""
+UNKNOWN_ROWS = 1
+"""Pairs to ask for while the size of none is known: 8 MiB at most."""
 TAIL_ROWS = 4
 """The last pairs of an answer. If they are larger than the others, the next ones will be, too."""
 TOO_MUCH_FACTOR = 4

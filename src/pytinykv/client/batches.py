@@ -4,7 +4,7 @@
       ▲                                                                    │
       └───────────── items of commands that are to be tried again ─────────┘
 
-A batch that reads bounds the bytes of its answers: it asks for few keys first, and from then on for as many as
+A batch that reads bounds the bytes of its answers: it asks for one key first, and from then on for as many as
 `AnswerSizes` expects to fit.
 """
 
