@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -160,6 +161,15 @@ def test_a_closed_cursor_says_so(reader: Reader, harness: Harness, closed: str) 
             next(scan)
         with pytest.raises(EngineClosedError):
             reader.cursor(RAW)
+
+
+def test_a_cursor_that_is_dropped_is_gone_at_once(reader: Reader) -> None:
+    """What it holds keeps old versions on the disk: that must not wait for the garbage collector."""
+    cursor = reader.cursor(RAW)
+    cursor.seek_to_first()
+    dropped = weakref.ref(cursor)
+    del cursor
+    assert dropped() is None
 
 
 def test_the_value_of_nowhere_is_a_programming_error(reader: Reader) -> None:

@@ -45,8 +45,8 @@ class _Shared:
 
     def __init__(self, raw: Any) -> None:
         self.raw = raw
-        self.user: RocksCursor | None = None
-        """The cursor that has moved it last."""
+        self.user = 0
+        """The `id` of the cursor that has moved it last. (No reference: each would keep the other alive.)"""
 
 
 class RocksCursor:
@@ -80,7 +80,7 @@ class RocksCursor:
     def seek(self, key: bytes) -> bytes | None:
         self.key = None
         if self._shared is not None:
-            self._shared.user = self
+            self._shared.user = id(self)
         self._raw.seek(max(self._start, key))
         return self._arrive()
 
@@ -89,7 +89,7 @@ class RocksCursor:
             return self.seek_to_last()
         self.key = None
         if self._shared is not None:
-            self._shared.user = self
+            self._shared.user = id(self)
         self._raw.seek_for_prev(key)
         return self._arrive()
 
@@ -99,7 +99,7 @@ class RocksCursor:
     def seek_to_last(self) -> bytes | None:
         self.key = None
         if self._shared is not None:
-            self._shared.user = self
+            self._shared.user = id(self)
         if self._bound is None:
             self._raw.seek_to_last()
         else:
@@ -147,8 +147,8 @@ class RocksCursor:
 
     def _take(self, shared: _Shared) -> None:
         """Put the shared iterator on this cursor's key, if another cursor has moved it."""
-        if shared.user is not self:
-            shared.user = self
+        if shared.user != id(self):
+            shared.user = id(self)
             self._raw.seek(self.key)
 
     def _arrive(self) -> bytes | None:
