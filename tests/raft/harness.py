@@ -1,7 +1,7 @@
 """A driver and a network for the core's tests: everything happens at once, in order, and nothing is random.
 
 `Peer` is the simplest correct driver: it writes, syncs, applies and sends in one go. `Network` carries messages between
-peers until nobody says anything more; it can cut links and swallow kinds of messages.
+peers until none has anything more to say; it can cut links and swallow kinds of messages.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Peer:
         return self.node.propose_conf_change(change, self.now)[1]
 
     def lead(self, *, commit_no_op: bool = True) -> None:
-        """Become the leader with everybody's vote, and optionally commit the no-op with everybody's acknowledgement."""
+        """Become the leader with all votes, and optionally commit the no-op with all acknowledgements."""
         assert self.campaign()
         while self.role is not RoleKind.LEADER:  # one round, or two with a pre-vote
             for message in self.take():
@@ -151,7 +151,7 @@ class Peer:
             self.take()
 
     def answer_appends(self, answering: Iterable[int] | None = None) -> list[Message]:
-        """Take the messages; acknowledge every append to one of `answering`, or to anybody; return the messages."""
+        """Take the messages; acknowledge each append, or each to one of `answering`; return the messages."""
         messages = self.take()
         for message in messages:
             if isinstance(message, AppendEntries) and (answering is None or message.to in answering):

@@ -78,7 +78,7 @@ def test_commands_do_not_wait_for_a_barrier() -> None:
 
 
 def test_a_new_leader_proposes_no_admin_entry_before_its_no_op_is_applied() -> None:
-    """The log that it found may hold one of an earlier leader."""
+    """Its log may hold one of an earlier leader."""
     peer = Peer(1, stored(terms=(1, 1)))
     peer.lead(commit_no_op=False)
     with pytest.raises(ProposalDropped):

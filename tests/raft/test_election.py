@@ -47,7 +47,7 @@ def peer_as(role: RoleKind, **config: int) -> Peer:
 
 
 @pytest.mark.tinykv("TestStartAsFollower2AA")
-def test_a_peer_starts_as_a_follower_of_nobody() -> None:
+def test_a_peer_starts_as_a_follower_without_a_leader() -> None:
     peer = Peer(1)
     assert (peer.role, peer.term, peer.leader_id) == (FOLLOWER, 0, 0)
 
@@ -119,7 +119,7 @@ def test_a_second_answer_of_the_same_voter_does_not_count() -> None:
     assert peer.role is CANDIDATE
 
 
-def test_votes_of_strangers_and_of_older_terms_do_not_count() -> None:
+def test_votes_of_non_members_and_of_older_terms_do_not_count() -> None:
     peer = Peer(1, stored(term=1))
     peer.campaign()
     peer.step(vote_response(7, 2, granted=True))
@@ -132,7 +132,7 @@ def test_votes_of_strangers_and_of_older_terms_do_not_count() -> None:
     ("vote", "candidate", "granted"),
     [(0, 2, True), (0, 3, True), (2, 2, True), (3, 3, True), (2, 3, False), (3, 2, False)],
 )
-def test_a_term_has_one_vote_and_the_first_who_asks_gets_it(vote: int, candidate: int, granted: bool) -> None:
+def test_a_term_has_one_vote_and_the_first_candidate_gets_it(vote: int, candidate: int, granted: bool) -> None:
     """Raft 5.2; asking again gets the same answer."""
     peer = Peer(1, stored(term=1, vote=vote))
     peer.step(vote_request(candidate, 1))
@@ -155,7 +155,7 @@ def test_a_candidate_recognises_a_leader_of_its_own_or_a_newer_term(term: int) -
         pytest.param(CANDIDATE, marks=pytest.mark.tinykv("TestCandidateElectionTimeoutRandomized2AA")),
     ],
 )
-def test_every_patience_from_one_to_two_timeouts_occurs(role: RoleKind) -> None:
+def test_every_timeout_from_one_to_two_election_timeouts_occurs(role: RoleKind) -> None:
     """Raft 5.2."""
     peer = peer_as(role)
     seen = set()
@@ -179,7 +179,7 @@ def test_every_patience_from_one_to_two_timeouts_occurs(role: RoleKind) -> None:
     ],
 )
 def test_mostly_one_of_five_peers_times_out_first(role: RoleKind) -> None:
-    """Raft 5.2: random patience keeps split votes rare."""
+    """Raft 5.2: random timeouts keep split votes rare."""
     rounds, conflicts = 300, 0
     peers = [Peer(number, stored(range(1, 6)), seed=17 * number) for number in range(1, 6)]
     for peer in peers:
@@ -339,7 +339,7 @@ def test_only_a_leader_sends_heartbeats(role: RoleKind, beats: int) -> None:
 
 
 @pytest.mark.tinykv("TestLeaderBcastBeat2AA")
-def test_a_leader_shows_life_to_all_every_heartbeat_interval() -> None:
+def test_a_leader_sends_heartbeats_to_all_every_heartbeat_interval() -> None:
     """Raft 5.2."""
     peer = Peer(1, heartbeat_ticks=3)
     peer.lead()
@@ -424,8 +424,8 @@ def test_a_candidate_of_an_older_term_hears_of_the_newer_one() -> None:
 
 def test_a_peer_that_is_no_voter_never_campaigns() -> None:
     learner = Peer(3, stored((1, 2), learners=(3,)))
-    stranger = Peer(4, stored((1, 2)))
-    for peer in (learner, stranger):
+    outsider = Peer(4, stored((1, 2)))
+    for peer in (learner, outsider):
         peer.tick(100)
         assert peer.campaign() is False
         assert (peer.role, peer.term) == (FOLLOWER, 0)

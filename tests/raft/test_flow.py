@@ -88,7 +88,7 @@ def test_a_probing_leader_sends_one_message_at_a_time() -> None:
     assert state(peer) is ProgressState.REPLICATE
 
 
-def test_a_lost_probe_is_repeated_after_a_sign_of_life() -> None:
+def test_a_lost_probe_is_repeated_after_an_answered_heartbeat() -> None:
     peer = Peer(1, stored((1, 2)))
     peer.lead(commit_no_op=False)
     peer.take()

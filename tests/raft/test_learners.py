@@ -27,7 +27,7 @@ def with_learner(**config: object) -> Network:
     return Network(3, storages={number: stored((1, 2), learners=(3,)) for number in (1, 2, 3)}, **config)
 
 
-def test_a_learner_never_campaigns_whoever_asks_it_to() -> None:
+def test_a_learner_never_campaigns_not_even_when_asked_to() -> None:
     learner = Peer(3, stored((1, 2), learners=(3,), terms=(1,)), pre_vote=True, check_quorum=True)
     learner.tick(100)
     assert learner.campaign() is False
@@ -88,7 +88,7 @@ def test_the_only_voter_leads_and_reads_alone_whatever_its_learners_do() -> None
     assert [state.context for state in leader.read_states] == [b"read"]
 
 
-def test_a_promoted_learner_counts_at_once_with_what_it_has_and_what_it_has_promised() -> None:
+def test_a_promoted_learner_counts_at_once_with_its_log_and_its_stickiness() -> None:
     network = Network(3, storages={number: stored((1,), learners=(3,)) for number in (1, 3)}, silent=(2,))
     network.campaign(1)
     network.propose(1, b"x")

@@ -162,7 +162,7 @@ def test_a_learner_receives_the_log_and_can_become_a_voter() -> None:
     assert network[1].node.status().progress[PeerId(2)].match == match + 1
 
 
-def test_who_knows_of_a_committed_change_that_it_has_not_applied_does_not_campaign() -> None:
+def test_a_peer_does_not_campaign_past_a_committed_change_that_it_has_not_applied() -> None:
     """It would count in a configuration that may be two steps old."""
     peer = Peer(1)
     change = Entry(LogIndex(1), Term(1), EntryKind.CONF_CHANGE, encode_conf_change(add(4)))

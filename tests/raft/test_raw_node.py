@@ -157,7 +157,7 @@ def test_commands_and_membership_changes_become_entries() -> None:
 
 
 @pytest.mark.tinykv("TestRawNodeProposeAddDuplicateNode3A")
-def test_adding_a_member_twice_does_not_stand_in_the_way_of_the_next() -> None:
+def test_adding_a_member_twice_does_not_block_the_next_change() -> None:
     peer = Peer(1, stored((1,)))
     peer.lead()
     for change in (ADD_SELF, ADD_SELF, ADD_TWO):
@@ -381,7 +381,7 @@ FAILURES: list[tuple[str, Callable[[], Peer], Callable[[Peer], object], type[Raf
     ("removing the last voter", sole_leader, lambda peer: peer.change(REMOVE_SELF), ProposalDropped),
     ("read before the no-op is committed", new_leader, lambda peer: peer.node.read_index(b"x", 9.0), ReadNotReady),
     (
-        "a message for somebody else",
+        "a message for another peer",
         follower,
         lambda peer: peer.step(Heartbeat(PeerId(3), PeerId(2), Term(9), LogIndex(0), 0, 0.0)),
         ProtocolViolation,

@@ -61,11 +61,11 @@ def test_a_leader_applies_what_a_majority_has_and_tells_the_others() -> None:
     peer.lead()
     index = peer.propose(b"some data")
     peer.answer_appends()
-    news = peer.take()
+    announced = peer.take()
     assert peer.commit == index
     assert peer.applied[-1].data == b"some data"
-    assert [(type(message), message.to) for message in news] == [(AppendEntries, 2), (AppendEntries, 3)]
-    assert all(isinstance(message, AppendEntries) and message.commit == index for message in news)
+    assert [(type(message), message.to) for message in announced] == [(AppendEntries, 2), (AppendEntries, 3)]
+    assert all(isinstance(message, AppendEntries) and message.commit == index for message in announced)
 
 
 @pytest.mark.tinykv("TestLeaderAcknowledgeCommit2AB")
@@ -179,7 +179,7 @@ def test_a_proposal_needs_a_majority(size: int, silent: tuple[int, ...], succeed
     assert network[1].term == 1
 
 
-def test_a_follower_names_the_leader_to_who_proposes() -> None:
+def test_a_follower_names_the_leader_when_asked_to_propose() -> None:
     network = Network(3)
     network.campaign(1)
     with pytest.raises(NotLeader) as refusal:
@@ -460,7 +460,7 @@ class TestCommitNewsThatRideAlong:
         index = peer.propose(b"first")
         peer.answer_appends()
         assert peer.commit == index
-        assert peer.take() == [], "nobody waits for followers to apply"
+        assert peer.take() == [], "no client waits for followers to apply"
         peer.propose(b"second")
         assert [message.commit for message in peer.take() if isinstance(message, AppendEntries)] == [index, index]
 
@@ -475,12 +475,12 @@ class TestCommitNewsThatRideAlong:
         peer = Peer(1, announce_commit=False)
         peer.lead(commit_no_op=False)
         peer.answer_appends()
-        news = [message for message in peer.take() if isinstance(message, AppendEntries)]
-        assert [message.commit for message in news] == [peer.commit] * 2
+        announced = [message for message in peer.take() if isinstance(message, AppendEntries)]
+        assert [message.commit for message in announced] == [peer.commit] * 2
 
     def test_a_membership_change_is_announced(self) -> None:
         peer = self.leader()
         index = peer.change(ConfChange(ConfChangeKind.ADD_LEARNER, PeerId(4)))
         peer.answer_appends([2, 3])
-        news = [message for message in peer.take() if isinstance(message, AppendEntries) and message.to in (2, 3)]
-        assert {message.commit for message in news} == {index}
+        announced = [message for message in peer.take() if isinstance(message, AppendEntries) and message.to in (2, 3)]
+        assert {message.commit for message in announced} == {index}

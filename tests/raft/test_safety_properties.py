@@ -1,4 +1,4 @@
-"""Random schedules against what Raft promises, and planted bugs that the schedules must find.
+"""Random schedules against the guarantees of Raft, and planted bugs that the schedules must find.
 
 `world` says what can happen and what is judged. A failing example is shrunk by Hypothesis to a short list of actions.
 """
@@ -84,7 +84,7 @@ def count_the_leader_before_its_disk(patch: pytest.MonkeyPatch) -> None:
 
 
 def trust_syncs_of_overwritten_entries(patch: pytest.MonkeyPatch) -> None:
-    """A sync that completes vouches for an index whose entry has been replaced since."""
+    """A sync that completes makes an index count whose entry has been replaced since."""
 
     def overwritten(self: Durability, from_index: LogIndex) -> None:
         self.index = min(self.index, LogIndex(from_index - 1))
@@ -119,7 +119,7 @@ def skip_the_check_of_the_previous_entry(patch: pytest.MonkeyPatch) -> None:
 
 
 def read_without_a_round(patch: pytest.MonkeyPatch) -> None:
-    """Reads are answered from the commit index, without asking whether this peer still leads."""
+    """Reads are answered from the commit index, without a quorum that confirms the leader."""
 
     def hasty(core: Core, role: Leader) -> None:
         core.read_states.extend(role.reads.confirmed(role.reads.round))
@@ -134,7 +134,7 @@ def read_without_a_round(patch: pytest.MonkeyPatch) -> None:
 
 
 def hold_leases_by_heartbeats_alone(patch: pytest.MonkeyPatch) -> None:
-    """The lease runs from the sending, whether anybody answers or not."""
+    """The lease runs from the sending, without any answer."""
     patch.setattr(
         leading, "lease_until", lambda core, role: core.now + 0.8 if leading.has_committed_in_term(core, role) else -1e9
     )

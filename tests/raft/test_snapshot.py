@@ -67,7 +67,7 @@ def test_a_snapshot_without_this_peer_is_ignored() -> None:
 
 
 @pytest.mark.tinykv("TestRestoreFromSnapMsg2C")
-def test_who_sends_a_snapshot_is_the_leader() -> None:
+def test_the_sender_of_a_snapshot_is_the_leader() -> None:
     peer = Peer(2, stored((1, 2)))
     peer.step(install(snapshot(11, 2, 1, 2), term=2, to=2, sender=1))
     assert peer.leader_id == 1
@@ -108,7 +108,7 @@ def test_nothing_is_applied_until_the_snapshot_is() -> None:
     assert peer.node.ready(0.0).committed_entries == entries_of(2, first=12)
 
 
-def test_entries_on_their_way_to_the_disk_do_not_vouch_for_a_snapshot() -> None:
+def test_entries_on_their_way_to_the_disk_do_not_make_a_snapshot_durable() -> None:
     peer = Peer(1, stored((1, 2), term=1))
     peer.step(AppendEntries(PeerId(1), PeerId(2), Term(1), LogIndex(0), Term(0), LogIndex(0), 0.0, entries_of(1, 1)))
     first = peer.node.ready(0.0)
@@ -221,7 +221,7 @@ def test_a_silent_follower_gets_no_snapshot() -> None:
     assert peer.take() == []
 
 
-def test_a_failed_snapshot_is_sent_again_after_the_next_sign_of_life() -> None:
+def test_a_failed_snapshot_is_sent_again_after_the_next_answered_heartbeat() -> None:
     peer = leader_with_compacted_log()
     peer.take()
     peer.node.report_snapshot(PeerId(2), ok=False)
@@ -242,7 +242,7 @@ def test_after_a_delivered_snapshot_the_log_follows() -> None:
     assert sent.prev_index == 11
 
 
-def test_a_snapshot_that_nobody_reports_on_is_given_up_after_a_while() -> None:
+def test_a_snapshot_without_a_report_is_given_up_after_a_while() -> None:
     peer = leader_with_compacted_log(snapshot_ticks_max=5)
     peer.take()
     peer.tick(4)

@@ -97,7 +97,7 @@ def test_a_pre_candidate_with_an_old_log_is_refused_and_learns_the_commit_index(
 
 
 def test_a_refusal_commits_what_the_candidate_has_itself() -> None:
-    """1 and 3 are the group, 3 has left it and 1 has missed the news: see `election`."""
+    """1 and 3 are the group, 3 has left it and 1 has missed that: see `election`."""
     peer = Peer(1, stored(terms=(2, 2, 2), commit=1), pre_vote=True)
     peer.take()
     peer.campaign()
@@ -169,7 +169,7 @@ def test_a_leader_that_steps_down_gives_up_its_reads() -> None:
 
 
 @pytest.mark.parametrize("make", [vote_request, pre_vote_request])
-def test_who_hears_a_leader_ignores_candidates(make: Any) -> None:
+def test_a_peer_that_hears_a_leader_ignores_candidates(make: Any) -> None:
     peer = Peer(1, **CAREFUL)
     peer.step(heartbeat(1))
     peer.take()
@@ -180,7 +180,7 @@ def test_who_hears_a_leader_ignores_candidates(make: Any) -> None:
     assert len(peer.take()) >= 1
 
 
-def test_a_promise_outlasts_a_change_of_term() -> None:
+def test_stickiness_outlasts_a_change_of_term() -> None:
     """1: hear leader 2 in term 1.  2: learn of term 5 by an answer.  3: be asked for the vote of term 5."""
     peer = Peer(1, **CAREFUL)
     peer.step(heartbeat(1))
@@ -191,7 +191,7 @@ def test_a_promise_outlasts_a_change_of_term() -> None:
     assert peer.take() == []
 
 
-def test_a_promise_holds_for_seconds_even_when_ticks_run_fast() -> None:
+def test_stickiness_lasts_for_seconds_even_when_ticks_run_fast() -> None:
     peer = Peer(1, **{**CAREFUL, "lease_s": 5.0})
     peer.step(heartbeat(1))
     peer.take()
@@ -203,7 +203,7 @@ def test_a_promise_holds_for_seconds_even_when_ticks_run_fast() -> None:
     assert peer.role is PRE_CANDIDATE
 
 
-def test_a_restarted_peer_keeps_still_because_it_may_have_promised() -> None:
+def test_a_restarted_peer_neither_campaigns_nor_votes_for_a_while() -> None:
     peer = Peer(1, stored(term=3), **CAREFUL)
     assert peer.campaign() is False
     peer.step(vote_request(3, 5))
@@ -214,18 +214,18 @@ def test_a_restarted_peer_keeps_still_because_it_may_have_promised() -> None:
 
 
 def released_vote_request(term: int, transfer_at: float) -> VoteRequest:
-    """As from peer 3, whom the leader of the term before has asked to take over."""
+    """As from peer 3, after the leader of the term before has asked it to take over."""
     return VoteRequest(PeerId(1), PeerId(3), Term(term), LogIndex(9), Term(term - 1), transfer_at)
 
 
 def test_a_peer_that_restarted_long_ago_helps_a_transfer() -> None:
-    """What it may have promised before is over, however often its leader has been heard since."""
+    """The time in which a leader could rely on what it has forgotten is over, however often one has been heard since."""
     peer = Peer(1, stored(term=3), **CAREFUL)
     for _ in range(5):
         peer.step(heartbeat(3, sent_at=peer.now))
         peer.tick()
     peer.step(released_vote_request(4, peer.now))
-    assert peer.term == 3, "it may have promised something half a second ago that it does not remember"
+    assert peer.term == 3, "half a second ago it may have heard a leader that it does not remember"
     for _ in range(10):
         peer.step(heartbeat(3, sent_at=peer.now))
         peer.tick()

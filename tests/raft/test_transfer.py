@@ -47,7 +47,7 @@ def test_a_follower_with_the_whole_log_takes_over_and_gives_back(careful: bool) 
 
 
 @pytest.mark.tinykv("TestLeaderTransferToUpToDateNodeFromFollower3A")
-def test_a_follower_passes_the_wish_on_to_the_leader() -> None:
+def test_a_follower_passes_a_request_for_a_transfer_on_to_the_leader() -> None:
     network = led_network()
     assert network.transfer(2, 2)
     assert leads(network, 2)
@@ -56,7 +56,7 @@ def test_a_follower_passes_the_wish_on_to_the_leader() -> None:
     assert leads(network, 1)
 
 
-def test_without_a_leader_nobody_can_be_asked() -> None:
+def test_without_a_leader_there_is_no_peer_to_ask() -> None:
     assert Peer(1).node.transfer_leader(PeerId(2), 0.0) is False
 
 
@@ -96,7 +96,7 @@ def test_a_transfer_to_the_leader_is_none() -> None:
 
 
 @pytest.mark.tinykv("TestLeaderTransferToNonExistingNode3A")
-def test_a_transfer_to_a_stranger_is_none() -> None:
+def test_a_transfer_to_a_non_member_is_none() -> None:
     network = led_network()
     assert network.transfer(1, 4) is False
     assert leads(network, 1)
@@ -144,7 +144,7 @@ def test_asking_for_the_leader_itself_does_not_shake_it() -> None:
 
 
 @pytest.mark.tinykv("TestLeaderTransferSecondTransferToAnotherNode3A")
-def test_a_second_wish_replaces_the_first() -> None:
+def test_a_second_transfer_replaces_the_first() -> None:
     network = led_network()
     network.isolate(3)
     network.transfer(1, 3)
@@ -153,7 +153,7 @@ def test_a_second_wish_replaces_the_first() -> None:
 
 
 @pytest.mark.tinykv("TestTransferNonMember3A")
-def test_who_is_no_member_does_not_campaign_when_asked_to() -> None:
+def test_a_non_member_does_not_campaign_when_asked_to() -> None:
     peer = Peer(1, stored((2, 3, 4)))
     peer.step(TimeoutNow(PeerId(1), PeerId(2), Term(0), 0.0))
     for voter in (2, 3):

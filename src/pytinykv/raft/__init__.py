@@ -27,14 +27,14 @@ if node.has_ready():
 * Without `must_sync` there is nothing in `messages_after_sync` and no call of `on_persisted` is needed.
 * A crash may lose Readys whose sync was not confirmed, from the end: the batches on disk are a prefix of those written.
 * Installing a snapshot may take longer than until the next call of `ready`. It replaces also what was handed out before and
-  is not applied yet; when it is in place, `on_applied(snapshot.index)` says so. Until then Readys hold messages and news of
-  the role, and nothing to write or to apply.
+  is not applied yet; when it is in place, `on_applied(snapshot.index)` says so. Until then Readys hold messages and changes
+  of role, and nothing to write or to apply.
 
 Invariants
 ----------
 1. Election safety: at most one leader a term (Raft 5.2). Votes are durable before they are sent.
 2. Leader append-only, log matching (5.3), leader completeness (5.4), state-machine safety (5.4.3).
-3. An acknowledgement vouches only for entries that are on the follower's disk, also when entries still under way to the disk
+3. An acknowledgement covers only entries that are on the follower's disk, also when entries still under way to the disk
    are overwritten; a leader counts itself by the same rule (thesis 10.2.1).
 4. Nothing that speaks for a term leaves a peer before that term is durable.
 5. While `lease_until` lies ahead, no other peer leads, and the applied state is what a linearizable read may see, provided

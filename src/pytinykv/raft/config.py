@@ -41,7 +41,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """How many append messages to one follower may be unanswered."""
 
     inflight_bytes_max: int = 8 << 20
-    """Entries' bytes in them; one message is always sent. Bounds what one turn reads and sends for a follower that was away."""
+    """Entries' bytes in them; one message is always sent. Bounds what a turn reads and sends for a follower that was away."""
 
     append_bytes_max: int = 1 << 20
     """Entries' bytes in one append message; a larger entry travels alone."""

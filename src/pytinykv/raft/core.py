@@ -1,6 +1,6 @@
 """The state of one peer, and the steps that every role shares: terms, timers, leader stickiness, sending.
 
-Leader stickiness is what a lease stands on (thesis 4.2.3 and 6.4.1). A peer that heard a leader elects no other one for
+A lease relies on leader stickiness (thesis 4.2.3 and 6.4.1). A peer that heard a leader elects no other one for
 `election_ticks` ticks and for `stickiness_s` seconds of its own clock:
 
     leader    sent_at ├────────── lease_s ──────────┤ reads alone no longer

@@ -5,11 +5,11 @@
                              no. 3   no. 4  out yet
 
 `RawNode.on_persisted(3)` moves the first border to 7. When a new leader's entries overwrite from 6 on before that, Ready 3
-still writes the old 6 and 7, but they are no longer this log's: the flight is cut to 5, so its completion vouches for 5 only.
+still writes the old 6 and 7, but they are no longer this log's: the flight is cut to 5, so its completion counts up to 5.
 
 Invariants:
 1. The disk has the log's entries up to `index`.
-2. A flight vouches for no entry that has been overwritten since it was handed out.
+2. A flight covers no entry that has been overwritten since it was handed out.
 3. Flights complete in the order of their numbers; what a crash loses, it loses from the end.
 """
 
@@ -29,7 +29,7 @@ class _Flight:
         self.number = number
         """The Ready's number."""
         self.last_index = last_index
-        """Up to here its completion vouches for the log; falls when the log is overwritten."""
+        """Up to here its completion makes the log durable; falls when the log is overwritten."""
         self.term = term
         """The term that is durable with it."""
 

@@ -13,7 +13,7 @@ Barriers
 --------
 An admin entry (a membership change, a split) makes another group of this one when it is applied: other members count, or part
 of its keys belong to another group. `Leader.barrier_index` is the index of the newest one, or of the term's no-op while there
-was none. A new leader can't tell which of the entries that it found in its log are committed, let alone applied elsewhere;
+was none. A new leader can't tell which of the entries in its log are committed, let alone applied elsewhere;
 the no-op stands for all of them.
 
     ... │ other admin entries │ no-op │ ... commands ... │ admin entry │ ... commands ...
@@ -120,11 +120,11 @@ def has_due_messages(core: Core, role: Leader) -> bool:
     """Tell whether `send_due` would send something."""
     if role.reads.has_waiting:
         return True
-    last, news = core.log.last_index, _news(core, role)
-    return any(peer_id != core.id and progress.is_due(last, news) for peer_id, progress in role.progress.items())
+    last, announced = core.log.last_index, _announced_commit(core, role)
+    return any(peer_id != core.id and progress.is_due(last, announced) for peer_id, progress in role.progress.items())
 
 
-def _news(core: Core, role: Leader) -> LogIndex:
+def _announced_commit(core: Core, role: Leader) -> LogIndex:
     """Return the commit index that is worth a message of its own (see `Config.announce_commit`).
 
     That of a barrier is: until it applies an admin entry, a peer does not campaign, or counts otherwise.
@@ -140,11 +140,11 @@ def send_due(core: Core, role: Leader) -> None:
     if role.reads.has_waiting:
         role.reads.begin_round(core.log.committed)
         broadcast_heartbeats(core, role)
-    news = _news(core, role)
+    announced = _announced_commit(core, role)
     for peer_id, progress in role.progress.items():
         if peer_id == core.id:
             continue
-        while progress.is_due(core.log.last_index, news):
+        while progress.is_due(core.log.last_index, announced):
             if not _send_append(core, role, peer_id, progress):
                 break
 
@@ -271,7 +271,7 @@ def on_append_rejection(core: Core, progress: Progress, message: AppendRejection
 
 
 def on_heartbeat_response(core: Core, role: Leader, progress: Progress, message: HeartbeatResponse) -> None:
-    """A follower still follows; find out whether it misses something, and release the reads that waited for this.
+    """A follower still follows; find out whether it lacks something, and release the reads that waited for this.
 
     If it is the transferee, it is told to campaign once more: the first time it may not have been able to yet.
     """
@@ -392,7 +392,7 @@ def maybe_send_timeout_now(core: Core, role: Leader) -> None:
 
 
 def abort_transfer(role: Leader) -> None:
-    """Lead on; a TimeoutNow that is still on its way finds voters who have heard something newer."""
+    """Lead on; a TimeoutNow that is on its way finds voters that have heard something newer."""
     if role.transfer is not None:
         if role.transfer.sent_at is not None:
             role.lease_floor = max(role.lease_floor, role.transfer.sent_at)

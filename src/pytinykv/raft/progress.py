@@ -114,12 +114,12 @@ class Progress:
         self._inflight.clear()
         self.inflight_bytes = 0
 
-    def is_due(self, last_index: LogIndex, news: LogIndex) -> bool:
-        """Tell whether an append message should go out now; `news` is the commit index that is worth one by itself."""
+    def is_due(self, last_index: LogIndex, announced: LogIndex) -> bool:
+        """Tell whether an append message should go out now; `announced` is the commit index that is worth one by itself."""
         if self.state is ProgressState.REPLICATE:
             if self.next <= last_index and not self.is_full():
                 return True
-            return self.is_poked or self.commit_sent < min(news, self.next - 1)
+            return self.is_poked or self.commit_sent < min(announced, self.next - 1)
         return self.state is ProgressState.PROBE and not self.is_paused
 
     def is_full(self) -> bool:

@@ -14,7 +14,7 @@ from pytinykv.raft.messages import ConfChange, ConfChangeKind, ConfState, PeerId
 
 
 class VoteResult(Enum):
-    """How an election stands."""
+    """The state of an election."""
 
     PENDING = "pending"
     WON = "won"

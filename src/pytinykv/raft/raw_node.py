@@ -287,7 +287,7 @@ class RawNode:
         """Everything up to `index` is applied, and a read that begins now sees it; after installing a snapshot, its index."""
         self._core.on_applied(index)
 
-    # --- how it stands ------------------------------------------------------------------------------------------
+    # --- looking ------------------------------------------------------------------------------------------------
 
     @property
     def id(self) -> PeerId:
@@ -351,7 +351,7 @@ class RawNode:
         return leading.lease_until(self._core, role) if isinstance(role, Leader) else NEVER
 
     def status(self) -> describe.Status:
-        """Return how this peer stands, as a record of its own."""
+        """Return the state of this peer, as a record of its own."""
         return describe.status(self._core)
 
     # --- inside -------------------------------------------------------------------------------------------------
