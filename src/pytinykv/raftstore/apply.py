@@ -32,7 +32,7 @@ _RAW = ColumnFamily.RAW
 
 
 def apply_entry(turn: Turn, storage: PeerStorage, entry: Entry, parts: list[Part]) -> None:
-    """Apply a normal entry that is not empty, and answer who waits for it, also when that fails. Raises FormatError.
+    """Apply a normal entry that is not empty, and answer its callers, also when that fails. Raises FormatError.
 
     The applied index is the caller's to move, once for a run of entries.
     """

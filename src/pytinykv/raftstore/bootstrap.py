@@ -2,7 +2,7 @@
 
 A store that finds the cluster not bootstrapped writes the region it would like to start with (`prepare_bootstrap`),
 asks the scheduler, and keeps the region only if its own proposal was taken. A crash in between is repaired at the next
-start: the prepared region is still marked, and the scheduler knows who won.
+start: the prepared region is still marked, and the scheduler knows which store won.
 """
 
 from __future__ import annotations

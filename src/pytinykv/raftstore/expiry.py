@@ -16,7 +16,7 @@ during a pass, and nothing between passes.
 Invariants:
 1. At most one proposal of the sweep is under way. Until it is answered no step is made.
 2. The cursor moves on only past what was looked at and, if expired, whose deletion was applied. A refused step is repeated
-   or, when the region is led elsewhere by then, left to who leads it.
+   or, when the region is led elsewhere by then, left to the store that leads it.
 
 Left out: the clock is the leader's, as for reads; one that is an hour ahead deletes what lives for up to an hour more.
 """

@@ -1,6 +1,6 @@
-"""What a peer notices of the others in its region: who has fallen silent, and, as the leader, who is behind.
+"""What a peer notices of the others in its region: which have fallen silent, and, as the leader, which are behind.
 
-The scheduler is told of both. It gives votes only to learners that are neither, and the leader, who knows first, refuses to
+The scheduler is told of both. It gives votes only to learners that are neither, and the leader, which knows first, refuses to
 promote one that is.
 
 When has a learner caught up? Once it has everything that was committed an election timeout ago, or when it was first looked

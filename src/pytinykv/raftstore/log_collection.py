@@ -61,7 +61,7 @@ class LogCollection:
         self._proposed = index
 
     def _needed_from(self, now: float) -> list[LogIndex]:
-        """Return how far the logs of those members reach for whom the log is kept."""
+        """Return how far the logs of those members reach for which this log is kept."""
         held, force = self._storage.log_bytes, self._config.log_gc_bytes_force
         if held >= FORCE_ALL * force:
             return []

@@ -1,4 +1,4 @@
-"""What becomes of the regions on a store, for those who have to know: reports, message routing, later locks and timestamps.
+"""What becomes of the regions on a store, for the parts that have to know: reports, message routing, later transactions.
 
 A peer adds events to its turn; the store passes them on, in order, once the turn's batch is written. A listener is a plain
 function, called on the store loop; it may ask for a turn and must not change regions itself.

@@ -445,7 +445,7 @@ class Store:
             self._transport.send(store_id, envelopes)
 
     def _take_durable(self, turn: Turn) -> list[RegionPeer]:
-        """Let Raft count what has become durable, and say what waited for it; return whom that concerned."""
+        """Let Raft count what has become durable, and send what waited for it; return the peers concerned."""
         durable_turn = self.syncs.take_durable()
         if durable_turn is None:
             return []

@@ -1,4 +1,4 @@
-"""The syncs of a store's engine: what is written, what of it is durable, and who does the next sync.
+"""The syncs of a store's engine: what is written, what of it is durable, and when the next sync is done, by the disk thread or the loop.
 
     turn n      written ──start──▶ a sync of everything written so far ──▶ durable: turn n, and a turn is asked for
     turn n+1    written ──start──▶ one is under way                          │
@@ -10,7 +10,7 @@ since waking the disk thread and being woken costs more.
 
 Invariants:
 1. At most one sync is under way. What it covers is noted when it starts, never when it ends.
-2. A sync that failed makes nothing durable, and the owner is told, who must not go on.
+2. A sync that failed makes nothing durable, and the owner is told and must not go on.
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ class AddressBook:
     def __init__(self, scheduler: SchedulerClient, scope: Scope) -> None:
         self._scheduler = scheduler
         self._stores: dict[int, metapb_pb2.Store] = {}
+        """By id, each store as the scheduler told last."""
         self._logged = ""
+        """The ids that the log has named last."""
         scope.start("address-book", self._refresh)
 
     @property

@@ -60,7 +60,7 @@ def _same(data: bytes) -> bytes:
 
 
 class _Greeting(NamedTuple):
-    """Who speaks and who is meant: the first frame of every stream."""
+    """The first frame of every stream: the sender's cluster and the store that is meant."""
 
     cluster_id: int
     to_store: int
@@ -82,7 +82,9 @@ class StoreTransport:
         self._scheduler = scheduler
         self._scope = scope.child("raft-transport")
         self._links: dict[int, _Link] = {}
+        """By store, made when it is first sent something; each ends with the scope."""
         self._snapshots = 0
+        """How many were sent or begun; numbers their tasks."""
 
     def send(self, store_id: StoreId, envelopes: list[RaftEnvelope]) -> None:
         """Hand over a turn's messages. Never blocks."""
@@ -136,15 +138,18 @@ class StoreTransport:
 
 
 class _Link:
-    """The way to one other store."""
+    """The connection to one other store, made anew whenever there is something to send."""
 
     def __init__(self, store_id: StoreId, scheduler: StoreFinder, scope: Scope) -> None:
         self._store_id = store_id
         self._scheduler = scheduler
         self._scope = scope
-        self._queue: deque[bytes] = deque(maxlen=FRAMES_QUEUED_MAX)  # the oldest are dropped: Raft repeats the newest
+        self._queue: deque[bytes] = deque(maxlen=FRAMES_QUEUED_MAX)
+        """Frames for the time when there is a connection; the oldest are dropped, since Raft repeats the newest."""
         self._wake = asyncio.Event()
+        """Set when there is something to send without a connection, and when the connection has closed."""
         self._connection: FrameConnection | None = None
+        """The connection in use; None while there is none that was greeted."""
         scope.start(f"link-to-store-{store_id}", self._run)
 
     def send(self, frame: bytes) -> None:

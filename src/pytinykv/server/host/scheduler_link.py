@@ -1,8 +1,8 @@
-"""A store's side of the talk with the scheduler: heartbeats out, orders in.
+"""A store's connection to the scheduler: heartbeats out, orders in.
 
 Region heartbeats go out whenever a leader's region changes and every few seconds; the answers are the scheduler's orders
-(add a peer, remove one, hand over leadership). Store heartbeats tell that the store lives and how full its disk is. All of
-it is soft: what gets lost is said again.
+(add a peer, remove one, transfer leadership). Store heartbeats tell that the store runs and how full its disk is. Nothing is
+lost for good: whatever does not arrive is repeated.
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ class SchedulerReporter:
         self._disk_usage = disk_usage
         self._started_s = started_s
         self._store: Store | None = None
+        """Set once, by `attach`; nothing is reported before."""
         self._asking: set[int] = set()
+        """Regions whose membership the scheduler is being asked for."""
         self._failing_since: float | None = None
+        """Since when store heartbeats fail, monotonic; None while they work."""
 
     def attach(self, store: Store) -> None:
         """Start to report for this store."""

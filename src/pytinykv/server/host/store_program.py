@@ -85,12 +85,14 @@ class StoreProgram:
         self._address = ""
         self._peer_address = ""
         self._status_address = ""
+        """Where others reach this store, as `start` was told; empty before."""
         self._started_s = 0
         """When this process asked to register, in seconds since the Unix epoch; tells it from others that serve the store."""
         self._config = config
         self._scope = scope
         self._claim = claim
         self._ident = bootstrap.store_ident(ports.engine)
+        """Whose engine this was when the process started; None for a new store."""
         self.scheduler = SchedulerClient(
             scheduler_addresses,
             connector=ports.connector,
@@ -100,6 +102,7 @@ class StoreProgram:
             cluster_id=self._ident.cluster_id if self._ident is not None else 0,
         )
         self._store: Store | None = None
+        """Made by `start`, once; stays."""
 
     @property
     def store(self) -> Store:
@@ -196,8 +199,8 @@ class StoreProgram:
     async def _register(self, store_id: StoreId, patience_s: float) -> None:
         """Register at this process's address; wait while the scheduler is not sure that another one has ended.
 
-        Raises StoreInUseError once the other one was heard of twice meanwhile (once may be its last words), or past
-        `patience_s`.
+        Raises StoreInUseError once two heartbeats of the other one have come meanwhile (one may have been on its way), or
+        past `patience_s`.
         """
         deadline = asyncio.get_running_loop().time() + patience_s
         heard: list[int] = []
