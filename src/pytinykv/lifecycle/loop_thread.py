@@ -32,8 +32,7 @@ START_S: Final = 5.0
 EXIT_S: Final = 2.0
 """How long closing the loop may take after its scope has stopped."""
 UNOWNED_S: Final = 0.5
-"""How long tasks that the scope did not start have to end by themselves. gRPC has one for each call; cancelled before it has
-heard of the call's end, it leaves an event for a closed loop, which another loop of the process trips over."""
+"""How long tasks that the scope did not start have to end by themselves; gRPC has one for each call."""
 _GRACE_S: Final = 1.0
 """A call's own deadline is kept in the loop; the waiting thread allows this much more, for a loop that is blocked."""
 

@@ -6,6 +6,11 @@ nothing reads any more and the socket is full, the thread is blocked in `write` 
 collector that happened to free the last channel, or `asyncio.run` on its way out (grpc issue 40989). Therefore the engine
 is started once and kept (`keep_engine`): its thread is a daemon, costs nothing while idle, and is never joined.
 
+Any loop that uses gRPC hands over the events of all of them, by `call_soon_threadsafe` of the loop that an event is for. If
+that loop has been closed, with the event of a cancelled call still to come, this raises in the loop that hands over, maybe
+that of another client (`Exception in callback PollerCompletionQueue._handle_events … Event loop is closed`). Nothing tells
+whether an event is still to come. So a loop that has used the engine drops what gRPC has for it once it is closed.
+
 A forked child has the engine's memory without its threads, and the parent's poll set: a call in the child hangs or crashes
 it, and may take the parent's connections away. So a child whose parent has started the engine is refused one
 (`refuse_forked`).
@@ -15,9 +20,12 @@ The price: grpc keeps every event loop it has met. A process has one or a few; a
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import os
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 import grpc
@@ -78,6 +86,10 @@ _GRPC_CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code i
 _engine_lock: Final = threading.Lock()
 _engine_pid: int | None = None
 """The process in which the engine was started."""
+_loops: Final[weakref.WeakSet[asyncio.AbstractEventLoop]] = weakref.WeakSet()
+"""Those that have used the engine."""
+_deliver: Final = getattr(importlib.import_module("grpc._cython.cygrpc"), "_handle_callback_wrapper", None)
+"""What gRPC has another loop call with an event for it."""
 excuse_threads("_poll_wrapper")  # the engine's
 
 
@@ -103,14 +115,18 @@ def refuse_forked() -> None:
 
 
 def keep_engine() -> None:
-    """Start grpc.aio's engine, if it is not running, and see to it that it is never shut down. Needs a running loop.
+    """Start grpc.aio's engine, if it is not running, and see to it that it is never shut down. To be called in each loop.
 
     Raises:
         ForkedEngineError: as `refuse_forked`.
     """
     global _engine_pid  # noqa: PLW0603 - it mirrors the one engine that grpc.aio has
     refuse_forked()  # before the lock, which a thread may have held in the parent
+    loop = asyncio.get_running_loop()
     with _engine_lock:
+        if loop not in _loops:
+            _loops.add(loop)
+            _drop_events_after_close(loop)
         if _engine_pid is None:
             before = open_descriptors()
             cast("Any", grpc.aio).init_grpc_aio()  # public, but the stubs do not know it
@@ -118,3 +134,18 @@ def keep_engine() -> None:
             # By number and target: a number may be that of a file which another thread, RocksDB's say, has just closed.
             new = open_descriptors().items() - before.items()
             excuse_descriptors(number for number, target in new if not target.startswith("/"))
+
+
+def _drop_events_after_close(loop: asyncio.AbstractEventLoop) -> None:
+    """See to it that handing an event to `loop` is no error once it is closed. While it is open nothing changes."""
+    close = loop.close
+
+    def call_soon_threadsafe(callback: Callable[..., object], *_: object, **__: object) -> None:
+        if callback is not _deliver:
+            raise RuntimeError("Event loop is closed")
+
+    def close_and_drop() -> None:
+        close()
+        cast("Any", loop).call_soon_threadsafe = call_soon_threadsafe
+
+    cast("Any", loop).close = close_and_drop
