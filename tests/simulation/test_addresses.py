@@ -86,3 +86,19 @@ def test_a_store_changes_its_address(tmp_path: Path, how: str, bound_s: float) -
         assert cluster.world.loop.time() - started < bound_s
 
     tell(story, tmp_path)
+
+
+def test_a_store_that_could_not_say_that_it_stops_waits_as_if_it_had_been_killed(tmp_path: Path) -> None:
+    async def story(cluster: Cluster, _directory: Path) -> None:
+        store, loop = cluster.stores[2], cluster.world.loop
+        await cluster.scheduler.crash()
+        started = loop.time()
+        await store.stop()
+        assert loop.time() - started < 2.0
+        await cluster.scheduler.start()
+        store.address = "store-3:30160"
+        started = loop.time()
+        await store.start()
+        assert 9.0 < loop.time() - started < 11.0
+
+    tell(story, tmp_path)

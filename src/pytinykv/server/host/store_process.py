@@ -1,6 +1,6 @@
 """A store as a process: its base, and the store in them; and the order in which all of it stops.
 
-stages        1  not serving any more (health), the store's own (`raftstore.stopping`)
+stages        1  not serving any more (health), the store's own (`raftstore.stopping`), a last heartbeat that says so
 members       2  gRPC server, peer port, links to other stores, connections
 tasks         3  loop, timers, heartbeats
 threads       4  disk, snapshots, status port
