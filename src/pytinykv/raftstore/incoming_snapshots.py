@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytinykv.lifecycle import Worker
+    from pytinykv.raftstore.config import RaftStoreConfig
     from pytinykv.raftstore.records import SnapshotHeader
 
     OnEnd = Callable[[BaseException | None], None]
@@ -38,10 +39,10 @@ class SnapshotRefusedError(Exception):
 class IncomingSnapshots:
     """The snapshots that one store receives. All methods are called on the event loop; none blocks for long."""
 
-    def __init__(self, directory: Path, worker: Worker, *, snapshots_max: int, on_sealed: OnSealed) -> None:
+    def __init__(self, directory: Path, worker: Worker, config: RaftStoreConfig, on_sealed: OnSealed) -> None:
         self._directory = directory
         self._worker = worker
-        self._snapshots_max = snapshots_max
+        self._snapshots_max = config.snapshots_max
         self._on_sealed = on_sealed
         self._receiving: set[str] = set()
         """Names of the snapshots that are arriving, or whose files are being deleted because they broke off."""

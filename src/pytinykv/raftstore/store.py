@@ -130,12 +130,7 @@ class Store:
             on_made=self._on_snapshot_made,
             on_sent=self._on_snapshot_sent,
         )
-        self._incoming = IncomingSnapshots(
-            snapshot_directory.receive,
-            background,
-            snapshots_max=config.snapshots_max,
-            on_sealed=self._on_snapshot_sealed,
-        )
+        self._incoming = IncomingSnapshots(snapshot_directory.receive, background, config, self._on_snapshot_sealed)
         self._reports = Reports(
             self.peers, engine=engine, link=scheduler_link, config=config, on_membership=self.on_membership_answer
         )

@@ -1,4 +1,4 @@
-"""The syncs of a store's engine: what is written, what of it is durable, and when the next sync is done, by the disk thread or the loop.
+"""The syncs of a store's engine: what is written, what of it is durable, and when and where the next sync is done.
 
     turn n      written ──start──▶ a sync of everything written so far ──▶ durable: turn n, and a turn is asked for
     turn n+1    written ──start──▶ one is under way                          │
