@@ -1,6 +1,6 @@
 """What a service is, and how a client reaches one, without saying what carries the messages.
 
-A `Service` is a plain object. `server.grpc_binding` puts it behind a socket, the simulator behind its virtual
+A `Service` is a plain object. `server.host.grpc_binding` puts it behind a socket, the simulator behind its virtual
 network; a client reaches both through a `Connector`. Method paths (`/tikvpb.Tikv/RawGet`) and message classes come
 from the protobuf descriptors and are listed nowhere else:
 

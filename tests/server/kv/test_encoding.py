@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from io import BytesIO
 from typing import Any
 
@@ -10,7 +11,7 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytinykv.server.kv.answers import Batch
+from pytinykv.server.kv.answers import AnswerBudget, Answers, Batch
 from pytinykv.server.kv.commands import COMMANDS, MEMBERS
 from pytinykv.server.kv.encoding import close_answer, field_tag, open_answer, varint, write_pair
 from pytinykv.server.kv.kinds import Command
@@ -55,6 +56,34 @@ def test_any_answers_of_a_frame(answers: list[tuple[int, str, int, bool]]) -> No
             batch.add(request_id, command, response.SerializeToString())
         wanted.append((request_id, member, response))
     assert parsed(batch) == expected(wanted)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["small", "whole"]), IDS), max_size=12))
+def test_batches_that_leave_together_keep_their_ids(kinds: list[tuple[str, int]]) -> None:
+    """A whole frame among small ones: its id must not be taken for that of another answer."""
+
+    async def run() -> list[bytes]:
+        answers = Answers(AnswerBudget())
+        for kind, request_id in kinds:
+            response = pb.RawGetResponse(value=b"%d" % request_id)
+            batch = answers.batch()
+            if kind == "small":
+                batch.add(request_id, MEMBERS["RawGet"], response.SerializeToString())
+            else:
+                out = open_answer(MEMBERS["RawGet"].tag)
+                out.write(response.SerializeToString())
+                frame = close_answer(out, MEMBERS["RawGet"].tag, request_id=request_id)
+                batch = Batch(is_framed=True, parts=[frame])
+            answers.send(batch)
+        answers.end()
+        return [frame async for frame in answers.frames()]
+
+    found = []
+    for frame in map(tikvpb_pb2.BatchCommandsResponse.FromString, asyncio.run(run())):
+        for request_id, response in zip(frame.request_ids, frame.responses, strict=True):
+            assert response.RawGet.value == b"%d" % request_id
+            found.append(request_id)
+    assert found == [request_id for _kind, request_id in kinds]
 
 
 @given(st.lists(st.tuples(st.binary(max_size=40), SIZES), max_size=8), st.sampled_from(["RawScan", "RawBatchGet"]), IDS)

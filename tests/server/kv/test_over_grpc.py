@@ -16,6 +16,7 @@ from pytinykv.server.kv import answers
 from pytinykv.server.kv.service import BATCH_COMMANDS
 from pytinykv.storage import ColumnFamily
 from pytinykv.transport.rpc import RpcChannel, RpcServer
+from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.pb import tikvpb_pb2
 
 FRAMES = 300
@@ -105,3 +106,25 @@ async def test_a_large_answer_arrives_whole_by_a_call_and_by_a_stream(tmp_path: 
         assert answer.responses[0].RawBatchGet == response
         stream.close()
     assert desk.service.budget.used_bytes == 0, "what gRPC has taken does not count any more"
+
+
+async def test_a_stream_sees_a_stop_as_unavailable_after_its_answers(tmp_path: Path) -> None:
+    async with Scope("client") as client:
+        scope = Scope("store")
+        desk = Desk(tmp_path, scope, stores=1)
+        server = RpcServer(scope, "store")
+        bind_service(server, desk.service)
+        channel = RpcChannel(client, f"127.0.0.1:{await server.start('127.0.0.1:0')}")
+        stream: Any = channel.stream_stream(
+            BATCH_COMMANDS, serialize=bytes, deserialize=tikvpb_pb2.BatchCommandsResponse.FromString
+        )
+        frame = tikvpb_pb2.BatchCommandsRequest(request_ids=[1])
+        frame.requests.add().Empty.test_id = 5
+        stream.send_nowait(frame.SerializeToString())
+        async with asyncio.timeout(PATIENCE_S):
+            assert (await stream.receive()).responses[0].Empty.test_id == 5
+            report = await scope.stop()
+            with pytest.raises(RpcError) as caught:
+                await stream.receive()
+    assert report.ok, report.render()
+    assert caught.value.code is StatusCode.UNAVAILABLE

@@ -7,7 +7,9 @@
 
 Invariants:
 1. Bytes are counted from when they are made until gRPC has taken them or they are thrown away.
-2. A closed `Answers` holds nothing and takes nothing; who works for it sees `is_closed` and stops.
+2. A closed `Answers` holds nothing and takes nothing; reads for it see `is_closed` and stop.
+
+Left out: a client that takes nothing while its connection lives keeps what it has, up to `STREAM_BYTES_MAX` and one answer.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class Batch:
     def __init__(self, *, is_framed: bool, ids: list[int] | None = None, parts: list[bytes] | None = None) -> None:
         self._is_framed = is_framed
         self.ids: list[int] = [] if ids is None else ids
-        """Of the commands that are answered, in the order of the answers; unused where there is one."""
+        """Of the commands that are answered, in the order of the answers. Empty in a frame: `parts` has them already."""
         self.parts: list[bytes] = [] if parts is None else parts
         """Encoded, to be joined."""
         self.size_bytes = sum(map(len, self.parts))
@@ -78,6 +80,10 @@ class Batch:
         self.parts.append(answer)
         self.size_bytes += len(answer)
 
+    def takes(self, other: Batch) -> bool:
+        """Return whether another batch may leave in the same frame. In whole frames no ids may follow their own."""
+        return bool(self.ids and other.ids) and self.size_bytes + other.size_bytes <= MERGED_BYTES_MAX
+
     def extend(self, other: Batch) -> None:
         """Take the answers of another batch, which is not used any more."""
         self.ids += other.ids
@@ -86,7 +92,7 @@ class Batch:
 
     def encode(self) -> bytes:
         """Return the frame, or the response."""
-        if self._is_framed:
+        if self._is_framed and self.ids:
             self.parts.append(request_ids(self.ids))
         return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
 
@@ -199,7 +205,7 @@ class Answers:
     def _take(self) -> Batch:
         waiting = self._waiting
         batch = waiting.popleft()
-        while waiting and batch.size_bytes + waiting[0].size_bytes <= MERGED_BYTES_MAX:
+        while waiting and batch.takes(waiting[0]):
             batch.extend(waiting.popleft())
         return batch
 

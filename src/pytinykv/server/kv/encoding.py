@@ -71,14 +71,19 @@ def open_size(tag: bytes) -> int:
     return len(_RESPONSES) + len(tag) + 2 * _PADDED_BYTES
 
 
-def close_answer(out: BytesIO, tag: bytes) -> bytes:
-    """Fill in the sizes, and return the answer. Copies nothing, as long as nothing is written afterwards."""
+def close_answer(out: BytesIO, tag: bytes, *, request_id: int | None = None) -> bytes:
+    """Fill in the sizes, and return the answer; with a request id, a whole frame of this answer.
+
+    Copies nothing: `out` is not to be written to afterwards.
+    """
     size = out.tell() - open_size(tag)
     out.seek(len(_RESPONSES))
     out.write(_padded_varint(len(tag) + _PADDED_BYTES + size))
     out.seek(len(tag), 1)
     out.write(_padded_varint(size))
     out.seek(0, 2)
+    if request_id is not None:
+        out.write(request_ids([request_id]))
     return out.getvalue()
 
 

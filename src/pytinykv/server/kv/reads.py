@@ -73,7 +73,7 @@ class RegionReads:
         self._position = 0
         """Of the read under way; those before it are answered."""
         self._complete = [answers.batch()]
-        """Answers that were not sent yet; the first batch takes more, the others are one large answer each."""
+        """Answers that were not sent yet; the first batch takes more, the others are whole frames of one large answer."""
         self._partial_bytes = 0
         """Of the answer being made; counted in the budget."""
         self._steps = self._serve()
@@ -148,12 +148,13 @@ class RegionReads:
             _check_size(out.tell())
         finally:
             self._count_partial(0)
-        answer = close_answer(out, command.tag) if is_framed else out.getvalue()
-        batch = self._complete[0]
-        if len(answer) >= LARGE_BYTES:
-            batch = self.answers.batch()
-            self._complete.append(batch)
-        batch.add_answer(read.request_id, answer)
+        if not is_framed:
+            self._complete[0].add_answer(read.request_id, out.getvalue())
+        elif out.tell() < LARGE_BYTES:
+            self._complete[0].add_answer(read.request_id, close_answer(out, command.tag))
+        else:
+            frame = close_answer(out, command.tag, request_id=read.request_id)
+            self._complete.append(Batch(is_framed=True, parts=[frame]))
 
     def _check_room(self, size_bytes: int) -> None:
         """Refuse the read under way, `size_bytes` of whose answer are made, if it must not go on."""
