@@ -74,7 +74,9 @@ class Core:
 
         # What never changes.
         self.config = config
+        """The settings, checked."""
         self.id = config.peer_id
+        """This peer's own id."""
         self.storage = storage
         """Read only; asked here for snapshots, by the log for entries."""
         self.rng = rng
@@ -86,6 +88,7 @@ class Core:
         self.vote = hard_state.vote
         """The peer that got this peer's vote in `term`, or NO_PEER. Set by `election`, reset by a newer term."""
         self.log = RaftLog(storage, hard_state.commit, config.applied, hard_state.term)
+        """The log, and how far it is committed, applied and durable."""
 
         # What this peer is now.
         self.conf = Configuration(conf_state)

@@ -24,7 +24,7 @@ class ProgressStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """One peer. `progress` is empty except at a leader."""
+    """One peer."""
 
     peer_id: PeerId
     role: RoleKind
@@ -36,10 +36,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     first_index: LogIndex
     last_index: LogIndex
     durable_index: LogIndex
+    """How far the log is on this peer's disk."""
     conf_state: ConfState
     lead_transferee: PeerId
+    """The peer that a leader is handing over to, or NO_PEER."""
     lease_until: float
+    """See `RawNode.lease_until`; minus infinity except at a leader."""
     progress: dict[PeerId, ProgressStatus]
+    """Of every member, at a leader; empty elsewhere."""
 
     def render(self) -> str:
         """Return a few lines for people."""

@@ -67,8 +67,7 @@ class RaftLog:
         ends at `last_index`. Grows by `append`, shrinks by `on_written` and by overwriting."""
         self._unwritten_first = LogIndex(last + 1)
         """Index of the first of them, also while there is none: everything below is the storage's."""
-        self._snapshot_index = base
-        self._snapshot_term = storage.term(base)
+        self._snapshot_index, self._snapshot_term = base, storage.term(base)
         """The entry before the log's first one when this peer started, or since then the end of the newest snapshot that
         replaced the log. Lies below the true beginning once the driver has cut the storage's front off."""
         self.pending_snapshot: SnapshotMeta | None = None

@@ -33,20 +33,26 @@ class EntryKind(IntEnum):
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One slot of the log."""
+    """One slot of the log. Index and term identify it in all logs of the group (Raft 5.3, log matching)."""
 
     index: LogIndex
+    """Its place; the first entry of all has 1."""
     term: Term
+    """The term of the leader that proposed it; later leaders replicate it unchanged."""
     kind: EntryKind = EntryKind.NORMAL
     data: bytes = b""
+    """What the driver proposed; empty in a no-op."""
 
 
 class HardState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a peer must never forget (Raft figure 2, "persistent state"), plus the commit index as a hint for restarts."""
 
     term: Term = Term(0)
+    """The newest term that the peer knew of."""
     vote: PeerId = NO_PEER
+    """Its vote in that term."""
     commit: LogIndex = LogIndex(0)
+    """What it knew to be committed; may be lost or old, since a leader tells it anew."""
 
 
 class ConfState(msgspec.Struct, frozen=True, array_like=True):
@@ -65,7 +71,7 @@ class ConfChangeKind(IntEnum):
 
 
 class ConfChange(msgspec.Struct, frozen=True, array_like=True):
-    """The data of a CONF_CHANGE entry. `context` belongs to the driver (region epoch, store of the peer)."""
+    """The data of a CONF_CHANGE entry: what becomes of one peer. `context` belongs to the driver (region epoch, store)."""
 
     kind: ConfChangeKind
     peer_id: PeerId
@@ -73,7 +79,9 @@ class ConfChange(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SnapshotMeta(msgspec.Struct, frozen=True, array_like=True):
-    """What a snapshot replaces: everything up to and including `index`, whose term is `term`."""
+    """What a snapshot replaces: everything up to and including `index`, whose term is `term` and at which the members are
+    `conf_state`.
+    """
 
     index: LogIndex
     term: Term
@@ -151,7 +159,7 @@ class HeartbeatResponse(_Message, frozen=True, array_like=True, gc=False, tag=5)
 
 
 class VoteRequest(_Message, frozen=True, array_like=True, gc=False, tag=6):
-    """A candidate asks for the vote of `term`.
+    """A candidate whose log ends at `last_index` with `last_term` asks for the vote of `term`.
 
     `transfer_at` is set when the old leader asked for the election (thesis 3.10): that leader's clock when it did. Voters
     then need not stick to it, unless they have heard from it since.
@@ -174,7 +182,9 @@ class VoteResponse(_Message, frozen=True, array_like=True, gc=False, tag=7):
 
 
 class PreVoteRequest(_Message, frozen=True, array_like=True, gc=False, tag=8):
-    """Would you vote for me? (thesis 9.6). `term` is the term that the sender would campaign in, its own plus one."""
+    """A peer asks whether it would get a vote (thesis 9.6). `term` is that in which it would campaign, its own plus one; the
+    rest as in `VoteRequest`.
+    """
 
     last_index: LogIndex
     last_term: Term

@@ -82,14 +82,14 @@ class MemoryStorage:
     def __init__(self, conf_state: ConfState | None = None) -> None:
         """Begin with an empty log; `conf_state` are the members of a group that is being created."""
         self.hard_state = HardState()
+        """The newest that was written."""
         self.conf_state = conf_state if conf_state is not None else ConfState()
         """The members as of `applied`."""
         self.applied = LogIndex(0)
         """How far the state machine has got; what `snapshot` stands for."""
         self.snapshot_unavailable = False
         """Set by tests: snapshots take time."""
-        self._base_index = LogIndex(0)
-        self._base_term = Term(0)
+        self._base_index, self._base_term = LogIndex(0), Term(0)
         """The entry before the first one."""
         self._entries: list[Entry] = []
         """Without gaps, from `_base_index` + 1 on."""

@@ -112,7 +112,7 @@ class RaftStoreConfig:
         """Return how long a quorum's answer lets a leader read alone.
 
         A follower that answered elects no other peer for this long and the drift on top (Raft thesis 6.4.1); kept below
-        the election timeout, so that the promise never delays an election.
+        the election timeout, so that this never delays an election.
         """
         return (self.election_ticks - 1) * self.tick_s * (1 - self.clock_drift_max)
 

@@ -178,7 +178,7 @@ def forgets_its_vote(patch: Patch) -> None:
 
     patch.setattr(PeerStorage, "initial_state", initial_state)
     has_none = property(lambda _self: False, lambda _self, _value: None)
-    patch.setattr(Core, "is_just_restarted", has_none)  # and the promise that covers for it
+    patch.setattr(Core, "is_just_restarted", has_none)  # it would neither campaign nor vote
 
 
 @planted("votes twice in a term", "elections", 30, LOST, first=8)
