@@ -138,8 +138,8 @@ def test_where_the_scheduler_is_said_to_be(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def nobody(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Return an address at which nobody listens ("dead"), or where somebody takes connections and never replies."""
+def unanswered(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return an address at which no process listens ("dead"), or where one takes connections and never replies."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         if request.param == "dead":
@@ -148,24 +148,24 @@ def nobody(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 UNANSWERED = pytest.mark.parametrize(
-    ("nobody", "command"), [("dead", "put k v"), ("silent", "scan")], indirect=["nobody"]
+    ("unanswered", "command"), [("dead", "put k v"), ("silent", "scan")], indirect=["unanswered"]
 )
 
 
 @UNANSWERED
-def test_an_address_that_does_not_answer_is_named_when_the_time_is_up(nobody: str, command: str) -> None:
-    done = tinykv(*command.split(), "--scheduler", nobody, "--timeout", 0.5)
+def test_an_address_that_does_not_answer_is_named_when_the_time_is_up(unanswered: str, command: str) -> None:
+    done = tinykv(*command.split(), "--scheduler", unanswered, "--timeout", 0.5)
     assert done.returncode == 1
-    assert f"no scheduler answered in time (asked {nobody};" in done.stderr.decode()
+    assert f"no scheduler answered in time (asked {unanswered};" in done.stderr.decode()
     assert done.stdout == b""
 
 
 @UNANSWERED
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_twice_while_it_waits_it_ends_at_once_with_130(
-    tmp_path: Path, nobody: str, command: str, number: int
+    tmp_path: Path, unanswered: str, command: str, number: int
 ) -> None:
-    options = ("--scheduler", nobody, "--timeout", 600, "--log-level", "info")
+    options = ("--scheduler", unanswered, "--timeout", 600, "--log-level", "info")
     with started(tmp_path, *command.split(), *options) as running:
         wait_until(lambda: "scope client started" in running.errors)
         running.process.send_signal(number)

@@ -130,7 +130,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, temporary: dict[str, st
         Path(f"/proc/{children['store-1']}/cwd").resolve()
         subprocess.run(["/bin/kill", "-STOP", str(children["store-1"])], check=True)
         running.process.send_signal(signal.SIGINT)
-        with pytest.raises(subprocess.TimeoutExpired):  # it waits for the store that stands still
+        with pytest.raises(subprocess.TimeoutExpired):  # it waits for the store that is paused
             running.process.wait(1.0)
         assert running.stop() == 3
         assert "SIGINT for the second time" in running.errors

@@ -4,6 +4,9 @@
     connector = cluster.connector(scope)
 
 Stores check epoch and leadership as real ones do. Tests move leaders, split regions, script answers, hold or lose them.
+
+The simulator's cluster does not serve here: its regions don't split, its scheduler is one, an answer of a certain kind comes
+only if the cluster happens to be in that state, and each cluster takes an election, where most of these tests take 5 ms.
 """
 
 from __future__ import annotations

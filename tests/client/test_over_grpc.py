@@ -63,7 +63,7 @@ async def test_awaiting_a_client_connects_it(cluster: FakeCluster, servers: dict
 async def test_a_wrong_address_shows_at_once(cluster: FakeCluster) -> None:
     with pytest.raises(pytinykv.SchedulerUnavailableError, match=r"asked 127.0.0.1:1; last: .*UNAVAILABLE"):
         async with aio.connect("127.0.0.1:1", timeout=0.3):
-            pytest.fail("connected to nobody")
+            pytest.fail("connected without a scheduler")
 
 
 async def test_a_store_that_stops_and_comes_back(

@@ -90,7 +90,7 @@ async def test_a_leader_that_abdicated_but_still_answers_is_left(
 
 
 async def test_an_election_is_waited_for(cluster: FakeCluster, scheduler: SchedulerClient) -> None:
-    cluster.scheduler_leader = "nobody"
+    cluster.scheduler_leader = "none"
     asyncio.get_running_loop().call_later(0.02, setattr, cluster, "scheduler_leader", ADDRESSES[1])
     assert await scheduler.is_bootstrapped()
 
@@ -110,9 +110,9 @@ async def test_no_scheduler_at_all_is_an_error_that_says_whom_it_asked(
 
 
 async def test_another_cluster_is_refused(cluster: FakeCluster, connector: FakeConnector, scope: Scope) -> None:
-    stranger = SchedulerClient(ADDRESSES[0], connector=connector, rng=Random(1), scope=scope, cluster_id=5)
+    other = SchedulerClient(ADDRESSES[0], connector=connector, rng=Random(1), scope=scope, cluster_id=5)
     with pytest.raises(ClusterMismatchError, match=f"is of cluster {CLUSTER_ID}, not of cluster 5"):
-        await stranger.connect()
+        await other.connect()
 
 
 async def test_an_address_that_now_leads_to_another_cluster_is_refused(
