@@ -85,7 +85,7 @@ def test_options_are_spelt_as_the_flags(tmp_path: Path) -> None:
         ("[store\n", "is not valid TOML"),
     ],
 )
-def test_what_nobody_knows_is_an_error_that_names_it(tmp_path: Path, file: str, message: str) -> None:
+def test_an_unknown_setting_is_an_error_that_names_it(tmp_path: Path, file: str, message: str) -> None:
     result = invoke(probe, tmp_path, file)
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())

@@ -192,7 +192,7 @@ def test_a_port_in_use_is_named_and_nothing_stays(tmp_path: Path, temporary: dic
     assert list(Path(temporary["TMPDIR"]).iterdir()) == []
 
 
-def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_directory_of_another_program_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").touch()
     done = tinykv("playground", *ANY, "--data-dir", tmp_path)
     assert done.returncode == 1
@@ -218,7 +218,7 @@ def test_variables_and_files_meant_for_servers(tmp_path: Path) -> None:
     assert "store-1 could not start: [store.raftstore] heartbeat_ticks (2) must be at least 1" in done.stderr.decode()
 
 
-def test_output_that_nobody_reads_ends_nothing(tmp_path: Path, temporary: dict[str, str]) -> None:
+def test_output_without_a_reader_ends_nothing(tmp_path: Path, temporary: dict[str, str]) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "pytinykv", "playground", "--stores", "1", *ANY],
         stdout=subprocess.PIPE,

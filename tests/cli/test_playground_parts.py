@@ -51,7 +51,7 @@ def test_a_temporary_one_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_old_directories_that_nobody_holds_are_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_old_directories_without_a_holder_are_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     held, young, foreign, old = (tmp_path / f"tinykv-playground-{name}" for name in ("held", "young", "foreign", "old"))
     home = Home.open(held)

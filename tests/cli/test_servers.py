@@ -113,7 +113,7 @@ def test_data_directory_in_use_names_the_process(tmp_path: Path) -> None:
     assert f"in use by the process with pid {running.pid}: stop it" in done.stderr.decode()
 
 
-def test_data_directory_of_another_kind_of_server_and_of_a_stranger(tmp_path: Path, scheduler: Running) -> None:
+def test_data_directory_of_another_kind_of_server_and_of_another_program(tmp_path: Path, scheduler: Running) -> None:
     with started(tmp_path, "scheduler", "--data-dir", tmp_path / "data", "--addr", ANY) as running:
         running.ready()
         running.stop()

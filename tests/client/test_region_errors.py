@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -137,6 +138,24 @@ async def test_a_leader_hint_is_followed_without_asking_the_scheduler(client: As
     assert warm.stores[1].seen == ["RawGet", "RawGet"]
 
 
+async def test_a_leader_learnt_from_a_store_is_kept_when_the_scheduler_names_many_regions(
+    client: AsyncClient, warm: FakeCluster
+) -> None:
+    await client.raw.get(b"k")
+    await client.raw.get(b"a")
+    warm.scheduler_sees = copy.deepcopy(warm.regions)
+    warm.region_of(b"k").leader = 1
+    assert await client.raw.get(b"k") == b"old"
+    sent = len(warm.stores[STORE].seen)
+    await client.raw.batch_get([b"k", b"z"])  # the region of z is not known yet
+    await client.raw.delete_range(b"x")
+    assert await client.raw.get(b"k") == b"old"
+    client.executor.router.regions.remove(client.executor.router.regions.locate(b"a"))  # type: ignore[arg-type]
+    await client.raw.checksum()
+    assert await client.raw.get(b"k") == b"old"
+    assert len(warm.stores[STORE].seen) == sent
+
+
 async def test_a_hint_at_an_unknown_peer_makes_the_client_ask_the_scheduler(
     client: AsyncClient, warm: FakeCluster
 ) -> None:
@@ -241,8 +260,6 @@ async def test_the_scheduler_names_a_leader_late(client: AsyncClient, warm: Fake
 
 
 async def test_the_scheduler_lags_behind_a_split(client: AsyncClient, warm: FakeCluster) -> None:
-    import copy
-
     warm.scheduler_sees = copy.deepcopy(warm.regions)
     warm.split(b"k5")
     await client.raw.batch_put({b"k": b"1", b"l": b"2"})

@@ -117,7 +117,7 @@ def test_a_ping_during_a_stream_is_answered(cluster: Cluster) -> None:
         assert first < second
 
 
-def test_a_connection_that_says_nothing_harms_nobody(cluster: Cluster) -> None:
+def test_a_connection_that_sends_nothing_disturbs_no_other(cluster: Cluster) -> None:
     silent = [socket.create_connection(tuple_of(process.address)) for process in cluster.processes]
     try:
         with tikv.RawClient([cluster.address]) as theirs:

@@ -277,9 +277,9 @@ def _bound(key: str) -> str:
     return shorten(escaped(bytes.fromhex(key)), 24)
 
 
-def _count(things: list[dict[str, Any]], key: str) -> str:
+def _count(rows: list[dict[str, Any]], key: str) -> str:
     """Return how many there are, and how many in each state."""
-    states = [str(thing[key]) for thing in things]
+    states = [str(row[key]) for row in rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     return f"{len(states)} ({counts})" if counts else "0"
 

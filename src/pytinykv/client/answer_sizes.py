@@ -1,9 +1,9 @@
 """How many pairs to ask for at a time, so that an answer has about the size wanted.
 
 A store may not shorten an answer (a short page means that the region has no more, a missing pair that there is no such
-key), and how large values are shows only when they are read. So a client that has read none asks for one pair first, and then for as many
-as those it saw let it expect to fit. It errs for one answer when values become larger at once; a store for which that is
-too much says that it is busy, and is asked for less.
+key), and how large values are shows only when they are read. So a client that has read none asks for one pair first, and then
+for as many as those it saw let it expect to fit. It errs for one answer when values become larger at once; a store for which
+that is too much says so, and is asked for less.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 from pytinykv.client.route import Destination, Route
+from pytinykv.model import Region
 
 
 class RegionCache:
@@ -43,6 +44,11 @@ class RegionCache:
         """Return the route to a destination's region, if known."""
         locate = self.locate_below if destination.below else self.locate
         return locate(destination.bound)
+
+    def knows(self, region: Region) -> bool:
+        """Tell whether there is a route to just this state of a region."""
+        known = self.locate(region.start_key)
+        return known is not None and (known.region.id, known.region.epoch) == (region.id, region.epoch)
 
     def locate(self, key: bytes) -> Route | None:
         """Return the route to the region that holds `key`, if known."""

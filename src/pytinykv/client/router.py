@@ -136,7 +136,10 @@ class Router:
             routes = [self._with_other_leader(dropped)]
         else:
             routes = [route for info in known if (route := self._route_to(info)) is not None]
-        self.regions.insert_all(routes)
+        # The leaders of other regions may have been learnt since from stores, which know better.
+        self.regions.insert_all(
+            route for route in routes if route.serves(destination) or not self.regions.knows(route.region)
+        )
         # One that is older than what is cached was not taken, and is used all the same: its store names the newer ones.
         return self.regions.find(destination) or next((route for route in routes if route.serves(destination)), None)
 
