@@ -239,11 +239,12 @@ class Scheduler:
             await self._committer.execute(PutStore(store))
             return
         # Taken before the disk is waited for: of two that ask in the same moment only one may be told yes.
-        before, known.address, known.heard_at = known.address, store.address, self.now
+        before = known.address, known.heard_at
+        known.address, known.heard_at = store.address, self.now
         try:
             await self._committer.execute(PutStore(store))
         except Refusal:
-            known.address = before
+            known.address, known.heard_at = before
             raise
 
     async def store_stopped(self, store_id: int, start_timestamp: int) -> None:

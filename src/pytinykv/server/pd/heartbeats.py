@@ -27,9 +27,12 @@ class Outbox:
     def __init__(self, make_response: Callable[[Order], pdpb_pb2.RegionHeartbeatResponse]) -> None:
         self._make_response = make_response
         self._waiting: dict[int, pdpb_pb2.RegionHeartbeatResponse] = {}
+        """By region; at most one each."""
         self._changed = asyncio.Event()
+        """Set when something was queued or the stream was closed; cleared by `next`, the only one that waits for it."""
         self._is_closed = False
         self._error: Exception | None = None
+        """How the stream ends once `_waiting` is empty; None: in good order."""
 
     def push_order(self, order: Order) -> None:
         """Queue an order."""
