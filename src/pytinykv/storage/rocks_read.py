@@ -218,8 +218,11 @@ class RocksSnapshot:
     def __init__(self, columns: ByFamily[Any], gets: ByFamily[Any], root: Path) -> None:
         self._columns = columns
         self._gets = gets
+        """The engine's own tables; `CLOSED` once the snapshot is closed."""
         self._pinned: _Pinned | None = None
+        """Set by `pin`, once; from then on the engine itself may show a later state."""
         self._dependents: Dependents | None = None
+        """Open cursors; made with the first one, since most snapshots have none."""
         self._root = root
 
     def pin(self) -> None:
