@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.raftstore.harness import Call, Cluster, Node
 
-from pytinykv.raftstore import RaftStoreConfig
+from pytinykv.lifecycle import Scope
+from pytinykv.raftstore import RaftStoreConfig, StoreLoop
 
 KIB = 1024
 VALUE = bytes(100 * KIB)
@@ -95,3 +98,28 @@ def test_a_read_under_the_lease_sees_every_acknowledged_write_while_the_rest_wai
             assert all(there for there, call in zip(seen, calls, strict=True) if call.succeeded)
     assert lagged, "the test has shown nothing"
     assert all(call.succeeded for call in calls)
+
+
+async def test_others_have_the_event_loop_between_full_turns(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, stores=1, config=replace(SMALL, tick_s=3600.0))
+    cluster.settle()
+    (leader,) = cluster.leaders()
+    store, order = leader.running, list[str]()
+    turn = store.turn
+
+    def noted_turn() -> None:
+        order.append("turn")
+        turn()
+
+    store.turn = noted_turn  # type: ignore[method-assign]
+    calls = put_many(cluster, 1, 8)
+    scope = Scope("store")
+    StoreLoop(store).start(scope)
+    while store.has_leftovers or "turn" not in order:
+        order.append("other")
+        await asyncio.sleep(0)
+    leader.disk.submit = lambda work, on_done: on_done(work())  # type: ignore[method-assign,assignment]
+    leader.disk.work()
+    await scope.stop(10.0)
+    assert all(call.answers for call in calls)
+    assert "turn turn" not in " ".join(order[: order.index("turn") + 6]), "what is left waits for the others"

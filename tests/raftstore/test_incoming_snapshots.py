@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from pytinykv.raft import AppendResponse, InstallSnapshot, LogIndex, PeerId, Sna
 from pytinykv.raftstore import SnapshotHeader, SnapshotManifest, SnapshotRefusedError
 from pytinykv.raftstore.bootstrap import write_initial_region
 from pytinykv.raftstore.records import SnapshotFile
+from pytinykv.raftstore.snapshot_files import snapshot_name
 from pytinykv.raftstore.turn import Turn
 
 
@@ -168,6 +170,33 @@ def test_a_snapshot_has_arrived_only_once_its_region_has_taken_it(cluster: Clust
     cluster.settle()
     assert isinstance(ends[-1], SnapshotRefusedError)
     assert not any((follower.directory / "receive").iterdir())
+
+
+def test_a_leader_hears_how_far_a_peer_is_that_caught_up_while_its_snapshot_travelled(cluster: Cluster) -> None:
+    leader, follower = lagging(cluster)
+    transfer = sent_snapshot(cluster, leader)
+    receiver = follower.running.receive_snapshot(transfer.header)
+    for chunk in transfer.chunks:
+        receiver.write(chunk, lambda _error: None)
+    ends: list[BaseException | None] = []
+    receiver.finish(ends.append)
+    follower.background.waiting, arriving = [], follower.background.waiting
+    directory = follower.directory / "receive" / "by-another-way"
+    shutil.copytree(leader.directory / "send" / directory_of(transfer.header), directory)
+    follower.running._on_snapshot_sealed(transfer.header, directory, lambda _error: None)
+    cluster.settle()
+    assert not follower.peer.is_installing
+    cluster.sent.clear()
+    follower.background.waiting = arriving
+    cluster.settle()
+    assert isinstance(ends[0], SnapshotRefusedError)
+    matches = [e.message.match for e in cluster.sent if isinstance(e.message, AppendResponse)]
+    assert matches
+    assert min(matches) >= transfer.header.manifest.meta.index
+
+
+def directory_of(header: SnapshotHeader) -> str:
+    return snapshot_name(header.manifest.region.id, header.manifest.meta)
 
 
 def test_a_refused_snapshot_is_made_and_sent_anew(cluster: Cluster) -> None:

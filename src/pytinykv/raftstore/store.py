@@ -315,8 +315,7 @@ class Store:
         reason = self._router.why_no_snapshot(header)
         if reason is None:
             return self._incoming.receive(header)
-        self._frames.append((0, [header.envelope]))  # if its state is there already, Raft says so to the leader
-        self.wake()
+        self._let_raft_answer(header)
         raise SnapshotRefusedError(reason)
 
     def change_membership(self, region_id: RegionId, change: MembershipChange, *, conf_ver: int | None = None) -> None:
@@ -537,12 +536,21 @@ class Store:
 
     def _on_snapshot_sealed(self, header: SnapshotHeader, directory: Path, on_end: OnEnd) -> None:
         def offer(turn: Turn) -> None:
-            reason = self._router.why_no_snapshot(header) or self._why_not_taken(header, directory, turn)
+            reason = self._router.why_no_snapshot(header)
+            if reason is not None:
+                self._let_raft_answer(header)
+            else:
+                reason = self._why_not_taken(header, directory, turn)
             if reason is not None:
                 self._incoming.discard(directory)
             on_end(None if reason is None else SnapshotRefusedError(reason))
 
         self.in_turn(offer)
+
+    def _let_raft_answer(self, header: SnapshotHeader) -> None:
+        """Let the leader hear how far the peer is, if it needs no snapshot because of that."""
+        self._frames.append((0, [header.envelope]))
+        self.wake()
 
     def _why_not_taken(self, header: SnapshotHeader, directory: Path, turn: Turn) -> str | None:
         """Offer a received snapshot to its region's Raft; return why it was not taken, None if it was."""
