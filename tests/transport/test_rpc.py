@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 import pytest
-import uvloop
 from tests.helpers import Stubborn, forever
 
 from pytinykv.lifecycle import LeakKind, LifecycleError, Scope, ScopeStoppedError
@@ -56,12 +54,6 @@ class Handlers:
     async def brief(self, request: bytes, context: CallContext) -> bytes:
         self.entered.set()
         await asyncio.sleep(0.1)
-        return b"done"
-
-    async def wait(self, request: bytes, context: CallContext) -> bytes:
-        self.entered.set()
-        await self.go_on.wait()
-        self.closed.set()
         return b"done"
 
     async def ignore(self, request: bytes, context: CallContext) -> bytes:
@@ -134,7 +126,6 @@ class Handlers:
             "echo",
             "hang",
             "brief",
-            "wait",
             "ignore",
             "await_cancelled",
             "refuse",
@@ -569,57 +560,3 @@ class TestAddresses:
             await both.server.start("127.0.0.1:0")
         with pytest.raises(LifecycleError, match="before the server starts"):
             both.server.add_service("t.U", [])
-
-
-@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
-async def test_an_event_for_a_loop_that_is_closed_disturbs_no_other_loop(
-    both: Both, loop_factory: Callable[[], asyncio.AbstractEventLoop]
-) -> None:
-    """A call whose task was cancelled ends when gRPC's core has ended it, which may be after its loop was closed."""
-    raised: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
-
-    async def begin_and_leave() -> None:
-        scope = Scope("other")
-        channel = RpcChannel(scope, both.channel.address)
-        call: Any = channel._channel.unary_unary("/t.T/wait")(b"")
-        while not both.handlers.entered.is_set():
-            await asyncio.sleep(0)
-        call._invocation_task.cancel()
-        await asyncio.sleep(0)
-
-    def run_and_close() -> None:
-        loop = loop_factory()
-        loop.run_until_complete(begin_and_leave())
-        loop.close()
-
-    thread = threading.Thread(target=run_and_close)
-    thread.start()
-    while thread.is_alive():
-        await asyncio.sleep(0)
-    both.handlers.go_on.set()
-    await both.handlers.closed.wait()
-    for _ in range(100):
-        await both.unary("echo")
-    assert raised == []
-
-
-@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_loops_come_and_go_with_calls_under_way(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """The engine of grpc.aio outlives every loop; a loop that goes in the middle of everything must not hang the next."""
-
-    async def main() -> None:
-        async with Scope("round") as scope:
-            handlers = Handlers(Stubborn())
-            server = RpcServer(scope, "grpc")
-            server.add_service("t.T", handlers.methods())
-            port = await server.start("127.0.0.1:0")
-            for number in range(3):
-                channel = RpcChannel(scope, f"127.0.0.1:{port}")
-                stream: RpcStream[bytes, bytes] = channel.stream_stream("/t.T/both", serialize=same, deserialize=same)
-                scope.start(f"flood {number}", TestStoppingTheServer.flood, stream)
-            await handlers.entered.wait()
-
-    for _ in range(5):
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(main())
