@@ -117,7 +117,7 @@ class _Portions:
         return items[: self._size], items[self._size :]
 
     def learn(self, outcomes: Sequence[Outcome[Any, Any]]) -> None:
-        """Take how a portion fared."""
+        """Take what became of a portion, for the size of the next one."""
         if self._kind is None:
             return
         sizes = self._executor.answer_sizes

@@ -79,9 +79,9 @@ class ScanPager:
         self._pages += 1
         while self._left is not None:
             ahead, self._ahead = self._ahead, None
-            if (
-                ahead is None or type(await ahead.reply) is AttemptFailure
-            ):  # which may be long ago, so it teaches nothing
+            if ahead is not None and type(await ahead.reply) is AttemptFailure:
+                ahead = None  # it may have failed long ago, and says nothing of the cluster as it is now
+            if ahead is None:
                 command = self._command(self._left)
                 page = await executor.execute(command, deadline)
             else:
