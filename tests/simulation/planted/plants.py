@@ -382,11 +382,11 @@ def send_blocks(patch: Patch) -> None:
     async def run(self: StoreLoop) -> None:
         under_way: dict[int, int] = self.under_way  # type: ignore[attr-defined]
         while True:
-            await self._due.wait()
-            self._due.clear()
-            self._store.take_due()
-            for frame in self._store._frames:
-                under_way[frame[0].sender.store_id] = 0
+            while not self._store.take_due():
+                self._idle = asyncio.get_running_loop().create_future()
+                await self._idle
+            for _size_bytes, envelopes in self._store._frames:
+                under_way[envelopes[0].sender.store_id] = 0
             self._store.turn()
             while max(under_way.values(), default=0) > 30:
                 await asyncio.Event().wait()  # for room, which only this loop could make
