@@ -32,7 +32,7 @@ from pytinykv.cli import main as tinykv
 from pytinykv.cli import serving
 from pytinykv.cli.bench.targets import PytinykvTarget
 from pytinykv.cli.bench.workload import Operation, Workload, run_round
-from pytinykv.cli.playground.cluster import Cluster
+from pytinykv.cli.playground.cluster import LocalCluster
 from pytinykv.cli.playground.command import wait_serving
 from pytinykv.cli.playground.home import Home
 from pytinykv.lifecycle import Scope, run_process
@@ -142,7 +142,7 @@ class Sample:
 class Side:
     """A cluster and a client of it."""
 
-    def __init__(self, name: str, cluster: Cluster, client: aio.AsyncClient, scope: Scope) -> None:
+    def __init__(self, name: str, cluster: LocalCluster, client: aio.AsyncClient, scope: Scope) -> None:
         self.name = name
         self._cluster = cluster
         self._target = PytinykvTarget(client, cluster)
@@ -208,7 +208,7 @@ async def _side(name: str, scope: Scope, *, bare: bool) -> Side:
     own = scope.child(name)
     home = Home.open(None)
     program = (TOOL, BARE) if bare else ("-m", "pytinykv")
-    cluster = Cluster(own, home, config=None, program=program)
+    cluster = LocalCluster(own, home, config=None, program=program)
     own.on_stop("delete the data", home.close, 5.0)
     await cluster.start(3, "127.0.0.1:0")
     await wait_serving(cluster)

@@ -22,7 +22,8 @@ from pytinykv.client.route import Destination, Route
 from pytinykv.wire.keys import describe_key
 from pytinykv.wire.pb import tikvpb_pb2
 
-Frame = tikvpb_pb2.BatchCommandsRequest.Request
+FramedRequest = tikvpb_pb2.BatchCommandsRequest.Request
+"""One command within a `BatchCommands` frame."""
 Pair = tuple[bytes, bytes]
 
 _T_co = TypeVar("_T_co", covariant=True)
@@ -75,13 +76,13 @@ class Command(Generic[_T_co]):
         """Return the route to `destination`, if the cache knows it."""
         return cache.locate(self.space.to_bound(self.key))
 
-    def encode(self, request: Frame, route: Route) -> None:
+    def encode(self, request: FramedRequest, route: Route) -> None:
         """Write the command into `request`, for an attempt at `route`."""
         raise NotImplementedError
 
     def request(self, route: Route) -> Any:
         """Return the message of a unary call."""
-        frame = Frame()
+        frame = FramedRequest()
         self.encode(frame, route)
         return getattr(frame, self.field)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pytinykv.client.commands import SHRINK_FACTOR, BatchCommand, Command, Effect, Frame, Pair, RangeCommand
+from pytinykv.client.commands import SHRINK_FACTOR, BatchCommand, Command, Effect, FramedRequest, Pair, RangeCommand
 from pytinykv.client.errors import ServerError
 from pytinykv.client.key_space import ABOVE_ALL_KEYS, KeyRange
 from pytinykv.client.route import Destination, Route
@@ -48,7 +48,7 @@ class RawGet(Command[bytes | None]):
         self.key = key
         self.cf = cf
 
-    def encode(self, request: Frame, route: Route) -> None:
+    def encode(self, request: FramedRequest, route: Route) -> None:
         body = request.RawGet
         body.context.MergeFrom(route.context)
         body.key = self.key
@@ -79,7 +79,7 @@ class RawPut(Command[None]):
     def size_bytes(self) -> int:
         return len(self.key) + len(self.value)
 
-    def encode(self, request: Frame, route: Route) -> None:
+    def encode(self, request: FramedRequest, route: Route) -> None:
         body = request.RawPut
         body.context.MergeFrom(route.context)
         body.key = self.key
@@ -106,7 +106,7 @@ class RawDelete(Command[None]):
         self.key = key
         self.cf = cf
 
-    def encode(self, request: Frame, route: Route) -> None:
+    def encode(self, request: FramedRequest, route: Route) -> None:
         body = request.RawDelete
         body.context.MergeFrom(route.context)
         body.key = self.key
@@ -135,7 +135,7 @@ class RawBatchGet(BatchCommand[bytes, list[Pair]]):
     def size_bytes(self) -> int:
         return sum(map(len, self.items))
 
-    def encode(self, request: Frame, route: Route) -> None:
+    def encode(self, request: FramedRequest, route: Route) -> None:
         body = request.RawBatchGet
         body.context.MergeFrom(route.context)
         body.keys.extend(self.items)
@@ -163,7 +163,7 @@ class RawBatchPut(BatchCommand[Pair, None]):
     def size_bytes(self) -> int:
         return sum(len(key) + len(value) for key, value in self.items)
 
-    def encode(self, request: Frame, route: Route) -> None:
+    def encode(self, request: FramedRequest, route: Route) -> None:
         body = request.RawBatchPut
         body.context.MergeFrom(route.context)
         add = body.pairs.add
@@ -194,7 +194,7 @@ class RawBatchDelete(BatchCommand[bytes, None]):
     def size_bytes(self) -> int:
         return sum(map(len, self.items))
 
-    def encode(self, request: Frame, route: Route) -> None:
+    def encode(self, request: FramedRequest, route: Route) -> None:
         body = request.RawBatchDelete
         body.context.MergeFrom(route.context)
         body.keys.extend(self.items)
@@ -227,7 +227,7 @@ class RawScan(RangeCommand[list[Pair]]):
     def shrink(self) -> None:
         self.limit = max(1, self.limit // SHRINK_FACTOR)
 
-    def encode(self, request: Frame, route: Route) -> None:
+    def encode(self, request: FramedRequest, route: Route) -> None:
         body = request.RawScan
         body.context.MergeFrom(route.context)
         part = self._cover(route)
@@ -258,7 +258,7 @@ class RawDeleteRange(RangeCommand[None]):
         super().__init__(range_)
         self.cf = cf
 
-    def encode(self, request: Frame, route: Route) -> None:
+    def encode(self, request: FramedRequest, route: Route) -> None:
         body = request.RawDeleteRange
         body.context.MergeFrom(route.context)
         part = self._cover(route)

@@ -23,7 +23,7 @@ from pytinykv.cli.bench.stops import measure_stops
 from pytinykv.cli.bench.targets import PytinykvTarget
 from pytinykv.cli.bench.workload import Operation, Workload, run_round
 from pytinykv.cli.options import config_option, log_option, option
-from pytinykv.cli.playground.cluster import Cluster
+from pytinykv.cli.playground.cluster import LocalCluster
 from pytinykv.cli.playground.command import wait_serving
 from pytinykv.cli.playground.home import Home, PlaygroundError
 from pytinykv.client import ClientError
@@ -165,7 +165,7 @@ class _Bench:
 
     async def _run(self, scope: Scope) -> None:
         home = Home.open(None)
-        cluster = None if self._scheduler else Cluster(scope, home, config=None)
+        cluster = None if self._scheduler else LocalCluster(scope, home, config=None)
         scope.on_stop("delete the data", home.close, 5.0)
         if cluster is not None:
             started = time.monotonic()
@@ -193,7 +193,7 @@ class _Bench:
         for name, value in self.results.facts.items():
             self._console.print(f"{name}: {value:g}")
 
-    async def _measure_large_rows(self, cluster: Cluster, client: aio.AsyncClient, scope: Scope) -> None:
+    async def _measure_large_rows(self, cluster: LocalCluster, client: aio.AsyncClient, scope: Scope) -> None:
         async with self._progress() as progress:
             with progress.task("large reads", len(READS)) as tell:
                 figures = await measure_large_rows(cluster, client, scope, self._large_rows, tell)
@@ -201,7 +201,7 @@ class _Bench:
         self.problems.extend(figures.problems())
         self._console.print(figures.table())
 
-    async def _measure_stops(self, cluster: Cluster, client: aio.AsyncClient, scope: Scope) -> None:
+    async def _measure_stops(self, cluster: LocalCluster, client: aio.AsyncClient, scope: Scope) -> None:
         async with self._progress() as progress:
             with progress.task("stops", self._stops) as tell:
                 figures = await measure_stops(cluster, client, scope, self._stops, self._value_bytes, tell)
@@ -231,7 +231,7 @@ class _Bench:
         trial = await run_round(target, self._workload(operation, depth, max(_TRIAL_OPERATIONS, depth * 20)), scope)
         return max(_TRIAL_OPERATIONS, int(trial.rate * _ROUND_S))
 
-    async def _measure_facts(self, cluster: Cluster, ours: PytinykvTarget, scope: Scope) -> None:
+    async def _measure_facts(self, cluster: LocalCluster, ours: PytinykvTarget, scope: Scope) -> None:
         facts = self.results.facts
         if self._rounds:
             facts["idle_store_cpu_percent"] = round(await idle_cpu_percent(cluster, IDLE_S), 2)

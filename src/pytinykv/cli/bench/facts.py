@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytinykv.cli.bench.targets import PytinykvTarget
-    from pytinykv.cli.playground.cluster import Cluster
+    from pytinykv.cli.playground.cluster import LocalCluster
     from pytinykv.lifecycle import Scope
 
 _MIB = 1024 * 1024
@@ -32,7 +32,7 @@ def resident_mib(pid: int) -> float:
         return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / _MIB
 
 
-async def idle_cpu_percent(cluster: Cluster, seconds: float) -> float:
+async def idle_cpu_percent(cluster: LocalCluster, seconds: float) -> float:
     """Return how much of one core the busiest store uses while no client asks anything."""
     before = [cpu_seconds(store.child.pid) for store in cluster.stores]
     await asyncio.sleep(seconds)
@@ -41,7 +41,7 @@ async def idle_cpu_percent(cluster: Cluster, seconds: float) -> float:
 
 
 async def memory_after_puts(
-    cluster: Cluster, target: PytinykvTarget, scope: Scope, puts: int, on_progress: Callable[[int], None]
+    cluster: LocalCluster, target: PytinykvTarget, scope: Scope, puts: int, on_progress: Callable[[int], None]
 ) -> float:
     """Put `puts` new keys of 100 bytes and return the resident memory of the largest store in MiB."""
     workload = Workload(Operation.PUT, 256, puts, keys=puts, seconds_max=600.0)
@@ -49,7 +49,7 @@ async def memory_after_puts(
     return max(resident_mib(store.child.pid) for store in cluster.stores)
 
 
-async def failover_seconds(cluster: Cluster, tries: int, on_progress: Callable[[int], None]) -> list[float]:
+async def failover_seconds(cluster: LocalCluster, tries: int, on_progress: Callable[[int], None]) -> list[float]:
     """Kill the leader's store with SIGKILL, again and again; return the seconds until the next acknowledged put.
 
     The killed store is started again before the next try.

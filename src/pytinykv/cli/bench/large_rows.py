@@ -35,7 +35,7 @@ from pytinykv.wire.pb import kvrpcpb_pb2, pdpb_pb2, tikvpb_pb2
 
 if TYPE_CHECKING:
     from pytinykv.aio import AsyncClient
-    from pytinykv.cli.playground.cluster import Cluster
+    from pytinykv.cli.playground.cluster import LocalCluster
     from pytinykv.lifecycle import Scope
     from pytinykv.wire import BidiStream
 
@@ -115,7 +115,7 @@ class LargeRowFigures:
 
 
 async def measure_large_rows(
-    cluster: Cluster, client: AsyncClient, scope: Scope, rows: int, on_progress: Callable[[int], None]
+    cluster: LocalCluster, client: AsyncClient, scope: Scope, rows: int, on_progress: Callable[[int], None]
 ) -> LargeRowFigures:
     """Load `rows` large rows and many small ones, and go through `READS`. Raises ClientError."""
     await _load(client, rows)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytinykv.aio import AsyncClient
-    from pytinykv.cli.playground.cluster import Cluster, Process
+    from pytinykv.cli.playground.cluster import LocalCluster, Process
     from pytinykv.lifecycle import Scope
 
 WRITERS: Final = 64
@@ -211,7 +211,7 @@ def number_in(value: bytes) -> int:
 
 
 async def measure_stops(
-    cluster: Cluster,
+    cluster: LocalCluster,
     client: AsyncClient,
     scope: Scope,
     count: int,
@@ -266,7 +266,7 @@ async def _read(client: AsyncClient, ledger: Ledger) -> None:
             ledger.stale_reads += (0 if value is None else number_in(value)) < number
 
 
-async def _pick(cluster: Cluster, number: int) -> tuple[Process, bool]:
+async def _pick(cluster: LocalCluster, number: int) -> tuple[Process, bool]:
     """Return the leader for an even number, else a follower, in turns; and whether it leads."""
     async with asyncio.timeout(_CATCH_UP_S):
         while (leader := _leader(await _pages(cluster))) is None:  # noqa: ASYNC110 - it is other processes that decide
@@ -294,7 +294,7 @@ async def _stop(process: Process, *, was_leader: bool) -> Stop:
     return stop if stop.ok else Stop(process.name, was_leader, seconds, status, left_nothing, last_lines(process.log))
 
 
-async def _wait_caught_up(cluster: Cluster, name: str) -> None:
+async def _wait_caught_up(cluster: LocalCluster, name: str) -> None:
     """Wait until a restarted store has applied what the leader had when it came back. Raises TimeoutError."""
     index = next(index for index, store in enumerate(cluster.stores) if store.name == name)
     wanted: int | None = None
@@ -309,7 +309,7 @@ async def _wait_caught_up(cluster: Cluster, name: str) -> None:
             await asyncio.sleep(_POLL_S)
 
 
-async def _pages(cluster: Cluster) -> list[StoreFacts]:
+async def _pages(cluster: LocalCluster) -> list[StoreFacts]:
     """Return what each store tells; nothing of one that does not answer."""
     pages = []
     for store in cluster.stores:

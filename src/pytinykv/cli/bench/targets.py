@@ -9,7 +9,7 @@ from pytinykv.cli.bench.processors import Processes, Role
 
 if TYPE_CHECKING:
     from pytinykv.aio import AsyncClient
-    from pytinykv.cli.playground.cluster import Cluster, Process
+    from pytinykv.cli.playground.cluster import LocalCluster, Process
 
 
 class PytinykvTarget:
@@ -17,7 +17,7 @@ class PytinykvTarget:
 
     name = "pytinykv"
 
-    def __init__(self, client: AsyncClient, cluster: Cluster | None) -> None:
+    def __init__(self, client: AsyncClient, cluster: LocalCluster | None) -> None:
         """Measure through `client`; `cluster` is where the processes are, None for one that was not started here."""
         raw = client.raw
         self.put = raw.put
@@ -35,7 +35,7 @@ class PytinykvTarget:
         return {Role.CLIENT: own, Role.LEADER: [leader.child.pid], Role.FOLLOWERS: followers}
 
 
-async def leader_of(cluster: Cluster, client: AsyncClient) -> Process:
+async def leader_of(cluster: LocalCluster, client: AsyncClient) -> Process:
     """Return the store that leads the region of the keys that are measured."""
     region = await client.scheduler.get_region(b"bench")
     assert region is not None

@@ -74,7 +74,7 @@ class Process:
         return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
 
 
-class Cluster:
+class LocalCluster:
     """A scheduler and stores in one directory. `start` first; the scope's stop ends them."""
 
     def __init__(

@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from pytinykv.cli.options import ListenAddress, config_file, config_option, log_option, option
-from pytinykv.cli.playground.cluster import STOP_S, Cluster, last_lines
+from pytinykv.cli.playground.cluster import STOP_S, LocalCluster, last_lines
 from pytinykv.cli.playground.home import Home, PlaygroundError
 from pytinykv.cli.playground.lines import death_line, intro, ready_line, report_lines
 from pytinykv.cli.playground.observe import INTERVAL_S, Observer
@@ -66,7 +66,7 @@ class Playground:
         self._scheduler_addr: Final = scheduler_addr
         self._config: Final = config
         self._home: Home | None = None
-        self._cluster: Cluster | None = None
+        self._cluster: LocalCluster | None = None
         self._inherited: Final = frozenset(child_pids())
         """Children that are none of ours: of a shell that has replaced itself by this program."""
         self._status = 0
@@ -82,7 +82,7 @@ class Playground:
         started = time.monotonic()
         try:
             self._home = Home.open(self._data_dir)
-            self._cluster = Cluster(scope, self._home, config=self._config)
+            self._cluster = LocalCluster(scope, self._home, config=self._config)
             scope.on_stop("let go of the data directory", self._home.close, 2.0)
             await self._start(self._cluster, self._home)
             await self._play(scope, self._cluster, self._home, time.monotonic() - started)
@@ -93,7 +93,7 @@ class Playground:
             return EXIT_ERROR
         return 0
 
-    async def _start(self, cluster: Cluster, home: Home) -> None:
+    async def _start(self, cluster: LocalCluster, home: Home) -> None:
         stores = self._wanted or home.stores or STORES
         if stores < home.stores:
             raise PlaygroundError(
@@ -105,7 +105,7 @@ class Playground:
         await cluster.wait_ready()
         await wait_serving(cluster)
 
-    async def _play(self, scope: Scope, cluster: Cluster, home: Home, took_s: float) -> None:
+    async def _play(self, scope: Scope, cluster: LocalCluster, home: Home, took_s: float) -> None:
         for line in intro(cluster, home):
             _say(line)
         observer = Observer(cluster, scope)
@@ -130,7 +130,7 @@ class Playground:
             self._status = EXIT_ERROR
 
 
-async def wait_serving(cluster: Cluster) -> None:
+async def wait_serving(cluster: LocalCluster) -> None:
     """Return when every region has its replicas and a leader, as the scheduler tells clients. Raises PlaygroundError."""
     from pytinykv import aio
     from pytinykv.client import ClientError
@@ -174,7 +174,7 @@ def _why_not_serving(regions: list, replicas: int) -> str:  # type: ignore[type-
     return ""
 
 
-async def _show(cluster: Cluster, observer: Observer) -> None:
+async def _show(cluster: LocalCluster, observer: Observer) -> None:
     """Draw the live picture until cancelled."""
     from rich.console import Console
     from rich.live import Live

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from pytinykv.cli.playground.cluster import last_critical
 
 if TYPE_CHECKING:
-    from pytinykv.cli.playground.cluster import Cluster, Process
+    from pytinykv.cli.playground.cluster import LocalCluster, Process
     from pytinykv.cli.playground.home import Home
     from pytinykv.lifecycle import StopReport
 
@@ -46,13 +46,13 @@ def pastes(address: str) -> list[tuple[str, str]]:
     ]
 
 
-def ready_line(cluster: Cluster) -> str:
+def ready_line(cluster: LocalCluster) -> str:
     """Return the line that scripts wait for."""
     stores = ",".join(process.addr for process in cluster.stores)
     return f"ready scheduler={cluster.scheduler.addr} stores={stores}"
 
 
-def intro(cluster: Cluster, home: Home) -> list[str]:
+def intro(cluster: LocalCluster, home: Home) -> list[str]:
     """Return what a newcomer needs to know."""
     kept = "deleted at the end" if home.is_temporary else "kept, start again with the same --data-dir"
     width = max(len(name) for name, _ in pastes(""))
@@ -76,7 +76,7 @@ def death_line(process: Process) -> str:
     return f"{process.name} (pid {process.child.pid}) has ended: {ending}; log: {process.log}"
 
 
-def report_lines(cluster: Cluster, home: Home, report: StopReport, orphans: dict[int, str]) -> list[str]:
+def report_lines(cluster: LocalCluster, home: Home, report: StopReport, orphans: dict[int, str]) -> list[str]:
     """Return how each process ended, and whether anything is left."""
     width = max((len(process.name) for process in cluster.processes), default=0)
     lines = [_end_line(process, width) for process in (*cluster.stores, *cluster.processes[:1])]

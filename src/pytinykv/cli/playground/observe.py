@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from pytinykv.cli.playground.cluster import Cluster, Process
+from pytinykv.cli.playground.cluster import LocalCluster, Process
 from pytinykv.lifecycle import Scope
 from pytinykv.transport.address import parse_address
 
@@ -58,7 +58,7 @@ class RegionView(msgspec.Struct, frozen=True):
 class Observer:
     """Keeps the newest page of each store."""
 
-    def __init__(self, cluster: Cluster, scope: Scope) -> None:
+    def __init__(self, cluster: LocalCluster, scope: Scope) -> None:
         self._cluster: Final = cluster
         self._facts: Final[dict[str, StoreFacts]] = {}
         self._answers: Final[dict[str, bool]] = {}

@@ -21,7 +21,7 @@ from pytinykv.cli.text import escaped, shorten
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pytinykv.cli.playground.cluster import Cluster, Process
+    from pytinykv.cli.playground.cluster import LocalCluster, Process
     from pytinykv.cli.playground.observe import Observer, RegionView
 
 Cells = Mapping[str, str | Text]
@@ -37,7 +37,7 @@ _OTHER_LINES: Final = 8
 class Picture:
     """Draws the cluster as it is now."""
 
-    def __init__(self, cluster: Cluster, observer: Observer, console: Console) -> None:
+    def __init__(self, cluster: LocalCluster, observer: Observer, console: Console) -> None:
         self._cluster = cluster
         self._observer = observer
         self._console = console
