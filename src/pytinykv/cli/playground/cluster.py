@@ -29,7 +29,8 @@ READY_S: Final = 20.0
 """How long a process may take to print its ready line; a loaded machine is slow, a broken one is dead at once."""
 STOP_S: Final = PROCESS_STOP_DEADLINE_S + FORCED_EXIT_S + 0.5
 """How long a server may take to stop. It ends by itself before that, and says why; killed earlier it could not."""
-LOG_LINES: Final = 20
+LOG_LINES: Final = 40
+"""Lines of a log that are shown of a process that has ended badly; the report of a stop has some 25."""
 _ERROR_LINE: Final = re.compile(r" (ERROR|CRITICAL) |^Traceback |^tinykv \w+: ")
 
 
