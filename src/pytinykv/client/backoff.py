@@ -21,11 +21,13 @@ class Backoff:
     def __init__(self, config: ClientConfig, *, deadline: float, rng: Random, closing: asyncio.Future[None]) -> None:
         """Make the pauses of a call that ends at `deadline` (loop time); `closing`, once resolved, ends any pause."""
         self._base_s = config.backoff_min_s
+        """Upper end of the next pause; doubles with each."""
         self._max_s = config.backoff_max_s
         self._deadline = deadline
         self._rng = rng
         self._closing = closing
         self.attempts = 0
+        """Pauses so far."""
 
     def next_s(self, at_least_s: float = 0.0) -> float:
         """Return the next pause in seconds, and lengthen the one after it."""

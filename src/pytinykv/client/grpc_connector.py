@@ -1,4 +1,4 @@
-"""The connector of real life: gRPC channels, one per address, made at the first call to it."""
+"""The connector over gRPC: one channel for each address, made at the first call to it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class GrpcConnector:
             raise ClientForkedError(str(error)) from None
         self._scope = scope
         self._channels: dict[str, RpcChannel] = {}
+        """By address; one that was closed is replaced at its next use."""
         self._closed = False
 
     async def unary(self, address: str, path: str, request: Message, *, timeout_s: float) -> Message:

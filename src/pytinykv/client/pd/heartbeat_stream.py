@@ -43,7 +43,9 @@ class HeartbeatStream:
         self._on_response = on_response
         self._on_connected = on_connected
         self._stream: BidiStream | None = None
+        """The open stream; set and dropped by the task alone, but for `close`."""
         self._closed = False
+        """Set by `close`; the task ends then."""
         self._task = scope.start("region-heartbeats", self._run)
 
     @property
