@@ -27,7 +27,7 @@ class Transport(Protocol):
         directory: Path,
         on_done: Callable[[bool], None],
     ) -> None:
-        """Stream a snapshot's files to `envelope.receiver`; call `on_done` exactly once with whether it arrived whole."""
+        """Stream a snapshot's files to `envelope.receiver`; call `on_done` exactly once with whether its region took it."""
         ...
 
 

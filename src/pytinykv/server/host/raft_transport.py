@@ -2,7 +2,7 @@
 
     peer port    frames (`lifecycle.frames`): a greeting, then a turn's messages for one store in each frame
     client port  `pytinykv.StoreTransport/Snapshot`: one stream per snapshot: greeting, header, the files' bytes; the
-                 answer says that it arrived whole
+                 answer says that its region has taken it
 
 Each other store has one link: a task that keeps a connection up, and a short queue for the time until it is. A full
 buffer, a broken connection or an unknown address lose messages, and Raft copes; a sender never waits.
