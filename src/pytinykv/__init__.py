@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         SchedulerUnavailableError,
         StoreError,
         UndeterminedError,
+        WrongEventLoopError,
     )
     from pytinykv.client.sync_client import Client, connect
 
@@ -42,6 +43,7 @@ __all__ = [
     "SchedulerUnavailableError",
     "StoreError",
     "UndeterminedError",
+    "WrongEventLoopError",
     "__version__",
     "aio",
     "connect",

@@ -10,7 +10,8 @@ import pytest
 from tests.client.fake_cluster import FakeCluster
 
 import pytinykv
-from pytinykv.client import AsyncClient, ClientError, WrongEventLoopError
+from pytinykv import ClientError, WrongEventLoopError
+from pytinykv.client import AsyncClient
 
 
 async def exhaust(scan: Any) -> list[Any]:
