@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import uvloop
 
-from pytinykv import aio, lifecycle
+from pytinykv import aio
 from pytinykv.cli import main as tinykv
 from pytinykv.cli import serving
 from pytinykv.cli.bench.targets import PytinykvTarget
@@ -45,6 +45,7 @@ from pytinykv.transport.rpc.server import RpcServer
 from pytinykv.waitgraph.stacks import UNKNOWN_SITE
 
 BARE: Final = "--bare"
+KIT: Final = ("pytinykv.lifecycle", "pytinykv.transport", "pytinykv.waitgraph")
 TOOL: Final = str(Path(__file__).resolve())
 WARM_UP_S: Final = 2.0
 _ENDLESS: Final = 1_000_000_000
@@ -60,12 +61,12 @@ def strip_kit() -> None:
     """Take out of this process, before it serves, what the kit does while it runs:
 
     * `run_process`: watch thread, loop-stall watchdog, growth counts, watchdog of the stop, signal handling;
-    * `Scope.start`, `start_thread`, `adopt`, `on_stop`: the books, names, places of birth, failures passed on;
-    * `RpcServer`: the book of calls, request streams that can be ended, errors turned into statuses;
+    * `Scope.start`, `start_thread`, `adopt`, `on_stop`: the books, names, call sites, failures passed on;
+    * `RpcServer`: the book of calls, request streams that can be ended, errors turned into gRPC's;
     * `FrameListener`: the book of connections;
-    * places of birth (`call_site`) and censuses; every log line.
+    * call sites and censuses; every log line.
 
-    What stays: `Scope` objects as something to hand around; an attribute or two that nobody reads; the channel to the
+    What stays: `Scope` objects as something to hand around; an attribute or two that nothing reads; the channel to the
     scheduler, which carries a heartbeat every few seconds; and shapes of the code that the kit brought about but that are
     no work of its own, such as one task per stream that reads frames.
     """
@@ -77,13 +78,14 @@ def strip_kit() -> None:
         (Scope, "adopt"): _nothing,
         (Scope, "disown"): _nothing,
         (Scope, "on_stop"): _nothing,
+        (Scope, "on_stopped"): _nothing,
         (RpcServer, "_unary_behaviour"): _bare_unary,
         (RpcServer, "_stream_behaviour"): _bare_stream,
         (FrameListener, "_remember"): _nothing,
         (FrameListener, "_forget"): lambda self, connection: self._told_closed and self._told_closed(connection),
     }
     for name, module in sys.modules.items():
-        if name.startswith(lifecycle.__name__) and hasattr(module, "call_site"):
+        if name.startswith(KIT) and hasattr(module, "call_site"):
             patches[module, "call_site"] = lambda *_args, **_named: UNKNOWN_SITE
     for (owner, name), function in patches.items():
         assert hasattr(owner, name), f"{owner} has no {name} any more: what is to be taken out instead?"

@@ -1,4 +1,4 @@
-"""Hang on purpose, be told why, get out; then the same without hanging. `python examples/shutdown_deadlock [SHAPE …]`."""
+"""Hang on purpose, see why, get out; then the same without hanging. `python examples/shutdown_deadlock [SHAPE …]`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def show(name: str) -> None:
     make = SHAPES[name]
     print(f"=== {name}: {(make.__doc__ or '').strip()}")
     hung = await without_the_kit(make, LIMIT_S)
-    fate = f"still hanging after {LIMIT_S} s; a timer ends it, and nobody knows why" if hung else "it stopped"
+    fate = f"still hanging after {LIMIT_S} s; a timer ends it, and nothing says why" if hung else "it stopped"
     print(f"\n--- without the kit: {fate}")
     report = await with_the_kit(make, LIMIT_S)
     print(f"\n--- with the kit\n{report.render()}\n")

@@ -14,7 +14,7 @@ SETTLE_TURNS = 10
 
 
 async def settle() -> None:
-    """Let everybody run until they stand."""
+    """Let all tasks run until they are blocked."""
     for _ in range(SETTLE_TURNS):
         await asyncio.sleep(0)
 
@@ -41,7 +41,7 @@ async def without_the_kit(make: Callable[[], Shape], limit_s: float) -> bool:
 
 
 async def with_the_kit(make: Callable[[], Shape], limit_s: float) -> StopReport:
-    """Start and stop the same shape in a scope: the stop has a deadline, says who waits for whom, and gets out."""
+    """Start and stop the same shape in a scope: the stop has a deadline, shows the wait-for graph, and gets out."""
     shape, scope = make(), Scope("cluster")
     shape.start(lambda name, coro_fn: scope.start(name, coro_fn).task)
     scope.on_stop("shut down", shape.stop, limit_s)

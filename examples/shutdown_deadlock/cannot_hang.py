@@ -3,9 +3,9 @@
 What is different, rule by rule:
 
 1. sends never wait: a full inbox drops the oldest message, because Raft repeats itself (`deque(maxlen=…)`);
-2. the worker waits for one thing only, which a message and the stop both set: the exit is reachable wherever it stands;
+2. the worker waits for one thing only, which a message and the stop both set: the exit is reachable wherever it is;
 3. a proposal's future is resolved on every path: with its result, or with the reason why there is none;
-4. the stop is a sequence of stages with deadlines, in the order of the waits: who is waited for stops later;
+4. the stop is a sequence of stages with deadlines, in the order of the waits: what is waited for stops later;
 5. the wiring is declared, and checked for cycles at start.
 """
 

@@ -1,7 +1,7 @@
 """Five ways to hang in a shutdown, in miniature: each is a part of how TinyKV's test harness does.
 
-Goroutines are tasks here, channels are bounded queues, and `wg.Wait()` is a wait for the tasks. Nobody is careless in these
-few lines; each shape works for as long as nobody stops it.
+Goroutines are tasks here, channels are bounded queues, and `wg.Wait()` is a wait for the tasks. None of these few lines
+is careless; each shape works until it is stopped.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Worker:
 
 
 class TwoQueues:
-    """Two workers with bounded queues send to each other. Both queues are full, so nobody takes, so both stay full."""
+    """Two workers with bounded queues send to each other. Both queues are full, and neither worker takes."""
 
     def __init__(self) -> None:
         self.left, self.right = Worker("store-1"), Worker("store-2")
@@ -59,12 +59,12 @@ class TwoQueues:
 
     async def stop(self) -> None:
         for worker in (self.left, self.right):
-            worker.closing.set()  # nobody looks: both stand in `put`
+            worker.closing.set()  # neither looks: both are in `put`
         await asyncio.wait(self.tasks)
 
 
 class StoppedFirst:
-    """A store leaves its loop before it leaves the transport: the next one sends to a queue that nobody empties any more."""
+    """A store leaves its loop before it leaves the transport: the next one sends to a queue without a reader."""
 
     def __init__(self) -> None:
         self.first, self.second = Worker("store-1"), Worker("store-2")
@@ -85,7 +85,7 @@ class StoppedFirst:
 
 
 class LockAcrossSend:
-    """A lock is held across a send that blocks, and the one who would make room wants that lock first."""
+    """A lock is held across a send that blocks, and the task that would make room wants that lock first."""
 
     def __init__(self) -> None:
         self.addresses = asyncio.Lock()

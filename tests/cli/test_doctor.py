@@ -156,7 +156,7 @@ def test_two_queues_that_wait_for_each_other(stuck: Stuck) -> None:
 
 
 @pytest.mark.parametrize("stuck", ["loop"], indirect=True)
-def test_an_event_loop_that_stands_still(stuck: Stuck) -> None:
+def test_an_event_loop_that_is_blocked(stuck: Stuck) -> None:
     wait_until(lambda: b"waits to acquire lock lock in compute (locked)" in tinykv_here("doctor", stuck.address).stdout)
     text = tinykv_here("doctor", stuck.address).stdout.decode()
     assert "event loop of process" in text
@@ -171,7 +171,7 @@ def test_a_process_that_is_stopped(stuck: Stuck) -> None:
     assert b"takes connections and does not answer: the process is stopped" in done.stderr
 
 
-def test_nobody_there() -> None:
+def test_nothing_listens_there() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         done = tinykv_here("doctor", f"127.0.0.1:{taken.getsockname()[1]}")

@@ -68,7 +68,7 @@ async def test_child_that_ignores_sigterm_is_killed_and_that_is_an_error(scope: 
     assert "was killed" in report.render()
 
 
-async def test_child_whose_output_nobody_reads_can_be_stopped(scope: Scope) -> None:
+async def test_child_whose_output_is_not_read_can_be_stopped(scope: Scope) -> None:
     await started(scope, CHATTY)
     assert (await scope.stop(ENOUGH_S)).ok
 
@@ -175,7 +175,7 @@ def test_child_whose_parent_ended_before_it_could_tell_the_kernel_exits_at_once(
     assert (done.returncode, done.stdout) == (1, b"")
 
 
-def test_program_started_by_somebody_else_does_not_die_with_its_parent() -> None:
+def test_program_not_started_by_the_kit_does_not_die_with_its_parent() -> None:
     script = "from pytinykv.lifecycle import die_with_parent; die_with_parent(); print('alive')"
     environment = {name: value for name, value in os.environ.items() if name != PARENT_PID_VARIABLE}
     done = subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, timeout=60)

@@ -1,4 +1,4 @@
-"""What is left behind is found, and shown with where it was started; what belongs to nobody's test is excused."""
+"""What is left behind is found, and shown with where it was started; what belongs to no test is excused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_task_that_a_runner_would_have_cancelled_in_silence(monkeypatch: pytest.
     leaks.take_baseline()
 
 
-def test_task_of_a_scope_nobody_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_of_a_scope_that_was_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leaks, "SETTLE_S", SOON_S)
     before = leaks.take_baseline()
 

@@ -47,7 +47,7 @@ class TestStarting:
         assert task.started_at.path == __file__
         assert task.started_at.function == "test_task_knows_where_it_was_started"
 
-    async def test_task_waited_for_by_somebody_cancelled_goes_on(self, scope: Scope) -> None:
+    async def test_task_whose_waiter_is_cancelled_goes_on(self, scope: Scope) -> None:
         task = scope.start("sleeper", forever)
         waiter = scope.start("waiter", task.wait)
         await asyncio.sleep(0)
@@ -315,7 +315,7 @@ class TestStoppingTasks:
         await asyncio.sleep(0)
         assert (await scope.stop(0.2)).ok
 
-    async def test_task_that_ignores_cancellation_is_reported_with_where_it_stands(
+    async def test_task_that_ignores_cancellation_is_reported_with_its_stack(
         self, scope: Scope, stubborn: Stubborn
     ) -> None:
         async def carry() -> None:

@@ -148,7 +148,7 @@ def test_one_wish_told_twice_is_not_a_second_signal() -> None:
     assert finish(process)[0] == 0
 
 
-def test_watchdog_forces_the_exit_of_a_loop_that_stands_still() -> None:
+def test_watchdog_forces_the_exit_of_a_loop_that_is_blocked() -> None:
     process = start("""
         def stand_still():
             while True:
@@ -204,8 +204,8 @@ def test_a_signal_to_a_forked_child_is_not_heard_by_its_parent() -> None:
     assert finish(process)[0] == 0
 
 
-def test_standard_error_that_nobody_reads() -> None:
-    """A log shipper that stands still blocks the log, then the loop; it must not block the forced exit as well."""
+def test_standard_error_that_is_not_read() -> None:
+    """A log shipper that hangs blocks the log, then the loop; it must not block the forced exit as well."""
     process = start("""
         import os, select
         def log_a_lot():
@@ -237,15 +237,15 @@ IN_COMPILED_CODE = """
         libc.pthread_mutex_lock(mutex)  # a signal interrupts it for as long as its handler in C takes, and no longer
     async def main(scope):
         asyncio.get_running_loop().call_later(0.05, stand_still)
-        threading.Timer(0.3, lambda: print("it stands", flush=True)).start()
+        threading.Timer(0.3, lambda: print("blocked", flush=True)).start()
     serve(main, stop_deadline_s={deadline_s})
 """
 
 
-def test_a_first_signal_is_noticed_while_the_main_thread_stands_in_compiled_code() -> None:
+def test_a_first_signal_is_noticed_while_the_main_thread_is_in_compiled_code() -> None:
     process = start(IN_COMPILED_CODE.format(deadline_s=0.1))
     assert process.stdout is not None
-    assert process.stdout.readline() == "it stands\n"
+    assert process.stdout.readline() == "blocked\n"
     process.terminate()
     status, _, errors = finish(process)
     assert status == 3
@@ -253,10 +253,10 @@ def test_a_first_signal_is_noticed_while_the_main_thread_stands_in_compiled_code
     assert "in stand_still" in errors
 
 
-def test_a_second_signal_is_noticed_while_the_main_thread_stands_in_compiled_code() -> None:
+def test_a_second_signal_is_noticed_while_the_main_thread_is_in_compiled_code() -> None:
     process = start(IN_COMPILED_CODE.format(deadline_s=600))
     assert process.stdout is not None
-    assert process.stdout.readline() == "it stands\n"
+    assert process.stdout.readline() == "blocked\n"
     while process.poll() is None:  # a signal soon after the first is taken for the same one
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -280,7 +280,7 @@ def test_stray_task_without_an_owner_is_an_error() -> None:
     assert "left behind without an owner: task stray" in errors
 
 
-def test_a_forced_exit_shows_who_waits_for_whom() -> None:
+def test_a_forced_exit_shows_the_wait_for_graph() -> None:
     process = start("""
         class Worker:
             def __init__(self):
@@ -347,7 +347,7 @@ def test_a_descriptor_left_open_is_an_error() -> None:
     assert before != after
 
 
-def test_a_connection_on_which_nobody_takes_what_grpc_has_to_say_is_not_left_behind() -> None:
+def test_a_connection_whose_peer_does_not_read_is_not_left_behind() -> None:
     """As when a snapshot is on its way through a link that is cut: gRPC alone would hold on to the socket."""
     windows = bytes.fromhex("00000604000000000000047fffffff0000040800000000007fff0000")  # 2 GiB a stream, and in all
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:

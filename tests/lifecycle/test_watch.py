@@ -145,7 +145,7 @@ def test_a_process_that_is_starved_all_the_time_says_so_now_and_then(
     ]
 
 
-def test_a_process_that_was_paused_is_not_a_loop_that_stands(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_that_was_paused_is_not_a_blocked_loop(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.ticks(2, answering=True)
     bench.now += 60  # SIGSTOP, SIGCONT: the thread did not run either
     bench.ticks(1, answering=False)
@@ -193,7 +193,7 @@ def test_a_stuck_loop_dumps_its_stack_once_and_goes_on() -> None:
     assert (status, errors) == (0, "")
 
 
-def test_sigusr1_logs_who_waits_for_whom_and_the_process_goes_on() -> None:
+def test_sigusr1_logs_the_wait_for_graph_and_the_process_goes_on() -> None:
     process = start("""
         async def main(scope):
             scope.child("store").start("loop", forever)
@@ -210,10 +210,10 @@ def test_sigusr1_logs_who_waits_for_whom_and_the_process_goes_on() -> None:
     assert finish(process)[0] == 0
 
 
-def test_sigusr1_is_answered_while_the_loop_stands_still() -> None:
+def test_sigusr1_is_answered_while_the_loop_is_blocked() -> None:
     process = start("""
         def stand_still():
-            print("standing", flush=True)
+            print("blocked", flush=True)
             while True:
                 time.sleep(0.01)
         async def main(scope):
@@ -222,7 +222,7 @@ def test_sigusr1_is_answered_while_the_loop_stands_still() -> None:
     """)
     assert process.stdout is not None
     assert process.stderr is not None
-    assert process.stdout.readline() == "standing\n"
+    assert process.stdout.readline() == "blocked\n"
     process.send_signal(signal.SIGUSR1)
     line = ""
     while "in stand_still" not in line:

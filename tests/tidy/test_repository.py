@@ -1,4 +1,4 @@
-"""The pieces that everybody expects to find in a repository, and one command for each chore."""
+"""The pieces that are expected in a repository, and one command for each chore."""
 
 from __future__ import annotations
 

@@ -271,7 +271,7 @@ def test_a_connection_whose_other_end_takes_nothing_is_over(run: Runner) -> None
             address, lambda _c, _f: None, lambda _c: over.set(), timeout_s=5.0, silence_max_s=0.2
         )
         with paused, paused.accept()[0]:
-            connection.send_nowait(bytes(16_000_000))  # more than the system takes for somebody who does not read
+            connection.send_nowait(bytes(16_000_000))  # more than the system takes for a peer that does not read
             await over.wait()
 
     run(story)

@@ -248,7 +248,7 @@ class TestCalls:
         assert call.task.cancelled()
         await asyncio.wait_for(both.handlers.closed.wait(), ENOUGH_S)
 
-    async def test_nobody_there(self, scope: Scope) -> None:
+    async def test_nothing_listens_there(self, scope: Scope) -> None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             channel = RpcChannel(scope, f"127.0.0.1:{unused.getsockname()[1]}")

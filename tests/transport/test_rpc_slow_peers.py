@@ -52,7 +52,7 @@ PATIENCE = (("grpc.keepalive_time_ms", 300), ("grpc.http2.ping_timeout_ms", 1_00
 """Instead of 10 s each. The relay runs on this loop, and has to pass an answer on in time while it still does."""
 
 
-async def test_who_stands_still_is_given_up_at_both_ends(scope: Scope) -> None:
+async def test_a_silent_peer_is_given_up_at_both_ends(scope: Scope) -> None:
     """Nothing tells a server that its client was stopped or a cable pulled, nor the client: they have to ask."""
     silent, ended = asyncio.Event(), asyncio.Event()
 

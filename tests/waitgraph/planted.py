@@ -185,6 +185,6 @@ class LoopCaller:
 
 
 async def settle(turns: int = 10, wait: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-    """Let everybody run until they stand."""
+    """Let all tasks run until they are blocked."""
     for _ in range(turns):
         await wait(0)

@@ -217,7 +217,7 @@ async def test_an_owned_lock_knows_its_holder_also_without_a_block(scope: Scope)
     assert "which is held by task test/holder (it acquired it)" in said
 
 
-async def test_declared_fillers_are_named(scope: Scope) -> None:
+async def test_declared_wakers_are_named(scope: Scope) -> None:
     synced, inbox = Signal("synced", set_by=("test/dis*",)), asyncio.Queue[int]()
     declare(inbox, "inbox", woken_by=("the store at 127.0.0.1:20160",))
 
@@ -256,7 +256,7 @@ async def test_a_callback_that_would_set_an_event_is_named(scope: Scope) -> None
     assert graph.cycles == ()
 
 
-async def test_a_signal_handler_that_got_the_method_counts_as_somebody(scope: Scope) -> None:
+async def test_a_signal_handler_that_got_the_method_is_a_waker(scope: Scope) -> None:
     async def wait_for_signal(register: Callable[[Callable[[], None]], None]) -> None:
         stop = asyncio.Event()
         register(stop.set)
@@ -368,7 +368,7 @@ async def test_a_child_that_ignores_sigterm(scope: Scope) -> None:
     await child.wait(5)
 
 
-async def test_since_when_somebody_waits(scope: Scope) -> None:
+async def test_for_how_long_a_task_has_waited(scope: Scope) -> None:
     scope.start("waiter", forever)
     await settle()
     clock = scope.wait_clock = WaitClock()
@@ -430,7 +430,7 @@ async def test_a_stage_that_overruns_shows_who_waits_for_whom(scope: Scope) -> N
     assert "waits until all is done of queue" in text
 
 
-async def test_a_task_that_does_not_end_shows_who_waits_for_whom(stubborn: Stubborn) -> None:
+async def test_a_task_that_does_not_end_shows_the_wait_for_graph(stubborn: Stubborn) -> None:
     root = Scope("server")
     kid = root.child("kid")
     kid.start("mule", stubborn.run)

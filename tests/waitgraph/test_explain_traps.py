@@ -205,7 +205,7 @@ OUTSIDERS: dict[str, Callable[[Scope, asyncio.Queue[int]], object]] = {
 
 
 @pytest.mark.parametrize("who", OUTSIDERS)
-async def test_somebody_outside_could_end_it(scope: Scope, who: str) -> None:
+async def test_something_outside_could_end_it(scope: Scope, who: str) -> None:
     there, back = asyncio.Queue[int](), asyncio.Queue[int]()
     start_ring(scope, there, back)
     await settle()

@@ -25,7 +25,7 @@ from pytinykv.waitgraph import WaitGraph, render_graph
 
 
 async def said_of(scope: Scope, coro_fn: Callable[[], Any]) -> str:
-    """Run `coro_fn` as a task until it stands; return what the graph says of it."""
+    """Run `coro_fn` as a task until it is blocked; return what the graph says of it."""
     scope.start("it", coro_fn)
     await settle()
     return wait_of(scope.explain(), "task test/it")
@@ -76,7 +76,7 @@ async def test_an_async_generator_is_looked_into(scope: Scope) -> None:
     assert "waits for an item from queue inbox in " in said
 
 
-async def test_a_stream_that_nobody_writes_to(scope: Scope) -> None:
+async def test_a_stream_without_a_writer(scope: Scope) -> None:
     async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await forever()
@@ -106,7 +106,7 @@ async def test_a_stream_that_nobody_writes_to(scope: Scope) -> None:
 
 
 async def test_a_call_to_a_server_that_accepts_and_never_answers(scope: Scope) -> None:
-    """Both ends are in this process: the caller waits for the server, whose handler stands where it stands."""
+    """Both ends are in this process: the caller waits for the server, whose handler is shown where it is."""
 
     async def never(_request: bytes, _context: object) -> bytes:
         entered.set()

@@ -30,17 +30,17 @@ def test_two_that_wait_for_each_other() -> None:
     assert cycles(graph) == [["a", "q", "b", "r"]]
 
 
-def test_one_filler_that_is_free_is_enough() -> None:
+def test_one_waker_that_is_free_is_enough() -> None:
     nodes = [task("a"), thing("q"), task("b"), task("free")]
     assert cycles(build(nodes, ("a", "q"), ("q", "b"), ("q", "free"), ("b", "a"))) == []
     assert cycles(build(nodes, ("a", "q"), ("q", "b"), ("b", "a"))) == [["a", "q", "b"]]
 
 
-def test_a_thing_that_nobody_is_known_to_end_proves_nothing() -> None:
+def test_a_resource_without_a_known_waker_proves_nothing() -> None:
     assert build([task("a"), thing("q")], ("a", "q")).cycles == ()
 
 
-def test_a_function_that_nobody_is_inside_of_may_be_called() -> None:
+def test_a_function_that_no_runner_is_inside_of_may_be_called() -> None:
     graph = build([task("a"), thing("e"), thing("callback", NodeKind.CODE)], ("a", "e"), ("e", "a"), ("e", "callback"))
     assert graph.cycles == ()
 

@@ -65,7 +65,7 @@ async def test_await_chain_of_the_running_task() -> None:
     assert await_chain(task)[-1] == "is running now"
 
 
-def test_thread_stack_shows_where_a_thread_stands() -> None:
+def test_thread_stack_shows_where_a_thread_is() -> None:
     gate = Gate()
     thread = threading.Thread(target=gate.run)
     assert thread_stack(thread) == ()

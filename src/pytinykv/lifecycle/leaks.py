@@ -16,7 +16,7 @@ cancels whatever still runs. Here it first looks, and remembers what it saw for 
 Not counted are threads and descriptors that a library was excused for (`census`), descriptors that have no meaning outside
 native libraries (epoll, eventfd), and threads that Python did not start.
 
-Left out: tasks of event loops that no Runner closes; their scopes' reports tell.
+Left out: tasks of event loops that no Runner closes; their scopes' reports list them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _HIDDEN: Final = (
     "/pluggy/",
     "/pytest_asyncio/",
 )
-"""Frames that say how a thing is started, not who starts it."""
+"""Frames that show how something is started, not what started it."""
 _TEST_TIMEOUT: Final = "pytest_timeout"
 _EXCUSED_DESCRIPTORS: Final = ("anon_inode:", "/dev/urandom", "/dev/null", "/proc/", "/sys/")
 _STANDARD_STREAMS: Final = frozenset({0, 1, 2})

@@ -42,7 +42,7 @@ class Member(ABC):
         """The report of its stop, if it has one of its own; a part of the scope's report then."""
         return None
 
-    # What follows is for those who explain and count. It is called from any thread.
+    # What follows is for explaining and counting, and is called from any thread.
 
     def labels(self) -> Sequence[Label]:
         """Return the tasks, threads and child processes that run on its behalf."""

@@ -196,7 +196,7 @@ class Scope(Member):
         """Strike a member that has ended from the books; unknown ones are ignored."""
         self.books.members.pop(member, None)
 
-    # --- being told ---------------------------------------------------------------------------------------------
+    # --- registering --------------------------------------------------------------------------------------------
 
     def on_stop(self, name: str, function: StageFunction, deadline_s: float = STAGE_DEADLINE_S) -> None:
         """Register a stage of the stop: `function()`, plain or async, run in the order of registration.

@@ -263,12 +263,12 @@ async def _strays(inherited: frozenset[int], opened: dict[int, str]) -> list[Lea
 async def _stray_descriptors(opened: dict[int, str]) -> list[Leak]:
     """Return descriptors that were opened and not closed; transports and collected objects get a moment to close theirs."""
     left = await _settled_descriptors(opened)
-    told = {number: describe_descriptor(target) for number, target in left.items()}
+    described = {number: describe_descriptor(target) for number, target in left.items()}
     if left:
         _hang_up(number for number, target in left.items() if target.startswith("socket:"))
         left = await _settled_descriptors(opened)
     return [
-        Leak(LeakKind.DESCRIPTOR, f"{number}: {told.get(number, target)}", UNKNOWN_SITE)
+        Leak(LeakKind.DESCRIPTOR, f"{number}: {described.get(number, target)}", UNKNOWN_SITE)
         for number, target in sorted(left.items())
     ]
 
@@ -296,20 +296,20 @@ def _hang_up(sockets: Iterable[int]) -> None:
             connection.shutdown(socket.SHUT_RDWR)
 
 
-def _within(limit_s: float, tell: Callable[[], str]) -> str:
-    """Return what `tell` returns, or why there is nothing: it may take `limit_s` seconds and must not keep the exit."""
-    told: list[str] = []
+def _within(limit_s: float, describe: Callable[[], str]) -> str:
+    """Return what `describe` returns, or why there is nothing: it may take `limit_s` seconds and must not keep the exit."""
+    texts: list[str] = []
 
     def run() -> None:
         try:
-            told.append(tell())
+            texts.append(describe())
         except Exception as error:
-            told.append(f"the wait-for graph could not be drawn: {error!r}")
+            texts.append(f"the wait-for graph could not be drawn: {error!r}")
 
     thread = threading.Thread(target=run, name="explain", daemon=True)
     thread.start()
     thread.join(limit_s)
-    return told[0] if told else f"the wait-for graph could not be drawn within {limit_s} s"
+    return texts[0] if texts else f"the wait-for graph could not be drawn within {limit_s} s"
 
 
 def _stacks() -> str:

@@ -31,7 +31,7 @@ class Label(NamedTuple):
     state: str = ""
     """Of a child process: what it does, in words."""
     handles: tuple[object, ...] = ()
-    """Other objects that stand for it: who waits for one of them waits for it."""
+    """Other objects that stand for it: what waits for one of them waits for it."""
     coroutine: Any = None
     """Of a task that compiled code made, which shows no await chain: the first coroutine that is Python again."""
 

@@ -156,7 +156,7 @@ def local_variables(frame: FrameType) -> dict[str, Any]:
 def held_objects(suspended: Any) -> list[Any]:
     """Return what a suspended coroutine holds: its variables and what lies on its stack, in no order; empty while it runs.
 
-    Inside a `with` or `async with` block that is the bound `__exit__` or `__aexit__` too: proof of who is inside.
+    Inside a `with` or `async with` block that is the bound `__exit__` or `__aexit__` too: proof of being inside.
     """
     return gc.get_referents(suspended) if suspended is not None else []
 

@@ -1,7 +1,7 @@
 """Loads gRPC without its fork handlers, before anything else here imports it.
 
 They run in every forked child, even one that only wants to exec or exit, and crash one in ten while grpc.aio is in use.
-gRPC looks at the variable once, when it is loaded; what the user says there wins, and so does who loaded gRPC before.
+gRPC looks at the variable once, when it is loaded; what the user says there wins, and so does code that loaded gRPC before.
 """
 
 from __future__ import annotations

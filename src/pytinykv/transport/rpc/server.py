@@ -85,7 +85,7 @@ class _Call(NamedTuple):
 
     path: str
     running: Any
-    """The handler's coroutine or stream, to show where it stands."""
+    """The handler's coroutine or stream, to show where it is."""
     requests: _Requests | None
     """The stream of requests; None where there is one request."""
 
@@ -219,7 +219,9 @@ class RpcServer(Member):
         check_can_bind(parsed)
         loop = asyncio.get_running_loop()
         self._starting = loop.create_task(self._start(parsed), name=f"{self._name}/start")
-        self._starting.add_done_callback(_retrieve)  # its error is the caller's, who may have been cancelled meanwhile
+        self._starting.add_done_callback(
+            _retrieve
+        )  # its error goes to the caller, which may have been cancelled meanwhile
         try:
             return await asyncio.wait_for(asyncio.shield(self._starting), START_DEADLINE_S)
         except TimeoutError:
