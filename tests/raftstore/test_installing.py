@@ -6,12 +6,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.raftstore.harness import RAW, REGION_ID, Cluster, Node, Transfer
+from tests.raftstore.harness import RAW, REGION_ID, Cluster, ManualWorker, Node, Transfer
 from tests.raftstore.lagging import SMALL_LOG, lagging, same_data, sent_snapshot
 
 from pytinykv.model import Peer, RegionEpoch, StoreId, encode
 from pytinykv.raft import AppendResponse, Heartbeat, LogIndex, PeerId, PreVoteRequest, SnapshotMeta
 from pytinykv.raftstore import RaftEnvelope, SnapshotHeader, SnapshotRefusedError, keys
+from pytinykv.raftstore.incoming_snapshots import IncomingSnapshots
 from pytinykv.raftstore.membership import conf_state
 from pytinykv.raftstore.records import PeerState, decode_region_state
 from pytinykv.raftstore.snapshot_files import make_snapshot, snapshot_chunks
@@ -181,3 +182,20 @@ def test_a_peer_that_is_being_replaced_asks_for_no_votes(cluster: Cluster) -> No
     follower.disk.is_held = False
     cluster.ticks(40)
     assert cluster.leaders()
+
+
+def test_files_go_also_when_the_turn_that_ends_with_them_is_durable_at_once(tmp_path: Path) -> None:
+    """The loop has synced it by itself before it heard which files are needed no longer."""
+    worker = ManualWorker()
+    incoming = IncomingSnapshots(tmp_path, worker, SMALL_LOG, lambda _header, _directory, _on_end: None)
+    early, late = tmp_path / "1_6_9", tmp_path / "2_6_9"
+    for directory in (early, late):
+        directory.mkdir()
+    incoming.on_durable(5)
+    incoming.discard_after(5, early)
+    incoming.discard_after(6, late)
+    worker.work()
+    assert [path.name for path in tmp_path.iterdir()] == [late.name]
+    incoming.on_durable(6)
+    worker.work()
+    assert not any(tmp_path.iterdir())

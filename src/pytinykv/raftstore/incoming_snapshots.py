@@ -46,6 +46,8 @@ class IncomingSnapshots:
         self._on_sealed = on_sealed
         self._receiving: set[str] = set()
         """Names of the snapshots that are arriving, or whose files are being deleted because they broke off."""
+        self._durable = 0
+        """All turns up to this one are durable."""
         self._used: deque[tuple[int, Path]] = deque()
         """Installed snapshots, each with the turn that must be durable before its files may go; in the order of turns."""
 
@@ -70,9 +72,11 @@ class IncomingSnapshots:
     def discard_after(self, turn: int, directory: Path) -> None:
         """Delete a received snapshot once that turn is durable: until then a crash leads back to it."""
         self._used.append((turn, directory))
+        self.on_durable(self._durable)
 
     def on_durable(self, turn: int) -> None:
         """Take note that all turns up to this one are durable."""
+        self._durable = turn
         while self._used and self._used[0][0] <= turn:
             self.discard(self._used.popleft()[1])
 
