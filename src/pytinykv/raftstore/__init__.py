@@ -10,6 +10,10 @@ The chapters, bottom-up:
     apply               what operations do to the data
     pending, calls      the callers that wait for an answer
     membership          what a change of members does to a region
+    splits              what a split is
+    children            what a split makes on a store
+    split_requests      splits from the wish to the answer
+    regions             the regions by their keys
     followers           what a leader notices of the others
     log_collection      when the front of the log is cut
     peer                one region on this store

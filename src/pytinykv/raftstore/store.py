@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from pytinykv.model import PeerRole, Region, RegionId, StoreId
 from pytinykv.raft import InstallSnapshot, ProtocolViolation
 from pytinykv.raftstore.calls import QueuedCommand
+from pytinykv.raftstore.children import Children
 from pytinykv.raftstore.errors import StoreFailedError
 from pytinykv.raftstore.expiry import ExpirySweep
 from pytinykv.raftstore.incoming_snapshots import IncomingSnapshots, SnapshotReceiver, SnapshotRefusedError
@@ -31,9 +32,11 @@ from pytinykv.raftstore.peer import IncomingSnapshot, RegionPeer
 from pytinykv.raftstore.peer_storage import PeerStorage
 from pytinykv.raftstore.records import RaftEnvelope, decode_envelopes
 from pytinykv.raftstore.recovery import load_regions
+from pytinykv.raftstore.regions import RegionTable
 from pytinykv.raftstore.reports import Reports
 from pytinykv.raftstore.router import Router
 from pytinykv.raftstore.silent_disk import SilentDisk
+from pytinykv.raftstore.split_requests import SplitRequests
 from pytinykv.raftstore.syncs import Syncs
 from pytinykv.raftstore.turn import Turn
 from pytinykv.wire.errors import NotLeader, RegionError, ServerIsBusy
@@ -161,12 +164,26 @@ class Store:
         """What a sync or a reader met on the disk; fails the next turn."""
         self.failure: BaseException | None = None
         """What the store has failed of, or None; never changes again. No turn does anything afterwards."""
+        self.table = RegionTable(self.peers)
+        """The peers by the keys of their regions."""
         self._load(snapshot_directory, fresh_region_id)
+        self.splits = SplitRequests(
+            self.peers, link=scheduler_link, config=config, in_turn=self.in_turn, touch=self._touch
+        )
 
     def _load(self, directory: SnapshotDirectory, fresh_region_id: RegionId | None) -> None:
         loaded = load_regions(self.engine, directory)
         parked_s = self.config.election_ticks * self.config.tick_s
-        self._router = Router(self.store_id, self.peers, loaded.tombstones, self._make_peer, parked_s=parked_s)
+        self._router = Router(
+            self.store_id, self.peers, loaded.tombstones, self._make_peer, self.table, parked_s=parked_s
+        )
+        self._children = Children(
+            self.store_id,
+            self.peers,
+            loaded.tombstones,
+            make_peer=self._make_peer,
+            touch=self._touch,
+        )
         self.listen(self._router.on_event)
         self.listen(self._reports.on_event)
         for state in loaded.regions:
@@ -181,8 +198,17 @@ class Store:
 
     def _make_peer(self, peer: Peer, region: Region, *, is_fresh: bool = False) -> RegionPeer:
         storage = PeerStorage(self.engine, region, cache_bytes_max=self.config.log_cache_bytes)
-        region_peer = RegionPeer(peer=peer, storage=storage, config=self.config, rng=self._rng, is_fresh=is_fresh)
+        region_peer = RegionPeer(
+            peer=peer,
+            storage=storage,
+            config=self.config,
+            rng=self._rng,
+            table=self.table,
+            on_split=self._children.bear,
+            is_fresh=is_fresh,
+        )
         self.peers[region.id] = region_peer
+        self.table.changed()
         return region_peer
 
     # --- when turns are due -------------------------------------------------------------------------------------
@@ -252,6 +278,7 @@ class Store:
         for peer in self.peers.values():
             peer.calls.fail_all(turn, error)
         self._proposing.clear()
+        self.splits.fail_all(error)
 
     def _refusal(self) -> RegionError:
         """Return what refused commands are told. Not being the leader is what every client takes for "not executed"."""
