@@ -115,6 +115,9 @@ class Connection:
     def crosses(self, source: str, target: str) -> bool:
         return (source, target) in (self._hosts, self._hosts[::-1])
 
+    def is_held_by(self, process: Process) -> bool:
+        return self.client.process is process and self.client.is_open
+
     def send(self, end: End, frame: Frame) -> None:
         """Send a frame from one end; silently nothing when that end is closed or its process dead."""
         if end.is_open and end.process.alive:
