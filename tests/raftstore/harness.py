@@ -184,7 +184,7 @@ class Cluster:
         self.sent: list[RaftEnvelope] = []
         """Everything that was ever sent, dropped or not."""
         self.cut_off: set[int] = set()
-        """Stores that nobody reaches and that reach nobody."""
+        """Stores that are cut off from all others."""
         self.drop: Callable[[RaftEnvelope], bool] = lambda _envelope: False
         self.nodes: dict[int, Node] = {}
         peers = tuple(Peer(PeerId(100 + n), StoreId(n)) for n in range(1, (members or stores) + 1))
@@ -315,7 +315,7 @@ class Cluster:
             if store_id is not None and (others := self.leaders()):
                 others[0].running.transfer_leader(REGION_ID, PeerId(100 + store_id))
             self.ticks(2)
-        raise AssertionError("nobody was elected")
+        raise AssertionError("no leader was elected")
 
     # --- commands
 

@@ -230,7 +230,7 @@ def test_a_leader_whose_disk_does_not_answer_hands_over(cluster: Cluster) -> Non
     cluster.settle()
     assert not leader.running.is_disk_silent
     call = cluster.put(successor.store_id, b"k", b"w")
-    cluster.ticks(5)  # followers hear of the commit by and by
+    cluster.ticks(5)  # followers hear of the commit with later messages
     assert call.succeeded
     assert leader.value(b"k") == b"w"
 

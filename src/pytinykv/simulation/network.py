@@ -166,7 +166,7 @@ class Network:
     # datagrams
 
     def post(self, source: Process, target: str, payload: bytes, deliver: Callable[[bytes], None]) -> None:
-        """Send a datagram from a process to a host; `deliver` gets it there, if it arrives, as a callback of nobody.
+        """Send a datagram from a process to a host; `deliver` gets it there, if it arrives, as a callback of no process.
 
         `deliver` finds out by itself whether the target still listens, and goes on in its context (`Process.post`).
         """
