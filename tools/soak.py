@@ -136,7 +136,7 @@ class Soak:
         self._workers: list[Worker] = []
         self.tally = Tally()
         self.troubles: list[str] = []
-        """Workers that died or stood still."""
+        """Workers that died or hung."""
         self.commands: list[str] = []
         """What shows each failure again."""
         self.started_at = time.monotonic()

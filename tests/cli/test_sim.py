@@ -124,7 +124,7 @@ def test_interrupted_it_tells_what_it_knows_and_leaves_no_worker(
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:  # it has ended, or is somebody else's
+    except OSError:  # it has ended, or belongs to another user
         return b""
 
 

@@ -109,11 +109,11 @@ def test_loop_that_cannot_be_made() -> None:
         LoopThread("broken", loop_factory=no_loop).start()
 
 
-STRANGER = """
+FOREIGN_TASK = """
 import asyncio
 from pytinykv.lifecycle import LoopThread
 
-async def stranger():
+async def foreign_task():
     try:
         await asyncio.sleep(0.2)
         print("ended by itself")
@@ -122,7 +122,7 @@ async def stranger():
         raise
 
 async def start():
-    asyncio.get_running_loop().create_task(stranger())
+    asyncio.get_running_loop().create_task(foreign_task())
 
 bridge = LoopThread("bridge")
 bridge.start()
@@ -136,5 +136,5 @@ def test_tasks_that_the_scope_did_not_start_may_end_before_the_loop_is_closed() 
 
     In a program of its own, since the check for leaks in this one waits for such tasks as well.
     """
-    done = subprocess.run([sys.executable, "-c", STRANGER], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", FOREIGN_TASK], capture_output=True, text=True, check=True)
     assert done.stdout == "ended by itself\n"

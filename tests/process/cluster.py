@@ -1,7 +1,7 @@
 """A cluster of real processes for tests: `python -m pytinykv scheduler` and `… store` on loopback ports.
 
 Each process keeps its port for life, so that it comes back where its clients look for it. Ports are taken from below the
-range that the kernel gives to outgoing connections: nobody gets one by chance while its process is down. In a `Network`
+range that the kernel gives to outgoing connections: no process gets one by chance while its owner is down. In a `Network`
 that can be harmed they have the addresses that it gives them. Standard output and error go to files; `Process.log` is what
 it logged. All waits have deadlines and end with the process's own words.
 """
@@ -177,7 +177,7 @@ class Process:
 
 
 class Cluster:
-    """A scheduler and stores with their data below `directory`. Whoever makes one closes it."""
+    """A scheduler and stores with their data below `directory`. The caller closes it."""
 
     def __init__(self, directory: Path, network: Network | None = None, **scheduler_options: str) -> None:
         self.directory = directory

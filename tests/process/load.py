@@ -1,10 +1,10 @@
 """Clients that write while servers are killed, and know afterwards what must be there.
 
 A `Load` runs in a thread with a loop of its own, so that a test can do its harm in plain, blocking code. Each writer puts
-keys that nobody else touches, one after the other, each once; and it overwrites one key of its own with a growing number.
+keys that no other client touches, one after the other, each once; and it overwrites one key of its own with a growing number.
 What was acknowledged must be there afterwards; what failed with an unknown outcome may be there.
 
-gRPC's engine is started by the test's own thread: which descriptors are the engine's can be told only while nobody else
+gRPC's engine is started by the test's own thread: which descriptors are the engine's can be told only while no other thread
 opens any.
 """
 

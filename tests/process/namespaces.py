@@ -4,7 +4,7 @@
     store-1 ── eth0 ───────────────┤ bridge        198.18.N.0/24 for the cluster, 198.19.N.0/24 for status ports
     store-2 ── eth0 ───────────────┘
 
-A direction is cut by telling the sender that the receiver has a hardware address that nobody has: its packets go out and
+A direction is cut by telling the sender that the receiver has a hardware address that no machine has: its packets go out and
 vanish, without an error and without a filter in the kernel. All neighbours of the cluster's net are told, never asked for,
 so nothing corrects that by itself. Status ports have a net of their own, in which nothing is ever cut.
 
@@ -109,7 +109,7 @@ class NamespaceNetwork:
             namespace.close()
 
     def _take_slot(self) -> int:
-        """Make the client's end under a name that nobody has on this machine; the addresses follow from it."""
+        """Make the client's end under a name that is unused on this machine; the addresses follow from it."""
         for number in range(_SLOTS):
             slot = (os.getpid() + number) % _SLOTS
             device = f"tkv{slot}"

@@ -1,7 +1,7 @@
-"""Networks that tests can harm, between the processes of a cluster and whoever talks to them.
+"""Networks that tests can harm, between the processes of a cluster and their clients.
 
 Two implementations of `Network`. `NamespaceNetwork` gives each process a network stack of its own, so packets vanish as
-they do in a cut cable: it needs root. `ProxyNetwork` needs nothing: everybody is reached through a relay that holds up
+they do in a cut cable: it needs root. `ProxyNetwork` needs nothing: each process is reached through a relay that holds up
 what it should not let through. `network_for` takes the first that can do what a test wants.
 
 Harm is done to directions: `cut("store-1", "store-2")` loses what store-1 says to store-2 and nothing else. The test itself,
@@ -40,7 +40,7 @@ _free_ports = _ports()
 
 
 def free_address() -> str:
-    """Return a loopback address that nobody listens at."""
+    """Return a loopback address without a listener."""
     return f"127.0.0.1:{next(_free_ports)}"
 
 
@@ -86,7 +86,7 @@ FINE: Final = Weather()
 
 
 class Network(Protocol):
-    """What connects the nodes of a test. Whoever makes one closes it, after the processes in it."""
+    """What connects the nodes of a test. The caller closes it, after the processes in it."""
 
     def join(self, node: str) -> Place:
         """Make room for a process; a node that has joined keeps its place."""

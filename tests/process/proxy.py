@@ -1,6 +1,6 @@
 """A network of relays, for machines where a test may not make network namespaces: all of it on loopback.
 
-Each node listens where only its relays know, and is told to tell everybody the relays' addresses. They run in a process of
+Each node listens where only its relays know, and is told to advertise the relays' addresses. They run in a process of
 their own. What differs from a real network: a connection is accepted also while it is cut, the buffers of both sides fill
 before a sender feels anything, and loss is only a delay.
 """

@@ -63,7 +63,7 @@ class Quarrel:
         asyncio.run(start_engine())
         self._address = address
         self._prefix = b"quarrel %d" % next(Quarrel._runs)
-        """No key is anybody's who was there before: a history begins with nothing."""
+        """No key was used by an earlier history: each begins with nothing."""
         self._ours = ours
         self._theirs = theirs
         self._timeout_s = timeout_s

@@ -78,7 +78,7 @@ class Relays:
     async def _relay(
         self, receiver: str, target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        far_reader, far_writer = await asyncio.open_connection(*pair(target))  # refused at once if nobody is there
+        far_reader, far_writer = await asyncio.open_connection(*pair(target))  # refused at once without a listener
         try:
             ports = writer.get_extra_info("peername")[1], writer.get_extra_info("sockname")[1]
             sender = await asyncio.to_thread(_who, dict(self._pids), *ports)  # takes the system some 20 ms
@@ -135,7 +135,7 @@ class Relays:
 
 
 def _who(pids: dict[str, int], port: int, relay_port: int) -> str:
-    """Return the node whose connection from `port` to a relay's it is; whoever is none of ours is a client."""
+    """Return the node whose connection from `port` to a relay's it is; a connection of none of ours is a client's."""
     inode = _inode(port, relay_port)
     for node, pid in pids.items():
         with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as descriptors:

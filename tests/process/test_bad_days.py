@@ -295,7 +295,7 @@ def test_damage_that_only_a_read_finds(fresh_cluster: Cluster) -> None:
 
 
 def make_leader(cluster: Cluster, wanted: Process, bystander: Process, db: pytinykv.Client) -> None:
-    """Make a store lead: the only other one that runs has missed a write, so nobody may vote for it (Raft 5.4.1)."""
+    """Make a store lead: the only other one that runs has missed a write, so no peer may vote for it (Raft 5.4.1)."""
     bystander.stop()
     db.raw.put(b"missed", b"v")
     other = cluster.leader()

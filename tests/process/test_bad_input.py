@@ -394,7 +394,7 @@ def framed(data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + data
 
 
-def test_messages_of_strangers_on_the_peer_port(cluster: Cluster) -> None:
+def test_messages_of_unknown_peers_on_the_peer_port(cluster: Cluster) -> None:
     mine, store = int(cluster.scheduler.facts["cluster"]), cluster.leader()
     store_id = int(store.facts["store"])
     address = store.options["--peer-addr"]
@@ -411,7 +411,7 @@ def test_messages_of_strangers_on_the_peer_port(cluster: Cluster) -> None:
     tell(address, greeting(mine, store_id) + framed(b"\x90") + b"\x00\x00")
 
 
-def test_a_snapshot_of_a_stranger(cluster: Cluster) -> None:
+def test_a_snapshot_of_an_unknown_peer(cluster: Cluster) -> None:
     mine, store = int(cluster.scheduler.facts["cluster"]), cluster.stores[0]
     hello = greeting(mine, int(store.facts["store"]))[4:]
     path = "/pytinykv.StoreTransport/Snapshot"

@@ -1,7 +1,7 @@
 """Real processes whose network is cut, one way and both, while clients of two kinds write, read and swap.
 
 The tests share a cluster, which is whole again before each. Its stores notice sooner than others that a leader is gone
-(0.5 s), and keep short logs, so that whoever was away for a while gets a snapshot.
+(0.5 s), and keep short logs, so that a store that was away for a while gets a snapshot.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def term(store: Process) -> int:
 
 
 def test_a_leader_that_its_followers_cannot_reach_serves_nothing_old(cluster: Cluster, cuts: Cuts) -> None:
-    """Clients reach it all the same, and one knows nobody else."""
+    """Clients reach it all the same, and one knows no other."""
     with (
         Quarrel(cluster.address, timeout_s=ATTEMPT_S) as quarrel,
         Load(cluster.address, timeout_s=ATTEMPT_S) as load,
@@ -121,7 +121,7 @@ def test_a_leader_that_is_alone_acknowledges_nothing_and_reads_nothing(cluster: 
 
 
 def test_a_leader_that_only_clients_cannot_reach_goes_on_leading(cluster: Cluster, cuts: Cuts) -> None:
-    """Nobody can help them: who leads is for the stores to say. What was under way is undetermined, what comes fails."""
+    """Only the stores know who leads. What was under way is undetermined, what comes fails."""
     with (
         Quarrel(cluster.address, timeout_s=ATTEMPT_S) as quarrel,
         Load(cluster.address, timeout_s=ATTEMPT_S) as load,
@@ -158,7 +158,7 @@ def test_a_follower_that_is_cut_off_one_way_disturbs_nobody(cluster: Cluster, cu
             wait_until(
                 lambda: not follower.regions()[0]["leader_store"], within_s=CONVERGED_S, what="it misses its leader"
             )
-            assert term(follower) == before, "it went into a new term although nobody agreed to it"
+            assert term(follower) == before, "it went into a new term although no other store agreed to it"
         assert not follower.leads
         cuts.heal()
         load.wait_progress(10)
@@ -180,7 +180,7 @@ def test_a_leader_without_its_scheduler_goes_on(cluster: Cluster, cuts: Cuts) ->
 
 
 def test_cuts_that_heal_in_another_order(cluster: Cluster, cuts: Cuts) -> None:
-    """Links go one after the other, until nobody has anybody, and come back in the order in which they went."""
+    """Links go one after the other, until all are cut, and come back in the order in which they went."""
     one, two, three = names(*cluster.stores)
     links = [(one, two), (two, three), (three, one)]
     with Quarrel(cluster.address, timeout_s=ATTEMPT_S) as quarrel, Load(cluster.address, timeout_s=ATTEMPT_S) as load:
@@ -202,7 +202,7 @@ def test_cuts_that_heal_in_another_order(cluster: Cluster, cuts: Cuts) -> None:
 
 
 def test_a_leader_that_dies_out_of_reach_is_missed_although_no_connection_breaks(cluster: Cluster, cuts: Cuts) -> None:
-    """As when a machine loses its power: nobody hears of the end of its connections."""
+    """As when a machine loses its power: no peer hears of the end of its connections."""
     with Quarrel(cluster.address, timeout_s=ATTEMPT_S) as quarrel, Load(cluster.address, timeout_s=ATTEMPT_S) as load:
         load.wait_progress(10)
         leader = cluster.leader()
@@ -247,7 +247,7 @@ def test_on_slow_links_the_load_goes_on(cluster: Cluster) -> None:
 
 
 def test_a_snapshot_is_cut_in_the_middle_and_all_are_told_to_stop(cluster: Cluster, cuts: Cuts) -> None:
-    """One end waits for bytes that don't come, the other for room that nobody makes."""
+    """One end waits for bytes that don't come, the other for room that is never made."""
     late = cluster.followers()[0]
     others = [store for store in cluster.stores if store is not late]
     late.kill()
@@ -284,7 +284,7 @@ def is_arriving(store: Process) -> bool:
 
 
 def test_on_a_bad_network_a_whole_cluster_stops_as_ever(tmp_path: Path) -> None:
-    """What is said at the end is late, or lost and repeated; nobody waits for it longer than for anything else."""
+    """What is said at the end is late, or lost and repeated; no caller waits for it longer than for anything else."""
     with network_for(BAD) as network:
         cluster = Cluster(tmp_path, network)
         try:

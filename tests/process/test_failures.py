@@ -112,8 +112,8 @@ def test_a_leader_killed_without_a_scheduler_is_replaced(cluster: Cluster) -> No
 
 
 def knows_all(cluster: Cluster, store: Process) -> bool:
-    everybody = ", ".join(sorted((other.facts["store"] for other in cluster.stores), key=int))
-    return f"knows the addresses of stores {everybody}" in store.log
+    all_stores = ", ".join(sorted((other.facts["store"] for other in cluster.stores), key=int))
+    return f"knows the addresses of stores {all_stores}" in store.log
 
 
 def test_a_leader_that_was_paused_serves_nothing_old(cluster: Cluster) -> None:

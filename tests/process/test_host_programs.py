@@ -23,7 +23,7 @@ import pytinykv
 address = sys.argv[1]
 
 def say(*words):
-    print(" ".join(map(str, words)) + "\\n", end="", flush=True)  # in one piece, whoever else prints
+    print(" ".join(map(str, words)) + "\\n", end="", flush=True)  # in one piece, whatever else prints
 """
 
 
@@ -191,7 +191,7 @@ def connect():
     else:
         say("connected")
 
-sys.stdin.read()  # until the servers stand still
+sys.stdin.read()  # until the servers are paused
 for function in (call, timestamp, connect):
     threads.append(threading.Thread(target=function, daemon=True))
     threads[-1].start()
@@ -201,7 +201,7 @@ say("end of program")
 
 
 def test_an_exit_with_calls_under_way_that_nobody_answers(cluster: Cluster) -> None:
-    """Scheduler and store stand still: to a client they are silent. Its calls could wait for minutes."""
+    """Scheduler and store are paused: to a client they are silent. Its calls could wait for minutes."""
     with subprocess.Popen(
         [
             sys.executable,

@@ -72,7 +72,7 @@ def start_s(process: Process) -> float:
 
 
 def test_at_random_moments_of_the_start(new_cluster: Callable[..., Cluster], chance: random.Random) -> None:
-    """The scheduler's, then a store's, from the first start on, which makes the data directory and founds the cluster."""
+    """The scheduler's, then a store's, from the first start on, which makes the data directory and bootstraps the cluster."""
     measured = new_cluster()
     measured.stores.append(measured.make_store())
     usual_s = {process.command: start_s(process) for process in measured.processes}
@@ -137,7 +137,7 @@ class Phases:
 
 
 def test_in_the_middle_of_a_snapshot_a_recovery_and_a_membership_change(new_cluster: Callable[..., Cluster]) -> None:
-    """Whoever is told to stop there ends as ever, and whoever is killed there goes on from there."""
+    """A server that is told to stop there ends as ever, and one that is killed there goes on from there."""
     cluster = new_cluster()
     cluster.start(stores=1)
     sender, receiver = cluster.stores[0], cluster.make_store()

@@ -141,7 +141,7 @@ def test_who_dies_while_it_is_cut_off_leaves_its_connections_half_open(
         there.close()
         with pytest.raises(TimeoutError):
             connection.recv(100)
-        connection.sendall(b"2")  # as if somebody were there
+        connection.sendall(b"2")  # as if a process listened there
         with pytest.raises(TimeoutError):
             connection.recv(100)
 

@@ -109,7 +109,7 @@ def test_told_to_stop_under_load(cluster: Cluster) -> None:
 
 
 def test_the_whole_cluster_is_told_at_once_under_load(cluster: Cluster) -> None:
-    """Nobody is left to hand anything over to, and clients wait for answers that will not come."""
+    """No store is left to hand anything over to, and clients wait for answers that will not come."""
     with Load(cluster.address, theirs=0) as load:
         load.wait_progress(20)
         for process in cluster.processes:
@@ -133,7 +133,7 @@ def test_a_store_stops_while_its_scheduler_stands_still(cluster: Cluster) -> Non
 
 
 def test_a_leader_stops_while_its_followers_stand_still(cluster: Cluster) -> None:
-    """It can't hand over to anybody, and what it has proposed is not committed."""
+    """It can't hand over to any other store, and what it has proposed is not committed."""
     leader, followers = cluster.leader(), cluster.followers()
     with Load(cluster.address, theirs=0) as load:
         load.wait_progress(20)

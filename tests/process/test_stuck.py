@@ -30,7 +30,7 @@ MOVED_S = 10.0
 """Silence until it is noticed (2 s), an election (1 to 2 s), and what a busy machine adds."""
 GIVES_UP_S = 30.0
 CALL_S = 2.0
-"""What was sent to a store that stands still gets no answer, so each client waits for as long as this, once."""
+"""What was sent to a blocked store gets no answer, so each client waits for as long as this, once."""
 DISK_MIB = 64
 THAW_S = 60
 
@@ -115,7 +115,7 @@ def wait_stuck(scheduler: Process, db: pytinykv.Client) -> None:
 
 @pytest.mark.parametrize("cluster", [60.0], indirect=True)
 def test_a_leader_whose_event_loop_waits_for_the_disk_and_a_scheduler(cluster: Cluster) -> None:
-    """A loop that stands still sends no heartbeats, so the others elect a leader; they need no scheduler for that."""
+    """A blocked loop sends no heartbeats, so the others elect a leader; they need no scheduler for that."""
     leader, scheduler = cluster.leader(), cluster.scheduler
     with Load(cluster.address, timeout_s=CALL_S) as load, pytinykv.connect(cluster.address) as db:
         load.wait_progress(20)

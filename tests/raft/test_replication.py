@@ -429,15 +429,15 @@ def test_a_long_divergent_log_is_repaired_in_one_step_per_term() -> None:
 @pytest.mark.tinykv("TestLeaderElectionOverwriteNewerLogs2AB")
 def test_newer_but_uncommitted_entries_lose_to_an_elected_leaders_older_ones() -> None:
     """1 and 2 have an entry of term 1, 3 one of term 2 that only it has; 4 and 5 voted in term 2."""
-    everyone = range(1, 6)
+    all_peers = range(1, 6)
     network = Network(
         5,
         storages={
-            1: stored(everyone, terms=(1,)),
-            2: stored(everyone, terms=(1,)),
-            3: stored(everyone, terms=(2,)),
-            4: stored(everyone, term=2, vote=3),
-            5: stored(everyone, term=2, vote=3),
+            1: stored(all_peers, terms=(1,)),
+            2: stored(all_peers, terms=(1,)),
+            3: stored(all_peers, terms=(2,)),
+            4: stored(all_peers, term=2, vote=3),
+            5: stored(all_peers, term=2, vote=3),
         },
     )
     network.campaign(1)

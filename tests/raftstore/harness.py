@@ -216,7 +216,7 @@ class Cluster:
         self.sent: list[RaftEnvelope] = []
         """Everything that was ever sent, dropped or not."""
         self.cut_off: set[int] = set()
-        """Stores that nobody reaches and that reach nobody."""
+        """Stores that are cut off from all others."""
         self.drop: Callable[[RaftEnvelope], bool] = lambda _envelope: False
         self.holds: Callable[[RaftEnvelope], bool] = lambda _envelope: False
         """Messages that wait until `release`."""
@@ -380,7 +380,7 @@ class Cluster:
             if store_id is not None and (others := self.leaders()):
                 others[0].running.transfer_leader(REGION_ID, PeerId(100 + store_id))
             self.ticks(2)
-        raise AssertionError("nobody was elected")
+        raise AssertionError("no leader was elected")
 
     # --- commands
 

@@ -93,7 +93,7 @@ def test_a_store_that_founds_a_cluster_serves_at_once(tmp_path: Path) -> None:
     assert call.succeeded
     cluster.restart(1)
     cluster.settle()
-    assert cluster.leaders(), "nobody else to wait for"
+    assert cluster.leaders(), "no other peer to wait for"
     assert cluster.nodes[1].value(b"k") == b"v"
 
 

@@ -160,7 +160,7 @@ def test_expired_values_vanish_from_every_replica_and_the_others_stay(cluster: C
         assert stored(node) == KEYS[::4]
     assert leader.running.expiry.deleted == 30
     assert sum(node.running.expiry.deleted for node in cluster.nodes.values()) == 30, "only leaders sweep"
-    assert leader.running.counters.operations == len(KEYS), "the sweep counts as nobody's command"
+    assert leader.running.counters.operations == len(KEYS), "the sweep does not count as a client's command"
 
 
 def test_a_sweep_takes_its_time(cluster: Cluster) -> None:

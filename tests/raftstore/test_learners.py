@@ -112,7 +112,7 @@ def test_a_learner_takes_the_data_and_becomes_a_voter_that_can_lead(cluster: Clu
 
 @pytest.mark.parametrize("moment", [Heartbeat, InstallSnapshot, None], ids=["creation", "snapshot", "caught up"])
 def test_writes_go_on_when_a_store_dies_while_it_joins(cluster: Cluster, moment: type | None) -> None:
-    """With voters that join at once, the first two stand still for ever."""
+    """With voters that join at once, the first two are stuck for ever."""
     if moment is None:
         join(cluster, 2)
     else:
@@ -205,7 +205,7 @@ def test_a_learner_names_the_leader_and_forgets_one_that_falls_silent(cluster: C
 
 
 def test_a_learner_that_was_removed_while_cut_off_asks_and_destroys_itself(cluster: Cluster) -> None:
-    """It asks nobody for votes, so nobody can tell it."""
+    """It asks no peer for votes, so no peer can tell it."""
     join(cluster, 2)
     cluster.cut_off = {2}
     cluster.change(1, ConfChangeKind.REMOVE, 102, 2)

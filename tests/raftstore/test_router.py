@@ -88,7 +88,7 @@ def test_a_peer_that_knows_nothing_yet_remembers_its_vote_over_a_restart(cluster
     granted = [e.message.granted for e in cluster.sent if isinstance(e.message, VoteResponse)]
     assert granted == [True]
     cluster.restart(3)
-    assert peer_id(cluster, 3) is None, "nobody has told it again"
+    assert peer_id(cluster, 3) is None, "no store has told it again"
     cluster.sent.clear()
     rival = VoteRequest(PeerId(103), PeerId(102), TERM, LogIndex(9), TERM)
     send(cluster, 3, 103, rival, sender=Peer(PeerId(102), StoreId(2)))
@@ -137,20 +137,20 @@ def test_a_tombstone_with_an_old_epoch_is_ignored(cluster: Cluster) -> None:
     assert peer_id(cluster, 2) == 202
 
 
-def test_a_stranger_who_asks_for_votes_with_an_old_epoch_is_told(cluster: Cluster) -> None:
-    stranger = Peer(PeerId(109), StoreId(3))
+def test_a_non_member_that_asks_for_votes_with_an_old_epoch_is_told(cluster: Cluster) -> None:
+    non_member = Peer(PeerId(109), StoreId(3))
     cluster.sent.clear()
     for name in ("vote", "pre-vote"):
-        send(cluster, 1, 101, messages(101, 109)[name], sender=stranger, epoch=RegionEpoch(0, 1))
+        send(cluster, 1, 101, messages(101, 109)[name], sender=non_member, epoch=RegionEpoch(0, 1))
     told = [envelope for envelope in cluster.sent if envelope.is_tombstone]
-    assert [envelope.receiver for envelope in told] == [stranger, stranger]
+    assert [envelope.receiver for envelope in told] == [non_member, non_member]
     assert told[0].epoch == RegionEpoch(1, 1)
 
 
 def test_who_may_be_a_member_by_now_is_not_told(cluster: Cluster) -> None:
-    stranger = Peer(PeerId(109), StoreId(3))
+    non_member = Peer(PeerId(109), StoreId(3))
     cluster.sent.clear()
-    send(cluster, 1, 101, messages(101, 109)["vote"], sender=stranger, epoch=RegionEpoch(1, 1))
+    send(cluster, 1, 101, messages(101, 109)["vote"], sender=non_member, epoch=RegionEpoch(1, 1))
     assert not any(envelope.is_tombstone for envelope in cluster.sent)
 
 

@@ -29,7 +29,7 @@ def test_the_log_stays_bounded_under_load(cluster: Cluster) -> None:
     for node in cluster.nodes.values():
         assert log_entries(node) < 30
         assert node.peer.storage.first_index() > 70
-    assert cluster.snapshots_sent() == 0, "nobody was behind"
+    assert cluster.snapshots_sent() == 0, "no follower was behind"
     assert same_data(cluster)
 
 
@@ -240,8 +240,8 @@ def test_files_of_a_replaced_snapshot_stay_until_their_transfer_ends(cluster: Cl
         cluster.settle()
         meta = peer.storage.snapshot()
         message = InstallSnapshot(PeerId(99), peer.peer.id, peer.node.term, meta, 0.0)
-        stranger = Peer(PeerId(99), StoreId(99))
-        envelope = RaftEnvelope(peer.region.id, peer.peer, stranger, peer.region.epoch, message)
+        unknown = Peer(PeerId(99), StoreId(99))
+        envelope = RaftEnvelope(peer.region.id, peer.peer, unknown, peer.region.epoch, message)
         snapshots.send(envelope, cluster.clock.monotonic())
         return transfers[-1][0]
 
@@ -249,7 +249,7 @@ def test_files_of_a_replaced_snapshot_stay_until_their_transfer_ends(cluster: Cl
     load(cluster, leader.store_id, 3)
     second = make_and_send()
     assert first != second
-    assert first.exists(), "somebody is still reading it"
+    assert first.exists(), "a transfer is still reading it"
     transfers[0][1](True)
     assert not first.exists()
     assert second.exists()

@@ -1,4 +1,4 @@
-"""A store that stops: everybody is answered, in every state."""
+"""A store that stops: every caller is answered, in every state."""
 
 from __future__ import annotations
 

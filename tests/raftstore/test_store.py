@@ -252,7 +252,7 @@ def depose(cluster: Cluster, old: int) -> int:
         for leader in cluster.leaders():
             if leader.store_id != old:
                 return leader.store_id
-    raise AssertionError("nobody was elected")
+    raise AssertionError("no leader was elected")
 
 
 def test_overtaken_commands_are_told_that_they_were_not_executed(cluster: Cluster) -> None:
@@ -292,7 +292,7 @@ def test_a_deposed_leader_that_hears_nothing_says_that_it_does_not_know(cluster:
 
 
 def test_a_leader_that_came_back_answers_what_its_earlier_term_left_open(cluster: Cluster) -> None:
-    """Its old entries are overwritten, its log is shorter now, and nobody ever fills the old indexes again."""
+    """Its old entries are overwritten, its log is shorter now, and the old indexes are never filled again."""
     old = cluster.elect().store_id
     cluster.cut_off = {old}
     first = []
@@ -362,7 +362,7 @@ def test_the_lease_ends_when_nobody_answers(cluster: Cluster) -> None:
 
 
 def test_a_paused_leader_never_serves_while_another_one_leads(cluster: Cluster) -> None:
-    """No turn, no tick, for as long as the others take to elect somebody; its clock goes on."""
+    """No turn, no tick, for as long as the others take to elect a leader; its clock goes on."""
     old = cluster.elect()
     cluster.ticks(3)
     cluster.cut_off = {old.store_id}
@@ -457,9 +457,9 @@ def test_a_snapshot_message_without_a_snapshot_is_ignored(cluster: Cluster) -> N
 
 def test_a_message_for_another_store_is_dropped(cluster: Cluster) -> None:
     leader = cluster.elect()
-    stranger = Peer(leader.peer.peer.id, StoreId(77))
-    message = StaleTerm(stranger.id, PeerId(5), Term(99))
-    envelope = RaftEnvelope(REGION_ID, Peer(PeerId(5), StoreId(5)), stranger, leader.peer.region.epoch, message)
+    unknown = Peer(leader.peer.peer.id, StoreId(77))
+    message = StaleTerm(unknown.id, PeerId(5), Term(99))
+    envelope = RaftEnvelope(REGION_ID, Peer(PeerId(5), StoreId(5)), unknown, leader.peer.region.epoch, message)
     leader.running.receive(encode([envelope]))
     cluster.settle()
     assert leader.peer.is_leader

@@ -142,6 +142,36 @@ def test_a_follower_that_syncs_by_itself_acknowledges_within_the_same_turn(clust
     assert not follower.running.take_due(), "nothing is left for another turn"
 
 
+def test_a_sync_in_the_disk_thread_is_acknowledged_without_another_turn(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    follower = cluster.nodes[others(cluster, leader.store_id)[0]]
+    cluster.put(leader.store_id, b"a", b"v")
+    cluster.turn(leader.store_id)
+    deliver_messages(cluster)
+    follower.running.take_due()
+    cluster.turn(follower.store_id)
+    assert cluster.messages == [], "not durable yet"
+    follower.disk.work()
+    [acknowledgement] = cluster.messages
+    assert acknowledgement[0] == leader.store_id
+    assert not follower.running.take_due(), "nothing is left for another turn"
+
+
+def test_what_waited_for_the_disk_and_cannot_be_counted_fails_the_store(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    call = cluster.put(leader.store_id, b"a", b"v")
+    cluster.turn(leader.store_id)
+
+    def broken(number: int, now: float) -> None:
+        raise AssertionError(f"Ready {number} at {now}")
+
+    leader.peer.node.on_persisted = broken  # type: ignore[method-assign]
+    leader.disk.work()
+    with pytest.raises(StoreFailedError, match="Ready"):
+        cluster.turn(leader.store_id)
+    assert isinstance(call.error, UndeterminedResult)
+
+
 def test_a_leader_that_syncs_by_itself_takes_another_turn_only_if_that_commits_something(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     leader = cluster.elect()
@@ -200,7 +230,7 @@ def test_a_leader_whose_disk_does_not_answer_hands_over(cluster: Cluster) -> Non
     cluster.settle()
     assert not leader.running.is_disk_silent
     call = cluster.put(successor.store_id, b"k", b"w")
-    cluster.ticks(5)  # followers hear of the commit by and by
+    cluster.ticks(5)  # followers hear of the commit with later messages
     assert call.succeeded
     assert leader.value(b"k") == b"w"
 

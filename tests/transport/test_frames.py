@@ -119,7 +119,7 @@ def test_a_single_frame_that_is_too_large_is_no_exception() -> None:
     assert end.connection.closed
 
 
-def test_a_stranger_s_first_frame_is_small_or_the_end() -> None:
+def test_an_unauthenticated_peer_s_first_frame_is_small_or_the_end() -> None:
     end = End(frame_bytes_max=100, first_frame_bytes_max=5)
     end.connection.data_received(on_wire(b"x" * 6)[:4])
     assert end.pipe.aborted, "by its length, before there is anything to keep"

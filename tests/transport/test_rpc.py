@@ -494,6 +494,19 @@ class TestClosingTheChannel:
         with pytest.raises(RpcError, match="UNAVAILABLE"):
             channel.stream_stream("/t.T/both", serialize=same, deserialize=same)
 
+    async def test_an_open_stream_is_a_leak_of_its_own_with_the_line_that_opened_it(self, both: Both) -> None:
+        stream = both.channel.stream_stream("/t.T/both", serialize=same, deserialize=same)
+        stream.send_nowait(b"x")
+        await stream.receive()
+        [leak] = both.channel.leaks()
+        assert leak.name == f"/t.T/both at {both.channel.address}"
+        assert leak.started_at.function == "test_an_open_stream_is_a_leak_of_its_own_with_the_line_that_opened_it"
+        assert "_consume_request_iterator" in leak.stack[0]
+        [label] = both.channel.labels()
+        assert label.started_at == leak.started_at
+        await both.channel.close()
+        assert both.channel.leaks() == []
+
     async def test_stream_closed_twice_and_before_anything_was_sent(self, both: Both) -> None:
         stream = both.stream()
         stream.close()

@@ -4,7 +4,7 @@
                ──▶ python -m pytinykv.simulation --json --share 1/2       one with its result
 
 A history is one seed of one scenario. What fails is told at once, with the command that shows it again; workers that die
-or stand still are failures of the history they were at. Exit status: 0 all were right, 1 one was not, 130 interrupted
+or hang are failures of the history they were at. Exit status: 0 all were right, 1 one was not, 130 interrupted
 before that was known.
 """
 

@@ -45,7 +45,7 @@ WRITES_APART_MIN = 128
 
 If one frame had all of it, all commands would travel as one group: client, leader and followers would work one after the
 other, each waiting for the others. Two groups keep both ends busy. But each frame has its price, and one of writes a high
-one: it begins a round of replication, with a sync at each store.
+one: it begins a round of replication, with a sync at each store. Measured in docs/adr/0006.
 """
 NOT_EXECUTED_CODES = FINAL_CODES | {StatusCode.RESOURCE_EXHAUSTED}
 """Statuses of a unary call that say it was refused before it did anything."""

@@ -1,8 +1,7 @@
 """Lifecycle: start, name, own and stop background work. It knows nothing of key-value stores, nor of gRPC.
 
-The promise of this project is that it always stops. Three things had to come together for the hang that started it: a send
-that blocks without a deadline, waits that form a cycle, and a stop signal that is looked at in one place only. This package
-is where the third becomes impossible and the first two become visible.
+The promise of this project is that it always stops (docs/shutdown.md). Here a task without an exit becomes
+impossible, and a wait without an end visible.
 
 ```
 signals      run_process: a process from start to exit; signals, exit status      watchdog  ends it in time
@@ -36,12 +35,10 @@ sys.exit(run_process(main))
 
 When something does not end, `Scope.explain` draws what waits for what (`pytinykv.waitgraph`).
 
-Invariants
+Invariants (`scope` has those of a stop)
 1. Everything that runs in the background has an owner, a name, an exit path and a deadline.
-2. A stop runs once, in order: stages, members newest first, tasks, threads, last stages. No step can prevent the next one.
-3. What is above in the tree outlives what is below it: waits go down, never in a cycle.
-4. A stop ends with a report. What is left is named, with where it was started and where it is.
-5. All waiting is in loop time and for events, so that the simulator's virtual clock drives it as well.
+2. A stop ends with a report. What is left is named, with where it was started and where it is.
+3. All waiting is in loop time and for events, so that the simulator's virtual clock drives it as well.
 """
 
 from __future__ import annotations

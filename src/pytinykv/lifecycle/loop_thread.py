@@ -47,11 +47,16 @@ class LoopThread:
         self._loop_factory: Final = loop_factory
         self._pid: Final = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
+        """Set by the thread before `_ready`."""
         self._scope: Final = Scope(name)
         self._ready: Final = concurrent.futures.Future[None]()
+        """Resolved when the loop takes calls; failed when it could not start."""
         self._stop_wanted: Final = concurrent.futures.Future[float]()
+        """Resolved once, with the deadline of the stop."""
         self._report: Final = concurrent.futures.Future[StopReport]()
+        """Resolved when the loop is closed."""
         self._lock: Final = threading.Lock()
+        """Held to resolve `_stop_wanted`, which several threads may want to."""
         # A daemon: one that was never stopped must not hang the interpreter's exit.
         self._thread: Final = threading.Thread(target=self._run, name=name, daemon=True)
 

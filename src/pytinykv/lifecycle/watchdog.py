@@ -49,11 +49,14 @@ class Watchdog:
         self._repeat_s: Final = repeat_s
         self._on_expiry: Final = on_expiry
         self._ear, self._wakeup = socket.socketpair()
+        """Where the thread reads, and where the interpreter writes the numbers of signals."""
         self._wakeup.settimeout(0.0)
         self._pass_on_to = -1
+        """The descriptor that the interpreter wrote to before; -1 for none."""
         self._is_armed = self._is_over = False
         self._first_signal_at: float | None = None
         self._expires_at: float | None = None
+        """When the process is ended; None until the thread has seen that it is armed. Only ever brought forward."""
         self._why = f"not stopped after {limit_s} s"
         self._thread: Final = threading.Thread(target=self._run, name="watchdog", daemon=True)
 

@@ -56,6 +56,7 @@ class ThreadWorker:
     def __init__(self, scope: Scope, name: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = queue.SimpleQueue()
+        """Work and what to call with its result; None ends the thread."""
         self._is_stopped = False
         self._began_at: float | None = None
         """When the piece of work under way began."""

@@ -90,9 +90,7 @@ def append(core: Core, role: Leader, kind: EntryKind, data: bytes) -> LogIndex:
     """Append one entry of this term; return its index."""
     index = LogIndex(core.log.last_index + 1)
     core.log.append((Entry(index, core.term, kind, data),))
-    if data:
-        role.uncommitted.append((index, len(data)))
-        role.uncommitted_bytes += len(data)
+    role.uncommitted_bytes += len(data)
     return index
 
 
@@ -137,6 +135,7 @@ def _announced_commit(core: Core, role: Leader) -> LogIndex:
 
 def send_due(core: Core, role: Leader) -> None:
     """Make the append messages, and the round of heartbeats that waiting reads need."""
+    role.close_run(core.log.last_index)
     if role.reads.has_waiting:
         role.reads.begin_round(core.log.committed)
         broadcast_heartbeats(core, role)
@@ -322,9 +321,7 @@ def maybe_commit(core: Core, role: Leader) -> bool:
     if reached <= log.committed or not role.is_own_entry(reached):
         return False
     log.commit_to(reached)
-    waiting = role.uncommitted
-    while waiting and waiting[0][0] <= reached:
-        role.uncommitted_bytes -= waiting.popleft()[1]
+    role.on_committed(reached)
     return True
 
 

@@ -117,7 +117,11 @@ class Progress:
     def is_due(self, last_index: LogIndex, announced: LogIndex) -> bool:
         """Tell whether an append message should go out now; `announced` is the commit index that is worth one by itself."""
         if self.state is ProgressState.REPLICATE:
-            if self.next <= last_index and not self.is_full():
+            if (
+                self.next <= last_index
+                and len(self._inflight) < self.inflight_max
+                and self.inflight_bytes < self.inflight_bytes_max
+            ):
                 return True
             return self.is_poked or self.commit_sent < min(announced, self.next - 1)
         return self.state is ProgressState.PROBE and not self.is_paused

@@ -80,6 +80,7 @@ class Leader:
     """Replicates its log. A new one is made for each term led."""
 
     __slots__ = (
+        "_run_bytes",
         "barrier_index",
         "heartbeat_elapsed",
         "lease_floor",
@@ -114,9 +115,26 @@ class Leader:
         self.lease_floor = NEVER
         """Answers to messages sent at or before this time give no lease: a TimeoutNow was sent then, and may still arrive."""
         self.uncommitted: deque[tuple[LogIndex, int]] = deque()
-        """Index and data bytes of each own entry above the commit index, except empty ones."""
+        """Last index and data bytes of each run of own entries that was sent together and is not committed as a whole."""
         self.uncommitted_bytes = 0
-        """Their sum."""
+        """Data bytes of these runs, and of the entries after them."""
+        self._run_bytes = 0
+        """Data bytes of these runs alone."""
+
+    def close_run(self, last_index: LogIndex) -> None:
+        """Count what was proposed since the last time as one run, which ends at `last_index`."""
+        size_bytes = self.uncommitted_bytes - self._run_bytes
+        if size_bytes:
+            self.uncommitted.append((last_index, size_bytes))
+            self._run_bytes = self.uncommitted_bytes
+
+    def on_committed(self, index: LogIndex) -> None:
+        """Count the runs no more that are committed."""
+        runs = self.uncommitted
+        while runs and runs[0][0] <= index:
+            size_bytes = runs.popleft()[1]
+            self.uncommitted_bytes -= size_bytes
+            self._run_bytes -= size_bytes
 
     def is_own_entry(self, index: LogIndex) -> bool:
         """Tell whether the entry at `index` is of this leader's term."""

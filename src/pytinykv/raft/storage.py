@@ -68,6 +68,8 @@ class Storage(Protocol):
 
 def limit_bytes(entries: Sequence[Entry], bytes_max: int) -> Sequence[Entry]:
     """Return the longest prefix whose data fits `bytes_max`, but at least one entry."""
+    if len(entries) == 1:
+        return entries
     total = 0
     for position, entry in enumerate(entries):
         total += len(entry.data)

@@ -83,7 +83,7 @@ class PeerCalls:
 
     @property
     def has_any(self) -> bool:
-        """Return whether anybody waits for an answer."""
+        """Return whether a caller waits for an answer."""
         return bool(self._queued or len(self._proposals) or len(self._reads))
 
     @property

@@ -2,13 +2,15 @@
 
     turn n      arrived messages, commands, reads, ticks → Raft → one write batch → write → send → answer
     disk             sync of everything written so far, in the disk worker
-    turn n+1    what has become durable → Raft counts it → ...
+    between     what has become durable → Raft counts it → acknowledgements
+    turn n+1    arrived messages, among them acknowledgements → commit → apply → ...
 
 While the disk syncs turn n, turn n+1 fills, so the rate is set by how much fits into a sync and never by how long one
 takes. Costs per turn may be generous; costs per command are counted.
 
 Invariants:
-1. Only a turn changes regions: everything from outside is queued and a turn is asked for.
+1. Only a turn changes regions, and between two turns the end of a sync, which moves nothing but what is durable:
+   everything else from outside is queued and a turn is asked for.
 2. An error of the engine fails the store: nothing is acknowledged after it, and the owner is told to stop the process.
 3. Every caller is answered, also when the store stops or fails.
 """
@@ -427,8 +429,6 @@ class Store:
             raise StoreFailedError(
                 f"store {self.store_id} can't rely on its disk: {self._disk_error}"
             ) from self._disk_error
-        for peer in self._take_durable(turn):
-            self._touched[peer.region.id] = peer
         self._take_messages(turn)
         actions, self._actions = self._actions, []
         for action in actions:
@@ -450,10 +450,7 @@ class Store:
         self.syncs.note_written(turn)
         self._send(turn)
         if self.syncs.start():  # after the sends: the followers' syncs are on the longer way
-            for peer in self._take_durable(turn):
-                if peer.has_work:
-                    self._touch(peer)
-            self._send(turn)
+            self._take_durable(turn)
         self._after_write(turn, touched)
         self._turn = None
         turn.deliver()
@@ -465,16 +462,18 @@ class Store:
         for store_id, envelopes in outgoing.items():
             self._transport.send(store_id, envelopes)
 
-    def _take_durable(self, turn: Turn) -> list[RegionPeer]:
-        """Let Raft count what has become durable, and send what waited for it; return the peers concerned."""
+    def _take_durable(self, turn: Turn) -> None:
+        """Let Raft count what has become durable, and say what waited for it. What follows from it is the next turn's."""
         durable_turn = self.syncs.take_durable()
         if durable_turn is None:
-            return []
+            return
         self._incoming.on_durable(durable_turn)
-        concerned = [peer for peer in self.peers.values() if peer.has_unsynced and not peer.is_destroyed]
-        for peer in concerned:
-            peer.on_durable(turn, durable_turn)
-        return concerned
+        for peer in self.peers.values():
+            if peer.has_unsynced and not peer.is_destroyed:
+                peer.on_durable(turn, durable_turn)
+                if peer.has_work:
+                    self._touch(peer)
+        self._send(turn)
 
     def _take_messages(self, turn: Turn) -> None:
         frames = self._frames
@@ -548,8 +547,18 @@ class Store:
     # --- what has ended outside the loop ------------------------------------------------------------------------
 
     def _on_synced(self, error: BaseException | None) -> None:
-        self._disk_error = self._disk_error or error
-        self.wake()
+        """Say at once what waited for the sync in the disk thread, without a whole turn; start the next sync."""
+        if error is None and self.failure is None:
+            try:
+                turn = self._new_turn()
+                self._take_durable(turn)
+                if self.syncs.start():
+                    self._take_durable(turn)
+            except Exception as unexpected:  # noqa: BLE001 - the next turn fails of it, and the store with it
+                error = unexpected
+        if error is not None:
+            self._disk_error = self._disk_error or error
+            self.wake()
 
     def _on_snapshot_made(self, peer: RegionPeer) -> None:
         peer.node.on_snapshot_ready()

@@ -1,6 +1,6 @@
 """The syncs of a store's engine: what is written, what of it is durable, and when and where the next sync is done.
 
-    turn n      written ──start──▶ a sync of everything written so far ──▶ durable: turn n, and a turn is asked for
+    turn n      written ──start──▶ a sync of everything written so far ──▶ durable: turn n, which is told at once
     turn n+1    written ──start──▶ one is under way                          │
     turn n+2    written ──start──▶ one is under way                          ▼
     turn n+3                                                           one for n+1 and n+2 together

@@ -279,11 +279,11 @@ class Cluster:
             for text in client.connector.surplus_streams()
         ]
         if surplus:
-            raise Violation("leaks", f"streams that nobody closes: {'; '.join(surplus)}")
+            raise Violation("leaks", f"streams that were never closed: {'; '.join(surplus)}")
         deadline = self.world.loop.time() + self.options.raftstore.undetermined_after_s + ANSWER_BOUND_S
         while calls := unanswered():
             if self.world.loop.time() > deadline:
-                raise Violation("answers", f"commands that nobody answers: {'; '.join(calls)}")
+                raise Violation("answers", f"commands that were never answered: {'; '.join(calls)}")
             await asyncio.sleep(_POLL_S)
 
     def _replica_states(self) -> dict[tuple[int, str], tuple[int, int]]:

@@ -5,7 +5,7 @@
 
 As with TCP, nothing is lost while a connection lasts: a lost segment costs time, a cut link holds everything back. Each
 end notices by itself, after a drawn time, that the other can't be reached (a keepalive), and closes; what was under way is
-gone, and whoever waits gets UNAVAILABLE without knowing whether the other side acted. When a process dies, its peer gets a
+gone, and its caller gets UNAVAILABLE without knowing whether the other side acted. When a process dies, its peer gets a
 reset at once (the host lives) or has to notice (the host died too).
 """
 
@@ -115,13 +115,16 @@ class Connection:
     def crosses(self, source: str, target: str) -> bool:
         return (source, target) in (self._hosts, self._hosts[::-1])
 
+    def is_held_by(self, process: Process) -> bool:
+        return self.client.process is process and self.client.is_open
+
     def send(self, end: End, frame: Frame) -> None:
         """Send a frame from one end; silently nothing when that end is closed or its process dead."""
         if end.is_open and end.process.alive:
             (self._up if end is self.client else self._down).push(frame)
 
     def expect_break(self) -> None:
-        """Start both ends' keepalives: whoever still can't reach the other at the end of his patience gives up."""
+        """Start both ends' keepalives: an end that can't reach the other within its keepalive timeout gives up."""
         conditions = self._network.conditions
         for end in (self.client, self.server):
             patience = self._network.rng.uniform(conditions.notice_min_s, conditions.notice_max_s)

@@ -111,7 +111,7 @@ class SimEngine(MemoryEngine):
         self._collecting = tickets
         try:
             return work(), tickets
-        except Exception as error:  # noqa: BLE001 - handed to whoever asked for the work
+        except Exception as error:  # noqa: BLE001 - handed to the caller that asked for the work
             return error, tickets
         finally:
             self._collecting = None
@@ -164,13 +164,13 @@ class SimDisk:
                 setattr(self.faults, name, value)
 
     def repair(self) -> None:
-        """End all faults. Whoever has met one is not helped by that."""
+        """End all faults. A store that has met one is not helped by that."""
         self.bad_reads = 0.0
         for name, value in vars(Faults()).items():
             setattr(self.faults, name, value)
 
     def maybe_lose_power(self) -> None:
-        """Die now, if that was ordered: raises EngineClosedError to whoever goes on although he is dead."""
+        """Die now, if that was ordered: raises EngineClosedError in code that goes on although its process is dead."""
         if self.power_cut is None:
             return
         self.steps_left -= 1
@@ -241,7 +241,7 @@ class SimWorker(Member):
         return ()
 
     def stop(self) -> None:
-        """Drop what waits and tell nobody; what has begun is finished without a word."""
+        """Drop what waits without telling its callers; what has begun is finished silently."""
         self._stopped = True
         self._waiting.clear()
         if self._timer is not None:

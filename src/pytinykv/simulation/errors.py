@@ -3,7 +3,7 @@
     SimulationError
     ├── RealIoError          simulated code reached for a socket, a thread or a signal
     ├── Deadlock             nothing is runnable and no timer is pending: a real loop would sleep for ever
-    ├── Livelock             virtual time stands still although callbacks run and run
+    ├── Livelock             virtual time does not advance although callbacks run and run
     ├── TimeLimitExceeded    the history ran past its bound of virtual time
     └── Violation            a checker found a broken promise; `checker` names it
 

@@ -20,7 +20,7 @@ UNRELIABLE = LinkConditions(loss=0.1, duplicate=0.05, straggle=0.1, straggle_max
 async def random_partitions(
     network: Network, hosts: Sequence[str], rng: Random, stop: asyncio.Event, *, every_s: float
 ) -> None:
-    """Split the hosts into two random groups again and again; a group may be empty. Clients reach everybody."""
+    """Split the hosts into two random groups again and again; a group may be empty. Clients reach all of them."""
     while not stop.is_set():
         sides: tuple[list[str], list[str]] = ([], [])
         for host in hosts:

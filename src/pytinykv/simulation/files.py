@@ -1,7 +1,7 @@
 """Which files of a simulated machine would survive a power cut.
 
 Snapshots travel as real files, in a directory of the history's own. While a history runs, `os.fsync` writes down here what
-was synced, instead of asking the disk; a crash then takes from the crashed host's files what nobody had synced:
+was synced, instead of asking the disk; a crash then takes from the crashed host's files what was not synced:
 
 * the tail of a file past its last sync: cut at a random place;
 * an entry of a directory that was not synced since the entry was made: gone, or there, by chance.

@@ -7,7 +7,7 @@ here is the taking apart of operations on many keys and the removal of what can'
 * a scan or a batch is one operation per key, all with the same interval. This is weaker than "the scan is one moment" but
   holds for every correct store, also across regions;
 * a read without an outcome says nothing, so it is dropped;
-* a write without an outcome whose value nobody ever saw is dropped as well: if some order explains the history with it,
+* a write without an outcome whose value was never read is dropped as well: if some order explains the history with it,
   the same order without it does, because no read stands between it and the next write. (Values are unique.)
 """
 
@@ -73,7 +73,7 @@ class RawHistory:
             self._history.fail(operation)
 
     def lose(self, event: Event) -> None:
-        """Note that nobody knows what became of the operation."""
+        """Note that the outcome of the operation is unknown."""
         self.unknown += 1
         self._observe("unknown", event.client, event.kind)
         for operation in event.operations:

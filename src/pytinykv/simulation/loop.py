@@ -9,8 +9,8 @@ Invariants
    tasks within one turn may change places (their order is a matter of chance in production too), callbacks never.
 3. Every handle belongs to the process whose context it carries (`current_process`), so a process can be stalled
    (its handles are held back) or killed (its callbacks and timers are dropped).
-4. No selector, no thread, no signal: whoever asks for one gets `RealIoError`.
-5. Exceptions that nobody handles are kept in `errors`; the history fails by them.
+4. No selector, no thread, no signal: code that asks for one gets `RealIoError`.
+5. Unhandled exceptions are kept in `errors`; the history fails by them.
 
 Why not a ready-made one: docs/adr/0002-simulation-loop.md.
 """
@@ -249,7 +249,7 @@ class SimLoop(base_events.BaseEventLoop):
     # errors and closed doors
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Keep what nobody handled; the history fails by it."""
+        """Keep an unhandled exception; the history fails by it."""
         self.errors.append(context)
 
     def describe_tasks(self) -> str:

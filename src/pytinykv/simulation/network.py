@@ -16,7 +16,7 @@ from asyncio import TimerHandle
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -24,8 +24,21 @@ from pytinykv.simulation.loop import SimLoop
 from pytinykv.simulation.process import Process
 from pytinykv.simulation.trace import Trace
 
-if TYPE_CHECKING:
-    from pytinykv.simulation.connection import Connection
+
+class NetworkConnection(Protocol):
+    """A connection as the network sees it."""
+
+    def crosses(self, source: str, target: str) -> bool:
+        """Whether it leads over this link, in either direction."""
+        ...
+
+    def expect_break(self) -> None:
+        """Be told that its link has been cut."""
+        ...
+
+    def is_held_by(self, process: Process) -> bool:
+        """Whether a process has dialled it and not closed it."""
+        ...
 
 
 class LinkConditions(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +80,7 @@ class Network:
         """Probability that a stream takes no message at the moment."""
         self.lost_receipts = 0.0
         """Probability that who has sent a snapshot never hears that it has arrived."""
-        self._connections: dict[int, Connection] = {}
+        self._connections: dict[int, NetworkConnection] = {}
         self._connections_made = 0
         self._nobody = Context()
         self.counters: dict[str, int] = {}
@@ -153,7 +166,7 @@ class Network:
     # datagrams
 
     def post(self, source: Process, target: str, payload: bytes, deliver: Callable[[bytes], None]) -> None:
-        """Send a datagram from a process to a host; `deliver` gets it there, if it arrives, as a callback of nobody.
+        """Send a datagram from a process to a host; `deliver` gets it there, if it arrives, as a callback of no process.
 
         `deliver` finds out by itself whether the target still listens, and goes on in its context (`Process.post`).
         """
@@ -195,7 +208,7 @@ class Network:
 
     # connections
 
-    def add_connection(self, connection: Connection) -> int:
+    def add_connection(self, connection: NetworkConnection) -> int:
         """Register an open connection; returns its number."""
         self._connections_made += 1
         self._connections[self._connections_made] = connection
@@ -206,8 +219,8 @@ class Network:
 
     def connections_held_by(self, process: Process) -> int:
         """Return how many connections a process has dialled and not closed."""
-        return sum(1 for each in self._connections.values() if each.client.process is process and each.client.is_open)
+        return sum(1 for each in self._connections.values() if each.is_held_by(process))
 
     @property
-    def open_connections(self) -> Iterable[Connection]:
+    def open_connections(self) -> Iterable[NetworkConnection]:
         return tuple(self._connections.values())

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class ProcessDied(SimulationError):
-    """A process was killed while somebody waited for it to start or stop."""
+    """A process was killed while a task waited for it to start or stop."""
 
 
 SCHEDULER_ADDRESS = "scheduler:2379"
@@ -144,7 +144,7 @@ class Node:
         return report
 
     async def _wait_for_callers(self, process: Process) -> None:
-        """Whoever uses the program from inside its process hears of the stop, and gets a moment to go."""
+        """Users of the program inside its process hear of the stop, and get a moment to go."""
 
     async def crash(self) -> None:
         """Kill the program, and lose what its disk had not synced."""
@@ -192,7 +192,7 @@ class Node:
             self.world.loop.abort(violation)
 
     async def _within(self, process: Process, name: str, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine as the process, and wait for it as nobody. Raises `ProcessDied`."""
+        """Run a coroutine as the process, and wait for it outside of all processes. Raises `ProcessDied`."""
         task = process.spawn(name, coroutine)
         try:
             await asyncio.wait([task])
@@ -285,7 +285,7 @@ class ClientNode(Node):
         return task
 
     def silence(self) -> None:
-        """Keep the client from warning that it was never closed: a killed process warns nobody."""
+        """Keep the client from warning that it was never closed: a killed process gives no warnings."""
         if self.client is not None:
             self.client._closed = True  # noqa: SLF001 - there is no other way to die without a word
 
@@ -329,7 +329,7 @@ class ClientNode(Node):
 async def start_until_up(node: Node) -> None:
     """Start a program, again and again if need be, as a supervisor does: without a scheduler a store gives up.
 
-    Returns at once when it runs, or when somebody else is starting it.
+    Returns at once when it runs, or when another task is starting it.
     """
     while not node.running:
         try:
@@ -349,5 +349,5 @@ async def start_until_up(node: Node) -> None:
 
 async def give_up_start(node: Node) -> None:
     """End a program whose start has failed, in good order."""
-    with suppress(ProcessDied):  # somebody killed it meanwhile
+    with suppress(ProcessDied):  # it was killed meanwhile
         await node.stop()

@@ -2,10 +2,10 @@
 
 They know the protocol's messages and nothing of the code that makes them:
 
-* *election safety* (Raft 5.2): whoever sends AppendEntries, Heartbeat or InstallSnapshot in a term leads it; there is one
+* *election safety* (Raft 5.2): a sender of AppendEntries, Heartbeat or InstallSnapshot in a term leads it; there is one
   such peer per region and term.
 * *leader append-only* (Raft 5.3): what a leader has at an index stays there as long as it leads.
-* *log matching* (Raft 5.3): an index and a term name one entry and the term of the one before it, whoever sends it; so two
+* *log matching* (Raft 5.3): an index and a term name one entry and the term of the one before it, from any sender; so two
   logs that agree in one entry agree in all before it.
 * *leader completeness* (Raft 5.4): when a leader of the newest term so far first speaks, its disk has everything that any
   store had applied by then.

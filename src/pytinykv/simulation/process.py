@@ -2,7 +2,7 @@
 
 Everything a process starts (tasks, callbacks, timers) inherits its context, so the loop knows whose handle it runs. A
 process that crashes is dead at once: its connections and its disk handle answer nothing any more, its timers are gone, and
-its tasks are cancelled so that they end; whatever they do on the way out reaches nobody.
+its tasks are cancelled so that they end; whatever they do on the way out reaches no other process.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Process:
         self.loop.call_soon(function, *args, context=self.context)
 
     def stall(self) -> None:
-        """Hold every handle of the process, as SIGSTOP does. Time goes on for everybody else."""
+        """Hold every handle of the process, as SIGSTOP does. Time goes on for all others."""
         if self.alive and not self.stalled:
             self.stalled = True
             self.stalls += 1

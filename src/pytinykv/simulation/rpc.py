@@ -6,7 +6,7 @@ to one address, in frames:
     client to server   ("call", id, path, bytes)   ("open", id, path)   ("message", id, bytes)   ("cancel", id)
     server to client   ("message", id, bytes)      ("status", id, code, text)
 
-What a caller sees is what gRPC shows: UNAVAILABLE when the connection breaks or nobody listens, DEADLINE_EXCEEDED when his
+What a caller sees is what gRPC shows: UNAVAILABLE when the connection breaks or no server listens, DEADLINE_EXCEEDED when his
 time is over (the server may still act), CANCELLED after `close`, UNKNOWN when a handler raised something else; the latter
 is also kept in the loop's errors, because it is a bug.
 """
@@ -154,7 +154,7 @@ class _Session:
     def _start(self, number: int, path: str, data: bytes | None) -> None:
         known = self._methods.get(path)
         if known is None:
-            self._send("status", number, StatusCode.UNIMPLEMENTED, f"nobody serves {path} here")
+            self._send("status", number, StatusCode.UNIMPLEMENTED, f"{path} is not served here")
             return
         spec, service = known
         if data is None:

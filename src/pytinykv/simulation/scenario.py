@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pytinykv.simulation.history import RawHistory
 
 LONGER: Final = 1.4
-"""How much longer a long history takes: long enough for fifteen virtual seconds of everybody."""
+"""How much longer a long history takes: long enough for fifteen virtual seconds of each program."""
 LONG_STORES: Final = 5
 
 Prepare = Callable[[ClusterOptions, Callable[[str], Random]], ClusterOptions]

@@ -61,7 +61,7 @@ async def cancel_at(coroutine: Coroutine[Any, Any, T], number: int) -> bool:
     try:
         await wrapped
     except asyncio.CancelledError:
-        if wrapped._left > 0:  # noqa: SLF001 - one module; somebody else has cancelled
+        if wrapped._left > 0:  # noqa: SLF001 - one module; another task has cancelled
             raise
         task.uncancel()
         return True
@@ -69,7 +69,7 @@ async def cancel_at(coroutine: Coroutine[Any, Any, T], number: int) -> bool:
 
 
 class ImpatientWorkload:
-    """Cancels its operations at every await, one after the other. Whatever it leaves must disturb nobody."""
+    """Cancels its operations at every await, one after the other. Whatever it leaves must not disturb other clients."""
 
     def __init__(self, session: Session, rng: Random, *, keys: int, think_s: float) -> None:
         self._session = session

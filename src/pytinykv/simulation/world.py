@@ -1,7 +1,7 @@
 """One simulated world: loop, randomness, network, address book, trace; and the frame in which a history runs.
 
 `run_world` builds a world for a seed, runs one coroutine in it, and checks at the end that nothing is left behind: no
-task, no timer, no open connection, no exception that nobody handled.
+task, no timer, no open connection, no unhandled exception.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def run_world(
 
 async def _framed(world: World, history: Callable[[World], Coroutine[Any, Any, T]]) -> T:
     result = await history(world)
-    await asyncio.sleep(5.0)  # late resets and keepalives run out; whoever still holds something now has forgotten it
+    await asyncio.sleep(5.0)  # late resets and keepalives run out; what is still held now was forgotten
     world.check_nothing_left()
     return result
 

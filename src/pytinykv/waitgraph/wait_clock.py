@@ -22,7 +22,9 @@ class WaitClock:
         self._tasks: Final[weakref.WeakKeyDictionary[asyncio.Task[Any], tuple[weakref.ref[Any], float]]] = (
             weakref.WeakKeyDictionary()
         )
+        """By task: the future at its bottom, and since when it was seen there (`time.monotonic`)."""
         self._threads: dict[int, tuple[tuple[int, int], float]] = {}
+        """By identifier: the innermost frame and instruction, and since when it was seen there."""
 
     def look(self, loops: Iterable[asyncio.AbstractEventLoop]) -> None:
         """Note where all are now. Callable from any thread, one at a time."""

@@ -198,7 +198,7 @@ async def test_who_is_not_meant_is_cut_off_before_anything_is_read(
     assert node.received == []
 
 
-async def test_a_stranger_that_announces_much_is_cut_off_before_it_sends_it(scope: Scope) -> None:
+async def test_an_unauthenticated_peer_that_announces_much_is_cut_off_before_it_sends_it(scope: Scope) -> None:
     host, _, port = (await serve(scope, Receiver())).rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write((100_000_000).to_bytes(4, "big"))

@@ -10,7 +10,7 @@ from pytinykv.server.host.wiring import scheduler_wiring, store_wiring
 
 
 @pytest.mark.parametrize("wiring", [store_wiring(), scheduler_wiring()], ids=["store", "scheduler"])
-def test_no_circle_and_a_stop_in_the_order_of_waits(wiring: Wiring) -> None:
+def test_no_cycle_and_a_stop_in_the_order_of_waits(wiring: Wiring) -> None:
     wiring.check()
 
 

@@ -21,14 +21,14 @@ from pytinykv.simulation import run_scenario
 
 
 def seeds_needed(plant: Plant, first: int, limit: int) -> tuple[int, str]:
-    """Return how many seeds from `first` on it takes, and who found it; `limit` + 1 if nobody did."""
+    """Return how many seeds from `first` on it takes, and which checker found it; `limit` + 1 if none did."""
     with pytest.MonkeyPatch.context() as patch:
         plant.plant(patch)
         for number in range(limit):
             result = run_scenario(plant.scenario, first + number)
             if not result.ok:
                 return number + 1, result.checker
-    return limit + 1, "nobody"
+    return limit + 1, "none"
 
 
 def main() -> None:

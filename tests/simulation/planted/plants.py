@@ -72,7 +72,7 @@ class Plant:
 
 PLANTS: list[Plant] = []
 LEFT_OPEN: list[BinaryIO] = []
-"""Files that a bug has left open, for whoever planted it to close."""
+"""Files that a bug has left open, for the test that planted it to close."""
 
 
 def planted(
@@ -174,7 +174,7 @@ def forgets_its_vote(patch: Patch) -> None:
 
     def initial_state(self: PeerStorage) -> Any:
         hard, conf = original(self)
-        return HardState(hard.term, 0, hard.commit), conf  # type: ignore[arg-type] # nobody
+        return HardState(hard.term, 0, hard.commit), conf  # type: ignore[arg-type] # no vote
 
     patch.setattr(PeerStorage, "initial_state", initial_state)
     has_none = property(lambda _self: False, lambda _self, _value: None)
@@ -186,7 +186,7 @@ def votes_twice(patch: Patch) -> None:
     original = election.on_vote_request
 
     def on_vote_request(core: Core, message: Any) -> None:
-        core.vote = 0  # type: ignore[assignment] # nobody
+        core.vote = 0  # type: ignore[assignment] # no vote
         original(core, message)
 
     patch.setattr(election, "on_vote_request", on_vote_request)
@@ -322,7 +322,7 @@ def starts_a_task_without_an_exit(patch: Patch) -> None:
     patch.setattr(StoreLoop, "start", start)
 
 
-@planted("a timer that nobody cancels", "basic", 1, ENDS)
+@planted("a timer that is never cancelled", "basic", 1, ENDS)
 def leaves_a_timer(patch: Patch) -> None:
     original = StoreLoop.start
 

@@ -1,4 +1,4 @@
-"""Who waits for whom inside a store and inside the scheduler, declared so that it can be checked before anything runs.
+"""What waits for what inside a store and inside the scheduler, declared so that it can be checked before anything runs.
 
 ```
 store       service ──waits──► store loop ──► engine          scheduler   service ──waits──► commit round

@@ -6,7 +6,8 @@
     WriteCommand   evaluated at once into operations and a reply, answered when the log has applied them
 
 To add one is to write its function and an entry of `commands.COMMANDS`. A transactional write is a `WriteCommand` whose
-reply (key errors, `min_commit_ts`) is made when it is evaluated.
+reply (key errors, `min_commit_ts`) is made when it is evaluated. One that waits for something else than the log, a lock say,
+is a further kind: its answer is announced by `Answers.expect` and sent when it is there.
 """
 
 from __future__ import annotations

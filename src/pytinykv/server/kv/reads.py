@@ -210,6 +210,7 @@ class LongReads:
         self._is_running = False
         self.slices = 0
         """How many were served since the start."""
+        scope.on_stop("refuse long reads", self._refuse_all)
 
     def __len__(self) -> int:
         return len(self._reads)
@@ -248,8 +249,11 @@ class LongReads:
                 await asyncio.sleep(pause_s)
         finally:
             self._is_running = False
-            while self._reads:
-                self._end(self._reads.popleft(), self._stopping())
+            self._refuse_all()
+
+    def _refuse_all(self) -> None:
+        while self._reads:
+            self._end(self._reads.popleft(), self._stopping())
 
     def _go_on(self, reads: RegionReads) -> None:
         if reads.answers.is_closed:

@@ -45,7 +45,7 @@ async def corrupted_reads(cluster: Cluster, rng: Random, stop: asyncio.Event) ->
 
 
 async def slow_disks(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
-    """Let disks take long for everything, or stand still for seconds, and then be quick again."""
+    """Let disks take long for everything, or stall for seconds, and then be quick again."""
     before = {node.host: node.disk.timing for node in cluster.stores}
     while not stop.is_set():
         victims = rng.sample(cluster.stores, rng.randint(1, len(cluster.stores)))
@@ -61,7 +61,7 @@ async def slow_disks(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None
 async def _hurt_disks(
     cluster: Cluster, rng: Random, stop: asyncio.Event, fault: Callable[[SimDisk], dict[str, Any]]
 ) -> None:
-    """Hurt one disk after the other, watch that whoever has met a failed write ends, repair, start again."""
+    """Hurt one disk after the other, watch that a store whose write failed ends, repair, start again."""
     while not stop.is_set():
         await pause(stop, 3.0 * rng.random())
         victim = cluster.scheduler if rng.random() < 0.2 else rng.choice(cluster.stores)

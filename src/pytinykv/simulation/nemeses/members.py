@@ -1,4 +1,4 @@
-"""Fault makers that give orders nobody needs: leaders hand over, members come and go, the scheduler hears of it late."""
+"""Fault makers that give needless orders: leaders hand over, members come and go, the scheduler hears of it late."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def leader_changes(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
-    """Order leaders to hand over to somebody else."""
+    """Order leaders to hand over to another peer."""
     while not stop.is_set():
         await pause(stop, 2.0 * rng.random())
         leader = cluster.leader()
@@ -108,7 +108,7 @@ async def stale_reports(cluster: Cluster, rng: Random, stop: asyncio.Event) -> N
 
 
 def _order(cluster: Cluster, process: Process, order: Callable[..., object], *args: Any) -> None:
-    """Have a store take an order that nobody needs."""
+    """Have a store take a needless order."""
     cluster.world.trace.record("order", process.host, order.__name__)
     process.post(order, *args)
 

@@ -83,7 +83,7 @@ async def stalls(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
 
 
 async def leader_stalls(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
-    """Hold whoever leads until somebody else must have taken over."""
+    """Hold the leader until another store must have taken over."""
     config = cluster.options.raftstore
     election_s = config.tick_s * config.election_ticks
     while not stop.is_set():

@@ -23,7 +23,7 @@ TINY_LOG = RaftStoreConfig(
 
 
 def on_disk(store: StoreNode, key: bytes) -> bytes | None:
-    """Return what a store's own engine holds under a raw key, whether or not anybody may read it there."""
+    """Return what a store's own engine holds under a raw key, whether or not a client may read it there."""
     engine = store.disk.peek()
     assert engine is not None
     return live_value(engine.get(ColumnFamily.RAW, RAW_TAGS["default"] + key), 0)

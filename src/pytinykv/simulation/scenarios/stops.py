@@ -62,7 +62,7 @@ async def _stop_at(cluster: Cluster, step: int, way: str) -> None:
 
 
 async def _live(cluster: Cluster, stop: asyncio.Event) -> None:
-    """Bring the cluster up and let clients work; programs that were stopped meanwhile are nobody's fault."""
+    """Bring the cluster up and let clients work; errors of programs that were stopped meanwhile do not count."""
     try:
         await cluster.start()
     except (ProcessDied, ClientError):
@@ -111,7 +111,7 @@ async def _stop(node: Node) -> None:
 
 
 async def stop_twice(cluster: Cluster, rng: Random) -> None:
-    """Ask for two stops of everything, the second a little later, and cancel whoever asked for the first."""
+    """Ask for two stops of everything, the second a little later, and cancel the caller of the first."""
     running = _running(cluster)
     first = []
     for node in running:
@@ -143,7 +143,7 @@ async def stop_cancelled(cluster: Cluster, rng: Random) -> None:
 
 
 async def stop_cut_off(cluster: Cluster, rng: Random) -> None:
-    """Stop all stores while none of them reaches anybody."""
+    """Stop all stores while none of them reaches another program."""
     for store in cluster.stores:
         cluster.network.partition([store.host], [host for host in cluster.all_hosts if host != store.host])
     started = cluster.world.loop.time()

@@ -65,10 +65,14 @@ class RpcChannel(Member):
         self._name: Final = f"{scope.name}/channel:{address}"
         self._made_at: Final = call_site()
         self._closing = False
+        """Whether `close` was called; never false again."""
         self._close_task: asyncio.Task[None] | None = None
         self._unaries: Final[dict[str, Callable[..., Any]]] = {}
+        """gRPC's callables, by path: made once each."""
         self._unary_waiters: Final[dict[asyncio.Future[Any], None]] = {}
+        """One for each unary call under way, resolved at its end."""
         self._streams: Final[dict[RpcStream[Any, Any], None]] = {}
+        """Those that have not ended."""
         scope.adopt(self)
         keep_engine()
         arguments = {**dict(CHANNEL_OPTIONS), **dict(options)}  # of two, gRPC takes the first
