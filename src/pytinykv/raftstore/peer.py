@@ -40,6 +40,7 @@ from pytinykv.raftstore.log_collection import LogCollection
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
 from pytinykv.raftstore.records import PeerState, RaftEnvelope, RegionLocalState, RegionReport, SnapshotManifest
 from pytinykv.raftstore.region_events import Deposed, Destroyed, Leading, RegionChanged
+from pytinykv.raftstore.split_keys import size_bytes
 from pytinykv.wire.errors import NotLeader, RegionError, RegionNotFound, UnknownRegionError
 
 if TYPE_CHECKING:
@@ -538,11 +539,9 @@ class RegionPeer:
 
     def report(self, engine: Engine, now: float) -> RegionReport:
         """Return what the scheduler wants to know of a region from its leader."""
-        ranges = keys.data_ranges(self.region.start_key, self.region.end_key)
-        size = sum(engine.approximate_size_bytes(cf, start, end) for cf, start, end in ranges)
         down, pending = self._down_peers(now), self._pending_peers()
         self._lagging_reported = (pending, tuple(peer.id for peer, _silent_s in down))
-        return RegionReport(self.region, self.peer, self.node.term, down, pending, size)
+        return RegionReport(self.region, self.peer, self.node.term, down, pending, size_bytes(engine, self.region))
 
     @property
     def has_reported_laggards(self) -> bool:

@@ -54,9 +54,9 @@ class SplitRequests:
     def __init__(
         self,
         peers: Mapping[int, RegionPeer],
-        *,
         link: SchedulerLink,
         config: RaftStoreConfig,
+        *,
         in_turn: Callable[[Callable[[Turn], None]], None],
         touch: Callable[[RegionPeer], None],
     ) -> None:

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytinykv.model import PeerRole, Region, RegionId, StoreId
 from pytinykv.raft import InstallSnapshot, ProtocolViolation
 from pytinykv.raftstore.calls import QueuedCommand
 from pytinykv.raftstore.children import Children
+from pytinykv.raftstore.counters import StoreCounters
 from pytinykv.raftstore.errors import StoreFailedError
 from pytinykv.raftstore.expiry import ExpirySweep
 from pytinykv.raftstore.incoming_snapshots import IncomingSnapshots, SnapshotReceiver, SnapshotRefusedError
@@ -38,6 +38,7 @@ from pytinykv.raftstore.regions import RegionTable
 from pytinykv.raftstore.reports import Reports
 from pytinykv.raftstore.router import Router
 from pytinykv.raftstore.silent_disk import SilentDisk
+from pytinykv.raftstore.size_checks import SizeChecks
 from pytinykv.raftstore.split_requests import SplitRequests
 from pytinykv.raftstore.syncs import Syncs
 from pytinykv.raftstore.turn import Turn
@@ -63,19 +64,6 @@ if TYPE_CHECKING:
     from pytinykv.storage import Engine
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class StoreCounters:
-    """What a store has done since its start; only ever grows."""
-
-    turns: int = 0
-    proposals: int = 0
-    proposed_bytes: int = 0
-    operations: int = 0
-    """Changes of keys in the proposals."""
-    quorum_reads: int = 0
-    """Reads that the lease did not cover; those of one frame and region count as one."""
 
 
 def _log_violation(envelope: RaftEnvelope, error: ProtocolViolation) -> None:
@@ -166,14 +154,13 @@ class Store:
         """What a sync or a reader met on the disk; fails the next turn."""
         self.failure: BaseException | None = None
         """What the store has failed of, or None; never changes again. No turn does anything afterwards."""
-        self.table = RegionTable(self.peers)
-        """The peers by the keys of their regions."""
+        self.splits = SplitRequests(self.peers, scheduler_link, config, in_turn=self.in_turn, touch=self._touch)
+        self._size_checks = SizeChecks(self.peers, engine, background, self.splits, config)
         self._load(snapshot_directory, fresh_region_id)
-        self.splits = SplitRequests(
-            self.peers, link=scheduler_link, config=config, in_turn=self.in_turn, touch=self._touch
-        )
 
     def _load(self, directory: SnapshotDirectory, fresh_region_id: RegionId | None) -> None:
+        self.table = RegionTable(self.peers)
+        """The peers by the keys of their regions."""
         loaded = load_regions(self.engine, directory)
         parked_s = self.config.election_ticks * self.config.tick_s
         self._router = Router(
@@ -188,6 +175,7 @@ class Store:
         )
         self.listen(self._router.on_event)
         self.listen(self._reports.on_event)
+        self.listen(self._size_checks.on_event)
         for state in loaded.regions:
             peer = state.region.peer(state.peer_id)
             assert peer is not None, f"region {state.region.id} without its own peer"
@@ -517,6 +505,8 @@ class Store:
         self._reports.on_tick(turn.now)
         self._outgoing.expire(self.peers, turn.now)
         self._sweep(turn)
+        if not self._refuses:
+            self._size_checks.on_tick(turn.now)
         self._silent_disk.on_tick(self.peers.values(), turn.now)
 
     def _sweep(self, turn: Turn) -> None:
