@@ -197,7 +197,11 @@ class RpcChannel(Member):
 
     def labels(self) -> Sequence[Label]:
         """Return the tasks with which gRPC sends the messages of streams."""
-        return [label for stream in list(self._streams) for label in stream.labels()]
+        return [
+            Label(stream.sender, f"{self._name}{stream.name.partition(' at ')[0]}: sends", stream.opened_at)
+            for stream in list(self._streams)
+            if stream.sender is not None
+        ]
 
     @property
     def made_at(self) -> CallSite:
@@ -365,9 +369,20 @@ class RpcStream(Generic[Request, Response]):
         self._call.cancel()
         self._wake_all()
 
-    def labels(self) -> Sequence[Label]:
-        """Return the task with which gRPC sends the messages."""
-        return [] if self._sender is None else [Label(self._sender, f"{self._name}: sends", self._opened_at)]
+    @property
+    def name(self) -> str:
+        """The path of the call, and where it leads."""
+        return self._name
+
+    @property
+    def opened_at(self) -> CallSite:
+        """The line that opened it."""
+        return self._opened_at
+
+    @property
+    def sender(self) -> asyncio.Task[Any] | None:
+        """The task with which gRPC sends the messages; None before its first step."""
+        return self._sender
 
     def as_leak(self) -> Leak:
         """Describe the stream as something left behind."""
