@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pytinykv.simulation.scenarios import boot, generic, growth, single, stops, storm
+from pytinykv.simulation.scenarios import boot, generic, growth, single, splits, stops, storm
 
-__all__ = ["boot", "generic", "growth", "single", "stops", "storm"]
+__all__ = ["boot", "generic", "growth", "single", "splits", "stops", "storm"]
