@@ -72,8 +72,9 @@ class ServerBase:
 
     async def listen(self) -> str:
         """Open the gRPC port, which answers UNAVAILABLE until `serve`; return how others reach it. Raises AddressError."""
+        advertised = self._config.advertise_addr and str(parse_address(self._config.advertise_addr))
         port = await self.grpc.start(self._config.addr, insecure=self._config.insecure)
-        return self._config.advertise_addr or str(parse_address(self._config.addr).with_port(port))
+        return advertised or str(parse_address(self._config.addr).with_port(port))
 
     def open_status(self, problem: Callable[[], str] = lambda: "", pages: Pages | None = None) -> str:
         """Open the status port, if one is wanted; return its address. Raises AddressError.
