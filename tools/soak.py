@@ -30,6 +30,7 @@ from typing import Any
 import msgspec
 
 from pytinykv.simulation import SCENARIOS, Result
+from pytinykv.simulation.nemeses import NEMESES
 from pytinykv.simulation.tally import DURING, FULL_S, FULL_STORES, Tally
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +80,7 @@ class Worker:
         self._heard_at = time.monotonic()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
         command = [sys.executable, "-m", "pytinykv.simulation", "--json", "--long", "--shrink", "--keep", str(keep)]
-        command += ["--seed", str(lot.seed), "--count", str(lot.count), "--scenario", *lot.scenarios]
+        command += ["--pairs", "--seed", str(lot.seed), "--count", str(lot.count), "--scenario", *lot.scenarios]
         self._process = subprocess.Popen(
             command, bufsize=0, cwd=ROOT, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
         )
@@ -226,6 +227,7 @@ class Soak:
             "worker_troubles": self.troubles,
             "again": self.commands,
             "faults": tally.faults,
+            "pairs_of_nemeses": dict(zip(("all", "met", "rarest"), tally.pairs_of(NEMESES), strict=True)),
             "kinds": {
                 kind: {"histories": tally.drawn[kind], **tally.coverage[kind]} for kind in sorted(tally.coverage)
             },
@@ -260,6 +262,8 @@ def as_text(summary: dict[str, Any]) -> str:
         f"{kind:<24}{''.join(f'{counts.get(title, 0):>11,}' for title in titles)}"
         for kind, counts in summary["kinds"].items()
     ]
+    pairs = summary["pairs_of_nemeses"]
+    lines += ["", f"pairs of nemeses that have met: {pairs['met']} of {pairs['all']}"]
     return "\n".join([*lines, *(f"again: {command}" for command in summary["again"])]) + "\n"
 
 

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cli.processes import environment, started, tinykv, tinykv_here
+from tests.cli.processes import environment, started, tinykv, tinykv_here, wait_until
 
 from pytinykv.simulation import SCENARIOS
 
 PLANT = """
-import asyncio, os, sys
+import asyncio, os, sys, time
 
 if sys.argv[1:2] == ["sim"] or "pytinykv.simulation" in sys.orig_argv:
     from pytinykv.simulation.cluster import Cluster, ClusterOptions
@@ -24,12 +24,14 @@ if sys.argv[1:2] == ["sim"] or "pytinykv.simulation" in sys.orig_argv:
 
     @scenario("planted", ClusterOptions(stores=1, starts=False))
     async def planted(cluster: Cluster) -> None:
-        "Fails for seeds that 3 divides, dies with seed 100."
+        "Fails for seeds that 3 divides, dies with seed 100, hangs with seed 200."
         await asyncio.sleep(1.0)
         if cluster.world.seed == 100:
             sys.stderr.write("no such luck\\n")
             sys.stderr.flush()
             os._exit(77)
+        if cluster.world.seed == 200:
+            time.sleep(60)
         if cluster.world.seed % 3 == 0:
             cluster.world.trace.record("planted", "the last thing seen")
             raise Violation("planted", "this was to be found")
@@ -41,6 +43,13 @@ def planted(tmp_path: Path) -> str:
     """A PYTHONPATH with which every Python knows one scenario more."""
     (tmp_path / "sitecustomize.py").write_text(PLANT)
     return str(tmp_path)
+
+
+def test_what_to_leave_out_or_put_in_must_be_a_kind_of_fault() -> None:
+    for option in ("--without", "--with"):
+        ended = tinykv_here("sim", option, "partitons")
+        assert ended.returncode == 2
+        assert "there is no kind of fault 'partitons'; there are partitions" in text(ended)
 
 
 def text(ended: subprocess.CompletedProcess[bytes]) -> str:
@@ -119,6 +128,16 @@ def test_interrupted_it_tells_what_it_knows_and_leaves_no_worker(
         if str(tmp_path).encode() in _read(path) and path.parent.name != str(os.getpid())
     ]
     assert workers == []
+
+
+def test_interrupted_in_the_middle_of_a_history_it_reports_no_failure(planted: str, tmp_path: Path) -> None:
+    """The worker was stopped with it, and was taken for one that had died."""
+    with started(tmp_path, "sim", "--scenario", "planted", "--seed", 200, "--jobs", 1, PYTHONPATH=planted) as running:
+        worker = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        wait_until(lambda: bool(worker.read_text().strip()))
+        assert running.stop(signal.SIGINT) == 130
+        assert "FAILED" not in running.output
+        assert "tinykv sim: interrupted" in running.errors
 
 
 def _read(path: Path) -> bytes:

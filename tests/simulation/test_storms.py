@@ -29,7 +29,7 @@ def test_elections(scenario: str, seed: int) -> None:
     ("kind", "seed"), [("mad clocks", 1), ("small pieces", 4), ("swizzled clogs", 1), ("tiny timeouts", 1)]
 )
 def test_one_kind_alone(kind: str, seed: int) -> None:
-    result = run_scenario("storm", seed, without={*NEMESES, *CONDITIONS, *SETTINGS} - {kind})
+    result = run_scenario("storm", seed, added=[kind], without={*NEMESES, *CONDITIONS, *SETTINGS} - {kind})
     result.check()
     assert result.kinds == [kind]
 

@@ -38,6 +38,8 @@ STANDSTILL_S: Final = 900.0
 ENDLESS: Final = 10**9
 REFRESH_S: Final = 0.25
 TRACE_LINES: Final = 200
+PAIRS_NAMED: Final = 3
+"""How many of the pairs of faults that have met least often are named."""
 
 
 @click.command()
@@ -54,6 +56,9 @@ TRACE_LINES: Final = 200
 @option("--until-failure", is_flag=True, help="Stop at the first failure.")
 @option("--trace", is_flag=True, help="Print the last events of each history that fails.")
 @option("--without", multiple=True, metavar="KIND", help="Leave out a kind of fault; may be repeated.")
+@option("--with", "added", metavar="KIND[,KIND]", help="Put in kinds of faults, whatever the seed draws.")
+@option("--pairs", is_flag=True, help="Put a pair of faults into each storm: all pairs, one after the other.")
+@option("--verbose", is_flag=True, help="Show the logs of the simulated programs, and where a failure was noticed.")
 @option("--long", "is_long", is_flag=True, help="Five stores and more time, where the scenario allows it.")
 @option("--timeline", metavar="FILE", help="Write the history, or the last one, for reading: .html or text.")
 @option("--no-shrink", is_flag=True, help="Tell a failure as it was, with all its faults.")
@@ -69,6 +74,9 @@ def sim(
     until_failure: bool,
     trace: bool,
     without: tuple[str, ...],
+    added: str | None,
+    pairs: bool,
+    verbose: bool,
     is_long: bool,
     timeline: str | None,
     no_shrink: bool,
@@ -84,6 +92,7 @@ def sim(
         sys.exit(1)
     from pytinykv.lifecycle import run_process
     from pytinykv.simulation import SCENARIOS
+    from pytinykv.simulation.scenarios.storm import KINDS
 
     if lists:
         print_table(
@@ -97,6 +106,11 @@ def sim(
     seeds = count or (ENDLESS if until_failure else 1)
     histories = seeds * (len(SCENARIOS) if scenario == "all" else 1)
     extra = ["--trace"] * trace + ["--shrink"] * (not no_shrink) + [f"--without={kind}" for kind in without]
+    for kind in (*without, *(added or "").split(",")):
+        if kind and kind not in KINDS:
+            near = difflib.get_close_matches(kind, KINDS, n=3, cutoff=0.5) or sorted(KINDS)
+            raise click.BadParameter(f"there is no kind of fault {kind!r}; there are {', '.join(near)}")
+    extra += [f"--with={added}"] * bool(added) + ["--pairs"] * pairs + ["--verbose"] * verbose
     extra += ["--long"] * is_long
     extra += [f"--timeline={timeline}"] * (timeline is not None)
     run = _Run(scenario, seed, seeds, min(jobs, histories), histories, until_failure=until_failure, extra=extra)
@@ -142,7 +156,8 @@ class _Progress:
         print(f"{tally.total().virtual_s:,.0f} virtual s in {time.monotonic() - self.started_at:,.1f} s: {self.line()}")
 
     def _print_coverage(self) -> None:
-        """Print which kinds of faults were on, in how many histories, and during which operations."""
+        """Print which kinds of faults were on, in how many histories, during which operations, and which met."""
+        from pytinykv.simulation.nemeses import NEMESES
         from pytinykv.simulation.tally import DURING
 
         columns = [
@@ -154,6 +169,9 @@ class _Progress:
             for kind, counts in sorted(self.tally.coverage.items())
         ]
         print_table(tuple(columns), rows)
+        pairs, met, rarest = self.tally.pairs_of(NEMESES)
+        rare = ", ".join(rarest[:PAIRS_NAMED])
+        print(f"of {pairs} pairs of nemeses {met} have met; least often {rare}{' …' * (len(rarest) > PAIRS_NAMED)}")
 
 
 def _row(name: str, one: Sum) -> list[str]:
@@ -188,6 +206,7 @@ class _Run:
         self._histories: int | None = histories if seeds < ENDLESS else None
         self._until_failure = until_failure
         self._progress = _Progress()
+        self._is_verbose = "--verbose" in extra
         self._failures = 0
         self._failed = asyncio.Event()
         self.status = INTERRUPTED
@@ -246,13 +265,15 @@ class _Run:
 
         command = [sys.executable, "-m", "pytinykv.simulation", *self._arguments, "--share", f"{number}/{self._jobs}"]
         child = await start_child(scope, f"simulation-{number}", *command, stdout=PIPE, stderr=PIPE)
-        scope.start(f"errors-{number}", _collect, child, errors := bytearray())
+        scope.start(f"errors-{number}", _collect, child, errors := bytearray(), self._is_verbose)
         at = ""
         try:
             at = await self._listen(child, console)
         except TimeoutError as standstill:
             at = str(standstill)
         status = await child.stop()
+        if scope.stopping:  # interrupted: what a worker was at has not failed
+            return
         if at or status not in {0, 1}:
             text = errors.decode(errors="replace")
             self._fail(console, f"FAILED {at or 'before the first history'}: worker ended with {status}\n{text}")
@@ -286,7 +307,8 @@ class _Run:
         if not result.ok:
             trace = "".join(f"{line}\n" for line in result.lines[-TRACE_LINES:])
             title = f"FAILED {result.scenario} seed {result.seed} ({result.checker}), digest {result.digest}"
-            self._fail(console, f"{trace}{title}\n{result.failure.rstrip()}\nagain: {result.command}")
+            noticed = f"\n{result.traceback.rstrip()}" if self._is_verbose else ""
+            self._fail(console, f"{trace}{title}\n{result.failure.rstrip()}\nagain: {result.command}{noticed}")
         elif self._histories == 1:
             notes = f" [{', '.join(result.notes)}]" if result.notes else ""
             console.print(f"ok {result.scenario} seed {result.seed}{notes}, digest {result.digest}")
@@ -299,9 +321,11 @@ class _Run:
         console.print(text)
 
 
-async def _collect(child: OwnedChild, into: bytearray) -> None:
-    """Keep the end of what a worker complains of."""
+async def _collect(child: OwnedChild, into: bytearray, echoes: bool) -> None:  # noqa: FBT001 - started with positions
+    """Keep the end of what a worker complains of; pass on the logs that it was asked for."""
     assert child.stderr is not None
     while chunk := await child.stderr.read(1 << 14):
         into += chunk
+        if echoes:
+            sys.stderr.write(chunk.decode(errors="replace"))
         del into[: -(1 << 14)]

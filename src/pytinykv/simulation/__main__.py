@@ -16,6 +16,7 @@ import msgspec
 
 from pytinykv.lifecycle.children import die_with_parent
 from pytinykv.simulation import SCENARIOS, Result, run_scenario
+from pytinykv.simulation.scenarios.storm import KINDS, pair_for
 from pytinykv.simulation.shrinking import shrink, tell_again
 from pytinykv.simulation.timeline import timeline_html, timeline_text
 
@@ -36,7 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.json:
             _say(msgspec.json.encode({"scenario": name, "seed": seed}).decode())
         keep_lines = options.trace or bool(options.timeline)
-        result = run_scenario(name, seed, without=options.without, is_long=options.long, keep_lines=keep_lines)
+        added = pair_for(seed) if options.pairs and name == "storm" else options.added
+        result = run_scenario(
+            name, seed, without=options.without, added=added, is_long=options.long, keep_lines=keep_lines
+        )
         if not result.ok:
             failed += 1
             result = _look_closer(result, options)
@@ -95,6 +99,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--without", action="append", default=[], metavar="KIND", help="leave out a kind of fault; may be repeated"
     )
     parser.add_argument(
+        "--with", type=_kinds, default=(), dest="added", metavar="KIND[,KIND]", help="put in kinds of faults"
+    )
+    parser.add_argument(
+        "--pairs", action="store_true", help="put a pair of faults into each storm, another for each seed, all in turn"
+    )
+    parser.add_argument(
         "--shrink", action="store_true", help="tell a failure again with as few kinds of faults as will do"
     )
     parser.add_argument(
@@ -107,6 +117,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--verbose", action="store_true", help="show the logs of the simulated programs")
     parser.add_argument("--list", action="store_true", help="list the scenarios")
     return parser.parse_args(arguments)
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise argparse.ArgumentTypeError(
+            f"no kind of fault: {', '.join(unknown)}; there are {', '.join(sorted(KINDS))}"
+        )
+    return kinds
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -129,7 +148,8 @@ def _report(result: Result, options: argparse.Namespace) -> None:
         f"outcome), {result.virtual_s:.1f} virtual s, {result.speed:.0f} per second of a core, digest {result.digest}"
     )
     if not result.ok:
-        _say(f"{result.failure}\nagain: {result.command}")
+        trace = f"\n{result.traceback}" if options.verbose else ""
+        _say(f"{result.failure}\nagain: {result.command}{trace}")
 
 
 def _say(line: str) -> None:

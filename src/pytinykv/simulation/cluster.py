@@ -40,6 +40,9 @@ CONVERGENCE_BOUND_S = 40.0
 ANSWER_BOUND_S = 10.0
 LATE_FAULTS_S = 0.1
 """Within this, what fault makers have set off with a delay has happened."""
+TASKS_MAX = 40
+"""No program has more tasks at a time than this and two per client: its own, and those of the calls that it serves."""
+TASKS_LOOK_S = 0.5
 _POLL_S = 0.1
 
 
@@ -62,6 +65,8 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Kinds of faults and settings that the seed has drawn, for stories that draw."""
     without: frozenset[str] = frozenset()
     """Kinds that are left out this time, whatever was drawn."""
+    added: tuple[str, ...] = ()
+    """Kinds that are on this time, whatever was drawn."""
     length: float = 1.0
     """How much longer than usual the story takes, for stories that can."""
     patience_s: float = 30.0
@@ -83,10 +88,12 @@ class Cluster:
             StoreNode(world, f"store-{number + 1}", options.raftstore, self) for number in range(options.stores)
         ]
         self.clients = [ClientNode(world, f"client-{number + 1}", options.client) for number in range(options.clients)]
-        self.observer = RaftObserver(self._engine_of)
+        self.observer = RaftObserver(self._engine_of, world.loop.time)
         for store in self.stores:
             store.disk.on_write = self._on_write
         self.history = RawHistory(self._on_operation)
+        self.recovered_after_s: float | None = None
+        """How long after healing every client had what it wanted; for stories that look."""
         self.kinds: list[str] = []
         """Kinds of faults that are or were on."""
         self.coverage: dict[str, Counter[str]] = {}
@@ -143,12 +150,27 @@ class Cluster:
         )
 
     def replicas(self) -> int:
+        """Return how many voters each region has at least, on whose disks it is a region of so many."""
         try:
             regions = [region for _, engine in self.engines() for region in regions_on(engine)]
         except EngineClosedError:  # a store is just being stopped
             return 0
-        most = max((len(region.voters) for region in regions), default=0)
-        return min(most, sum(1 for region in regions if len(region.voters) == most))
+        voters: dict[int, list[int]] = {}
+        for region in regions:
+            voters.setdefault(region.id, []).append(len(region.voters))
+        return min((min(max(counts), counts.count(max(counts))) for counts in voters.values()), default=0)
+
+    async def watch_tasks(self) -> None:
+        """Look now and then how many tasks each program has; one that leaves tasks behind ends the history."""
+        limit = TASKS_MAX + 2 * len(self.clients)
+        while True:
+            await asyncio.sleep(TASKS_LOOK_S)
+            for node in (self.scheduler, *self.stores, *self.clients):
+                count = 0 if node.process is None else len(self.world.loop.pending_tasks(node.process))
+                if count > limit:
+                    names = Counter(task.get_name() for task in self.world.loop.pending_tasks(node.process))
+                    most = ", ".join(f"{name} ({number})" for name, number in names.most_common(3))
+                    self.world.loop.abort(Violation("tasks", f"{node.host} has {count} tasks, above all {most}"))
 
     async def stop(self) -> None:
         """Stop clients, stores and scheduler; each must end in time and leave nothing."""
@@ -237,7 +259,9 @@ class Cluster:
         A log that is cut all the time also grows all the time, by the cuts; so replicas may never stand at one index.
         """
         self.heal()
-        target = max((index for _, index in self._replica_states().values()), default=0)
+        targets: dict[int, int] = {}
+        for (region_id, _), (_, index) in self._replica_states().items():
+            targets[region_id] = max(targets.get(region_id, 0), index)
         seen: Seen = {}
         compared = 0
 
@@ -249,7 +273,7 @@ class Cluster:
             return (
                 bool(replicas)
                 and all(
-                    index >= target and members[region_id] == count
+                    index >= targets.get(region_id, 0) and members[region_id] == count
                     for (region_id, _), (count, index) in replicas.items()
                 )
                 and len(replicas) == sum(members.values())
@@ -257,7 +281,11 @@ class Cluster:
             )
 
         await self.wait_until(
-            caught_up, limit_s=CONVERGENCE_BOUND_S, what=f"all replicas at index {target} or above, and compared"
+            caught_up,
+            limit_s=CONVERGENCE_BOUND_S,
+            what="all replicas of "
+            + ", ".join(f"region {region_id} at index {index} or above" for region_id, index in targets.items())
+            + ", and compared",
         )
         await self._check_answered()
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -41,10 +41,13 @@ T = TypeVar("T")
 _RAFT = ColumnFamily.RAFT
 
 
+WORK_MIN_S = 0.0002
+
+
 class DiskTiming(msgspec.Struct, frozen=True, kw_only=True):
     """How long the disk takes."""
 
-    work_min_s: float = 0.0002
+    work_min_s: float = WORK_MIN_S
     work_extra_mean_s: float = 0.0003
     stall: float = 0.0
     """Probability that a piece of work takes up to `stall_max_s` longer."""
@@ -59,10 +62,17 @@ class SimEngine(MemoryEngine):
     """Where it lies."""
     applied: dict[int, int]
     """Region -> the applied index written last; a checker's notes."""
+    tombstones: dict[int, tuple[int, float]] | None
+    """Region -> id of the peer whose tombstone lies here, and when it was written; a checker's notes; None at first."""
 
-    def peek(self, key: bytes) -> bytes | None:
-        """Read from the Raft column family whatever is wrong with the disk; for checkers."""
-        return super().get(_RAFT, key)
+    def peek(self, key: bytes, cf: ColumnFamily = _RAFT) -> bytes | None:
+        """Read whatever is wrong with the disk; for checkers."""
+        return super().get(cf, key)
+
+    def peek_range(self, cf: ColumnFamily, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """Scan whatever is wrong with the disk; for checkers."""
+        with super().cursor(cf, start, end) as cursor:
+            yield from cursor.pairs()
 
     def _fail(self, error: EngineError) -> EngineError:
         full = isinstance(error, DiskFullError)
@@ -120,8 +130,9 @@ class SimEngine(MemoryEngine):
 class SimDisk:
     """The disk of one host."""
 
-    def __init__(self, rng: Random, timing: DiskTiming | None = None) -> None:
+    def __init__(self, rng: Random, timing: DiskTiming | None = None, now: Callable[[], float] = lambda: 0.0) -> None:
         self.rng = rng
+        self._now = now
         self.timing = timing or DiskTiming()
         self.faults = Faults()
         self.bad_reads = 0.0
@@ -133,6 +144,9 @@ class SimDisk:
         self.power_cut: Callable[[], None] | None = None
         """What kills the process between two of its steps on the disk, and how many it still does before."""
         self.steps_left = 0
+        self.cuts_within_turns = False
+        """Whether only steps count that follow another one at the same moment: a cut then comes in the middle of a turn."""
+        self._last_step_at = -1.0
         self._engine: SimEngine | None = None
         self.crashes = 0
         self.batches_lost = 0
@@ -140,6 +154,12 @@ class SimDisk:
         """Damaged reads so far."""
         self.refused: Counter[str] = Counter()
         """Incarnations that have met a failing `write` or `sync`, or a `full` disk."""
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether nothing slows it down now, and nothing is wrong with it or was."""
+        timing = self.timing
+        return not (self.hurt or self.is_faulty or timing.stall or timing.work_min_s > WORK_MIN_S)
 
     @property
     def is_faulty(self) -> bool:
@@ -172,6 +192,9 @@ class SimDisk:
     def maybe_lose_power(self) -> None:
         """Die now, if that was ordered: raises EngineClosedError in code that goes on although its process is dead."""
         if self.power_cut is None:
+            return
+        last, self._last_step_at = self._last_step_at, self._now()
+        if self.cuts_within_turns and last != self._last_step_at:
             return
         self.steps_left -= 1
         if self.steps_left <= 0:
@@ -276,5 +299,5 @@ class SimWorker(Member):
 def _as_sim_engine(engine: MemoryEngine, disk: SimDisk) -> SimEngine:
     engine.__class__ = SimEngine
     assert isinstance(engine, SimEngine)
-    engine.disk, engine.applied = disk, {}
+    engine.disk, engine.applied, engine.tombstones = disk, {}, None
     return engine

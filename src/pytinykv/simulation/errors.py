@@ -40,3 +40,5 @@ class Violation(SimulationError):
         super().__init__(f"{checker}: {message}")
         self.checker = checker
         self.message = message
+        self.situation = ""
+        """What the cluster looked like then, if something did not happen in time."""

@@ -7,8 +7,11 @@ here is the taking apart of operations on many keys and the removal of what can'
 * a scan or a batch is one operation per key, all with the same interval. This is weaker than "the scan is one moment" but
   holds for every correct store, also across regions;
 * a read without an outcome says nothing, so it is dropped;
-* a write without an outcome whose value was never read is dropped as well: if some order explains the history with it,
-  the same order without it does, because no read stands between it and the next write. (Values are unique.)
+* a write without an outcome whose value was never seen is dropped as well: if some order explains the history with it, the
+  same order without it does, as no read stands between it and the next write. One with a TTL may also show by its end, as
+  nothing.
+
+Values may recur, but each that does makes the search longer: it keeps all lost writes of a value that was seen.
 """
 
 from __future__ import annotations
@@ -18,17 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pytinykv.simulation.checkers import check_linearizable
 from pytinykv.simulation.errors import SimulationError
 
 if TYPE_CHECKING:
     from detangle.lin import History, Operation
 
 
-class CompareAndSwap(msgspec.Struct, frozen=True):
-    """What a compare-and-swap answered: whether it swapped, and the value it found."""
-
-    succeeded: bool
-    previous: bytes | None
+_WIDTHS = {"get": 1, "ttl": 1, "delete": 1, "put": 3, "cas": 4}
+"""How many arguments the model wants; the last of a write is its TTL."""
 
 
 class Event(msgspec.Struct, kw_only=True):
@@ -36,28 +37,31 @@ class Event(msgspec.Struct, kw_only=True):
 
     client: str
     kind: str
-    """get, put, delete, cas"""
+    """get, ttl, put, delete, cas"""
     operations: list[Any]
     """detangle's operations, one per key."""
 
 
 class RawHistory:
-    """Records raw operations. Values that a workload writes must be unique, or the checker's short cuts are not sound."""
+    """Records raw operations, and judges them."""
 
     def __init__(self, observe: Callable[..., None] | None = None) -> None:
         self._history = new_history()
         self._observe = observe or (lambda *_: None)
         self.invoked = 0
         self.unknown = 0
+        self.clock_error_s = 0.0
+        """By how much clocks of stores may differ from the world's; they say when values end."""
 
     def invoke(self, client: str, kind: str, arguments: Sequence[tuple[Any, ...]]) -> Event:
-        """Note that `client` begins an operation: one tuple of arguments per key, the key first."""
+        """Note that `client` begins an operation: one tuple of arguments per key, as the model has them; no TTL means 0."""
         self.invoked += 1
         self._observe("invoke", client, kind, *arguments)
+        whole = [(*argument, 0)[: _WIDTHS[kind]] for argument in arguments]
         return Event(
             client=client,
             kind=kind,
-            operations=[self._history.invoke(client, kind, tuple(argument)) for argument in arguments],
+            operations=[self._history.invoke(client, kind, argument) for argument in whole],
         )
 
     def complete(self, event: Event, outputs: Sequence[Any]) -> None:
@@ -78,6 +82,10 @@ class RawHistory:
         self._observe("unknown", event.client, event.kind)
         for operation in event.operations:
             self._history.info(operation)
+
+    def check(self) -> int:
+        """Judge it: linearizable, per key. Returns how many operations were explained. Raises `Violation`."""
+        return check_linearizable(self.relevant_operations(), clock_error_s=self.clock_error_s)
 
     def relevant_operations(self) -> list[Operation]:
         """Return what the checker has to explain (see the module's text)."""
@@ -102,14 +110,15 @@ def _values_seen(operation: Operation) -> Iterable[object]:
         return (operation.output,)
     if operation.f == "cas":
         return (operation.output.previous,)
-    return ()
+    return (None,) if operation.f == "ttl" and operation.output is None else ()
 
 
 def _matters(operation: Operation, seen: set[object]) -> bool:
     if operation.status == "ok":
         return True
-    if operation.status == "fail" or operation.f == "get":
+    if operation.status == "fail" or operation.f in {"get", "ttl"}:
         return False
     if operation.f == "delete":
         return None in seen
-    return operation.arg[-1] in seen
+    _, *_, value, ttl_s = operation.arg
+    return value in seen or bool(ttl_s and None in seen)

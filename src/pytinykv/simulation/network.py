@@ -146,6 +146,11 @@ class Network:
             return LinkConditions(latency_extra_mean_s=0.00005)
         return self._link_conditions.get((source, target), self.conditions)
 
+    @property
+    def cuts(self) -> list[tuple[str, str]]:
+        """The directions that are cut, (source, target), sorted."""
+        return sorted(self._blocked)
+
     def is_blocked(self, source: str, target: str) -> bool:
         return (source, target) in self._blocked
 

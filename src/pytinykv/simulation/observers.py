@@ -12,6 +12,8 @@ They know the protocol's messages and nothing of the code that makes them:
 * *state machine safety* (Raft 5.4.3): what any store has ever applied at an index, synced or not, is of one term; and no
   store goes back to an older state while it lives.
 * *no replica diverges*: disks that have applied a region up to the same index hold the same data.
+* *removed peers stay gone*: once a store has written the tombstone of a peer, it says nothing for that peer or an older one
+  (but in the turn that writes it).
 * *no data outside a region*: everything on a disk belongs to a region that lives there.
 """
 
@@ -46,9 +48,14 @@ _APPLY_STATE_BYTES = len(keys.apply_state_key(0))
 class RaftObserver:
     """Sees each sent message once."""
 
-    def __init__(self, engine_of: Callable[[int], SimEngine | None] = lambda _store_id: None) -> None:
+    def __init__(
+        self,
+        engine_of: Callable[[int], SimEngine | None] = lambda _store_id: None,
+        now: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._engine_of = engine_of
         """Store id -> its disk."""
+        self._now = now
         self.leaders: dict[tuple[int, int], int] = {}
         """(region, term) -> the peer that led it."""
         self._applied: dict[int, dict[int, int]] = {}
@@ -57,6 +64,10 @@ class RaftObserver:
         """(region, index, term) -> hash of the entry there, and the term of the one before."""
         self._led: dict[tuple[int, int], dict[int, int]] = {}
         """(region, term) -> index -> term of what its leader has sent as its log."""
+        self.watched: tuple[bytes, ...] = ()
+        """Engine keys of raw data that are compared whenever a store moves its applied index; a checker's time is dear."""
+        self._values: dict[tuple[int, int], list[bytes | None]] = {}
+        """(region, applied index) -> what the watched keys held then."""
         self._newest: dict[int, int] = {}
         """Region -> the newest term that has had a leader."""
         self.messages = 0
@@ -65,6 +76,8 @@ class RaftObserver:
         """Check one message. Raises `Violation`, in the sending store's turn."""
         self.messages += 1
         message = envelope.message
+        if message is not None and message.term:  # a tombstone tells what is committed in term 0
+            self._check_sender_lives(envelope)
         if not isinstance(message, AppendEntries | Heartbeat | InstallSnapshot):
             return
         key = (envelope.region_id, message.term)
@@ -81,6 +94,23 @@ class RaftObserver:
                 self._check_completeness(engine, *key)
         if isinstance(message, AppendEntries):
             self._check_entries(envelope.region_id, message)
+
+    def _check_sender_lives(self, envelope: RaftEnvelope) -> None:
+        sender, engine = envelope.sender, self._engine_of(envelope.sender.store_id)
+        tombstone = None if engine is None else _tombstones(engine).get(envelope.region_id)
+        if tombstone is not None and sender.id <= tombstone[0] and tombstone[1] < self._now():
+            raise Violation(
+                "tombstones",
+                f"region {envelope.region_id}: store {sender.store_id} speaks for peer {sender.id}, although it wrote the "
+                f"tombstone of peer {tombstone[0]}: {type(envelope.message).__name__}",
+            )
+
+    def _check_state(self, engine: SimEngine, region_id: int, data: bytes) -> None:
+        state, tombstones = decode_region_state(data), _tombstones(engine)
+        if state.state is PeerState.TOMBSTONE:
+            tombstones[region_id] = (state.peer_id, self._now())
+        elif region_id in tombstones and state.peer_id <= tombstones[region_id][0]:
+            raise Violation("tombstones", f"region {region_id}: peer {state.peer_id} lives again after its tombstone")
 
     def _check_entries(self, region_id: int, message: AppendEntries) -> None:
         led = self._led.setdefault((region_id, message.term), {})
@@ -118,7 +148,11 @@ class RaftObserver:
     def on_write(self, engine: SimEngine, keys_written: Iterable[bytes]) -> None:
         """Look at what a store has just written: everything that it says it has applied. Raises `Violation`."""
         for key in keys_written:
-            if key[:1] == _APPLY_STATE and len(key) == _APPLY_STATE_BYTES:
+            if key[:1] == keys.REGION_STATE_START and len(key) == _APPLY_STATE_BYTES:
+                data = engine.peek(key)
+                if data is not None:
+                    self._check_state(engine, int.from_bytes(key[1:], "big"), data)
+            elif key[:1] == _APPLY_STATE and len(key) == _APPLY_STATE_BYTES:
                 region_id, data = int.from_bytes(key[1:], "big"), engine.peek(key)
                 if data is None:
                     engine.applied.pop(region_id, None)
@@ -126,6 +160,8 @@ class RaftObserver:
                 state = decode_apply_state(data)
                 self._check_progress(engine, region_id, state.applied_index)
                 self._check_applied(engine.peek, region_id, state)
+                if self.watched:
+                    self._check_values(engine, region_id, state.applied_index)
 
     @staticmethod
     def _check_progress(engine: SimEngine, region_id: int, index: int) -> None:
@@ -135,6 +171,14 @@ class RaftObserver:
                 "state machine safety", f"region {region_id}: a store went back from applied index {before} to {index}"
             )
         engine.applied[region_id] = index
+
+    def _check_values(self, engine: SimEngine, region_id: int, index: int) -> None:
+        values = [engine.peek(key, ColumnFamily.RAW) for key in self.watched]
+        before = self._values.setdefault((region_id, index), values)
+        if before != values:
+            raise Violation(
+                "replica equality", f"region {region_id} at index {index}: {self.watched} are {before} and {values}"
+            )
 
     def _check_applied(self, get: Callable[[bytes], bytes | None], region_id: int, state: ApplyState) -> None:
         applied = self._applied.setdefault(region_id, {})
@@ -159,6 +203,17 @@ class RaftObserver:
     def terms(self) -> int:
         """How many terms had a leader."""
         return len(self.leaders)
+
+
+def _tombstones(engine: SimEngine) -> dict[int, tuple[int, float]]:
+    """Return the tombstones on a disk, from what a crash has left at first."""
+    if engine.tombstones is None:
+        engine.tombstones = {}
+        for key, data in engine.peek_range(ColumnFamily.RAFT, keys.REGION_STATE_START, keys.REGION_STATE_END):
+            state = decode_region_state(data)
+            if state.state is PeerState.TOMBSTONE:
+                engine.tombstones[int.from_bytes(key[1:], "big")] = (state.peer_id, -1.0)
+    return engine.tombstones
 
 
 def regions_on(engine: Engine) -> list[Region]:

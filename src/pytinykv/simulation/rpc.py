@@ -3,7 +3,7 @@
 Messages cross as bytes, so that two processes never share an object. One connection carries all calls from one connector
 to one address, in frames:
 
-    client to server   ("call", id, path, bytes)   ("open", id, path)   ("message", id, bytes)   ("cancel", id)
+    client to server   ("call", id, path, bytes)   ("open", id, path)   ("message", id, bytes)   ("end", id)   ("cancel", id)
     server to client   ("message", id, bytes)      ("status", id, code, text)
 
 What a caller sees is what gRPC shows: UNAVAILABLE when the connection breaks or no server listens, DEADLINE_EXCEEDED when his
@@ -26,7 +26,7 @@ from pytinykv.simulation.connection import Connection, End, Frame
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.network import Network
 from pytinykv.simulation.process import Process
-from pytinykv.wire import BidiStream, MethodSpec, RpcError, Service, StatusCode, encoded, service_methods
+from pytinykv.wire import MethodSpec, RpcError, Service, StatusCode, encoded, service_methods
 
 SERVER_GRACE_S: Final = 0.5
 """How long handlers may go on when their scope stops the server."""
@@ -140,6 +140,9 @@ class _Session:
             case ("message", int(number), bytes(data)):
                 if (requests := self._requests.get(number)) is not None:
                     requests.feed(data)
+            case ("end", int(number)):
+                if (requests := self._requests.get(number)) is not None:
+                    requests.end()
             case ("cancel", int(number)):
                 if (task := self.tasks.get(number)) is not None:
                     task.cancel()
@@ -206,9 +209,15 @@ class _Requests:
         self._type = message_type
         self._waiting: deque[bytes] = deque()
         self._news = asyncio.Event()
+        self._has_ended = False
+        """Whether the client has said that nothing more comes."""
 
     def feed(self, data: bytes) -> None:
         self._waiting.append(data)
+        self._news.set()
+
+    def end(self) -> None:
+        self._has_ended = True
         self._news.set()
 
     def __aiter__(self) -> AsyncIterator[Message]:
@@ -216,6 +225,8 @@ class _Requests:
 
     async def __anext__(self) -> Message:
         while not self._waiting:
+            if self._has_ended:
+                raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
         return self._type.FromString(self._waiting.popleft())
@@ -243,12 +254,12 @@ class SimConnector(Member):
             expiry.cancel()
             channel.end(number)
 
-    def stream(self, address: str, path: str) -> BidiStream:
+    def stream(self, address: str, path: str) -> SimStream:
         try:
             channel = self._channel(address)
         except RpcError as error:
-            return _SimStream(None, METHODS[path], error)
-        stream = _SimStream(channel, METHODS[path], None)
+            return SimStream(None, METHODS[path], error)
+        stream = SimStream(channel, METHODS[path], None)
         stream.number = channel.begin(stream)
         channel.send("open", stream.number, path)
         return stream
@@ -315,7 +326,7 @@ class _Channel:
         self.broken = False
         self._address = address
         self._process = process
-        self._calls: dict[int, _UnaryCall | _SimStream] = {}
+        self._calls: dict[int, _UnaryCall | SimStream] = {}
         self._numbers: Iterator[int] = iter(range(1, 1 << 62))
         self._network = internet.network
         self._connection: Connection | None = None
@@ -335,11 +346,11 @@ class _Channel:
             wait = self._network.rng.uniform(conditions.notice_min_s, conditions.notice_max_s)
         self._refusal = self._process.loop.call_later(wait, self._on_closed, "connection refused")
 
-    def streams(self) -> list[_SimStream]:
+    def streams(self) -> list[SimStream]:
         """Return the open streams of this channel."""
-        return [call for call in self._calls.values() if isinstance(call, _SimStream)]
+        return [call for call in self._calls.values() if isinstance(call, SimStream)]
 
-    def begin(self, call: _UnaryCall | _SimStream) -> int:
+    def begin(self, call: _UnaryCall | SimStream) -> int:
         number = next(self._numbers)
         self._calls[number] = call
         return number
@@ -400,7 +411,7 @@ class _Channel:
         self.close(RpcError(StatusCode.UNAVAILABLE, f"{self._address}: {reason}"))
 
 
-class _SimStream:
+class SimStream:
     """The calling end of one streaming call (`wire.BidiStream`)."""
 
     def __init__(self, channel: _Channel | None, spec: MethodSpec, error: RpcError | None) -> None:
@@ -428,6 +439,11 @@ class _SimStream:
         if self._has_ids:
             self.unanswered.update(message.request_ids)  # type: ignore[attr-defined] # that stream's message type
         self._channel.send("message", self.number, message.SerializeToString())
+
+    def end_sending(self) -> None:
+        """Say that nothing more comes from here; what is under way is still answered (a half-close)."""
+        if self._channel is not None and self._error is None:
+            self._channel.send("end", self.number)
 
     def is_drained(self, otherwise: Callable[[], object]) -> bool:
         if self._channel is None or not self._channel.is_full():

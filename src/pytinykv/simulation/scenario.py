@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pytinykv.simulation.checkers import check_linearizable
 from pytinykv.simulation.cluster import Cluster, ClusterOptions
-from pytinykv.simulation.errors import SimulationError
+from pytinykv.simulation.errors import SimulationError, Violation
+from pytinykv.simulation.situation import describe_cluster
 from pytinykv.simulation.world import Stops, World, WorldOptions, run_world
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 LONGER: Final = 1.4
 """How much longer a long history takes: long enough for fifteen virtual seconds of each program."""
 LONG_STORES: Final = 5
+LATE: Final = frozenset({"liveness", "answers", "availability"})
+"""Checkers that tell of something that did not happen in time."""
 
 Prepare = Callable[[ClusterOptions, Callable[[str], Random]], ClusterOptions]
 Story = Callable[[Cluster], Awaitable[None]]
@@ -50,11 +52,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     prepare: Prepare | None = None
     """Makes of what was drawn, less what is left out, the shape of the cluster."""
 
-    def options_for(self, world: World, without: frozenset[str], *, is_long: bool) -> ClusterOptions:
-        """Return the cluster's shape in this world, with some kinds of faults left out."""
+    def options_for(
+        self, world: World, without: frozenset[str], added: Iterable[str], *, is_long: bool
+    ) -> ClusterOptions:
+        """Return the cluster's shape in this world, with some kinds of faults left out, and others on in any case."""
         options = self.options if isinstance(self.options, ClusterOptions) else self.options(world.rng_for("options"))
-        drawn = tuple(name for name in options.drawn if name not in without)
-        options = msgspec.structs.replace(options, drawn=drawn, without=without)
+        added = tuple(name for name in added if name not in without)
+        drawn = tuple(name for name in dict.fromkeys((*options.drawn, *added)) if name not in without)
+        options = msgspec.structs.replace(options, drawn=drawn, without=without, added=added)
         if is_long and not self.fixed:
             options = msgspec.structs.replace(options, stores=LONG_STORES, length=LONGER)
         return options if self.prepare is None else self.prepare(options, world.rng_for)
@@ -101,7 +106,9 @@ class Result(msgspec.Struct, kw_only=True):
     scenario: str
     seed: int
     failure: str = ""
-    """Empty, or what went wrong, with a traceback where it helps."""
+    """Empty, or what went wrong; with the state of the cluster if something did not happen in time."""
+    traceback: str = ""
+    """Where it was noticed; of use to those who work on the simulator, or if a program raised something."""
     checker: str = ""
     """Which checker failed, or the class of the exception."""
     digest: str = ""
@@ -126,6 +133,8 @@ class Result(msgspec.Struct, kw_only=True):
     """Kind of fault -> operation -> how often it was asked for while that was on."""
     without: list[str] = msgspec.field(default_factory=list)
     """Kinds of faults that were left out."""
+    added: list[str] = msgspec.field(default_factory=list)
+    """Kinds of faults that were on whatever was drawn."""
     lines: list[str] = msgspec.field(default_factory=list)
     """The trace, if it was asked for."""
 
@@ -137,7 +146,8 @@ class Result(msgspec.Struct, kw_only=True):
     def command(self) -> str:
         """The command that runs this history again."""
         without = "".join(f" --without {shlex.quote(name)}" for name in self.without)
-        return f"tinykv sim --scenario {self.scenario} --seed {self.seed}{without}{' --long' * self.is_long}"
+        added = f" --with {shlex.quote(','.join(self.added))}" if self.added else ""
+        return f"tinykv sim --scenario {self.scenario} --seed {self.seed}{added}{without}{' --long' * self.is_long}"
 
     @property
     def speed(self) -> float:
@@ -151,16 +161,22 @@ class Result(msgspec.Struct, kw_only=True):
 
 
 def run_scenario(
-    name: str, seed: int, *, without: Iterable[str] = (), is_long: bool = False, keep_lines: bool = False
+    name: str,
+    seed: int,
+    *,
+    without: Iterable[str] = (),
+    added: Iterable[str] = (),
+    is_long: bool = False,
+    keep_lines: bool = False,
 ) -> Result:
-    """Run one history of a scenario and judge it, leaving out the kinds of faults in `without`.
+    """Run one history of a scenario and judge it, without some kinds of faults, and with those in `added` in any case.
 
     A long one has five stores and takes longer, unless its story has a fixed course.
 
     Raises `KeyError` for an unknown name, nothing for a failed history.
     """
     chosen = SCENARIOS[name]
-    result = Result(scenario=name, seed=seed, without=sorted(without), is_long=is_long)
+    result = Result(scenario=name, seed=seed, without=sorted(without), added=list(added), is_long=is_long)
     worlds: list[World] = []
     started, started_cpu = time.perf_counter(), time.process_time()
 
@@ -171,21 +187,23 @@ def run_scenario(
     try:
         world_seed = seed if chosen.world_seed is None else chosen.world_seed(seed)
         records, _, _ = run_world(world_seed, history, WorldOptions(keep_lines=keep_lines))
-        check_linearizable(records)
+        records.check()
     except Exception as error:  # noqa: BLE001 - whatever ends a history is its result
         result.checker = getattr(error, "checker", type(error).__name__)
-        result.failure = "".join(traceback.format_exception(error))
+        result.failure = describe_failure(error)
+        result.traceback = "".join(traceback.format_exception(error))
     result.real_s, result.cpu_s = time.perf_counter() - started, time.process_time() - started_cpu
     _take_figures(result, worlds)
     if not result.ok:
-        _bury(worlds)
+        _forget(worlds)
     return result
 
 
 async def play(world: World, chosen: Scenario, result: Result) -> RawHistory:
     """Start the cluster, tell the story, stop the cluster; return what the clients saw."""
-    options = chosen.options_for(world, frozenset(result.without), is_long=result.is_long)
+    options = chosen.options_for(world, frozenset(result.without), result.added, is_long=result.is_long)
     cluster = Cluster(world, options, number=result.seed)
+    watch = world.loop.create_task(cluster.watch_tasks(), name="watch tasks")
     try:
         if cluster.options.starts:
             await cluster.start()
@@ -193,10 +211,13 @@ async def play(world: World, chosen: Scenario, result: Result) -> RawHistory:
         if cluster.options.starts:
             await cluster.check_converged()
         await cluster.stop()
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, Violation) and error.checker in LATE:
+            error.situation = describe_cluster(cluster)
         cluster.abandon()
         raise
     finally:
+        watch.cancel()
         result.virtual_s, result.stores, result.stops = world.loop.time(), options.stores, world.stops
         result.operations = cluster.history.invoked
         result.unknown = cluster.history.unknown
@@ -207,7 +228,19 @@ async def play(world: World, chosen: Scenario, result: Result) -> RawHistory:
     return cluster.history
 
 
-def _bury(worlds: list[World]) -> None:
+def describe_failure(error: BaseException) -> str:
+    """Say what went wrong, and what caused it; the simulator's own frames are in the traceback only."""
+    lines = [str(error) if isinstance(error, SimulationError) else f"{type(error).__name__}: {error}"]
+    if isinstance(error, Violation) and error.situation:
+        lines.append(error.situation)
+    if error.__cause__ is not None:
+        lines += ["caused by:", "".join(traceback.format_exception(error.__cause__)).rstrip()]
+    elif not isinstance(error, SimulationError):
+        lines.append("".join(traceback.format_tb(error.__traceback__)).rstrip())
+    return "\n".join(lines)
+
+
+def _forget(worlds: list[World]) -> None:
     """Let what a failed history left behind vanish here and quietly, instead of in whatever runs next."""
     worlds.clear()
     hook = sys.unraisablehook

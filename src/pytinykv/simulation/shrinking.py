@@ -31,4 +31,11 @@ def shrink(failed: Result, run: Run | None = None) -> Result:
 
 def tell_again(history: Result, without: list[str], *, keep_lines: bool = False) -> Result:
     """Run a history once more, without some kinds of faults."""
-    return run_scenario(history.scenario, history.seed, without=without, is_long=history.is_long, keep_lines=keep_lines)
+    return run_scenario(
+        history.scenario,
+        history.seed,
+        without=without,
+        added=history.added,
+        is_long=history.is_long,
+        keep_lines=keep_lines,
+    )

@@ -1,8 +1,11 @@
 """Clients with special tasks, beside those of `workloads`.
 
 * `ImpatientWorkload` cancels each of its operations at the n-th await, for n = 1, 2, 3 … until one gets through.
-* `SchedulerWorkload` takes timestamps and ids: the first only ever grow, the second come once.
+* `SchedulerWorkload` takes timestamps and ids: the first only ever grow, the second come once, alone or in blocks.
 * `ExpiryWorkload` puts values that expire, and others over them just when the sweep deletes what has expired.
+* `TtlWorkload` lets clients quarrel over values that end: it reads them about that time, renews them, swaps over them.
+* `BatchWorkload` does to several keys at once what `RegisterWorkload` does to one.
+* `RecurringWorkload` swaps among a few values, which come back: an entry that is applied twice shows.
 * `watch_scheduler` looks at what the scheduler believes of each region: it never goes back to an older epoch.
 """
 
@@ -17,6 +20,7 @@ from pytinykv.client.errors import ClientClosedError, ClientError
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.faults import pause
 from pytinykv.simulation.workloads import Session, until_done
+from pytinykv.wire.pb import pdpb_pb2
 
 if TYPE_CHECKING:
     from pytinykv.client.async_client import AsyncClient
@@ -125,7 +129,7 @@ class SchedulerWorkload:
                 if rng.random() < 0.7:
                     await self._take_timestamps(client, rng.choice([1, 1, 3, 1000]))
                 else:
-                    await self._take_id(client)
+                    await self._take_ids(client, rng.choice([1, 1, 2, 50]))
             except ClientClosedError:
                 return
             except ClientError as error:
@@ -142,12 +146,125 @@ class SchedulerWorkload:
         self._newest = max(self._newest, taken[-1])
         self.taken += 1
 
-    async def _take_id(self, client: AsyncClient) -> None:
-        number = await client.scheduler.alloc_id(1.0)
-        if number in self._ids:
-            raise Violation("ids", f"id {number} was given out twice")
-        self._ids.add(number)
+    async def _take_ids(self, client: AsyncClient, count: int) -> None:
+        request = pdpb_pb2.AllocIDRequest(count=count)
+        last = (await client.scheduler.call("AllocID", request, pdpb_pb2.AllocIDResponse, 1.0)).id
+        block = range(last - count + 1, last + 1)
+        if again := self._ids.intersection(block):
+            raise Violation("ids", f"id {min(again)} was given out twice")
+        self._ids.update(block)
         self.taken += 1
+
+    async def check_alive(self, client: AsyncClient, limit_s: float) -> None:
+        """Take a timestamp and an id, which must succeed within `limit_s` virtual seconds. Raises `Violation`."""
+        await until_done(lambda: self._take_timestamps(client, 1), limit_s=limit_s, what="a timestamp")
+        await until_done(lambda: self._take_ids(client, 1), limit_s=limit_s, what="an id")
+
+
+class TtlWorkload:
+    """Values that live for a second or two, of several clients on the same keys."""
+
+    def __init__(self, session: Session, rng: Random, *, keys: int, think_s: float) -> None:
+        self._session = session
+        self._rng = rng
+        self._keys = [b"ends %d" % number for number in range(keys)]
+        self._think_s = think_s
+        self._written = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Operate until `stop`. Most pauses end shortly before or after a second is full, when values end."""
+        while not stop.is_set():
+            try:
+                await self._operate()
+            except ClientClosedError:
+                return
+            except ClientError:
+                await pause(stop, 0.02)
+            now = asyncio.get_running_loop().time()
+            next_end_s = 1.0 - now % 1.0 + self._rng.uniform(-0.02, 0.02)
+            await pause(stop, self._rng.choice([max(0.0, next_end_s), self._rng.expovariate(1.0) * self._think_s]))
+
+    async def _operate(self) -> None:
+        rng, session = self._rng, self._session
+        key = rng.choice(self._keys)
+        self._written += 1
+        value = b"%s ends %d" % (session.name.encode(), self._written)
+        draw = rng.random()
+        if draw < 0.35:
+            await session.get(key)
+        elif draw < 0.45:
+            await session.ttl(key)
+        elif draw < 0.7:
+            await session.put(key, value, ttl=rng.choice([0, 1, 1, 2]))
+        elif draw < 0.75:
+            await session.delete(key)
+        else:
+            expected = rng.choice([None, await session.get(key)])
+            await session.compare_and_swap(key, expected, value, ttl=rng.choice([0, 1]))
+
+
+class BatchWorkload:
+    """Batches and ranges, of several clients on the same few keys."""
+
+    def __init__(self, session: Session, rng: Random, *, keys: int, think_s: float) -> None:
+        self._session = session
+        self._rng = rng
+        self._keys = [b"batch %d" % number for number in range(keys)]
+        self._think_s = think_s
+        self._written = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Operate until `stop`."""
+        while not stop.is_set():
+            try:
+                await self._operate()
+            except ClientClosedError:
+                return
+            except ClientError:
+                await pause(stop, 0.02)
+            await pause(stop, self._rng.expovariate(1.0) * self._think_s)
+
+    async def _operate(self) -> None:
+        rng, session = self._rng, self._session
+        some = sorted(rng.sample(self._keys, rng.randint(1, len(self._keys))))
+        self._written += 1
+        draw = rng.random()
+        if draw < 0.4:
+            await session.batch_get(some)
+        elif draw < 0.8:
+            await session.batch_put({key: b"%s %d" % (session.name.encode(), self._written) for key in some})
+        elif draw < 0.9:
+            await session.batch_delete(some)
+        else:
+            covered = [key for key in self._keys if some[0] <= key <= some[-1]]
+            await session.delete_range(some[0], some[-1] + b"\0", covered)
+
+
+class RecurringWorkload:
+    """Compare-and-swaps among three values, of several clients on one key; each is likely to find what it expects."""
+
+    KEY = b"recurring"
+    VALUES = (b"a", b"b", b"c")
+
+    def __init__(self, session: Session, rng: Random, *, think_s: float) -> None:
+        self._session = session
+        self._rng = rng
+        self._think_s = think_s
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Operate until `stop`."""
+        rng, session, key = self._rng, self._session, self.KEY
+        while not stop.is_set():
+            try:
+                if rng.random() < 0.2:
+                    await session.get(key)
+                else:
+                    await session.compare_and_swap(key, rng.choice([None, *self.VALUES]), rng.choice(self.VALUES))
+            except ClientClosedError:
+                return
+            except ClientError:
+                await pause(stop, 0.02)
+            await pause(stop, rng.expovariate(1.0) * self._think_s)
 
 
 class ExpiryWorkload:

@@ -10,10 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from pytinykv.lifecycle import Scope
+from pytinykv.raft import ProtocolViolation
 from pytinykv.raftstore.config import RaftStoreConfig
+from pytinykv.raftstore.records import RaftEnvelope
 from pytinykv.server.host.startup_gate import StartupGate
 from pytinykv.server.host.store_program import StorePorts, StoreProgram
 from pytinykv.simulation.disk import SimWorker
+from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.nodes import SCHEDULER_ADDRESS, Node
 from pytinykv.simulation.process import Process
 from pytinykv.simulation.rpc import SimConnector, SimServer
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from pytinykv.raftstore.store import Store
 
 DISK_BYTES = 1 << 40
+FIRST_PORT = 20160
 
 
 class Registry(Directory, Protocol):
@@ -35,13 +39,20 @@ class Registry(Directory, Protocol):
 class StoreNode(Node):
     """One store; `start` is the start sequence of `tinykv store`."""
 
+    quick_stop_s = 3.5
+    """The hand-over of what it leads takes most of it, if nobody can take it over."""
+
     def __init__(self, world: World, host: str, config: RaftStoreConfig, registry: Registry) -> None:
         super().__init__(world, host)
         self.config = replace(config, inline_sync_s=0)  # a virtual disk's syncs take their time in its worker
-        self.address = f"{host}:20160"
+        self.address = f"{host}:{FIRST_PORT}"
         self._program: StoreProgram | None = None
         self._serving = False
         self._registry = registry
+
+    def move(self) -> None:
+        """Serve at another address from the next start on."""
+        self.address = f"{self.host}:{int(self.address.rpartition(':')[2]) + 1}"
 
     @property
     def serving(self) -> tuple[Process, Store] | None:
@@ -94,7 +105,14 @@ class StoreNode(Node):
         SimServer(self.world.internet, process, self.address, [gate]).start(inner)
         service = await program.start(self.address)
         gate.open(service)
+        program.store.on_protocol_violation = self._on_protocol_violation
         self._serving = True
+
+    def _on_protocol_violation(self, envelope: RaftEnvelope, error: ProtocolViolation) -> None:
+        violation = Violation(
+            "protocol", f"{self.host}, region {envelope.region_id}: from peer {envelope.sender.id}: {error}"
+        )
+        self.world.loop.abort(violation)
 
     def _claim(self, _cluster_id: int, store_id: int) -> None:
         if store_id:

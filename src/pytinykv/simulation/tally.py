@@ -5,7 +5,9 @@ A history is *full* if it is one of five stores and at least fifteen virtual sec
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
@@ -85,6 +87,8 @@ class Tally(msgspec.Struct):
     counters: Counter[str] = msgspec.field(default_factory=Counter)
     drawn: Counter[str] = msgspec.field(default_factory=Counter)
     """Kind of fault -> histories in which it was on."""
+    pairs: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
+    """Kinds of faults, in the order of their names -> histories in which both were on."""
     coverage: dict[str, Counter[str]] = msgspec.field(default_factory=dict)
     """Kind of fault -> operations asked for while it was on, and how many of them failed or have no known outcome."""
 
@@ -98,6 +102,7 @@ class Tally(msgspec.Struct):
         self.stops.longest_s = max(self.stops.longest_s, result.stops.longest_s)
         self.counters.update(result.counters)
         self.drawn.update(result.kinds)
+        self.pairs.update(itertools.combinations(sorted(result.kinds), 2))
         for kind, counts in result.coverage.items():
             self.coverage.setdefault(kind, Counter()).update(counts)
 
@@ -108,6 +113,13 @@ class Tally(msgspec.Struct):
             for name in Sum.__struct_fields__:
                 setattr(total, name, getattr(total, name) + getattr(one, name))
         return total
+
+    def pairs_of(self, kinds: Collection[str]) -> tuple[int, int, list[str]]:
+        """Return how many pairs of these kinds there are, how many have met, and those that have met least often."""
+        counts = {pair: self.pairs[pair] for pair in itertools.combinations(sorted(kinds), 2)}
+        least = min(counts.values(), default=0)
+        rarest = [f"{one} with {other}" for (one, other), count in counts.items() if count == least]
+        return len(counts), sum(1 for count in counts.values() if count), rarest
 
     @property
     def leaks(self) -> int:

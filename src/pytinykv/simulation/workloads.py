@@ -16,9 +16,10 @@ from random import Random
 from typing import Any, Protocol, TypeVar
 
 from pytinykv.client.errors import ClientClosedError, ClientError
+from pytinykv.simulation.checkers import CompareAndSwap
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.faults import pause
-from pytinykv.simulation.history import CompareAndSwap, RawHistory
+from pytinykv.simulation.history import RawHistory
 
 T = TypeVar("T")
 LATE_S = 0.1
@@ -30,13 +31,25 @@ class RawPort(Protocol):
 
     async def get(self, key: bytes, *, timeout_s: float) -> bytes | None: ...
 
-    async def put(self, key: bytes, value: bytes, *, timeout_s: float) -> None: ...
+    async def put(self, key: bytes, value: bytes, *, timeout_s: float, ttl: int = 0) -> None: ...
 
     async def delete(self, key: bytes, *, timeout_s: float) -> None: ...
 
     async def compare_and_swap(
-        self, key: bytes, expected: bytes | None, value: bytes, *, timeout_s: float
+        self, key: bytes, expected: bytes | None, value: bytes, *, timeout_s: float, ttl: int = 0
     ) -> CompareAndSwap: ...
+
+    async def ttl(self, key: bytes, *, timeout_s: float) -> int | None: ...
+
+    async def batch_get(self, keys: Sequence[bytes], *, timeout_s: float) -> dict[bytes, bytes]: ...
+
+    async def batch_put(self, pairs: dict[bytes, bytes], *, timeout_s: float) -> None: ...
+
+    async def batch_delete(self, keys: Sequence[bytes], *, timeout_s: float) -> None: ...
+
+    async def delete_range(self, start: bytes, end: bytes, *, timeout_s: float) -> None: ...
+
+    async def checksum(self, start: bytes, end: bytes, *, timeout_s: float) -> tuple[int, int, int]: ...
 
     async def scan(self, start: bytes, end: bytes, *, timeout_s: float) -> list[tuple[bytes, bytes]]: ...
 
@@ -56,16 +69,38 @@ class Session:
     async def get(self, key: bytes) -> bytes | None:
         return await self._record("get", [(key,)], self.port.get(key, timeout_s=self.timeout_s), lambda got: [got])
 
-    async def put(self, key: bytes, value: bytes) -> None:
-        call = self.port.put(key, value, timeout_s=self.timeout_s)
-        await self._record("put", [(key, value)], call, lambda _: [None])
+    async def put(self, key: bytes, value: bytes, *, ttl: int = 0) -> None:
+        call = self.port.put(key, value, timeout_s=self.timeout_s, ttl=ttl)
+        await self._record("put", [(key, value, ttl)], call, lambda _: [None])
+
+    async def ttl(self, key: bytes) -> int | None:
+        return await self._record("ttl", [(key,)], self.port.ttl(key, timeout_s=self.timeout_s), lambda left: [left])
+
+    async def batch_get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        call = self.port.batch_get(keys, timeout_s=self.timeout_s)
+        return await self._record("get", [(key,) for key in keys], call, lambda got: [got.get(key) for key in keys])
+
+    async def batch_put(self, pairs: dict[bytes, bytes]) -> None:
+        call = self.port.batch_put(pairs, timeout_s=self.timeout_s)
+        await self._record("put", list(pairs.items()), call, lambda _: [None] * len(pairs))
+
+    async def batch_delete(self, keys: Sequence[bytes]) -> None:
+        call = self.port.batch_delete(keys, timeout_s=self.timeout_s)
+        await self._record("delete", [(key,) for key in keys], call, lambda _: [None] * len(keys))
+
+    async def delete_range(self, start: bytes, end: bytes, keys: Sequence[bytes]) -> None:
+        """Delete a range, and record it as a deletion of each of `keys`: all that are ever written in it."""
+        call = self.port.delete_range(start, end, timeout_s=self.timeout_s)
+        await self._record("delete", [(key,) for key in keys], call, lambda _: [None] * len(keys))
 
     async def delete(self, key: bytes) -> None:
         await self._record("delete", [(key,)], self.port.delete(key, timeout_s=self.timeout_s), lambda _: [None])
 
-    async def compare_and_swap(self, key: bytes, expected: bytes | None, value: bytes) -> CompareAndSwap:
-        call = self.port.compare_and_swap(key, expected, value, timeout_s=self.timeout_s)
-        return await self._record("cas", [(key, expected, value)], call, lambda answer: [answer])
+    async def compare_and_swap(
+        self, key: bytes, expected: bytes | None, value: bytes, *, ttl: int = 0
+    ) -> CompareAndSwap:
+        call = self.port.compare_and_swap(key, expected, value, timeout_s=self.timeout_s, ttl=ttl)
+        return await self._record("cas", [(key, expected, value, ttl)], call, lambda answer: [answer])
 
     async def scan(self, start: bytes, end: bytes, wanted: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """Scan, and record a read of each of the `wanted` keys in the range."""
@@ -128,6 +163,12 @@ async def until_done(operation: Callable[[], Awaitable[T]], *, limit_s: float, w
         await asyncio.sleep(0.02)
 
 
+class Workload(Protocol):
+    """What a client does until it is told to stop."""
+
+    async def run(self, stop: asyncio.Event) -> None: ...
+
+
 class AppendWorkload:
     """One client's keys `<client> <round> <number>`: puts them in order, scans them, deletes them."""
 
@@ -175,11 +216,26 @@ class AppendWorkload:
             )
 
     async def clean_up(self) -> None:
-        """Check once more, then delete this round's keys."""
+        """Check once more, by a checksum too, then delete this round's keys."""
         await self.check()
+        if self._count:
+            await self._check_sum()
         for number in range(self._count):
             key = self._key(number)
             await self._repeat(lambda key=key: self._session.delete(key), "delete")  # type: ignore[misc] # key is bound
+
+    async def _check_sum(self) -> None:
+        port, timeout_s = self._session.port, self._session.timeout_s
+        _, pairs, size_bytes = await self._repeat(
+            lambda: port.checksum(self._key(0), self._key(self._count), timeout_s=timeout_s), "checksum"
+        )
+        wanted_bytes = sum(len(self._key(number)) + len(self._value(number)) for number in range(self._count))
+        if (pairs, size_bytes) != (self._count, wanted_bytes):
+            raise Violation(
+                "appends",
+                f"{self._session.name} put {self._count} keys, {wanted_bytes} bytes; "
+                f"the checksum is of {pairs} keys, {size_bytes} bytes",
+            )
 
     async def _repeat(self, operation: Callable[[], Awaitable[T]], what: str) -> T:
         return await until_done(operation, limit_s=self._patience_s, what=f"{what} of {self._session.name}")

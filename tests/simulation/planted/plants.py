@@ -18,6 +18,7 @@ from pytinykv.model import encode
 from pytinykv.raft import HardState, election, leading
 from pytinykv.raft.core import Core
 from pytinykv.raft.following import _accept, follow
+from pytinykv.raft.log import RaftLog
 from pytinykv.raftstore import apply, keys, recovery, snapshot_files
 from pytinykv.raftstore.operations import DELETE_EXPIRED
 from pytinykv.raftstore.peer import RegionPeer
@@ -194,8 +195,6 @@ def votes_twice(patch: Patch) -> None:
 
 @planted("votes for those whose log is behind", "figure-8", 30, LOST)
 def votes_for_those_behind(patch: Patch) -> None:
-    from pytinykv.raft.log import RaftLog
-
     patch.setattr(RaftLog, "is_up_to_date", lambda *_: True)
 
 

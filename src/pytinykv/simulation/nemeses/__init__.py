@@ -2,7 +2,7 @@
 
     links      what goes wrong between programs          programs   what becomes of them
     disks      what goes wrong below them                members    what they are ordered to do
-    moments    deaths that wait for the right message
+    moments    deaths that wait for the right message    streams    what no client of ours does
 
 Swarm testing draws some for each seed. What they share is in `faults`.
 """
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from pytinykv.simulation.nemeses import disks, links, members, moments, programs
+from pytinykv.simulation.nemeses import disks, links, members, moments, programs, streams
 
 if TYPE_CHECKING:
     from pytinykv.simulation.cluster import Cluster
@@ -28,7 +28,11 @@ NEMESES: Final[dict[str, Nemesis]] = {
     "link trouble": links.link_trouble,
     "crashes": programs.crashes,
     "restarts": programs.restarts,
+    "rolling restarts": programs.rolling_restarts,
+    "moved stores": programs.moved_stores,
     "stalls": programs.stalls,
+    "scheduler stalls": programs.scheduler_stalls,
+    "half-closed streams": streams.half_closed_streams,
     "scheduler outages": programs.scheduler_outages,
     "swizzled clogs": links.swizzled_clogs,
     "split brains": links.split_brains,
@@ -44,6 +48,7 @@ NEMESES: Final[dict[str, Nemesis]] = {
     "corrupted reads": disks.corrupted_reads,
     "slow disks": disks.slow_disks,
     "power cuts": programs.power_cuts,
+    "cuts within turns": programs.cuts_within_turns,
     "blackouts": programs.blackouts,
     "stale scheduler": members.stale_scheduler,
     "stale reports": members.stale_reports,

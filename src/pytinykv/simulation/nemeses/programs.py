@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING
 
 from pytinykv.simulation.faults import pause
-from pytinykv.simulation.nodes import ProcessDied, start_until_up
+from pytinykv.simulation.nodes import Node, ProcessDied, start_until_up
 
 if TYPE_CHECKING:
     from pytinykv.simulation.cluster import Cluster
@@ -45,6 +46,51 @@ async def restarts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
         await start_until_up(victim)
 
 
+async def rolling_restarts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Stop one program after the other in good order, the scheduler too, and start each before the next."""
+    while not stop.is_set():
+        nodes: list[Node] = [cluster.scheduler, *cluster.stores]
+        rng.shuffle(nodes)
+        for node in nodes:
+            if not stop.is_set() and node.is_up:
+                with suppress(ProcessDied):
+                    await node.stop()
+                if node is cluster.scheduler and rng.random() < 0.5:
+                    cluster.world.trace.record("clock", node.host, -3000)
+                    node.clock.step_wall(-3000)
+                await pause(stop, rng.choice([0.0, 0.3]) * rng.random())
+                await start_until_up(node)
+            await pause(stop, rng.choice([0.0, 1.0]) * rng.random())
+
+
+async def moved_stores(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Stop stores and start them at another address, with their data."""
+    while not stop.is_set():
+        await pause(stop, 2.0 * rng.random())
+        victim = rng.choice(cluster.stores)
+        if not victim.is_up:
+            continue
+        try:
+            await victim.stop()
+        except ProcessDied:
+            continue
+        victim.move()
+        await start_until_up(victim)
+
+
+async def scheduler_stalls(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Hold the scheduler for a while; what it was asked meanwhile it does afterwards, for callers that have gone."""
+    while not stop.is_set():
+        await pause(stop, 2.0 * rng.random())
+        process = cluster.scheduler.process
+        if process is not None:
+            cluster.world.trace.record("stall", process.host)
+            process.stall()
+            await pause(stop, rng.choice([0.5, 5.0]) * rng.random())
+            cluster.world.trace.record("resume", process.host)
+            process.resume()
+
+
 async def blackouts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
     """Take the power from all stores at one moment, in the middle of everything."""
     while not stop.is_set():
@@ -66,6 +112,17 @@ async def power_cuts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None
         await victim.wait_ended()
         if not victim.running and rng.random() < 0.3:
             victim.cut_power_after(rng.randrange(1, 6))
+        await start_until_up(victim)
+
+
+async def cuts_within_turns(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
+    """Kill stores between two writes of one turn, as between two entries of one run that are applied."""
+    while not stop.is_set():
+        victim = rng.choice(cluster.stores)
+        victim.cut_power_after(rng.randint(1, 5), within_turns=True)
+        await pause(stop, 0.5 * rng.random())
+        victim.disk.power_cut = None
+        await victim.wait_ended()
         await start_until_up(victim)
 
 

@@ -10,6 +10,7 @@ again with some of them left out, the rest as before: each has its own branch of
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from random import Random
 from typing import Any, Final
@@ -22,10 +23,20 @@ from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.disk import DiskTiming
 from pytinykv.simulation.faults import UNRELIABLE
 from pytinykv.simulation.nemeses import NEMESES
+from pytinykv.simulation.nemeses.streams import check_half_closes
+from pytinykv.simulation.nodes import ClientNode
 from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.scenarios.generic import finish
-from pytinykv.simulation.side_workloads import ExpiryWorkload, ImpatientWorkload, SchedulerWorkload, watch_scheduler
-from pytinykv.simulation.workloads import AppendWorkload, RegisterWorkload
+from pytinykv.simulation.side_workloads import (
+    BatchWorkload,
+    ExpiryWorkload,
+    ImpatientWorkload,
+    RecurringWorkload,
+    SchedulerWorkload,
+    TtlWorkload,
+    watch_scheduler,
+)
+from pytinykv.simulation.workloads import AppendWorkload, RegisterWorkload, Session, Workload, until_done
 
 STORM_S = 10.0
 APPENDERS = 2
@@ -38,10 +49,14 @@ NERVOUS = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.03)
 SWEEPING = RaftStoreConfig(region_heartbeat_s=1.0, expiry_pause_s=0.1)
 RIVALLING = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.05, election_ticks=3, heartbeat_ticks=1)
 """So few ticks to draw from that peers often campaign in the same term."""
+PIECEMEAL = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.03, append_bytes_max=1)
+"""Each command is an entry of its own, so that several are applied in a run."""
 PAIRED = RaftStoreConfig(region_heartbeat_s=1.0, tick_s=0.05, election_ticks=2, heartbeat_ticks=1)
 ONE_BY_ONE = RaftStoreConfig(region_heartbeat_s=1.0, append_bytes_max=1, inflight_appends_max=1, tick_s=0.02)
 CLOCK_RATE_ERROR_MAX = 0.02
 """Well within `RaftStoreConfig.clock_drift_max`, which both ends of a lease share."""
+CLOCK_ERROR_S = 1.0
+"""How far such a clock is off at most at the end of a story."""
 MAD_CLOCK_RATE_MAX = 2.0
 """Far beyond it: a lease would be worth nothing, so `mad clocks` come without. All other promises have to hold."""
 
@@ -67,8 +82,17 @@ SETTINGS: Final[dict[str, Callable[[Random], dict[str, Any]]]] = {
         "snapshot_keep_s": 1.0,
     },
     "quick to give up": lambda _rng: {"undetermined_after_s": 1.0},
+    "tiny apply runs": lambda rng: {"apply_bytes_max": rng.choice([1, 100])},
+    "eager sweep": lambda rng: {"expiry_pause_s": rng.choice([0.0, 0.3])},
 }
 """Small settings of the stores."""
+RIVALS: Final[dict[str, Callable[[Session, Random, float], Workload]]] = {
+    "register": lambda session, rng, think_s: RegisterWorkload(session, rng, keys=3, think_s=think_s),
+    "batch": lambda session, rng, think_s: BatchWorkload(session, rng, keys=4, think_s=think_s),
+    "ttl": lambda session, rng, think_s: TtlWorkload(session, rng, keys=3, think_s=think_s),
+    "recurring": lambda session, rng, think_s: RecurringWorkload(session, rng, think_s=think_s),
+}
+"""What clients may quarrel over."""
 CONDITIONS: Final = (
     "bad network",
     "wrong clocks",
@@ -80,6 +104,17 @@ CONDITIONS: Final = (
     "short deadlines",
 )
 """What else a seed may draw."""
+
+
+PAIRS: Final = tuple(Random(1).sample(pairs := list(itertools.combinations(sorted(NEMESES), 2)), len(pairs)))
+"""All pairs of nemeses, in an order that has nothing to do with their names."""
+KINDS: Final = frozenset({*NEMESES, *CONDITIONS, *SETTINGS})
+"""All kinds of faults, conditions and settings that may be left out or put in."""
+
+
+def pair_for(seed: int) -> tuple[str, str]:
+    """Return the pair of nemeses whose turn it is: by chance most of them meet in one of 250 storms only."""
+    return PAIRS[seed % len(PAIRS)]
 
 
 def draw_options(rng: Random) -> ClusterOptions:
@@ -116,7 +151,55 @@ def with_settings(options: ClusterOptions, rng_for: Callable[[str], Random]) -> 
 @scenario("storm", draw_options, prepare=with_settings)
 async def storm(cluster: Cluster) -> None:
     """A random part of all faults, with random settings; then everything has to come to rest."""
-    await weather(cluster, [name for name in cluster.options.drawn if name in NEMESES])
+    rivals = cluster.world.rng_for("rivals").choice(["register", "register", *sorted(RIVALS)])
+    if "mad clocks" in cluster.options.drawn and rivals == "ttl":
+        rivals = "register"  # when a value ends is told by these clocks
+    await weather(cluster, [name for name in cluster.options.drawn if name in NEMESES], rivals)
+
+
+@scenario("batches", ClusterOptions(stores=3, clients=5, raftstore=CALM, think_s=0.1))
+async def batches(cluster: Cluster) -> None:
+    """Clients write, read and delete several keys at once, and whole ranges, while leaders change."""
+    await weather(cluster, ["leader changes"], "batch")
+
+
+@scenario("ttl", ClusterOptions(stores=3, clients=6, raftstore=SWEEPING, think_s=0.05, patience_s=60.0))
+async def ttl(cluster: Cluster) -> None:
+    """Values are read, renewed and swapped about the second in which they end, beside an eager sweep."""
+    await weather(cluster, ["leader changes"], "ttl")
+
+
+@scenario("replays", ClusterOptions(stores=3, clients=10, raftstore=PIECEMEAL, think_s=0.01, patience_s=120.0))
+async def replays(cluster: Cluster) -> None:
+    """Stores die between two steps on their disks while values that come back are swapped: nothing is applied twice."""
+    for store in cluster.stores:
+        store.disk.timing = DiskTiming(work_extra_mean_s=0.05)
+    cluster.observer.watched = (b"d" + RecurringWorkload.KEY,)
+    await weather(cluster, ["cuts within turns"], "recurring")
+
+
+@scenario("removals", ClusterOptions(stores=5, clients=3, raftstore=IMPATIENT, think_s=0.1, patience_s=120.0))
+async def removals(cluster: Cluster) -> None:
+    """Members are removed while old messages to them and of them are still on slow links: who is gone stays gone."""
+    await weather(cluster, ["member changes", "slow links"])
+
+
+@scenario("rolling", ClusterOptions(stores=3, clients=4, raftstore=CALM, think_s=0.05, patience_s=60.0))
+async def rolling(cluster: Cluster) -> None:
+    """Programs are stopped in good order and started again one by one, the scheduler too, and clients half-close streams."""
+    await weather(cluster, ["rolling restarts", "half-closed streams"])
+
+
+@scenario("moves", ClusterOptions(stores=3, clients=4, raftstore=CALM, think_s=0.05, patience_s=60.0))
+async def moves(cluster: Cluster) -> None:
+    """Stores are stopped and come back at another address; clients and the other stores find them."""
+    await weather(cluster, ["moved stores"])
+
+
+@scenario("scheduler-stalls", ClusterOptions(stores=3, clients=3, raftstore=CALM, think_s=0.1, patience_s=60.0))
+async def scheduler_stalls(cluster: Cluster) -> None:
+    """The scheduler is held again and again; afterwards every client gets timestamps and ids at once."""
+    await weather(cluster, ["scheduler stalls"])
 
 
 @scenario("split-brain", ClusterOptions(clients=CLIENTS, raftstore=CALM, think_s=0.04, attempt_timeout_s=0.3))
@@ -214,16 +297,21 @@ async def expiry(cluster: Cluster) -> None:
     await finish(work)
 
 
-async def weather(cluster: Cluster, chosen: list[str]) -> None:
-    """Let clients work under the chosen nemeses and the drawn conditions, heal, and check."""
+async def weather(cluster: Cluster, chosen: list[str], rivals: str = "register") -> None:
+    """Let clients work under the chosen nemeses and the drawn conditions, heal, and check.
+
+    `rivals`: what the clients do that have no keys of their own, one of `RIVALS`.
+    """
     drawn = [*(name for name in cluster.options.drawn if name not in NEMESES), *chosen]
+    drawn += [name for name in cluster.options.added if name in NEMESES and name not in drawn]
     drawn = [name for name in drawn if cluster.may(name)]
     cluster.world.trace.record("nemeses", *drawn)
     cluster.notes.extend(drawn)
     cluster.begin_trouble(drawn)
     set_up_machines(cluster, drawn)
     stop_clients, stop_trouble = asyncio.Event(), asyncio.Event()
-    appenders, work = start_clients(cluster, stop_clients)
+    scheduler_work = SchedulerWorkload()
+    appenders, work = start_clients(cluster, stop_clients, scheduler_work, rivals)
     trouble = [
         cluster.world.loop.create_task(_run(cluster, name, stop_trouble), name=f"nemesis:{name}")
         for name in drawn
@@ -235,6 +323,9 @@ async def weather(cluster: Cluster, chosen: list[str]) -> None:
     await finish(trouble)
     cluster.heal()
     await cluster.heal_programs()
+    await check_recovers(cluster, scheduler_work)
+    if "half-closed streams" in drawn:
+        await check_half_closes(cluster)
     stop_clients.set()
     await finish(work)
     await finish(
@@ -249,6 +340,28 @@ async def _run(cluster: Cluster, name: str, stop: asyncio.Event) -> None:
     await NEMESES[name](cluster, cluster.world.rng_for(f"nemesis/{name}"), stop)
 
 
+async def check_recovers(cluster: Cluster, scheduler_work: SchedulerWorkload) -> None:
+    """Liveness: with nothing wrong any more each client can read, and gets a timestamp and an id, within a tight bound."""
+    limit_s = recovery_bound_s(cluster)
+
+    async def check(client: ClientNode) -> None:
+        assert client.client is not None
+        await until_done(
+            lambda: client.get(b"register 0", timeout_s=limit_s), limit_s=limit_s, what=f"a read of {client.host}"
+        )
+        await scheduler_work.check_alive(client.client, limit_s)
+
+    started = cluster.world.loop.time()
+    await finish([client.spawn("recovers", check(client)) for client in cluster.clients])
+    cluster.recovered_after_s = cluster.world.loop.time() - started
+
+
+def recovery_bound_s(cluster: Cluster) -> float:
+    """Return how long a read may take after healing: one election, which takes up to twice its timeout, and one attempt."""
+    config = cluster.options.raftstore
+    return 2 * config.tick_s * config.election_ticks + ClientConfig().read_attempt_timeout_s
+
+
 def set_up_machines(cluster: Cluster, drawn: list[str]) -> None:
     """Give machines clocks that run wrong, within the bound, and slow disks, and the network its quality."""
     if "bad network" in drawn:
@@ -258,6 +371,8 @@ def set_up_machines(cluster: Cluster, drawn: list[str]) -> None:
     clocks, machines = cluster.world.rng_for("wrong clocks"), cluster.world.rng_for("slow machines")
     mad = cluster.world.rng_for("mad clocks")
     for store in cluster.stores:
+        if "wrong clocks" in drawn:
+            cluster.history.clock_error_s = CLOCK_ERROR_S
         if "wrong clocks" in drawn and clocks.random() < 0.7:
             rate = 1 + CLOCK_RATE_ERROR_MAX * (2 * clocks.random() - 1)
             cluster.world.trace.record("clock", store.host, f"runs at {rate:.4f}")
@@ -272,12 +387,13 @@ def set_up_machines(cluster: Cluster, drawn: list[str]) -> None:
             store.disk.timing = DiskTiming(work_extra_mean_s=0.01, stall=0.05)
 
 
-def start_clients(cluster: Cluster, stop: asyncio.Event) -> tuple[list[AppendWorkload], list[asyncio.Task[None]]]:
+def start_clients(
+    cluster: Cluster, stop: asyncio.Event, scheduler_work: SchedulerWorkload, rivals: str
+) -> tuple[list[AppendWorkload], list[asyncio.Task[None]]]:
     """Start all clients' work; return the appenders, who have something to check later, and the tasks."""
     options = cluster.options
     appenders: list[AppendWorkload] = []
     work: list[asyncio.Task[None]] = []
-    scheduler_work = SchedulerWorkload()
     for number, client in enumerate(cluster.clients):
         rng = cluster.world.rng_for(f"{client.host}/workload")
         session = cluster.session(client)
@@ -289,7 +405,7 @@ def start_clients(cluster: Cluster, stop: asyncio.Event) -> tuple[list[AppendWor
             impatient = ImpatientWorkload(session, rng, keys=3, think_s=options.think_s)
             work.append(client.spawn("workload", impatient.run(stop)))
         else:
-            rival = RegisterWorkload(session, rng, keys=3, think_s=options.think_s)
+            rival = RIVALS[rivals](session, rng, options.think_s)
             work.append(client.spawn("workload", rival.run(stop)))
     for client in cluster.clients[-2:]:
         assert client.client is not None
