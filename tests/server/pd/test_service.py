@@ -48,7 +48,7 @@ async def test_request_of_another_cluster_is_refused_everywhere(pd: Pd) -> None:
 
 
 async def test_method_that_is_not_there_says_so(pd: Pd) -> None:
-    for name in ("SplitRegions", "Nonsense"):
+    for name in ("SyncRegions", "Nonsense"):
         with pytest.raises(RpcError) as caught:
             await pd.raw(name, pdpb_pb2.SplitRegionsRequest(header=pd.header()))
         assert caught.value.code is StatusCode.UNIMPLEMENTED
@@ -151,14 +151,18 @@ async def test_unknown_and_wrong_stores_get_clear_errors(pd: Pd) -> None:
         assert (await pd.refused("PutStore", store=store(absurd))).code is StatusCode.INVALID_ARGUMENT
     no_address = metapb_pb2.Store(id=9)
     assert "has no address" in (await pd.refused("PutStore", store=no_address)).message
-    taken = await pd.refused("PutStore", store=store(9, store(1).address))
-    assert taken.code is StatusCode.ALREADY_EXISTS
+    owner = store(1)
+    owner.start_timestamp = 100
+    await pd.ok("PutStore", store=owner)
+    taken = (await pd.call("PutStore", store=store(9, owner.address))).header.error
+    assert taken.type == ERROR.DUPLICATED_ENTRY
     assert "duplicated store address" in taken.message
+    assert "`tinykv ctl store remove 1`" in taken.message
 
 
 async def test_removed_store_is_told_that_it_is_a_tombstone(pd: Pd) -> None:
     await pd.bootstrap()
-    await pd.scheduler.remove_store(3)
+    await pd.scheduler.take_offline(3)
     assert (await pd.ok("GetStore", store_id=3)).store.state == metapb_pb2.StoreState.Offline
     await pd.ok("StoreHeartbeat", stats=pdpb_pb2.StoreStats(store_id=3))
     await pd.scheduler.mark_tombstone(3)
@@ -324,7 +328,7 @@ async def test_order_is_pushed_without_a_heartbeat(pd: Pd) -> None:
 
 async def test_leader_is_told_to_hand_over(pd: Pd) -> None:
     await pd.bootstrap(stores=(1, 2, 3, 4))
-    await pd.scheduler.remove_store(1)
+    await pd.scheduler.take_offline(1)
     requests, responses = pd.stream("RegionHeartbeat")
     requests.send(pd.heartbeat(region(10, stores=(1, 2, 3, 4))))
     order = await anext(responses)
@@ -433,6 +437,7 @@ async def test_configuration_can_be_read_and_changed(pd: Pd) -> None:
 
 
 async def test_scatter_admits_that_nothing_was_scattered(pd: Pd) -> None:
+    """No leader has reported the region."""
     await pd.bootstrap()
     response = await pd.ok("ScatterRegion", regions_id=[10])
     assert (response.finished_percentage, list(response.failed_regions_id)) == (0, [10])
@@ -491,3 +496,117 @@ async def test_a_copy_of_a_store_is_refused_until_the_store_has_stopped(pd: Pd) 
     await pd.ok("PutStore", store=other)
     stats = pdpb_pb2.StoreStats(store_id=4, start_time=1)
     assert await pd.error("StoreHeartbeat", stats=stats) == ERROR.DUPLICATED_ENTRY
+
+
+async def test_split_orders_reach_the_leader_and_the_answer_tells_how_far_it_is(pd: Pd) -> None:
+    await pd.bootstrap()
+    requests, responses = pd.stream("RegionHeartbeat")
+    requests.send(pd.heartbeat(region(10)))
+    asked = asyncio.ensure_future(pd.ok("SplitRegions", split_keys=[b"t", b"g", b"g"]))
+    order = await anext(responses)
+    assert (order.region_id, order.region_epoch.version, order.target_peer.store_id) == (10, 1, 1)
+    assert order.split_region == pdpb_pb2.SplitRegion(policy=pdpb_pb2.USEKEY, keys=[b"g", b"t"])
+    requests.send(pd.heartbeat(region(20, b"", b"g", version=2)))
+    half = await asked
+    assert (half.finished_percentage, list(half.regions_id)) == (0, [])
+    again = asyncio.ensure_future(pd.ok("SplitRegions", split_keys=[b"t", b"g"]))
+    requests.send(pd.heartbeat(region(21, b"g", b"t", version=2)))
+    requests.send(pd.heartbeat(region(10, b"t", version=2)))
+    whole = await again
+    assert (whole.finished_percentage, list(whole.regions_id)) == (100, [21, 10])
+    (split,) = (one for one in (await pd.admin("ListOperators")).operators if one.description == "split")
+    assert (split.status, list(split.steps)) == (pdpb_pb2.OperatorStatus.SUCCESS, ["split at 2 keys"])
+    requests.end()
+    async for _ in responses:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ([], "no key"),
+        ([b"a", b""], "empty key"),
+        ([b"%d" % n for n in range(4097)], "4097 keys"),
+        ([b"x" * 16_385], "16385 bytes"),
+    ],
+)
+async def test_split_keys_that_make_no_sense_are_refused(pd: Pd, keys: list[bytes], why: str) -> None:
+    await pd.bootstrap()
+    error = await pd.refused("SplitRegions", split_keys=keys)
+    assert error.code is StatusCode.INVALID_ARGUMENT
+    assert why in error.message
+
+
+async def test_store_is_removed_by_an_administrator(pd: Pd) -> None:
+    await pd.bootstrap((1, 2, 3))
+    refused = await pd.admin_refused("RemoveStore", store_id=2)
+    assert refused.code is StatusCode.ABORTED
+    assert refused.message == (
+        "store 2 can't be removed: each region needs 3 replicas on different stores, and without store 2 there are only 2"
+        " that can hold one (1, 3): start another store first"
+    )
+    await pd.ok("PutStore", store=store(4))
+    await pd.report(region(10, version=2))
+    removal = await pd.admin("RemoveStore", store_id=2)
+    assert (removal.state, removal.regions_left, removal.obstacle) == (metapb_pb2.StoreState.Offline, 1, "")
+    await pd.admin("RestoreStore", store_id=2)
+    assert (await pd.ok("GetStore", store_id=2)).store.state == metapb_pb2.StoreState.Up
+    await pd.admin("RemoveStore", store_id=2)
+    await pd.report(region(10, stores=(1, 3, 4), version=2, conf_ver=4))
+    await pd.scheduler._mark_empty_stores()
+    removal = await pd.admin("RemoveStore", store_id=2)
+    assert (removal.state, removal.regions_left) == (metapb_pb2.StoreState.Tombstone, 0)
+    assert (await pd.admin_refused("RemoveStore", store_id=77)).code is StatusCode.NOT_FOUND
+    gone = await pd.admin("RestoreStore", store_id=2)
+    assert gone.header.error.type == ERROR.STORE_TOMBSTONE
+
+
+async def test_leader_is_moved_by_an_administrator_and_operators_are_told(pd: Pd) -> None:
+    await pd.bootstrap()
+    await pd.report(region(10, version=2))
+    assert (await pd.admin("TransferLeader", region_id=10, store_id=1)).leads_already
+    assert not (await pd.admin("TransferLeader", region_id=10, store_id=3)).leads_already
+    pd.clock.advance(2)
+    (running,) = (await pd.admin("ListOperators")).operators
+    assert (running.region_id, running.kind, running.status) == (10, "admin", pdpb_pb2.OperatorStatus.RUNNING)
+    assert (list(running.steps), running.done_steps) == (["transfer leader from store 1 to store 3"], 0)
+    assert (running.duration_ms, running.ended_ago_ms) == (2000, 0)
+    busy = await pd.admin_refused("TransferLeader", region_id=10, store_id=2)
+    assert "another request is carried out: transfer leader (region 10" in busy.message
+    pd.clock.advance(20)
+    pd.scheduler.tick()
+    pd.clock.advance(1)
+    (ended,) = (await pd.admin("ListOperators")).operators
+    assert (ended.status, ended.duration_ms, ended.ended_ago_ms) == (pdpb_pb2.OperatorStatus.TIMEOUT, 22_000, 1000)
+    unknown = await pd.admin("TransferLeader", region_id=99, store_id=1)
+    assert unknown.header.error.type == ERROR.REGION_NOT_FOUND
+    assert (await pd.admin_refused("TransferLeader", region_id=10, store_id=77)).code is StatusCode.NOT_FOUND
+    silent = await pd.admin_refused("TransferLeader", region_id=10, store_id=2)
+    assert silent.message.endswith("the store has been silent for 23 s")
+
+
+async def test_leader_is_not_moved_where_it_can_not_lead(pd: Pd) -> None:
+    await pd.bootstrap((1, 2, 3, 4))
+    behind = region(10, version=2)
+    requests, responses = pd.stream("RegionHeartbeat")
+    requests.send(pd.heartbeat(behind, pending_peers=[behind.peers[2]]))
+    requests.end()
+    assert [response async for response in responses] == []
+    for store_id, why in ((3, "is behind or does not answer"), (4, "no peer there, but on stores 1, 2, 3")):
+        refused = await pd.admin_refused("TransferLeader", region_id=10, store_id=store_id)
+        assert refused.code is StatusCode.ABORTED
+        assert why in refused.message
+
+
+async def test_scatter_moves_what_it_can(pd: Pd) -> None:
+    await pd.bootstrap((1, 2, 3, 4, 5, 6))
+    await pd.report(region(10, b"", b"m", version=2), region(11, b"m", version=2))
+    done = await pd.ok("ScatterRegion", regions_id=[10, 11])
+    assert (done.finished_percentage, list(done.failed_regions_id)) == (100, [])
+    assert [
+        (one.region_id, list(one.steps)[-1])
+        for one in (await pd.admin("ListOperators")).operators
+        if one.description == "scatter"
+    ] == [(11, "remove peer on store 1")]
+    refused = await pd.ok("ScatterRegion", regions_id=[10, 11])
+    assert (refused.finished_percentage, list(refused.failed_regions_id)) == (50, [11])
