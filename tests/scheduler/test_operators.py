@@ -196,6 +196,14 @@ def test_operator_of_a_person_replaces_another_and_stale_ones_do_not_start(decis
     assert not decisions.operators.add(operator(info), decisions.now), "nothing to do"
 
 
+@pytest.mark.tinykv("TestOperatorKind")
+def test_kinds_are_told_as_words_and_read_from_them() -> None:
+    assert [str(kind) for kind in OperatorKind] == ["replica", "leader", "region", "admin"]
+    assert [OperatorKind(word) for word in ("admin", "region")] == [OperatorKind.ADMIN, OperatorKind.REGION]
+    with pytest.raises(ValueError, match="foobar"):
+        OperatorKind("foobar")
+
+
 @pytest.mark.tinykv("TestOperatorCount")
 def test_running_operators_are_counted_by_kind_and_store(decisions: Decisions) -> None:
     one, two = region(1, b"", b"m"), region(2, b"m")
