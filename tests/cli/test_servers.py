@@ -21,6 +21,7 @@ from pytinykv.wire.pb import pdpb_pb2
 pytestmark = pytest.mark.xdist_group("processes")
 
 ANY = "127.0.0.1:0"
+HAS_IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,22 @@ def test_a_scheduler_prints_one_ready_line_and_exits_0(tmp_path: Path, number: i
         assert running.stop(number) == 0
         assert len(running.output.splitlines()) == 1
         assert "nothing left behind" in running.errors
+
+
+@pytest.mark.parametrize("host", ["[::1]", "localhost"])
+def test_all_ports_work_over_ipv6_and_at_a_name(tmp_path: Path, host: str) -> None:
+    if not HAS_IPV6:
+        pytest.skip("this machine has no IPv6")
+    own = ("--addr", f"http://{host}:0", "--status-addr", f"{host}:0")
+    with started(tmp_path, "scheduler", "--data-dir", tmp_path / "pd", *own) as scheduler:
+        address = scheduler.ready()["addr"]
+        with started(tmp_path, "store", "--data-dir", tmp_path / "store", *own, "--scheduler", address) as store:
+            facts = store.ready()
+            assert facts["addr"].startswith(f"{host}:")
+            for page in (facts["status"], scheduler.ready()["status"]):
+                assert urllib.request.urlopen(f"http://{page}/healthz", timeout=10).read() == b"ok\n"
+            assert tinykv("put", "k", "v", "--scheduler", address).returncode == 0
+            assert tinykv("doctor", facts["status"]).returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
