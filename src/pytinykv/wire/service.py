@@ -72,9 +72,9 @@ Response = Message | bytes
 """What a service answers: a message, or its encoding."""
 
 
-def encoded(response: Response) -> bytes:
-    """Return a response as it travels."""
-    return response if isinstance(response, bytes) else response.SerializeToString()
+def encoded(message: Message | bytes) -> bytes:
+    """Return a message as it travels."""
+    return message if isinstance(message, bytes) else message.SerializeToString()
 
 
 class Service(Protocol):
@@ -105,8 +105,8 @@ class Service(Protocol):
 class BidiStream(Protocol):
     """The calling end of one streaming call. One task receives; any task may send or close."""
 
-    def send_nowait(self, message: Message) -> None:
-        """Hand `message` over without waiting.
+    def send_nowait(self, message: Message | bytes) -> None:
+        """Hand `message`, or its encoding, over without waiting.
 
         Raises `RpcError`: RESOURCE_EXHAUSTED when the bounded buffer is full (the message was not taken), the
         stream's own status when it is broken, CANCELLED after `close`.

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytinykv.raftstore.keys import RAW_TAGS, raw_end
 from pytinykv.raftstore.raw_values import live_value, remaining_ttl_s
-from pytinykv.server.kv.encoding import field_tag, varint, write_pair
+from pytinykv.server.kv.encoding import write_pair
 from pytinykv.server.kv.kinds import ROW_COST, CommandContext, InvalidRequestError, View
 from pytinykv.server.kv.raw_requests import check_key, clip, key_tag
 from pytinykv.storage import ColumnFamily
 from pytinykv.wire.checksum import RangeChecksum, checksum_pairs
+from pytinykv.wire.encoding import field_tag, varint
 from pytinykv.wire.limits import RAW_SCAN_LIMIT_MAX
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 
