@@ -113,7 +113,7 @@ def test_a_data_directory_of_a_newer_version(founded: Cluster, refused: Callable
     founded.stores[0].wait_ready()
 
 
-def test_a_data_directory_that_is_somebody_elses(tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_a_data_directory_of_another_program(tmp_path: Path, refused: Callable[..., str]) -> None:
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler" / "thesis.tex").touch()
     said = refused(Cluster(tmp_path).scheduler)
@@ -207,7 +207,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(small_disk: Path, new_cluster: Callable[..., Cluster]) -> None:
-    """The store stops, loudly; the others go on, and nothing acknowledged is lost. With space again, it comes back."""
+    """The store stops with an error; the others go on, and nothing acknowledged is lost. With space again, it comes back."""
     cluster = new_cluster()
     cluster.start(stores=2)
     store = cluster.make_store()
@@ -275,7 +275,7 @@ def test_a_damaged_file(fresh_cluster: Cluster, refused: Callable[..., str], kin
 
 
 def test_damage_that_only_a_read_finds(fresh_cluster: Cluster) -> None:
-    """A leader that meets a damaged block stops, loudly, and the others answer what it was asked."""
+    """A leader that meets a damaged block stops with an error, and the others answer what it was asked."""
     with pytinykv.connect(fresh_cluster.address, timeout=30.0) as db:
         db.raw.batch_put(PAIRS)
         fresh_cluster.wait_replicated(3)
@@ -356,7 +356,7 @@ def test_a_damaged_file_of_the_scheduler(founded: Cluster, refused: Callable[...
     founded.scheduler.wait_ready()
 
 
-def test_an_address_nobody_listens_at_is_no_cluster() -> None:
+def test_an_address_without_a_listener_is_no_cluster() -> None:
     address = free_address()
     with pytest.raises(pytinykv.SchedulerUnavailableError, match=f"asked {address}"):
         pytinykv.connect(address, timeout=0.5)

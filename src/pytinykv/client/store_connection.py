@@ -28,13 +28,12 @@ from pytinykv.client.config import ClientConfig
 from pytinykv.client.route import Route
 from pytinykv.lifecycle import Scope
 from pytinykv.transport.status import FINAL_CODES
-from pytinykv.wire import BidiStream, Connector, RpcError, StatusCode
+from pytinykv.wire import BATCH_COMMANDS, BidiStream, Connector, RpcError, StatusCode
 from pytinykv.wire.encoding import member_head
 from pytinykv.wire.pb import tikvpb_pb2
 
 _log = logging.getLogger(__name__)
 
-BATCH_COMMANDS = "/tikvpb.Tikv/BatchCommands"
 PROBE_ID = 0
 """The request id of probes; those of commands begin at 1."""
 EXPIRY_GRAIN_S = 0.002

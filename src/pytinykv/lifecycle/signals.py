@@ -185,7 +185,7 @@ class _Process:
         report = await scope.stop(self._stop_deadline_s)
         strays: list[Leak] = []
         if not report.forced:
-            self.watch.hush()
+            self.watch.stop_looking()
             strays = await _strays(inherited, opened)
             report = dataclasses.replace(report, after=take_census())
         if self._on_report is not None:

@@ -84,7 +84,7 @@ class Watch:
         self._wanted: Final = threading.Event()
         """Set when the graph is to be logged."""
         self._is_over = False
-        self._is_hushed = False
+        self._stopped_looking = False
         self._looking: Final = threading.Lock()
         """Held during a look."""
         self._thread: Final = threading.Thread(target=self._run, name=f"{name}/watch", daemon=True)
@@ -107,12 +107,12 @@ class Watch:
         self._wake()
         self._thread.join(_JOIN_S)
 
-    def hush(self) -> None:
+    def stop_looking(self) -> None:
         """Look at nothing any more, and wait until a look under way is over. The thread stays, until `stop`.
 
         What is left can be counted only then: a look keeps the frames alive that it describes, and what they hold.
         """
-        self._is_hushed = True
+        self._stopped_looking = True
         if self._looking.acquire(timeout=_JOIN_S):
             self._looking.release()
 
@@ -159,7 +159,7 @@ class Watch:
                 _log.exception("%s: the watch could not look", self._name)
 
     def _look(self) -> None:
-        if self._is_over or self._is_hushed:
+        if self._is_over or self._stopped_looking:
             return
         if self._wanted.is_set():
             self._wanted.clear()

@@ -6,7 +6,7 @@ to one address, in frames:
     client to server   ("call", id, path, bytes)   ("open", id, path)   ("message", id, bytes)   ("end", id)   ("cancel", id)
     server to client   ("message", id, bytes)      ("status", id, code, text)
 
-What a caller sees is what gRPC shows: UNAVAILABLE when the connection breaks or no server listens, DEADLINE_EXCEEDED when his
+What a caller sees is what gRPC shows: UNAVAILABLE when the connection breaks or no server listens, DEADLINE_EXCEEDED when its
 time is over (the server may still act), CANCELLED after `close`, UNKNOWN when a handler raised something else; the latter
 is also kept in the loop's errors, because it is a bug.
 """
@@ -26,13 +26,12 @@ from pytinykv.simulation.connection import Connection, End, Frame
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.network import Network
 from pytinykv.simulation.process import Process
-from pytinykv.wire import MethodSpec, RpcError, Service, StatusCode, encoded, service_methods
+from pytinykv.wire import BATCH_COMMANDS, MethodSpec, RpcError, Service, StatusCode, encoded, service_methods
 from pytinykv.wire.pb import tikvpb_pb2
 
 SERVER_GRACE_S: Final = 0.5
 """How long handlers may go on when their scope stops the server."""
 BUFFER_FULL_S: Final = 0.05
-BATCH_COMMANDS: Final = "/tikvpb.Tikv/BatchCommands"
 METHODS: Final = {**service_methods("tikvpb.Tikv"), **service_methods("pdpb.PD")}
 
 

@@ -16,9 +16,19 @@ Left out: TinyKV's own dialect (`tinykvpb`, `schedulerpb`); the errors of transa
 from __future__ import annotations
 
 from pytinykv.transport import RpcError, StatusCode
-from pytinykv.wire.service import BidiStream, Connector, MethodSpec, Response, Service, encoded, service_methods
+from pytinykv.wire.service import (
+    BATCH_COMMANDS,
+    BidiStream,
+    Connector,
+    MethodSpec,
+    Response,
+    Service,
+    encoded,
+    service_methods,
+)
 
 __all__ = [
+    "BATCH_COMMANDS",
     "BidiStream",
     "Connector",
     "MethodSpec",

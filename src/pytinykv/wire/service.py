@@ -11,13 +11,16 @@ from the protobuf descriptors and are listed nowhere else:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from pytinykv.wire.pb import POOL, healthpb_pb2, pdpb_pb2, tikvpb_pb2
+
+BATCH_COMMANDS: Final = "/tikvpb.Tikv/BatchCommands"
+"""The path of the stream of frames, each of many commands or answers."""
 
 # A service can be found in the pool only after the module that defines it was imported.
 _DEFINING_MODULES = (healthpb_pb2, pdpb_pb2, tikvpb_pb2)

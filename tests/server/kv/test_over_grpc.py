@@ -13,10 +13,9 @@ from pytinykv.lifecycle import Scope
 from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.server.host.grpc_binding import bind_service
 from pytinykv.server.kv import answers
-from pytinykv.server.kv.service import BATCH_COMMANDS
 from pytinykv.storage import ColumnFamily
 from pytinykv.transport.rpc import RpcChannel, RpcServer
-from pytinykv.wire import RpcError, StatusCode
+from pytinykv.wire import BATCH_COMMANDS, RpcError, StatusCode
 from pytinykv.wire.pb import tikvpb_pb2
 
 FRAMES = 300

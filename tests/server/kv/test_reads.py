@@ -21,10 +21,9 @@ from pytinykv.server.kv import answers, reads
 from pytinykv.server.kv.answers import AnswerBudget, Answers, Batch
 from pytinykv.server.kv.commands import MEMBERS
 from pytinykv.server.kv.kinds import ROW_COST
-from pytinykv.server.kv.service import BATCH_COMMANDS
 from pytinykv.storage import ColumnFamily
 from pytinykv.storage.changes import DELETE, PUT
-from pytinykv.wire import RpcError, StatusCode
+from pytinykv.wire import BATCH_COMMANDS, RpcError, StatusCode
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 from pytinykv.wire.pb import tikvpb_pb2
 

@@ -253,7 +253,7 @@ class Reader:
             get = request.requests.add().RawGet
             get.context.CopyFrom(self._context)
             get.key = key
-        stream: BidiStream = self._connector.stream(self._address, "/tikvpb.Tikv/BatchCommands")
+        stream: BidiStream = self._connector.stream(self._address, BATCH_COMMANDS)
         answered = found = 0
         try:
             stream.send_nowait(request)
