@@ -176,7 +176,7 @@ class AppendWorkload:
         self._session = session
         self._rng = rng
         self._think_s = think_s
-        self._patience_s = success_within_s
+        self._success_within_s = success_within_s
         self._round = 0
         self._count = 0
 
@@ -238,7 +238,7 @@ class AppendWorkload:
             )
 
     async def _repeat(self, operation: Callable[[], Awaitable[T]], what: str) -> T:
-        return await until_done(operation, limit_s=self._patience_s, what=f"{what} of {self._session.name}")
+        return await until_done(operation, limit_s=self._success_within_s, what=f"{what} of {self._session.name}")
 
 
 class RegisterWorkload:

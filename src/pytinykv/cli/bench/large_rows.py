@@ -29,7 +29,7 @@ from pytinykv.client import ClientError
 from pytinykv.client.grpc_connector import GrpcConnector
 from pytinykv.lifecycle import start_child
 from pytinykv.lifecycle.signals import run_process
-from pytinykv.wire import RpcError
+from pytinykv.wire import BATCH_COMMANDS, RpcError
 from pytinykv.wire.limits import RAW_SCAN_LIMIT_MAX
 from pytinykv.wire.pb import kvrpcpb_pb2, pdpb_pb2, tikvpb_pb2
 

@@ -163,13 +163,13 @@ async def batches(cluster: Cluster) -> None:
     await weather(cluster, ["leader changes"], "batch")
 
 
-@scenario("ttl", ClusterOptions(stores=3, clients=6, raftstore=SWEEPING, think_s=0.05, patience_s=60.0))
+@scenario("ttl", ClusterOptions(stores=3, clients=6, raftstore=SWEEPING, think_s=0.05, success_within_s=60.0))
 async def ttl(cluster: Cluster) -> None:
     """Values are read, renewed and swapped about the second in which they end, beside an eager sweep."""
     await weather(cluster, ["leader changes"], "ttl")
 
 
-@scenario("replays", ClusterOptions(stores=3, clients=10, raftstore=PIECEMEAL, think_s=0.01, patience_s=120.0))
+@scenario("replays", ClusterOptions(stores=3, clients=10, raftstore=PIECEMEAL, think_s=0.01, success_within_s=120.0))
 async def replays(cluster: Cluster) -> None:
     """Stores die between two steps on their disks while values that come back are swapped: nothing is applied twice."""
     for store in cluster.stores:
@@ -178,25 +178,25 @@ async def replays(cluster: Cluster) -> None:
     await weather(cluster, ["cuts within turns"], "recurring")
 
 
-@scenario("removals", ClusterOptions(stores=5, clients=3, raftstore=IMPATIENT, think_s=0.1, patience_s=120.0))
+@scenario("removals", ClusterOptions(stores=5, clients=3, raftstore=IMPATIENT, think_s=0.1, success_within_s=120.0))
 async def removals(cluster: Cluster) -> None:
     """Members are removed while old messages to them and of them are still on slow links: who is gone stays gone."""
     await weather(cluster, ["member changes", "slow links"])
 
 
-@scenario("rolling", ClusterOptions(stores=3, clients=4, raftstore=CALM, think_s=0.05, patience_s=60.0))
+@scenario("rolling", ClusterOptions(stores=3, clients=4, raftstore=CALM, think_s=0.05, success_within_s=60.0))
 async def rolling(cluster: Cluster) -> None:
     """Programs are stopped in good order and started again one by one, the scheduler too, and clients half-close streams."""
     await weather(cluster, ["rolling restarts", "half-closed streams"])
 
 
-@scenario("moves", ClusterOptions(stores=3, clients=4, raftstore=CALM, think_s=0.05, patience_s=60.0))
+@scenario("moves", ClusterOptions(stores=3, clients=4, raftstore=CALM, think_s=0.05, success_within_s=60.0))
 async def moves(cluster: Cluster) -> None:
     """Stores are stopped and come back at another address; clients and the other stores find them."""
     await weather(cluster, ["moved stores"])
 
 
-@scenario("scheduler-stalls", ClusterOptions(stores=3, clients=3, raftstore=CALM, think_s=0.1, patience_s=60.0))
+@scenario("scheduler-stalls", ClusterOptions(stores=3, clients=3, raftstore=CALM, think_s=0.1, success_within_s=60.0))
 async def scheduler_stalls(cluster: Cluster) -> None:
     """The scheduler is held again and again; afterwards every client gets timestamps and ids at once."""
     await weather(cluster, ["scheduler stalls"])
