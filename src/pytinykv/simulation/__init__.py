@@ -15,6 +15,7 @@ disk, and with them everything that makes a failure hard to find twice:
     observers   watchers of Raft's invariants, fed with what stores send and write
     tally       what many histories came to; timeline: one of them, for reading; trace: its events and their digest
     shrinking   a failed history with fewer faults
+    situation   who is behind and waits for what, for the message of a failure
 """
 
 from __future__ import annotations
