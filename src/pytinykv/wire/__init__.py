@@ -3,6 +3,7 @@
     pb/          the messages of TiKV, PD and gRPC's health check: `.proto` files of our own and what is made of them
     service      a service without a transport, and the ports through which clients reach one; both raise `RpcError`
     errors       region errors: why a store did not run a command
+    encoding     protobuf by hand, for what is encoded per command
     keys         memcomparable keys, with and without a timestamp
     timestamp    the scheduler's timestamps
     limits, cf   sizes and column family names that both sides agree on
