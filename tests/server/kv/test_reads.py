@@ -103,6 +103,25 @@ async def test_slices_add_up_to_the_whole_answer(desk: Desk, name: str, lease: b
         assert framed == response
 
 
+NOWHERE = [pb.KeyRange(start_key=b"x%03d" % number, end_key=b"x%03d" % (number + 1)) for number in range(ROWS)]
+"""Ranges without a row."""
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("RawBatchScan", {"ranges": NOWHERE, "each_limit": 1}),
+        ("RawBatchScan", {"ranges": NOWHERE, "each_limit": 0}),
+        ("RawChecksum", {"ranges": NOWHERE}),
+        ("RawChecksum", {"ranges": [pb.KeyRange(start_key=b"b", end_key=b"a")] * ROWS}),
+    ],
+)
+async def test_ranges_without_rows_are_served_in_slices_as_well(desk: Desk, name: str, fields: dict[str, Any]) -> None:
+    response = await desk.call(name, **fields)
+    assert rows_in(response) == 0
+    assert desk.service.long_reads.slices >= ROWS // 3 - 1
+
+
 REVERSE: list[tuple[str, dict[str, Any]]] = [
     ("RawScan", {"start_key": b"l", "end_key": b"k", "limit": 1000, "reverse": True}),
     ("RawBatchScan", {"ranges": [pb.KeyRange(start_key=b"l", end_key=b"k")], "each_limit": 100, "reverse": True}),

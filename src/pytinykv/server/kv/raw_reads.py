@@ -31,6 +31,8 @@ _TTL_NOT_FOUND = pb.RawGetKeyTTLResponse(not_found=True).SerializeToString()
 _PAIRS = field_tag(pb.RawBatchGetResponse, "pairs")
 _KVS = field_tag(pb.RawScanResponse, "kvs")
 LARGE_VALUE_BYTES = 64 * 1024
+RANGE_COST = 4 * ROW_COST
+"""What beginning with a range costs beside its rows, as `ROW_COST` counts."""
 assert field_tag(pb.RawBatchScanResponse, "kvs") == _KVS
 
 
@@ -123,8 +125,11 @@ def batch_scan(view: View, context: CommandContext, request: pb.RawBatchScanRequ
     _check_limit("each_limit times the number of ranges", request.each_limit * len(request.ranges))
     tag = key_tag(request)
     for one in request.ranges:
+        view.left -= RANGE_COST
         wanted = _range(context, tag, one.start_key, one.end_key, reverse=request.reverse)
         yield from _scan_range(view, context, wanted, request.each_limit, out, key_only=request.key_only)
+        if view.left <= 0:
+            yield
 
 
 def checksum(view: View, context: CommandContext, request: pb.RawChecksumRequest, out: BytesIO) -> Iterator[None]:
@@ -132,7 +137,10 @@ def checksum(view: View, context: CommandContext, request: pb.RawChecksumRequest
         raise InvalidRequestError(f"algorithm {request.algorithm} is unknown: use Crc64_Xor")
     total = checksum_pairs(())
     for one in request.ranges:
+        view.left -= RANGE_COST
         total = yield from _checksum_range(view, context, one, total)
+        if view.left <= 0:
+            yield
     response = pb.RawChecksumResponse(checksum=total.checksum, total_kvs=total.total_kvs, total_bytes=total.total_bytes)
     out.write(response.SerializeToString())
 
