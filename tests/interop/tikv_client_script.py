@@ -16,7 +16,7 @@ from typing import Any
 
 from tikv_client.asynchronous import RawClient
 
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 
 
 def show(name: str, value: Any) -> None:
@@ -111,12 +111,12 @@ async def steady(client: RawClient) -> None:
             acknowledged += 1
     show("acknowledged", acknowledged)
     show("failures", failures)
-    await asyncio.wait_for(until_it_works(lambda: client.put(b"steady/last", b"v")), PATIENCE_S)
+    await asyncio.wait_for(until_it_works(lambda: client.put(b"steady/last", b"v")), TIMEOUT_S)
     show("missing", [n for n in range(acknowledged) if await client.get(b"steady/%06d" % n) != b"%d" % n])
 
 
 async def until_it_works(call: Callable[[], Awaitable[Any]]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while problem := await failure(call()):
         assert time.monotonic() < deadline, problem
 

@@ -1,4 +1,12 @@
-"""The stories. Importing this package registers them all in `scenario.SCENARIOS`."""
+"""The stories. Importing this package registers them all in `scenario.SCENARIOS`.
+
+boot       a new cluster's programs start in any order
+growth     from one store to three
+generic    clients put, scan and delete through rounds of trouble, as TinyKV's tests do
+single     fixed courses: one partition, one snapshot
+storm      each seed draws faults and settings
+stops      a stop at every moment
+"""
 
 from __future__ import annotations
 

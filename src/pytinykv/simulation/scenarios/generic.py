@@ -58,7 +58,7 @@ class GenericStory(msgspec.Struct, frozen=True, kw_only=True):
                 cluster.session(client),
                 cluster.world.rng_for(f"{client.host}/workload"),
                 think_s=cluster.options.think_s,
-                patience_s=cluster.options.patience_s,
+                success_within_s=cluster.options.success_within_s,
             )
             for client in cluster.clients[: self.clients]
         ]
