@@ -196,13 +196,13 @@ async def split_storm(cluster: Cluster) -> None:
     await weather(cluster, [name for name in cluster.options.drawn if name in NEMESES])
 
 
-@scenario("split-churn", ClusterOptions(stores=5, clients=4, raftstore=SMALL, think_s=0.04, patience_s=120.0))
+@scenario("split-churn", ClusterOptions(stores=5, clients=4, raftstore=SMALL, think_s=0.04))
 async def split_churn(cluster: Cluster) -> None:
     """Regions split while leaders, members and stores come and go."""
     await weather(cluster, sorted(cluster.rng.sample(CHURN, 3)), "batch")
 
 
-@scenario("split-cuts", ClusterOptions(stores=3, clients=6, raftstore=ONE_SPLIT, think_s=0.02, patience_s=120.0))
+@scenario("split-cuts", ClusterOptions(stores=3, clients=6, raftstore=ONE_SPLIT, think_s=0.02))
 async def split_cuts(cluster: Cluster) -> None:
     """Stores die in the turns in which they split a region, before that is durable: all of a split is there, or nothing."""
     rng = cluster.world.rng_for("split cuts")
