@@ -44,7 +44,8 @@ def client_options(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(*args: Any, scheduler: tuple[str, ...], timeout: float, **kwargs: Any) -> None:
-        name = click.get_current_context().info_name or ""
+        context = click.get_current_context()
+        name = context.command_path.partition(" ")[2] or context.info_name or ""
         function(*args, target=Target(name, scheduler, timeout), **kwargs)
 
     for add in reversed(

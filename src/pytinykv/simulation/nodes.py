@@ -21,6 +21,7 @@ from pytinykv.model import FormatError
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.scheduler import Scheduler
 from pytinykv.server.host.startup_gate import StartupGate
+from pytinykv.server.pd.admin import ADMIN
 from pytinykv.server.pd.service import PdService
 from pytinykv.simulation.checkers import CompareAndSwap
 from pytinykv.simulation.clock import SimClock
@@ -250,7 +251,7 @@ class SchedulerNode(Node):
         inner = scope.child("scheduler")
         worker = SimWorker(process, self.disk, engine)
         inner.adopt(worker)
-        gate = StartupGate("pdpb.PD")
+        gate = StartupGate("pdpb.PD", ADMIN)
         server = SimServer(self.world.internet, process, SCHEDULER_ADDRESS, [gate])
         server.start(inner)
         self.scheduler = scheduler = Scheduler.open(

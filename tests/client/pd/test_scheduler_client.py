@@ -381,7 +381,7 @@ async def test_scans_of_regions(loaded: SchedulerClient) -> None:
 async def test_stores_of_all_states(loaded: SchedulerClient, real: Scheduler) -> None:
     store = await loaded.get_store(1)
     assert (store.address, store.state) == ("store-1:20160", metapb_pb2.Up)
-    await real.remove_store(1)
+    await real.take_offline(1)
     assert (await loaded.get_store(1)).state == metapb_pb2.Offline
     assert [each.id for each in await loaded.get_all_stores()] == [1, 2, 3]
     with pytest.raises(StoreNotFoundError):

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pytinykv.client.errors import ClientError, StoreInUseError, StoreTombstoneError
+from pytinykv.client.errors import ClientError, StoreInUseError, StoreNotFoundError, StoreTombstoneError
 from pytinykv.model import RegionId, SplitIds, epoch_from_pb, peer_from_pb, peer_to_pb, region_to_pb
 from pytinykv.raft import ConfChangeKind, PeerId
 from pytinykv.raftstore import MembershipChange, RegionReport
@@ -44,13 +44,22 @@ class SchedulerReporter:
     """Implements `raftstore.SchedulerLink`; `attach` gives it the store, which is made after it."""
 
     def __init__(
-        self, client: SchedulerClient, *, scope: Scope, clock: Clock, disk_usage: DiskUsage, started_s: int
+        self,
+        client: SchedulerClient,
+        *,
+        scope: Scope,
+        clock: Clock,
+        disk_usage: DiskUsage,
+        started_s: int,
+        register: Callable[[], Awaitable[None]],
     ) -> None:
+        """`register` tells the scheduler of this store again: one whose data is older may not know it. Raises ClientError."""
         self._client = client
         self._scope = scope
         self._clock = clock
         self._disk_usage = disk_usage
         self._started_s = started_s
+        self._register = register
         self._store: Store | None = None
         """Set once, by `attach`; nothing is reported before."""
         self._asking: set[int] = set()
@@ -166,7 +175,7 @@ class SchedulerReporter:
         """
         while True:
             try:
-                await self._client.store_heartbeat(self._stats(store), timeout_s=store.config.store_heartbeat_s * 3)
+                await self._send_store_heartbeat(store)
             except (StoreTombstoneError, StoreInUseError):
                 raise
             except ClientError as error:
@@ -178,6 +187,15 @@ class SchedulerReporter:
                     _log.info("store heartbeats work again after %.1f s", self._clock.monotonic() - self._failing_since)
                     self._failing_since = None
             await asyncio.sleep(store.config.store_heartbeat_s)
+
+    async def _send_store_heartbeat(self, store: Store) -> None:
+        stats, timeout_s = self._stats(store), store.config.store_heartbeat_s * 3
+        try:
+            await self._client.store_heartbeat(stats, timeout_s=timeout_s)
+        except StoreNotFoundError as error:
+            _log.warning("the scheduler has forgotten this store, which registers again: %s", error)
+            await self._register()
+            await self._client.store_heartbeat(stats, timeout_s=timeout_s)
 
     async def _tell_stopping(self, store: Store) -> None:
         """Let another process serve this store at once, wherever it is. If this gets lost, that one has to wait."""

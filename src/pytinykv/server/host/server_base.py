@@ -53,8 +53,8 @@ class ServerConfig:
 class ServerBase:
     """Made first by a server process, which then calls `listen`, `open_status`, and `serve` once it can."""
 
-    def __init__(self, config: ServerConfig, process: Scope, *, kind: DataKind, service: str) -> None:
-        """Open data directory and engine; `service` is the gRPC service that will be served.
+    def __init__(self, config: ServerConfig, process: Scope, *, kind: DataKind, services: tuple[str, ...]) -> None:
+        """Open data directory and engine; `services` are the gRPC services that will be served, the main one first.
 
         The ports are tried first, so that a start which is refused for one leaves no new directory behind.
 
@@ -72,7 +72,7 @@ class ServerBase:
         process.on_stopped("close the engine", self.engine.close)
         self.scope = process.child(kind.value)
         """The server's own."""
-        self._health, self._gate = HealthService([service]), StartupGate(service)
+        self._health, self._gate = HealthService(services), StartupGate(*services)
         self.scope.on_stop("tell that it does not serve any more", self._health.begin_stop)
         self.grpc = RpcServer(self.scope, "grpc", options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)])
         bind_service(self.grpc, self._gate)

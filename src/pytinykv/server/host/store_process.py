@@ -61,7 +61,7 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     ClientError (scheduler unreachable, another cluster).
     """
     store_wiring().check()
-    base = ServerBase(config, scope, kind=DataKind.STORE, service=TIKV)
+    base = ServerBase(config, scope, kind=DataKind.STORE, services=(TIKV,))
     program = _make_program(config, base)
     serve_snapshots(base.grpc, program)
     address = await base.listen()
