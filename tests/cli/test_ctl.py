@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -64,42 +64,77 @@ def test_what_can_not_be_done_is_refused_with_the_reason(run: Run) -> None:
     assert run("ctl", "store", "restore", store_id).stdout == f"store {store_id} stays\n".encode()
 
 
-@processes
-def test_an_empty_store_at_the_address_of_one_whose_disk_was_lost_replaces_it(tmp_path: Path) -> None:
+class Site:
+    """A scheduler, and stores that are started one by one."""
+
+    def __init__(self, directory: Path, scheduler: Running) -> None:
+        self._directory = directory
+        self.address = scheduler.ready()["addr"]
+
+    def store(self, name: str, addr: str = "127.0.0.1:0") -> AbstractContextManager[Running]:
+        logs = self._directory / f"log-{name}"
+        logs.mkdir(exist_ok=True)
+        data = self._directory / name
+        return started(logs, "store", "--data-dir", data, "--addr", addr, "--scheduler", self.address)
+
+    def ask(self, *arguments: object) -> subprocess.CompletedProcess[bytes]:
+        return tinykv_here(*arguments, TINYKV_SCHEDULER=self.address)
+
+    def is_whole(self) -> bool:
+        regions = json.loads(self.ask("regions", "--json").stdout)
+        return [len(region["peers"]) for region in regions] == [3] and regions[0]["state"] == "healthy"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
     with started(tmp_path, "scheduler", "--data-dir", tmp_path / "pd", "--addr", "127.0.0.1:0") as scheduler:
-        address = scheduler.ready()["addr"]
-
-        def store(name: str, addr: str = "127.0.0.1:0") -> AbstractContextManager[Running]:
-            directory = tmp_path / f"log-{name}"
-            directory.mkdir(exist_ok=True)
-            arguments = ("--data-dir", tmp_path / name, "--addr", addr, "--scheduler", address)
-            return started(directory, "store", *arguments)
-
-        def is_whole() -> bool:
-            regions = json.loads(tinykv_here("regions", "--json", TINYKV_SCHEDULER=address).stdout)
-            return [len(region["peers"]) for region in regions] == [3] and regions[0]["state"] == "healthy"
-
-        with store("a") as first, store("b") as second, store("c") as third:
-            first.ready()
-            second.ready()
-            lost = third.ready()
-            wait_until(is_whole)
-            assert third.stop() == 0
-            shutil.rmtree(tmp_path / "c")
-            with store("c", lost["addr"]) as again:
-                assert again.ready()["addr"] == lost["addr"]
-                assert again.ready()["store"] != lost["store"]
-                done = tinykv_here("ctl", "store", "remove", lost["store"], TINYKV_SCHEDULER=address)
-                assert done.returncode == 0, done
-                assert done.stdout.endswith(f"store {lost['store']} is removed\n".encode())
-                listed = json.loads(tinykv_here("stores", "--json", TINYKV_SCHEDULER=address).stdout)
-                assert str(lost["store"]) not in {str(one["store"]) for one in listed}
-                assert len(listed) == 3
-                assert is_whole()
-                assert again.stop() == 0
-            assert second.stop() == 0
-            assert first.stop() == 0
+        yield Site(tmp_path, scheduler)
         assert scheduler.stop() == 0
+
+
+@processes
+def test_an_empty_store_at_the_address_of_one_whose_disk_was_lost_replaces_it(site: Site, tmp_path: Path) -> None:
+    with site.store("a") as first, site.store("b") as second, site.store("c") as third:
+        first.ready()
+        second.ready()
+        lost = third.ready()
+        wait_until(site.is_whole)
+        assert third.stop() == 0
+        shutil.rmtree(tmp_path / "c")
+        with site.store("c", lost["addr"]) as again:
+            assert again.ready()["addr"] == lost["addr"]
+            assert again.ready()["store"] != lost["store"]
+            done = site.ask("ctl", "store", "remove", lost["store"])
+            assert done.returncode == 0, done
+            assert done.stdout.endswith(f"store {lost['store']} is removed\n".encode())
+            listed = json.loads(site.ask("stores", "--json").stdout)
+            assert lost["store"] not in {str(one["store"]) for one in listed}
+            assert len(listed) == 3
+            assert site.is_whole()
+            assert again.stop() == 0
+        assert second.stop() == 0
+        assert first.stop() == 0
+
+
+@processes
+def test_three_stores_swap_their_ports(site: Site) -> None:
+    names = ("a", "b", "c")
+    with site.store("a") as first, site.store("b") as second, site.store("c") as third:
+        before = [running.ready() for running in (first, second, third)]
+        wait_until(site.is_whole)
+        assert site.ask("put", "greeting", "hello").returncode == 0
+        for running in (first, second, third):
+            assert running.stop() == 0
+    addresses = [ready["addr"] for ready in before]
+    with ExitStack() as stack:
+        swapped = [
+            stack.enter_context(site.store(name, addr))
+            for name, addr in zip(names, [*addresses[1:], addresses[0]], strict=True)
+        ]
+        after = [running.ready() for running in swapped]
+        assert [ready["store"] for ready in after] == [ready["store"] for ready in before]
+        assert site.ask("get", "greeting").stdout == b"hello\n"
+        assert [running.stop() for running in swapped] == [0, 0, 0]
 
 
 def test_an_operator_that_runs_has_not_ended() -> None:
