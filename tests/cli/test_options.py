@@ -145,7 +145,7 @@ STORE = ("--data-dir", "d", "--scheduler", "h:1", "--addr")
         (["get", "xyz", "--hex"], "KEY: 'xyz' is not hexadecimal"),
         (["put", "k"], "Missing argument 'VALUE'"),
         (["put", "6b", "v", "--hex"], "VALUE: 'v' is not hexadecimal"),
-        (["put", "k", "v", "--ttl", "-1"], "-1 is not in the range x>=1"),
+        (["put", "k", "v", "--ttl", "-1"], "-1 is not in the range 1<=x<=3153600000"),
         (["delete", ""], "KEY: key is empty"),
         (["scan", "--limit", "-1"], "-1 is not in the range x>=0"),
         (["scan", "a", "--prefix", "b"], "give either --prefix or START and END"),

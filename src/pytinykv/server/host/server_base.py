@@ -21,7 +21,7 @@ from pytinykv.server.host.metrics import OwnerMetrics
 from pytinykv.server.host.startup_gate import StartupGate
 from pytinykv.server.host.status import StatusServer
 from pytinykv.storage import DataDirectory, DataDirectoryMismatchError, DataKind, RocksEngine
-from pytinykv.transport.address import parse_address
+from pytinykv.transport.address import check_can_bind, check_may_listen, parse_address
 from pytinykv.transport.rpc import RpcServer
 from pytinykv.wire.limits import MESSAGE_BYTES_MAX
 
@@ -44,6 +44,11 @@ class ServerConfig:
     insecure: bool = False
     """Allow addresses that other machines can reach, unencrypted and without authentication."""
 
+    @property
+    def listening(self) -> tuple[str, ...]:
+        """All addresses at which the process will listen."""
+        return tuple(address for address in (self.addr, self.status_addr) if address)
+
 
 class ServerBase:
     """Made first by a server process, which then calls `listen`, `open_status`, and `serve` once it can."""
@@ -51,8 +56,13 @@ class ServerBase:
     def __init__(self, config: ServerConfig, process: Scope, *, kind: DataKind, services: tuple[str, ...]) -> None:
         """Open data directory and engine; `services` are the gRPC services that will be served, the main one first.
 
-        Raises DataDirectoryError, EngineError, each saying what and what to do.
+        The ports are tried first, so that a start which is refused for one leaves no new directory behind.
+
+        Raises AddressError, DataDirectoryError, EngineError, each saying what and what to do.
         """
+        for address in map(parse_address, config.listening):
+            check_may_listen(address, insecure=config.insecure)
+            check_can_bind(address)
         self._config = config
         self._process = process
         self.directory = DataDirectory.open(config.data_dir, kind=kind)

@@ -48,6 +48,11 @@ class StoreProcessConfig(ServerConfig):
     """Where other stores find it; empty: the peer port, at the host by which the store is reached."""
     raftstore: RaftStoreConfig = field(default_factory=RaftStoreConfig)
 
+    @property
+    def listening(self) -> tuple[str, ...]:
+        """All addresses at which the process will listen."""
+        return (*super().listening, *((self.peer_addr,) if self.peer_addr else ()))
+
 
 async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable[[dict[str, object]], None]) -> None:
     """Bring a store up in `scope`; return when it serves, after `on_ready` got what the ready line tells.
