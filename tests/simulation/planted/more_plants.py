@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from planted.plants import DAMAGED, ENDS, LOST, STUCK, Patch, planted
+from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.pd.timestamp_stream import TimestampStream
 from pytinykv.raft import HeartbeatResponse
 from pytinykv.raft.core import Core
@@ -16,7 +17,6 @@ from pytinykv.raftstore import apply
 from pytinykv.raftstore.peer import RegionPeer
 from pytinykv.raftstore.peer_storage import PeerStorage
 from pytinykv.raftstore.router import Router
-from pytinykv.raftstore.stopping import StoreStop
 from pytinykv.raftstore.store import Store
 from pytinykv.raftstore.turn import Turn
 from pytinykv.scheduler import state as scheduler_state
@@ -183,15 +183,15 @@ def elections_are_slow(patch: Patch) -> None:
     patch.setattr(Core, "reset_election_timer", reset)
 
 
-@planted("a store waits four seconds at each stop", "basic", 1, ENDS)
+@planted("a client takes half a second to stop", "basic", 1, ENDS)
 def stops_are_slow(patch: Patch) -> None:
-    original = StoreStop._finish
+    original = AsyncClient._cut_off
 
-    async def finish(self: StoreStop) -> None:
-        await asyncio.sleep(4.0)
-        await original(self)
+    async def cut_off(self: AsyncClient) -> None:
+        await asyncio.sleep(0.5)
+        original(self)
 
-    patch.setattr(StoreStop, "_finish", finish)
+    patch.setattr(AsyncClient, "_cut_off", cut_off)
 
 
 @planted("forgets an order that comes too early", "boot", 20, STUCK)
@@ -204,7 +204,7 @@ def heartbeats_leave_tasks(patch: Patch) -> None:
     original = SchedulerReporter._stats
 
     def stats(self: SchedulerReporter, store: Store) -> Any:
-        for number in range(5):
+        for number in range(0 if self._scope.stopping else 5):
             self._scope.start(f"stray-{number}", asyncio.Event().wait)
         return original(self, store)
 

@@ -119,7 +119,7 @@ def goes_on_when_its_disk_has_failed(patch: Patch) -> None:
     patch.setattr(Store, "turn", turn)
 
 
-@planted("cuts the log before the data that it stands for is written", "power-cuts", 20, LOST | DAMAGED)
+@planted("cuts the log before the data of its entries is written", "power-cuts", 20, LOST | DAMAGED)
 def truncates_above_what_is_durable(patch: Patch) -> None:
     original = PeerStorage.truncate
 
