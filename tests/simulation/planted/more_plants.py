@@ -149,8 +149,6 @@ def skips_the_rest_of_what_is_committed(patch: Patch) -> None:
 
     def take(self: RaftLog, bytes_max: int) -> Any:
         taken = original(self, bytes_max)
-        if taken and len(taken) > 1:
-            taken = taken[:1]
         self.applying = self.committed if taken else self.applying
         return taken
 
