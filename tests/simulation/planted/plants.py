@@ -418,7 +418,7 @@ async def _do_nothing(self: Any, _deadline_s: float = 0.0) -> None:
     """Not even when the scope asks for it."""
 
 
-@planted("a stream that is not closed before the next one", "storm", 30, ENDS | STUCK, first=6)
+@planted("a stream that is not closed before the next one", "storm", 30, ENDS | STUCK | {"tasks"}, first=6)
 def never_closes_a_broken_stream(patch: Patch) -> None:
     original = StoreConnection._run
 
