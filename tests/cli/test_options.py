@@ -137,15 +137,15 @@ STORE = ("--data-dir", "d", "--scheduler", "h:1", "--addr")
         (["get"], "Missing argument 'KEY'"),
         (["get", ""], "KEY: key is empty"),
         (["get", "k" * 9000], "KEY: key is too long: 9000 bytes, at most 8192"),
-        (["get", "k", "--scheduler", "nowhere"], "'nowhere' is not of the form host:port"),
-        (["get", "k", "--scheduler", "h:99999"], "'h:99999' is not of the form host:port"),
+        (["get", "k", "--scheduler", "::1:2379"], "write host:port, as in [::1]:2379"),
+        (["get", "k", "--scheduler", "h:99999"], "'h:99999' is not an address"),
         (["get", "k", "--timeout", "0"], "0.0 is not in the range x>0"),
         (["get", "k", "--timeout", "soon"], "'soon' is not a valid float"),
         (["get", "k", "--cf", "raft"], "'raft' is not one of 'default', 'lock', 'write'"),
         (["get", "xyz", "--hex"], "KEY: 'xyz' is not hexadecimal"),
         (["put", "k"], "Missing argument 'VALUE'"),
         (["put", "6b", "v", "--hex"], "VALUE: 'v' is not hexadecimal"),
-        (["put", "k", "v", "--ttl", "-1"], "-1 is not in the range x>=1"),
+        (["put", "k", "v", "--ttl", "-1"], "-1 is not in the range 1<=x<=3153600000"),
         (["delete", ""], "KEY: key is empty"),
         (["scan", "--limit", "-1"], "-1 is not in the range x>=0"),
         (["scan", "a", "--prefix", "b"], "give either --prefix or START and END"),
@@ -155,7 +155,7 @@ STORE = ("--data-dir", "d", "--scheduler", "h:1", "--addr")
         (["store", "--data-dir", "d", "--addr", "127.0.0.1:0"], "Missing option '--scheduler'"),
         (
             ["scheduler", "--data-dir", "d", "--addr", "127.0.0.1:0", "--status-addr", "::"],
-            "--status-addr: '::' is not an address",
+            "'--status-addr': '::' is not an address; write host:port, as in [::]:20160",
         ),
         (
             ["scheduler", "--data-dir", "d", "--addr", "127.0.0.1:0", "--advertise-addr", "h:0"],
@@ -166,6 +166,12 @@ STORE = ("--data-dir", "d", "--scheduler", "h:1", "--addr")
             "--advertise-peer-addr: 0.0.0.0:20170 can't be reached by others",
         ),
         (["store", *STORE, "0.0.0.0:20160", "--insecure"], "--addr: 0.0.0.0:20160 is every address of this machine"),
+        *(
+            (["store", *STORE, "127.0.0.1:0", option, text], f"'{option}': {text!r} ")
+            for option in ("--advertise-addr", "--advertise-peer-addr", "--status-addr", "--peer-addr")
+            for text in ("https://127.0.0.1:1", "no host at all/x?:1", "::1:23160", "kv-1")
+        ),
+        (["scheduler", "--data-dir", "d", "--addr", "http://0.0.0.0:1"], "--addr: refusing to listen on 0.0.0.0:1"),
         (["scheduler", "--data-dir", "d", "--addr", "[::]:1", "--insecure"], "say --advertise-addr HOST:PORT"),
         (["playground", "--stores", "0"], "0 is not in the range 1<=x<=99"),
         (["playground", "--scheduler-addr", "0.0.0.0:2379"], "--scheduler-addr: refusing to listen on 0.0.0.0:2379"),
@@ -175,3 +181,17 @@ def test_bad_input_is_named_with_status_2(arguments: list[str], message: str) ->
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2, result.output
     assert message in result.output
+
+
+@pytest.mark.parametrize("value", ["::1:2379", "grpc://h"])
+def test_a_bad_value_is_said_to_come_from_where_it_came_from(tmp_path: Path, value: str) -> None:
+    def complaint(*arguments: str, **variables: str) -> str:
+        result = CliRunner(env=variables).invoke(main, ["get", "k", *arguments])
+        assert result.exit_code == 2
+        return " ".join(result.output.split())
+
+    path = tmp_path / "tinykv.toml"
+    path.write_text(f'[client]\nscheduler = "{value}"\n', encoding="utf-8")
+    assert "Invalid value for '--scheduler': scheduler address" in complaint("--scheduler", value)
+    assert "Invalid value for '--scheduler' (from the variable TINYKV_SCHEDULER): " in complaint(TINYKV_SCHEDULER=value)
+    assert f"Invalid value for '--scheduler' (from {path}): " in complaint("--config", str(path))

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.cli.processes import LIMIT_S, Running, started, tinykv
+from tests.cli.processes import LIMIT_S, TINYKV, Running, environment, started, tinykv, wait_until
 
 from pytinykv.wire.pb import pdpb_pb2
 
 pytestmark = pytest.mark.xdist_group("processes")
 
 ANY = "127.0.0.1:0"
+HAS_IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,22 @@ def test_a_scheduler_prints_one_ready_line_and_exits_0(tmp_path: Path, number: i
         assert running.stop(number) == 0
         assert len(running.output.splitlines()) == 1
         assert "nothing left behind" in running.errors
+
+
+@pytest.mark.parametrize("host", ["[::1]", "localhost"])
+def test_all_ports_work_over_ipv6_and_at_a_name(tmp_path: Path, host: str) -> None:
+    if not HAS_IPV6:
+        pytest.skip("this machine has no IPv6")
+    own = ("--addr", f"http://{host}:0", "--status-addr", f"{host}:0")
+    with started(tmp_path, "scheduler", "--data-dir", tmp_path / "pd", *own) as scheduler:
+        address = scheduler.ready()["addr"]
+        with started(tmp_path, "store", "--data-dir", tmp_path / "store", *own, "--scheduler", address) as store:
+            facts = store.ready()
+            assert facts["addr"].startswith(f"{host}:")
+            for page in (facts["status"], scheduler.ready()["status"]):
+                assert urllib.request.urlopen(f"http://{page}/healthz", timeout=10).read() == b"ok\n"
+            assert tinykv("put", "k", "v", "--scheduler", address).returncode == 0
+            assert tinykv("doctor", facts["status"]).returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -101,7 +118,60 @@ def test_port_in_use(tmp_path: Path) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = tinykv("scheduler", "--data-dir", tmp_path / "data", "--addr", address)
     assert done.returncode == 1
-    assert f"tinykv scheduler: cannot listen on {address}: another process listens there" in done.stderr.decode()
+    assert (
+        done.stderr.decode()
+        .splitlines()[-1]
+        .startswith(f"tinykv scheduler: cannot listen on {address}: another process listens there")
+    )
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("option", ["--peer-addr", "--status-addr"])
+def test_another_port_in_use_leaves_no_new_directory_behind(tmp_path: Path, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = ("--addr", ANY, option, f"127.0.0.1:{taken.getsockname()[1]}")
+        done = tinykv("store", "--data-dir", tmp_path / "data", *ports, "--scheduler", "127.0.0.1:1")
+    assert done.returncode == 1
+    assert "another process listens there" in done.stderr.decode()
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "redirection",
+    [">&-", "<&- >&- 2>&-", ">/dev/full", "> >(exec true)"],
+    ids=["closed", "all closed", "full", "unread"],
+)
+def test_a_server_whose_ready_line_is_not_taken_serves_and_logs_it(tmp_path: Path, redirection: str) -> None:
+    options = ("--data-dir", str(tmp_path / "pd"), "--addr", ANY, "--status-addr", free_address())
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["/bin/bash", "-c", f'exec "$0" "$@" {redirection}', *TINYKV, "scheduler", *options],
+            stdin=subprocess.DEVNULL,
+            stderr=log,
+            env=environment(),
+        )
+    try:
+        wait_until(lambda: process.poll() is not None or is_healthy(options[-1]))
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        process.terminate()
+        assert process.wait(LIMIT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    if "2>" not in redirection and redirection != "> >(exec true)":  # its reader may be there for a moment
+        assert "it serves, but standard output can't be written" in (tmp_path / "log").read_text()
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def is_healthy(address: str) -> bool:
+    try:
+        return bool(urllib.request.urlopen(f"http://{address}/healthz", timeout=10).status == 200)
+    except OSError:
+        return False
 
 
 def test_data_directory_in_use_names_the_process(tmp_path: Path) -> None:
@@ -126,7 +196,7 @@ def test_data_directory_of_another_kind_of_server_and_of_another_program(tmp_pat
     done = tinykv("store", "--data-dir", tmp_path / "home", *to)
     assert done.returncode == 1
     assert "but other files (letter.txt): it is no data directory of pytinykv" in done.stderr.decode()
-    assert [path.name for path in (tmp_path / "home").iterdir() if path.name != "lock"] == ["letter.txt"]
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["letter.txt"]
 
 
 def test_data_directory_of_another_cluster(tmp_path: Path, scheduler: Running) -> None:

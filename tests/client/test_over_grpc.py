@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import subprocess
 import sys
 import threading
@@ -47,7 +48,7 @@ async def test_the_asynchronous_face(cluster: FakeCluster, servers: dict[int, Rp
         assert len([pair async for pair in db.raw.scan()]) == 90
         assert [key async for key, _ in db.raw.scan(reverse=True, limit=1)] == [b"z89"]
         assert (await db.raw.compare_and_swap(b"k", None, b"v")).swapped
-        assert await db.raw.ttl(b"k") == 0
+        assert await db.raw.ttl(b"k") == math.inf
         assert (await db.raw.checksum()).total_kvs == 91
         assert await db.scheduler.timestamp() < await db.scheduler.timestamp()
         assert await db.raw.get(b"a0", cf="write") is None
@@ -137,7 +138,7 @@ def test_the_synchronous_face(sync_cluster: FakeCluster) -> None:
             thread.join(20)
         assert len(list(db.raw.scan())) == 80
         assert db.raw.compare_and_swap(b"k", expected=None, value=b"me") == (True, None)
-        db.raw.delete_range()
+        db.raw.delete_range(everything=True)
     assert sync_cluster.data[""] == {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 from tests.client.fake_cluster import FakeCluster, FakeConnector
@@ -37,7 +38,7 @@ async def test_time_to_live(client: AsyncClient) -> None:
     await client.raw.put(b"without end", b"v")
     await client.raw.put(b"k", b"v", ttl=60)
     await client.raw.batch_put({b"a": b"1", b"z": b"2"}, ttl=30)
-    assert await client.raw.ttl(b"without end") == 0
+    assert await client.raw.ttl(b"without end") == math.inf
     assert await client.raw.ttl(b"k") == 60
     assert await client.raw.ttl(b"z") == 30
     assert await client.raw.ttl(b"missing") is None
@@ -80,7 +81,7 @@ async def test_checksum_and_delete_range_span_regions(client: AsyncClient, clust
     await client.raw.delete_range(prefix=b"z")
     assert not [key for key in cluster.data[""] if key.startswith(b"z")]
     await client.raw.delete_range(b"x", b"b")
-    await client.raw.delete_range()
+    await client.raw.delete_range(everything=True)
     assert cluster.data[""] == {}
 
 
@@ -118,12 +119,25 @@ async def test_an_error_text_of_the_store_is_raised(client: AsyncClient, cluster
         (lambda raw: raw.put(b"k", "v"), InvalidTypeError, "value must be bytes, not str"),
         (lambda raw: raw.put(b"k" * 8193, b"v"), InvalidArgumentError, "8193 bytes, at most 8192"),
         (lambda raw: raw.put(b"k", b"v" * (8 << 20)), InvalidArgumentError, "value is too long: 8388608 bytes"),
-        (lambda raw: raw.put(b"k", b"v", ttl=-1), InvalidArgumentError, r"ttl must be 0 \(no end\) to"),
-        (
-            lambda raw: raw.put(b"k", b"v", ttl=1 << 63),
-            InvalidArgumentError,
-            r"ttl must be 0 .* to 9223372036854775807 ",
+        (lambda raw: raw.put(b"k", b"v", ttl=-1), InvalidArgumentError, "ttl must be 1 to 3153600000 seconds"),
+        (lambda raw: raw.put(b"k", b"v", ttl=0), InvalidArgumentError, "None for a value that stays; it is 0"),
+        *(
+            (call, InvalidArgumentError, "it is 3153600001")
+            for call in (
+                lambda raw: raw.put(b"k", b"v", ttl=3153600001),
+                lambda raw: raw.batch_put({b"k": b"v"}, ttl=3153600001),
+                lambda raw: raw.compare_and_swap(b"k", None, b"v", ttl=3153600001),
+            )
         ),
+        (lambda raw: raw.delete_range(), InvalidArgumentError, "say everything=True, or a range"),
+        (lambda raw: raw.delete_range(b"", b""), InvalidArgumentError, "say everything=True, or a range"),
+        (lambda raw: raw.delete_range(prefix=b""), InvalidArgumentError, "say everything=True, or a range"),
+        (
+            lambda raw: raw.delete_range(b"a", everything=True),
+            InvalidArgumentError,
+            "goes without start, end and prefix",
+        ),
+        (lambda raw: raw.delete_range(prefix=b"a", everything=True), InvalidArgumentError, "goes without start, end"),
         (lambda raw: raw.put(b"k", b"v", ttl=1.5), InvalidTypeError, "ttl must be a whole number"),
         (lambda raw: raw.put(b"k", b"v", cf="meta"), InvalidArgumentError, "unknown column family 'meta'"),
         (lambda raw: raw.get(b"k", timeout=0), InvalidArgumentError, "timeout must be positive"),

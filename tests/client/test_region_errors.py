@@ -235,7 +235,7 @@ async def test_a_range_of_which_a_part_was_deleted_is_undetermined(client: Async
     warm.data[""][b"a"] = b"1"
     warm.stores[STORE].script.append(wire.DiskFull(store_id=[2], reason="0 bytes left"))
     with pytest.raises(UndeterminedError, match="up to b'g' only"):
-        await client.raw.delete_range()
+        await client.raw.delete_range(everything=True)
 
 
 async def test_a_busy_server_is_given_the_time_it_asks_for(client: AsyncClient, warm: FakeCluster) -> None:

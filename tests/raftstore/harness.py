@@ -7,14 +7,14 @@ for all is moved by `ticks`. `settle` lets everything that is due happen, over a
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tests.helpers import ManualClock
 
-from pytinykv.model import Peer, Region, RegionEpoch, RegionId, StoreId, encode
+from pytinykv.model import Peer, Region, RegionEpoch, RegionId, SplitIds, StoreId, encode
 from pytinykv.raft import ConfChangeKind, InstallSnapshot, PeerId, Term
 from pytinykv.raftstore import (
     MembershipChange,
@@ -29,11 +29,13 @@ from pytinykv.raftstore import (
     SnapshotRefusedError,
     Store,
     bootstrap,
+    splits,
 )
 from pytinykv.raftstore.operations import RAW_CODE
 from pytinykv.raftstore.raw_values import encode_raw_value, live_value
-from pytinykv.raftstore.records import decode_snapshot_header
+from pytinykv.raftstore.records import decode_envelopes, decode_snapshot_header
 from pytinykv.raftstore.snapshot_files import snapshot_chunks
+from pytinykv.raftstore.turn import Turn
 from pytinykv.storage import ColumnFamily, MemoryEngine
 from pytinykv.storage.changes import PUT
 from pytinykv.wire.errors import RegionError
@@ -66,17 +68,47 @@ class ManualWorker:
 
 
 class ManualLink:
-    """A `SchedulerLink` that remembers."""
+    """A `SchedulerLink` that remembers, and gives ids for splits: the next ones of all stores together."""
+
+    next_id = 1000
 
     def __init__(self) -> None:
         self.reports: list[RegionReport] = []
         self.questions: list[tuple[int, Callable[[Region], None]]] = []
+        self.splits: list[list[Region]] = []
+        self.split_trouble = ""
+        """Why no ids are given; empty if they are."""
+        self.holds_ids = False
+        self.waiting_ids: list[Callable[[], None]] = []
 
     def report_region(self, report: RegionReport) -> None:
         self.reports.append(report)
 
     def ask_membership(self, region_id: RegionId, on_answer: Callable[[Region], None]) -> None:
         self.questions.append((region_id, on_answer))
+
+    def ask_split(self, region: Region, count: int, on_answer: Callable[[Sequence[SplitIds] | str], None]) -> None:
+        if self.split_trouble:
+            on_answer(self.split_trouble)
+            return
+        ids = range(self.next_id, self.next_id + count * (1 + len(region.peers)))
+        ManualLink.next_id = ids.stop
+        step = 1 + len(region.peers)
+        made = [
+            SplitIds(RegionId(ids[n * step]), tuple(PeerId(one) for one in ids[n * step + 1 : (n + 1) * step]))
+            for n in range(count)
+        ]
+        self.waiting_ids.append(lambda: on_answer(made))
+        if not self.holds_ids:
+            self.give_ids()
+
+    def give_ids(self) -> None:
+        waiting, self.waiting_ids = self.waiting_ids, []
+        for give in waiting:
+            give()
+
+    def report_split(self, regions: Sequence[Region]) -> None:
+        self.splits.append(list(regions))
 
 
 class ManualTransport:
@@ -186,6 +218,11 @@ class Cluster:
         self.cut_off: set[int] = set()
         """Stores that are cut off from all others."""
         self.drop: Callable[[RaftEnvelope], bool] = lambda _envelope: False
+        self.holds: Callable[[RaftEnvelope], bool] = lambda _envelope: False
+        """Messages that wait until `release`."""
+        self.held: list[tuple[int, bytes]] = []
+        self.holds_transfers = False
+        """Whether snapshots wait on their way."""
         self.nodes: dict[int, Node] = {}
         peers = tuple(Peer(PeerId(100 + n), StoreId(n)) for n in range(1, (members or stores) + 1))
         region = Region(REGION_ID, *key_range, RegionEpoch(1, 1), peers)
@@ -251,11 +288,15 @@ class Cluster:
                 if not worker.is_held and node.store is not None:
                     did |= worker.work()
         messages, self.messages = self.messages, []
-        for store_id, frame in messages:
+        held = [one for one in messages if any(map(self.holds, decode_envelopes(one[1])))]
+        self.held += held
+        for store_id, frame in [one for one in messages if one not in held]:
             did = True
             store = self.nodes[store_id].store
             if store is not None:
                 store.receive(frame)
+        if self.holds_transfers:
+            return did
         transfers, self.transfers = self.transfers, []
         for transfer in transfers:
             did = True
@@ -283,6 +324,20 @@ class Cluster:
         store.turn()
         return ends.pop() is None
 
+    def hold(self, holds: Callable[[RaftEnvelope], bool]) -> None:
+        """Let these messages wait."""
+        self.holds = holds
+
+    def release(self, which: Callable[[RaftEnvelope], bool] = lambda _envelope: True) -> None:
+        """Deliver what waits, or some of it; without a choice, hold nothing any more."""
+        chosen = [one for one in self.held if all(map(which, decode_envelopes(one[1])))]
+        self.held = [one for one in self.held if one not in chosen]
+        if not self.held:
+            self.holds = lambda _envelope: False
+        for store_id, frame in chosen:
+            if (store := self.nodes[store_id].store) is not None:
+                store.receive(frame)
+
     def settle(self) -> None:
         for _ in range(1000):
             if not self.step():
@@ -306,6 +361,16 @@ class Cluster:
             if node.store is not None and REGION_ID in node.store.peers and node.peer.is_leader
         ]
 
+    def leader_of(self, region_id: RegionId) -> Node:
+        """Return the store that leads a region in the newest term."""
+        leading = [
+            (peer.node.term, node.store_id)
+            for node in self.nodes.values()
+            if node.store is not None and (peer := node.store.peers.get(region_id)) is not None and peer.is_leader
+        ]
+        assert leading, f"region {region_id} has no leader"
+        return self.nodes[max(leading)[1]]
+
     def elect(self, store_id: int | None = None) -> Node:
         """Tick until there is a leader; with `store_id` until it is that one."""
         for _ in range(40):
@@ -320,11 +385,16 @@ class Cluster:
     # --- commands
 
     def propose(
-        self, store_id: int, *operations: Operation, version: int | None = None, term: int | None = None
+        self,
+        store_id: int,
+        *operations: Operation,
+        version: int | None = None,
+        term: int | None = None,
+        region_id: RegionId = REGION_ID,
     ) -> Call:
         """Propose a command that was checked just now, or at another version and term."""
         call = Call()
-        peer = self.nodes[store_id].peer
+        peer = self.nodes[store_id].running.peers[region_id]
         size = sum(len(part) for operation in operations for part in operation if isinstance(part, bytes))
         self.nodes[store_id].running.propose(
             peer,
@@ -336,8 +406,20 @@ class Cluster:
         )
         return call
 
-    def put(self, store_id: int, key: bytes, value: bytes) -> Call:
-        return self.propose(store_id, put(key, value))
+    def put(self, store_id: int, key: bytes, value: bytes, *, region_id: RegionId = REGION_ID) -> Call:
+        return self.propose(store_id, put(key, value), region_id=region_id)
+
+    def propose_split(self, store_id: int, at: Sequence[bytes], new_ids: Sequence[SplitIds]) -> Call:
+        """Propose a split as no leader does that has checked it."""
+        call, node = Call(), self.nodes[store_id]
+
+        def propose(turn: Turn) -> None:
+            data = splits.encode_split(node.peer.region.epoch, at, new_ids)
+            node.peer.calls.propose_admin(turn, data, call.on_done)
+
+        node.running.in_turn(propose)
+        node.running.tick_soon()
+        return call
 
     def read(self, store_id: int, key: bytes) -> Call:
         """Read by asking the quorum."""
@@ -352,9 +434,11 @@ class Cluster:
         node.running.read(node.peer, on_ready)
         return call
 
-    def change(self, store_id: int, kind: ConfChangeKind, peer_id: int, on_store: int) -> None:
+    def change(
+        self, store_id: int, kind: ConfChangeKind, peer_id: int, on_store: int, *, region_id: RegionId = REGION_ID
+    ) -> None:
         change = MembershipChange(kind, Peer(PeerId(peer_id), StoreId(on_store)))
-        self.nodes[store_id].running.change_membership(REGION_ID, change)
+        self.nodes[store_id].running.change_membership(region_id, change)
 
     def entries_sent_to(self, store_id: int) -> list[RaftEnvelope]:
         return [e for e in self.sent if e.receiver.store_id == store_id and getattr(e.message, "entries", ())]

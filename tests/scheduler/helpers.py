@@ -84,7 +84,8 @@ def apply_order(info: RegionInfo, order: Order) -> RegionInfo:
 
 
 def store_meta(store_id: int, address: str = "") -> StoreMeta:
-    return StoreMeta(StoreId(store_id), address or f"127.0.0.1:{20000 + store_id}")
+    """A store that has registered and was not stopped."""
+    return StoreMeta(StoreId(store_id), address or f"127.0.0.1:{20000 + store_id}", start_timestamp=100)
 
 
 class Decisions:

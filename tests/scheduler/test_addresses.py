@@ -122,6 +122,7 @@ async def test_after_a_restart_the_scheduler_waits_to_hear_from_the_store(
 
 async def test_a_registration_that_fails_takes_no_address(scheduler: Scheduler, clock: ManualClock) -> None:
     clock.advance(HOLD_S)
+    scheduler.store_heartbeat(StoreStats(StoreId(2), start_time=100))
     with pytest.raises(DuplicateAddress):
         await scheduler.put_store(process(store_meta(2).address, 200))
     await scheduler.put_store(process(HERE, 201))

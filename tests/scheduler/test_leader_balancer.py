@@ -14,7 +14,7 @@ class Balanced(Decisions):
     """Stores 1, 2, … that lead so many regions each, beside the regions of the test."""
 
     def __init__(self, *leaders: int, **config: object) -> None:
-        super().__init__(stores=range(1, len(leaders) + 1), **config)
+        super().__init__(stores=range(1, len(leaders) + 1), **{"leader_balance_tolerance": 10, **config})
         self.heartbeat(*self.metas)
         self.balancer = LeaderBalancer(self.cluster, self.operators)
         self.fill(*leaders)
@@ -95,6 +95,46 @@ def test_region_with_a_learner_or_a_follower_that_is_behind_keeps_its_leader_whe
     learner = Peer(PeerId(9), StoreId(2), PeerRole.LEARNER)
     meta = msgspec.structs.replace(info.meta, peers=(info.meta.peers[0], learner))
     assert stores.balance(msgspec.structs.replace(info, meta=meta)) is None
+
+
+@pytest.mark.tinykv("TestBalanceSelector")
+def test_of_several_regions_those_are_led_elsewhere_whose_move_helps() -> None:
+    """Stores 1 to 4 lead so many regions; region 1 has followers on 2 and 3, region 2 on 1 and 2."""
+
+    def moves(*leaders: int, first: int, second: int) -> list[list[str] | None]:
+        stores = Balanced(*leaders)
+        infos = [
+            region(1, b"", b"m", stores=(2, 3, 4), leader=first),
+            region(2, b"m", b"\xf0", stores=(1, 2, 3), leader=second),
+        ]
+        for info in infos:
+            stores.cluster.regions.put(info)
+        return [stores.balance(info) for info in infos]
+
+    assert moves(1, 2, 3, 16, first=4, second=3) == [transfer(4, 2), None]
+    assert moves(1, 14, 15, 16, first=4, second=3) == [None, transfer(3, 1)]
+    assert moves(1, 2, 15, 16, first=3, second=1) == [transfer(3, 2), None]
+    assert moves(10, 10, 10, 10, first=4, second=1) == [None, None]
+    assert moves(11, 13, 0, 16, first=4, second=1) == [transfer(4, 3), transfer(1, 3)]
+
+
+def test_leadership_of_a_lone_hot_region_does_not_wander() -> None:
+    stores = Balanced(0, 0, 0, leader_balance_tolerance=2)
+    for leader, *followers in ((1, 2, 3), (2, 1, 3), (3, 1, 2)):
+        assert stores.balance(region(1, stores=(leader, *followers), size=1 << 30)) is None
+    stores.fill(1, 0, 0)
+    assert stores.balance(led_by(1, 2, 3)) == transfer(1, 2), "of two regions each store may lead one"
+
+
+@pytest.mark.parametrize(("leaders", "moves"), [(1030, False), (1049, False), (1060, True)])
+def test_with_many_regions_a_share_of_them_may_differ(leaders: int, moves: bool) -> None:
+    stores = Balanced(0, 0, 0, leader_balance_tolerance=2)
+    counts = {1: leaders, 2: 1000, 3: 1000}
+    for store_id, count in counts.items():
+        for index in range(count):
+            key = b"\xff%05d-%05d" % (store_id, index)
+            stores.cluster.regions.put(region(store_id * 10_000 + index, key, key + b"\x00", stores=(store_id,)))
+    assert (stores.balance(led_by(1, 2, 3)) is not None) is moves
 
 
 def spread(stores: Balanced, infos: list[RegionInfo], rounds: int) -> int:

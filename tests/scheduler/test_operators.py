@@ -196,6 +196,14 @@ def test_operator_of_a_person_replaces_another_and_stale_ones_do_not_start(decis
     assert not decisions.operators.add(operator(info), decisions.now), "nothing to do"
 
 
+@pytest.mark.tinykv("TestOperatorKind")
+def test_kinds_are_told_as_words_and_read_from_them() -> None:
+    assert [str(kind) for kind in OperatorKind] == ["replica", "leader", "region", "admin"]
+    assert [OperatorKind(word) for word in ("admin", "region")] == [OperatorKind.ADMIN, OperatorKind.REGION]
+    with pytest.raises(ValueError, match="foobar"):
+        OperatorKind("foobar")
+
+
 @pytest.mark.tinykv("TestOperatorCount")
 def test_running_operators_are_counted_by_kind_and_store(decisions: Decisions) -> None:
     one, two = region(1, b"", b"m"), region(2, b"m")
@@ -261,7 +269,23 @@ def test_operator_of_a_region_that_is_gone_ends(decisions: Decisions) -> None:
     made = start(decisions, region(1), remove(3))
     decisions.cluster.regions.remove(1)
     decisions.operators.expire(decisions.now)
-    assert made.status is OperatorStatus.CANCEL
+    assert made.status is OperatorStatus.RUNNING, "a split may hide it until its next heartbeat"
+    decisions.clock.advance(5)
+    decisions.operators.expire(decisions.now)
+    assert (made.status, made.reason) == (OperatorStatus.CANCEL, "the region is gone")
+
+
+def test_operator_outlives_a_split_whose_new_half_reports_first(decisions: Decisions) -> None:
+    made = start(decisions, region(1, stores=(1, 2, 3)), remove(3))
+    for _ in range(3):
+        decisions.cluster.on_region(region(2, b"", b"m", version=2))
+        decisions.operators.expire(decisions.now)
+        decisions.clock.advance(4)
+        decisions.cluster.on_region(region(1, b"m", version=2))
+        decisions.heartbeat(1, 2, 3, 4)
+        assert decisions.operators.on_region(region(1, b"m", version=2), decisions.now) is not None
+        decisions.cluster.regions.remove(1)
+    assert made.status is OperatorStatus.RUNNING
 
 
 @pytest.mark.tinykv("TestDispatchOutdatedRegion")

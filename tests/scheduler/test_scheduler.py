@@ -166,7 +166,7 @@ async def test_state_survives_a_restart(engine: MemoryEngine, clock: ManualClock
     scheduler.region_heartbeat(info)
     await scheduler.update_gc_safe_point(77)
     await scheduler.put_cluster_config(5)
-    await scheduler.remove_store(3)
+    await scheduler.take_offline(3)
     if how == "stop":
         await scheduler.stop()
     again = open_scheduler(engine.crash(random.Random(2)), clock, scope)
@@ -404,7 +404,7 @@ async def test_patrol_goes_round_all_regions(engine: MemoryEngine, clock: Manual
     for n in range(10):
         scheduler.region_heartbeat(region(20 + n, keys[n], keys[n + 1], version=2))
     await scheduler.put_store(store_meta(4))
-    await scheduler.remove_store(3)
+    await scheduler.take_offline(3)
     pushed: list[Order] = []
     scheduler.bind(1, pushed.append)
     for _ in range(4):
@@ -418,10 +418,10 @@ async def test_drained_store_becomes_a_tombstone_once_leaders_have_reported_all_
 ) -> None:
     scheduler = open_scheduler(engine, clock, scope, tick_interval_s=0.001)
     await bootstrapped(scheduler)
-    await scheduler.remove_store(3)
+    await scheduler.take_offline(3)
 
     async def tick() -> None:
-        await scheduler._mark_drained_stores()
+        await scheduler._mark_empty_stores()
 
     await tick()
     assert scheduler.store(3).meta.state is StoreState.OFFLINE, "no leader has spoken yet"

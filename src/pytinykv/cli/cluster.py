@@ -34,7 +34,7 @@ def status(*, as_json: bool, target: Target) -> None:
     async def body(client: AsyncClient) -> None:
         facts = await describe_cluster(client.scheduler)
         if as_json:
-            _print_json(facts)
+            print_json(facts)
             return
         print(f"cluster    {facts['cluster_id']}")
         print(f"scheduler  {facts['scheduler']}")
@@ -59,7 +59,7 @@ def stores(*, as_json: bool, target: Target) -> None:
     async def body(client: AsyncClient) -> None:
         facts = await describe_cluster(client.scheduler)
         if as_json:
-            _print_json(facts["stores"])
+            print_json(facts["stores"])
         else:
             print_table(_STORE_COLUMNS, [_store_row(store) for store in facts["stores"]])
 
@@ -81,7 +81,7 @@ def regions(*, as_json: bool, target: Target) -> None:
         reply = await client.scheduler.call("ScanRegions", pdpb_pb2.ScanRegionsRequest(), pdpb_pb2.ScanRegionsResponse)
         found = [describe_region(region) for region in reply.regions]
         if as_json:
-            _print_json(found)
+            print_json(found)
         else:
             print_table(_REGION_COLUMNS, [_region_row(region) for region in found])
         return 0
@@ -124,7 +124,7 @@ async def _describe_stores(scheduler: SchedulerClient, regions: list[dict[str, A
     from pytinykv.wire.pb import pdpb_pb2
 
     described = []
-    for store in await scheduler.get_all_stores():
+    for store in await scheduler.get_all_stores(exclude_tombstone=True):
         request = pdpb_pb2.GetStoreRequest(store_id=store.id)
         try:
             reply = await scheduler.call("GetStore", request, pdpb_pb2.GetStoreResponse)
@@ -284,7 +284,8 @@ def _count(rows: list[dict[str, Any]], key: str) -> str:
     return f"{len(states)} ({counts})" if counts else "0"
 
 
-def _print_json(data: object) -> None:
+def print_json(data: object) -> None:
+    """Print plain data as JSON, for programs."""
     import msgspec
 
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n")

@@ -11,6 +11,7 @@ import click
 from pytinykv.cli.options import option
 from pytinykv.cli.session import Target, client_options, run_client
 from pytinykv.cli.text import escaped, from_text, shorten, shown, value_from
+from pytinykv.wire.limits import TTL_S_MAX
 
 if TYPE_CHECKING:
     from pytinykv.client import AsyncClient
@@ -93,7 +94,9 @@ def _print_text(value: bytes) -> int:
 @click.command()
 @click.argument("key")
 @click.argument("value")
-@option("--ttl", type=click.IntRange(min=1), default=None, metavar="SECONDS", help="Let it vanish after this time.")
+@option(
+    "--ttl", type=click.IntRange(1, TTL_S_MAX), default=None, metavar="SECONDS", help="Let it vanish after this time."
+)
 @data_options
 def put(
     key: str,
@@ -113,7 +116,7 @@ def put(
     content = value_from(value, "VALUE", is_hex=is_hex)
 
     async def body(client: AsyncClient) -> None:
-        await client.raw.put(name, content, ttl=ttl or 0, cf=cf)
+        await client.raw.put(name, content, ttl=ttl, cf=cf)
 
     sys.exit(run_client(target, body))
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:  # generic for the type checker; at run time only in the newest click
     _AddressType = click.ParamType[str]
@@ -50,11 +51,25 @@ _TABLES: Final = "pytinykv.config-tables"
 _FILE: Final = "pytinykv.config-file"
 
 
+class _Option(click.Option):
+    """An option whose errors say where the value came from, and name the variable only if it was that."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        source = None if ctx is None or self.name is None else ctx.get_parameter_source(self.name)
+        flags = " / ".join(f"'{flag}'" for flag in self.opts)
+        if source is ParameterSource.ENVIRONMENT:
+            return f"{flags} (from the variable {self.envvar})"
+        if source is ParameterSource.DEFAULT_MAP and ctx is not None and _FILE in ctx.meta:
+            return f"{flags} (from {ctx.meta[_FILE]})"
+        return flags
+
+
 def option(*flags: str, **settings: Any) -> Callable[[F], F]:
     """Declare an option that can also come from the environment and from the configuration file."""
     name = flags[0].partition("/")[0].lstrip("-").replace("-", "_").upper()
     settings.setdefault("envvar", f"TINYKV_{name}")
     settings.setdefault("show_envvar", True)
+    settings.setdefault("cls", _Option)
     return click.option(*flags, **settings)
 
 
@@ -188,19 +203,20 @@ def log_option(default: str) -> Callable[[F], F]:
 
 
 class ListenAddress(_AddressType):
-    """An address to listen on; port 0 is fine."""
+    """An address to listen on, or one to announce; empty where an option may be. Port 0 is fine for listening."""
 
     name = "address"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the address as it was given. Fails, naming it, if it is none."""
+        """Return the address as `host:port`, without a scheme. Fails, naming it, if it is none."""
         from pytinykv.transport.address import AddressError, parse_address
 
+        if not value:
+            return ""
         try:
-            parse_address(str(value))
+            return str(parse_address(str(value)))
         except AddressError as error:
             self.fail(str(error), param, ctx)
-        return str(value)
 
 
 class SchedulerAddresses(_AddressesType):

@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "status": CommandEntry("pytinykv.cli.cluster", "status", "Show how the cluster is."),
     "regions": CommandEntry("pytinykv.cli.cluster", "regions", "List the regions, and who leads them."),
     "stores": CommandEntry("pytinykv.cli.cluster", "stores", "List the stores."),
+    "ctl": CommandEntry("pytinykv.cli.ctl", "ctl", "Split, scatter, move leaders, remove stores."),
     "doctor": CommandEntry("pytinykv.cli.doctor", "doctor", "Show what waits for what in a live server."),
     "bench": CommandEntry("pytinykv.cli.bench.command", "bench", "Measure a cluster, beside etcd."),
     "sim": CommandEntry("pytinykv.cli.sim", "sim", "Run simulated clusters and look for bugs in them."),

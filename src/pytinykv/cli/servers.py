@@ -66,12 +66,13 @@ def scheduler(
 @option(
     "--peer-addr",
     type=ListenAddress(),
-    default=None,
+    default="",
     metavar="HOST:PORT",
     help="Where other stores' messages arrive.  [default: the host of --addr, any free port]",
 )
 @option(
     "--advertise-peer-addr",
+    type=ListenAddress(),
     default="",
     metavar="HOST:PORT",
     help="Where other stores find that port, if not at the host of --advertise-addr or --addr.",
@@ -94,7 +95,7 @@ def store(
     advertise_addr: str,
     status_addr: str,
     insecure: bool,
-    peer_addr: str | None,
+    peer_addr: str,
     advertise_peer_addr: str,
     scheduler: tuple[str, ...],
     scheduler_patience: float,
@@ -114,7 +115,7 @@ def store(
         advertise={"advertise_addr": advertise_addr, "advertise_peer_addr": advertise_peer_addr},
         addr=addr,
         status_addr=status_addr,
-        peer_addr=peer_addr or "",
+        peer_addr=peer_addr,
     )
     config = StoreProcessConfig(
         data_dir=data_dir,
@@ -122,7 +123,7 @@ def store(
         advertise_addr=advertise_addr,
         status_addr=status_addr,
         insecure=insecure,
-        peer_addr=peer_addr or "",
+        peer_addr=peer_addr,
         advertise_peer_addr=advertise_peer_addr,
         scheduler=scheduler,
         scheduler_patience_s=scheduler_patience,

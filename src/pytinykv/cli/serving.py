@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from pytinykv.cli.options import ListenAddress, config_option, log_option, option
+from pytinykv.cli.output import print_if_taken
 from pytinykv.lifecycle import LifecycleError, Scope, StopReport, run_process
 from pytinykv.storage import EngineError
 from pytinykv.transport.address import Address, AddressError, check_may_listen, parse_address
@@ -42,8 +43,20 @@ def server_options(function: F) -> F:
                 metavar="HOST:PORT",
                 help="Where to listen; port 0 picks a free one.",
             ),
-            option("--advertise-addr", default="", metavar="HOST:PORT", help="How others reach it, if not at --addr."),
-            option("--status-addr", default="", metavar="HOST:PORT", help="Serve /healthz, /metrics and /debug here."),
+            option(
+                "--advertise-addr",
+                type=ListenAddress(),
+                default="",
+                metavar="HOST:PORT",
+                help="How others reach it, if not at --addr.",
+            ),
+            option(
+                "--status-addr",
+                type=ListenAddress(),
+                default="",
+                metavar="HOST:PORT",
+                help="Serve /healthz, /metrics and /debug here.",
+            ),
             option("--insecure", is_flag=True, help="Allow addresses that other machines can reach. No encryption!"),
             log_option("info"),
             config_option,
@@ -110,26 +123,35 @@ def serve(name: str, start: Callable[[Scope], Awaitable[None]], *explained: type
     `explained`: errors at the start whose message tells a user enough. Any other is a bug and shows its traceback.
     """
     told: tuple[type[Exception], ...] = (EngineError, LifecycleError, OSError, ValueError, *explained)
+    refused = ""
 
     async def main(scope: Scope) -> int:
+        nonlocal refused
         try:
             await start(scope)
         except told as error:
             if scope.stopping:  # told to stop while it starts: one of its parts is gone, or must not be made any more
                 _log.info("the start ends here: %s", error)
                 return 0
-            print(f"tinykv {name}: {error}", file=sys.stderr, flush=True)
+            refused = f"tinykv {name}: {error}"
             return 1
         await asyncio.Event().wait()
         return 0
 
-    return run_process(main, name=name, on_report=_print_report)
+    def on_report(report: StopReport) -> None:
+        if report.forced and refused:  # the process ends with this report
+            print(refused, file=sys.stderr, flush=True)
+        if not (report.ok and refused):
+            print(report.render(), file=sys.stderr, flush=True)
+
+    status = run_process(main, name=name, on_report=on_report)
+    if refused:  # last, where people look
+        print(refused, file=sys.stderr, flush=True)
+    return status
 
 
 def print_ready(facts: dict[str, object]) -> None:
-    """Print the one line that says that the server serves, and where."""
-    print("ready", *(f"{key}={value}" for key, value in facts.items() if value != ""), flush=True)
-
-
-def _print_report(report: StopReport) -> None:
-    print(report.render(), file=sys.stderr, flush=True)
+    """Print the one line that says that the server serves, and where. If that can't be printed, the log has it."""
+    line = " ".join(("ready", *(f"{key}={value}" for key, value in facts.items() if value != "")))
+    if problem := print_if_taken(line):
+        _log.warning("it serves, but standard output can't be written (%s): %s", problem, line)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from pytinykv.cli.options import client_config_option, log_option, option, scheduler_option
+from pytinykv.cli.output import drop_output
 
 if TYPE_CHECKING:
     from pytinykv.client import AsyncClient
@@ -44,7 +44,8 @@ def client_options(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(*args: Any, scheduler: tuple[str, ...], timeout: float, **kwargs: Any) -> None:
-        name = click.get_current_context().info_name or ""
+        context = click.get_current_context()
+        name = context.command_path.partition(" ")[2] or context.info_name or ""
         function(*args, target=Target(name, scheduler, timeout), **kwargs)
 
     for add in reversed(
@@ -101,10 +102,10 @@ async def _attempt(target: Target, body: Callable[[AsyncClient], Awaitable[int |
     except (ClientError, LifecycleError) as error:
         return _fail(target, str(error))
     except BrokenPipeError:
-        _drop_output()
+        drop_output()
         return 0
     except OSError as error:
-        _drop_output()
+        drop_output()
         return _fail(target, f"can't write the output: {error.strerror or error}")
     return status or 0
 
@@ -112,10 +113,3 @@ async def _attempt(target: Target, body: Callable[[AsyncClient], Awaitable[int |
 def _fail(target: Target, text: str) -> int:
     print(f"tinykv {target.command}: {text}", file=sys.stderr, flush=True)
     return 1
-
-
-def _drop_output() -> None:
-    """Send what is still in standard output's buffer nowhere, so that the interpreter's exit does not try again."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

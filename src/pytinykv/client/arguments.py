@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,9 +10,8 @@ from pytinykv.client.errors import InvalidArgumentError, InvalidTypeError
 from pytinykv.client.key_space import KeyRange
 from pytinykv.wire.cf import InvalidRawFamilyError, raw_column_family
 from pytinykv.wire.keys import prefix_successor
-from pytinykv.wire.limits import KEY_BYTES_MAX, bound_problem, key_problem
+from pytinykv.wire.limits import KEY_BYTES_MAX, TTL_S_MAX, bound_problem, key_problem
 
-_TTL_MAX = (1 << 63) - 1
 _TIMEOUT_S_MAX = 1e8
 """Three years. Longer timeouts are cut to it: timers can't count further."""
 
@@ -54,11 +54,15 @@ def checked_cf(cf: Any) -> str:
 
 
 def checked_ttl(ttl: Any) -> int:
-    """Return the time to live in seconds; 0 means that it never ends."""
+    """Return the time to live in seconds as it travels: 0 for None and infinity, a value that stays."""
+    if ttl is None or ttl == math.inf:
+        return 0
     if not isinstance(ttl, int) or isinstance(ttl, bool):
-        raise InvalidTypeError(f"ttl must be a whole number of seconds, not {ttl!r}")
-    if not 0 <= ttl <= _TTL_MAX:
-        raise InvalidArgumentError(f"ttl must be 0 (no end) to {_TTL_MAX} seconds, is {ttl}")
+        raise InvalidTypeError(f"ttl must be a whole number of seconds, or None for a value that stays, not {ttl!r}")
+    if not 1 <= ttl <= TTL_S_MAX:
+        raise InvalidArgumentError(
+            f"ttl must be 1 to {TTL_S_MAX} seconds (a hundred years), or None for a value that stays; it is {ttl}"
+        )
     return int(ttl)
 
 
@@ -94,6 +98,18 @@ def checked_range(start: bytes, end: bytes | None, prefix: bytes | None) -> KeyR
     start = _checked_bound(start, "start")
     end = b"" if end is None else _checked_bound(end, "end")
     return None if end and start >= end else KeyRange(start, end)
+
+
+def checked_deletion(start: bytes, end: bytes | None, prefix: bytes | None, *, everything: bool) -> KeyRange | None:
+    """As `checked_range`, for what removes keys: that all of them are meant has to be said, and only then."""
+    if everything and (start or end or prefix):
+        raise InvalidArgumentError("everything=True goes without start, end and prefix")
+    found = checked_range(start, end, prefix)
+    if not everything and found is not None and not (found.start or found.end):
+        raise InvalidArgumentError(
+            "start, end and prefix are empty, which means every key: say everything=True, or a range"
+        )
+    return found
 
 
 def _checked_bound(bound: bytes, name: str) -> bytes:

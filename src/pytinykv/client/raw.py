@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pytinykv.client.answer_sizes import AnswerKind
 from pytinykv.client.arguments import (
     checked_cf,
+    checked_deletion,
     checked_key,
     checked_keys,
     checked_limit,
@@ -44,10 +45,10 @@ def get_command(key: bytes, cf: str) -> RawGet:
     return RawGet(checked_key(key), checked_cf(cf) if cf else "")
 
 
-def put_command(key: bytes, value: bytes, ttl: int, cf: str, value_bytes_max: int) -> RawPut:
+def put_command(key: bytes, value: bytes, ttl: float | None, cf: str, value_bytes_max: int) -> RawPut:
     """Return the checked command of a `put`."""
     value = checked_value(value, value_bytes_max)
-    return RawPut(checked_key(key), value, checked_ttl(ttl) if ttl != 0 else 0, checked_cf(cf) if cf else "")
+    return RawPut(checked_key(key), value, 0 if ttl is None else checked_ttl(ttl), checked_cf(cf) if cf else "")
 
 
 def delete_command(key: bytes, cf: str) -> RawDelete:
@@ -108,8 +109,10 @@ class AsyncRawClient:
         """Return the value of `key`; None if it does not exist."""
         return await self._executor.execute(get_command(key, cf), self._deadline(timeout))
 
-    async def put(self, key: bytes, value: bytes, *, ttl: int = 0, cf: str = "", timeout: float | None = None) -> None:
-        """Set `key` to `value`. After `ttl` seconds it does not exist any more; with 0 it stays."""
+    async def put(
+        self, key: bytes, value: bytes, *, ttl: float | None = None, cf: str = "", timeout: float | None = None
+    ) -> None:
+        """Set `key` to `value`. After `ttl` seconds it does not exist any more; with None it stays."""
         command = put_command(key, value, ttl, cf, self._value_bytes_max)
         await self._executor.execute(command, self._deadline(timeout))
 
@@ -137,7 +140,7 @@ class AsyncRawClient:
         self,
         pairs: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]],
         *,
-        ttl: int = 0,
+        ttl: float | None = None,
         cf: str = "",
         timeout: float | None = None,
     ) -> None:
@@ -218,11 +221,15 @@ class AsyncRawClient:
         end: bytes | None = None,
         *,
         prefix: bytes | None = None,
+        everything: bool = False,
         cf: str = "",
         timeout: float | None = None,
     ) -> None:
-        """Remove the keys of a range, given as in `scan`; without arguments, all. Not atomic, as `batch_put`."""
-        left, family = checked_range(start, end, prefix), checked_cf(cf)
+        """Remove the keys of a range, given as in `scan`. Not atomic, as `batch_put`.
+
+        All keys of the column family only with `everything=True`; an empty range, or an empty prefix, is refused without.
+        """
+        left, family = checked_deletion(start, end, prefix, everything=everything), checked_cf(cf)
         deadline = self._deadline(timeout)
         done = False
         while left is not None:
@@ -236,8 +243,8 @@ class AsyncRawClient:
             done = True
             left = left.behind(command.covered)
 
-    async def ttl(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> int | None:
-        """Return after how many seconds `key` ends: 0 if it has no end, None if it does not exist."""
+    async def ttl(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> float | None:
+        """Return after how many seconds `key` ends: `math.inf` if it stays, None if it does not exist."""
         return await self._executor.execute(RawTtl(checked_key(key), checked_cf(cf)), self._deadline(timeout))
 
     async def compare_and_swap(
@@ -246,12 +253,13 @@ class AsyncRawClient:
         expected: bytes | None,
         value: bytes,
         *,
-        ttl: int = 0,
+        ttl: float | None = None,
         cf: str = "",
         timeout: float | None = None,
     ) -> CasResult:
-        """Set `key` to `value` (for `ttl` seconds, as in `put`) if its value is `expected`, atomically.
+        """Set `key` to `value` if its value is `expected`, atomically.
 
+        The new value lives for `ttl` seconds; without `ttl` it stays, even if the old one was to end.
         `expected` None means that the key does not exist. Returns whether it was set, and the value before, in both cases.
         A real TiKV guarantees this only among compare-and-swaps.
         """

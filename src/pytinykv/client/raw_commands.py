@@ -6,6 +6,7 @@ the attempt, and remember in `covered` how far they got.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -282,8 +283,8 @@ class RawChecksum(RangeCommand[Checksum]):
         return Checksum(reply.checksum, reply.total_kvs, reply.total_bytes)
 
 
-class RawTtl(Command[int | None]):
-    """After how many seconds a key ends: 0 if it has no end, None if there is no such key."""
+class RawTtl(Command[float | None]):
+    """After how many seconds a key ends: infinity if it stays, None if there is no such key."""
 
     __slots__ = ("cf",)
     field = "RawGetKeyTTL"
@@ -297,9 +298,9 @@ class RawTtl(Command[int | None]):
     def request(self, route: Route) -> kvrpcpb_pb2.RawGetKeyTTLRequest:
         return kvrpcpb_pb2.RawGetKeyTTLRequest(context=route.context, key=self.key, cf=self.cf)
 
-    def decode(self, reply: kvrpcpb_pb2.RawGetKeyTTLResponse) -> int | None:
+    def decode(self, reply: kvrpcpb_pb2.RawGetKeyTTLResponse) -> float | None:
         self._check(reply.error)
-        return None if reply.not_found else reply.ttl
+        return None if reply.not_found else reply.ttl or math.inf
 
 
 class RawCompareAndSwap(Command[CasResult]):

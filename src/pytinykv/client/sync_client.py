@@ -77,8 +77,10 @@ class RawClient:
         """Return the value of `key`; None if it does not exist."""
         return self._core.run_command(get_command(key, cf), checked_timeout(timeout))
 
-    def put(self, key: bytes, value: bytes, *, ttl: int = 0, cf: str = "", timeout: float | None = None) -> None:
-        """Set `key` to `value`. After `ttl` seconds it does not exist any more; with 0 it stays."""
+    def put(
+        self, key: bytes, value: bytes, *, ttl: float | None = None, cf: str = "", timeout: float | None = None
+    ) -> None:
+        """Set `key` to `value`. After `ttl` seconds it does not exist any more; with None it stays."""
         self._core.run_command(put_command(key, value, ttl, cf, self._value_bytes_max), checked_timeout(timeout))
 
     def delete(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> None:
@@ -97,7 +99,7 @@ class RawClient:
         self,
         pairs: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]],
         *,
-        ttl: int = 0,
+        ttl: float | None = None,
         cf: str = "",
         timeout: float | None = None,
     ) -> None:
@@ -148,18 +150,22 @@ class RawClient:
         end: bytes | None = None,
         *,
         prefix: bytes | None = None,
+        everything: bool = False,
         cf: str = "",
         timeout: float | None = None,
     ) -> None:
-        """Remove the keys of a range, given as in `scan`; without arguments, all. Not atomic, as `batch_put`."""
+        """Remove the keys of a range, given as in `scan`. Not atomic, as `batch_put`.
+
+        All keys of the column family only with `everything=True`; an empty range, or an empty prefix, is refused without.
+        """
         self._core.run(
-            lambda db: db.raw.delete_range(start, end, prefix=prefix, cf=cf, timeout=timeout),
+            lambda db: db.raw.delete_range(start, end, prefix=prefix, everything=everything, cf=cf, timeout=timeout),
             checked_timeout(timeout),
             Effect.ONCE,
         )
 
-    def ttl(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> int | None:
-        """Return after how many seconds `key` ends: 0 if it has no end, None if it does not exist."""
+    def ttl(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> float | None:
+        """Return after how many seconds `key` ends: `math.inf` if it stays, None if it does not exist."""
         return self._core.run(lambda db: db.raw.ttl(key, cf=cf, timeout=timeout), checked_timeout(timeout))
 
     def compare_and_swap(
@@ -168,12 +174,13 @@ class RawClient:
         expected: bytes | None,
         value: bytes,
         *,
-        ttl: int = 0,
+        ttl: float | None = None,
         cf: str = "",
         timeout: float | None = None,
     ) -> CasResult:
-        """Set `key` to `value` (for `ttl` seconds, as in `put`) if its value is `expected`, atomically.
+        """Set `key` to `value` if its value is `expected`, atomically.
 
+        The new value lives for `ttl` seconds; without `ttl` it stays, even if the old one was to end.
         `expected` None means that the key does not exist. Returns whether it was set, and the value before, in both cases.
         A real TiKV guarantees this only among compare-and-swaps.
         """

@@ -14,6 +14,7 @@ from __future__ import annotations
 from pytinykv.model.codec import FORMAT_VERSION, FormatError, RecordDecoder, encode, record_decoder
 from pytinykv.model.convert import (
     InvalidRegion,
+    epoch_from_pb,
     epoch_to_pb,
     peer_from_pb,
     peer_to_pb,
@@ -38,6 +39,7 @@ __all__ = [
     "SplitIds",
     "StoreId",
     "encode",
+    "epoch_from_pb",
     "epoch_to_pb",
     "peer_from_pb",
     "peer_to_pb",

@@ -35,6 +35,10 @@ def epoch_to_pb(epoch: RegionEpoch) -> metapb_pb2.RegionEpoch:
     return metapb_pb2.RegionEpoch(conf_ver=epoch.conf_ver, version=epoch.version)
 
 
+def epoch_from_pb(epoch: metapb_pb2.RegionEpoch) -> RegionEpoch:
+    return RegionEpoch(epoch.conf_ver, epoch.version)
+
+
 def region_to_pb(region: Region) -> metapb_pb2.Region:
     return metapb_pb2.Region(
         id=region.id,
@@ -51,6 +55,6 @@ def region_from_pb(region: metapb_pb2.Region) -> Region:
         RegionId(region.id),
         region.start_key,
         region.end_key,
-        RegionEpoch(region.region_epoch.conf_ver, region.region_epoch.version),
+        epoch_from_pb(region.region_epoch),
         tuple(peer_from_pb(peer) for peer in region.peers),
     )

@@ -10,6 +10,12 @@ The chapters, bottom-up:
     apply               what operations do to the data
     pending, calls      the callers that wait for an answer
     membership          what a change of members does to a region
+    splits              what a split is
+    children            what a split makes on a store
+    split_requests      splits from the wish to the answer
+    split_keys          where a large region is split
+    size_checks         which regions are too large
+    regions             the regions by their keys
     followers           what a leader notices of the others
     log_collection      when the front of the log is cut
     peer                one region on this store
@@ -21,6 +27,7 @@ The chapters, bottom-up:
     recovery            what a start finds
     bootstrap           the first region of a cluster
     expiry              deleting values that have expired
+    counters            what a store counts
     turn, syncs         what one turn gathers; what of it is durable
     region_events       what becomes of regions, for listeners
     reports             what the scheduler is told and asked

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytinykv.model import region_to_pb
 from pytinykv.raftstore.operations import (
     COMPACT_LOG,
     CONDITIONAL,
@@ -14,10 +13,10 @@ from pytinykv.raftstore.operations import (
 from pytinykv.raftstore.raw_values import has_expired, live_value
 from pytinykv.storage import ColumnFamily
 from pytinykv.storage.changes import add_changes
-from pytinykv.wire.errors import EpochNotMatch, RegionError, UndeterminedResult
+from pytinykv.wire.errors import RegionError, UndeterminedResult
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pytinykv.raft import Entry
     from pytinykv.raftstore.operations import Operation
@@ -31,15 +30,19 @@ CasResult = tuple[bool, bytes | None]
 _RAW = ColumnFamily.RAW
 
 
-def apply_entry(turn: Turn, storage: PeerStorage, entry: Entry, parts: list[Part]) -> None:
+def apply_entry(
+    turn: Turn, storage: PeerStorage, entry: Entry, parts: list[Part], outdated: Callable[[int], RegionError]
+) -> None:
     """Apply a normal entry that is not empty, and answer its callers, also when that fails. Raises FormatError.
+
+    `outdated` makes the answer to commands of an older version of the region.
 
     The applied index is the caller's to move, once for a run of entries.
     """
     try:
         version, operations = decode_operations(entry.data)
         if version != storage.region.epoch.version:
-            _answer(turn, parts, EpochNotMatch(current_regions=[region_to_pb(storage.region)]))
+            _answer(turn, parts, outdated(version))
         else:
             _apply(turn, storage, operations, parts)
     except Exception:

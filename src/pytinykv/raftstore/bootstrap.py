@@ -73,6 +73,11 @@ def write_initial_region(
     batch.put(RAFT_CF, keys.region_state_key(region.id), encode(local))
 
 
+def has_regions(engine: Engine) -> bool:
+    """Say whether an engine holds the state of any region, be it of one that was removed from it."""
+    return next(iter(engine.scan(RAFT_CF, keys.REGION_STATE_START, keys.REGION_STATE_END)), None) is not None
+
+
 def prepared_region(engine: Engine) -> Region | None:
     """Return the region that a bootstrap under way, or cut off, has written."""
     data = engine.get(RAFT_CF, keys.PREPARED_REGION_KEY)

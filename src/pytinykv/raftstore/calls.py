@@ -18,13 +18,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytinykv.model import region_to_pb
 from pytinykv.raft import DropReason, ProposalDropped, ReadNotReady, Term
 from pytinykv.raft import NotLeader as RaftNotLeader
 from pytinykv.raftstore.operations import CONDITIONAL, Operation, encode_operations
 from pytinykv.raftstore.pending import OnDone, OnReady, Part, PendingProposals, PendingReads, Proposal
 from pytinykv.wire.errors import (
-    EpochNotMatch,
     NotLeader,
     ProposalInMergingMode,
     RaftEntryTooLarge,
@@ -56,15 +54,23 @@ class QueuedCommand(NamedTuple):
 
 
 class PeerCalls:
-    """Belongs to one peer; `not_leader` makes the answer that names the leader it knows."""
+    """Belongs to one peer; see `__init__` for what it is told by it."""
 
     def __init__(
-        self, *, node: RawNode, storage: PeerStorage, config: RaftStoreConfig, not_leader: Callable[[], NotLeader]
+        self,
+        *,
+        node: RawNode,
+        storage: PeerStorage,
+        config: RaftStoreConfig,
+        not_leader: Callable[[], NotLeader],
+        outdated: Callable[[int], RegionError],
     ) -> None:
+        """`not_leader` makes the answer that names the leader; `outdated` the one to a command of an older version."""
         self._node = node
         self._storage = storage
         self._config = config
         self._not_leader = not_leader
+        self._outdated = outdated
         self._queued: list[QueuedCommand] = []
         """Commands for the next turn, in the order they came."""
         self._proposals = PendingProposals()
@@ -129,10 +135,18 @@ class PeerCalls:
 
     def _stale(self, version: int) -> RegionError:
         """Return why a command is refused that was checked at another time than this."""
-        region = self._storage.region
-        if version != region.epoch.version:
-            return EpochNotMatch(current_regions=[region_to_pb(region)])
-        return self._not_leader()
+        return self._not_leader() if version == self._storage.region.epoch.version else self._outdated(version)
+
+    def propose_admin(self, turn: Turn, data: bytes, on_done: OnDone) -> None:
+        """Propose an entry that changes the region itself; `on_done` gets the results of applying it."""
+        try:
+            term, index = self._node.propose_admin(data, turn.now)
+        except RaftNotLeader:
+            turn.answer(on_done, self._not_leader())
+        except ProposalDropped as dropped:
+            turn.answer(on_done, _refusal(self._storage.region.id, dropped.reason))
+        else:
+            self._proposals.add(Proposal(index, term, [Part(0, on_done)]))
 
     def _propose_entry(self, turn: Turn, operations: list[Operation], parts: list[Part], size: int) -> None:
         turn.take(size)

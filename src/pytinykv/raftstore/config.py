@@ -89,6 +89,12 @@ class RaftStoreConfig:
     expiry_pause_s: float = 30.0
     """How long the search rests after it has been through all regions led here; also before the first."""
 
+    region_max_bytes: int = 144 * MIB
+    """A region that is larger is split; as the engine estimates its size, compressed."""
+
+    region_split_bytes: int = 96 * MIB
+    """Largest part into which it is split, about; not above `region_max_bytes`."""
+
     region_heartbeat_s: float = 5.0
     """How often a leader reports its region to the scheduler; changes are reported at once."""
 
@@ -147,6 +153,8 @@ class RaftStoreConfig:
                 f"heartbeat_ticks ({self.heartbeat_ticks}) must be at least 1 and below "
                 f"election_ticks ({self.election_ticks}), or healthy leaders lose elections"
             )
+        if self.region_split_bytes > self.region_max_bytes:
+            raise ValueError("region_split_bytes must not be above region_max_bytes")
         if self.clock_drift_max >= 1:
             raise ValueError(f"clock_drift_max must be below 1, not {self.clock_drift_max}")
         if self.log_gc_bytes_force < self.log_gc_bytes:

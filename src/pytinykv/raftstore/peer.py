@@ -18,7 +18,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytinykv.model import Peer, PeerRole, Region, encode, peer_to_pb
+from pytinykv.model import Peer, PeerRole, Region, encode, peer_to_pb, split_region
 from pytinykv.raft import (
     ConfChangeKind,
     EntryKind,
@@ -31,7 +31,7 @@ from pytinykv.raft import (
     Term,
 )
 from pytinykv.raft import NotLeader as RaftNotLeader
-from pytinykv.raftstore import keys, membership
+from pytinykv.raftstore import keys, membership, splits
 from pytinykv.raftstore.apply import apply_entry
 from pytinykv.raftstore.calls import PeerCalls
 from pytinykv.raftstore.followers import FollowerWatch
@@ -40,17 +40,23 @@ from pytinykv.raftstore.log_collection import LogCollection
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
 from pytinykv.raftstore.records import PeerState, RaftEnvelope, RegionLocalState, RegionReport, SnapshotManifest
 from pytinykv.raftstore.region_events import Deposed, Destroyed, Leading, RegionChanged
-from pytinykv.wire.errors import NotLeader, RegionNotFound
+from pytinykv.raftstore.split_keys import size_bytes
+from pytinykv.wire.errors import NotLeader, RegionError, RegionNotFound, UnknownRegionError
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pytinykv.raft import Entry, Message, PeerId, Ready
     from pytinykv.raftstore.config import RaftStoreConfig
+    from pytinykv.raftstore.pending import Part
+    from pytinykv.raftstore.regions import RegionTable
     from pytinykv.raftstore.turn import Turn
     from pytinykv.storage import Engine
+
+    OnSplit = Callable[[Turn, "RegionPeer", Sequence[Region]], None]
+    """Takes the regions that were split off a peer's; its own is the smaller one already, and all is in the batch."""
 
 _log = logging.getLogger(__name__)
 
@@ -83,15 +89,28 @@ class RegionPeer:
     """See the module's docstring. All methods are called by the store loop only."""
 
     def __init__(
-        self, *, peer: Peer, storage: PeerStorage, config: RaftStoreConfig, rng: random.Random, is_fresh: bool = False
+        self,
+        *,
+        peer: Peer,
+        storage: PeerStorage,
+        config: RaftStoreConfig,
+        rng: random.Random,
+        table: RegionTable,
+        on_split: OnSplit,
+        is_fresh: bool = False,
     ) -> None:
+        """`table` is told of each change of the region; `on_split` makes the other regions when it is split."""
         self.peer = peer
         """This peer as its region lists it; its role follows the region."""
         self.storage = storage
         self._config = config
+        self._table = table
+        self._on_split = on_split
         raft_config = config.raft_config(peer.id, applied=storage.apply_state.applied_index, is_fresh=is_fresh)
         self.node = RawNode(raft_config, storage, rng)
-        self.calls = PeerCalls(node=self.node, storage=storage, config=config, not_leader=self.not_leader)
+        self.calls = PeerCalls(
+            node=self.node, storage=storage, config=config, not_leader=self.not_leader, outdated=self.epoch_not_match
+        )
         """The commands and reads that wait for this peer."""
         self.is_destroyed = False
         """Set by `destroy`, for good: nothing of the peer may be used any more."""
@@ -156,6 +175,10 @@ class RegionPeer:
         leader = self.leader
         hint = None if leader is None or leader.id == self.peer.id else peer_to_pb(leader)
         return NotLeader(region_id=self.region.id, leader=hint)
+
+    def epoch_not_match(self, version: int) -> RegionError:
+        """Return what a caller is told that takes the region for what it was, or will be, at another version."""
+        return self._table.epoch_not_match(self.region, version)
 
     # --- membership ---------------------------------------------------------------------------------------------
 
@@ -344,8 +367,10 @@ class RegionPeer:
             parts = self.calls.settle(turn, entry.index, entry.term)
             if entry.kind is EntryKind.CONF_CHANGE:
                 self._apply_conf_change(turn, entry)
+            elif entry.kind is EntryKind.ADMIN:
+                self._apply_split(turn, entry, parts)
             elif entry.data:
-                apply_entry(turn, self.storage, entry, parts)
+                apply_entry(turn, self.storage, entry, parts, self.epoch_not_match)
             self.storage.set_applied(entry.index, entry.term)
             if self.is_destroyed:
                 return
@@ -353,6 +378,25 @@ class RegionPeer:
         self.node.on_applied(entries[-1].index)
         if self._order is not None:
             self._retry_order(turn.now)
+
+    def _apply_split(self, turn: Turn, entry: Entry, parts: list[Part]) -> None:
+        split = splits.decode_split(entry.data)
+        error: RegionError | None = None
+        made: tuple[Region, ...] = ()
+        if split.epoch != self.region.epoch:
+            error = self.epoch_not_match(split.epoch.version)
+        else:
+            try:
+                made = split_region(self.region, split.keys, split.new_ids)
+            except ValueError as refusal:  # who proposes checks it before: only another version's leader gets here
+                error = UnknownRegionError(str(refusal))
+        if made:
+            self.storage.set_applied(entry.index, entry.term)
+            self.storage.save_applied(turn.batch)
+            self._set_region(turn, made[-1])
+            self._on_split(turn, self, made[:-1])
+        for part in parts:
+            turn.answer(part.on_done, error, made)
 
     def _apply_conf_change(self, turn: Turn, entry: Entry) -> None:
         conf_change = membership.decode_change(entry.data)
@@ -372,6 +416,7 @@ class RegionPeer:
         turn.events.append(RegionChanged(self.region, region))
         self._followers.on_joined(self.region, region, turn.now)
         self.storage.region = region
+        self._table.changed()
         self._take_own_role()
         state = RegionLocalState(PeerState.NORMAL, region, self.peer.id)
         turn.batch.put(RAFT_CF, keys.region_state_key(region.id), encode(state))
@@ -420,6 +465,7 @@ class RegionPeer:
         self._installation.begin(turn.batch, self.region if self.is_initialized else None)
         turn.events.append(RegionChanged(self.region, region))
         self.storage.restore(turn.batch, region, meta, ready.hard_state)
+        self._table.changed()
         self._take_own_role()
         self.calls.fail_proposals(turn, "a snapshot took the place of the log")
 
@@ -462,6 +508,7 @@ class RegionPeer:
         turn.events.append(Destroyed(tombstone))
         self.is_destroyed = True
         self.is_leader = False
+        self._table.changed()
         self.calls.fail_all(turn, RegionNotFound(region_id=region.id))
         return tombstone
 
@@ -492,11 +539,9 @@ class RegionPeer:
 
     def report(self, engine: Engine, now: float) -> RegionReport:
         """Return what the scheduler wants to know of a region from its leader."""
-        ranges = keys.data_ranges(self.region.start_key, self.region.end_key)
-        size = sum(engine.approximate_size_bytes(cf, start, end) for cf, start, end in ranges)
         down, pending = self._down_peers(now), self._pending_peers()
         self._lagging_reported = (pending, tuple(peer.id for peer, _silent_s in down))
-        return RegionReport(self.region, self.peer, self.node.term, down, pending, size)
+        return RegionReport(self.region, self.peer, self.node.term, down, pending, size_bytes(engine, self.region))
 
     @property
     def has_reported_laggards(self) -> bool:

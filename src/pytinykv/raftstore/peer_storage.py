@@ -77,6 +77,8 @@ class PeerStorage:
         """The finished snapshot that Raft may send; its files are there as long as it stands here."""
         self.log_bytes = 0
         """Roughly how much log there is, as if all entries had the same size; decides when to cut."""
+        self.appended_bytes = 0
+        """Of all entries that were added since the region was loaded; tells who has to be looked at for its size."""
         self.hard_state = HardState()
         """Raft's term, vote and commit index as last written; moved by `save_hard_state`."""
         self.apply_state = ApplyState(LogIndex(0), Term(0), LogIndex(0), Term(0))
@@ -207,12 +209,14 @@ class PeerStorage:
         old_last = self._last_index
         while self._cache and self._cache[-1].index >= first:
             self._cache_bytes -= len(self._cache.pop().data)
-        region_id = self.region.id
+        region_id, size = self.region.id, 0
         for entry in entries:
             value = encode(entry)
             batch.put(RAFT_CF, keys.entry_key(region_id, entry.index), value)
             self._cache_append(entry)
-            self.log_bytes += len(value)
+            size += len(value)
+        self.log_bytes += size
+        self.appended_bytes += size
         self._last_index = entries[-1].index
         self._last_term = entries[-1].term
         for index in range(self._last_index + 1, old_last + 1):

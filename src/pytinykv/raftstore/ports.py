@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from pytinykv.model import Region, RegionId, StoreId
+from pytinykv.model import Region, RegionId, SplitIds, StoreId
 from pytinykv.raftstore.records import RaftEnvelope, RegionReport, SnapshotManifest
 
 
@@ -38,4 +38,15 @@ class SchedulerLink(Protocol):
 
     def ask_membership(self, region_id: RegionId, on_answer: Callable[[Region], None]) -> None:
         """Ask for the region as the scheduler knows it, for a peer that may have been removed; no answer on failure."""
+        ...
+
+    def ask_split(self, region: Region, count: int, on_answer: Callable[[Sequence[SplitIds] | str], None]) -> None:
+        """Ask for the ids of `count` regions that are to split off; answered once, within a few seconds: ids, or why not.
+
+        A stop may swallow the answer.
+        """
+        ...
+
+    def report_split(self, regions: Sequence[Region]) -> None:
+        """Tell what a split has made, so that clients need not wait for the regions' leaders to report."""
         ...

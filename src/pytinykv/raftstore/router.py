@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pytinykv.raftstore.peer import RegionPeer
     from pytinykv.raftstore.records import SnapshotHeader
     from pytinykv.raftstore.region_events import RegionEvent
+    from pytinykv.raftstore.regions import RegionTable
     from pytinykv.raftstore.turn import Turn
 
 _log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Router:
         peers: dict[int, RegionPeer],
         tombstones: dict[int, RegionLocalState],
         make_peer: Callable[[Peer, Region], RegionPeer],
+        table: RegionTable,
         *,
         parked_s: float,
     ) -> None:
@@ -72,6 +74,7 @@ class Router:
         self._tombstones = tombstones
         """By region, what the newest destroyed peer left; a peer with that id or a lower one is never made again."""
         self._make_peer = make_peer
+        self._table = table
         self._parked_s = parked_s
         self._parked: dict[tuple[int, int], tuple[RaftEnvelope, float]] = {}
         """By region and sender, the newest message whose keys belong to another region here, and until when it matters."""
@@ -118,7 +121,7 @@ class Router:
                 return "another one is being installed"
             if receiver.id == peer.peer.id and header.manifest.meta.index <= peer.node.commit_index:
                 return f"the peer has the log up to index {peer.node.commit_index} already"
-        other = self.overlapping(region)
+        other = self._table.overlapping(region)
         return None if other is None else f"it has keys of region {other.id}"
 
     def take_parked(self, now: float) -> list[RaftEnvelope]:
@@ -128,14 +131,7 @@ class Router:
 
     def _is_occupied(self, envelope: RaftEnvelope) -> bool:
         region = Region(envelope.region_id, envelope.start_key, envelope.end_key)
-        return self.overlapping(region) is not None
-
-    def overlapping(self, region: Region) -> Region | None:
-        """Return another region on this store that shares keys with `region`."""
-        for peer in self._peers.values():
-            if peer.region.id != region.id and peer.is_initialized and peer.region.overlaps(region):
-                return peer.region
-        return None
+        return self._table.overlapping(region) is not None
 
     def on_event(self, event: RegionEvent) -> None:
         """Drop destroyed peers; a `RegionListener`."""

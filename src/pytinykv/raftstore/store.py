@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytinykv.model import PeerRole, Region, RegionId, StoreId
 from pytinykv.raft import InstallSnapshot, ProtocolViolation
 from pytinykv.raftstore.calls import QueuedCommand
+from pytinykv.raftstore.children import Children
+from pytinykv.raftstore.counters import StoreCounters
 from pytinykv.raftstore.errors import StoreFailedError
 from pytinykv.raftstore.expiry import ExpirySweep
 from pytinykv.raftstore.incoming_snapshots import IncomingSnapshots, SnapshotReceiver, SnapshotRefusedError
@@ -33,9 +34,12 @@ from pytinykv.raftstore.peer import IncomingSnapshot, RegionPeer
 from pytinykv.raftstore.peer_storage import PeerStorage
 from pytinykv.raftstore.records import RaftEnvelope, decode_envelopes
 from pytinykv.raftstore.recovery import load_regions
+from pytinykv.raftstore.regions import RegionTable
 from pytinykv.raftstore.reports import Reports
 from pytinykv.raftstore.router import Router
 from pytinykv.raftstore.silent_disk import SilentDisk
+from pytinykv.raftstore.size_checks import SizeChecks
+from pytinykv.raftstore.split_requests import SplitRequests
 from pytinykv.raftstore.syncs import Syncs
 from pytinykv.raftstore.turn import Turn
 from pytinykv.wire.errors import NotLeader, RegionError, ServerIsBusy
@@ -60,19 +64,6 @@ if TYPE_CHECKING:
     from pytinykv.storage import Engine
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class StoreCounters:
-    """What a store has done since its start; only ever grows."""
-
-    turns: int = 0
-    proposals: int = 0
-    proposed_bytes: int = 0
-    operations: int = 0
-    """Changes of keys in the proposals."""
-    quorum_reads: int = 0
-    """Reads that the lease did not cover; those of one frame and region count as one."""
 
 
 def _log_violation(envelope: RaftEnvelope, error: ProtocolViolation) -> None:
@@ -164,14 +155,28 @@ class Store:
         """What a sync or a reader met on the disk; fails the next turn."""
         self.failure: BaseException | None = None
         """What the store has failed of, or None; never changes again. No turn does anything afterwards."""
+        self.splits = SplitRequests(self.peers, scheduler_link, config, in_turn=self.in_turn, touch=self._touch)
+        self._size_checks = SizeChecks(self.peers, engine, background, self.splits, config)
         self._load(snapshot_directory, fresh_region_id)
 
     def _load(self, directory: SnapshotDirectory, fresh_region_id: RegionId | None) -> None:
+        self.table = RegionTable(self.peers)
+        """The peers by the keys of their regions."""
         loaded = load_regions(self.engine, directory)
         parked_s = self.config.election_ticks * self.config.tick_s
-        self._router = Router(self.store_id, self.peers, loaded.tombstones, self._make_peer, parked_s=parked_s)
+        self._router = Router(
+            self.store_id, self.peers, loaded.tombstones, self._make_peer, self.table, parked_s=parked_s
+        )
+        self._children = Children(
+            self.store_id,
+            self.peers,
+            loaded.tombstones,
+            make_peer=self._make_peer,
+            touch=self._touch,
+        )
         self.listen(self._router.on_event)
         self.listen(self._reports.on_event)
+        self.listen(self._size_checks.on_event)
         for state in loaded.regions:
             peer = state.region.peer(state.peer_id)
             assert peer is not None, f"region {state.region.id} without its own peer"
@@ -184,8 +189,17 @@ class Store:
 
     def _make_peer(self, peer: Peer, region: Region, *, is_fresh: bool = False) -> RegionPeer:
         storage = PeerStorage(self.engine, region, cache_bytes_max=self.config.log_cache_bytes)
-        region_peer = RegionPeer(peer=peer, storage=storage, config=self.config, rng=self._rng, is_fresh=is_fresh)
+        region_peer = RegionPeer(
+            peer=peer,
+            storage=storage,
+            config=self.config,
+            rng=self._rng,
+            table=self.table,
+            on_split=self._children.bear,
+            is_fresh=is_fresh,
+        )
         self.peers[region.id] = region_peer
+        self.table.changed()
         return region_peer
 
     # --- when turns are due -------------------------------------------------------------------------------------
@@ -255,6 +269,7 @@ class Store:
         for peer in self.peers.values():
             peer.calls.fail_all(turn, error)
         self._proposing.clear()
+        self.splits.fail_all(error)
 
     def _refusal(self) -> RegionError:
         """Return what refused commands are told. Not being the leader is what every client takes for "not executed"."""
@@ -491,6 +506,8 @@ class Store:
         self._reports.on_tick(turn.now)
         self._outgoing.expire(self.peers, turn.now)
         self._sweep(turn)
+        if not self._refuses:
+            self._size_checks.on_tick(turn.now)
         self._silent_disk.on_tick(self.peers.values(), turn.now)
 
     def _sweep(self, turn: Turn) -> None:

@@ -9,6 +9,7 @@ The next window is reserved when half of the present one is used, so a caller wa
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +20,13 @@ from pytinykv.scheduler.commit import Committer
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.errors import InvalidInput, TimestampUnavailable
 from pytinykv.scheduler.ids import IdAllocator
-from pytinykv.scheduler.state import State
+from pytinykv.scheduler.state import ID_MAX, State
 from pytinykv.scheduler.tso import LOGICAL_COUNT, Issued, TimestampOracle, WaitForTime, WaitForWindow
 
+_log = logging.getLogger(__name__)
+
+IDS_SKIPPED = 1 << 20
+"""How many ids are left out above one that was never given out by this scheduler's data."""
 ID_COUNT_MAX = 1 << 20
 """How many ids one request may ask for."""
 
@@ -51,6 +56,23 @@ class Allocators:
         self._ids.on_reserved(meta.id_end)
         self._ids.skip_past(max(meta.first_store, meta.first_region, meta.first_peer, *state.stores, 0))
         self._oracle.on_reserved(meta.tso_end_ms)
+
+    def note_used(self, largest: int) -> None:
+        """Note an id that is in use in the cluster: none up to it is handed out.
+
+        One that was never reserved here shows that the scheduler's data is older than the cluster (a restored backup). Ids
+        may have been given out meanwhile that no report has shown yet, so many more are skipped.
+        """
+        if largest < self._ids.end or largest > ID_MAX:
+            return
+        _log.warning(
+            "id %d is in use, but ids from %d on were never given out: this data is older than the cluster (a restored"
+            " backup?); ids go on far above",
+            largest,
+            self._ids.end,
+        )
+        self._ids.skip_past(largest + IDS_SKIPPED)
+        self._reserve(ReserveIds(self._ids.reservation()))
 
     def release_timestamps(self) -> asyncio.Future[Any]:
         """Shrink the window of timestamps to what was issued. For a stop: none may be allocated afterwards."""

@@ -15,6 +15,7 @@ import msgspec
 from pytinykv.model import Region, StoreId
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.errors import (
+    DuplicateAddress,
     InvalidInput,
     LookupIncomplete,
     StaleRegion,
@@ -78,8 +79,9 @@ class ClusterView:
             if known is None:
                 self._stores[store_id] = StoreInfo(metas[store_id], now, address=_address_in_use(metas[store_id]))
             elif known.meta is not metas[store_id]:
-                if known.meta.state is metas[store_id].state:
-                    # It registered again, or stopped. A decision of the administrator would not mean that it was heard.
+                if known.meta.state is metas[store_id].state and metas[store_id].address:
+                    # It registered again, or stopped. Neither a decision of the administrator nor the loss of its address
+                    # would mean that it was heard.
                     known.heard_at = now
                 known.meta = metas[store_id]
                 known.address = _address_in_use(known.meta)
@@ -114,6 +116,19 @@ class ClusterView:
                 f"{self._config.store_address_hold_s:g} s"
             )
 
+    def check_address(self, store: StoreMeta, owner: StoreMeta, now: float) -> None:
+        """Raise DuplicateAddress while a store may still be served at an address that another one wants.
+
+        The process that asks listens there, so none of `owner` can. But a wrong `--advertise-addr` must not cut off a store
+        that is alive.
+        """
+        known = self.store(owner.id)
+        if known is None or not known.address:
+            return
+        silence_s, hold_s = known.silence_s(now), self._config.store_address_hold_s
+        if silence_s < hold_s:
+            raise DuplicateAddress(store.address, store.id, owner.id, silence_s=silence_s, hold_s=hold_s)
+
     def on_store_heartbeat(self, stats: StoreStats, *, now: float, wall_ms: int) -> bool:
         """Take in what a store says about itself; return whether this is its first heartbeat here.
 
@@ -124,6 +139,11 @@ class ClusterView:
             raise StoreNotFound(stats.store_id)
         if store.meta.is_tombstone:
             raise StoreTombstone(stats.store_id)
+        if not store.meta.address:
+            raise StoreInUse(
+                f"store {stats.store_id} has lost its address to another store while it was silent, so others can't reach it:"
+                " start it again, at an address of its own"
+            )
         if 0 not in (stats.start_time, store.meta.start_timestamp) and stats.start_time != store.meta.start_timestamp:
             raise StoreInUse(
                 f"store {stats.store_id} is served by another process now, at {store.meta.address}; the one that was started "

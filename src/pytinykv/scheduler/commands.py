@@ -32,6 +32,8 @@ class PutStore(msgspec.Struct, frozen=True, tag=3):
     """Register a store, or renew what it says about itself. The state decided here (offline) is kept."""
 
     store: StoreMeta
+    takes_from: StoreId = StoreId(0)
+    """The store that may have the same address and loses it, since its process is gone; 0: none may."""
 
 
 class StoreStopped(msgspec.Struct, frozen=True, tag=10):

@@ -47,10 +47,25 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How many running operators may add a peer to the same store, or take one from it."""
     leader_operators_max: int = 4
     """How many transfers of leadership for the sake of balance may run at once. 0: leaders are not balanced."""
-    leader_balance_tolerance: int = 10
+    leader_balance_tolerance: int = 2
     """By how many leaders two stores must differ before one is moved. Below 2 leaders would swing back and forth."""
+    leader_balance_tolerance_ratio: float = 0.05
+    """... and by which share of the leaders that a store has on average: elections alone shall start no transfers."""
+    region_operators_max: int = 8
+    """How many peers may be on the move for the sake of balance at once. 0: regions are not balanced."""
+    region_balance_tolerance_ratio: float = 0.05
+    """By which share of what a store carries on average two stores must differ before a peer is moved."""
+    store_add_peers_per_minute: float = 30.0
+    """How many peers a store is given per minute, once it has got as many at once as `store_operators_max` allows. A region
+    below 1 MiB counts for a twentieth. An administrator's orders are not held back by it. 0: no limit."""
+    store_remove_peers_per_minute: float = 30.0
+    """How many peers are taken from a store per minute, counted likewise. Lost stores have no such limit. 0: no limit."""
     operator_history_max: int = 1024
-    """How many finished operators are remembered for GetOperator."""
+    """How many operators that have ended are remembered."""
+
+    split_wait_s: float = 2.0
+    """How long a request to split waits for the new regions before it tells how far they are. Below the time after which
+    clients take the scheduler for dead (3 s)."""
 
     low_space_ratio: float = 0.8
     """A store whose disk is used beyond this share gets no new peers."""
@@ -81,11 +96,20 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
             "tick_interval_s",
             "operator_timeout_s",
             "leader_operator_timeout_s",
+            "split_wait_s",
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        if self.leader_operators_max < 0:
-            raise ValueError(f"leader_operators_max must not be negative: {self.leader_operators_max}")
+        for name in (
+            "leader_operators_max",
+            "leader_balance_tolerance_ratio",
+            "region_operators_max",
+            "region_balance_tolerance_ratio",
+            "store_add_peers_per_minute",
+            "store_remove_peers_per_minute",
+        ):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative: {getattr(self, name)}")
         if self.leader_balance_tolerance < 2:
             raise ValueError(f"leader_balance_tolerance must be at least 2, not {self.leader_balance_tolerance}")
         if self.tso_ahead_max_ms < 1 or self.tso_ahead_max_ms * 2 > self.tso_window_ms:

@@ -9,6 +9,8 @@ Refusal
 ├── StoreInUse              another process serves this store
 ├── InvalidInput            the request contradicts itself or the rules; sending it again is pointless
 ├── UnknownRegion           no such region
+├── CannotRemove            the store's peers have nowhere to go
+├── CannotTransfer          the region can't be led from that store now
 ├── StaleRegion             the report describes a past state of the region
 ├── LookupIncomplete        a key range is not known at the moment, or its leader is not (retryable)
 ├── TimestampUnavailable    the clock or the disk did not allow a timestamp in time (retryable)
@@ -56,17 +58,24 @@ class StoreTombstone(Refusal):
     """The store was removed; it must come back with an empty data directory, and so with a new id."""
 
     def __init__(self, store_id: int) -> None:
-        super().__init__(f"store {store_id} is tombstone: it was removed from the cluster and its id is not used again")
+        super().__init__(
+            f"store {store_id} is tombstone: it was removed from the cluster and its id is not used again; to join as a new"
+            " store, start with an empty data directory"
+        )
         self.store_id = store_id
 
 
 class DuplicateAddress(Refusal):
     """Two living stores can't be dialled at one address."""
 
-    def __init__(self, address: str, store_id: int, owner_id: int) -> None:
+    def __init__(
+        self, address: str, store_id: int, owner_id: int, *, silence_s: float = 0.0, hold_s: float = 0.0
+    ) -> None:
         super().__init__(
-            f"duplicated store address: store {store_id} wants {address}, which store {owner_id} has;"
-            f" remove store {owner_id} or start with another address"
+            f"duplicated store address: store {store_id} wants {address}, which store {owner_id} has and was heard at"
+            f" {silence_s:.1f} s ago: start with another address (--addr, --advertise-addr). If store {owner_id} is gone, its"
+            f" address is free once it was silent for {hold_s:g} s; `tinykv ctl store remove {owner_id}` then takes it out of"
+            " the cluster"
         )
         self.owner_id = owner_id
 
@@ -85,6 +94,20 @@ class UnknownRegion(Refusal):
     def __init__(self, region_id: int) -> None:
         super().__init__(f"region {region_id} is not known")
         self.region_id = region_id
+
+
+class CannotRemove(Refusal):
+    """A store can't be taken out of service; the message says why."""
+
+    def __init__(self, store_id: int, why: str) -> None:
+        super().__init__(f"store {store_id} can't be removed: {why}")
+
+
+class CannotTransfer(Refusal):
+    """A region's leader can't be moved to that store; the message says why."""
+
+    def __init__(self, region_id: int, store_id: int, why: str) -> None:
+        super().__init__(f"the leader of region {region_id} can't be moved to store {store_id}: {why}")
 
 
 class StaleRegion(Refusal):

@@ -1,9 +1,10 @@
 """The leader balancer: spreads leadership, and so the work of serving clients, evenly over the stores.
 
 A leader costs its store more than a follower does, and moving it costs little: no data moves. For a region whose
-leader's store has far more leaders than the store of a working follower, leadership moves there. "Far more" is a
-difference of `leader_balance_tolerance` or more, counting transfers under way as done, so that a burst of decisions does
-not overshoot and leaders don't swing back and forth.
+leader's store has clearly more leaders than the store of a working follower, leadership moves there. "Clearly more" is a
+difference of `leader_balance_tolerance` or more, and of `leader_balance_tolerance_ratio` of the average; transfers under
+way count as done. So a burst of decisions does not overshoot, leaders don't swing back and forth, and that of a lone region,
+however busy, stays where it is: to move it would only exchange the two stores.
 
 Nothing is moved before most regions were reported since the start of this process: until then the counts say little.
 """
@@ -37,10 +38,20 @@ class LeaderBalancer:
             self._cluster, region, now, count=self._leaders, unless=lambda peer: not self._may_lead(peer, now)
         )
         source = region.leader.store_id
-        if target is None or self._leaders(source) - self._leaders(target.store_id) < config.leader_balance_tolerance:
+        if target is None or self._leaders(source) - self._leaders(target.store_id) < self._tolerance(now):
             return None
         steps = (TransferLeader(source, target.store_id),)
         return Operator("balance leaders", region.id, region.meta.epoch, OperatorKind.LEADER, steps)
+
+    def _tolerance(self, now: float) -> float:
+        config = self._cluster.config
+        counts = [
+            len(self._cluster.regions.tally(store.id).leaders)
+            for store in self._cluster.stores()
+            if store.is_responsive(now, config)
+        ]
+        average = sum(counts) / max(len(counts), 1)
+        return max(config.leader_balance_tolerance, average * config.leader_balance_tolerance_ratio)
 
     def _leaders(self, store_id: int) -> int:
         return len(self._cluster.regions.tally(store_id).leaders) + self._operators.leader_balance(store_id)

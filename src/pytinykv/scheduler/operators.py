@@ -6,6 +6,7 @@ message has to arrive.
 
     replace a lost peer   AddLearner(4) ─► PromoteLearner(4) ─► RemovePeer(2)
     ... that leads        AddLearner(4) ─► PromoteLearner(4) ─► TransferLeader(2→3) ─► RemovePeer(2)
+    split                 SplitAt(keys)
 
 A new peer is a learner first: it has no data yet, so it must not count for the majority. Once it has caught up it is
 promoted.
@@ -96,7 +97,30 @@ class TransferLeader(msgspec.Struct, frozen=True):
         return f"transfer leader from store {self.source} to store {self.target}"
 
 
-Step: TypeAlias = AddLearner | PromoteLearner | RemovePeer | TransferLeader
+class SplitAt(msgspec.Struct, frozen=True):
+    """Split the region at these keys, which are in ascending order. Finished when none of them lies inside the region.
+
+    The region keeps the last part (`model.split_region`). So what is left of the keys is inside it still, and they can be
+    ordered in portions, from the left.
+    """
+
+    keys: tuple[bytes, ...]
+
+    def is_finished(self, region: RegionInfo) -> bool:
+        return not self.keys_left(region)
+
+    def keys_left(self, region: RegionInfo) -> tuple[bytes, ...]:
+        """Return the keys that are no boundaries of the region and lie inside it."""
+        return tuple(key for key in self.keys if region.meta.start_key < key and region.meta.contains(key))
+
+    def conf_changes(self, region: RegionInfo) -> int:
+        return 0
+
+    def __str__(self) -> str:
+        return f"split at {len(self.keys)} key{'s' if len(self.keys) > 1 else ''}"
+
+
+Step: TypeAlias = AddLearner | PromoteLearner | RemovePeer | TransferLeader | SplitAt
 
 
 class ChangeKind(IntEnum):
@@ -120,7 +144,13 @@ class MoveLeader(msgspec.Struct, frozen=True):
     peer: Peer
 
 
-Instruction: TypeAlias = ChangePeer | MoveLeader
+class SplitRegion(msgspec.Struct, frozen=True):
+    """What a leader is told to do: split its region at these keys, which are in ascending order and inside the region."""
+
+    keys: tuple[bytes, ...]
+
+
+Instruction: TypeAlias = ChangePeer | MoveLeader | SplitRegion
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -166,10 +196,14 @@ class Operator(msgspec.Struct):
     steps: tuple[Step, ...]
     started_at: float = 0.0
     """Monotonic seconds; set when it begins to run."""
+    ended_at: float = 0.0
+    """Monotonic seconds; set when it ends."""
+    gone_since: float | None = None
+    """Since when its region is not on the map (monotonic seconds); None while it is. A split hides a region for a moment."""
     done_steps: int = 0
     status: OperatorStatus = OperatorStatus.RUNNING
     reason: str = ""
-    """Why it was cancelled."""
+    """Why it was cancelled or replaced."""
 
     def advance(self, region: RegionInfo) -> Step | None:
         """Count the steps that the region shows as finished; return the first unfinished one, or None at the end."""
@@ -196,12 +230,20 @@ class Operator(msgspec.Struct):
     @property
     def changed_stores(self) -> tuple[StoreId, ...]:
         """The stores that gain or lose a peer, or a learner's vote."""
-        return tuple(step.store_id for step in self.steps if not isinstance(step, TransferLeader))
+        return tuple(step.store_id for step in self.steps if isinstance(step, AddLearner | PromoteLearner | RemovePeer))
 
     def adds_to(self, store_id: int) -> bool:
         """Say whether a peer is still to be added on this store."""
         remaining = self.steps[self.done_steps :]
         return any(isinstance(step, AddLearner) and step.store_id == store_id for step in remaining)
+
+    def weight_change(self, region: RegionInfo, store_id: int) -> int:
+        """Say by how many bytes of weight (`RegionInfo.weight`) a store still gains or loses by this."""
+        has_peer = region.meta.peer_on(store_id) is not None
+        remaining = self.steps[self.done_steps :]
+        gains = any(isinstance(step, AddLearner) and step.store_id == store_id for step in remaining)
+        loses = any(isinstance(step, RemovePeer) and step.store_id == store_id for step in remaining)
+        return region.weight * ((gains and not has_peer) - (loses and has_peer))
 
     def leader_balance(self, store_id: int) -> int:
         """Say how many leaders a store still gains (or loses) by this."""

@@ -11,6 +11,9 @@ import msgspec
 
 from pytinykv.model import Peer, Region, RegionId, StoreId
 
+REGION_WEIGHT_MIN = 1 << 20
+"""What a region weighs at least, in bytes: an empty one costs its store something, too."""
+
 
 class StoreState(IntEnum):
     """What an administrator has decided about a store. Stored, never renumber; the numbers of metapb.StoreState."""
@@ -30,10 +33,11 @@ class StoreLabel(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StoreMeta(msgspec.Struct, frozen=True, array_like=True):
-    """What a store says about itself when it registers. `address` is where clients and other stores dial it."""
+    """What a store says about itself when it registers."""
 
     id: StoreId
     address: str
+    """Where clients and other stores dial it. Empty once another store has taken the address (`commands.PutStore`)."""
     state: StoreState = StoreState.UP
     labels: tuple[StoreLabel, ...] = ()
     version: str = ""
@@ -80,6 +84,11 @@ class RegionInfo(msgspec.Struct, frozen=True):
     @property
     def id(self) -> RegionId:
         return self.meta.id
+
+    @property
+    def weight(self) -> int:
+        """What each of its peers counts for when stores are compared, in bytes."""
+        return max(self.approximate_size, REGION_WEIGHT_MIN)
 
     def is_pending(self, peer_id: int) -> bool:
         return any(peer.id == peer_id for peer in self.pending_peers)

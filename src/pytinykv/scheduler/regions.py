@@ -34,6 +34,8 @@ class StoreTally(msgspec.Struct):
     reported: int = 0
     """How many of the regions have a known leader: a leader has reported them since the map was loaded."""
     region_size: int = 0
+    weight: int = 0
+    """Sum of the regions' weights (`RegionInfo.weight`): what balance goes by."""
     leader_size: int = 0
 
 
@@ -161,6 +163,7 @@ class RegionMap:
             tally = self._tallies[peer.store_id]
             if tally.regions.pop(info.id, self) is None:
                 tally.region_size -= info.approximate_size
+                tally.weight -= info.weight
                 tally.reported -= info.leader is not None
             tally.pending.pop(info.id, None)
         if info.leader is not None and info.id in (tally := self._tally(info.leader.store_id)).leaders:
@@ -173,6 +176,7 @@ class RegionMap:
             if info.id not in tally.regions:
                 tally.regions[info.id] = None
                 tally.region_size += info.approximate_size
+                tally.weight += info.weight
                 tally.reported += info.leader is not None
             if info.is_pending(peer.id):
                 tally.pending[info.id] = None

@@ -21,7 +21,8 @@ from typing import Self, cast
 import msgspec
 
 from pytinykv.lifecycle import Clock, InlineWorker, Scope, Worker
-from pytinykv.model import PeerId, Region, RegionId, SplitIds, StoreId
+from pytinykv.model import PeerId, PeerRole, Region, RegionId, SplitIds, StoreId
+from pytinykv.scheduler import removal, splitting
 from pytinykv.scheduler.allocators import Allocators
 from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.commands import (
@@ -38,16 +39,23 @@ from pytinykv.scheduler.commit import Committer
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.coordinator import Coordinator
 from pytinykv.scheduler.errors import (
+    CannotRemove,
+    CannotTransfer,
     InvalidInput,
     NotBootstrapped,
     Refusal,
     SchedulerStopped,
+    UnknownRegion,
 )
 from pytinykv.scheduler.leader_balancer import LeaderBalancer
 from pytinykv.scheduler.operator_controller import OperatorController
-from pytinykv.scheduler.operators import Order
+from pytinykv.scheduler.operators import Operator, OperatorKind, Order, TransferLeader
+from pytinykv.scheduler.quorum import is_working
 from pytinykv.scheduler.records import RegionInfo, StoreMeta, StoreState, StoreStats
+from pytinykv.scheduler.region_balancer import RegionBalancer
+from pytinykv.scheduler.removal import Removal
 from pytinykv.scheduler.replica_checker import ReplicaChecker
+from pytinykv.scheduler.scatter import Scatter
 from pytinykv.scheduler.state import ServiceSafePoint, State, load_regions, load_state
 from pytinykv.scheduler.stores import StoreInfo
 from pytinykv.scheduler.tso import Issued
@@ -76,6 +84,7 @@ class Scheduler:
         config: SchedulerConfig,
         worker: Worker,
         state: State,
+        rng: random.Random,
         on_failure: Callable[[BaseException], None] | None,
     ) -> None:
         self.config = config
@@ -95,6 +104,15 @@ class Scheduler:
             allocate_peer_id=self._allocators.allocate_peer_id_nowait,
         )
         self._coordinator = Coordinator(self.operators, [replicas, LeaderBalancer(self.cluster, self.operators)])
+        self._region_balancer = RegionBalancer(
+            self.cluster,
+            self.operators,
+            max_replicas=lambda: self.max_replicas,
+            allocate_peer_id=self._allocators.allocate_peer_id_nowait,
+            rng=rng,
+        )
+        self._map_changed = asyncio.Event()
+        """Set when a region changes its range, members or leader; cleared by those who wait for that, before they look."""
         self._sinks: dict[StoreId, Sink] = {}
         """Where orders go that no heartbeat has asked for; set by `bind` for each store with a heartbeat stream."""
         self._patrolled: bytes | None = None
@@ -118,9 +136,9 @@ class Scheduler:
     ) -> Self:
         """Load the state from `engine` and start to work.
 
-        `worker` runs the syncs (default: on the spot). `rng` makes the cluster id of a new cluster (default: the
-        system's randomness). `on_failure` is called once when the disk fails: the process should end. The tick runs as
-        a task of `scope`. Blocks for one sync when the cluster is new.
+        `worker` runs the syncs (default: on the spot). `rng` makes the cluster id of a new cluster and picks regions to
+        move (default: the system's randomness). `on_failure` is called once when the disk fails: the process should end. The
+        tick runs as a task of `scope`. Blocks for one sync when the cluster is new.
 
         Raises:
             ValueError: the configuration contradicts itself.
@@ -130,9 +148,10 @@ class Scheduler:
         config = config or SchedulerConfig()
         config.validate()
         state = load_state(engine)
-        scheduler = cls(engine, clock, config, worker or InlineWorker(), state, on_failure)
+        rng = rng or random.SystemRandom()
+        scheduler = cls(engine, clock, config, worker or InlineWorker(), state, rng, on_failure)
         if not state.meta.cluster_id:
-            scheduler._init_cluster(rng or random.SystemRandom())
+            scheduler._init_cluster(rng)
         scheduler.cluster.sync_stores(state.stores, clock.monotonic())
         scheduler.cluster.load_regions(load_regions(engine))
         scope.start("scheduler-tick", scheduler._run_ticks)
@@ -229,20 +248,27 @@ class Scheduler:
     async def put_store(self, store: StoreMeta) -> None:
         """Register a store or renew its meta.
 
-        Raises NotBootstrapped, InvalidInput, DuplicateAddress, StoreTombstone, StoreInUse (a process at another address may
-        still serve it).
+        An address whose store has stopped or fallen silent is taken from it: the process that asks listens there.
+
+        Raises NotBootstrapped, InvalidInput, DuplicateAddress (the store at this address may be alive), StoreTombstone,
+        StoreInUse (a process at another address may still serve it).
         """
         self.check_running()
         self.cluster.check_free(store, self.now)
+        owner = self.state.store_at(store.address, other_than=store.id)
+        if owner is not None:
+            self.cluster.check_address(store, owner, self.now)
+            _log.warning("store %d takes the address %s from store %d", store.id, store.address, owner.id)
+        command = PutStore(store, takes_from=StoreId(0) if owner is None else owner.id)
         known = self.cluster.store(store.id)
         if known is None:
-            await self._committer.execute(PutStore(store))
+            await self._committer.execute(command)
             return
         # Taken before the disk is waited for: of two that ask in the same moment only one may be told yes.
         before = known.address, known.heard_at
         known.address, known.heard_at = store.address, self.now
         try:
-            await self._committer.execute(PutStore(store))
+            await self._committer.execute(command)
         except Refusal:
             known.address, known.heard_at = before
             raise
@@ -252,8 +278,23 @@ class Scheduler:
         self.check_running()
         await self._committer.execute(StoreStopped(StoreId(store_id), start_timestamp))
 
-    async def remove_store(self, store_id: int) -> None:
-        """Drain a store: its peers move away, then it becomes a tombstone. Raises StoreNotFound, StoreTombstone."""
+    async def remove_store(self, store_id: int) -> Removal:
+        """Take a store out of service: its peers move away, then it becomes a tombstone. Return how far that is.
+
+        May be repeated. Raises StoreNotFound, CannotRemove (it is alive, and its peers have nowhere to go).
+        """
+        self.check_bootstrapped()
+        store = self.store(store_id)
+        if store.meta.state is StoreState.UP:
+            why = removal.obstacle(self.cluster, store.id, self.max_replicas, self.now)
+            if why and store.is_responsive(self.now, self.config):
+                raise CannotRemove(store_id, why)
+            await self.take_offline(store.id)
+            self._look_over_regions(self.now)
+        return removal.progress(self.cluster, store.id, self.max_replicas, self.now)
+
+    async def take_offline(self, store_id: int) -> None:
+        """Let a store be drained, whether or not the others can take over. Raises StoreNotFound, StoreTombstone."""
         self.check_running()
         await self._committer.execute(SetStoreState(StoreId(store_id), StoreState.OFFLINE))
 
@@ -298,9 +339,12 @@ class Scheduler:
         Raises NotBootstrapped, InvalidInput, StaleRegion.
         """
         self.check_bootstrapped()
-        self._allocators.keep_ids_ready()
         change = self.cluster.on_region(info)
+        self._allocators.note_used(max(info.id, *(max(peer.id, peer.store_id) for peer in info.meta.peers)))
+        self._allocators.keep_ids_ready()
         self._committer.remember_regions(change)
+        if change.put is not None:
+            self._map_changed.set()
         return self._coordinator.decide(info, self.now)
 
     async def ask_split(self, meta: Region, count: int) -> list[SplitIds]:
@@ -315,6 +359,87 @@ class Scheduler:
             SplitIds(RegionId(start), tuple(PeerId(start + 1 + index) for index in range(len(meta.peers))))
             for start in range(first, first + count * width, width)
         ]
+
+    async def split_regions(self, keys: Sequence[bytes]) -> tuple[int, list[RegionId]]:
+        """Split regions at these keys; return how many of them no region starts at yet, and the regions that start at others.
+
+        Waits for up to `split_wait_s`. Splits under way then go on, and the request may be repeated. Raises NotBootstrapped,
+        InvalidInput.
+        """
+        self.check_bootstrapped()
+        wanted = splitting.checked_keys(keys)
+        deadline = asyncio.get_running_loop().time() + self.config.split_wait_s
+        while True:
+            self.check_running()
+            self._map_changed.clear()
+            left = splitting.keys_left(self.cluster, wanted)
+            for region in splitting.begin_splits(self.cluster, self.operators, left, self.now):
+                self._tell(region, self.now)
+            left_s = deadline - asyncio.get_running_loop().time()
+            if not left or left_s <= 0:
+                return len(left), splitting.regions_at(self.cluster, wanted)
+            try:
+                async with asyncio.timeout(min(left_s, self.config.tick_interval_s)):
+                    await self._map_changed.wait()
+            except TimeoutError:
+                pass
+
+    def scatter(self, region_ids: Sequence[int]) -> dict[int, str]:
+        """Begin to spread the peers and leaders of some regions over all stores; return why some of them can't take part.
+
+        Raises NotBootstrapped, UnknownRegion.
+        """
+        self.check_bootstrapped()
+        regions = {region_id: self._region(region_id) for region_id in region_ids}
+        scatter = Scatter(self.cluster, self.operators, self._allocators.allocate_peer_id_nowait)
+        failed: dict[int, str] = {}
+        for region in sorted(regions.values(), key=lambda one: one.meta.start_key):
+            if why := scatter.why_not(region, self.now):
+                failed[region.id] = why
+                continue
+            operator = scatter.plan(region, self.now)
+            if operator is not None and self.operators.add(operator, self.now):
+                self._tell(region, self.now)
+        return failed
+
+    def transfer_leader(self, region_id: int, store_id: int) -> bool:
+        """Begin to move a region's leader to a store; return False if it is there already.
+
+        Raises NotBootstrapped, UnknownRegion, StoreNotFound, CannotTransfer.
+        """
+        self.check_bootstrapped()
+        region, store = self._region(region_id), self.store(store_id)
+        if region.leader is not None and region.leader.store_id == store.id:
+            return False
+        if why := self._why_not_leader(region, store):
+            raise CannotTransfer(region_id, store_id, why)
+        assert region.leader is not None
+        steps = (TransferLeader(region.leader.store_id, store.id),)
+        operator = Operator("transfer leader", region.id, region.meta.epoch, OperatorKind.ADMIN, steps)
+        if not self.operators.add(operator, self.now):
+            raise CannotTransfer(
+                region_id, store_id, f"another request is carried out: {self.operators.get(region_id)}"
+            )
+        self._tell(region, self.now)
+        return True
+
+    def _why_not_leader(self, region: RegionInfo, store: StoreInfo) -> str:
+        peer = region.meta.peer_on(store.id)
+        if region.leader is None:
+            return "the region's leader is not known at the moment"
+        if peer is None:
+            return f"the region has no peer there, but on stores {', '.join(map(str, sorted(region.meta.store_ids)))}"
+        if peer.role is not PeerRole.VOTER:
+            return "its peer there is a learner"
+        if not store.is_responsive(self.now, self.config):
+            return f"the store has been silent for {store.silence_s(self.now):.0f} s"
+        return "" if is_working(self.cluster, region, peer, self.now) else "its peer there is behind or does not answer"
+
+    def _region(self, region_id: int) -> RegionInfo:
+        region = self.cluster.regions.get(region_id)
+        if region is None:
+            raise UnknownRegion(region_id)
+        return region
 
     def report_split(self, metas: Sequence[Region]) -> None:
         """Note that a region was split into these, in key order; their heartbeats change the map. Raises InvalidInput."""
@@ -354,7 +479,7 @@ class Scheduler:
             if self._is_stopped:
                 return
             self.tick()
-            await self._mark_drained_stores()
+            await self._mark_empty_stores()
 
     def tick(self) -> None:
         """Check time limits, and look over the next regions whether something is to be done without waiting for them."""
@@ -363,16 +488,29 @@ class Scheduler:
         self._allocators.keep_ids_ready()
         self.operators.expire(now)
         self._look_over_regions(now)
+        self._balance_regions(now)
 
     def _look_over_regions(self, now: float) -> None:
         """Tell the leaders of the next regions, in key order, what they are to do, be it again."""
         batch = self.cluster.walk(self._patrolled, self.config.patrol_regions_max)
         self._patrolled = batch[-1].meta.start_key if len(batch) == self.config.patrol_regions_max else None
         for region in batch:
-            sink = None if region.leader is None else self._sinks.get(region.leader.store_id)
-            order = None if sink is None else self._coordinator.decide(region, now)
-            if sink is not None and order is not None:
-                sink(order)
+            self._tell(region, now)
+
+    def _tell(self, region: RegionInfo, now: float) -> None:
+        """Push to the leader of a region what it is to do, if anything and if its store is connected."""
+        sink = None if region.leader is None else self._sinks.get(region.leader.store_id)
+        order = None if sink is None else self._coordinator.decide(region, now)
+        if sink is not None and order is not None:
+            sink(order)
+
+    def _balance_regions(self, now: float) -> None:
+        while (operator := self._region_balancer.propose(now)) is not None:
+            if not self.operators.add(operator, now):
+                return
+            region = self.cluster.regions.get(operator.region_id)
+            assert region is not None, "an operator starts only for a region on the map"
+            self._tell(region, now)
 
     def _watch_wall_clock(self, now: float) -> None:
         """Log when the wall clock steps: timestamps go on growing (tso.py), but the expiry of locks follows it."""
@@ -382,19 +520,27 @@ class Scheduler:
         if abs(step_s) > CLOCK_STEP_S:
             _log.warning("the wall clock stepped by %+.1f s; timestamps go on growing", step_s)
 
-    async def _mark_drained_stores(self) -> None:
-        """Mark drained stores as tombstones, once leaders have reported regions that cover all keys.
+    async def _mark_empty_stores(self) -> None:
+        """Mark stores as tombstones that hold nothing and are being drained, or have been silent for so long as to be lost.
 
-        Before, the map may lack regions with peers on those stores.
+        Only once leaders have reported regions that cover all keys: before, the map may lack regions with peers there.
         """
-        offline = [store for store in self.cluster.stores() if store.meta.state is StoreState.OFFLINE]
-        empty = [store for store in offline if not self.cluster.regions.tally(store.id).regions]
+        going = [
+            store
+            for store in self.cluster.stores()
+            if not store.meta.is_tombstone
+            and (store.meta.state is StoreState.OFFLINE or store.is_lost(self.now, self.config))
+        ]
+        empty = [store for store in going if not self.cluster.regions.tally(store.id).regions]
         if not empty or not self.cluster.regions.is_complete():
             return
         if any(region.leader is None for region in self.cluster.regions):
             return
         for store in empty:
             try:
+                if store.meta.state is StoreState.UP:
+                    await self.take_offline(store.id)
                 await self.mark_tombstone(store.id)
+                _log.info("store %d holds nothing any more: it is a tombstone now", store.id)
             except Refusal as error:
-                _log.warning("store %d is drained but can't be marked as a tombstone: %s", store.id, error)
+                _log.warning("store %d holds nothing but can't be marked as a tombstone: %s", store.id, error)

@@ -14,7 +14,7 @@ In the engine, column family `default`; values have the form of `model.codec`:
 Invariants:
  1. The cluster id is set once and is not 0.
  2. `id_end` never goes down, and is above every id that a registered store or the first region carries.
- 3. Two stores that are not tombstones never share an address.
+ 3. Two stores that are not tombstones never share an address. One that has lost its address to another has none.
  4. The GC safe point never goes down.
 """
 
@@ -106,6 +106,11 @@ class State(msgspec.Struct, frozen=True):
         if store is None:
             raise StoreNotFound(store_id)
         return store
+
+    def store_at(self, address: str, *, other_than: int) -> StoreMeta | None:
+        """Return the store, other than a given one and no tombstone, that has this address."""
+        living = (store for store in self.stores.values() if store.id != other_than and not store.is_tombstone)
+        return next((store for store in living if store.address == address), None)
 
 
 class Transition(msgspec.Struct, frozen=True):
@@ -266,12 +271,19 @@ def _put_store(state: State, command: PutStore) -> Transition:
     known = state.stores.get(store.id)
     if known is not None and known.is_tombstone:
         raise StoreTombstone(store.id)
-    for other in state.stores.values():
-        if other.id != store.id and not other.is_tombstone and other.address == store.address:
-            raise DuplicateAddress(store.address, store.id, other.id)
+    owner = state.store_at(store.address, other_than=store.id)
+    displaced: tuple[tuple[bytes, bytes], ...] = ()
+    if owner is not None:
+        if owner.id != command.takes_from:
+            raise DuplicateAddress(store.address, store.id, owner.id)
+        lost = _with_store(state, msgspec.structs.replace(owner, address="", peer_address="", start_timestamp=0))
+        state, displaced = lost.state, lost.writes
     decided = StoreState.UP if known is None else known.state
     store = msgspec.structs.replace(store, state=decided)
-    return Transition(state, store) if store == known else _with_store(state, store)
+    if store == known:
+        return Transition(state, store, displaced)
+    step = _with_store(state, store)
+    return msgspec.structs.replace(step, writes=displaced + step.writes)
 
 
 def _store_stopped(state: State, command: StoreStopped) -> Transition:

@@ -7,6 +7,7 @@ new process, `stop` the real stop with its report, `crash` neither.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from contextvars import Context
@@ -20,6 +21,7 @@ from pytinykv.model import FormatError
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.scheduler import Scheduler
 from pytinykv.server.host.startup_gate import StartupGate
+from pytinykv.server.pd.admin import ADMIN
 from pytinykv.server.pd.service import PdService
 from pytinykv.simulation.checkers import CompareAndSwap
 from pytinykv.simulation.clock import SimClock
@@ -256,7 +258,7 @@ class SchedulerNode(Node):
         inner = scope.child("scheduler")
         worker = SimWorker(process, self.disk, engine)
         inner.adopt(worker)
-        gate = StartupGate("pdpb.PD")
+        gate = StartupGate("pdpb.PD", ADMIN)
         server = SimServer(self.world.internet, process, SCHEDULER_ADDRESS, [gate])
         server.start(inner)
         self.scheduler = scheduler = Scheduler.open(
@@ -330,7 +332,7 @@ class ClientNode(Node):
         return value
 
     async def put(self, key: bytes, value: bytes, *, timeout_s: float, ttl: int = 0) -> None:
-        await self._raw.put(key, value, timeout=timeout_s, ttl=ttl)
+        await self._raw.put(key, value, timeout=timeout_s, ttl=ttl or None)
 
     async def delete(self, key: bytes, *, timeout_s: float) -> None:
         await self._raw.delete(key, timeout=timeout_s)
@@ -338,12 +340,12 @@ class ClientNode(Node):
     async def compare_and_swap(
         self, key: bytes, expected: bytes | None, value: bytes, *, timeout_s: float, ttl: int = 0
     ) -> CompareAndSwap:
-        answer = await self._raw.compare_and_swap(key, expected, value, timeout=timeout_s, ttl=ttl)
+        answer = await self._raw.compare_and_swap(key, expected, value, timeout=timeout_s, ttl=ttl or None)
         return CompareAndSwap(succeeded=answer[0], previous=answer[1])
 
     async def ttl(self, key: bytes, *, timeout_s: float) -> int | None:
-        left: int | None = await self._raw.ttl(key, timeout=timeout_s)
-        return left
+        left: float | None = await self._raw.ttl(key, timeout=timeout_s)
+        return None if left is None else 0 if left == math.inf else int(left)
 
     async def batch_get(self, keys: Sequence[bytes], *, timeout_s: float) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = await self._raw.batch_get(keys, timeout=timeout_s)

@@ -13,7 +13,8 @@ has given them, and then never change: `claim` sets them once.
 
 Invariants
 ----------
-1. Nothing in the directory is read or written by us before the lock is held.
+1. Nothing in the directory is written by us, and only names in it are read, before the lock is held; into a directory of
+   another program not even the lock is put.
 2. The identity file is there, and whole, before the first engine file is: a directory that has other files but no identity
    is no data directory of ours, and is left alone.
 """
@@ -88,6 +89,7 @@ class DataDirectory:
         """
         path = Path(path).absolute()
         try:
+            _refuse_other_files(path)
             path.mkdir(parents=True, exist_ok=True)
             descriptor = _lock(path)
             try:
@@ -153,6 +155,20 @@ class DataDirectory:
         self.close()
 
 
+def _refuse_other_files(path: Path) -> None:
+    """Raise DataDirectoryMismatchError if there are files in the directory, which may be missing, and no identity."""
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except FileNotFoundError:
+        return
+    others = sorted(names - _NOT_DATA)
+    if others and _IDENTITY not in names:
+        raise DataDirectoryMismatchError(
+            f"{path} has no {_IDENTITY} but other files ({', '.join(others[:3])}): it is no data directory of "
+            f"pytinykv; choose an empty or a new one"
+        )
+
+
 def _lock(path: Path) -> int:
     """Take the lock file and write our pid into it; return the descriptor that holds it."""
     descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -188,12 +204,7 @@ def _read_or_create_identity(path: Path, kind: DataKind) -> Identity:
     try:
         content = file.read_bytes()
     except FileNotFoundError:
-        others = sorted({entry.name for entry in path.iterdir()} - _NOT_DATA)
-        if others:
-            raise DataDirectoryMismatchError(
-                f"{path} has no {_IDENTITY} but other files ({', '.join(others[:3])}): it is no data directory of "
-                f"pytinykv; choose an empty or a new one"
-            ) from None
+        _refuse_other_files(path)
         identity = Identity(FORMAT_VERSION, kind)
         _write_identity(path, identity)
         return identity

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from pytinykv.lifecycle import Leak, LeakKind, Member, Scope, ScopeStoppedError
-from pytinykv.transport.address import AddressError, check_can_bind, check_may_listen, parse_address
+from pytinykv.transport.address import AddressError, bind_sockets, check_may_listen, parse_address
 from pytinykv.waitgraph import CallSite, call_site
 
 FRAME_BYTES_MAX: Final = 128 * 1024 * 1024
@@ -161,8 +161,9 @@ class FrameListener(Member):
         self._on_closed: Final = on_closed
         self._first_frame_bytes_max: Final = first_frame_bytes_max
         self._made_at: Final = call_site()
-        self._server: asyncio.Server | None = None
-        """None until started."""
+        self._servers: Final[list[asyncio.Server]] = []
+        """One for each address of the host; none until started."""
+        self._port: int | None = None
         self._connections: Final[dict[FrameConnection, None]] = {}
         """Those that are open."""
         self._is_stopped = False
@@ -181,7 +182,7 @@ class FrameListener(Member):
     @property
     def port(self) -> int | None:
         """The port it listens on; None until started."""
-        return self._server.sockets[0].getsockname()[1] if self._server is not None and self._server.sockets else None
+        return self._port
 
     async def start(self, address: str, *, insecure: bool = False) -> int:
         """Listen on `host:port` and return the port, which port 0 leaves to the system.
@@ -193,30 +194,31 @@ class FrameListener(Member):
         self._scope.refuse_if_stopping(self._name)
         parsed = parse_address(address)
         check_may_listen(parsed, insecure=insecure)
-        check_can_bind(parsed)
+        sockets = bind_sockets(parsed)
+        port: int = sockets[0].getsockname()[1]
         loop = asyncio.get_running_loop()
-        try:
-            server = await loop.create_server(self._make_connection, parsed.host, parsed.port)
-        except OSError as error:
-            raise AddressError(f"cannot listen on {address}: {error.strerror or error}") from error
-        if self._scope.stopping:
-            server.close()
+        for one in sockets:
+            self._servers.append(await loop.create_server(self._make_connection, sock=one))
+        if self._is_stopped:
+            self._close_servers()
             raise ScopeStoppedError(f"{self._name} was stopped while it started")
-        self._server = server
-        port: int = server.sockets[0].getsockname()[1]
-        _log.info("%s listens on %s:%d", self._name, parsed.host, port)
+        self._port = port
+        _log.info("%s listens on %s", self._name, parsed.with_port(port))
         return port
 
     async def stop_member(self, deadline_s: float) -> None:
         """Close the socket and all connections."""
         del deadline_s
         self._is_stopped = True
-        if self._server is not None:
-            self._server.close()
+        self._close_servers()
         for connection in list(self._connections):
             connection.close()
         await asyncio.sleep(0)  # aborted transports tell their protocols in the loop's next turn
         await asyncio.sleep(0)
+
+    def _close_servers(self) -> None:
+        for server in self._servers:
+            server.close()
 
     def leaks(self) -> Sequence[Leak]:
         """Return one leak if connections are still open."""

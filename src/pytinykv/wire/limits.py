@@ -29,6 +29,10 @@ RAW_SCAN_LIMIT_MAX: Final = 10_240
 """Largest `limit` of a raw scan. More is refused, never shortened: a short page means the end of the region."""
 
 
+TTL_S_MAX: Final = 100 * 365 * 24 * 3600
+"""Longest time to live, a hundred years: more is a mistake of units. On the wire, 0 is a value that stays."""
+
+
 def key_problem(key: bytes) -> str | None:
     """Say what is wrong with `key` as the key of a pair; None if nothing is."""
     if not key:

@@ -256,10 +256,11 @@ async def test_what_stores_ask_for(cluster: FakeCluster, scheduler: SchedulerCli
     [
         ("", "no scheduler address given"),
         ([], "no scheduler address given"),
-        ("localhost", re.escape("'localhost' is not of the form host:port")),
-        ("localhost:pd", "not of the form host:port"),
-        ("localhost:99999", "not of the form host:port"),
-        (":2379", "not of the form host:port"),
+        ("localhost:pd", re.escape("'localhost:pd' is not an address; write host:port, as in 127.0.0.1:2379")),
+        ("localhost:99999", "ports end at 65535"),
+        ("localhost:0", "port 0 is no port"),
+        (":2379", "not an address"),
+        ("https://localhost:2379", "has the scheme https://"),
         (b"a:1", "addresses must be a string"),
         ([1], "an address must be a string"),
         (7, "addresses must be a string"),
@@ -271,8 +272,10 @@ async def test_bad_addresses_are_refused(connector: FakeConnector, scope: Scope,
 
 
 async def test_addresses_in_many_forms(connector: FakeConnector, scope: Scope) -> None:
-    client = SchedulerClient("http://a:1, b:2,a:1/,[::1]:3", connector=connector, rng=Random(1), scope=scope)
-    assert client.endpoints == ("a:1", "b:2", "[::1]:3")
+    client = SchedulerClient(
+        "http://a:1, b:2,http://a:1/,[::1]:3,c,[::1]", connector=connector, rng=Random(1), scope=scope
+    )
+    assert client.endpoints == ("a:1", "b:2", "[::1]:3", "c:2379", "[::1]:2379")
 
 
 # ── against our own scheduler ─────────────────────────────────────────────────────────────────────────────────────────
@@ -378,7 +381,7 @@ async def test_scans_of_regions(loaded: SchedulerClient) -> None:
 async def test_stores_of_all_states(loaded: SchedulerClient, real: Scheduler) -> None:
     store = await loaded.get_store(1)
     assert (store.address, store.state) == ("store-1:20160", metapb_pb2.Up)
-    await real.remove_store(1)
+    await real.take_offline(1)
     assert (await loaded.get_store(1)).state == metapb_pb2.Offline
     assert [each.id for each in await loaded.get_all_stores()] == [1, 2, 3]
     with pytest.raises(StoreNotFoundError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from pytinykv.lifecycle import Scope, SystemClock
 from pytinykv.model import Peer, Region, RegionEpoch, RegionId, StoreId
 from pytinykv.raft import PeerId
@@ -12,7 +14,14 @@ from pytinykv.server.pd.convert import region_info_from_pb
 
 async def test_a_stopping_store_asks_no_more_questions() -> None:
     scope = Scope("store")
-    reporter = SchedulerReporter(None, scope=scope, clock=SystemClock(), disk_usage=lambda: (0, 0), started_s=0)  # type: ignore[arg-type]  # nothing is asked
+    reporter = SchedulerReporter(
+        None,  # type: ignore[arg-type]  # nothing is asked
+        scope=scope,
+        clock=SystemClock(),
+        disk_usage=lambda: (0, 0),
+        started_s=0,
+        register=lambda: asyncio.sleep(0),
+    )
     await scope.stop()
     answers: list[object] = []
     reporter.ask_membership(RegionId(2), answers.append)

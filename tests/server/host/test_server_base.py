@@ -14,7 +14,7 @@ from pytinykv.storage import DataDirectory, DataDirectoryMismatchError, DataKind
 
 def make_base(path: Path, scope: Scope, kind: DataKind) -> ServerBase:
     config = ServerConfig(data_dir=path, addr="127.0.0.1:0")
-    return ServerBase(config, scope, kind=kind, service="tikvpb.Tikv")
+    return ServerBase(config, scope, kind=kind, services=("tikvpb.Tikv",))
 
 
 @pytest.mark.parametrize(

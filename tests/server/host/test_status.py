@@ -117,3 +117,22 @@ async def test_the_graph_is_drawn_while_the_loop_is_blocked(serving: Serving) ->
     assert "task server/stuck: runs now" in answers[0]
     assert "in test_the_graph_is_drawn_while_the_loop_is_blocked.<locals>.block" in answers[0]
     assert "waits for event answered in" in answers[0]
+
+
+async def test_an_index_and_head(serving: Serving) -> None:
+    status, kind, text = await ask(serving.address, "/")
+    assert (status, kind) == (200, "text/plain; charset=utf-8")
+    assert text.split() == ["/", "/healthz", "/metrics", "/debug/tasks", "/debug/owned", "/debug/store"]
+
+    def head(path: str) -> tuple[int, str | None, bytes]:
+        connection = http.client.HTTPConnection(serving.address, timeout=10)
+        try:
+            connection.request("HEAD", path)
+            response = connection.getresponse()
+            return response.status, response.headers["Content-Length"], response.read()
+        finally:
+            connection.close()
+
+    loop = asyncio.get_running_loop()
+    assert await loop.run_in_executor(None, head, "/healthz") == (200, "3", b"")
+    assert (await loop.run_in_executor(None, head, "/nowhere"))[0] == 404

@@ -13,10 +13,9 @@ from tests.server.kv.kv_harness import Desk
 from pytinykv.lifecycle import Scope
 from pytinykv.raftstore.operations import RAW_CODE
 from pytinykv.raftstore.raw_values import encode_raw_value
-from pytinykv.server.kv.raw_requests import TTL_MAX_S
 from pytinykv.storage import ColumnFamily
 from pytinykv.storage.changes import PUT
-from pytinykv.wire.limits import KEY_BYTES_MAX, RAW_SCAN_LIMIT_MAX
+from pytinykv.wire.limits import KEY_BYTES_MAX, RAW_SCAN_LIMIT_MAX, TTL_S_MAX
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 
 KEYS = [b"b", b"c", b"c\x00", b"d", b"x"]
@@ -196,7 +195,7 @@ async def test_another_number_of_ttls_is_a_final_error(desk: Desk) -> None:
     assert await value(desk, b"c") is None
 
 
-@pytest.mark.parametrize("seconds", [TTL_MAX_S + 1, 2**64 - 1])
+@pytest.mark.parametrize("seconds", [TTL_S_MAX + 1, 2**64 - 1])
 async def test_a_ttl_without_sense_is_a_final_error(desk: Desk, seconds: int) -> None:
     for name, fields in (("RawPut", {"key": b"c", "value": b"v"}), ("RawCompareAndSwap", {"key": b"c"})):
         response = await desk.each_way(name, ttl=seconds, **fields)

@@ -50,7 +50,7 @@ class Pd:
         self.clock = ManualClock()
         self.engine = engine or MemoryEngine()
         self.scope = scope
-        self.scheduler = Scheduler.open(self.engine, self.clock, SchedulerConfig(), scope=scope)
+        self.scheduler = Scheduler.open(self.engine, self.clock, SchedulerConfig(split_wait_s=0.05), scope=scope)
         self.service = PdService(self.scheduler, scope, client_url="http://127.0.0.1:2379")
 
     def header(self) -> pdpb_pb2.RequestHeader:
@@ -77,6 +77,17 @@ class Pd:
     async def refused(self, method: str, **fields: Any) -> RpcError:
         with pytest.raises(RpcError) as caught:
             await self.call(method, **fields)
+        return caught.value
+
+    async def admin(self, method: str, **fields: Any) -> Any:
+        """Call a method of our own."""
+        path = f"/pytinykv.adminpb.Admin/{method}"
+        spec = self.service.methods[path]
+        return await self.service.unary(path, spec.request_type(header=self.header(), **fields))
+
+    async def admin_refused(self, method: str, **fields: Any) -> RpcError:
+        with pytest.raises(RpcError) as caught:
+            await self.admin(method, **fields)
         return caught.value
 
     async def bootstrap(self, stores: Iterable[int] = STORES) -> None:

@@ -82,7 +82,9 @@ async def is_alive(service: PdService, scheduler: Scheduler) -> None:
 @pytest.mark.parametrize("seed", range(12))
 async def test_random_requests_get_an_answer_or_a_status(seed: int) -> None:
     rng, scope, clock = random.Random(seed), Scope("test"), ManualClock()
-    scheduler = Scheduler.open(MemoryEngine(), clock, SchedulerConfig(tso_wait_max_s=0.01), scope=scope, rng=rng)
+    scheduler = Scheduler.open(
+        MemoryEngine(), clock, SchedulerConfig(tso_wait_max_s=0.01, split_wait_s=0.001), scope=scope, rng=rng
+    )
     service = PdService(scheduler, scope, client_url="http://h:1")
     meta = metapb_pb2.Region(id=10, peers=[metapb_pb2.Peer(id=11, store_id=1)])
     request: Any = pdpb_pb2.BootstrapRequest(store=metapb_pb2.Store(id=1, address="s:1"), region=meta)

@@ -11,6 +11,8 @@ from tests.helpers import WALL_START_MS
 from tests.server.pd.pd_harness import ERROR, STORES, Pd, region, store
 
 from pytinykv.lifecycle import Scope
+from pytinykv.scheduler import Scheduler
+from pytinykv.server.pd.service import PdService
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.pb import eraftpb_pb2, metapb_pb2, pdpb_pb2
 
@@ -26,6 +28,18 @@ async def test_members_are_told_to_requests_without_a_header(pd: Pd) -> None:
     info = await pd.raw("GetClusterInfo", pdpb_pb2.GetClusterInfoRequest())
     assert list(info.serviceModes) == [pdpb_pb2.ServiceMode.PD_SVC_MODE]
     assert not info.header.HasField("error")
+
+
+@pytest.mark.tinykv("TestUpdateAdvertiseUrls")
+async def test_scheduler_that_is_reached_at_another_address_after_a_restart_says_so(pd: Pd, scope: Scope) -> None:
+    await pd.bootstrap()
+    await pd.scheduler.stop()
+    again = Scheduler.open(pd.engine, pd.clock, scope=scope)
+    moved = PdService(again, scope, client_url="http://10.0.0.7:2379")
+    response: Any = await moved.unary("/pdpb.PD/GetMembers", pdpb_pb2.GetMembersRequest())
+    assert list(response.leader.client_urls) == ["http://10.0.0.7:2379"]
+    assert response.header.cluster_id == pd.scheduler.cluster_id
+    await again.stop()
 
 
 @pytest.mark.tinykv("TestCheckClusterID")
@@ -48,7 +62,7 @@ async def test_request_of_another_cluster_is_refused_everywhere(pd: Pd) -> None:
 
 
 async def test_method_that_is_not_there_says_so(pd: Pd) -> None:
-    for name in ("SplitRegions", "Nonsense"):
+    for name in ("SyncRegions", "Nonsense"):
         with pytest.raises(RpcError) as caught:
             await pd.raw(name, pdpb_pb2.SplitRegionsRequest(header=pd.header()))
         assert caught.value.code is StatusCode.UNIMPLEMENTED
@@ -151,14 +165,18 @@ async def test_unknown_and_wrong_stores_get_clear_errors(pd: Pd) -> None:
         assert (await pd.refused("PutStore", store=store(absurd))).code is StatusCode.INVALID_ARGUMENT
     no_address = metapb_pb2.Store(id=9)
     assert "has no address" in (await pd.refused("PutStore", store=no_address)).message
-    taken = await pd.refused("PutStore", store=store(9, store(1).address))
-    assert taken.code is StatusCode.ALREADY_EXISTS
+    owner = store(1)
+    owner.start_timestamp = 100
+    await pd.ok("PutStore", store=owner)
+    taken = (await pd.call("PutStore", store=store(9, owner.address))).header.error
+    assert taken.type == ERROR.DUPLICATED_ENTRY
     assert "duplicated store address" in taken.message
+    assert "`tinykv ctl store remove 1`" in taken.message
 
 
 async def test_removed_store_is_told_that_it_is_a_tombstone(pd: Pd) -> None:
     await pd.bootstrap()
-    await pd.scheduler.remove_store(3)
+    await pd.scheduler.take_offline(3)
     assert (await pd.ok("GetStore", store_id=3)).store.state == metapb_pb2.StoreState.Offline
     await pd.ok("StoreHeartbeat", stats=pdpb_pb2.StoreStats(store_id=3))
     await pd.scheduler.mark_tombstone(3)
@@ -324,7 +342,7 @@ async def test_order_is_pushed_without_a_heartbeat(pd: Pd) -> None:
 
 async def test_leader_is_told_to_hand_over(pd: Pd) -> None:
     await pd.bootstrap(stores=(1, 2, 3, 4))
-    await pd.scheduler.remove_store(1)
+    await pd.scheduler.take_offline(1)
     requests, responses = pd.stream("RegionHeartbeat")
     requests.send(pd.heartbeat(region(10, stores=(1, 2, 3, 4))))
     order = await anext(responses)
@@ -433,6 +451,7 @@ async def test_configuration_can_be_read_and_changed(pd: Pd) -> None:
 
 
 async def test_scatter_admits_that_nothing_was_scattered(pd: Pd) -> None:
+    """No leader has reported the region."""
     await pd.bootstrap()
     response = await pd.ok("ScatterRegion", regions_id=[10])
     assert (response.finished_percentage, list(response.failed_regions_id)) == (0, [10])

@@ -134,7 +134,7 @@ async def measure_large_rows(
 async def _load(client: AsyncClient, rows: int) -> None:
     raw = client.raw
     await raw.put(_BYSTANDER, b"small")
-    for prefix, count, ttl in ((_SMALL, SMALL_ROWS, 0), (_EXPIRED, EXPIRED_ROWS, _TTL_S)):
+    for prefix, count, ttl in ((_SMALL, SMALL_ROWS, None), (_EXPIRED, EXPIRED_ROWS, _TTL_S)):
         for first in range(0, count, _BATCH):
             pairs = {b"%b%06d" % (prefix, number): b"small" for number in range(first, min(count, first + _BATCH))}
             await raw.batch_put(pairs, ttl=ttl)

@@ -70,12 +70,16 @@ class Playground:
         self._inherited: Final = frozenset(child_pids())
         """Children that are none of ours: of a shell that has replaced itself by this program."""
         self._status = 0
+        self._refused = ""
+        """Why it could not start or go on, if so."""
 
     def run(self) -> int:
         """Play until told to stop; return the exit status."""
         ended = run_process(
             self._main, name="playground", stop_deadline_s=PLAYGROUND_STOP_DEADLINE_S, on_report=self._print_report
         )
+        if self._refused:  # last, where people look
+            print(self._refused, file=sys.stderr, flush=True)
         return self._status or ended
 
     async def _main(self, scope: Scope) -> int:
@@ -89,7 +93,7 @@ class Playground:
         except (PlaygroundError, LifecycleError, OSError) as error:
             if scope.stopping:  # told to stop in the middle of it, and that is why
                 return 0
-            print(f"tinykv playground: {error}", file=sys.stderr, flush=True)
+            self._refused = f"tinykv playground: {error}"
             return EXIT_ERROR
         return 0
 
@@ -122,6 +126,8 @@ class Playground:
     def _print_report(self, report: StopReport) -> None:
         if self._home is None or self._cluster is None:
             return
+        if report.forced and self._refused:  # the process ends with this report
+            print(self._refused, file=sys.stderr, flush=True)
         orphans = {pid: command for pid, command in child_pids().items() if pid not in self._inherited}
         for line in report_lines(self._cluster, self._home, report, orphans):
             _say(line)

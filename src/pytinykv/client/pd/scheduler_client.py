@@ -35,10 +35,11 @@ from pytinykv.client.pd.timestamp_stream import TimestampStream
 from pytinykv.lifecycle import Scope
 from pytinykv.model import InvalidRegion, Peer, Region, peer_from_pb, region_from_pb
 from pytinykv.wire import Connector, RpcError, StatusCode
-from pytinykv.wire.pb import metapb_pb2, pdpb_pb2
+from pytinykv.wire.pb import adminpb_pb2, metapb_pb2, pdpb_pb2
 from pytinykv.wire.timestamp import Timestamp
 
 _PD = "/pdpb.PD/"
+_ADMIN = "/pytinykv.adminpb.Admin/"
 _ReplyT = TypeVar("_ReplyT", bound=Message)
 _REFUSALS = frozenset(
     {
@@ -50,6 +51,8 @@ _REFUSALS = frozenset(
     }
 )
 """Statuses by which a leading scheduler refuses what was asked; another endpoint would, too."""
+_ABOUT_A_STORE = frozenset({"GetStore", "StoreHeartbeat", "RemoveStore", "RestoreStore"})
+"""Methods that answer NOT_FOUND if there is no such store."""
 _ERRORS: dict[int, type[SchedulerError]] = {
     pdpb_pb2.NOT_BOOTSTRAPPED: NotBootstrappedError,
     pdpb_pb2.ALREADY_BOOTSTRAPPED: AlreadyBootstrappedError,
@@ -129,7 +132,13 @@ class SchedulerClient:
         await self._finder.wait(deadline, self._finder.backoff(deadline))
 
     async def call(
-        self, method: str, request: Any, reply_type: type[_ReplyT], timeout_s: float | None = None
+        self,
+        method: str,
+        request: Any,
+        reply_type: type[_ReplyT],
+        timeout_s: float | None = None,
+        *,
+        service: str = _PD,
     ) -> _ReplyT:
         """Send `request` to the leader, again if the leader changes, and return the reply once it carries no error."""
         finder = self._finder
@@ -139,7 +148,8 @@ class SchedulerClient:
             leader = await finder.wait(deadline, backoff)
             request.header.CopyFrom(finder.header())
             try:
-                reply = await self._connector.unary(leader, _PD + method, request, timeout_s=finder.attempt_s(deadline))
+                path = service + method
+                reply = await self._connector.unary(leader, path, request, timeout_s=finder.attempt_s(deadline))
             except RpcError as error:
                 self._on_rpc_error(method, leader, error)
                 finder.last_failure = f"{leader}: {error}"
@@ -155,7 +165,8 @@ class SchedulerClient:
         if error.code is StatusCode.FAILED_PRECONDITION and "cluster" in error.message:
             raise ClusterMismatchError(f"{method} at scheduler {leader}: {error.message}") from error
         if error.final or error.code in _REFUSALS:
-            kind = StoreNotFoundError if method == "GetStore" and error.code is StatusCode.NOT_FOUND else SchedulerError
+            is_unknown_store = method in _ABOUT_A_STORE and error.code is StatusCode.NOT_FOUND
+            kind = StoreNotFoundError if is_unknown_store else SchedulerError
             raise kind(f"{method} at scheduler {leader}: {error}") from error
         self._finder.lose(leader)
 
@@ -243,6 +254,50 @@ class SchedulerClient:
         reply = await self.call("UpdateGCSafePoint", request, pdpb_pb2.UpdateGCSafePointResponse, timeout_s)
         return reply.new_safe_point
 
+    # --- administration -----------------------------------------------------------------------------------------
+
+    async def remove_store(self, store_id: int, timeout_s: float | None = None) -> adminpb_pb2.RemoveStoreResponse:
+        """Take a store out of service, or ask how far that is.
+
+        Raises `StoreNotFoundError`, `SchedulerError` with the reason.
+        """
+        request = adminpb_pb2.RemoveStoreRequest(store_id=store_id)
+        return await self.call("RemoveStore", request, adminpb_pb2.RemoveStoreResponse, timeout_s, service=_ADMIN)
+
+    async def restore_store(self, store_id: int, timeout_s: float | None = None) -> None:
+        """Take the removal of a store back. Raises `StoreNotFoundError`, `StoreTombstoneError`: it is too late."""
+        request = adminpb_pb2.RestoreStoreRequest(store_id=store_id)
+        await self.call("RestoreStore", request, adminpb_pb2.RestoreStoreResponse, timeout_s, service=_ADMIN)
+
+    async def transfer_leader(self, region_id: int, store_id: int, timeout_s: float | None = None) -> bool:
+        """Begin to move a region's leader to a store; False if it is there. Raises `SchedulerError` with the reason."""
+        request = adminpb_pb2.TransferLeaderRequest(region_id=region_id, store_id=store_id)
+        reply = await self.call(
+            "TransferLeader", request, adminpb_pb2.TransferLeaderResponse, timeout_s, service=_ADMIN
+        )
+        _refuse_unknown_region(reply.header)
+        return not reply.leads_already
+
+    async def list_operators(self, timeout_s: float | None = None) -> list[adminpb_pb2.Operator]:
+        """Return what the scheduler is doing, and then what it has done last."""
+        request = adminpb_pb2.ListOperatorsRequest()
+        reply = await self.call("ListOperators", request, adminpb_pb2.ListOperatorsResponse, timeout_s, service=_ADMIN)
+        return list(reply.operators)
+
+    async def split_regions(
+        self, keys: Sequence[bytes], timeout_s: float | None = None
+    ) -> pdpb_pb2.SplitRegionsResponse:
+        """Split regions at these keys. Waits for a moment and tells how far that is; repeat it until it is done."""
+        request = pdpb_pb2.SplitRegionsRequest(split_keys=keys)
+        return await self.call("SplitRegions", request, pdpb_pb2.SplitRegionsResponse, timeout_s)
+
+    async def scatter_regions(self, region_ids: Sequence[int], timeout_s: float | None = None) -> list[int]:
+        """Begin to spread peers and leaders of regions over all stores; return those that can't take part now."""
+        request = pdpb_pb2.ScatterRegionRequest(regions_id=region_ids)
+        reply = await self.call("ScatterRegion", request, pdpb_pb2.ScatterRegionResponse, timeout_s)
+        _refuse_unknown_region(reply.header)
+        return list(reply.failed_regions_id)
+
     # --- what stores need ---------------------------------------------------------------------------------------
 
     async def is_bootstrapped(self, timeout_s: float | None = None) -> bool:
@@ -268,7 +323,10 @@ class SchedulerClient:
     async def store_heartbeat(
         self, stats: pdpb_pb2.StoreStats, timeout_s: float | None = None
     ) -> pdpb_pb2.StoreHeartbeatResponse:
-        """Report a store's state and return the scheduler's answer. Raises `StoreTombstoneError`, `StoreInUseError`."""
+        """Report a store's state and return the scheduler's answer.
+
+        Raises `StoreTombstoneError`, `StoreInUseError`, `StoreNotFoundError`.
+        """
         request = pdpb_pb2.StoreHeartbeatRequest(stats=stats)
         return await self.call("StoreHeartbeat", request, pdpb_pb2.StoreHeartbeatResponse, timeout_s)
 
@@ -297,6 +355,11 @@ class SchedulerClient:
         """Tell the scheduler what a split made, so that it need not wait for heartbeats."""
         request = pdpb_pb2.ReportBatchSplitRequest(regions=regions)
         await self.call("ReportBatchSplit", request, pdpb_pb2.ReportBatchSplitResponse, timeout_s)
+
+
+def _refuse_unknown_region(header: pdpb_pb2.ResponseHeader) -> None:
+    if header.error.type == pdpb_pb2.REGION_NOT_FOUND:
+        raise SchedulerError(header.error.message)
 
 
 def _region_info(reply: pdpb_pb2.GetRegionResponse) -> RegionInfo | None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pytinykv.client.errors import ClientError, SchedulerUnavailableError
+from pytinykv.client.errors import ClientError, SchedulerUnavailableError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from pytinykv.client.pd.scheduler_client import SchedulerClient
@@ -60,6 +60,8 @@ class AddressBook:
                 raise
             return known
         self._stores[store_id] = found
+        if not found.address:
+            raise StoreNotFoundError(f"store {store_id} has lost its address to another store")
         return found
 
     async def _refresh(self) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pytinykv.client.errors import ClientError, StoreInUseError, StoreTombstoneError
-from pytinykv.model import RegionId, peer_from_pb, peer_to_pb, region_to_pb
+from pytinykv.client.errors import ClientError, StoreInUseError, StoreNotFoundError, StoreTombstoneError
+from pytinykv.model import RegionId, SplitIds, epoch_from_pb, peer_from_pb, peer_to_pb, region_to_pb
 from pytinykv.raft import ConfChangeKind, PeerId
 from pytinykv.raftstore import MembershipChange, RegionReport
 from pytinykv.wire.pb import eraftpb_pb2, pdpb_pb2
@@ -34,6 +34,8 @@ _KINDS = {
 
 GOODBYE_S = 0.3
 """How long a stop waits for the scheduler to hear of it."""
+ASK_SPLIT_S = 3.0
+"""How long the scheduler has to give ids for a split, and to take note of one."""
 DiskUsage = Callable[[], tuple[int, int]]
 """Returns (capacity, available) of the store's disk in bytes."""
 
@@ -42,13 +44,22 @@ class SchedulerReporter:
     """Implements `raftstore.SchedulerLink`; `attach` gives it the store, which is made after it."""
 
     def __init__(
-        self, client: SchedulerClient, *, scope: Scope, clock: Clock, disk_usage: DiskUsage, started_s: int
+        self,
+        client: SchedulerClient,
+        *,
+        scope: Scope,
+        clock: Clock,
+        disk_usage: DiskUsage,
+        started_s: int,
+        register: Callable[[], Awaitable[None]],
     ) -> None:
+        """`register` tells the scheduler of this store again: one whose data is older may not know it. Raises ClientError."""
         self._client = client
         self._scope = scope
         self._clock = clock
         self._disk_usage = disk_usage
         self._started_s = started_s
+        self._register = register
         self._store: Store | None = None
         """Set once, by `attach`; nothing is reported before."""
         self._asking: set[int] = set()
@@ -88,6 +99,38 @@ class SchedulerReporter:
         finally:
             self._asking.discard(region_id)
 
+    def ask_split(self, region: Region, count: int, on_answer: Callable[[Sequence[SplitIds] | str], None]) -> None:
+        """Ask the scheduler for ids."""
+        if self._scope.stopping:
+            on_answer("the store is stopping")
+        else:
+            self._scope.start(f"ask-split-{region.id}", self._ask_split, region, count, on_answer)
+
+    async def _ask_split(
+        self, region: Region, count: int, on_answer: Callable[[Sequence[SplitIds] | str], None]
+    ) -> None:
+        try:
+            ids = await self._client.ask_batch_split(region_to_pb(region), count, ASK_SPLIT_S)
+        except ClientError as error:
+            on_answer(f"the scheduler gives none: {error}")
+            return
+        made = [SplitIds(RegionId(one.new_region_id), tuple(map(PeerId, one.new_peer_ids))) for one in ids]
+        if len(made) != count or any(len(one.peer_ids) != len(region.peers) for one in made):
+            on_answer("the scheduler gave another number of ids")
+        else:
+            on_answer(made)
+
+    def report_split(self, regions: Sequence[Region]) -> None:
+        """Tell the scheduler at once; what gets lost, the regions' reports tell."""
+        if not self._scope.stopping:
+            self._scope.start(f"report-split-{regions[-1].id}", self._report_split, regions)
+
+    async def _report_split(self, regions: Sequence[Region]) -> None:
+        try:
+            await self._client.report_batch_split([region_to_pb(region) for region in regions], ASK_SPLIT_S)
+        except ClientError as error:
+            _log.info("region %d: its split is not reported: %s", regions[-1].id, error)
+
     # --- orders and store heartbeats ----------------------------------------------------------------------------
 
     def _on_order(self, order: pdpb_pb2.RegionHeartbeatResponse) -> None:
@@ -104,6 +147,26 @@ class SchedulerReporter:
                 )
         elif order.HasField("transfer_leader"):
             self._store.transfer_leader(region_id, PeerId(order.transfer_leader.peer.id))
+        elif order.HasField("split_region"):
+            self._split(self._store, region_id, order)
+
+    @staticmethod
+    def _split(store: Store, region_id: RegionId, order: pdpb_pb2.RegionHeartbeatResponse) -> None:
+        """Split where the scheduler says. It repeats the order until it sees the boundaries, so it may come twice."""
+        if order.split_region.policy != pdpb_pb2.CheckPolicy.USEKEY or not order.HasField("region_epoch"):
+            return
+        epoch = epoch_from_pb(order.region_epoch)
+
+        def on_done(error: Exception | None, regions: Sequence[Region]) -> None:
+            if error is None:
+                _log.info("region %d: split into %d regions, as ordered", region_id, len(regions))
+            else:
+                _log.info("region %d: not split, as was ordered: %s", region_id, error)
+
+        peer = store.peers.get(region_id)
+        keys = [key for key in order.split_region.keys if peer is None or key != peer.region.start_key]
+        if keys and not store.splits.is_splitting(region_id):
+            store.splits.split(region_id, keys, on_done, epoch=epoch)
 
     async def _report_store(self, store: Store) -> None:
         """Report until the scope stops.
@@ -112,7 +175,7 @@ class SchedulerReporter:
         """
         while True:
             try:
-                await self._client.store_heartbeat(self._stats(store), timeout_s=store.config.store_heartbeat_s * 3)
+                await self._send_store_heartbeat(store)
             except (StoreTombstoneError, StoreInUseError):
                 raise
             except ClientError as error:
@@ -124,6 +187,15 @@ class SchedulerReporter:
                     _log.info("store heartbeats work again after %.1f s", self._clock.monotonic() - self._failing_since)
                     self._failing_since = None
             await asyncio.sleep(store.config.store_heartbeat_s)
+
+    async def _send_store_heartbeat(self, store: Store) -> None:
+        stats, timeout_s = self._stats(store), store.config.store_heartbeat_s * 3
+        try:
+            await self._client.store_heartbeat(stats, timeout_s=timeout_s)
+        except StoreNotFoundError as error:
+            _log.warning("the scheduler has forgotten this store, which registers again: %s", error)
+            await self._register()
+            await self._client.store_heartbeat(stats, timeout_s=timeout_s)
 
     async def _tell_stopping(self, store: Store) -> None:
         """Let another process serve this store at once, wherever it is. If this gets lost, that one has to wait."""

@@ -11,6 +11,7 @@ from pytinykv.scheduler import Scheduler, SchedulerConfig
 from pytinykv.server.host.metrics import SchedulerMetrics
 from pytinykv.server.host.server_base import ServerBase, ServerConfig
 from pytinykv.server.host.wiring import scheduler_wiring
+from pytinykv.server.pd.admin import ADMIN
 from pytinykv.server.pd.service import PdService
 from pytinykv.storage import DataKind
 
@@ -37,7 +38,7 @@ async def run_scheduler(
     Raises DataDirectoryError, EngineError, AddressError, each saying what and what to do.
     """
     scheduler_wiring().check()
-    base = ServerBase(config, scope, kind=DataKind.SCHEDULER, service=PD)
+    base = ServerBase(config, scope, kind=DataKind.SCHEDULER, services=(PD, ADMIN))
     inner = base.scope
     disk = ThreadWorker(inner, "disk")
     address = await base.listen()

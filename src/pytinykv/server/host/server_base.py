@@ -21,7 +21,7 @@ from pytinykv.server.host.metrics import OwnerMetrics
 from pytinykv.server.host.startup_gate import StartupGate
 from pytinykv.server.host.status import StatusServer
 from pytinykv.storage import DataDirectory, DataDirectoryMismatchError, DataKind, RocksEngine
-from pytinykv.transport.address import parse_address
+from pytinykv.transport.address import check_can_bind, check_may_listen, parse_address
 from pytinykv.transport.rpc import RpcServer
 from pytinykv.wire.limits import MESSAGE_BYTES_MAX
 
@@ -44,15 +44,25 @@ class ServerConfig:
     insecure: bool = False
     """Allow addresses that other machines can reach, unencrypted and without authentication."""
 
+    @property
+    def listening(self) -> tuple[str, ...]:
+        """All addresses at which the process will listen."""
+        return tuple(address for address in (self.addr, self.status_addr) if address)
+
 
 class ServerBase:
     """Made first by a server process, which then calls `listen`, `open_status`, and `serve` once it can."""
 
-    def __init__(self, config: ServerConfig, process: Scope, *, kind: DataKind, service: str) -> None:
-        """Open data directory and engine; `service` is the gRPC service that will be served.
+    def __init__(self, config: ServerConfig, process: Scope, *, kind: DataKind, services: tuple[str, ...]) -> None:
+        """Open data directory and engine; `services` are the gRPC services that will be served, the main one first.
 
-        Raises DataDirectoryError, EngineError, each saying what and what to do.
+        The ports are tried first, so that a start which is refused for one leaves no new directory behind.
+
+        Raises AddressError, DataDirectoryError, EngineError, each saying what and what to do.
         """
+        for address in map(parse_address, config.listening):
+            check_may_listen(address, insecure=config.insecure)
+            check_can_bind(address)
         self._config = config
         self._process = process
         self.directory = DataDirectory.open(config.data_dir, kind=kind)
@@ -62,7 +72,7 @@ class ServerBase:
         process.on_stopped("close the engine", self.engine.close)
         self.scope = process.child(kind.value)
         """The server's own."""
-        self._health, self._gate = HealthService([service]), StartupGate(service)
+        self._health, self._gate = HealthService(services), StartupGate(*services)
         self.scope.on_stop("tell that it does not serve any more", self._health.begin_stop)
         self.grpc = RpcServer(self.scope, "grpc", options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)])
         bind_service(self.grpc, self._gate)
@@ -72,8 +82,9 @@ class ServerBase:
 
     async def listen(self) -> str:
         """Open the gRPC port, which answers UNAVAILABLE until `serve`; return how others reach it. Raises AddressError."""
+        advertised = self._config.advertise_addr and str(parse_address(self._config.advertise_addr))
         port = await self.grpc.start(self._config.addr, insecure=self._config.insecure)
-        return self._config.advertise_addr or str(parse_address(self._config.addr).with_port(port))
+        return advertised or str(parse_address(self._config.addr).with_port(port))
 
     def open_status(self, problem: Callable[[], str] = lambda: "", pages: Pages | None = None) -> str:
         """Open the status port, if one is wanted; return its address. Raises AddressError.

@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 
 
 class StartupGate:
-    """Serves all methods of the gRPC service `name`: UNAVAILABLE, until `open` puts the real service behind it."""
+    """Serves all methods of some gRPC services: UNAVAILABLE, until `open` puts the real service behind it."""
 
-    def __init__(self, name: str) -> None:
-        methods = service_methods(name)
+    def __init__(self, *names: str) -> None:
+        """`names` are those of the services, the main one first."""
         self.methods: Mapping[str, MethodSpec] = {
-            path: spec for path, spec in methods.items() if spec.response_streaming or not spec.request_streaming
+            path: spec
+            for name in names
+            for path, spec in service_methods(name).items()
+            if spec.response_streaming or not spec.request_streaming
         }
-        self._name = name
+        self._name = names[0]
         self._service: Service | None = None
 
     def open(self, service: Service) -> None:

@@ -1,5 +1,6 @@
 """The status port: a small HTTP server in a thread of its own, so that it answers also while the event loop is stuck.
 
+/              a short index of these pages
 /healthz       200 "ok" while the process serves and its loop turns, else 503 and the reason
 /metrics       the Prometheus text format
 /debug/tasks   what waits for what, as text; as JSON with ?format=json. Drawn in the thread of the request
@@ -10,6 +11,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -20,7 +22,7 @@ import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from pytinykv.lifecycle.resource_counts import count_resources
-from pytinykv.transport.address import check_can_bind, check_may_listen, parse_address
+from pytinykv.transport.address import bind_sockets, check_may_listen, parse_address
 from pytinykv.waitgraph import graph_to_data, render_graph
 
 if TYPE_CHECKING:
@@ -51,11 +53,14 @@ class StatusServer:
         """Listen and return the address with its real port. Raises AddressError."""
         parsed = parse_address(address)
         check_may_listen(parsed, insecure=insecure)
-        check_can_bind(parsed)
         handler = _handler(self._registry, self._health, self._pages, self._tasks)
-        server = _Server((parsed.host, parsed.port), handler)
-        self._scope.start_thread("status-port", _serve, server, wake=server.shutdown)
-        return str(parsed.with_port(server.server_address[1]))
+        sockets = bind_sockets(parsed)
+        port: int = sockets[0].getsockname()[1]
+        for number, one in enumerate(sockets, 1):
+            server = _Server(one, handler)
+            name = "status-port" if number == 1 else f"status-port-{number}"
+            self._scope.start_thread(name, _serve, server, wake=server.shutdown)
+        return str(parsed.with_port(port))
 
     def _tasks(self, *, as_json: bool) -> bytes:
         graph = self._scope.root.explain()
@@ -72,6 +77,12 @@ class StatusServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True  # a slow reader must not hold up the stop; its socket dies with the process
     block_on_close = False
+
+    def __init__(self, bound: socket.socket, handler: type[BaseHTTPRequestHandler]) -> None:
+        """Serve at a socket that listens already; it is closed with the server."""
+        super().__init__(bound.getsockname()[:2], handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = bound
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Log what ended a request; one whose reader has gone away is no news. Called in its `except` clause."""
@@ -91,13 +102,23 @@ def _serve(server: ThreadingHTTPServer) -> None:
 def _handler(
     registry: CollectorRegistry, health: Health, pages: Pages, tasks: Callable[..., bytes]
 ) -> type[BaseHTTPRequestHandler]:
+    all_pages = ("/", "/healthz", "/metrics", "/debug/tasks", *pages)
+
     class Handler(BaseHTTPRequestHandler):
         timeout = REQUEST_TIMEOUT_S
         protocol_version = "HTTP/1.1"
 
+        def do_HEAD(self) -> None:
+            """Answer as `do_GET` does, without a body."""
+            self.do_GET()
+
         def do_GET(self) -> None:
             path, _, query = self.path.partition("?")
-            if path == "/healthz":
+            if path == "/":
+                self._answer(
+                    HTTPStatus.OK, "text/plain; charset=utf-8", "".join(f"{page}\n" for page in all_pages).encode()
+                )
+            elif path == "/healthz":
                 problem = health()
                 status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
                 self._answer(status, "text/plain; charset=utf-8", (problem or "ok").encode() + b"\n")
@@ -110,15 +131,17 @@ def _handler(
             elif path in pages:
                 self._answer(HTTPStatus.OK, "application/json", msgspec.json.encode(pages[path]()) + b"\n")
             else:
-                paths = ", ".join(["/healthz", "/metrics", "/debug/tasks", *pages])
-                self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", f"try {paths}\n".encode())
+                self._answer(
+                    HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", f"try {', '.join(all_pages[1:])}\n".encode()
+                )
 
         def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
             _log.debug(format, *args)

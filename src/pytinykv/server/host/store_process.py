@@ -48,6 +48,11 @@ class StoreProcessConfig(ServerConfig):
     """Where other stores find it; empty: the peer port, at the host by which the store is reached."""
     raftstore: RaftStoreConfig = field(default_factory=RaftStoreConfig)
 
+    @property
+    def listening(self) -> tuple[str, ...]:
+        """All addresses at which the process will listen."""
+        return (*super().listening, *((self.peer_addr,) if self.peer_addr else ()))
+
 
 async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable[[dict[str, object]], None]) -> None:
     """Bring a store up in `scope`; return when it serves, after `on_ready` got what the ready line tells.
@@ -56,7 +61,7 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     ClientError (scheduler unreachable, another cluster).
     """
     store_wiring().check()
-    base = ServerBase(config, scope, kind=DataKind.STORE, service=TIKV)
+    base = ServerBase(config, scope, kind=DataKind.STORE, services=(TIKV,))
     program = _make_program(config, base)
     serve_snapshots(base.grpc, program)
     address = await base.listen()

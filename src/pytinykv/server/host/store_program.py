@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytinykv.client.errors import AlreadyBootstrappedError, StoreInUseError
+from pytinykv.client.errors import AlreadyBootstrappedError, ClusterMismatchError, StoreInUseError
 from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.model import RegionId, StoreId, region_to_pb
 from pytinykv.raft import PeerId
@@ -143,7 +143,12 @@ class StoreProgram:
         await self._register(ident.store_id, patience_s)
         ports = self._ports
         reporter = SchedulerReporter(
-            self.scheduler, scope=self._scope, clock=ports.clock, disk_usage=ports.disk_usage, started_s=self._started_s
+            self.scheduler,
+            scope=self._scope,
+            clock=ports.clock,
+            disk_usage=ports.disk_usage,
+            started_s=self._started_s,
+            register=lambda: self.scheduler.put_store(self._store_meta(ident.store_id)),
         )
         store = self._store = Store(
             store_id=ident.store_id,
@@ -180,6 +185,7 @@ class StoreProgram:
         if prepared is None:
             if await scheduler.is_bootstrapped(patience_s):
                 return None
+            self._refuse_to_bootstrap_twice()
             region_id = RegionId(await scheduler.alloc_id(patience_s))
             peer_id = PeerId(await scheduler.alloc_id(patience_s))
             prepared = bootstrap.prepare_bootstrap(
@@ -197,10 +203,10 @@ class StoreProgram:
         return prepared
 
     async def _register(self, store_id: StoreId, patience_s: float) -> None:
-        """Register at this process's address; wait while the scheduler is not sure that another one has ended.
+        """Register at this process's address; wait while the scheduler is not sure that another process has ended.
 
-        Raises StoreInUseError once two heartbeats of the other one have come meanwhile (one may have been on its way), or
-        past `patience_s`.
+        That one serves this store somewhere else, or another store here. Raises StoreInUseError once two of its heartbeats
+        have come meanwhile (one may have been on its way), or past `patience_s`.
         """
         deadline = asyncio.get_running_loop().time() + patience_s
         heard: list[int] = []
@@ -209,7 +215,7 @@ class StoreProgram:
             try:
                 await self.scheduler.put_store(self._store_meta(store_id), patience_s)
             except StoreInUseError as error:
-                last = (await self.scheduler.get_store(store_id, patience_s)).last_heartbeat
+                last = await self._last_heartbeat(store_id, patience_s)
                 if not heard:
                     _log.warning("waiting to see whether the other process is alive: %s", error)
                 if last not in heard:
@@ -219,6 +225,25 @@ class StoreProgram:
             else:
                 return
             await asyncio.sleep(REGISTER_PAUSE_S)
+
+    async def _last_heartbeat(self, store_id: StoreId, patience_s: float) -> int:
+        """Return when this store, or another one at this address, was heard of last."""
+        stores = await self.scheduler.get_all_stores(exclude_tombstone=True, timeout_s=patience_s)
+        return max(
+            (store.last_heartbeat for store in stores if store.id == store_id or store.address == self._address),
+            default=0,
+        )
+
+    def _refuse_to_bootstrap_twice(self) -> None:
+        """Raise ClusterMismatchError if this store has regions of its cluster, and the scheduler has none.
+
+        A second first region would cover the keys of those that there are.
+        """
+        if bootstrap.has_regions(self._ports.engine):
+            raise ClusterMismatchError(
+                f"the scheduler of cluster {self.cluster_id} has lost its data, or has an older copy of it: it knows no store"
+                " and no region, but this store has some; restore the scheduler's data directory"
+            )
 
     def _store_meta(self, store_id: StoreId) -> metapb_pb2.Store:
         return metapb_pb2.Store(

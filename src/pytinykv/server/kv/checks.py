@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pytinykv.model import FormatError, region_to_pb
+from pytinykv.model import FormatError
 from pytinykv.server.kv.kinds import Command, InvalidRequestError
 from pytinykv.storage import EngineError
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.errors import (
-    EpochNotMatch,
     MismatchPeerId,
     RegionError,
     RegionNotFound,
@@ -24,7 +23,6 @@ from pytinykv.wire.errors import (
 from pytinykv.wire.pb import kvrpcpb_pb2
 
 if TYPE_CHECKING:
-    from pytinykv.model import Region
     from pytinykv.raftstore import RegionPeer, Store
 
 _log = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ def locate(store: Store, cluster_id: int, context: kvrpcpb_pb2.Context) -> Regio
         raise peer.not_leader()
     if target.id and target.id != peer.peer.id:
         raise MismatchPeerId(request_peer_id=target.id, store_peer_id=peer.peer.id)
-    check_version(peer.region, context.region_epoch.version)
+    _check_version(peer, context.region_epoch.version)
     return peer
 
 
@@ -66,12 +64,12 @@ def check_unchanged(peer: RegionPeer, version: int) -> None:
     """Refuse a read that waited when the region is gone or was split meanwhile."""
     if peer.is_destroyed:
         raise RegionNotFound(region_id=peer.region.id)
-    check_version(peer.region, version)
+    _check_version(peer, version)
 
 
-def check_version(region: Region, version: int) -> None:
-    if version != region.epoch.version:
-        raise EpochNotMatch(current_regions=[region_to_pb(region)])
+def _check_version(peer: RegionPeer, version: int) -> None:
+    if version != peer.region.epoch.version:
+        raise peer.epoch_not_match(version)
 
 
 def refusal(store: Store, command: Command, error: Exception) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pytinykv.server.kv import raw_reads, raw_writes
+from pytinykv.server.kv import raw_reads, raw_writes, splitting
 from pytinykv.server.kv.kinds import (
     SERVICE,
     Command,
@@ -16,6 +16,7 @@ from pytinykv.server.kv.kinds import (
     LocalCommand,
     PointRead,
     RangeRead,
+    RegionCommand,
     WriteCommand,
 )
 from pytinykv.wire.pb import tikvpb_pb2
@@ -39,6 +40,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     WriteCommand(method="RawBatchDelete", member="RawBatchDelete", prepare=raw_writes.batch_delete),
     WriteCommand(method="RawDeleteRange", member="RawDeleteRange", prepare=raw_writes.delete_range),
     WriteCommand(method="RawCompareAndSwap", member=None, prepare=raw_writes.compare_and_swap),
+    RegionCommand(method="SplitRegion", start=splitting.split_region),
 )
 
 UNARY: Final[dict[str, Command]] = {

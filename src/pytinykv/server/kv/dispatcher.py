@@ -23,6 +23,7 @@ from pytinykv.server.kv.kinds import (
     PointRead,
     PreparedWrite,
     RangeRead,
+    RegionCommand,
     WriteCommand,
 )
 from pytinykv.server.kv.reads import LongReads, Read, RegionReads, busy, refuse
@@ -138,6 +139,8 @@ class Frame:
                 part.checked_context = context
             if isinstance(command, WriteCommand):
                 self._add_write(part, request_id, command, command.prepare(part.context, request))
+            elif isinstance(command, RegionCommand):
+                self._start(part.peer, request_id, command, request)
             else:
                 assert isinstance(command, (PointRead, RangeRead))
                 part.reads.append(Read(request_id, command, request))
@@ -163,6 +166,22 @@ class Frame:
         if not part.writes or not part.writes[-1].takes(prepared, self._store.config.append_bytes_max):
             part.writes.append(RegionWrites(self._answers))
         part.writes[-1].add(request_id, command, prepared)
+
+    def _start(self, peer: RegionPeer, request_id: int, command: RegionCommand, request: Any) -> None:
+        answers = self._answers
+
+        def on_answer(response: bytes) -> None:
+            batch = answers.batch()
+            batch.add(request_id, command, response)
+            answers.send(batch)
+            answers.met()
+
+        answers.expect()
+        try:
+            command.start(self._store, peer, request, on_answer)
+        except REFUSALS:
+            answers.met()
+            raise
 
     def finish(self) -> None:
         """Send off what was gathered."""

@@ -4,6 +4,7 @@
     PointRead      looks at one key: answered as soon as the region may be read
     RangeRead      looks at as many as the client wants: in slices, so that others are served in between
     WriteCommand   evaluated at once into operations and a reply, answered when the log has applied them
+    RegionCommand  changes the region itself; answered whenever that is done
 
 To add one is to write its function and an entry of `commands.COMMANDS`. A transactional write is a `WriteCommand` whose
 reply (key errors, `min_commit_ts`) is made when it is evaluated. One that waits for something else than the log, a lock say,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from pytinykv.model import Region
-    from pytinykv.raftstore import Operation
+    from pytinykv.raftstore import Operation, RegionPeer, Store
     from pytinykv.raftstore.pending import Results
     from pytinykv.storage import Reader
 
@@ -182,3 +183,17 @@ class WriteCommand(Command):
         """`prepare(context, request)` evaluates it. Raises InvalidRequestError, RegionError."""
         super().__init__(method=method, member=member)
         self.prepare: Final = prepare
+
+
+class RegionCommand(Command):
+    """A command that changes a region and not its data."""
+
+    def __init__(
+        self, *, method: str, start: Callable[[Store, RegionPeer, Any, Callable[[bytes], None]], None]
+    ) -> None:
+        """`start(store, peer, request, on_answer)` gives the encoded response once, now or later.
+
+        It raises InvalidRequestError, and then gives none.
+        """
+        super().__init__(method=method, member=None)
+        self.start: Final = start

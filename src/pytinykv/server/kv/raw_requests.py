@@ -13,14 +13,12 @@ from pytinykv.raftstore.keys import RAW_TAGS
 from pytinykv.server.kv.kinds import InvalidRequestError
 from pytinykv.wire.cf import InvalidRawFamilyError, raw_column_family
 from pytinykv.wire.errors import KeyNotInRegion
-from pytinykv.wire.limits import KEY_BYTES_MAX, bound_problem, key_problem
+from pytinykv.wire.limits import KEY_BYTES_MAX, TTL_S_MAX, bound_problem, key_problem
 
 if TYPE_CHECKING:
     from pytinykv.model import Region
 
 _DEFAULT_TAG = RAW_TAGS[raw_column_family("")]
-TTL_MAX_S = 100 * 365 * 24 * 3600
-"""Longest time to live, a hundred years: more is a mistake of units."""
 
 
 def key_tag(request: Any) -> bytes:
@@ -43,8 +41,8 @@ def check_key(region: Region, key: bytes) -> None:
 
 def expires_at_s(ttl_s: int, now_s: int) -> int:
     """Return the second at which a value expires, 0 for never."""
-    if ttl_s > TTL_MAX_S:
-        raise InvalidRequestError(f"ttl is too long: {ttl_s} s, at most {TTL_MAX_S} s; 0 means for ever")
+    if ttl_s > TTL_S_MAX:
+        raise InvalidRequestError(f"ttl is too long: {ttl_s} s, at most {TTL_S_MAX} s; 0 means for ever")
     return now_s + ttl_s if ttl_s else 0
 
 

@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from pytinykv.model import StoreId, epoch_to_pb, peer_from_pb, peer_to_pb, region_from_pb, region_to_pb
 from pytinykv.scheduler.errors import InvalidInput
-from pytinykv.scheduler.operators import ChangeKind, ChangePeer, MoveLeader, Order
+from pytinykv.scheduler.operators import ChangeKind, ChangePeer, MoveLeader, Order, SplitRegion
 from pytinykv.scheduler.records import DownPeer, RegionInfo, StoreLabel, StoreMeta, StoreState, StoreStats
 from pytinykv.scheduler.stores import StoreInfo
 from pytinykv.wire.pb import eraftpb_pb2, metapb_pb2, pdpb_pb2
@@ -157,6 +157,9 @@ def order_to_pb(header: pdpb_pb2.ResponseHeader, order: Order) -> pdpb_pb2.Regio
             response.change_peer.change_type = CHANGE_KINDS[kind]
         case MoveLeader(peer):
             response.transfer_leader.peer.CopyFrom(peer_to_pb(peer))
+        case SplitRegion(keys):
+            response.split_region.policy = pdpb_pb2.CheckPolicy.USEKEY
+            response.split_region.keys.extend(keys)
     return response
 
 

@@ -9,7 +9,8 @@ Rules that satisfy the known clients at once (tikv-python, tikv-client, client-g
     with UNAVAILABLE, which all clients take for "ask again". A partial answer would be believed.
  4. `Tso` gives one response per request, in order, with the same count; `logical` is that of the last timestamp.
  5. Conditions that stores tell apart travel in `header.error`: not bootstrapped, already bootstrapped, tombstone, served by
-    another process (DUPLICATED_ENTRY).
+    another process or at an address that another store has (DUPLICATED_ENTRY).
+ 6. Calls of pytinykv's own (`pytinykv.adminpb.Admin`) are served beside PD's, by the same rules.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pytinykv.lifecycle import Scope
 from pytinykv.model import InvalidRegion, region_from_pb
 from pytinykv.scheduler.errors import (
     AlreadyBootstrapped,
+    CannotRemove,
+    CannotTransfer,
     DuplicateAddress,
     InvalidInput,
     NotBootstrapped,
@@ -34,6 +37,7 @@ from pytinykv.scheduler.errors import (
     UnknownRegion,
 )
 from pytinykv.scheduler.scheduler import Scheduler
+from pytinykv.server.pd.admin import ADMIN, AdminCalls
 from pytinykv.server.pd.convert import (
     order_to_pb,
     region_info_from_pb,
@@ -53,14 +57,16 @@ _SOFT: Final[Mapping[type[Exception], pdpb_pb2.ErrorType]] = {
     AlreadyBootstrapped: pdpb_pb2.ErrorType.ALREADY_BOOTSTRAPPED,
     StoreTombstone: pdpb_pb2.ErrorType.STORE_TOMBSTONE,
     StoreInUse: pdpb_pb2.ErrorType.DUPLICATED_ENTRY,
+    DuplicateAddress: pdpb_pb2.ErrorType.DUPLICATED_ENTRY,
     UnknownRegion: pdpb_pb2.ErrorType.REGION_NOT_FOUND,
 }
 """Errors that are told in `header.error` (rule 5)."""
 _CODES: Final[Mapping[type[Exception], StatusCode]] = {
     InvalidInput: StatusCode.INVALID_ARGUMENT,
     InvalidRegion: StatusCode.INVALID_ARGUMENT,
+    CannotRemove: StatusCode.ABORTED,
+    CannotTransfer: StatusCode.ABORTED,
     StoreNotFound: StatusCode.NOT_FOUND,
-    DuplicateAddress: StatusCode.ALREADY_EXISTS,
     StaleRegion: StatusCode.ABORTED,
 }
 """Errors that end the call with a status. Others are UNAVAILABLE if retryable, else UNKNOWN."""
@@ -87,14 +93,20 @@ class PdService:
         self._scope = scope
         self._member = pdpb_pb2.Member(name=name, member_id=1, peer_urls=[client_url], client_urls=[client_url])
         self._regions = RegionQueries(scheduler, self.header)
-        handlers = self._handlers()
-        self._unary: Final[Mapping[str, Handler]] = {f"/{_SERVICE}/{name}": handlers[name] for name in handlers}
+        handlers, admin = self._handlers(), AdminCalls(scheduler, self.header).handlers
+        self._unary: Final[Mapping[str, Handler]] = {
+            **{f"/{_SERVICE}/{name}": handlers[name] for name in handlers},
+            **{f"/{ADMIN}/{name}": admin[name] for name in admin},
+        }
         self._streams: Final[Mapping[str, Callable[[AsyncIterator[Message]], AsyncIterator[Message]]]] = {
             f"/{_SERVICE}/Tso": self._tso,
             f"/{_SERVICE}/RegionHeartbeat": self._region_heartbeat,
             f"/{_SERVICE}/QueryRegion": self._query_region,
         }
-        self._methods = service_methods(_SERVICE, only=[*handlers, "Tso", "RegionHeartbeat", "QueryRegion"])
+        self._methods = {
+            **service_methods(_SERVICE, only=[*handlers, "Tso", "RegionHeartbeat", "QueryRegion"]),
+            **service_methods(ADMIN),
+        }
 
     def _handlers(self) -> dict[str, Handler]:
         return {
@@ -120,6 +132,8 @@ class PdService:
             "GetClusterConfig": self._get_cluster_config,
             "PutClusterConfig": self._put_cluster_config,
             "ScatterRegion": self._scatter_region,
+            "SplitRegions": self._split_regions,
+            "SplitAndScatterRegions": self._split_and_scatter_regions,
             "GetGCSafePoint": self._get_gc_safe_point,
             "UpdateGCSafePoint": self._update_gc_safe_point,
             "UpdateServiceGCSafePoint": self._update_service_gc_safe_point,
@@ -330,13 +344,27 @@ class PdService:
         return pdpb_pb2.ReportBatchSplitResponse(header=self.header())
 
     async def _scatter_region(self, request: pdpb_pb2.ScatterRegionRequest) -> Message:
-        """Regions are not scattered here: says so for each region instead of pretending."""
-        self._scheduler.check_bootstrapped()
+        """Begin to scatter. As in PD the percentage tells for how many regions that has begun; `GetOperator` tells more."""
         asked = list(request.regions_id) or [request.region_id]
-        for region_id in asked:
-            if self._scheduler.cluster.regions.get(region_id) is None:
-                raise UnknownRegion(region_id)
-        return pdpb_pb2.ScatterRegionResponse(header=self.header(), finished_percentage=0, failed_regions_id=asked)
+        failed = sorted(self._scheduler.scatter(asked))
+        share = 100 * (len(asked) - len(failed)) // len(asked)
+        return pdpb_pb2.ScatterRegionResponse(header=self.header(), finished_percentage=share, failed_regions_id=failed)
+
+    async def _split_regions(self, request: pdpb_pb2.SplitRegionsRequest) -> Message:
+        """Split, and wait for a moment. The percentage tells at how many of the keys a region starts now."""
+        left, regions = await self._scheduler.split_regions(request.split_keys)
+        share = 100 * len(regions) // (len(regions) + left)
+        return pdpb_pb2.SplitRegionsResponse(header=self.header(), finished_percentage=share, regions_id=regions)
+
+    async def _split_and_scatter_regions(self, request: pdpb_pb2.SplitAndScatterRegionsRequest) -> Message:
+        left, regions = await self._scheduler.split_regions(request.split_keys)
+        failed = self._scheduler.scatter(regions)
+        return pdpb_pb2.SplitAndScatterRegionsResponse(
+            header=self.header(),
+            split_finished_percentage=100 * len(regions) // (len(regions) + left),
+            scatter_finished_percentage=100 * (len(regions) - len(failed)) // max(len(regions), 1),
+            regions_id=regions,
+        )
 
     async def _get_operator(self, request: pdpb_pb2.GetOperatorRequest) -> Message:
         self._scheduler.check_bootstrapped()

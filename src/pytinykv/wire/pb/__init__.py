@@ -1,7 +1,7 @@
-"""Generated protobuf modules of TiKV's and PD's protocol; `tools/gen_proto.py` makes them from the `.proto` files here.
+"""Generated protobuf modules of TiKV's and PD's protocol, and of our own `adminpb`.
 
-They live in a descriptor pool of their own, so that another library which defines the same messages (any other TiKV
-client) can be imported into the same process.
+`tools/gen_proto.py` makes them from the `.proto` files here. They live in a descriptor pool of their own, so that another
+library which defines the same messages (any other TiKV client) can be imported into the same process.
 """
 
 from __future__ import annotations
