@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         UndeterminedError,
         WrongEventLoopError,
     )
-    from pytinykv.client.sync_client import Client, connect
+    from pytinykv.client.sync_client import Client, RawClient, Scan, connect
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,8 @@ __all__ = [
     "ClientForkedError",
     "DeadlineExceededError",
     "InvalidArgumentError",
+    "RawClient",
+    "Scan",
     "SchedulerError",
     "SchedulerUnavailableError",
     "StoreError",
@@ -49,7 +51,7 @@ __all__ = [
     "connect",
 ]
 
-_SYNC = ("Client", "connect")
+_SYNC = ("Client", "RawClient", "Scan", "connect")
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import sys
 from collections.abc import AsyncIterator
 from itertools import islice
 from pathlib import Path
@@ -14,10 +15,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.cli.processes import tinykv
 
+from pytinykv.cli import main
 from pytinykv.cli.bench.large_rows import READS, LargeRowFigures, ReadFigures
 from pytinykv.cli.bench.processors import Processes, Role
 from pytinykv.cli.bench.report import Results
@@ -277,3 +280,10 @@ def test_some_figures_need_a_cluster_of_our_own(option: str) -> None:
     done = tinykv("bench", option, 1, "--scheduler", "127.0.0.1:1")
     assert done.returncode == 2
     assert b"leave --scheduler out" in done.stderr
+
+
+def test_a_plot_without_matplotlib_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = CliRunner().invoke(main, ["bench", "--plot", "bench.png"])
+    assert result.exit_code == 2
+    assert "--plot needs matplotlib: pip install 'pytinykv[plot]'" in result.output

@@ -62,7 +62,7 @@ def test_a_cluster_without_stores_says_what_to_do(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (1, b"")
         assert b"the cluster gets its first with its first store" in done.stderr
         done = tinykv_here("get", "k", "--timeout", 0.2, TINYKV_SCHEDULER=address)
-        assert (done.returncode, done.stdout) == (1, b"")
+        assert (done.returncode, done.stdout) == (4, b"")
         assert done.stderr.startswith(b"tinykv get: get b'k' ")
 
 

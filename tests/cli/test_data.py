@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import signal
 import socket
 import subprocess
@@ -56,7 +58,7 @@ def test_bytes_go_in_and_out_by_hex_and_by_pipe(run: Run) -> None:
     assert run("put", "piped", "-", given=b"\x00\n\xff").returncode == 0
     assert run("get", "piped", "--raw").stdout == b"\x00\n\xff"
     done = run("get", "piped")
-    assert done.returncode == 1
+    assert done.returncode == 4
     assert b"not UTF-8 text; --hex shows it" in done.stderr
     assert run("put", "706970", "-", "--hex", given=b" 0a0b\n").returncode == 0
     assert run("get", "pip", "--raw").stdout == b"\x0a\x0b"
@@ -113,12 +115,12 @@ def test_output_that_cannot_be_written_is_an_error(run: Run, cluster: Running) -
             timeout=60,
             check=False,
         )
-    assert (done.returncode, done.stderr) == (1, b"tinykv scan: can't write the output: No space left on device\n")
+    assert (done.returncode, done.stderr) == (4, b"tinykv scan: can't write the output: No space left on device\n")
 
 
 def test_too_large_a_value_is_refused_with_its_size(run: Run) -> None:
     done = run("put", "large", "-", given=b"x" * 9_000_000)
-    assert done.returncode == 1
+    assert done.returncode == 4
     assert b"value is too long: 9000000 bytes" in done.stderr
 
 
@@ -132,7 +134,7 @@ def test_where_the_scheduler_is_said_to_be(tmp_path: Path) -> None:
         (by_flag, {"TINYKV_SCHEDULER": "127.0.0.1:3"}, "127.0.0.1:4"),
     ):
         done = tinykv_here("get", "k", "--config", config, *arguments, **variables)
-        assert done.returncode == 1
+        assert done.returncode == 4
         assert f"no scheduler answered in time (asked {asked};" in done.stderr.decode()
         assert b"--scheduler or TINYKV_SCHEDULER say where" in done.stderr
 
@@ -155,7 +157,7 @@ UNANSWERED = pytest.mark.parametrize(
 @UNANSWERED
 def test_an_address_that_does_not_answer_is_named_when_the_time_is_up(unanswered: str, command: str) -> None:
     done = tinykv(*command.split(), "--scheduler", unanswered, "--timeout", 0.5)
-    assert done.returncode == 1
+    assert done.returncode == 4
     assert f"no scheduler answered in time (asked {unanswered};" in done.stderr.decode()
     assert done.stdout == b""
 
@@ -171,3 +173,19 @@ def test_interrupted_twice_while_it_waits_it_ends_at_once_with_130(
         running.process.send_signal(number)
         assert running.stop(number) == 130
         assert f"tinykv {command.split(maxsplit=1)[0]}: interrupted\n" in running.errors
+
+
+def test_a_value_from_standard_input_that_is_closed_is_refused() -> None:
+    command = shlex.join([*TINYKV, "put", "k", "-"])
+    done = subprocess.run(["/bin/sh", "-c", f"{command} <&-"], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert b"VALUE is -, and standard input can't be read" in done.stderr
+
+
+def test_the_address_of_a_store_is_refused_at_once(cluster: Running) -> None:
+    store = json.loads(tinykv_here("stores", "--json", "--scheduler", cluster.ready()["scheduler"]).stdout)[0][
+        "address"
+    ]
+    done = tinykv("get", "k", "--scheduler", store, "--timeout", 600)
+    assert done.returncode == 4
+    assert f"{store} is a store, or another gRPC server, and no scheduler" in done.stderr.decode()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -67,9 +68,15 @@ def test_standard_streams_may_be_closed() -> None:
         done = subprocess.run(
             ["/bin/sh", "-c", f"{command} {closed}"], capture_output=True, timeout=LIMIT_S, check=False
         )
-        assert done.returncode == 1, (closed, done)
+        assert done.returncode == 4, (closed, done)
         assert b"no scheduler answered" in done.stderr
     done = subprocess.run(
         ["/bin/sh", "-c", f"{command} <&- >&- 2>&-"], capture_output=True, timeout=LIMIT_S, check=False
     )
-    assert done.returncode == 1, done
+    assert done.returncode == 4, done
+
+
+def test_help_that_cannot_be_written_is_told_without_a_traceback() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*TINYKV, "--help"], stdout=full, stderr=subprocess.PIPE, timeout=LIMIT_S, check=False)
+    assert (done.returncode, done.stderr) == (1, b"tinykv: can't write the output: No space left on device\n")

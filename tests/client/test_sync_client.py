@@ -195,7 +195,7 @@ def test_a_forgotten_client_warns_and_ends(shared: FakeCluster) -> None:
     thread = db._core._thread._thread
     holder = [db]
     del db
-    with pytest.warns(ResourceWarning, match="was never closed"):
+    with pytest.warns(ResourceWarning, match="open> was never closed"):
         holder.clear()
     gc.collect()
     thread.join(5)

@@ -395,6 +395,24 @@ async def test_step_of_the_wall_clock_is_reported_once(
     await scheduler.stop()
 
 
+async def test_data_older_than_the_cluster_is_noticed_and_no_id_is_given_twice(
+    engine: MemoryEngine, clock: ManualClock, scope: Scope, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler = open_scheduler(engine, clock, scope, id_window=100)
+    await bootstrapped(scheduler)
+    assert await scheduler.allocate_ids() < 50_003
+    scheduler.region_heartbeat(region(50, version=2, stores=(1, 2, 3)))
+    assert await scheduler.allocate_ids() > 50_003 + 1_000_000, "others may be in use that no region shows"
+    assert "this data is older than the cluster" in caplog.text
+    caplog.clear()
+    scheduler.region_heartbeat(region(50, version=2, stores=(1, 2, 3)))
+    assert "older" not in caplog.text
+    again = open_scheduler(engine.crash(random.Random(1)), clock, scope)
+    assert await again.allocate_ids() > 50_003 + 1_000_000, "it is durable"
+    await again.stop()
+    await scheduler.stop()
+
+
 async def test_patrol_goes_round_all_regions(engine: MemoryEngine, clock: ManualClock, scope: Scope) -> None:
     scheduler = open_scheduler(
         engine, clock, scope, patrol_regions_max=3, store_operators_max=100, leader_operators_max=0

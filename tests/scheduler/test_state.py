@@ -118,6 +118,17 @@ def test_address_belongs_to_one_living_store() -> None:
     assert state.store(3).address == store_meta(2).address
 
 
+def test_address_goes_to_another_store_only_from_the_one_that_is_named() -> None:
+    state = run(FIRST, PutStore(store_meta(2, "b:1")))
+    with pytest.raises(DuplicateAddress):
+        transition(state, PutStore(store_meta(3, "b:1"), takes_from=StoreId(1)))
+    step = transition(state, PutStore(store_meta(3, "b:1"), takes_from=StoreId(2)))
+    assert (step.state.stores[StoreId(2)].address, step.state.stores[StoreId(3)].address) == ("", "b:1")
+    assert [key for key, _ in step.writes] == [store_key(2), store_key(3)]
+    other = run(PutStore(store_meta(3, "c:1"), takes_from=StoreId(2)), state=state)
+    assert other.store(2).address == "b:1", "another address was asked for"
+
+
 def test_store_that_registers_again_keeps_what_was_decided_about_it() -> None:
     state = run(FIRST, PutStore(store_meta(2)), SetStoreState(StoreId(2), StoreState.OFFLINE))
     moved = msgspec.structs.replace(store_meta(2, "127.0.0.1:9"), version="2.0.0")
@@ -212,7 +223,12 @@ Commands = st.one_of(
         st.integers(0, 3),
         st.integers(0, 3),
     ),
-    st.builds(lambda store, port: PutStore(store_meta(store, f"h:{port}")), st.integers(0, 4), st.integers(1, 4)),
+    st.builds(
+        lambda store, port, loser: PutStore(store_meta(store, f"h:{port}"), takes_from=StoreId(loser)),
+        st.integers(0, 4),
+        st.integers(1, 4),
+        st.integers(0, 4),
+    ),
     st.builds(SetStoreState, st.integers(0, 4).map(StoreId), st.sampled_from(StoreState)),
     st.builds(ReserveIds, st.integers(0, 100)),
     st.builds(ReserveTimestamps, st.integers(0, 100)),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from pytinykv.cli.options import option
-from pytinykv.cli.session import Target, client_options, run_client
+from pytinykv.cli.session import NOT_DONE, Target, client_options, run_client
 from pytinykv.cli.text import escaped, from_text, shorten, shown, value_from
 from pytinykv.wire.limits import TTL_S_MAX
 
@@ -53,7 +53,7 @@ def get(
     is_hex: bool,
     target: Target,
 ) -> None:
-    """Print the value of KEY. Status 1 if there is none.
+    """Print the value of KEY. Exit status 1 if there is no such key.
 
     A KEY that begins with a dash goes behind `--`, as in: tinykv get -- -5
     """
@@ -84,7 +84,7 @@ def _print_text(value: bytes) -> int:
             f"tinykv get: the value ({len(value)} bytes) is not UTF-8 text; --hex shows it, --raw prints the bytes",
             file=sys.stderr,
         )
-        return 1
+        return NOT_DONE
     if sys.stdout.isatty():
         text = "\n".join(escaped(line.encode()) if not line.isprintable() else line for line in text.split("\n"))
     sys.stdout.buffer.write(text.encode() + b"\n")

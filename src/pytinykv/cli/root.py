@@ -5,6 +5,7 @@ That way `tinykv get` does not load a server, nor `tinykv --help` anything at al
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -44,6 +45,8 @@ COMMANDS: Final = {
     "sim": CommandEntry("pytinykv.cli.sim", "sim", "Run simulated clusters and look for bugs in them."),
 }
 
+_CANNOT_WRITE: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT})
+"""What writing to standard output fails with, apart from a reader that has gone, of which click takes care."""
 SERVERS: Final = frozenset({"playground", "scheduler", "store"})
 """Commands that run until they are told to stop; they exit with status 0 then, however early it is."""
 
@@ -57,12 +60,12 @@ def _leave_early(_number: int, _frame: FrameType | None) -> NoReturn:
 def _fill_closed_descriptors() -> None:
     """Put something in the place of standard streams that were closed before the start (`>&-`).
 
-    Else an event loop or a data file would get the number, and what is printed would go there. Reading finds an end, and
-    printing fails, as it should.
+    Else an event loop or a data file would get the number, and what is printed would go there. Reading and
+    printing fail, as they should.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+            nowhere = os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_WRONLY)
             if nowhere != number:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
@@ -98,6 +101,14 @@ class LazyGroup(click.Group):
                 signal.signal(number, _leave_early)
         try:
             self.main(*args, **{"prog_name": "tinykv", **kwargs})
+        except OSError as error:
+            if error.errno not in _CANNOT_WRITE or error.filename is not None:
+                raise
+            from pytinykv.cli.output import drop_output
+
+            drop_output()
+            print(f"tinykv: can't write the output: {error.strerror}", file=sys.stderr)
+            status = 1
         except SystemExit as left:
             status = left.code if isinstance(left.code, int) else int(left.code is not None)
         else:
@@ -115,4 +126,7 @@ def main() -> None:
     """TinyKV in Python: a replicated key-value store that speaks TiKV's protocol, and always stops.
 
     Begin with `tinykv playground` in one terminal, and `tinykv put greeting hello` in another.
+
+    Exit status: 0 done, or stopped in good order; 1 the answer is no, or a server failed; 2 bad usage; 3 a server's exit had
+    to be forced; 4 not done (no answer, refused); 130 interrupted.
     """

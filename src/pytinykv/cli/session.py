@@ -1,7 +1,8 @@
 """What every command does that asks a cluster: connect, do its work, tell errors in words, leave with the right status.
 
     0    done                     2    bad usage, which click tells
-    1    not done: not found, no answer, refused, output can't be written
+    1    the answer is no: no such key, something is wrong with the cluster
+    4    not done: no answer, refused, output can't be written
     130  interrupted (Ctrl-C, SIGTERM)
 
 A reader that goes away (`tinykv scan | head`) has what it wanted: the command ends quietly, with status 0.
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
+import logging
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
 
 INTERRUPTED: Final = 130
+NOT_DONE: Final = 4
+STATUSES: Final = (
+    "Exit status: 0 done; 1 the answer is no; 2 bad usage; 4 not done (no answer, refused); 130 interrupted."
+)
 DEFAULT_SCHEDULER: Final = "127.0.0.1:2379"
 _HINT: Final = (
     "(--scheduler or TINYKV_SCHEDULER say where the scheduler is; `tinykv playground` runs a cluster on this machine)"
@@ -48,6 +55,7 @@ def client_options(function: Callable[..., None]) -> Callable[..., None]:
         name = context.command_path.partition(" ")[2] or context.info_name or ""
         function(*args, target=Target(name, scheduler, timeout), **kwargs)
 
+    command.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{STATUSES}"
     for add in reversed(
         (
             scheduler_option(default=DEFAULT_SCHEDULER, show_default=True),
@@ -72,6 +80,9 @@ def run_client(target: Target, body: Callable[[AsyncClient], Awaitable[int | Non
     from pytinykv.lifecycle import run_process
 
     status = INTERRUPTED
+    logging.getLogger("pytinykv.client.pd.leader_finder").setLevel(
+        logging.WARNING
+    )  # that it waits is said at any level
 
     async def main(_scope: Scope) -> int:
         nonlocal status
@@ -112,4 +123,4 @@ async def _attempt(target: Target, body: Callable[[AsyncClient], Awaitable[int |
 
 def _fail(target: Target, text: str) -> int:
     print(f"tinykv {target.command}: {text}", file=sys.stderr, flush=True)
-    return 1
+    return NOT_DONE

@@ -39,7 +39,10 @@ def value_from(text: str, name: str, *, is_hex: bool) -> bytes:
     """As `from_text`; `-` stands for what standard input holds, byte for byte (as text with `is_hex`)."""
     if text != "-":
         return from_text(text, name, is_hex=is_hex)
-    data = sys.stdin.buffer.read()
+    try:
+        data = sys.stdin.buffer.read()
+    except OSError as error:
+        raise click.UsageError(f"{name} is -, and standard input can't be read: {error.strerror or error}") from error
     return from_text(data.decode("ascii", "replace").strip(), name, is_hex=True) if is_hex else data
 
 

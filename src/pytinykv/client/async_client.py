@@ -51,8 +51,7 @@ class AsyncClient:
         self._connector = connector
         self.scheduler = SchedulerClient(addresses, connector=connector, rng=rng, scope=scope, config=self._config)
         self._executor = Executor(self.scheduler, connector=connector, rng=rng, scope=scope, config=self._config)
-        self.raw = AsyncRawClient(self._executor)
-        """Raw operations."""
+        self._raw = AsyncRawClient(self._executor)
         self._closed = False
         scope.on_stop("resolve pending calls", self._cut_off)
         scope.on_stop("close connections", connector.close, deadline_s=2.0)
@@ -60,6 +59,11 @@ class AsyncClient:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<AsyncClient of {self.scheduler!r}, cluster {self.scheduler.cluster_id}, {state}>"
+
+    @property
+    def raw(self) -> AsyncRawClient:
+        """Raw operations: keys, batches of keys and ranges, without transactions."""
+        return self._raw
 
     @property
     def closed(self) -> bool:

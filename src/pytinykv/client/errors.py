@@ -11,6 +11,7 @@
     ├── UndeterminedError                      a write that may or may not have happened
     ├── SchedulerError                         the scheduler refuses
     │   ├── SchedulerUnavailableError          no scheduler answers
+    │   ├── NotASchedulerError                 something else does: a store
     │   ├── ClusterMismatchError               these addresses lead to another cluster
     │   ├── NotBootstrappedError · AlreadyBootstrappedError
     │   └── StoreTombstoneError · StoreNotFoundError · StoreInUseError
@@ -87,6 +88,10 @@ class SchedulerUnavailableError(SchedulerError):
     """No scheduler endpoint answered (or none leads) until the deadline."""
 
     retryable = True
+
+
+class NotASchedulerError(SchedulerError):
+    """What answers at the addresses given is no scheduler: a store, or another gRPC server."""
 
 
 class ClusterMismatchError(SchedulerError):

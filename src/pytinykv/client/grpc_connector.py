@@ -16,7 +16,8 @@ from pytinykv.wire import BidiStream, MethodSpec, RpcError, StatusCode, encoded,
 
 @functools.cache
 def _methods() -> Mapping[str, MethodSpec]:
-    return {**service_methods("pdpb.PD"), **service_methods("tikvpb.Tikv")}
+    names = ("pdpb.PD", "pytinykv.adminpb.Admin", "tikvpb.Tikv")
+    return {path: spec for name in names for path, spec in service_methods(name).items()}
 
 
 class GrpcConnector:

@@ -168,9 +168,13 @@ def time_is_up(command: Command[Any], failure: object, *, maybe_executed: bool) 
     if maybe_executed:
         return undetermined(command, failure)
     fate = "there is no answer" if command.effect is Effect.READ else "it was not executed"
+    is_slow = isinstance(failure, AttemptFailure) and failure.kind in (
+        FailureKind.EXPIRED_SENT,
+        FailureKind.EXPIRED_WAITING,
+    )
+    advice = "Give the call more time; if it had enough, check" if is_slow else "Check"
     return DeadlineExceededError(
-        f"{command.describe()} ran out of time: {fate}; last: {failure}. Check that the cluster's stores are up, "
-        "or give the call more time"
+        f"{command.describe()} ran out of time: {fate}; last: {failure}. {advice} that the cluster's stores are up"
     )
 
 

@@ -328,7 +328,9 @@ class StoreConnection:
                 future.set_result(AttemptFailure(FailureKind.EXPIRED_SENT, f"{self!r} has not answered in time"))
         for _, _, future, deadline in self._waiting:
             if deadline <= due and not future.done():
-                future.set_result(AttemptFailure(FailureKind.EXPIRED_WAITING, f"{self!r} took no more commands"))
+                future.set_result(
+                    AttemptFailure(FailureKind.EXPIRED_WAITING, f"it could not be sent to {self!r} in time")
+                )
         deadlines = [deadline for _, deadline in self._sent.values()]
         deadlines += [deadline for _, _, future, deadline in self._waiting if not future.done()]
         if deadlines:

@@ -223,11 +223,15 @@ class Client:
     ) -> None:
         """Connect; see `connect`."""
         self._core = SyncCore(addresses, config=config, connector=connector, timeout=None)
-        self.raw = RawClient(self._core)
-        """Raw operations."""
+        self._raw = RawClient(self._core)
 
     def __repr__(self) -> str:
         return f"<Client of {self._core!r}, {'closed' if self._core.closed else 'open'}>"
+
+    @property
+    def raw(self) -> RawClient:
+        """Raw operations: keys, batches of keys and ranges, without transactions."""
+        return self._raw
 
     @property
     def closed(self) -> bool:
@@ -261,8 +265,9 @@ class Client:
     def __del__(self, warn: Callable[..., Any] = warnings.warn) -> None:
         core = getattr(self, "_core", None)
         if core is not None and not core.closed:
+            name = repr(self)  # while it is open
             core.abandon()
-            warn(f"{self!r} was never closed; use `with`, or call close()", ResourceWarning, source=self)
+            warn(f"{name} was never closed; use `with`, or call close()", ResourceWarning, source=self)
 
 
 def _taken(several: Iterable[Any]) -> Any:

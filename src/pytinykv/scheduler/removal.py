@@ -4,8 +4,8 @@
      ◄──restore──┘
 
 A store that was heard of lately is not removed where its peers would have nowhere to go: the regions would stay on it for
-ever. One that is silent may be removed at any time: what it has is as good as lost, and its regions get new peers as soon as
-a store can take them, without waiting for `max_store_down_time_s`.
+ever. One that has stopped or is silent may be removed at any time: what it has is as good as lost, and its regions get new
+peers as soon as a store can take them, without waiting for `max_store_down_time_s`.
 """
 
 from __future__ import annotations

@@ -287,7 +287,8 @@ class Scheduler:
         store = self.store(store_id)
         if store.meta.state is StoreState.UP:
             why = removal.obstacle(self.cluster, store.id, self.max_replicas, self.now)
-            if why and store.is_responsive(self.now, self.config):
+            may_be_served = bool(store.address) and store.is_responsive(self.now, self.config)
+            if why and may_be_served:
                 raise CannotRemove(store_id, why)
             await self.take_offline(store.id)
             self._look_over_regions(self.now)

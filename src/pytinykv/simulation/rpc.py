@@ -32,7 +32,11 @@ from pytinykv.wire.pb import tikvpb_pb2
 SERVER_GRACE_S: Final = 0.5
 """How long handlers may go on when their scope stops the server."""
 BUFFER_FULL_S: Final = 0.05
-METHODS: Final = {**service_methods("tikvpb.Tikv"), **service_methods("pdpb.PD")}
+METHODS: Final = {
+    path: spec
+    for name in ("tikvpb.Tikv", "pdpb.PD", "pytinykv.adminpb.Admin")
+    for path, spec in service_methods(name).items()
+}
 
 
 class Internet:

@@ -69,3 +69,7 @@ class StreamEndedError(RpcError):
 
     def __init__(self, message: str) -> None:
         super().__init__(StatusCode.UNAVAILABLE, message)
+
+    def __reduce__(self) -> tuple[type[StreamEndedError], tuple[str]]:
+        """Pickle by what the constructor takes."""
+        return type(self), (self.message,)

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 from tests.client.fake_cluster import CLUSTER_ID, QUICK, FakeCluster, FakeConnector
 from tests.scheduler.helpers import TickingClock
 
@@ -18,6 +19,7 @@ from pytinykv.client import (
     ClientClosedError,
     ClusterMismatchError,
     InvalidArgumentError,
+    NotASchedulerError,
     NotBootstrappedError,
     RegionInfo,
     SchedulerClient,
@@ -26,6 +28,7 @@ from pytinykv.client import (
     StoreNotFoundError,
     StoreTombstoneError,
 )
+from pytinykv.client.pd import leader_finder
 from pytinykv.lifecycle import Scope
 from pytinykv.model import peer_from_pb, region_from_pb
 from pytinykv.scheduler import Scheduler, SchedulerConfig
@@ -269,6 +272,39 @@ async def test_what_stores_ask_for(cluster: FakeCluster, scheduler: SchedulerCli
 async def test_bad_addresses_are_refused(connector: FakeConnector, scope: Scope, addresses: Any, says: str) -> None:
     with pytest.raises(InvalidArgumentError, match=says):
         SchedulerClient(addresses, connector=connector, rng=Random(1), scope=scope)
+
+
+class Stranger(FakeConnector):
+    """Something else than a scheduler answers everywhere."""
+
+    async def unary(self, address: str, path: str, request: Message, *, timeout_s: float) -> Message:
+        raise RpcError(StatusCode.UNIMPLEMENTED, "Method not found!")
+
+
+async def test_what_is_no_scheduler_is_refused_at_once(cluster: FakeCluster, scope: Scope) -> None:
+    client = SchedulerClient("a:1,b:2", connector=Stranger(cluster, scope), rng=Random(1), scope=scope)
+    with pytest.raises(NotASchedulerError, match="a:1, b:2 is a store, or another gRPC server, and no scheduler"):
+        await client.connect(timeout_s=float("inf"))
+
+
+class Leaderless(FakeConnector):
+    """A scheduler that knows no leader answers everywhere."""
+
+    async def unary(self, address: str, path: str, request: Message, *, timeout_s: float) -> Message:
+        await asyncio.sleep(0)
+        return pdpb_pb2.GetMembersResponse(header={"cluster_id": CLUSTER_ID})
+
+
+async def test_waiting_for_a_scheduler_is_told_once(
+    cluster: FakeCluster, scope: Scope, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leader_finder, "SAY_AFTER_S", 0.0)
+    scheduler = SchedulerClient(ADDRESSES[0], connector=Leaderless(cluster, scope), rng=Random(1), scope=scope)
+    for _ in range(2):
+        with pytest.raises(SchedulerUnavailableError, match="no scheduler was ready in time .*knows no leader"):
+            await scheduler.connect(timeout_s=0.05)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.partition(";")[0] for line in told] == [f"waiting for a scheduler at {ADDRESSES[0]}"]
 
 
 async def test_addresses_in_many_forms(connector: FakeConnector, scope: Scope) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 import sys
 import time
@@ -73,7 +74,7 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
     help="Read so many rows of 7 MiB in many ways, beside another client.",
 )
 @option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Save the figures as JSON.")
-@option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Save a plot (needs matplotlib).")
+@option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Save a plot (needs pytinykv[plot]).")
 @log_option("error")
 @config_option
 def bench(
@@ -99,6 +100,8 @@ def bench(
         raise click.UsageError(
             "--failovers, --stops, --large-rows and --etcd need a cluster of our own; leave --scheduler out"
         )
+    if plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise click.UsageError("--plot needs matplotlib: pip install 'pytinykv[plot]'")
     if with_etcd and etcd_binary() is None:
         raise click.UsageError("etcd is not installed (Debian: apt-get install etcd-server)")
     if with_etcd is None:

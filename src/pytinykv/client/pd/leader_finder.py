@@ -17,13 +17,20 @@ from random import Random
 from pytinykv.client.addresses import bare_address, parse_addresses
 from pytinykv.client.backoff import Backoff
 from pytinykv.client.config import ClientConfig
-from pytinykv.client.errors import ClientClosedError, ClusterMismatchError, SchedulerUnavailableError
-from pytinykv.wire import Connector, RpcError
+from pytinykv.client.errors import (
+    ClientClosedError,
+    ClusterMismatchError,
+    NotASchedulerError,
+    SchedulerUnavailableError,
+)
+from pytinykv.wire import Connector, RpcError, StatusCode
 from pytinykv.wire.pb import pdpb_pb2
 
 _log = logging.getLogger(__name__)
 
 GET_MEMBERS = "/pdpb.PD/GetMembers"
+SAY_AFTER_S = 1.0
+"""After so long without a scheduler the log says that one is waited for."""
 
 
 class LeaderFinder:
@@ -53,6 +60,10 @@ class LeaderFinder:
         """The leader's address; None while unknown. Set here, cleared by `lose`."""
         self.last_failure = "no endpoint has answered"
         """What went wrong last, for the message of a call that runs out of time."""
+        self._last_answered = False
+        """Whether that was an answer, though none that helps."""
+        self._has_said = False
+        """Whether it was said that a scheduler is waited for; once for each time that there is none."""
         self._discovery = asyncio.Lock()
         """One caller asks the endpoints, the others wait for what it learns."""
         self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -97,23 +108,36 @@ class LeaderFinder:
     def refuse_late(self, deadline: float) -> None:
         """Raise `SchedulerUnavailableError` from `deadline` (loop time) on."""
         if asyncio.get_running_loop().time() >= deadline:
+            what = "no scheduler was ready" if self._last_answered else "no scheduler answered"
             raise SchedulerUnavailableError(
-                f"no scheduler answered in time (asked {', '.join(self._endpoints)}; last: {self.last_failure}); "
+                f"{what} in time (asked {', '.join(self._endpoints)}; last: {self.last_failure}); "
                 "check the addresses and that a scheduler runs there"
             )
 
     async def wait(self, deadline: float, backoff: Backoff) -> str:
         """Return the leader's address, asking the endpoints until `deadline` (loop time) if need be.
 
-        Raises `SchedulerUnavailableError`, `ClusterMismatchError`, `ClientClosedError`.
+        Raises `SchedulerUnavailableError`, `ClusterMismatchError`, `NotASchedulerError`, `ClientClosedError`.
         """
-        while self.leader is None:
-            self.refuse_closed()
-            await self._discover(deadline)
-            if self.leader is None:
-                self.refuse_late(deadline)
-                await backoff.pause()
-        return self.leader
+        if (leader := self.leader) is not None:
+            return leader
+        saying = asyncio.get_running_loop().call_later(SAY_AFTER_S, self._say_waiting)
+        try:
+            while (leader := self.leader) is None:
+                self.refuse_closed()
+                await self._discover(deadline)
+                if self.leader is None:
+                    self.refuse_late(deadline)
+                    await backoff.pause()
+        finally:
+            saying.cancel()
+        self._has_said = False
+        return leader
+
+    def _say_waiting(self) -> None:
+        if not self._has_said:
+            self._has_said = True
+            _log.warning("waiting for a scheduler at %s; last: %s", ", ".join(self._endpoints), self.last_failure)
 
     def lose(self, address: str) -> None:
         """Forget the leader if it is still this one: it did not answer, or does not lead any more."""
@@ -125,32 +149,43 @@ class LeaderFinder:
         """Ask every endpoint in turn which member leads."""
         try:
             async with asyncio.timeout_at(deadline), self._discovery:
+                strangers = 0
                 for endpoint in list(self._endpoints):
                     if self.leader is not None:
                         break
-                    await self._ask_members(endpoint, deadline)
+                    strangers += await self._ask_members(endpoint, deadline)
+                if strangers == len(self._endpoints) and self.cluster_id == 0:
+                    raise NotASchedulerError(
+                        f"{', '.join(self._endpoints)} is a store, or another gRPC server, and no scheduler; "
+                        "give the scheduler's address"
+                    )
         except TimeoutError:
             _log.debug("no time left to look for the scheduler's leader")
 
-    async def _ask_members(self, endpoint: str, deadline: float) -> None:
+    async def _ask_members(self, endpoint: str, deadline: float) -> bool:
+        """Ask one endpoint; return whether it is something else than a scheduler."""
         try:
             reply = await self._connector.unary(
                 endpoint, GET_MEMBERS, pdpb_pb2.GetMembersRequest(), timeout_s=self.attempt_s(deadline)
             )
         except RpcError as error:
             self.last_failure = f"{endpoint}: {error}"
-            return
+            self._last_answered = error.code is StatusCode.UNIMPLEMENTED
+            return self._last_answered
         assert isinstance(reply, pdpb_pb2.GetMembersResponse)
         self.check_cluster(endpoint, reply.header.cluster_id)
         urls = [bare_address(url) for url in reply.leader.client_urls]
         if not urls:
             self.last_failure = f"{endpoint}: knows no leader"
-            return
+            self._last_answered = True
+            return False
         for member in reply.members:
             self._endpoints += [a for url in member.client_urls if (a := bare_address(url)) not in self._endpoints]
         # A single member that answers is the leader at this address too, whatever it advertises (a forwarded port).
         self.leader = endpoint if endpoint in urls or len(reply.members) == 1 else urls[0]
+        self._last_answered = False
         _log.info("scheduler leader is %s, cluster %d", self.leader, self.cluster_id)
+        return False
 
     def check_cluster(self, endpoint: str, cluster_id: int) -> None:
         """Raise `ClusterMismatchError` if an answer came from another cluster than those before."""

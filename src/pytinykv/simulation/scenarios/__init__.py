@@ -10,6 +10,6 @@ stops      a stop at every moment
 
 from __future__ import annotations
 
-from pytinykv.simulation.scenarios import boot, generic, growth, single, stops, storm
+from pytinykv.simulation.scenarios import boot, generic, growth, single, splits, stops, storm
 
-__all__ = ["boot", "generic", "growth", "single", "stops", "storm"]
+__all__ = ["boot", "generic", "growth", "single", "splits", "stops", "storm"]
