@@ -157,7 +157,7 @@ def skips_the_entry_after_a_full_run(patch: Patch) -> None:
     patch.setattr(RaftLog, "take_committed", take)
 
 
-@planted("applies compare-and-swaps again after a crash", "replays", 20, LOST)
+@planted("applies compare-and-swaps again after a crash", "replays", 20, LOST, first=5)
 def replays_conditional_entries(patch: Patch) -> None:
     original = apply._apply
 
