@@ -10,7 +10,7 @@ import msgspec
 from planted.plants import DAMAGED, ENDS, LOST, STUCK, Patch, planted
 from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.pd.timestamp_stream import TimestampStream
-from pytinykv.raft import HeartbeatResponse
+from pytinykv.raft import HeartbeatResponse, LogIndex
 from pytinykv.raft.core import Core
 from pytinykv.raft.log import RaftLog
 from pytinykv.raftstore import apply
@@ -143,19 +143,21 @@ def timestamps_fail_for_good(patch: Patch) -> None:
     patch.setattr(TimestampStream, "_run", run)
 
 
-@planted("skips what a run of entries did not take", "storm", 30, LOST | STUCK | DAMAGED | {"protocol"})
-def skips_the_rest_of_what_is_committed(patch: Patch) -> None:
+@planted("skips the entry after a run that is full", "storm", 30, LOST | STUCK | DAMAGED | {"protocol"})
+def skips_the_entry_after_a_full_run(patch: Patch) -> None:
     original = RaftLog.take_committed
 
     def take(self: RaftLog, bytes_max: int) -> Any:
         taken = original(self, bytes_max)
-        self.applying = self.committed if taken else self.applying
+        is_full = sum(len(entry.data) for entry in taken) >= bytes_max
+        if is_full and self.applying < self.committed:
+            self.applying = LogIndex(self.applying + 1)
         return taken
 
     patch.setattr(RaftLog, "take_committed", take)
 
 
-@planted("applies compare-and-swaps again after a crash", "replays", 20, LOST)
+@planted("applies compare-and-swaps again after a crash", "replays", 20, LOST, first=5)
 def replays_conditional_entries(patch: Patch) -> None:
     original = apply._apply
 
