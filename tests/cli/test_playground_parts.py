@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from pytinykv.cli.playground.cluster import last_critical, last_lines
+from pytinykv.cli.playground.cluster import LOG_LINES, last_critical, last_lines
 from pytinykv.cli.playground.home import Home, PlaygroundError, remove_abandoned
 from pytinykv.cli.playground.lines import pastes, program
 from pytinykv.cli.playground.observe import Observer, PeerFacts, StoreFacts, read_page
@@ -69,7 +69,7 @@ def test_only_old_directories_without_a_holder_are_abandoned(tmp_path: Path, mon
 def test_the_end_of_a_log_begins_with_its_first_error(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("".join(f"{number} INFO fine\n" for number in range(100)))
-    assert last_lines(log).splitlines()[0] == "    80 INFO fine"
+    assert last_lines(log).splitlines()[0] == f"    {100 - LOG_LINES} INFO fine"
     with log.open("a") as stream:
         stream.write("101 ERROR store: it broke\nTraceback (most recent call last):\n102 INFO stopped\n")
     assert last_lines(log).splitlines()[0] == "    101 ERROR store: it broke"
