@@ -82,7 +82,7 @@ def strip_kit() -> None:
         (RpcServer, "_unary_behaviour"): _bare_unary,
         (RpcServer, "_stream_behaviour"): _bare_stream,
         (FrameListener, "_remember"): _nothing,
-        (FrameListener, "_forget"): lambda self, connection: self._told_closed and self._told_closed(connection),
+        (FrameListener, "_forget"): lambda self, connection: self._on_closed and self._on_closed(connection),
     }
     for name, module in sys.modules.items():
         if name.startswith(KIT) and hasattr(module, "call_site"):

@@ -6,16 +6,18 @@ import asyncio
 import os
 import sys
 import tempfile
+import threading
 import time
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 from rich.console import Console
 
+from pytinykv.cli.playground import command
 from pytinykv.cli.playground.cluster import LOG_LINES, last_critical, last_lines
 from pytinykv.cli.playground.home import Home, PlaygroundError, remove_abandoned
 from pytinykv.cli.playground.lines import pastes, program
@@ -216,3 +218,29 @@ def test_the_reason_for_giving_up_is_found_in_a_log(tmp_path: Path) -> None:
     with log.open("a") as stream:
         stream.write("2026-01-01 00:00:01,000 CRITICAL pytinykv.x: store 1 failed: disk full: no room\nTraceback\n")
     assert last_critical(log) == "store 1 failed: disk full: no room"
+
+
+async def test_the_client_is_loaded_beside_the_event_loop(
+    scope: Scope, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a busy machine it takes a second, for which the loop would be blocked."""
+    loaded: list[tuple[str, bool]] = []
+
+    class FakeCluster:
+        async def launch(self, stores: int, scheduler_addr: str) -> None: ...
+
+        async def wait_ready(self) -> None: ...
+
+    async def wait_serving(_cluster: object) -> None:
+        assert loaded == [("pytinykv.aio", False)], "before it is used, and in another thread"
+
+    def import_module(name: str) -> None:
+        loaded.append((name, threading.current_thread() is threading.main_thread()))
+
+    monkeypatch.setattr(command, "wait_serving", wait_serving)
+    monkeypatch.setattr(command, "importlib", SimpleNamespace(import_module=import_module))
+    game = command.Playground(None, 1, "127.0.0.1:0", None)
+    home = Home.open(tmp_path)
+    await game._start(scope, cast("Any", FakeCluster()), home)
+    home.close()
+    assert loaded

@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 
 from pytinykv.client import ClientConfig
 from pytinykv.lifecycle import Scope
-from pytinykv.wire import MethodSpec, RpcError, Service, StatusCode, service_methods
+from pytinykv.wire import MethodSpec, RpcError, Service, StatusCode, encoded, service_methods
 from pytinykv.wire import errors as wire_errors
 from pytinykv.wire.checksum import checksum_pairs
 from pytinykv.wire.pb import errorpb_pb2, kvrpcpb_pb2, metapb_pb2, pdpb_pb2, tikvpb_pb2
@@ -552,17 +552,17 @@ class FakeStream:
 
     async def _serve(self, connector: FakeConnector, path: str) -> None:
         try:
-            async for response in connector.cluster.service_at(self.address).stream(path, self._incoming()):
+            service = connector.cluster.service_at(self.address)
+            async for response in service.stream(path, self._incoming(service.methods[path].request_type)):
                 self._responses.put_nowait(type(response).FromString(response.SerializeToString()))
         except RpcError as error:
             self.fail(error)
 
-    async def _incoming(self) -> AsyncIterator[Any]:
+    async def _incoming(self, request_type: Any) -> AsyncIterator[Any]:
         while True:
-            message = await self._requests.get()
-            yield type(message).FromString(message.SerializeToString())
+            yield request_type.FromString(encoded(await self._requests.get()))
 
-    def send_nowait(self, message: Message) -> None:
+    def send_nowait(self, message: Message | bytes) -> None:
         if self.error is not None:
             raise self.error
         if self.full:

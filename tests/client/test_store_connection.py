@@ -21,6 +21,7 @@ from pytinykv.client import (
 )
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import RpcError, StatusCode
+from pytinykv.wire.pb import tikvpb_pb2
 
 STORE = 2  # leads [g, p)
 ADDRESS = "store-2:20160"
@@ -232,8 +233,8 @@ async def test_commands_gather_into_one_frame_while_the_transport_is_busy(
     sent: list[int] = []
     send_nowait = stream.send_nowait
 
-    def send_and_count(message: Any) -> None:
-        sent.append(len(message.requests))
+    def send_and_count(message: bytes) -> None:
+        sent.append(len(tikvpb_pb2.BatchCommandsRequest.FromString(message).requests))
         send_nowait(message)
 
     stream.send_nowait = send_and_count  # type: ignore[method-assign]
@@ -271,8 +272,8 @@ async def test_what_is_under_way_travels_as_two_groups_unless_they_would_be_smal
     sizes: list[int] = []
     send = stream.send_nowait
 
-    def send_and_count(message: Any) -> None:
-        sizes.append(len(message.requests))
+    def send_and_count(message: bytes) -> None:
+        sizes.append(len(tikvpb_pb2.BatchCommandsRequest.FromString(message).requests))
         send(message)
 
     stream.send_nowait = send_and_count  # type: ignore[method-assign]

@@ -16,7 +16,7 @@ from typing import Any
 
 from tikv_client.asynchronous import RawClient
 
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 
 
 def show(name: str, value: Any) -> None:
@@ -111,12 +111,38 @@ async def steady(client: RawClient) -> None:
             acknowledged += 1
     show("acknowledged", acknowledged)
     show("failures", failures)
-    await asyncio.wait_for(until_it_works(lambda: client.put(b"steady/last", b"v")), PATIENCE_S)
+    await asyncio.wait_for(until_it_works(lambda: client.put(b"steady/last", b"v")), TIMEOUT_S)
     show("missing", [n for n in range(acknowledged) if await client.get(b"steady/%06d" % n) != b"%d" % n])
 
 
+async def split(client: RawClient) -> None:
+    """Fill many regions, and find everything."""
+    pairs = {b"k%03d" % number: b"v" for number in range(60)}
+    await client.batch_put(pairs)
+    show("scanned", await client.scan_keys(b"k", b"l", 1000))
+    show("got", sorted(key for key, _value in await client.batch_get(list(pairs))))
+
+
+async def splitting(client: RawClient) -> None:
+    """Put and get for some time, while others split the regions."""
+    put: dict[bytes, bytes] = {}
+    errors: list[str] = []
+    ends_at = time.monotonic() + 5.0
+    while time.monotonic() < ends_at:
+        key = b"k%03d" % (len(put) * 7 % 60) + b"/%d" % len(put)
+        if problem := await failure(client.put(key, b"v")):
+            errors.append(problem)
+            continue
+        put[key] = b"v"
+        if await client.get(key) != b"v":
+            errors.append(f"{key!r} is gone")
+    show("errors", errors)
+    show("put", len(put))
+    show("got", len(await client.batch_get(list(put))))
+
+
 async def until_it_works(call: Callable[[], Awaitable[Any]]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while problem := await failure(call()):
         assert time.monotonic() < deadline, problem
 

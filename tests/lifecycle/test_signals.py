@@ -88,7 +88,7 @@ def test_main_that_raises_exits_1() -> None:
     assert "no disk" in done.stderr
 
 
-def test_failing_task_stops_the_process_loudly() -> None:
+def test_failing_task_stops_the_process_with_an_error() -> None:
     process = start("""
         async def fail():
             raise OSError("disk full")

@@ -25,7 +25,7 @@ _SLOTS: Final = 250
 _PORT: Final = 20_160
 _PEER_PORT: Final = 20_170
 _STATUS_PORT: Final = 20_180
-_NOBODY: Final = "02:00:00:00:ff:ff"
+_NO_MACHINE: Final = "02:00:00:00:ff:ff"
 _BURST_BYTES: Final = 16 * 1024
 _QUEUE_S: Final = 2.0
 """What would have to wait longer for a slow way out is dropped."""
@@ -90,7 +90,7 @@ class NamespaceNetwork:
         pass
 
     def cut(self, sender: str, receiver: str) -> None:
-        self._tell(sender, {receiver: _NOBODY})
+        self._tell(sender, {receiver: _NO_MACHINE})
 
     def heal(self, sender: str, receiver: str) -> None:
         self._tell(sender, {receiver: self._hardware(receiver)})

@@ -51,7 +51,7 @@ def refused(tmp_path: Path) -> Iterator[Callable[..., str]]:
 
 
 @pytest.fixture
-def founded(new_cluster: Callable[..., Cluster]) -> Cluster:
+def bootstrapped(new_cluster: Callable[..., Cluster]) -> Cluster:
     """Run a scheduler and one store: enough to have a cluster's data."""
     made = new_cluster()
     made.start(stores=1)
@@ -61,14 +61,14 @@ def founded(new_cluster: Callable[..., Cluster]) -> Cluster:
 # --- directories and ports ------------------------------------------------------------------------------------------
 
 
-def test_a_data_directory_that_is_in_use(founded: Cluster, refused: Callable[..., str]) -> None:
-    for process in founded.processes:
-        second = founded.make("second", process.command, **scheduler_of(founded, process))
+def test_a_data_directory_that_is_in_use(bootstrapped: Cluster, refused: Callable[..., str]) -> None:
+    for process in bootstrapped.processes:
+        second = bootstrapped.make("second", process.command, **scheduler_of(bootstrapped, process))
         second.options["--data-dir"] = str(process.data_dir)
         said = refused(second)
         assert f"in use by the process with pid {process.pid}" in said
         assert "stop it, or choose another data directory" in said
-    assert all(process.running for process in founded.processes)
+    assert all(process.running for process in bootstrapped.processes)
 
 
 def scheduler_of(cluster: Cluster, process: Process) -> dict[str, str]:
@@ -76,44 +76,46 @@ def scheduler_of(cluster: Cluster, process: Process) -> dict[str, str]:
 
 
 def test_a_data_directory_of_another_cluster(
-    founded: Cluster, new_cluster: Callable[..., Cluster], refused: Callable[..., str]
+    bootstrapped: Cluster, new_cluster: Callable[..., Cluster], refused: Callable[..., str]
 ) -> None:
     other = new_cluster()
     other.start(stores=0)
-    store = founded.stores[0]
+    store = bootstrapped.stores[0]
     store.stop()
     stray = other.make_store()
     stray.options["--data-dir"] = str(store.data_dir)
     said = refused(stray)
-    assert founded.scheduler.facts["cluster"] in said
+    assert bootstrapped.scheduler.facts["cluster"] in said
     assert other.scheduler.facts["cluster"] in said
     store.start()
-    assert store.wait_ready()["cluster"] == founded.scheduler.facts["cluster"]
+    assert store.wait_ready()["cluster"] == bootstrapped.scheduler.facts["cluster"]
 
 
-def test_a_data_directory_of_the_other_kind(founded: Cluster, refused: Callable[..., str]) -> None:
-    founded.stop()
-    for process, command in ((founded.scheduler, "store"), (founded.stores[0], "scheduler")):
-        stray = founded.make("stray", command, **({"scheduler": founded.address} if command == "store" else {}))
+def test_a_data_directory_of_the_other_kind(bootstrapped: Cluster, refused: Callable[..., str]) -> None:
+    bootstrapped.stop()
+    for process, command in ((bootstrapped.scheduler, "store"), (bootstrapped.stores[0], "scheduler")):
+        stray = bootstrapped.make(
+            "stray", command, **({"scheduler": bootstrapped.address} if command == "store" else {})
+        )
         stray.options["--data-dir"] = str(process.data_dir)
         assert f"holds the data of a {process.command}, not of a {command}" in refused(stray)
 
 
-def test_a_data_directory_of_a_newer_version(founded: Cluster, refused: Callable[..., str]) -> None:
-    founded.stop()
-    for process in founded.processes:
+def test_a_data_directory_of_a_newer_version(bootstrapped: Cluster, refused: Callable[..., str]) -> None:
+    bootstrapped.stop()
+    for process in bootstrapped.processes:
         identity = process.data_dir / "identity.json"
         content = identity.read_text()
         identity.write_text(json.dumps(json.loads(content) | {"format_version": 99}))
         assert "has format version 99, this pytinykv knows up to 1: use the newer pytinykv" in refused(process)
         identity.write_text(content)
-    founded.scheduler.start()
-    founded.scheduler.wait_ready()
-    founded.stores[0].start()
-    founded.stores[0].wait_ready()
+    bootstrapped.scheduler.start()
+    bootstrapped.scheduler.wait_ready()
+    bootstrapped.stores[0].start()
+    bootstrapped.stores[0].wait_ready()
 
 
-def test_a_data_directory_that_is_somebody_elses(tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_a_data_directory_of_another_program(tmp_path: Path, refused: Callable[..., str]) -> None:
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler" / "thesis.tex").touch()
     said = refused(Cluster(tmp_path).scheduler)
@@ -183,10 +185,12 @@ def test_a_scheduler_that_comes_late_is_waited_for(new_cluster: Callable[..., Cl
     cluster.wait_replicated(1)
 
 
-def test_something_else_that_answers_at_the_schedulers_address(founded: Cluster, refused: Callable[..., str]) -> None:
+def test_something_else_that_answers_at_the_schedulers_address(
+    bootstrapped: Cluster, refused: Callable[..., str]
+) -> None:
     """A store is not a scheduler, and says so in gRPC's words."""
-    stray = founded.make_store(scheduler=founded.stores[0].address, scheduler_patience="0.5")
-    assert f"asked {founded.stores[0].address}" in refused(stray)
+    stray = bootstrapped.make_store(scheduler=bootstrapped.stores[0].address, scheduler_patience="0.5")
+    assert f"asked {bootstrapped.stores[0].address}" in refused(stray)
 
 
 # --- the disk -------------------------------------------------------------------------------------------------------
@@ -207,7 +211,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(small_disk: Path, new_cluster: Callable[..., Cluster]) -> None:
-    """The store stops, loudly; the others go on, and nothing acknowledged is lost. With space again, it comes back."""
+    """The store stops with an error; the others go on, and nothing acknowledged is lost. With space again, it comes back."""
     cluster = new_cluster()
     cluster.start(stores=2)
     store = cluster.make_store()
@@ -275,7 +279,7 @@ def test_a_damaged_file(fresh_cluster: Cluster, refused: Callable[..., str], kin
 
 
 def test_damage_that_only_a_read_finds(fresh_cluster: Cluster) -> None:
-    """A leader that meets a damaged block stops, loudly, and the others answer what it was asked."""
+    """A leader that meets a damaged block stops with an error, and the others answer what it was asked."""
     with pytinykv.connect(fresh_cluster.address, timeout=30.0) as db:
         db.raw.batch_put(PAIRS)
         fresh_cluster.wait_replicated(3)
@@ -343,20 +347,20 @@ def damage(file: Path, *, from_end: int) -> None:
     file.write_bytes(content)
 
 
-def test_a_damaged_file_of_the_scheduler(founded: Cluster, refused: Callable[..., str]) -> None:
-    founded.scheduler.kill()
-    identity = founded.scheduler.data_dir / "identity.json"
+def test_a_damaged_file_of_the_scheduler(bootstrapped: Cluster, refused: Callable[..., str]) -> None:
+    bootstrapped.scheduler.kill()
+    identity = bootstrapped.scheduler.data_dir / "identity.json"
     content = identity.read_bytes()
     identity.write_bytes(content[: len(content) // 2])
-    said = refused(founded.scheduler)
+    said = refused(bootstrapped.scheduler)
     assert str(identity) in said
     assert "damaged" in said
     identity.write_bytes(content)
-    founded.scheduler.start()
-    founded.scheduler.wait_ready()
+    bootstrapped.scheduler.start()
+    bootstrapped.scheduler.wait_ready()
 
 
-def test_an_address_nobody_listens_at_is_no_cluster() -> None:
+def test_an_address_without_a_listener_is_no_cluster() -> None:
     address = free_address()
     with pytest.raises(pytinykv.SchedulerUnavailableError, match=f"asked {address}"):
         pytinykv.connect(address, timeout=0.5)

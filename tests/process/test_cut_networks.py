@@ -54,7 +54,7 @@ def names(*processes: Process) -> list[str]:
     return [process.name for process in processes]
 
 
-def everybody_but(cluster: Cluster, process: Process) -> list[str]:
+def all_but(cluster: Cluster, process: Process) -> list[str]:
     return [CLIENT, *names(*(other for other in cluster.processes if other is not process))]
 
 
@@ -143,7 +143,9 @@ def test_a_leader_that_only_clients_cannot_reach_goes_on_leading(cluster: Cluste
 
 
 @pytest.mark.parametrize("hears", [True, False], ids=["mute", "deaf"])
-def test_a_follower_that_is_cut_off_one_way_disturbs_nobody(cluster: Cluster, cuts: Cuts, hears: bool) -> None:
+def test_a_follower_that_is_cut_off_one_way_does_not_disturb_the_others(
+    cluster: Cluster, cuts: Cuts, hears: bool
+) -> None:
     """One that can't answer, and one that hears nothing and so wants to be elected: it asks first (pre-vote)."""
     with Quarrel(cluster.address, timeout_s=ATTEMPT_S) as quarrel, Load(cluster.address, timeout_s=ATTEMPT_S) as load:
         load.wait_progress(10)
@@ -206,7 +208,7 @@ def test_a_leader_that_dies_out_of_reach_is_missed_although_no_connection_breaks
     with Quarrel(cluster.address, timeout_s=ATTEMPT_S) as quarrel, Load(cluster.address, timeout_s=ATTEMPT_S) as load:
         load.wait_progress(10)
         leader = cluster.leader()
-        cuts.both_ways(leader.name, *everybody_but(cluster, leader))
+        cuts.both_ways(leader.name, *all_but(cluster, leader))
         leader.kill()
         cluster.leader_besides(leader)
         load.wait_progress(10)
@@ -220,11 +222,11 @@ def test_a_leader_that_dies_out_of_reach_is_missed_although_no_connection_breaks
     quarrel.check()
 
 
-def test_who_is_cut_off_from_everybody_stops_as_ever(cluster: Cluster, cuts: Cuts) -> None:
+def test_a_program_cut_off_from_all_others_stops_as_ever(cluster: Cluster, cuts: Cuts) -> None:
     with Load(cluster.address, timeout_s=ATTEMPT_S) as load:
         for process in (cluster.leader(), cluster.scheduler):
             load.wait_progress(10)
-            cuts.both_ways(process.name, *everybody_but(cluster, process))
+            cuts.both_ways(process.name, *all_but(cluster, process))
             process.stop()
             cuts.heal()
             process.start()

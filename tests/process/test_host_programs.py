@@ -203,7 +203,7 @@ say("end of program")
 """
 
 
-def test_an_exit_with_calls_under_way_that_nobody_answers(cluster: Cluster) -> None:
+def test_an_exit_with_unanswered_calls_under_way(cluster: Cluster) -> None:
     """Scheduler and store are paused: to a client they are silent. Its calls could wait for minutes."""
     with subprocess.Popen(
         [

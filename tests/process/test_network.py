@@ -93,7 +93,7 @@ def node(network: Network) -> Iterator[Callable[[str], Node]]:
             one.close()
 
 
-def test_nodes_are_cut_from_each_other_and_from_nobody_else(network: Network, node: Callable[[str], Node]) -> None:
+def test_nodes_are_cut_from_each_other_and_from_no_others(network: Network, node: Callable[[str], Node]) -> None:
     one, other, third = node("one"), node("other"), node("third")
     assert one.ask(other) == "answer"
     network.cut("one", "other")

@@ -249,7 +249,7 @@ def test_a_leader_that_is_cut_off_deletes_nothing_alone_and_its_sweep_goes_on_af
     assert [stored(node) for node in cluster.nodes.values()] == [KEYS[::4]] * 3
 
 
-def test_a_crash_of_everybody_in_the_middle_of_a_pass_leaves_all_replicas_the_same(cluster: Cluster) -> None:
+def test_a_crash_of_all_stores_in_the_middle_of_a_pass_leaves_all_replicas_the_same(cluster: Cluster) -> None:
     leader = cluster.elect()
     fill(cluster, leader, ttl_s=1)
     while leader.running.expiry.deleted == 0:

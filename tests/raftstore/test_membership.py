@@ -210,7 +210,7 @@ def test_a_peer_that_was_cut_off_when_it_was_removed_is_told(cluster: Cluster) -
     put(cluster, b"k2", b"v")
 
 
-def test_a_peer_that_nobody_answers_asks_the_scheduler(tmp_path: Path) -> None:
+def test_a_peer_without_answers_asks_the_scheduler(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, config=RaftStoreConfig(leader_missing_s=3.0))
     cluster.elect()
     cluster.cut_off = {3}

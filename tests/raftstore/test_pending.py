@@ -109,7 +109,7 @@ def test_reads_are_asked_for_together_and_served_when_applied() -> None:
     assert len(reads) == 0
 
 
-def test_reads_go_on_waiting_when_nobody_can_be_asked() -> None:
+def test_reads_go_on_waiting_when_no_leader_can_be_asked() -> None:
     reads = PendingReads()
     reads.add(ignore)
 

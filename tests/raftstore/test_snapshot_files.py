@@ -317,7 +317,7 @@ def test_leftovers_are_deleted_at_start_but_not_what_is_being_installed(tmp_path
     assert [path.name for path in directory.receive.iterdir()] == ["1_3_3"]
 
 
-def test_a_snapshot_that_is_gone_while_it_is_needed_is_said_loudly(tmp_path: Path) -> None:
+def test_a_snapshot_that_is_gone_while_it_is_needed_is_an_error(tmp_path: Path) -> None:
     engine = MemoryEngine()
     applying = RegionLocalState(PeerState.APPLYING, REGION, PeerId(101), "1_7_9")
     fill(engine, [(RAFT, keys.region_state_key(1), encode(applying))])

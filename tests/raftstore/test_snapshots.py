@@ -62,7 +62,7 @@ def test_a_follower_far_behind_gets_a_snapshot_and_goes_on_from_it(cluster: Clus
     assert leader.running.failure is None
 
 
-def test_snapshots_that_nobody_wants_any_more_are_deleted(cluster: Cluster) -> None:
+def test_snapshots_without_a_receiver_are_deleted(cluster: Cluster) -> None:
     leader, _follower = lagging(cluster)
     cluster.cut_off = set()
     cluster.ticks(30)

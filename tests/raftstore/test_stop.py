@@ -48,7 +48,7 @@ async def test_an_idle_follower_stops_at_once(cluster: Cluster) -> None:
     assert report.took_s < 0.4, "it has nothing to wait for"
 
 
-async def test_a_leader_with_nobody_to_hand_over_to_does_not_wait(tmp_path: Path) -> None:
+async def test_a_leader_without_a_peer_to_hand_over_to_does_not_wait(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, stores=1, config=RaftStoreConfig(tick_s=3600.0))
     cluster.settle()
     assert cluster.leaders()
@@ -66,7 +66,7 @@ async def test_a_leader_asks_a_follower_to_take_over(cluster: Cluster) -> None:
     assert [node.store_id for node in cluster.leaders()] != []
 
 
-async def test_commands_and_reads_that_nobody_confirms_are_answered(cluster: Cluster) -> None:
+async def test_unconfirmed_commands_and_reads_are_answered(cluster: Cluster) -> None:
     leader = cluster.elect().store_id
     calls: list[Call] = []
 
@@ -88,7 +88,7 @@ async def test_a_command_under_way_is_not_told_that_it_failed(cluster: Cluster) 
     assert isinstance(call.error, UndeterminedResult)
 
 
-async def test_whoever_comes_late_is_refused(cluster: Cluster) -> None:
+async def test_late_calls_are_refused(cluster: Cluster) -> None:
     leader = cluster.elect().store_id
     await stop(cluster, leader)
     for call in (cluster.put(leader, b"k", b"v"), cluster.read(leader, b"k")):

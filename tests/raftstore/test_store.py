@@ -50,7 +50,7 @@ def cas(
 # --- writes
 
 
-def test_a_write_is_answered_when_the_leader_has_applied_it_and_reaches_everybody(cluster: Cluster) -> None:
+def test_a_write_is_answered_when_the_leader_has_applied_it_and_reaches_all_stores(cluster: Cluster) -> None:
     leader = cluster.elect()
     call = cluster.put(leader.store_id, b"k", b"v")
     cluster.settle()
@@ -104,7 +104,7 @@ def test_a_follower_answers_an_append_only_after_its_sync(cluster: Cluster) -> N
     assert answered()
 
 
-def test_acknowledged_writes_survive_a_power_cut_of_everybody(cluster: Cluster) -> None:
+def test_acknowledged_writes_survive_a_power_cut_of_all_stores(cluster: Cluster) -> None:
     leader = cluster.elect()
     calls = {f"k{n}".encode(): cluster.put(leader.store_id, f"k{n}".encode(), b"v") for n in range(20)}
     cluster.settle()
@@ -351,7 +351,7 @@ def test_reads_of_a_new_leader_wait_for_its_first_entry(cluster: Cluster) -> Non
     assert call.seen == {b"k": b"v"}
 
 
-def test_the_lease_ends_when_nobody_answers(cluster: Cluster) -> None:
+def test_the_lease_ends_without_answers(cluster: Cluster) -> None:
     leader = cluster.elect()
     cluster.ticks(3)
     assert leader.peer.can_read_now(cluster.clock.monotonic())

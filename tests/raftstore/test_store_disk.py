@@ -27,7 +27,7 @@ def others(cluster: Cluster, store_id: int) -> list[int]:
 
 
 @pytest.mark.parametrize("fault", ["write_error", "sync_error"])
-def test_an_error_of_the_disk_fails_the_store_and_everybody_is_answered(cluster: Cluster, fault: str) -> None:
+def test_an_error_of_the_disk_fails_the_store_and_all_callers_are_answered(cluster: Cluster, fault: str) -> None:
     leader = cluster.elect()
     for store_id in others(cluster, leader.store_id):
         cluster.nodes[store_id].disk.is_held = True

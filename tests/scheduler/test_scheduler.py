@@ -292,7 +292,7 @@ async def test_cancelled_caller_leaves_the_round_intact(engine: MemoryEngine, cl
 
 
 @pytest.mark.parametrize("fault", ["write_error", "sync_error"])
-async def test_failing_disk_ends_the_scheduler_loudly(
+async def test_failing_disk_ends_the_scheduler_with_an_error(
     engine: MemoryEngine, clock: ManualClock, scope: Scope, fault: str
 ) -> None:
     failures: list[BaseException] = []

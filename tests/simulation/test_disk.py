@@ -67,7 +67,7 @@ def test_a_sync_covers_what_was_written_before_it_began() -> None:
     run(history)
 
 
-def test_a_crash_during_a_sync_tells_nobody() -> None:
+def test_after_a_crash_during_a_sync_no_callback_runs() -> None:
     async def history(world: World) -> None:
         process, engine, worker = opened(world, SimDisk(Random(1)))
         write(engine, b"k")

@@ -1,4 +1,4 @@
-"""Disks that fail, fill up, rot and forget: programs end in time and loudly, and nothing acknowledged is lost."""
+"""Disks that fail, fill up, rot and forget: programs end in time and with an error, and nothing acknowledged is lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytinykv.simulation.files import FileSyncs
 
 
 @pytest.mark.parametrize("seed", range(1, 9))
-def test_whoever_meets_a_bad_disk_ends_loudly_or_serves_right(seed: int) -> None:
+def test_a_store_with_a_bad_disk_fails_or_serves_right(seed: int) -> None:
     run_scenario("disks", seed).check()
 
 

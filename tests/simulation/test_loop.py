@@ -112,7 +112,7 @@ def test_cancelled_timers_are_forgotten() -> None:
     assert kept < 2000
 
 
-def test_an_exception_that_nobody_handles_is_kept() -> None:
+def test_an_unhandled_exception_is_kept() -> None:
     async def main() -> None:
         asyncio.get_running_loop().call_soon(lambda: 1 / 0)
         await asyncio.sleep(1)

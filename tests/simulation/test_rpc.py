@@ -44,7 +44,7 @@ def test_the_servers_status_and_an_unknown_method_reach_the_caller() -> None:
     run(history)
 
 
-def test_nobody_listening_is_unavailable() -> None:
+def test_an_address_without_a_listener_is_unavailable() -> None:
     async def history(world: World) -> None:
         _, connector = toy.client(world)
         with pytest.raises(RpcError) as caught:

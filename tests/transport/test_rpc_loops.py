@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ import uvloop
 
 from pytinykv.lifecycle import Scope
 from pytinykv.transport import RpcError
-from pytinykv.transport.rpc import CallContext, Method, MethodKind, RpcChannel, RpcServer, RpcStream
+from pytinykv.transport.rpc import CallContext, Method, MethodKind, RpcChannel, RpcServer, RpcStream, engine
 
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 
@@ -31,8 +30,10 @@ class Handlers:
 
     async def wait(self, request: bytes, _context: CallContext) -> bytes:
         self.entered.set()
-        await self.go_on.wait()
-        self.closed.set()
+        try:
+            await self.go_on.wait()
+        finally:  # also when the server has heard first that the call was cancelled
+            self.closed.set()
         return request
 
     async def echo(self, request: bytes, _context: CallContext) -> bytes:
@@ -56,15 +57,15 @@ async def test_an_event_for_a_loop_that_is_closed_disturbs_no_other_loop(
 ) -> None:
     """A call whose task was cancelled ends when gRPC's core has ended it, which may be after its loop was closed."""
     raised: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
+    own_loop = asyncio.get_running_loop()
+    own_loop.set_exception_handler(lambda _, context: raised.append(context))
     handlers = Handlers()
     address = await handlers.serve(scope)
 
     async def begin_and_leave() -> None:
         channel = RpcChannel(Scope("other"), address)
         call: Any = channel._channel.unary_unary("/t.T/wait")(b"")
-        while not handlers.entered.is_set():
-            await asyncio.sleep(0)
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(handlers.entered.wait(), own_loop))
         call._invocation_task.cancel()
         await asyncio.sleep(0)
 
@@ -73,16 +74,40 @@ async def test_an_event_for_a_loop_that_is_closed_disturbs_no_other_loop(
         loop.run_until_complete(begin_and_leave())
         loop.close()
 
-    thread = threading.Thread(target=run_and_close)
-    thread.start()
-    while thread.is_alive():
-        await asyncio.sleep(0)
+    await asyncio.to_thread(run_and_close)  # without a spinning loop, which takes the interpreter from gRPC's thread
     handlers.go_on.set()
     await handlers.closed.wait()
     channel = RpcChannel(scope, address)
     for _ in range(100):
         await channel.unary("/t.T/echo", b"", serialize=same, deserialize=same, timeout_s=10)
     assert raised == []
+
+
+@pytest.mark.parametrize("loop_factory", LOOPS)
+def test_an_event_for_a_loop_that_is_just_being_closed_is_dropped(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Closing takes a while, in which other threads hand over events."""
+    loop = loop_factory()
+    loop_class = type(loop)
+    events: list[object] = []
+
+    class Slow(loop_class):  # type: ignore[misc, valid-type]
+        def close(self) -> None:
+            super().close()
+            events.append(self.call_soon_threadsafe(engine._deliver, None, True))  # as gRPC does
+            with pytest.raises(RuntimeError, match="closed"):
+                self.call_soon_threadsafe(print)
+
+    loop.close()
+    slow = Slow()
+
+    async def use() -> None:
+        engine.keep_engine()
+
+    slow.run_until_complete(use())
+    slow.close()
+    assert events == [None]
 
 
 async def flood(stream: RpcStream[bytes, bytes]) -> None:

@@ -48,7 +48,7 @@ async def test_a_peer_whose_first_word_takes_long_is_reached(scope: Scope) -> No
         await channel.close()
 
 
-PATIENCE = (("grpc.keepalive_time_ms", 300), ("grpc.http2.ping_timeout_ms", 1_000))
+SHORT_KEEPALIVE = (("grpc.keepalive_time_ms", 300), ("grpc.http2.ping_timeout_ms", 1_000))
 """Instead of 10 s each. The relay runs on this loop, and has to pass an answer on in time while it still does."""
 
 
@@ -64,8 +64,8 @@ async def test_a_silent_peer_is_given_up_at_both_ends(scope: Scope) -> None:
         finally:
             ended.set()
 
-    assert dict(PATIENCE).keys() < dict(SERVER_OPTIONS).keys() & dict(CHANNEL_OPTIONS).keys()
-    server = RpcServer(scope, "server", options=PATIENCE)
+    assert dict(SHORT_KEEPALIVE).keys() < dict(SERVER_OPTIONS).keys() & dict(CHANNEL_OPTIONS).keys()
+    server = RpcServer(scope, "server", options=SHORT_KEEPALIVE)
     server.add_service("any.Thing", [Method("Watch", MethodKind.STREAM_STREAM, same, same, watch)])
     port = await server.start("127.0.0.1:0")
 
@@ -78,7 +78,7 @@ async def test_a_silent_peer_is_given_up_at_both_ends(scope: Scope) -> None:
             writer.transport.abort()
 
     async with await asyncio.start_server(relay, "127.0.0.1", 0) as between:
-        channel = RpcChannel(scope, f"127.0.0.1:{between.sockets[0].getsockname()[1]}", options=PATIENCE)
+        channel = RpcChannel(scope, f"127.0.0.1:{between.sockets[0].getsockname()[1]}", options=SHORT_KEEPALIVE)
         stream = channel.stream_stream("/any.Thing/Watch", serialize=same, deserialize=same)
         stream.send_nowait(b"x")
         async with asyncio.timeout(ENOUGH_S):

@@ -11,7 +11,15 @@
           │
       store_connection             commands of one loop turn share a `BatchCommands` frame
           │
-      Connector (a port)           gRPC, or the simulator's network
+      Connector (a port)           gRPC (grpc_connector), or the simulator's network
+
+    async_client, sync_core        what the faces stand on: scope and executor, and the way into them from a thread
+    commands, key_space, route     what a command, its keys and its way are
+    arguments, addresses           what callers pass in, checked
+    answer_sizes                   how many pairs to ask for at a time
+    attempts, backoff              what a failed attempt was, and the pause after it
+    origin                         a client is used in the process and event loop that made it
+    config, errors                 settings; what a call can end with
 
 Only TiKV's own protocol is used, so everything here works against a real TiKV cluster. The core is asynchronous and
 takes connector, randomness and scope from outside; `sync_client` runs it on a thread of its own.

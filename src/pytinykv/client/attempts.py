@@ -50,6 +50,7 @@ class AttemptFailure:
 
 Failure = AttemptFailure | RegionError
 """Why an attempt failed."""
+FAILURES = (AttemptFailure, RegionError)
 
 
 class Attempts:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pytinykv.client.answer_sizes import UNKNOWN_ROWS, AnswerKind
-from pytinykv.client.attempts import Attempts
+from pytinykv.client.attempts import FAILURES, Attempts
 from pytinykv.client.commands import BatchCommand, Effect
 from pytinykv.client.errors import ClientError, UndeterminedError
 from pytinykv.client.executor import Executor
@@ -185,10 +185,10 @@ def _outcome(
     executor: Executor, command: BatchCommand[_ItemT, _T], reply: Any, attempts: Attempts
 ) -> Outcome[_ItemT, _T]:
     try:
-        failure = executor.failure_of(command, reply)
-        if failure is None:
-            return Outcome(command, result=command.decode(getattr(reply, command.field)))
-        return Outcome(command, retry=executor.learn(command, failure, attempts))
+        response = executor.response_of(command, reply)
+        if isinstance(response, FAILURES):
+            return Outcome(command, retry=executor.learn(command, response, attempts))
+        return Outcome(command, result=command.decode(response))
     except ClientError as error:
         return Outcome(command, error=error)
 

@@ -1,10 +1,10 @@
 """What one operation on the keys of one region consists of, whatever it does.
 
-A command is made once per call and encoded once per attempt, straight into the `BatchCommands` frame that will carry it.
+A command is made once per call and encoded once per attempt, for the `BatchCommands` frame that will carry it.
 
     key, space          which region it goes to
     effect              what repeating it can do
-    field               its name in `BatchCommandsRequest.Request` (and in the response)
+    field, tag          its name in `BatchCommandsRequest.Request` (and in the response), and its tag there
     pairs_field         set where the reply carries pairs: the name of their field
     unary_path          set where `BatchCommands` has no such command: then it travels as a call of its own
 """
@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar
+
+from google.protobuf.message import Message
 
 from pytinykv.client.errors import ServerError
 from pytinykv.client.key_space import PLAIN, KeyRange, KeySpace, clip
@@ -52,6 +54,7 @@ class Command(Generic[_T_co]):
     __slots__ = ("key", "route")
 
     field: ClassVar[str]
+    tag: ClassVar[bytes] = b""
     verb: ClassVar[str]
     effect: ClassVar[Effect] = Effect.READ
     space: ClassVar[KeySpace] = PLAIN
@@ -63,11 +66,6 @@ class Command(Generic[_T_co]):
     route: Route | None
     """The way that the latest attempt went."""
 
-    @property
-    def size_bytes(self) -> int:
-        """Approximate size in a frame, beyond a constant."""
-        return len(self.key)
-
     def destination(self) -> Destination:
         """Return which region this command goes to."""
         return Destination(self.space.to_bound(self.key))
@@ -76,15 +74,13 @@ class Command(Generic[_T_co]):
         """Return the route to `destination`, if the cache knows it."""
         return cache.locate(self.space.to_bound(self.key))
 
-    def encode(self, request: FramedRequest, route: Route) -> None:
-        """Write the command into `request`, for an attempt at `route`."""
+    def request(self, route: Route) -> Message:
+        """Return the request for an attempt at `route`."""
         raise NotImplementedError
 
-    def request(self, route: Route) -> Any:
-        """Return the message of a unary call."""
-        frame = FramedRequest()
-        self.encode(frame, route)
-        return getattr(frame, self.field)
+    def encode(self, route: Route) -> bytes:
+        """Return `request` encoded; the commonest commands do it without protobuf."""
+        return self.request(route).SerializeToString()
 
     def decode(self, reply: Any) -> _T_co:
         """Return the result out of a reply without region error. Raises `ServerError`."""

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from pytinykv.client.answer_sizes import AnswerSizes
-from pytinykv.client.attempts import AttemptFailure, Attempts, Failure, FailureKind
+from pytinykv.client.attempts import FAILURES, AttemptFailure, Attempts, Failure, FailureKind
 from pytinykv.client.backoff import Backoff
 from pytinykv.client.commands import Command, Effect
 from pytinykv.client.config import ClientConfig
@@ -90,11 +90,10 @@ class Executor:
 
     async def finish(self, command: Command[_T], future: asyncio.Future[Any], deadline: float) -> _T:
         """Return the result of a command that was submitted; from a failed attempt on, as `execute`."""
-        reply = await future
-        failure = self.failure_of(command, reply)
-        if failure is None:
-            return command.decode(getattr(reply, command.field))
-        return await self.recover(command, deadline, failure)
+        response = self.response_of(command, await future)
+        if isinstance(response, FAILURES):
+            return await self.recover(command, deadline, response)
+        return command.decode(response)
 
     def submit(self, command: Command[Any], deadline: float) -> asyncio.Future[Any] | None:
         """Send `command` if its route is known; otherwise None, and `recover` finds one."""
@@ -109,19 +108,22 @@ class Executor:
             return None
         return store.submit(command, route, self._attempt_deadline(command, deadline))
 
-    def failure_of(self, command: Command[Any], reply: Any) -> Failure | None:
-        """Return why `reply` is none; None if it is one, fit for `command.decode`."""
+    def response_of(self, command: Command[Any], reply: Any) -> Any:
+        """Return the response that a reply brings, fit for `command.decode`; or else the `Failure` that it is."""
         if type(reply) is AttemptFailure:
             return reply
+        response = reply
         if command.unary_path is None:
+            response = getattr(reply, command.field)
             if not reply.HasField(command.field):
                 return wire_errors.UnknownRegionError(
                     f"the store answered {reply.WhichOneof('cmd')} to {command.field}"
                 )
-            reply = getattr(reply, command.field)
-        if reply.HasField("region_error"):
-            return RegionError.from_pb(reply.region_error)
-        return None if command.pairs_field is None else _too_much(getattr(reply, command.pairs_field))
+        if response.HasField("region_error"):
+            return RegionError.from_pb(response.region_error)
+        if command.pairs_field is not None:
+            return _too_much(getattr(response, command.pairs_field)) or response
+        return response
 
     async def recover(self, command: Command[_T], deadline: float, failure: Failure | None) -> _T:
         """Carry on after a first attempt that failed with `failure` (None: there was none), until the deadline."""
@@ -134,9 +136,10 @@ class Executor:
                 reply = await store.call(command, route, self._attempt_deadline(command, deadline))
             else:
                 reply = await self.submit_to(command, route, store, deadline)
-            failure = self.failure_of(command, reply)
-            if failure is None:
-                return command.decode(reply if command.unary_path is not None else getattr(reply, command.field))
+            response = self.response_of(command, reply)
+            if not isinstance(response, FAILURES):
+                return command.decode(response)
+            failure = response
             _log.debug("%s: %s", command.describe(), failure)
 
     def error_when_closing(self, command: Command[Any], failure: Failure | None) -> ClientError:

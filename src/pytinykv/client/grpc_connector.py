@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from pytinykv.client.errors import ClientForkedError
 from pytinykv.lifecycle import LifecycleError, Scope
 from pytinykv.transport.rpc import ForkedEngineError, RpcChannel, RpcStream, refuse_forked
-from pytinykv.wire import BidiStream, MethodSpec, RpcError, StatusCode, service_methods
+from pytinykv.wire import BidiStream, MethodSpec, RpcError, StatusCode, encoded, service_methods
 
 
 @functools.cache
@@ -53,8 +53,8 @@ class GrpcConnector:
         """Open a stream; see `wire.Connector`."""
         spec = _methods()[path]
         try:
-            stream: RpcStream[Message, Message] = self._channel(address).stream_stream(
-                path, serialize=spec.request_type.SerializeToString, deserialize=spec.response_type.FromString
+            stream: RpcStream[Message | bytes, Message] = self._channel(address).stream_stream(
+                path, serialize=encoded, deserialize=spec.response_type.FromString
             )
         except (RpcError, LifecycleError) as error:
             return _NoStream(self._rpc_error(error))
@@ -88,7 +88,7 @@ class _Stream:
         self._stream = stream
         self._closed = False
 
-    def send_nowait(self, message: Message) -> None:
+    def send_nowait(self, message: Message | bytes) -> None:
         try:
             self._stream.send_nowait(message)
         except RpcError as error:
@@ -118,7 +118,7 @@ class _NoStream:
     def __init__(self, error: RpcError) -> None:
         self._error = error
 
-    def send_nowait(self, message: Message) -> None:
+    def send_nowait(self, message: Message | bytes) -> None:
         raise self._error
 
     def is_drained(self, otherwise: Callable[[], object]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from threading import get_ident
 
 from pytinykv.client.errors import ClientForkedError, WrongEventLoopError
 
@@ -49,11 +50,13 @@ class ProcessOrigin:
 class LoopOrigin(ProcessOrigin):
     """The process and the event loop that an asyncio client was made in."""
 
-    __slots__ = ("loop",)
+    __slots__ = ("_thread", "loop")
 
     def __init__(self) -> None:
         """Take the running loop. Raises `WrongEventLoopError` where none runs."""
         super().__init__()
+        self._thread = get_ident()
+        """Where the loop ran when the client was made."""
         try:
             self.loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -65,6 +68,8 @@ class LoopOrigin(ProcessOrigin):
         """Raise `ClientForkedError` or `WrongEventLoopError` outside of that process or loop."""
         if self._forks != _forks:
             super().check()
+        if get_ident() == self._thread and self.loop.is_running():
+            return  # one loop runs in a thread at a time; asking for it makes a system call in CPython 3.11
         if asyncio._get_running_loop() is not self.loop:  # noqa: SLF001 - documented, and it does not raise
             state = "which has been closed" if self.loop.is_closed() else "in which it was connected"
             raise WrongEventLoopError(

@@ -14,8 +14,13 @@ from pytinykv.client.commands import SHRINK_FACTOR, BatchCommand, Command, Effec
 from pytinykv.client.errors import ServerError
 from pytinykv.client.key_space import ABOVE_ALL_KEYS, KeyRange
 from pytinykv.client.route import Destination, Route
+from pytinykv.wire.encoding import field_tag, varint
 from pytinykv.wire.keys import describe_key
 from pytinykv.wire.pb import kvrpcpb_pb2
+
+_KEY = field_tag(kvrpcpb_pb2.RawPutRequest, "key")
+_VALUE = field_tag(kvrpcpb_pb2.RawPutRequest, "value")
+assert field_tag(kvrpcpb_pb2.RawGetRequest, "key") == field_tag(kvrpcpb_pb2.RawDeleteRequest, "key") == _KEY
 
 
 class CasResult(NamedTuple):
@@ -43,18 +48,21 @@ class RawGet(Command[bytes | None]):
 
     __slots__ = ("cf",)
     field = "RawGet"
+    tag = field_tag(FramedRequest, field)
     verb = "get"
 
     def __init__(self, key: bytes, cf: str) -> None:
         self.key = key
         self.cf = cf
 
-    def encode(self, request: FramedRequest, route: Route) -> None:
-        body = request.RawGet
-        body.context.MergeFrom(route.context)
-        body.key = self.key
+    def encode(self, route: Route) -> bytes:
         if self.cf:
-            body.cf = self.cf
+            return super().encode(route)
+        key = self.key
+        return b"".join((route.context_field, _KEY, varint(len(key)), key))
+
+    def request(self, route: Route) -> kvrpcpb_pb2.RawGetRequest:
+        return kvrpcpb_pb2.RawGetRequest(context=route.context, key=self.key, cf=self.cf)
 
     def decode(self, reply: kvrpcpb_pb2.RawGetResponse) -> bytes | None:
         if reply.error:
@@ -67,6 +75,7 @@ class RawPut(Command[None]):
 
     __slots__ = ("cf", "ttl_s", "value")
     field = "RawPut"
+    tag = field_tag(FramedRequest, field)
     verb = "put"
     effect = Effect.ONCE
 
@@ -76,19 +85,16 @@ class RawPut(Command[None]):
         self.ttl_s = ttl_s
         self.cf = cf
 
-    @property
-    def size_bytes(self) -> int:
-        return len(self.key) + len(self.value)
+    def encode(self, route: Route) -> bytes:
+        if self.ttl_s or self.cf:
+            return super().encode(route)
+        key, value = self.key, self.value
+        return b"".join((route.context_field, _KEY, varint(len(key)), key, _VALUE, varint(len(value)), value))
 
-    def encode(self, request: FramedRequest, route: Route) -> None:
-        body = request.RawPut
-        body.context.MergeFrom(route.context)
-        body.key = self.key
-        body.value = self.value
-        if self.ttl_s:
-            body.ttl = self.ttl_s
-        if self.cf:
-            body.cf = self.cf
+    def request(self, route: Route) -> kvrpcpb_pb2.RawPutRequest:
+        return kvrpcpb_pb2.RawPutRequest(
+            context=route.context, key=self.key, value=self.value, ttl=self.ttl_s, cf=self.cf
+        )
 
     def decode(self, reply: kvrpcpb_pb2.RawPutResponse) -> None:
         if reply.error:
@@ -100,6 +106,7 @@ class RawDelete(Command[None]):
 
     __slots__ = ("cf",)
     field = "RawDelete"
+    tag = field_tag(FramedRequest, field)
     verb = "delete"
     effect = Effect.ONCE
 
@@ -107,12 +114,14 @@ class RawDelete(Command[None]):
         self.key = key
         self.cf = cf
 
-    def encode(self, request: FramedRequest, route: Route) -> None:
-        body = request.RawDelete
-        body.context.MergeFrom(route.context)
-        body.key = self.key
+    def encode(self, route: Route) -> bytes:
         if self.cf:
-            body.cf = self.cf
+            return super().encode(route)
+        key = self.key
+        return b"".join((route.context_field, _KEY, varint(len(key)), key))
+
+    def request(self, route: Route) -> kvrpcpb_pb2.RawDeleteRequest:
+        return kvrpcpb_pb2.RawDeleteRequest(context=route.context, key=self.key, cf=self.cf)
 
     def decode(self, reply: kvrpcpb_pb2.RawDeleteResponse) -> None:
         if reply.error:
@@ -124,6 +133,7 @@ class RawBatchGet(BatchCommand[bytes, list[Pair]]):
 
     __slots__ = ("cf",)
     field = "RawBatchGet"
+    tag = field_tag(FramedRequest, field)
     pairs_field = "pairs"
     verb = "batch_get"
 
@@ -132,15 +142,8 @@ class RawBatchGet(BatchCommand[bytes, list[Pair]]):
         self.items = items
         self.cf = cf
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(map(len, self.items))
-
-    def encode(self, request: FramedRequest, route: Route) -> None:
-        body = request.RawBatchGet
-        body.context.MergeFrom(route.context)
-        body.keys.extend(self.items)
-        body.cf = self.cf
+    def request(self, route: Route) -> kvrpcpb_pb2.RawBatchGetRequest:
+        return kvrpcpb_pb2.RawBatchGetRequest(context=route.context, keys=self.items, cf=self.cf)
 
     def decode(self, reply: kvrpcpb_pb2.RawBatchGetResponse) -> list[Pair]:
         return _pairs(self, reply.pairs)
@@ -151,6 +154,7 @@ class RawBatchPut(BatchCommand[Pair, None]):
 
     __slots__ = ("cf", "ttl_s")
     field = "RawBatchPut"
+    tag = field_tag(FramedRequest, field)
     verb = "batch_put"
     effect = Effect.ONCE
 
@@ -160,19 +164,14 @@ class RawBatchPut(BatchCommand[Pair, None]):
         self.ttl_s = ttl_s
         self.cf = cf
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(len(key) + len(value) for key, value in self.items)
-
-    def encode(self, request: FramedRequest, route: Route) -> None:
-        body = request.RawBatchPut
-        body.context.MergeFrom(route.context)
-        add = body.pairs.add
+    def request(self, route: Route) -> kvrpcpb_pb2.RawBatchPutRequest:
+        request = kvrpcpb_pb2.RawBatchPutRequest(context=route.context, cf=self.cf)
+        add = request.pairs.add
         for key, value in self.items:
             add(key=key, value=value)
         if self.ttl_s:
-            body.ttls.append(self.ttl_s)  # one for all pairs
-        body.cf = self.cf
+            request.ttls.append(self.ttl_s)  # one for all pairs
+        return request
 
     def decode(self, reply: kvrpcpb_pb2.RawBatchPutResponse) -> None:
         self._check(reply.error)
@@ -183,6 +182,7 @@ class RawBatchDelete(BatchCommand[bytes, None]):
 
     __slots__ = ("cf",)
     field = "RawBatchDelete"
+    tag = field_tag(FramedRequest, field)
     verb = "batch_delete"
     effect = Effect.ONCE
 
@@ -191,15 +191,8 @@ class RawBatchDelete(BatchCommand[bytes, None]):
         self.items = items
         self.cf = cf
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(map(len, self.items))
-
-    def encode(self, request: FramedRequest, route: Route) -> None:
-        body = request.RawBatchDelete
-        body.context.MergeFrom(route.context)
-        body.keys.extend(self.items)
-        body.cf = self.cf
+    def request(self, route: Route) -> kvrpcpb_pb2.RawBatchDeleteRequest:
+        return kvrpcpb_pb2.RawBatchDeleteRequest(context=route.context, keys=self.items, cf=self.cf)
 
     def decode(self, reply: kvrpcpb_pb2.RawBatchDeleteResponse) -> None:
         self._check(reply.error)
@@ -210,6 +203,7 @@ class RawScan(RangeCommand[list[Pair]]):
 
     __slots__ = ("cf", "key_only", "limit", "reverse")
     field = "RawScan"
+    tag = field_tag(FramedRequest, field)
     pairs_field = "kvs"
     verb = "scan"
 
@@ -228,20 +222,20 @@ class RawScan(RangeCommand[list[Pair]]):
     def shrink(self) -> None:
         self.limit = max(1, self.limit // SHRINK_FACTOR)
 
-    def encode(self, request: FramedRequest, route: Route) -> None:
-        body = request.RawScan
-        body.context.MergeFrom(route.context)
+    def request(self, route: Route) -> kvrpcpb_pb2.RawScanRequest:
         part = self._cover(route)
+        start, end = part.start, part.end
         if self.reverse:  # from an exclusive upper end down to an inclusive lower one
-            body.start_key = part.end or ABOVE_ALL_KEYS
-            body.end_key = part.start
-            body.reverse = True
-        else:
-            body.start_key = part.start
-            body.end_key = part.end
-        body.limit = self.limit
-        body.key_only = self.key_only
-        body.cf = self.cf
+            start, end = part.end or ABOVE_ALL_KEYS, part.start
+        return kvrpcpb_pb2.RawScanRequest(
+            context=route.context,
+            start_key=start,
+            end_key=end,
+            reverse=self.reverse,
+            limit=self.limit,
+            key_only=self.key_only,
+            cf=self.cf,
+        )
 
     def decode(self, reply: kvrpcpb_pb2.RawScanResponse) -> list[Pair]:
         return _pairs(self, reply.kvs)
@@ -252,6 +246,7 @@ class RawDeleteRange(RangeCommand[None]):
 
     __slots__ = ("cf",)
     field = "RawDeleteRange"
+    tag = field_tag(FramedRequest, field)
     verb = "delete_range"
     effect = Effect.ONCE
 
@@ -259,13 +254,11 @@ class RawDeleteRange(RangeCommand[None]):
         super().__init__(range_)
         self.cf = cf
 
-    def encode(self, request: FramedRequest, route: Route) -> None:
-        body = request.RawDeleteRange
-        body.context.MergeFrom(route.context)
+    def request(self, route: Route) -> kvrpcpb_pb2.RawDeleteRangeRequest:
         part = self._cover(route)
-        body.start_key = part.start
-        body.end_key = part.end
-        body.cf = self.cf
+        return kvrpcpb_pb2.RawDeleteRangeRequest(
+            context=route.context, start_key=part.start, end_key=part.end, cf=self.cf
+        )
 
     def decode(self, reply: kvrpcpb_pb2.RawDeleteRangeResponse) -> None:
         self._check(reply.error)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pytinykv.model import Peer, Region, epoch_to_pb, peer_to_pb
+from pytinykv.wire.encoding import field_tag, varint
 from pytinykv.wire.pb import kvrpcpb_pb2
+
+_CONTEXT = field_tag(kvrpcpb_pb2.RawPutRequest, "context")
+"""Field 1 of every request."""
 
 
 class Destination(NamedTuple):
@@ -21,7 +25,7 @@ class Destination(NamedTuple):
 class Route:
     """A region as last heard of, and the peer believed to lead it. Never changes."""
 
-    __slots__ = ("context", "end", "leader", "region", "start", "store_id")
+    __slots__ = ("context", "context_field", "end", "leader", "region", "start", "store_id")
 
     def __init__(self, region: Region, leader: Peer) -> None:
         self.region = region
@@ -33,7 +37,10 @@ class Route:
         self.context = kvrpcpb_pb2.Context(
             region_id=region.id, region_epoch=epoch_to_pb(region.epoch), peer=peer_to_pb(leader)
         )
-        """What every command to this region carries; made once, copied into each."""
+        """What every command to this region carries."""
+        context = self.context.SerializeToString()
+        self.context_field = b"".join((_CONTEXT, varint(len(context)), context))
+        """The same, as the field of an encoded request; made once, copied into each."""
 
     def contains(self, key: bytes) -> bool:
         """Tell whether `key` lies in the region."""

@@ -28,13 +28,12 @@ from pytinykv.client.config import ClientConfig
 from pytinykv.client.route import Route
 from pytinykv.lifecycle import Scope
 from pytinykv.transport.status import FINAL_CODES
-from pytinykv.wire import BidiStream, Connector, RpcError, StatusCode
+from pytinykv.wire import BATCH_COMMANDS, BidiStream, Connector, RpcError, StatusCode
+from pytinykv.wire.encoding import member_head
 from pytinykv.wire.pb import tikvpb_pb2
 
 _log = logging.getLogger(__name__)
 
-BATCH_COMMANDS = "/tikvpb.Tikv/BatchCommands"
-COMMAND_OVERHEAD_BYTES = 64
 PROBE_ID = 0
 """The request id of probes; those of commands begin at 1."""
 EXPIRY_GRAIN_S = 0.002
@@ -177,8 +176,7 @@ class StoreConnection:
 
     def _send_frame(self, stream: BidiStream) -> bool:
         """Hand over one frame of what waits; False if the transport did not take it (then it all still waits)."""
-        frame = tikvpb_pb2.BatchCommandsRequest()
-        add = frame.requests.add
+        parts: list[bytes] = []
         taken: list[_Waiting] = []
         room = self._frame_room()
         bytes_left = self._config.frame_bytes_max
@@ -188,15 +186,17 @@ class StoreConnection:
             command, route, future, _ = entry
             if future.done():
                 continue  # cancelled, or expired, before it went out
-            command.encode(add(), route)
-            bytes_left -= command.size_bytes + COMMAND_OVERHEAD_BYTES
+            request = command.encode(route)
+            parts += (member_head(command.tag, len(request)), request)
+            bytes_left -= len(request)
             taken.append(entry)
         if not taken:
             return True
         first_id = self._next_id
-        frame.request_ids.extend(range(first_id, first_id + len(taken)))
+        ids = tikvpb_pb2.BatchCommandsRequest(request_ids=range(first_id, first_id + len(taken)))
+        parts.append(ids.SerializeToString())
         try:
-            stream.send_nowait(frame)
+            stream.send_nowait(b"".join(parts))
         except RpcError as error:
             waiting.extendleft(reversed(taken))
             if error.code is StatusCode.RESOURCE_EXHAUSTED and self._sent:

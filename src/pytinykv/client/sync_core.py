@@ -29,7 +29,7 @@ from random import Random
 from typing import Any, Generic, TypeVar, cast
 
 from pytinykv.client.async_client import AsyncClient
-from pytinykv.client.attempts import Failure
+from pytinykv.client.attempts import FAILURES, Failure
 from pytinykv.client.commands import Command, Effect
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import (
@@ -237,13 +237,12 @@ class SyncCore:
             return
 
         def on_reply(future: asyncio.Future[Any]) -> None:
-            reply = future.result()
-            failure = executor.failure_of(work, reply)
-            if failure is not None:
-                self._on_loop_recover(call, work, deadline, failure)
+            response = executor.response_of(work, future.result())
+            if isinstance(response, FAILURES):
+                self._on_loop_recover(call, work, deadline, response)
                 return
             try:
-                call.resolve(work.decode(getattr(reply, work.field)))
+                call.resolve(work.decode(response))
             except ClientError as error:
                 call.fail(error)
 

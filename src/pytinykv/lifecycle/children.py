@@ -96,9 +96,12 @@ class OwnedChild(Member):
         self._process: Final = Process(transport, protocol, asyncio.get_running_loop())
         self._stop_deadline_s: Final = stop_deadline_s
         self._ended: Final = protocol.exited
+        """Resolved when the child has exited."""
         self._pidfd: int | None = _open_pidfd(self.pid)
+        """Signals go through it, so none reaches another process that got the pid later; None once the child has ended."""
         self._loop: Final = asyncio.get_running_loop()
         self._stop_task: asyncio.Task[int | None] | None = None
+        """The stop under way, shared by all that ask for one."""
         _running[self.pid] = started_at
         protocol.exited.add_done_callback(self._on_exited)
         protocol.closed.add_done_callback(self._on_closed)

@@ -142,10 +142,15 @@ class _Process:
         self._stop_deadline_s: Final = stop_deadline_s
         self._on_report: Final = on_report
         self._scope: Scope | None = None
+        """The scope that the main function runs in; None until it begins."""
         self._stop_wanted: Final = asyncio.Event()
+        """Set by the first signal, or when something owned has failed."""
         self._first_signal_at: float | None = None
+        """When the first signal came, by the monotonic clock; later ones are the same request or force the end."""
         self._failed = False
+        """Whether something owned has failed: the exit status is 1 then, however clean the stop is."""
         self._previous_handlers: Final[dict[int, Any]] = {}
+        """By signal number, what `__exit__` puts back."""
         self._exit_stack: Final = ExitStack()
         self.watchdog: Final = Watchdog(stop_deadline_s + HARD_MARGIN_S, _SIGNALS, REPEAT_S, self._force_hard)
         self.watch: Final = Watch(name, loop)
@@ -185,7 +190,7 @@ class _Process:
         report = await scope.stop(self._stop_deadline_s)
         strays: list[Leak] = []
         if not report.forced:
-            self.watch.hush()
+            self.watch.stop_looking()
             strays = await _strays(inherited, opened)
             report = dataclasses.replace(report, after=take_census())
         if self._on_report is not None:

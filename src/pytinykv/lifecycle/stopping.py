@@ -5,7 +5,7 @@ when a stuck step before it has used everything up. Waiting is always for an eve
 tasks, a thread's end) with a bound in loop time, so it works on a virtual clock as well.
 
 A task that is cancelled may clean up. Being cancelled again would break its clean-up off, so a task that did not end is
-cancelled again only after `PATIENCE_S`, or half of the time left if that is less, and then at each further half.
+cancelled again only after `CANCEL_AGAIN_S`, or half of the time left if that is less, and then at each further half.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pytinykv.lifecycle.report import Leak, LeakKind, Outcome, StageResult, Stop
 from pytinykv.waitgraph import WaitGraph
 from pytinykv.waitgraph.stacks import UNKNOWN_SITE, await_chain
 
-PATIENCE_S: Final = 1.0
+CANCEL_AGAIN_S: Final = 1.0
 THREADS_SHARE: Final = 0.25
 """The part of the time left that is kept for threads while tasks are waited for, when there are threads."""
 
@@ -113,7 +113,7 @@ class StopSequence:
         self._cancel_tasks()
         self.check_idle()
         while True:
-            slice_s = min(PATIENCE_S, max(MOMENT_S, (until - loop.time()) / 2))
+            slice_s = min(CANCEL_AGAIN_S, max(MOMENT_S, (until - loop.time()) / 2))
             await self._wait((self._idle,), slice_s)
             if self._idle.done() or loop.time() >= until:
                 break

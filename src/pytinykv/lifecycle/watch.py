@@ -64,6 +64,7 @@ class Watch:
         self._loop: Final = loop
         self._now: Final = now
         self._loop_thread: Final = threading.current_thread()
+        """The thread whose stack is logged when the loop is blocked."""
         self._scope: Scope | None = None
         self.clock: Final = WaitClock()
         """Since when each task and thread has waited."""
@@ -77,14 +78,19 @@ class Watch:
         self._same_stalls = 0
         """How many stalls since then had the same stack."""
         self._lateness_logged_at = -QUIET_S
+        """When the log last told that this thread was late."""
         self._lateness: Final[list[float]] = []
         """By how many seconds this thread was late, each time since that was logged last."""
         self._ticked_at = now()
+        """When this thread last woke up."""
         self._looked_at = self._counted_at = now()
+        """When waits were last looked at, and when resources were last counted."""
         self._wanted: Final = threading.Event()
         """Set when the graph is to be logged."""
         self._is_over = False
-        self._is_hushed = False
+        """Whether the thread is to end. Set by `stop`."""
+        self._stopped_looking = False
+        """Whether no look begins any more. Set by `stop_looking`."""
         self._looking: Final = threading.Lock()
         """Held during a look."""
         self._thread: Final = threading.Thread(target=self._run, name=f"{name}/watch", daemon=True)
@@ -107,12 +113,12 @@ class Watch:
         self._wake()
         self._thread.join(_JOIN_S)
 
-    def hush(self) -> None:
+    def stop_looking(self) -> None:
         """Look at nothing any more, and wait until a look under way is over. The thread stays, until `stop`.
 
         What is left can be counted only then: a look keeps the frames alive that it describes, and what they hold.
         """
-        self._is_hushed = True
+        self._stopped_looking = True
         if self._looking.acquire(timeout=_JOIN_S):
             self._looking.release()
 
@@ -159,7 +165,7 @@ class Watch:
                 _log.exception("%s: the watch could not look", self._name)
 
     def _look(self) -> None:
-        if self._is_over or self._is_hushed:
+        if self._is_over or self._stopped_looking:
             return
         if self._wanted.is_set():
             self._wanted.clear()

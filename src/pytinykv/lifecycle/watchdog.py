@@ -54,10 +54,12 @@ class Watchdog:
         self._pass_on_to = -1
         """The descriptor that the interpreter wrote to before; -1 for none."""
         self._is_armed = self._is_over = False
+        """Whether time runs, and whether the thread is to end."""
         self._first_signal_at: float | None = None
         self._expires_at: float | None = None
         """When the process is ended; None until the thread has seen that it is armed. Only ever brought forward."""
         self._why = f"not stopped after {limit_s} s"
+        """What is said when the process is ended."""
         self._thread: Final = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:

@@ -73,7 +73,7 @@ def _log_violation(envelope: RaftEnvelope, error: ProtocolViolation) -> None:
 
 
 class Store:
-    """All regions of one store. Made by `Store(...)`, set going by `start`, ended by its scope."""
+    """All regions of one store: their state and the turn. `StoreLoop` runs the turns, `StoreStop` ends them."""
 
     on_protocol_violation: Callable[[RaftEnvelope, ProtocolViolation], None] = staticmethod(_log_violation)
     """Called with a message that no correct peer sends, and that was not followed; tests put their own here."""
@@ -148,6 +148,7 @@ class Store:
         self._turn: Turn | None = None
         """The turn that is being run, so that the callers it would have answered are answered if it fails."""
         self._listeners: list[RegionListener] = []
+        """Told of every region event, in this order; grows by `listen`."""
         self._refuses = False
         """Whether commands and reads are refused, for good: the store is stopping or has failed."""
         self._disk_error: BaseException | None = None

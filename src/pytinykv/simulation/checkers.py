@@ -121,7 +121,7 @@ class _Rules:
         return (True, self._written(op, new, ttl_s) if swaps else state)
 
     def _swapped_unseen(self, state: Any, op: Operation) -> Any:
-        """What a swap leaves of which nobody knows the outcome; that it did nothing is another branch of the search."""
+        """What a swap of unknown outcome leaves; that it did nothing is another branch of the search."""
         _, expected, new, ttl_s = op.arg
         present = state.value if isinstance(state, Expiring) else state
         may_swap = present == expected or (expected is None and isinstance(state, Expiring))

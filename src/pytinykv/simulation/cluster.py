@@ -69,7 +69,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Kinds that are on this time, whatever was drawn."""
     length: float = 1.0
     """How much longer than usual the story takes, for stories that can."""
-    patience_s: float = 30.0
+    success_within_s: float = 30.0
     """Within which a client that repeats an operation has to succeed."""
 
 
@@ -342,7 +342,7 @@ class Cluster:
             "disks slowed": seen["slows"],
             "files torn": self.world.files.torn,
             "damaged reads": sum(node.disk.errors for node in nodes),
-            "ends because of the disk": sum(node.loud_ends for node in nodes),
+            "ends because of the disk": sum(node.disk_failures for node in nodes),
             "terms": self.observer.terms,
             "raft messages": self.observer.messages,
         }

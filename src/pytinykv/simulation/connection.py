@@ -127,8 +127,8 @@ class Connection:
         """Start both ends' keepalives: an end that can't reach the other within its keepalive timeout gives up."""
         conditions = self._network.conditions
         for end in (self.client, self.server):
-            patience = self._network.rng.uniform(conditions.notice_min_s, conditions.notice_max_s)
-            self._timers.append(self._network.call_later(patience, self._notice, end))
+            notice_s = self._network.rng.uniform(conditions.notice_min_s, conditions.notice_max_s)
+            self._timers.append(self._network.call_later(notice_s, self._notice, end))
 
     def _notice(self, end: End) -> None:
         a, b = self._hosts

@@ -5,7 +5,7 @@ what is left (all that was synced, and a random part of the rest) to the next on
 nothing any more.
 
 Faults (`faults`, `bad_reads`) belong to the disk: they stay over crashes and restarts until `repair`. From the first one on
-an incarnation counts as `hurt`: it may end by itself, loudly and in time, which is otherwise a bug.
+an incarnation counts as `hurt`: it may fail and stop by itself, in time and with an error, which is otherwise a bug.
 
 `SimWorker` is the store's disk thread on virtual time (`lifecycle.Worker`). A piece of work runs at the moment its
 turn comes, and its result is told a while later; a sync in it covers what was written when it *began*, and becomes durable

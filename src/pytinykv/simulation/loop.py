@@ -51,22 +51,34 @@ class SimLoop(base_events.BaseEventLoop):
     def __init__(self, *, shuffle: Random | None = None, time_limit_s: float = 3600.0) -> None:
         super().__init__()
         self._now = 0.0
+        """Virtual seconds; moves to the next timer when nothing else is runnable."""
         self._shuffle = shuffle
         self._time_limit_s = time_limit_s
         self._runnable: deque[asyncio.Handle] = deque()
+        """What runs at this moment."""
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        """A heap by time, then by the order in which they were set."""
         self._sequence = 0
+        """Number of the newest timer."""
         self._cancelled_timers = 0
+        """How many in the heap are cancelled; when there are too many, they are taken out."""
         self._steps_at_moment = 0
+        """Callbacks run since time last moved; too many are a livelock."""
         self._tasks: list[tuple[Owner | None, asyncio.Task[Any]]] = []
+        """Tasks with the process they belong to; finished ones are taken out when there are more than `_tasks_limit`."""
         self._tasks_limit = _TASKS_BEFORE_PRUNING
         self._held: list[asyncio.Handle] = []
+        """What would be runnable if its process were not stalled."""
         self.gates = 0
         """How many processes are stalled: while there are any, handles must be looked at before they run."""
         self.steps = 0
+        """Callbacks run since the start."""
         self.errors: list[dict[str, Any]] = []
+        """Contexts of unhandled exceptions; with one of them the history fails."""
         self._abort: BaseException | None = None
+        """Raised out of the loop before the next callback. Set by `abort`."""
         self._alarm: tuple[int, asyncio.Future[None]] | None = None
+        """The step at which a future is to be resolved, and the future."""
 
     # time and timers
 

@@ -82,7 +82,7 @@ class Network:
         """Probability that who has sent a snapshot never hears that it has arrived."""
         self._connections: dict[int, NetworkConnection] = {}
         self._connections_made = 0
-        self._nobody = Context()
+        self._no_process = Context()
         self.counters: dict[str, int] = {}
         """What happened how often: posted, delivered, lost, blocked, duplicated, broken connections."""
 
@@ -163,7 +163,7 @@ class Network:
 
     def call_later(self, delay_s: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
         """Set a timer that belongs to the network: what is under way arrives, whatever becomes of its sender."""
-        return self.loop.call_later(delay_s, callback, *args, context=self._nobody)
+        return self.loop.call_later(delay_s, callback, *args, context=self._no_process)
 
     def count(self, what: str) -> None:
         self.counters[what] = self.counters.get(what, 0) + 1

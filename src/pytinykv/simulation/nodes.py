@@ -75,7 +75,7 @@ class Node:
         self.scope: Scope | None = None
         self._is_up = False
         self._ending: asyncio.Task[None] | None = None
-        self.loud_ends = 0
+        self.disk_failures = 0
         """How often the program has ended by itself, because of its disk."""
 
     @property
@@ -190,7 +190,7 @@ class Node:
             await asyncio.wait([self._ending])
             self._ending = None
 
-    async def _end_loudly(self, process: Process) -> None:
+    async def _stop_after_failure(self, process: Process) -> None:
         """What the command line does when something owned has failed: stop in good order and leave with an error."""
         try:
             await self.stop()
@@ -211,11 +211,13 @@ class Node:
             raise ProcessDied(f"{process} died during {name}")
         return task.result()
 
-    def _note_loud_end(self, process: Process, name: str, error: BaseException) -> None:
+    def _on_disk_failure(self, process: Process, name: str, error: BaseException) -> None:
         self.world.trace.record("fails", self.host, name.replace(" ", "_"), type(error).__name__)
         if self._ending is None or self._ending.done():
-            self.loud_ends += 1
-            self._ending = self.world.loop.create_task(self._end_loudly(process), name="loud end", context=Context())
+            self.disk_failures += 1
+            self._ending = self.world.loop.create_task(
+                self._stop_after_failure(process), name="stop after failure", context=Context()
+            )
 
     def new_scope(self, process: Process) -> Scope:
         """Make the root scope of a process; a task of it that fails ends the history, unless its disk was hurt."""
@@ -225,7 +227,7 @@ class Node:
             if not process.alive:
                 return
             if self.disk.hurt and is_disk_error(error):
-                self._note_loud_end(process, name, error)
+                self._on_disk_failure(process, name, error)
             else:
                 violation = Violation("task failure", f"{name} raised {error!r}")
                 violation.__cause__ = error

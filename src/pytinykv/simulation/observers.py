@@ -15,10 +15,13 @@ They know the protocol's messages and nothing of the code that makes them:
 * *removed peers stay gone*: once a store has written the tombstone of a peer, it says nothing for that peer or an older one
   (but in the turn that writes it).
 * *no data outside a region*: everything on a disk belongs to a region that lives there.
+* *no overlap*: regions that live on one disk share no key, and each epoch of a region has one shape.
 """
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -68,6 +71,10 @@ class RaftObserver:
         """Engine keys of raw data that are compared whenever a store moves its applied index; a checker's time is dear."""
         self._values: dict[tuple[int, int], list[bytes | None]] = {}
         """(region, applied index) -> what the watched keys held then."""
+        self._living: weakref.WeakKeyDictionary[SimEngine, dict[bytes, Region]] = weakref.WeakKeyDictionary()
+        """Disk -> by the key of its state, each region that lives there."""
+        self._shapes: dict[tuple[int, int, int], Region] = {}
+        """(region, version, conf_ver) -> the region as any disk had it."""
         self._newest: dict[int, int] = {}
         """Region -> the newest term that has had a leader."""
         self.messages = 0
@@ -147,6 +154,9 @@ class RaftObserver:
 
     def on_write(self, engine: SimEngine, keys_written: Iterable[bytes]) -> None:
         """Look at what a store has just written: everything that it says it has applied. Raises `Violation`."""
+        changed = [key for key in keys_written if key[:1] == keys.REGION_STATE_START]
+        if changed:
+            self._check_regions(engine, changed)
         for key in keys_written:
             if key[:1] == keys.REGION_STATE_START and len(key) == _APPLY_STATE_BYTES:
                 data = engine.peek(key)
@@ -162,6 +172,26 @@ class RaftObserver:
                 self._check_applied(engine.peek, region_id, state)
                 if self.watched:
                     self._check_values(engine, region_id, state.applied_index)
+
+    def _check_regions(self, engine: SimEngine, changed: Iterable[bytes]) -> None:
+        living = self._living.get(engine)
+        if living is None:  # the disk has just been opened
+            living = self._living[engine] = {}
+            stored = engine.peek_range(ColumnFamily.RAFT, keys.REGION_STATE_START, keys.REGION_STATE_END)
+            changed = [key for key, _state in stored]
+        for key in changed:
+            data = engine.peek(key)
+            state = None if data is None else decode_region_state(data)
+            living.pop(key, None)
+            if state is not None and state.state is not PeerState.TOMBSTONE and state.region.peers:
+                region = living[key] = state.region
+                known = self._shapes.setdefault((region.id, region.epoch.version, region.epoch.conf_ver), region)
+                if known != region:
+                    raise Violation("no overlap", f"region {region.id} has two shapes of an epoch: {known}, {region}")
+        regions = sorted(living.values(), key=lambda region: region.start_key)
+        for left, right in itertools.pairwise(regions):
+            if left.overlaps(right):
+                raise Violation("no overlap", f"regions {_range_of(left)} and {_range_of(right)} share keys on a disk")
 
     @staticmethod
     def _check_progress(engine: SimEngine, region_id: int, index: int) -> None:
@@ -226,6 +256,40 @@ def _region_states(engine: Engine) -> list[RegionLocalState]:
     stored = engine.scan(ColumnFamily.RAFT, keys.REGION_STATE_START, keys.REGION_STATE_END)
     states = [decode_region_state(value) for _key, value in stored]
     return [state for state in states if state.state is not PeerState.TOMBSTONE and state.region.peers]
+
+
+def newest_regions(engines: Iterable[tuple[str, Engine]]) -> list[Region]:
+    """Return every region in its newest epoch on any disk, by start key.
+
+    A disk that has missed a split still has the region as it was: of two that share keys, the older one does not count.
+    """
+    newest: dict[int, Region] = {}
+    for _name, engine in engines:
+        for region in regions_on(engine):
+            known = newest.get(region.id)
+            if known is None or known.epoch.is_behind(region.epoch):
+                newest[region.id] = region
+    living = [
+        region
+        for region in newest.values()
+        if not any(region.overlaps(other) and region.epoch.version < other.epoch.version for other in newest.values())
+    ]
+    return sorted(living, key=lambda region: region.start_key)
+
+
+def gaps(regions: list[Region]) -> list[str]:
+    """Return where regions, by start key, do not cover all keys, each once; empty if they do."""
+    bounds = [b"", *(region.end_key for region in regions)]
+    found = [
+        f"{_range_of(region)} does not begin at {bound!r}"
+        for bound, region in zip(bounds, regions, strict=False)
+        if region.start_key != bound
+    ]
+    return found if regions and not regions[-1].end_key else [*found, "the last region has an end"]
+
+
+def _range_of(region: Region) -> str:
+    return f"{region.id} v{region.epoch.version} [{region.start_key!r}, {region.end_key!r})"
 
 
 def applied_indexes(engine: Engine, region_id: int) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ to one address, in frames:
     client to server   ("call", id, path, bytes)   ("open", id, path)   ("message", id, bytes)   ("end", id)   ("cancel", id)
     server to client   ("message", id, bytes)      ("status", id, code, text)
 
-What a caller sees is what gRPC shows: UNAVAILABLE when the connection breaks or no server listens, DEADLINE_EXCEEDED when his
+What a caller sees is what gRPC shows: UNAVAILABLE when the connection breaks or no server listens, DEADLINE_EXCEEDED when its
 time is over (the server may still act), CANCELLED after `close`, UNKNOWN when a handler raised something else; the latter
 is also kept in the loop's errors, because it is a bug.
 """
@@ -26,12 +26,12 @@ from pytinykv.simulation.connection import Connection, End, Frame
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.network import Network
 from pytinykv.simulation.process import Process
-from pytinykv.wire import MethodSpec, RpcError, Service, StatusCode, encoded, service_methods
+from pytinykv.wire import BATCH_COMMANDS, MethodSpec, RpcError, Service, StatusCode, encoded, service_methods
+from pytinykv.wire.pb import tikvpb_pb2
 
 SERVER_GRACE_S: Final = 0.5
 """How long handlers may go on when their scope stops the server."""
 BUFFER_FULL_S: Final = 0.05
-BATCH_COMMANDS: Final = "/tikvpb.Tikv/BatchCommands"
 METHODS: Final = {
     path: spec
     for name in ("tikvpb.Tikv", "pdpb.PD", "pytinykv.adminpb.Admin")
@@ -433,16 +433,17 @@ class SimStream:
     def is_of_commands(self) -> bool:
         return self._has_ids
 
-    def send_nowait(self, message: Message) -> None:
+    def send_nowait(self, message: Message | bytes) -> None:
         if self._error is not None:
             raise self._error
         assert self._channel is not None
         if self._channel.is_full():
             self._channel.count("refused by full buffers")
             raise RpcError(StatusCode.RESOURCE_EXHAUSTED, "the stream's buffer is full")
+        data = encoded(message)
         if self._has_ids:
-            self.unanswered.update(message.request_ids)  # type: ignore[attr-defined] # that stream's message type
-        self._channel.send("message", self.number, message.SerializeToString())
+            self.unanswered.update(tikvpb_pb2.BatchCommandsRequest.FromString(data).request_ids)
+        self._channel.send("message", self.number, data)
 
     def end_sending(self) -> None:
         """Say that nothing more comes from here; what is under way is still answered (a half-close)."""

@@ -280,14 +280,14 @@ class ExpiryWorkload:
         *,
         keys: int,
         sweep_s: float,
-        patience_s: float,
+        success_within_s: float,
     ) -> None:
         self._session = session
         self._put = put
         self._rng = rng
         self._keys = [b"%s expires %d" % (session.name.encode(), number) for number in range(keys)]
         self._sweep_s = sweep_s
-        self._patience_s = patience_s
+        self._success_within_s = success_within_s
         self._round = 0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -307,7 +307,7 @@ class ExpiryWorkload:
                     raise Violation("expiry", f"{key!r} is {found!r} although it was put without an end")
 
     async def _repeat(self, operation: Callable[[], Awaitable[T]], what: str) -> T:
-        return await until_done(operation, limit_s=self._patience_s, what=f"{what} of {self._session.name}")
+        return await until_done(operation, limit_s=self._success_within_s, what=f"{what} of {self._session.name}")
 
 
 async def watch_scheduler(cluster: Cluster, stop: asyncio.Event) -> None:

@@ -40,7 +40,7 @@ class StoreNode(Node):
     """One store; `start` is the start sequence of `tinykv store`."""
 
     quick_stop_s = 3.5
-    """The hand-over of what it leads takes most of it, if nobody can take it over."""
+    """The hand-over of what it leads takes most of it, if no follower can take it over."""
 
     def __init__(self, world: World, host: str, config: RaftStoreConfig, registry: Registry) -> None:
         super().__init__(world, host)

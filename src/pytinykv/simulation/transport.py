@@ -214,7 +214,7 @@ class _Transfer:
         self._conclude(arrived=False)
 
     def _conclude(self, *, arrived: bool) -> None:
-        """Tell the sender, after a way back or its patience."""
+        """Tell the sender, after a way back or the keepalive timeout."""
         if self._told:
             return
         self._told = True

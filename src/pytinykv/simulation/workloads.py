@@ -172,11 +172,11 @@ class Workload(Protocol):
 class AppendWorkload:
     """One client's keys `<client> <round> <number>`: puts them in order, scans them, deletes them."""
 
-    def __init__(self, session: Session, rng: Random, *, think_s: float, patience_s: float) -> None:
+    def __init__(self, session: Session, rng: Random, *, think_s: float, success_within_s: float) -> None:
         self._session = session
         self._rng = rng
         self._think_s = think_s
-        self._patience_s = patience_s
+        self._success_within_s = success_within_s
         self._round = 0
         self._count = 0
 
@@ -238,7 +238,7 @@ class AppendWorkload:
             )
 
     async def _repeat(self, operation: Callable[[], Awaitable[T]], what: str) -> T:
-        return await until_done(operation, limit_s=self._patience_s, what=f"{what} of {self._session.name}")
+        return await until_done(operation, limit_s=self._success_within_s, what=f"{what} of {self._session.name}")
 
 
 class RegisterWorkload:

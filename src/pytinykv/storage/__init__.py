@@ -5,6 +5,10 @@
     memory          the engine of tests and simulation, which can lose what was not synced and fail on command; with versions
     data_dir        guards the directory on disk: one process at a time, and never the data of another cluster or store
 
+    handles         what both engines use to close all that depends on them
+    atomic_file     small files that a crash leaves old or new       pair_file   SST files of the engine in memory
+    describe        what is in an engine, as text                    errors      errors of all of the above
+
 One conformance suite runs over both engines.
 """
 

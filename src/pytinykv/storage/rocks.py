@@ -40,7 +40,7 @@ from pytinykv.storage.rocks_read import RocksCursor, RocksSnapshot, open_cursor
 from pytinykv.storage.rocks_size import approximate_size_bytes
 from pytinykv.storage.wal import check_logs
 
-CLOSE_PATIENCE_S = 0.5
+CLOSE_WAIT_S = 0.5
 """How long closing waits for a sync in another thread."""
 FLUSH_CANCELLED = "Shutdown in progress"
 """What RocksDB says to a flush once its background work is cancelled."""
@@ -257,7 +257,7 @@ class RocksEngine:
             raise translate(error, self.path) from error
 
     def close(self) -> None:
-        if not self._sync_lock.acquire(timeout=CLOSE_PATIENCE_S):
+        if not self._sync_lock.acquire(timeout=CLOSE_WAIT_S):
             raise EngineError(f"can't close {self.path}: a sync is under way that the disk does not answer")
         try:
             if not self._columns:

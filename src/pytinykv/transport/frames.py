@@ -158,7 +158,7 @@ class FrameListener(Member):
         self._scope: Final = scope
         self._name: Final = f"{scope.name}/{name}"
         self._on_frame: Final = on_frame
-        self._told_closed: Final = on_closed
+        self._on_closed: Final = on_closed
         self._first_frame_bytes_max: Final = first_frame_bytes_max
         self._made_at: Final = call_site()
         self._servers: Final[list[asyncio.Server]] = []
@@ -241,8 +241,8 @@ class FrameListener(Member):
 
     def _forget(self, connection: FrameConnection) -> None:
         self._connections.pop(connection, None)
-        if self._told_closed is not None:
-            self._told_closed(connection)
+        if self._on_closed is not None:
+            self._on_closed(connection)
 
 
 def _end_in_silence(own: socket.socket, silence_max_s: float) -> None:

@@ -3,6 +3,7 @@
     pb/          the messages of TiKV, PD and gRPC's health check: `.proto` files of our own and what is made of them
     service      a service without a transport, and the ports through which clients reach one; both raise `RpcError`
     errors       region errors: why a store did not run a command
+    encoding     protobuf by hand, for what is encoded per command
     keys         memcomparable keys, with and without a timestamp
     timestamp    the scheduler's timestamps
     limits, cf   sizes and column family names that both sides agree on
@@ -16,9 +17,19 @@ Left out: TinyKV's own dialect (`tinykvpb`, `schedulerpb`); the errors of transa
 from __future__ import annotations
 
 from pytinykv.transport import RpcError, StatusCode
-from pytinykv.wire.service import BidiStream, Connector, MethodSpec, Response, Service, encoded, service_methods
+from pytinykv.wire.service import (
+    BATCH_COMMANDS,
+    BidiStream,
+    Connector,
+    MethodSpec,
+    Response,
+    Service,
+    encoded,
+    service_methods,
+)
 
 __all__ = [
+    "BATCH_COMMANDS",
     "BidiStream",
     "Connector",
     "MethodSpec",

@@ -80,11 +80,6 @@ def decode_bytes_prefix(encoded: bytes) -> tuple[bytes, bytes]:
     return b"".join(groups), encoded[marker_at + 1 :]
 
 
-def encode_ts_desc(timestamp: Timestamp) -> bytes:
-    """Return the 8 bytes of a timestamp that sort newest first."""
-    return _TS.pack(MAX_TIMESTAMP - timestamp)
-
-
 def encode_key_with_ts(key: bytes, timestamp: Timestamp) -> bytes:
     """Return the stored form of version `timestamp` of the user's key `key`."""
     return encode_bytes(key) + _TS.pack(MAX_TIMESTAMP - timestamp)

@@ -11,13 +11,16 @@ from the protobuf descriptors and are listed nowhere else:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from pytinykv.wire.pb import POOL, adminpb_pb2, healthpb_pb2, pdpb_pb2, tikvpb_pb2
+
+BATCH_COMMANDS: Final = "/tikvpb.Tikv/BatchCommands"
+"""The path of the stream of frames, each of many commands or answers."""
 
 # A service can be found in the pool only after the module that defines it was imported.
 _DEFINING_MODULES = (adminpb_pb2, healthpb_pb2, pdpb_pb2, tikvpb_pb2)
@@ -72,9 +75,9 @@ Response = Message | bytes
 """What a service answers: a message, or its encoding."""
 
 
-def encoded(response: Response) -> bytes:
-    """Return a response as it travels."""
-    return response if isinstance(response, bytes) else response.SerializeToString()
+def encoded(message: Message | bytes) -> bytes:
+    """Return a message as it travels."""
+    return message if isinstance(message, bytes) else message.SerializeToString()
 
 
 class Service(Protocol):
@@ -105,8 +108,8 @@ class Service(Protocol):
 class BidiStream(Protocol):
     """The calling end of one streaming call. One task receives; any task may send or close."""
 
-    def send_nowait(self, message: Message) -> None:
-        """Hand `message` over without waiting.
+    def send_nowait(self, message: Message | bytes) -> None:
+        """Hand `message`, or its encoding, over without waiting.
 
         Raises `RpcError`: RESOURCE_EXHAUSTED when the bounded buffer is full (the message was not taken), the
         stream's own status when it is broken, CANCELLED after `close`.

@@ -59,7 +59,9 @@ async def test_a_store_that_moved_is_found_where_it_is_now(book: AddressBook, sc
     assert (await book.get_store(1)).address == "127.0.0.1:11"
 
 
-async def test_a_store_nobody_asked_for_is_found_without_a_scheduler(book: AddressBook, scheduler: Scheduler) -> None:
+async def test_a_store_not_asked_for_before_is_found_without_a_scheduler(
+    book: AddressBook, scheduler: Scheduler
+) -> None:
     scheduler.is_away = True
     assert (await book.get_store(2)).address == "127.0.0.1:2"
 

@@ -11,7 +11,8 @@ from tests.raftstore.harness import REGION_ID, Cluster
 
 from pytinykv.lifecycle import Scope
 from pytinykv.raftstore import RaftStoreConfig
-from pytinykv.server.kv.service import BATCH_COMMANDS, KvService
+from pytinykv.server.kv.service import KvService
+from pytinykv.wire import BATCH_COMMANDS
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 from pytinykv.wire.pb import tikvpb_pb2
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from pytinykv.server.kv.answers import AnswerBudget, Answers, Batch
 from pytinykv.server.kv.commands import COMMANDS, MEMBERS
-from pytinykv.server.kv.encoding import close_answer, field_tag, open_answer, varint, write_pair
+from pytinykv.server.kv.encoding import close_answer, open_answer, write_pair
 from pytinykv.server.kv.kinds import Command
+from pytinykv.wire.encoding import field_tag
 from pytinykv.wire.pb import errorpb_pb2, tikvpb_pb2
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 
@@ -33,12 +34,6 @@ def expected(answers: list[tuple[int, str, Message]]) -> tikvpb_pb2.BatchCommand
         frame.request_ids.append(request_id)
         getattr(frame.responses.add(), member).CopyFrom(response)
     return frame
-
-
-@given(st.integers(0, 2**64 - 1))
-def test_varints(number: int) -> None:
-    message = tikvpb_pb2.BatchCommandsEmptyResponse.FromString(b"\x08" + varint(number))
-    assert message.test_id == number
 
 
 @given(st.lists(st.tuples(IDS, st.sampled_from(MEMBER_NAMES), SIZES, st.booleans()), max_size=20))

@@ -13,16 +13,15 @@ from pytinykv.lifecycle import Scope
 from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.server.host.grpc_binding import bind_service
 from pytinykv.server.kv import answers
-from pytinykv.server.kv.service import BATCH_COMMANDS
 from pytinykv.storage import ColumnFamily
 from pytinykv.transport.rpc import RpcChannel, RpcServer
-from pytinykv.wire import RpcError, StatusCode
+from pytinykv.wire import BATCH_COMMANDS, RpcError, StatusCode
 from pytinykv.wire.pb import tikvpb_pb2
 
 FRAMES = 300
 VALUE = b"x" * 200_000
 ROOM = 1_000_000
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 IDLE_TURNS = 5000
 """Turns of the event loop after which no further request is expected."""
 
@@ -57,7 +56,7 @@ async def test_a_client_that_does_not_read_its_answers_is_not_read_either(
             frame = tikvpb_pb2.BatchCommandsRequest(request_ids=[number])
             frame.requests.add().RawGet.CopyFrom(desk.request("RawGet", key=b"k"))
             stream.send_nowait(frame.SerializeToString())
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             idle_turns = 0
             while desk.service.budget.used_bytes <= ROOM or idle_turns < IDLE_TURNS:
                 before = served
@@ -65,7 +64,7 @@ async def test_a_client_that_does_not_read_its_answers_is_not_read_either(
                 idle_turns = idle_turns + 1 if served == before else 0
         assert served < FRAMES, "the rest of the requests waits at the client"
         ids: list[int] = []
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while len(ids) < FRAMES:
                 ids += (await stream.receive()).request_ids
         stream.close()
@@ -91,7 +90,7 @@ async def test_a_large_answer_arrives_whole_by_a_call_and_by_a_stream(tmp_path: 
             request,
             serialize=type(request).SerializeToString,
             deserialize=desk.service.methods["/tikvpb.Tikv/RawBatchGet"].response_type.FromString,
-            timeout_s=PATIENCE_S,
+            timeout_s=TIMEOUT_S,
         )
         assert [(pair.key, pair.value) for pair in response.pairs] == [(key, VALUE) for key in keys]
         stream: Any = channel.stream_stream(
@@ -100,7 +99,7 @@ async def test_a_large_answer_arrives_whole_by_a_call_and_by_a_stream(tmp_path: 
         frame = tikvpb_pb2.BatchCommandsRequest(request_ids=[7])
         frame.requests.add().RawBatchGet.CopyFrom(request)
         stream.send_nowait(frame.SerializeToString())
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             answer = await stream.receive()
         assert list(answer.request_ids) == [7]
         assert answer.responses[0].RawBatchGet == response
@@ -121,7 +120,7 @@ async def test_a_stream_sees_a_stop_as_unavailable_after_its_answers(tmp_path: P
         frame = tikvpb_pb2.BatchCommandsRequest(request_ids=[1])
         frame.requests.add().Empty.test_id = 5
         stream.send_nowait(frame.SerializeToString())
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             assert (await stream.receive()).responses[0].Empty.test_id == 5
             report = await scope.stop()
             with pytest.raises(RpcError) as caught:

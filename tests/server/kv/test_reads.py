@@ -21,10 +21,9 @@ from pytinykv.server.kv import answers, reads
 from pytinykv.server.kv.answers import AnswerBudget, Answers, Batch
 from pytinykv.server.kv.commands import MEMBERS
 from pytinykv.server.kv.kinds import ROW_COST
-from pytinykv.server.kv.service import BATCH_COMMANDS
 from pytinykv.storage import ColumnFamily
 from pytinykv.storage.changes import DELETE, PUT
-from pytinykv.wire import RpcError, StatusCode
+from pytinykv.wire import BATCH_COMMANDS, RpcError, StatusCode
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 from pytinykv.wire.pb import tikvpb_pb2
 
@@ -102,6 +101,25 @@ async def test_slices_add_up_to_the_whole_answer(desk: Desk, name: str, lease: b
     if MEMBERS.get(name) is not None:
         (framed,) = await desk.batch((name, desk.request(name, **MANY[name])))
         assert framed == response
+
+
+NOWHERE = [pb.KeyRange(start_key=b"x%03d" % number, end_key=b"x%03d" % (number + 1)) for number in range(ROWS)]
+"""Ranges without a row."""
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("RawBatchScan", {"ranges": NOWHERE, "each_limit": 1}),
+        ("RawBatchScan", {"ranges": NOWHERE, "each_limit": 0}),
+        ("RawChecksum", {"ranges": NOWHERE}),
+        ("RawChecksum", {"ranges": [pb.KeyRange(start_key=b"b", end_key=b"a")] * ROWS}),
+    ],
+)
+async def test_ranges_without_rows_are_served_in_slices_as_well(desk: Desk, name: str, fields: dict[str, Any]) -> None:
+    response = await desk.call(name, **fields)
+    assert rows_in(response) == 0
+    assert desk.service.long_reads.slices >= ROWS // 3 - 1
 
 
 REVERSE: list[tuple[str, dict[str, Any]]] = [

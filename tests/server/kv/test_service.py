@@ -17,9 +17,9 @@ from pytinykv.model import Peer, Region, RegionEpoch, StoreId, encode
 from pytinykv.raft import Heartbeat, LogIndex, PeerId, Term
 from pytinykv.raftstore import RaftEnvelope
 from pytinykv.server.kv import answers
-from pytinykv.server.kv.service import BATCH_COMMANDS, KvService
+from pytinykv.server.kv.service import KvService
 from pytinykv.storage import ColumnFamily
-from pytinykv.wire import RpcError, StatusCode
+from pytinykv.wire import BATCH_COMMANDS, RpcError, StatusCode
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 from pytinykv.wire.pb import metapb_pb2, tikvpb_pb2
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pytinykv.lifecycle import Scope
-from pytinykv.server.kv.service import BATCH_COMMANDS, KvService
-from pytinykv.wire import RpcError, StatusCode
+from pytinykv.server.kv.service import KvService
+from pytinykv.wire import BATCH_COMMANDS, RpcError, StatusCode
 
 
 async def no_requests() -> AsyncIterator[Any]:

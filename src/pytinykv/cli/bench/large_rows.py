@@ -29,7 +29,7 @@ from pytinykv.client import ClientError
 from pytinykv.client.grpc_connector import GrpcConnector
 from pytinykv.lifecycle import start_child
 from pytinykv.lifecycle.signals import run_process
-from pytinykv.wire import RpcError
+from pytinykv.wire import BATCH_COMMANDS, RpcError
 from pytinykv.wire.limits import RAW_SCAN_LIMIT_MAX
 from pytinykv.wire.pb import kvrpcpb_pb2, pdpb_pb2, tikvpb_pb2
 
@@ -253,7 +253,7 @@ class Reader:
             get = request.requests.add().RawGet
             get.context.CopyFrom(self._context)
             get.key = key
-        stream: BidiStream = self._connector.stream(self._address, "/tikvpb.Tikv/BatchCommands")
+        stream: BidiStream = self._connector.stream(self._address, BATCH_COMMANDS)
         answered = found = 0
         try:
             stream.send_nowait(request)

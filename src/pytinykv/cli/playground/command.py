@@ -118,7 +118,7 @@ class Playground:
             self._home = Home.open(self._data_dir)
             self._cluster = LocalCluster(scope, self._home, config=self._config)
             scope.on_stop("let go of the data directory", self._home.close, 2.0)
-            await self._start(self._cluster, self._home)
+            await self._start(scope, self._cluster, self._home)
             await self._play(scope, self._cluster, self._home, time.monotonic() - started)
         except (PlaygroundError, LifecycleError, OSError) as error:
             if scope.stopping:  # told to stop in the middle of it, and that is why
@@ -127,7 +127,7 @@ class Playground:
             return EXIT_ERROR
         return 0
 
-    async def _start(self, cluster: LocalCluster, home: Home) -> None:
+    async def _start(self, scope: Scope, cluster: LocalCluster, home: Home) -> None:
         stores = self._wanted or home.stores or STORES
         if stores < home.stores:
             raise PlaygroundError(
@@ -135,8 +135,10 @@ class Playground:
             )
         _say(f"starting a scheduler and {stores} store{'s' if stores > 1 else ''} …")
         await cluster.launch(stores, self._scheduler_addr)
-        importlib.import_module("pytinykv.aio")  # for `wait_serving`, while the servers load their code
+        # For `wait_serving`, while the servers load their code, and not in the loop: it takes a second on a busy machine.
+        loading = scope.start_thread("load-client", importlib.import_module, "pytinykv.aio")
         await cluster.wait_ready()
+        await loading.wait()
         await wait_serving(cluster)
 
     async def _play(self, scope: Scope, cluster: LocalCluster, home: Home, took_s: float) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 REFRESH_S: Final = 1.0
-PATIENCE_S: Final = 0.3
+KNOWN_ADDRESS_TIMEOUT_S: Final = 0.3
 """How long an address that is known already waits for a newer one."""
 
 
@@ -54,7 +54,7 @@ class AddressBook:
         """Return a store as the scheduler has it now, else as it had it last. Raises ClientError."""
         known = self._stores.get(store_id)
         try:
-            found = await self._scheduler.get_store(store_id, timeout_s if known is None else PATIENCE_S)
+            found = await self._scheduler.get_store(store_id, timeout_s if known is None else KNOWN_ADDRESS_TIMEOUT_S)
         except SchedulerUnavailableError:
             if known is None:
                 raise

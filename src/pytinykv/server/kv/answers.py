@@ -19,7 +19,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
-from pytinykv.server.kv.encoding import answer_head, request_ids
+from pytinykv.server.kv.encoding import request_ids
+from pytinykv.wire.encoding import member_head
 
 if TYPE_CHECKING:
     from pytinykv.server.kv.kinds import Command
@@ -68,7 +69,7 @@ class Batch:
         """Add the encoded response of a command."""
         self.ids.append(request_id)
         if self._is_framed:
-            head = answer_head(command.tag, len(response))
+            head = member_head(command.tag, len(response))
             self.parts.append(head)
             self.size_bytes += len(head)
         self.parts.append(response)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from pytinykv.server.kv.answers import Answers, Batch
 from pytinykv.server.kv.checks import REFUSALS, check_unchanged, locate
-from pytinykv.server.kv.encoding import answer_head
 from pytinykv.server.kv.kinds import (
     Command,
     CommandContext,
@@ -29,6 +28,7 @@ from pytinykv.server.kv.kinds import (
 )
 from pytinykv.server.kv.reads import LongReads, Read, RegionReads, busy, refuse
 from pytinykv.wire import RpcError, StatusCode
+from pytinykv.wire.encoding import member_head
 from pytinykv.wire.errors import RegionError, UnknownRegionError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class RegionWrites:
         elif not self._answers.is_framed:
             self._replies.append(reply)
         elif reply:
-            self._replies.append(answer_head(command.tag, len(reply)) + reply)
+            self._replies.append(member_head(command.tag, len(reply)) + reply)
         else:
             self._replies.append(command.empty_answer)
 

@@ -12,51 +12,19 @@ reads all of it back with protobuf.
 from __future__ import annotations
 
 from io import BytesIO
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from pytinykv.wire.encoding import varint
 from pytinykv.wire.pb import tikvpb_pb2
 
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
-_LENGTH_DELIMITED: Final = 2
-"""Protobuf's wire type of strings, bytes and messages."""
 _PADDED_BYTES: Final = 5
 """Length of a varint that is filled in later: enough for 32 GiB."""
 _RESPONSES: Final = b"\x0a"
 """The tag of `BatchCommandsResponse.responses`."""
 
 
-def _encode_varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(0x80 | number & 0x7F)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
-
-
-_VARINTS: Final = tuple(_encode_varint(number) for number in range(1 << 14))
-
-
-def varint(number: int) -> bytes:
-    """Return protobuf's encoding of a number that is not negative."""
-    return _VARINTS[number] if number < 1 << 14 else _encode_varint(number)
-
-
 def _padded_varint(number: int) -> bytes:
     return bytes((0x80 | number >> shift & 0x7F) for shift in (0, 7, 14, 21)) + bytes((number >> 28,))
-
-
-def field_tag(message_type: type[Message], field: str) -> bytes:
-    """Return the tag of a field of bytes or of messages, which its length follows."""
-    return varint(message_type.DESCRIPTOR.fields_by_name[field].number << 3 | _LENGTH_DELIMITED)
-
-
-def answer_head(tag: bytes, size: int) -> bytes:
-    """Return what comes before a response of `size` bytes in an answer frame; `tag` is that of the command."""
-    length = varint(size)
-    return b"\x0a%b%b%b" % (varint(len(tag) + len(length) + size), tag, length)
 
 
 def open_answer(tag: bytes) -> BytesIO:

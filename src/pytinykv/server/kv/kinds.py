@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from pytinykv.server.kv.encoding import answer_head, field_tag
 from pytinykv.wire import service_methods
+from pytinykv.wire.encoding import field_tag, member_head
 from pytinykv.wire.pb import errorpb_pb2, tikvpb_pb2
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 
@@ -93,7 +93,7 @@ class Command:
         )
         self.tag: Final = b"" if member is None else field_tag(_FrameResponse, member)
         """The tag of the response in an answer frame."""
-        self.empty_answer: Final = answer_head(self.tag, 0)
+        self.empty_answer: Final = member_head(self.tag, 0)
         """The answer, in a frame, that is an empty response: success, for most writes."""
         self._error_field: Final = _error_field(self.response_type)
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytinykv.raftstore.keys import RAW_TAGS, raw_end
 from pytinykv.raftstore.raw_values import live_value, remaining_ttl_s
-from pytinykv.server.kv.encoding import field_tag, varint, write_pair
+from pytinykv.server.kv.encoding import write_pair
 from pytinykv.server.kv.kinds import ROW_COST, CommandContext, InvalidRequestError, View
 from pytinykv.server.kv.raw_requests import check_key, clip, key_tag
 from pytinykv.storage import ColumnFamily
 from pytinykv.wire.checksum import RangeChecksum, checksum_pairs
+from pytinykv.wire.encoding import field_tag, varint
 from pytinykv.wire.limits import RAW_SCAN_LIMIT_MAX
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 
@@ -30,6 +31,8 @@ _TTL_NOT_FOUND = pb.RawGetKeyTTLResponse(not_found=True).SerializeToString()
 _PAIRS = field_tag(pb.RawBatchGetResponse, "pairs")
 _KVS = field_tag(pb.RawScanResponse, "kvs")
 LARGE_VALUE_BYTES = 64 * 1024
+RANGE_COST = 4 * ROW_COST
+"""What beginning with a range costs beside its rows, as `ROW_COST` counts."""
 assert field_tag(pb.RawBatchScanResponse, "kvs") == _KVS
 
 
@@ -122,8 +125,11 @@ def batch_scan(view: View, context: CommandContext, request: pb.RawBatchScanRequ
     _check_limit("each_limit times the number of ranges", request.each_limit * len(request.ranges))
     tag = key_tag(request)
     for one in request.ranges:
+        view.left -= RANGE_COST
         wanted = _range(context, tag, one.start_key, one.end_key, reverse=request.reverse)
         yield from _scan_range(view, context, wanted, request.each_limit, out, key_only=request.key_only)
+        if view.left <= 0:
+            yield
 
 
 def checksum(view: View, context: CommandContext, request: pb.RawChecksumRequest, out: BytesIO) -> Iterator[None]:
@@ -131,7 +137,10 @@ def checksum(view: View, context: CommandContext, request: pb.RawChecksumRequest
         raise InvalidRequestError(f"algorithm {request.algorithm} is unknown: use Crc64_Xor")
     total = checksum_pairs(())
     for one in request.ranges:
+        view.left -= RANGE_COST
         total = yield from _checksum_range(view, context, one, total)
+        if view.left <= 0:
+            yield
     response = pb.RawChecksumResponse(checksum=total.checksum, total_kvs=total.total_kvs, total_bytes=total.total_bytes)
     out.write(response.SerializeToString())
 

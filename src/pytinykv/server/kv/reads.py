@@ -70,6 +70,7 @@ class RegionReads:
         """When the newest slice began."""
         self._view = View(store.engine)
         self._snapshot: Snapshot | None = None
+        """What later slices read; None in the first one. Taken by `hold`, closed by `close`."""
         self._position = 0
         """Of the read under way; those before it are answered."""
         self._complete = [answers.batch()]
@@ -77,6 +78,7 @@ class RegionReads:
         self._partial_bytes = 0
         """Of the answer being made; counted in the budget."""
         self._steps = self._serve()
+        """All that is to be done; advances by one slice at a time."""
 
     def slice(self) -> bool:
         """Serve for one slice; return whether all is answered."""
@@ -207,7 +209,9 @@ class LongReads:
         self._store = store
         self._scope = scope
         self._reads: deque[RegionReads] = deque()
+        """Those that are not finished, the next one to be served first."""
         self._is_running = False
+        """Whether a task serves them; it ends when none is left."""
         self.slices = 0
         """How many were served since the start."""
         scope.on_stop("refuse long reads", self._refuse_all)

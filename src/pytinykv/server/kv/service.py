@@ -13,7 +13,7 @@ from pytinykv.server.kv.commands import MEMBERS, UNARY
 from pytinykv.server.kv.dispatcher import Frame
 from pytinykv.server.kv.kinds import METHODS
 from pytinykv.server.kv.reads import LongReads
-from pytinykv.wire import MethodSpec, RpcError, StatusCode
+from pytinykv.wire import BATCH_COMMANDS, MethodSpec, RpcError, StatusCode
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from pytinykv.wire.pb import tikvpb_pb2
 
 _log = logging.getLogger(__name__)
-
-BATCH_COMMANDS = "/tikvpb.Tikv/BatchCommands"
 
 
 class KvService:

@@ -16,7 +16,7 @@ from pytinykv.storage import EngineError, Faults
 if TYPE_CHECKING:
     from pytinykv.simulation.cluster import Cluster
 
-LOUD_END_BOUND_S: Final = STOP_BOUND_S + 2.0
+FAILURE_STOP_BOUND_S: Final = STOP_BOUND_S + 2.0
 """Virtual seconds within which a program whose disk has failed is gone."""
 
 
@@ -79,8 +79,8 @@ async def _expect_end(cluster: Cluster, victim: Node) -> None:
     process, engine = victim.process, victim.disk.peek()
     if process is None or engine is None or engine.failure is None:
         return
-    deadline = cluster.world.loop.time() + LOUD_END_BOUND_S
+    deadline = cluster.world.loop.time() + FAILURE_STOP_BOUND_S
     while process.alive:
         if cluster.world.loop.time() > deadline and not process.stalled:
-            raise Violation("disk failure", f"{process} goes on {LOUD_END_BOUND_S} s after: {engine.failure}")
+            raise Violation("disk failure", f"{process} goes on {FAILURE_STOP_BOUND_S} s after: {engine.failure}")
         await asyncio.sleep(0.1)

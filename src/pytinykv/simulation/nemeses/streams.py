@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pytinykv.model import peer_to_pb
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.faults import pause
-from pytinykv.simulation.rpc import BATCH_COMMANDS, SimConnector, SimStream
-from pytinykv.wire import RpcError
+from pytinykv.simulation.rpc import SimConnector, SimStream
+from pytinykv.wire import BATCH_COMMANDS, RpcError
 from pytinykv.wire.pb import kvrpcpb_pb2, metapb_pb2, tikvpb_pb2
 
 if TYPE_CHECKING:

@@ -1,7 +1,15 @@
-"""The stories. Importing this package registers them all in `scenario.SCENARIOS`."""
+"""The stories. Importing this package registers them all in `scenario.SCENARIOS`.
+
+boot       a new cluster's programs start in any order
+growth     from one store to three
+generic    clients put, scan and delete through rounds of trouble, as TinyKV's tests do
+single     fixed courses: one partition, one snapshot
+storm      each seed draws faults and settings
+stops      a stop at every moment
+"""
 
 from __future__ import annotations
 
-from pytinykv.simulation.scenarios import boot, generic, growth, single, stops, storm
+from pytinykv.simulation.scenarios import boot, generic, growth, single, splits, stops, storm
 
-__all__ = ["boot", "generic", "growth", "single", "stops", "storm"]
+__all__ = ["boot", "generic", "growth", "single", "splits", "stops", "storm"]

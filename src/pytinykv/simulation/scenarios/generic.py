@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -19,6 +20,8 @@ from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.faults import UNRELIABLE, random_partitions
+from pytinykv.simulation.nemeses.members import member_changes
+from pytinykv.simulation.observers import gaps, newest_regions
 from pytinykv.simulation.scenario import Story, scenario
 from pytinykv.simulation.scenarios.single import log_lengths
 from pytinykv.simulation.workloads import AppendWorkload, RegisterWorkload
@@ -28,6 +31,9 @@ OPERATIONS_PER_S = 80
 """Of all clients together, as long as nothing goes wrong: enough to disturb each other, few enough to be quick."""
 RIVAL_KEYS = 4
 LOG_KEEP = 20
+REGION_MAX_BYTES = 2000
+REGION_SPLIT_BYTES = 1200
+"""Where regions are small: some forty pairs."""
 SHORT_LOG = RaftStoreConfig(region_heartbeat_s=1.0, log_keep_entries=LOG_KEEP, log_gc_bytes=1, log_gc_bytes_force=2)
 
 
@@ -39,6 +45,9 @@ class GenericStory(msgspec.Struct, frozen=True, kw_only=True):
     crash: bool = False
     partitions: bool = False
     short_log: bool = False
+    splits: bool = False
+    """Whether regions are so small that they split all the time."""
+    member_changes: bool = False
     rounds: int = 2
     round_s: float = 5.0
 
@@ -49,7 +58,7 @@ class GenericStory(msgspec.Struct, frozen=True, kw_only=True):
                 cluster.session(client),
                 cluster.world.rng_for(f"{client.host}/workload"),
                 think_s=cluster.options.think_s,
-                patience_s=cluster.options.patience_s,
+                success_within_s=cluster.options.success_within_s,
             )
             for client in cluster.clients[: self.clients]
         ]
@@ -64,6 +73,8 @@ class GenericStory(msgspec.Struct, frozen=True, kw_only=True):
         ]
         for _ in range(self.rounds):
             await self._round(cluster, appenders, rivals)
+        if self.splits:
+            await check_split(cluster)
 
     async def _round(self, cluster: Cluster, appenders: list[AppendWorkload], rivals: list[RegisterWorkload]) -> None:
         stop = asyncio.Event()
@@ -97,13 +108,25 @@ class GenericStory(msgspec.Struct, frozen=True, kw_only=True):
     def _start_trouble(self, cluster: Cluster, stop: asyncio.Event) -> list[asyncio.Task[None]]:
         if self.unreliable:
             cluster.make_unreliable(UNRELIABLE)
-        if not self.partitions:
-            return []
-        config = cluster.options.raftstore
-        coroutine = random_partitions(
-            cluster.network, cluster.store_hosts, cluster.rng, stop, every_s=config.tick_s * config.election_ticks
-        )
-        return [cluster.world.loop.create_task(coroutine, name="partitions")]
+        trouble: list[Coroutine[Any, Any, None]] = []
+        if self.partitions:
+            config = cluster.options.raftstore
+            every_s = config.tick_s * config.election_ticks
+            trouble.append(random_partitions(cluster.network, cluster.store_hosts, cluster.rng, stop, every_s=every_s))
+        if self.member_changes:
+            trouble.append(member_changes(cluster, cluster.world.rng_for("member changes"), stop))
+        return [cluster.world.loop.create_task(one, name="trouble") for one in trouble]
+
+
+async def check_split(cluster: Cluster) -> None:
+    """Raise `Violation` unless there are several regions, and soon all stores have the same ones."""
+    if len(newest_regions(cluster.engines())) < 2:
+        raise Violation("story", "no region was split")
+    await cluster.wait_until(
+        lambda: not gaps(newest_regions(cluster.engines())),
+        limit_s=40.0,
+        what="regions that cover all keys and share none",
+    )
 
 
 async def finish(tasks: list[asyncio.Task[Any]]) -> None:
@@ -130,10 +153,13 @@ def register(name: str, summary: str, story: GenericStory) -> None:
 
     tell.__doc__ = summary
     clients = story.clients + RIVALS
+    raftstore = SHORT_LOG if story.short_log else RaftStoreConfig(region_heartbeat_s=1.0)
+    if story.splits:
+        raftstore = replace(raftstore, region_max_bytes=REGION_MAX_BYTES, region_split_bytes=REGION_SPLIT_BYTES)
     options = ClusterOptions(
         clients=clients,
         think_s=clients / OPERATIONS_PER_S,
-        raftstore=SHORT_LOG if story.short_log else RaftStoreConfig(region_heartbeat_s=1.0),
+        raftstore=raftstore,
     )
     typed: Story = tell
     scenario(name, options)(typed)

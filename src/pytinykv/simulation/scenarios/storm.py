@@ -127,7 +127,7 @@ def draw_options(rng: Random) -> ClusterOptions:
         clients=CLIENTS,
         raftstore=RaftStoreConfig(region_heartbeat_s=1.0, leader_missing_s=3.0),
         think_s=rng.choice([0.02, 0.05, 0.1]),
-        patience_s=120.0,
+        success_within_s=120.0,
         drawn=tuple(drawn),
     )
 
@@ -163,13 +163,13 @@ async def batches(cluster: Cluster) -> None:
     await weather(cluster, ["leader changes"], "batch")
 
 
-@scenario("ttl", ClusterOptions(stores=3, clients=6, raftstore=SWEEPING, think_s=0.05, patience_s=60.0))
+@scenario("ttl", ClusterOptions(stores=3, clients=6, raftstore=SWEEPING, think_s=0.05, success_within_s=60.0))
 async def ttl(cluster: Cluster) -> None:
     """Values are read, renewed and swapped about the second in which they end, beside an eager sweep."""
     await weather(cluster, ["leader changes"], "ttl")
 
 
-@scenario("replays", ClusterOptions(stores=3, clients=10, raftstore=PIECEMEAL, think_s=0.01, patience_s=120.0))
+@scenario("replays", ClusterOptions(stores=3, clients=10, raftstore=PIECEMEAL, think_s=0.01, success_within_s=120.0))
 async def replays(cluster: Cluster) -> None:
     """Stores die between two steps on their disks while values that come back are swapped: nothing is applied twice."""
     for store in cluster.stores:
@@ -178,25 +178,25 @@ async def replays(cluster: Cluster) -> None:
     await weather(cluster, ["cuts within turns"], "recurring")
 
 
-@scenario("removals", ClusterOptions(stores=5, clients=3, raftstore=IMPATIENT, think_s=0.1, patience_s=120.0))
+@scenario("removals", ClusterOptions(stores=5, clients=3, raftstore=IMPATIENT, think_s=0.1, success_within_s=120.0))
 async def removals(cluster: Cluster) -> None:
     """Members are removed while old messages to them and of them are still on slow links: who is gone stays gone."""
     await weather(cluster, ["member changes", "slow links"])
 
 
-@scenario("rolling", ClusterOptions(stores=3, clients=4, raftstore=CALM, think_s=0.05, patience_s=60.0))
+@scenario("rolling", ClusterOptions(stores=3, clients=4, raftstore=CALM, think_s=0.05, success_within_s=60.0))
 async def rolling(cluster: Cluster) -> None:
     """Programs are stopped in good order and started again one by one, the scheduler too, and clients half-close streams."""
     await weather(cluster, ["rolling restarts", "half-closed streams"])
 
 
-@scenario("moves", ClusterOptions(stores=3, clients=4, raftstore=CALM, think_s=0.05, patience_s=60.0))
+@scenario("moves", ClusterOptions(stores=3, clients=4, raftstore=CALM, think_s=0.05, success_within_s=60.0))
 async def moves(cluster: Cluster) -> None:
     """Stores are stopped and come back at another address; clients and the other stores find them."""
     await weather(cluster, ["moved stores"])
 
 
-@scenario("scheduler-stalls", ClusterOptions(stores=3, clients=3, raftstore=CALM, think_s=0.1, patience_s=60.0))
+@scenario("scheduler-stalls", ClusterOptions(stores=3, clients=3, raftstore=CALM, think_s=0.1, success_within_s=60.0))
 async def scheduler_stalls(cluster: Cluster) -> None:
     """The scheduler is held again and again; afterwards every client gets timestamps and ids at once."""
     await weather(cluster, ["scheduler stalls"])
@@ -209,7 +209,8 @@ async def split_brain(cluster: Cluster) -> None:
 
 
 @scenario(
-    "elections", ClusterOptions(clients=3, raftstore=RIVALLING, think_s=0.1, attempt_timeout_s=0.3, patience_s=120.0)
+    "elections",
+    ClusterOptions(clients=3, raftstore=RIVALLING, think_s=0.1, attempt_timeout_s=0.3, success_within_s=120.0),
 )
 async def elections(cluster: Cluster) -> None:
     """Elections that meet each other on slow links, while voters die."""
@@ -218,7 +219,7 @@ async def elections(cluster: Cluster) -> None:
 
 @scenario(
     "rivals",
-    ClusterOptions(stores=3, clients=1, raftstore=PAIRED, think_s=0.1, attempt_timeout_s=0.3, patience_s=120.0),
+    ClusterOptions(stores=3, clients=1, raftstore=PAIRED, think_s=0.1, attempt_timeout_s=0.3, success_within_s=120.0),
 )
 async def rivals(cluster: Cluster) -> None:
     """Elections of three stores, in which two often campaign for the vote of the third, which dies after giving it."""
@@ -226,39 +227,44 @@ async def rivals(cluster: Cluster) -> None:
 
 
 @scenario(
-    "figure-8", ClusterOptions(clients=3, raftstore=ONE_BY_ONE, think_s=0.03, attempt_timeout_s=0.3, patience_s=120.0)
+    "figure-8",
+    ClusterOptions(clients=3, raftstore=ONE_BY_ONE, think_s=0.03, attempt_timeout_s=0.3, success_within_s=120.0),
 )
 async def figure_eight(cluster: Cluster) -> None:
     """Leaders die after writing to few: entries of old terms lie about, and may be overwritten or not, but never both."""
     await weather(cluster, ["short reigns"])
 
 
-@scenario("disks", ClusterOptions(stores=3, clients=4, raftstore=SHORT_LOG, think_s=0.05, patience_s=120.0))
+@scenario("disks", ClusterOptions(stores=3, clients=4, raftstore=SHORT_LOG, think_s=0.05, success_within_s=120.0))
 async def disks(cluster: Cluster) -> None:
     """Disks fail in every way while stores die: who meets that ends in time, saying so, and nothing acknowledged is lost."""
     kinds = ["failing writes", "failing syncs", "full disks", "corrupted reads", "slow disks"]
     await weather(cluster, [*sorted(cluster.rng.sample(kinds, 2)), "crashes"])
 
 
-@scenario("power-cuts", ClusterOptions(stores=5, clients=4, raftstore=SHORT_LOG, think_s=0.05, patience_s=120.0))
+@scenario("power-cuts", ClusterOptions(stores=5, clients=4, raftstore=SHORT_LOG, think_s=0.05, success_within_s=120.0))
 async def power_cuts(cluster: Cluster) -> None:
     """Stores die between two steps on their disks, in the middle of turns and of snapshots, on bad links."""
     await weather(cluster, ["link trouble", "power cuts"])
 
 
-@scenario("stale-scheduler", ClusterOptions(stores=3, clients=3, raftstore=IMPATIENT, think_s=0.1, patience_s=120.0))
+@scenario(
+    "stale-scheduler", ClusterOptions(stores=3, clients=3, raftstore=IMPATIENT, think_s=0.1, success_within_s=120.0)
+)
 async def stale_scheduler(cluster: Cluster) -> None:
     """Members change behind the scheduler's back, and the new ones ask it whether they are members."""
     await weather(cluster, ["stale scheduler"])
 
 
-@scenario("scheduler-outages", ClusterOptions(stores=3, clients=3, raftstore=CALM, think_s=0.1, patience_s=60.0))
+@scenario("scheduler-outages", ClusterOptions(stores=3, clients=3, raftstore=CALM, think_s=0.1, success_within_s=60.0))
 async def scheduler_outages(cluster: Cluster) -> None:
     """The scheduler dies and comes back with its clock set wrong: timestamps only ever grow, ids come once."""
     await weather(cluster, ["scheduler outages"])
 
 
-@scenario("stale-reports", ClusterOptions(stores=3, clients=3, raftstore=TALKATIVE, think_s=0.1, patience_s=120.0))
+@scenario(
+    "stale-reports", ClusterOptions(stores=3, clients=3, raftstore=TALKATIVE, think_s=0.1, success_within_s=120.0)
+)
 async def stale_reports(cluster: Cluster) -> None:
     """What a leader has told the scheduler arrives after the news of its successor."""
     await weather(cluster, ["stale reports"])
@@ -266,7 +272,7 @@ async def stale_reports(cluster: Cluster) -> None:
 
 @scenario(
     "blackouts",
-    ClusterOptions(clients=CLIENTS, raftstore=NERVOUS, think_s=0.05, attempt_timeout_s=0.5, patience_s=120.0),
+    ClusterOptions(clients=CLIENTS, raftstore=NERVOUS, think_s=0.05, attempt_timeout_s=0.5, success_within_s=120.0),
 )
 async def blackouts(cluster: Cluster) -> None:
     """All stores lose their power at one moment, again and again: what was acknowledged is on the disks of a majority."""
@@ -275,7 +281,7 @@ async def blackouts(cluster: Cluster) -> None:
     await weather(cluster, ["blackouts"])
 
 
-@scenario("expiry", ClusterOptions(stores=3, clients=3, raftstore=SWEEPING, patience_s=60.0))
+@scenario("expiry", ClusterOptions(stores=3, clients=3, raftstore=SWEEPING, success_within_s=60.0))
 async def expiry(cluster: Cluster) -> None:
     """Values expire and are swept away, and others are put in their place at that very moment, on slow disks."""
     stop = asyncio.Event()
@@ -289,7 +295,7 @@ async def expiry(cluster: Cluster) -> None:
             cluster.world.rng_for(f"{client.host}/workload"),
             keys=10,
             sweep_s=0.3,
-            patience_s=cluster.options.patience_s,
+            success_within_s=cluster.options.success_within_s,
         )
         work.append(client.spawn("workload", workload.run(stop)))
     await asyncio.sleep(STORM_S * cluster.options.length)
@@ -398,7 +404,7 @@ def start_clients(
         rng = cluster.world.rng_for(f"{client.host}/workload")
         session = cluster.session(client)
         if number < APPENDERS:
-            appender = AppendWorkload(session, rng, think_s=options.think_s, patience_s=options.patience_s)
+            appender = AppendWorkload(session, rng, think_s=options.think_s, success_within_s=options.success_within_s)
             appenders.append(appender)
             work.append(client.spawn("workload", appender.run(stop)))
         elif number == APPENDERS and "impatient client" in cluster.notes:

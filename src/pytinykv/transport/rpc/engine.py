@@ -9,7 +9,8 @@ is started once and kept (`keep_engine`): its thread is a daemon, costs nothing 
 Any loop that uses gRPC hands over the events of all of them, by `call_soon_threadsafe` of the loop that an event is for. If
 that loop has been closed, with the event of a cancelled call still to come, this raises in the loop that hands over, maybe
 that of another client (`Exception in callback PollerCompletionQueue._handle_events … Event loop is closed`). Nothing tells
-whether an event is still to come. So a loop that has used the engine drops what gRPC has for it once it is closed.
+whether an event is still to come. So a loop that has used the engine drops what gRPC has for it once its close
+has begun.
 
 A forked child has the engine's memory without its threads, and the parent's poll set: a call in the child hangs or crashes
 it, and may take the parent's connections away. So a child whose parent has started the engine is refused one
@@ -137,15 +138,23 @@ def keep_engine() -> None:
 
 
 def _drop_events_after_close(loop: asyncio.AbstractEventLoop) -> None:
-    """See to it that handing an event to `loop` is no error once it is closed. While it is open nothing changes."""
+    """See to it that handing an event to `loop` is no error once its close has begun. While it is open nothing changes.
+
+    Closing takes a while, in which other threads run: an event may come when the loop takes none any more.
+    """
     close = loop.close
+    hand_over = loop.call_soon_threadsafe
 
-    def call_soon_threadsafe(callback: Callable[..., object], *_: object, **__: object) -> None:
-        if callback is not _deliver:
-            raise RuntimeError("Event loop is closed")
+    def call_soon_threadsafe(callback: Callable[..., object], *args: object, **options: Any) -> object:
+        try:
+            return hand_over(callback, *args, **options)
+        except RuntimeError:
+            if callback is not _deliver:
+                raise
+            return None
 
-    def close_and_drop() -> None:
-        close()
+    def drop_and_close() -> None:
         cast("Any", loop).call_soon_threadsafe = call_soon_threadsafe
+        close()
 
-    cast("Any", loop).close = close_and_drop
+    cast("Any", loop).close = drop_and_close

@@ -1,0 +1,278 @@
+"""Regions that split: TinyKV's stories of part 3B over small regions, and what users of such systems have met.
+
+The general story comes in variants with small regions; the others have a course of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from random import Random
+
+import msgspec
+
+from pytinykv.model import Region
+from pytinykv.raftstore.config import RaftStoreConfig
+from pytinykv.raftstore.keys import REGION_STATE_START
+from pytinykv.simulation.cluster import Cluster, ClusterOptions, hosts
+from pytinykv.simulation.disk import DiskTiming, SimEngine
+from pytinykv.simulation.errors import Violation
+from pytinykv.simulation.nemeses import NEMESES
+from pytinykv.simulation.nodes import start_until_up
+from pytinykv.simulation.observers import newest_regions
+from pytinykv.simulation.scenario import scenario
+from pytinykv.simulation.scenarios.generic import (
+    REGION_MAX_BYTES,
+    REGION_SPLIT_BYTES,
+    GenericStory,
+    check_split,
+    finish,
+    register,
+)
+from pytinykv.simulation.scenarios.single import must_be, must_get, must_put, wait_on_disk
+from pytinykv.simulation.scenarios.storm import draw_options, weather, with_settings
+from pytinykv.simulation.store_node import StoreNode
+from pytinykv.simulation.workloads import Session, until_done
+
+ONE_SPLIT = RaftStoreConfig(region_heartbeat_s=1.0, region_max_bytes=800, region_split_bytes=500)
+SMALL = RaftStoreConfig(
+    region_heartbeat_s=1.0, region_max_bytes=REGION_MAX_BYTES, region_split_bytes=REGION_SPLIT_BYTES
+)
+MISSED = RaftStoreConfig(
+    region_heartbeat_s=1.0,
+    region_max_bytes=800,
+    region_split_bytes=500,
+    log_keep_entries=1,
+    log_gc_bytes=1,
+    log_gc_bytes_force=2,
+    peer_down_s=0.3,
+)
+CUT_CHANCE = 0.7
+"""How often a store dies that has just written the state of a region."""
+CUTS_UNTIL_S = 12.0
+"""Until when, counted from the start of the world: before the story's calm end."""
+DEAF_S = 5.0
+"""How long the scheduler hears of no region."""
+PUT_MAX_S = 1.5
+"""No put may take longer while regions split and nothing else is wrong: far below an election."""
+
+
+def region_of(cluster: Cluster, key: bytes) -> Region:
+    """Return the newest region on any disk that holds a key."""
+    return next(region for region in newest_regions(cluster.engines()) if region.contains(key))
+
+
+@scenario("one-split", ClusterOptions(raftstore=ONE_SPLIT), fixed=True)
+async def one_split(cluster: Cluster) -> None:
+    """A region grows too large while one store is cut off, and that one has it all afterwards."""
+    client = cluster.clients[0]
+    await client.spawn("story", _one_split(cluster, cluster.session(client)))
+
+
+async def _one_split(cluster: Cluster, session: Session) -> None:
+    await must_put(session, b"k1", b"v1")
+    await must_put(session, b"k2", b"v2")
+    before = region_of(cluster, b"k1")
+    must_be(region_of(cluster, b"k2"), before, "the region of k2")
+    leader = await cluster.wait_for_leader()
+    far = cluster.rng.choice([store for store in cluster.stores if store is not leader])
+    cluster.network.partition([far.host], hosts([store for store in cluster.stores if store is not far]))
+    for number in range(100, 200):
+        await must_put(session, b"k%d" % number, b"v%d" % number)
+    await cluster.wait_until(
+        lambda: region_of(cluster, b"k1").id != region_of(cluster, b"k2").id, limit_s=20.0, what="a split"
+    )
+    cluster.network.heal()
+    left, right = region_of(cluster, b"k1"), region_of(cluster, b"k2")
+    must_be(right.id, before.id, "the id of the last part")
+    must_be(right.end_key, before.end_key, "its end")
+    must_be(left.start_key, before.start_key, "the start of the first part")
+    await wait_on_disk(cluster, far, b"k100", b"v100")
+    await wait_on_disk(cluster, far, b"k199", b"v199")
+    for number in range(100, 200, 7):
+        await must_get(session, b"k%d" % number, b"v%d" % number)
+
+
+register(
+    "split-recover",
+    "Small regions; all stores restart between the rounds of one client.",
+    GenericStory(crash=True, splits=True),
+)
+register(
+    "split-recover-many-clients",
+    "Small regions under twenty clients; all stores restart between the rounds.",
+    GenericStory(clients=20, crash=True, splits=True),
+)
+register(
+    "split-unreliable",
+    "Small regions under many clients on a bad network.",
+    GenericStory(clients=5, unreliable=True, splits=True),
+)
+register(
+    "split-unreliable-recover",
+    "Small regions, a bad network, and all stores restart between the rounds.",
+    GenericStory(clients=5, unreliable=True, crash=True, splits=True),
+)
+register(
+    "split-members-snapshot-unreliable-recover",
+    "Small regions whose members change, a short log, a bad network, and restarts.",
+    GenericStory(clients=5, unreliable=True, crash=True, short_log=True, splits=True, member_changes=True),
+)
+register(
+    "split-members-snapshot-unreliable-recover-concurrent-partition",
+    "Small regions whose members change, a short log, a bad network, partitions, and restarts.",
+    GenericStory(
+        clients=5, unreliable=True, crash=True, partitions=True, short_log=True, splits=True, member_changes=True
+    ),
+)
+
+
+# --- the scheduler hears of it late -----------------------------------------------------------------------------------
+
+
+@scenario("deaf-scheduler", ClusterOptions(stores=3, raftstore=RaftStoreConfig(region_heartbeat_s=1.0)), fixed=True)
+async def deaf_scheduler(cluster: Cluster) -> None:
+    """One region becomes five and the scheduler hears of it seconds later; clients go by what stores say, at once."""
+    client = cluster.clients[0]
+    await client.spawn("story", _deaf_scheduler(cluster, cluster.session(client)))
+
+
+async def _deaf_scheduler(cluster: Cluster, session: Session) -> None:
+    keys = [b"a", b"d", b"h", b"q", b"x"]
+    for key in keys:
+        await must_put(session, key, key)
+    leader = await cluster.wait_for_leader()
+    serving = leader.serving
+    assert serving is not None
+    process, store = serving
+    region = region_of(cluster, b"a")
+    ended: list[Exception | None] = []
+    ids = asyncio.Event()
+
+    def on_done(error: Exception | None, _regions: Sequence[Region]) -> None:
+        ended.append(error)
+        ids.set()
+
+    # The scheduler gives the ids; from the answer on it hears of nothing that stores say.
+    original = cluster.network
+    process.post(store.splits.split, region.id, [b"c", b"g", b"p", b"t"], on_done)
+    await cluster.wait_until(lambda: store.splits.is_splitting(region.id) or bool(ended), limit_s=5.0, what="a split")
+    await cluster.wait_until(
+        lambda: len(newest_regions(cluster.engines())) == 5 or bool(ended), limit_s=5.0, what="five regions"
+    )
+    for host in cluster.store_hosts:
+        original.block(host, "scheduler")
+    loop = asyncio.get_running_loop()
+    for key in cluster.rng.sample(keys, len(keys)):
+        since = loop.time()
+        await must_put(session, key, key + b"!")
+        await must_get(session, key, key + b"!")
+        if loop.time() - since > PUT_MAX_S:
+            raise Violation(
+                "story", f"key {key!r} took {loop.time() - since:.3f} s while the scheduler heard of nothing"
+            )
+    await asyncio.sleep(DEAF_S)
+    original.heal()
+    must_be(ended, [None], "what came of the split")
+    await check_split(cluster)
+
+
+# --- everything at once -----------------------------------------------------------------------------------------------
+
+CHURN = ("leader changes", "member changes", "crashes", "partitions", "power cuts", "slow links", "restarts")
+
+
+def _draw_small(rng: Random) -> ClusterOptions:
+    options = draw_options(rng)
+    small = {"region_max_bytes": rng.choice([600, 2000]), "region_split_bytes": rng.choice([300, 600])}
+    raftstore = RaftStoreConfig(**{**vars(options.raftstore), **small})
+    return msgspec.structs.replace(options, raftstore=raftstore)
+
+
+@scenario("split-storm", _draw_small, prepare=with_settings)
+async def split_storm(cluster: Cluster) -> None:
+    """A random part of all faults, with random settings, over small regions."""
+    await weather(cluster, [name for name in cluster.options.drawn if name in NEMESES])
+
+
+@scenario("split-churn", ClusterOptions(stores=5, clients=4, raftstore=SMALL, think_s=0.04))
+async def split_churn(cluster: Cluster) -> None:
+    """Regions split while leaders, members and stores come and go."""
+    await weather(cluster, sorted(cluster.rng.sample(CHURN, 3)), "batch")
+
+
+@scenario("split-cuts", ClusterOptions(stores=3, clients=6, raftstore=ONE_SPLIT, think_s=0.02))
+async def split_cuts(cluster: Cluster) -> None:
+    """Stores die in the turns in which they split a region, before that is durable: all of a split is there, or nothing."""
+    rng = cluster.world.rng_for("split cuts")
+    for store in cluster.stores:
+        store.disk.timing = DiskTiming(work_extra_mean_s=0.02)
+        store.disk.on_write = partial(_die_at_splits, cluster, store, rng, store.disk.on_write)
+    await weather(cluster, [], "batch")
+
+
+def _die_at_splits(
+    cluster: Cluster,
+    store: StoreNode,
+    rng: Random,
+    on_write: Callable[[SimEngine, list[bytes]], None] | None,
+    engine: SimEngine,
+    keys_written: list[bytes],
+) -> None:
+    if on_write is not None:
+        on_write(engine, keys_written)
+    is_time = cluster.world.loop.time() < CUTS_UNTIL_S
+    if is_time and any(key[:1] == REGION_STATE_START for key in keys_written) and rng.random() < CUT_CHANCE:
+        cluster.in_background(_crash_for_a_while(cluster, store, rng))
+
+
+async def _crash_for_a_while(cluster: Cluster, store: StoreNode, rng: Random) -> None:
+    if all(other.is_up for other in cluster.stores):
+        await store.crash()
+        await asyncio.sleep(rng.random())
+        await start_until_up(store)
+
+
+@scenario("missed-split", ClusterOptions(stores=3, raftstore=MISSED), fixed=True)
+async def missed_split(cluster: Cluster) -> None:
+    """A store is cut off while regions split and their logs are cut; it gets every part by snapshot, in whatever order."""
+    client = cluster.clients[0]
+    await client.spawn("story", _missed_split(cluster, cluster.session(client)))
+
+
+async def _missed_split(cluster: Cluster, session: Session) -> None:
+    for number in range(20):
+        await must_put(session, b"%03d" % (number * 10), b"first")
+    leader = await cluster.wait_for_leader()
+    far = cluster.rng.choice([store for store in cluster.stores if store is not leader])
+    for _ in range(2):
+        cluster.network.partition([far.host], hosts([store for store in cluster.stores if store is not far]))
+        for number in cluster.rng.sample(range(200), 100):
+            await must_put(session, b"%03d" % number, bytes(30))
+        await cluster.wait_until(lambda: len(newest_regions(cluster.engines())) > 3, limit_s=20.0, what="a few regions")
+        await asyncio.sleep(1.0)
+        cluster.network.heal()
+        await asyncio.sleep(cluster.rng.random())
+    await check_split(cluster)
+    await cluster.check_converged()
+
+
+@scenario("split-load", ClusterOptions(stores=3, clients=3, raftstore=SMALL, think_s=0.0), fixed=True)
+async def split_load(cluster: Cluster) -> None:
+    """Regions split under clients that put as fast as they can, and nothing else is wrong: no put takes long."""
+    await finish(
+        [client.spawn("load", _load(cluster.session(client), client.host.encode())) for client in cluster.clients]
+    )
+    if len(newest_regions(cluster.engines())) < 4:
+        raise Violation("story", "the regions did not split")
+
+
+async def _load(session: Session, name: bytes) -> None:
+    for number in range(120):
+        key = b"%s %03d" % (name, number * 37 % 120)
+        await until_done(
+            lambda key=key: session.put(key, bytes(50)),  # type: ignore[misc]  # the name is bound as a default
+            limit_s=PUT_MAX_S,
+            what=f"put {key!r} while regions split",
+        )

@@ -1,0 +1,83 @@
+"""Bugs to plant, continued: splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from planted.plants import DAMAGED, LOST, STUCK, Patch, planted
+from pytinykv.model import Region
+from pytinykv.raft import SnapshotMeta
+from pytinykv.raftstore import peer as peers
+from pytinykv.raftstore.children import Children
+from pytinykv.raftstore.operations import decode_operations, encode_operations
+from pytinykv.raftstore.peer import RegionPeer
+from pytinykv.raftstore.peer_storage import PeerStorage
+from pytinykv.raftstore.regions import RegionTable
+from pytinykv.raftstore.turn import Turn
+
+REGIONS = frozenset({"no overlap", "no data outside a region", "story"}) | LOST | STUCK | DAMAGED
+
+
+@planted("applies what was proposed before a split", "split-load", 10, REGIONS)
+def applies_what_was_proposed_before_a_split(patch: Patch) -> None:
+    original = peers.apply_entry
+
+    def apply_entry(turn: Turn, storage: Any, entry: Any, parts: Any, outdated: Any) -> None:
+        _version, operations = decode_operations(entry.data)
+        data = encode_operations(storage.region.epoch.version, operations)
+        original(turn, storage, type(entry)(entry.index, entry.term, entry.kind, data), parts, outdated)
+
+    patch.setattr(peers, "apply_entry", apply_entry)
+
+
+@planted("takes regions that share keys with another", "missed-split", 10, REGIONS)
+def takes_regions_that_overlap(patch: Patch) -> None:
+    patch.setattr(RegionTable, "overlapping", lambda _self, _region: None)
+
+
+@planted("tells of one part of a split only", "deaf-scheduler", 3, REGIONS)
+def tells_of_one_part_only(patch: Patch) -> None:
+    patch.setattr(RegionTable, "siblings", lambda _self, region, _version: [region])
+
+
+@planted("writes parent and children in two batches", "split-cuts", 20, REGIONS)
+def writes_a_split_in_two_batches(patch: Patch) -> None:
+    original = Children.bear
+
+    def bear(self: Children, turn: Turn, parent: RegionPeer, made: Iterable[Region]) -> None:
+        turn.write()
+        original(self, turn, parent, made)
+
+    patch.setattr(Children, "bear", bear)
+
+
+@planted("sends snapshots from before a split", "split-members-snapshot-unreliable-recover", 20, REGIONS)
+def sends_snapshots_from_before_a_split(patch: Patch) -> None:
+    original = PeerStorage.snapshot
+
+    def snapshot(self: PeerStorage) -> SnapshotMeta:
+        offered = self._offered
+        if offered is not None and offered.meta.index >= self.apply_state.truncated_index:
+            return offered.meta
+        return original(self)
+
+    patch.setattr(PeerStorage, "snapshot", snapshot)
+    patch.setattr(RegionTable, "overlapping", lambda _self, _region: None)
+
+
+@planted("makes a child although its peer was removed", "split-churn", 40, REGIONS | {"tombstones"})
+def makes_removed_children(patch: Patch) -> None:
+    patch.setattr(Children, "_is_removed", lambda _self, _own, _region: False)
+
+
+@planted("the other parts of a split wait for an election", "split-load", 3, REGIONS)
+def children_wait_for_an_election(patch: Patch) -> None:
+    original = Children.bear
+
+    def bear(self: Children, turn: Turn, parent: RegionPeer, made: Iterable[Region]) -> None:
+        leads, parent.is_leader = parent.is_leader, False
+        original(self, turn, parent, made)
+        parent.is_leader = leads
+
+    patch.setattr(Children, "bear", bear)
