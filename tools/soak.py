@@ -38,8 +38,8 @@ STORMS = 10
 """Seeds of `storm` for each seed of all others."""
 POLL_S = 0.1
 SAY_EVERY_S = 10.0
-STANDSTILL_S = 900.0
-"""A history takes seconds; a worker that has told nothing for so long hangs."""
+SILENCE_MAX_S = 900.0
+"""A history takes seconds; a worker that has printed nothing for so long hangs."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Worker:
         """Return what is wrong with the process itself; empty if nothing is."""
         where, status = self._at or str(self._lot), self._process.poll()
         if status is None:
-            stands_still = time.monotonic() - self._heard_at > STANDSTILL_S
-            return f"{where}: nothing happens for {STANDSTILL_S:.0f} s" if stands_still else ""
+            hangs = time.monotonic() - self._heard_at > SILENCE_MAX_S
+            return f"{where}: nothing happens for {SILENCE_MAX_S:.0f} s" if hangs else ""
         if status in {0, 1} and not self._at:
             return ""
         self._errors.seek(0)

@@ -120,7 +120,7 @@ def test_interrupted_it_tells_what_it_knows_and_leaves_no_worker(
         tmp_path, "sim", "--scenario", "planted", "--count", 10**6, "--jobs", 1, PYTHONPATH=planted
     ) as running:
         running.wait_line("FAILED planted seed 3 ")
-        assert running.stop(number) == 1, "what was found stands"
+        assert running.stop(number) == 1, "the failure that was found still counts"
         assert "planted " in running.output.rpartition("again:")[2], "the table"
     workers = [
         path

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pytinykv.simulation import Result
     from pytinykv.simulation.tally import Sum
 
-STANDSTILL_S: Final = 900.0
+SILENCE_MAX_S: Final = 900.0
 """A history takes seconds; a worker that has said nothing for this long hangs."""
 ENDLESS: Final = 10**9
 REFRESH_S: Final = 0.25
@@ -84,7 +84,7 @@ def sim(
 ) -> None:
     """Run simulated clusters and look for bugs in them.
 
-    Scheduler, stores and clients are the real ones; clock, network, disk and chance are not. One seed is one history:
+    Scheduler, stores and clients are the real ones; clock, network, disk and randomness are not. One seed is one history:
     whatever it shows, the same scenario and seed show it again.
     """
     if importlib.util.find_spec("detangle") is None:
@@ -269,8 +269,8 @@ class _Run:
         at = ""
         try:
             at = await self._listen(child, console)
-        except TimeoutError as standstill:
-            at = str(standstill)
+        except TimeoutError as error:
+            at = str(error)
         status = await child.stop()
         if scope.stopping:  # interrupted: what a worker was at has not failed
             return
@@ -288,9 +288,9 @@ class _Run:
         rest, at = b"", ""
         while True:
             try:
-                chunk = await asyncio.wait_for(child.stdout.read(1 << 16), STANDSTILL_S)
+                chunk = await asyncio.wait_for(child.stdout.read(1 << 16), SILENCE_MAX_S)
             except TimeoutError:
-                raise TimeoutError(f"{at}: nothing happens for {STANDSTILL_S:.0f} s") from None
+                raise TimeoutError(f"{at}: nothing happens for {SILENCE_MAX_S:.0f} s") from None
             if not chunk:
                 return at
             *lines, rest = (rest + chunk).split(b"\n")

@@ -86,7 +86,10 @@ class Executor:
         future = self.submit(command, deadline)
         if future is None:
             return await self.recover(command, deadline, None)
-        return await self.finish(command, future, deadline)
+        response = self.response_of(command, await future)  # as in `finish`: a coroutine more costs a third of a µs
+        if isinstance(response, FAILURES):
+            return await self.recover(command, deadline, response)
+        return command.decode(response)
 
     async def finish(self, command: Command[_T], future: asyncio.Future[Any], deadline: float) -> _T:
         """Return the result of a command that was submitted; from a failed attempt on, as `execute`."""

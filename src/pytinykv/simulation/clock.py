@@ -18,8 +18,11 @@ class SimClock:
         self._loop = loop
         self._rate = rate
         self._started = loop.time()
+        """World time at which the rate was set last."""
         self._base = offset_s + self._started
+        """What `monotonic` was then."""
         self._wall_offset_ms = 0
+        """Sum of all steps of the wall clock."""
 
     def monotonic(self) -> float:
         return self._base + (self._loop.time() - self._started) * self._rate

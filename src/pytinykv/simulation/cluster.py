@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -99,13 +100,16 @@ class Cluster:
         self.coverage: dict[str, Counter[str]] = {}
         """Kind of fault -> operations asked for while it was on."""
         self._active: list[Counter[str]] = []
+        """Counters of the kinds that are on now; empty outside the safety phase."""
         self.rng = world.rng_for("scenario")
         self.notes: list[str] = []
         """What a story that draws lots drew."""
         self.message_hooks: list[Callable[[RaftEnvelope], None]] = []
         """Called with every message that a store sends, in its turn; for fault makers."""
         self._by_id: dict[int, StoreNode] = {}
+        """Store id -> node; a node gets in here when its store knows its id."""
         self._background: list[asyncio.Task[None]] = []
+        """What `in_background` started and `heal_programs` has not waited for yet."""
 
     @property
     def store_hosts(self) -> list[str]:
@@ -229,14 +233,19 @@ class Cluster:
         """Return each store's host and engine, of those that ever started."""
         return [(store.host, engine) for store in self.stores if (engine := store.disk.peek()) is not None]
 
-    def leader(self, region_id: int | None = None) -> StoreNode | None:
-        """Return the running store that leads a region (default: any) in the highest term."""
-        best: tuple[int, StoreNode] | None = None
+    def leaders(self) -> dict[int, StoreNode]:
+        """Return region id -> the running store that leads it in the highest term."""
+        best: dict[int, tuple[int, StoreNode]] = {}
         for store in self.stores:
-            for term, region in store.led():
-                if (region_id is None or region == region_id) and (best is None or term > best[0]):
-                    best = (term, store)
-        return None if best is None else best[1]
+            for term, region_id in store.led():
+                if region_id not in best or term > best[region_id][0]:
+                    best[region_id] = (term, store)
+        return {region_id: store for region_id, (_, store) in best.items()}
+
+    def draw_leader(self, rng: Random) -> StoreNode | None:
+        """Return the leader of one of the regions that have one."""
+        leaders = [store for _, store in sorted(self.leaders().items())]
+        return leaders[0] if len(leaders) == 1 else rng.choice(leaders) if leaders else None
 
     async def wait_until(self, condition: Callable[[], bool], *, limit_s: float, what: str) -> None:
         """Look every so often until the condition holds. Raises `Violation` (liveness) after `limit_s` virtual seconds."""
@@ -247,11 +256,9 @@ class Cluster:
             await asyncio.sleep(_POLL_S)
 
     async def wait_for_leader(self, limit_s: float = 20.0) -> StoreNode:
-        """Wait until some store leads the first region."""
-        await self.wait_until(lambda: self.leader() is not None, limit_s=limit_s, what="a leader")
-        leader = self.leader()
-        assert leader is not None
-        return leader
+        """Wait until some region has a leader; return one of those."""
+        await self.wait_until(lambda: bool(self.leaders()), limit_s=limit_s, what="a leader")
+        return next(iter(self.leaders().values()))
 
     async def check_converged(self) -> None:
         """Liveness: heal, and wait until every replica has applied what any of them had by then, with the same data.
@@ -290,7 +297,7 @@ class Cluster:
         await self._check_answered()
 
     async def _check_answered(self) -> None:
-        """Every command that reached a store over a connection that still stands gets an answer, be it an error."""
+        """Every command that reached a store over a connection that is still open gets an answer, be it an error."""
 
         def unanswered() -> list[str]:
             return [

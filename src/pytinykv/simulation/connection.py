@@ -29,8 +29,11 @@ class _Pipe:
         self._link = (source, target)
         self._leave = leave
         self._frames: deque[tuple[float, Frame]] = deque()
+        """(when it may leave, frame), in the order they came; the times never decrease."""
         self._last = 0.0
+        """When the frame sent last may leave."""
         self._timer: Any = None
+        """Fires when the first frame may leave; None if there is none, or if the pipe is held."""
         self._is_held = False
         """Whether the link is clogged and will say when it no longer is."""
 
@@ -106,6 +109,7 @@ class Connection:
         self._up = _Pipe(network, here, there, server.receive)
         self._down = _Pipe(network, there, here, client.receive)
         self._timers: list[Any] = []
+        """Of ends that have yet to notice that the other one cannot be reached."""
         self.number = network.add_connection(self)
         client.process.on_death.append(self._on_client_death)
         server.process.on_death.append(self._on_server_death)

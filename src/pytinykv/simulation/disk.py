@@ -147,9 +147,13 @@ class SimDisk:
         self.cuts_within_turns = False
         """Whether only steps count that follow another one at the same moment: a cut then comes in the middle of a turn."""
         self._last_step_at = -1.0
+        """World time of the step on the disk before."""
         self._engine: SimEngine | None = None
+        """That of the current or last incarnation; a death replaces it with what survives."""
         self.crashes = 0
+        """Deaths with the engine open."""
         self.batches_lost = 0
+        """Batches that were not synced at these deaths; a random part of them survived."""
         self.errors = 0
         """Damaged reads so far."""
         self.refused: Counter[str] = Counter()
@@ -203,7 +207,7 @@ class SimDisk:
             raise EngineClosedError("the power is gone")
 
     def read_badly(self, what: str) -> None:
-        """Raise CorruptionError, by chance."""
+        """Raise CorruptionError with probability `bad_reads`."""
         if self.rng.random() < self.bad_reads:
             self.errors += 1
             raise CorruptionError(f"checksum mismatch in the simulated file of {what}", file=Path("simulated.sst"))
@@ -241,9 +245,12 @@ class SimWorker(Member):
         self._disk = disk
         self._engine = engine
         self._waiting: deque[tuple[Callable[[], Any], Callable[[Any], None]]] = deque()
+        """Work that has not begun."""
         self._busy = False
+        """Whether a piece of work is between its begin and its end."""
         self._stopped = False
         self._timer: Any = None
+        """Fires at the end of the work that has begun."""
         process.on_death.append(self.stop)  # what it would have done may hold files, which a dead process has no more
 
     def submit(self, work: Callable[[], T], on_done: Callable[[T | BaseException], None]) -> None:

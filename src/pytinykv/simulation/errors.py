@@ -5,7 +5,7 @@
     ├── Deadlock             nothing is runnable and no timer is pending: a real loop would sleep for ever
     ├── Livelock             virtual time does not advance although callbacks run and run
     ├── TimeLimitExceeded    the history ran past its bound of virtual time
-    └── Violation            a checker found a broken promise; `checker` names it
+    └── Violation            a checker found a broken guarantee; `checker` names it
 
 All of them end the history; none is retryable.
 """
@@ -34,7 +34,7 @@ class TimeLimitExceeded(SimulationError):
 
 
 class Violation(SimulationError):
-    """A promise of the system was broken. `checker` names the check that saw it."""
+    """A guarantee of the system was broken. `checker` names the check that found it."""
 
     def __init__(self, checker: str, message: str) -> None:
         super().__init__(f"{checker}: {message}")

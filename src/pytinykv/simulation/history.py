@@ -8,7 +8,7 @@ here is the taking apart of operations on many keys and the removal of what can'
   holds for every correct store, also across regions;
 * a read without an outcome says nothing, so it is dropped;
 * a write without an outcome whose value was never seen is dropped as well: if some order explains the history with it, the
-  same order without it does, as no read stands between it and the next write. One with a TTL may also show by its end, as
+  same order without it does, as no read comes between it and the next write. One with a TTL may also show by its end, as
   nothing.
 
 Values may recur, but each that does makes the search longer: it keeps all lost writes of a value that was seen.
@@ -49,7 +49,9 @@ class RawHistory:
         self._history = new_history()
         self._observe = observe or (lambda *_: None)
         self.invoked = 0
+        """Operations begun, a batch or scan counted once."""
         self.unknown = 0
+        """Of these, those whose outcome stayed unknown."""
         self.clock_error_s = 0.0
         """By how much clocks of stores may differ from the world's; they say when values end."""
 

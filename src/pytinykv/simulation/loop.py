@@ -6,7 +6,7 @@
 Invariants
 1. Time moves only when nothing is ready, and only to the moment of the next timer.
 2. Handles due at the same moment run in the order they were scheduled; with a shuffle source, the steps of *different*
-   tasks within one turn may change places (their order is a matter of chance in production too), callbacks never.
+   tasks within one turn may change places (their order is random in production too), callbacks never.
 3. Every handle belongs to the process whose context it carries (`current_process`), so a process can be stalled
    (its handles are held back) or killed (its callbacks and timers are dropped).
 4. No selector, no thread, no signal: code that asks for one gets `RealIoError`.
@@ -301,12 +301,12 @@ def _is_task_step(handle: asyncio.Handle) -> bool:
     return isinstance(_task_of(handle), asyncio.Task)
 
 
-def _shuffle_tasks(batch: list[asyncio.Handle], chance: Random) -> list[asyncio.Handle]:
+def _shuffle_tasks(batch: list[asyncio.Handle], rng: Random) -> list[asyncio.Handle]:
     """Let the steps of tasks change places among themselves; everything else stays where it is."""
     places = [place for place, handle in enumerate(batch) if _is_task_step(handle)]
     steps = [batch[place] for place in places]
     if len({id(_task_of(step)) for step in steps}) == len(steps):
-        chance.shuffle(steps)
+        rng.shuffle(steps)
         for place, step in zip(places, steps, strict=True):
             batch[place] = step
     return batch

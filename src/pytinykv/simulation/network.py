@@ -72,17 +72,22 @@ class Network:
         self.conditions = conditions or LinkConditions()
         """The conditions of every link that has none of its own."""
         self._link_conditions: dict[tuple[str, str], LinkConditions] = {}
+        """(source, target) -> conditions of that link."""
         self._blocked: set[tuple[str, str]] = set()
+        """Links that are cut."""
         self._clogged: dict[tuple[str, str], list[Callable[[], None]]] = {}
+        """Clogged link -> what to call, in this order, when it is freed."""
         self.snapshot_piece_bytes = 64 * 1024
         """How much of a snapshot travels at once."""
         self.full_buffers = 0.0
         """Probability that a stream takes no message at the moment."""
         self.lost_receipts = 0.0
-        """Probability that who has sent a snapshot never hears that it has arrived."""
+        """Probability that the sender of a snapshot never hears that it has arrived."""
         self._connections: dict[int, NetworkConnection] = {}
+        """Open connections by number."""
         self._connections_made = 0
         self._no_process = Context()
+        """The context of the network's own timers: they outlive the process that sent."""
         self.counters: dict[str, int] = {}
         """What happened how often: posted, delivered, lost, blocked, duplicated, broken connections."""
 

@@ -72,9 +72,13 @@ class Node:
         self.disk = SimDisk(world.rng_for(f"{host}/disk"), now=world.loop.time)
         self.clock = SimClock(world.loop)
         self.process: Process | None = None
+        """The newest incarnation, alive or not; None before the first start."""
         self.scope: Scope | None = None
+        """That incarnation's root scope."""
         self._is_up = False
+        """Whether the start of the newest incarnation came to its end."""
         self._ending: asyncio.Task[None] | None = None
+        """The task that ends a program whose disk has failed, or sweeps one that lost its power."""
         self.disk_failures = 0
         """How often the program has ended by itself, because of its disk."""
 
@@ -246,6 +250,7 @@ class SchedulerNode(Node):
         super().__init__(world, host)
         self._config = config
         self.scheduler: Scheduler | None = None
+        """The one of the newest incarnation."""
 
     async def _boot(self, process: Process, scope: Scope) -> None:
         engine = self.disk.open(process)
@@ -278,8 +283,10 @@ class ClientNode(Node):
         super().__init__(world, host)
         self._config = config or ClientConfig()
         self.client: AsyncClient | None = None
+        """The one of the newest incarnation, as is its connector."""
         self.connector: SimConnector | None = None
         self._work: list[asyncio.Task[Any]] = []
+        """Tasks spawned in the process; a stop waits for them."""
 
     async def _boot(self, process: Process, scope: Scope) -> None:
         self.connector = SimConnector(self.world.internet, process)
@@ -301,7 +308,7 @@ class ClientNode(Node):
     def silence(self) -> None:
         """Keep the client from warning that it was never closed: a killed process gives no warnings."""
         if self.client is not None:
-            self.client._closed = True  # noqa: SLF001 - there is no other way to die without a word
+            self.client._closed = True  # noqa: SLF001 - there is no other way to end without a warning
 
     async def crash(self) -> None:
         self.silence()

@@ -1,4 +1,4 @@
-"""Watchers of Raft's promises, fed with every message that a store sends and with what lies on the disks.
+"""Checks of Raft's guarantees, fed with every message that a store sends and with what lies on the disks.
 
 They know the protocol's messages and nothing of the code that makes them:
 
@@ -78,6 +78,7 @@ class RaftObserver:
         self._newest: dict[int, int] = {}
         """Region -> the newest term that has had a leader."""
         self.messages = 0
+        """Messages seen."""
 
     def observe(self, envelope: RaftEnvelope) -> None:
         """Check one message. Raises `Violation`, in the sending store's turn."""

@@ -27,10 +27,13 @@ class Process:
         self.host = host
         self.incarnation = incarnation
         self.alive = True
+        """False from the moment of its exit or death on."""
         self.stalled = False
+        """Whether its handles are held; never after its end."""
         self.stalls = 0
         """How often it was held so far."""
         self.context: Context = copy_context()
+        """Marks everything the process starts as its own."""
         self.context.run(current_process.set, self)
         self.on_death: list[Callable[[], None]] = []
         """Called at the moment of death, in order: the network closes sockets, the disk forgets what wasn't synced."""

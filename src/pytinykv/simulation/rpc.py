@@ -45,6 +45,7 @@ class Internet:
     def __init__(self, network: Network) -> None:
         self.network = network
         self._servers: dict[str, SimServer] = {}
+        """Address -> the server that bound it last, listening or not."""
 
     def bind(self, server: SimServer) -> None:
         """Take the address. Raises `OSError` when a living server has it."""
@@ -74,7 +75,9 @@ class SimServer(Member):
         }
         self._internet = internet
         self._accepting = False
+        """True from `start` to `stop`."""
         self._sessions: dict[int, _Session] = {}
+        """Connection number -> session; closed ones are dropped at the next `accept`."""
 
     @property
     def listening(self) -> bool:
@@ -131,9 +134,11 @@ class _Session:
     def __init__(self, methods: dict[str, tuple[MethodSpec, Service]], process: Process) -> None:
         self.connection: Connection
         self.tasks: dict[int, asyncio.Task[None]] = {}
+        """Call id -> its handler; removed when that is done."""
         self._methods = methods
         self._process = process
         self._requests: dict[int, _Requests] = {}
+        """Call id -> the messages of the client, for streams."""
 
     def on_frame(self, frame: Frame) -> None:
         match frame:
@@ -212,7 +217,9 @@ class _Requests:
     def __init__(self, message_type: type[Message]) -> None:
         self._type = message_type
         self._waiting: deque[bytes] = deque()
+        """Messages that the handler has not taken."""
         self._news = asyncio.Event()
+        """Set when there is a message or the end."""
         self._has_ended = False
         """Whether the client has said that nothing more comes."""
 
@@ -243,6 +250,7 @@ class SimConnector(Member):
         self._internet = internet
         self._process = process
         self._channels: dict[str, _Channel] = {}
+        """Address -> the channel in use; a broken one is replaced by the next call."""
         self._closed = False
 
     async def unary(self, address: str, path: str, request: Message, *, timeout_s: float) -> Message:
@@ -285,7 +293,7 @@ class SimConnector(Member):
             channel.close(RpcError(StatusCode.CANCELLED, "the connector is closed"))
 
     def unanswered(self) -> list[str]:
-        """Return, for checkers, what was asked on streams that still stand and has got no answer: "address: command ids"."""
+        """Return, for checkers, the commands on open streams that have got no answer: "address: command ids"."""
         return [
             f"{address}: {sorted(stream.unanswered)}"
             for address, channel in self._channels.items()
@@ -294,7 +302,7 @@ class SimConnector(Member):
         ]
 
     def surplus_streams(self) -> list[str]:
-        """Return, for checkers, the addresses to which more than one stream of commands stands open."""
+        """Return, for checkers, the addresses to which more than one stream of commands is open."""
         return [
             f"{address}: {count}"
             for address, channel in self._channels.items()
@@ -328,13 +336,17 @@ class _Channel:
 
     def __init__(self, internet: Internet, process: Process, address: str) -> None:
         self.broken = False
+        """Whether the connection has ended; it takes no call any more."""
         self._address = address
         self._process = process
         self._calls: dict[int, _UnaryCall | SimStream] = {}
+        """Call id -> call or stream under way."""
         self._numbers: Iterator[int] = iter(range(1, 1 << 62))
         self._network = internet.network
         self._connection: Connection | None = None
+        """None if no server was listening."""
         self._refusal: asyncio.TimerHandle | None = None
+        """Fires when the refusal arrives, if no server was listening."""
         self._dial(internet)
 
     def _dial(self, internet: Internet) -> None:
@@ -372,11 +384,11 @@ class _Channel:
         self._network.count(what)
 
     def complain(self, checker: str, message: str) -> None:
-        """End the history: the other end has broken a promise."""
+        """End the history: the other end has broken the protocol."""
         self._process.loop.abort(Violation(checker, f"{self._process} from {self._address}: {message}"))
 
     def is_full(self) -> bool:
-        """Say, by chance, whether the transport's buffer takes nothing at the moment."""
+        """Say at random whether the transport's buffer takes nothing at the moment."""
         chance = self._network.full_buffers
         return bool(chance) and self._network.rng.random() < chance
 
@@ -424,7 +436,9 @@ class SimStream:
         self._spec = spec
         self._error = error
         self._messages: deque[bytes] = deque()
+        """Answers that were not received yet."""
         self._news = asyncio.Event()
+        """Set when there is an answer or the end."""
         self.unanswered: set[int] = set()
         """Ids of the commands sent on this stream without an answer yet; only of streams whose messages have ids."""
         self._has_ids = spec.path == BATCH_COMMANDS

@@ -97,7 +97,7 @@ def scenario(
 
 
 class ScenarioFailed(SimulationError):
-    """A history broke a promise; the text has what, and the command that shows it again."""
+    """A history broke a guarantee; the text has which, and the command that shows it again."""
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -241,7 +241,7 @@ def describe_failure(error: BaseException) -> str:
 
 
 def _forget(worlds: list[World]) -> None:
-    """Let what a failed history left behind vanish here and quietly, instead of in whatever runs next."""
+    """Collect what a failed history left behind now, without warnings, instead of in what runs next."""
     worlds.clear()
     hook = sys.unraisablehook
     sys.unraisablehook = lambda _: None  # what its coroutines do on the way out finds a loop that is closed

@@ -81,8 +81,11 @@ class ImpatientWorkload:
         self._keys = [b"register %d" % number for number in range(keys)]
         self._think_s = think_s
         self._written = 0
+        """Numbers the values, so that each is unique."""
         self._next = dict.fromkeys(("get", "put", "cas", "scan"), 1)
+        """Operation -> the await at which the next one is cancelled."""
         self.cancelled = 0
+        """How many were cancelled."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Operate until `stop`."""
@@ -119,8 +122,11 @@ class SchedulerWorkload:
 
     def __init__(self) -> None:
         self._newest = 0
+        """The greatest timestamp that any client got."""
         self._ids: set[int] = set()
+        """All ids that any client got."""
         self.taken = 0
+        """Successful requests."""
 
     async def run(self, client: AsyncClient, rng: Random, stop: asyncio.Event, *, think_s: float) -> None:
         """Ask until `stop`. Raises `Violation`."""
@@ -170,6 +176,7 @@ class TtlWorkload:
         self._keys = [b"ends %d" % number for number in range(keys)]
         self._think_s = think_s
         self._written = 0
+        """Numbers the values, so that each is unique."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Operate until `stop`. Most pauses end shortly before or after a second is full, when values end."""
@@ -212,6 +219,7 @@ class BatchWorkload:
         self._keys = [b"batch %d" % number for number in range(keys)]
         self._think_s = think_s
         self._written = 0
+        """Numbers the batches, so that their values are unique."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Operate until `stop`."""
@@ -289,6 +297,7 @@ class ExpiryWorkload:
         self._sweep_s = sweep_s
         self._success_within_s = success_within_s
         self._round = 0
+        """Numbers the values that last."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Put, let expire, put again, look. Raises `Violation` (expiry)."""

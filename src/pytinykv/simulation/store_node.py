@@ -47,7 +47,9 @@ class StoreNode(Node):
         self.config = replace(config, inline_sync_s=0)  # a virtual disk's syncs take their time in its worker
         self.address = f"{host}:{FIRST_PORT}"
         self._program: StoreProgram | None = None
+        """That of the newest incarnation."""
         self._serving = False
+        """Whether its start is over, so that messages reach the store."""
         self._registry = registry
 
     def move(self) -> None:

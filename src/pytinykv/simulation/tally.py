@@ -1,6 +1,6 @@
 """What many histories came to, together: how much was told and checked, what went wrong in it, what was found.
 
-A history is *full* if it is one of five stores and at least fifteen virtual seconds; only of these a soak promises a number.
+A history is *full* if it has five stores and lasts at least fifteen virtual seconds; a soak needs so many of these.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FAULTS: Final = {
     "terms": "terms with a leader",
     "snapshots arrived": "snapshots taken over",
 }
-"""Counters of a history that are worth a word, and the word."""
+"""Counter of a history -> how it is named in a summary."""
 DURING: Final = ("get", "put", "delete", "cas", "failed", "unknown")
 """What clients asked for while a fault was on, and what of it failed or was never answered."""
 

@@ -49,7 +49,7 @@ def timeline_text(result: Result) -> str:
 
 
 def timeline_html(result: Result) -> str:
-    """Return a page that stands by itself: a lane per host, time downwards."""
+    """Return a self-contained page: a lane per host, time downwards."""
     events = list(moments(result.lines))
     hosts = sorted({each.host for each in events if each.host != WORLD}, key=_lane_order)
     lanes = [WORLD, *hosts]

@@ -28,10 +28,13 @@ class Trace:
         self._now = now
         self._digest = hashlib.blake2b(digest_size=8)
         self._links: dict[tuple[str, str], bytes] = {}
+        """Link -> its name as bytes."""
         self.events = 0
+        """Events recorded, messages included."""
         self.counts: Counter[str] = Counter()
         """How often each kind of event was recorded, messages aside."""
         self.lines: deque[str] | None = deque(maxlen=LINES_KEPT) if keep_lines else None
+        """The last lines, if they are kept."""
 
     def record(self, kind: str, *details: object) -> None:
         """Add one event. `details` need a `str` that is the same in every interpreter."""

@@ -116,8 +116,10 @@ class _Transfer:
         self._on_done = on_done
         self._is_full = is_full
         self._receiver: Process | None = None
+        """The process that takes the snapshot, once it does."""
         self._sink: SnapshotReceiver | None = None
         self._told = False
+        """Whether the sender has been told, or will be."""
 
     def start(self, running: tuple[Process, Store] | None) -> None:
         self._network.count("snapshots started")

@@ -178,7 +178,9 @@ class AppendWorkload:
         self._think_s = think_s
         self._success_within_s = success_within_s
         self._round = 0
+        """Of the round under way, from 1."""
         self._count = 0
+        """Keys put in this round; all of them were acknowledged."""
 
     def _key(self, number: int) -> bytes:
         return b"%s %d %08d" % (self._session.name.encode(), self._round, number)
@@ -252,6 +254,7 @@ class RegisterWorkload:
         self._keys = [b"%s %d" % (prefix, number) for number in range(keys)]
         self._think_s = think_s
         self._written = 0
+        """Numbers the values, so that each is unique."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Operate until `stop`."""

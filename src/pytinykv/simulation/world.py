@@ -73,6 +73,7 @@ class World:
         self.network = Network(self.loop, self.rng_for("network"), self.trace, options.conditions)
         self.internet = Internet(self.network)
         self._incarnations: dict[str, int] = {}
+        """Host -> number of its newest process."""
         self.stops = Stops()
 
     def rng_for(self, branch: str) -> Random:

@@ -52,6 +52,9 @@ async def test_split_keys_that_make_no_sense_are_refused(pd: Pd, keys: list[byte
 
 async def test_store_is_removed_by_an_administrator(pd: Pd) -> None:
     await pd.bootstrap((1, 2, 3))
+    running = store(2)
+    running.start_timestamp = 100
+    await pd.ok("PutStore", store=running)
     refused = await pd.admin_refused("RemoveStore", store_id=2)
     assert refused.code is StatusCode.ABORTED
     assert refused.message == (

@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 
 from planted.plants import DAMAGED, ENDS, LOST, STUCK, Patch, planted
+from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.pd.timestamp_stream import TimestampStream
-from pytinykv.raft import HeartbeatResponse
+from pytinykv.raft import HeartbeatResponse, LogIndex
 from pytinykv.raft.core import Core
 from pytinykv.raft.log import RaftLog
 from pytinykv.raftstore import apply
 from pytinykv.raftstore.peer import RegionPeer
 from pytinykv.raftstore.peer_storage import PeerStorage
 from pytinykv.raftstore.router import Router
-from pytinykv.raftstore.stopping import StoreStop
 from pytinykv.raftstore.store import Store
 from pytinykv.raftstore.turn import Turn
 from pytinykv.scheduler import state as scheduler_state
@@ -143,21 +143,21 @@ def timestamps_fail_for_good(patch: Patch) -> None:
     patch.setattr(TimestampStream, "_run", run)
 
 
-@planted("skips what a run of entries did not take", "storm", 30, LOST | STUCK | DAMAGED | {"protocol"})
-def skips_the_rest_of_what_is_committed(patch: Patch) -> None:
+@planted("skips the entry after a run that is full", "storm", 30, LOST | STUCK | DAMAGED | {"protocol"})
+def skips_the_entry_after_a_full_run(patch: Patch) -> None:
     original = RaftLog.take_committed
 
     def take(self: RaftLog, bytes_max: int) -> Any:
         taken = original(self, bytes_max)
-        if taken and len(taken) > 1:
-            taken = taken[:1]
-        self.applying = self.committed if taken else self.applying
+        is_full = sum(len(entry.data) for entry in taken) >= bytes_max
+        if is_full and self.applying < self.committed:
+            self.applying = LogIndex(self.applying + 1)
         return taken
 
     patch.setattr(RaftLog, "take_committed", take)
 
 
-@planted("applies compare-and-swaps again after a crash", "replays", 20, LOST)
+@planted("applies compare-and-swaps again after a crash", "replays", 20, LOST, first=5)
 def replays_conditional_entries(patch: Patch) -> None:
     original = apply._apply
 
@@ -183,15 +183,15 @@ def elections_are_slow(patch: Patch) -> None:
     patch.setattr(Core, "reset_election_timer", reset)
 
 
-@planted("a store waits four seconds at each stop", "basic", 1, ENDS)
+@planted("a client takes half a second to stop", "basic", 1, ENDS)
 def stops_are_slow(patch: Patch) -> None:
-    original = StoreStop._finish
+    original = AsyncClient._cut_off
 
-    async def finish(self: StoreStop) -> None:
-        await asyncio.sleep(4.0)
-        await original(self)
+    async def cut_off(self: AsyncClient) -> None:
+        await asyncio.sleep(0.5)
+        original(self)
 
-    patch.setattr(StoreStop, "_finish", finish)
+    patch.setattr(AsyncClient, "_cut_off", cut_off)
 
 
 @planted("forgets an order that comes too early", "boot", 20, STUCK)
@@ -204,7 +204,7 @@ def heartbeats_leave_tasks(patch: Patch) -> None:
     original = SchedulerReporter._stats
 
     def stats(self: SchedulerReporter, store: Store) -> Any:
-        for number in range(5):
+        for number in range(0 if self._scope.stopping else 5):
             self._scope.start(f"stray-{number}", asyncio.Event().wait)
         return original(self, store)
 

@@ -119,7 +119,7 @@ def goes_on_when_its_disk_has_failed(patch: Patch) -> None:
     patch.setattr(Store, "turn", turn)
 
 
-@planted("cuts the log before the data that it stands for is written", "power-cuts", 20, LOST | DAMAGED)
+@planted("cuts the log before the data of its entries is written", "power-cuts", 20, LOST | DAMAGED)
 def truncates_above_what_is_durable(patch: Patch) -> None:
     original = PeerStorage.truncate
 
@@ -164,7 +164,7 @@ def serves_half_a_snapshot(patch: Patch) -> None:
 # --- Raft -------------------------------------------------------------------------------------------------------------
 
 
-@planted("serves reads after the lease", "split-brain", 20, LOST)
+@planted("serves reads after the lease", "split-brain", 20, LOST, first=10)
 def serves_reads_after_the_lease(patch: Patch) -> None:
     patch.setattr(RegionPeer, "can_read_now", lambda self, _now: self.can_ask_reads())
 
@@ -418,7 +418,7 @@ async def _do_nothing(self: Any, _deadline_s: float = 0.0) -> None:
     """Not even when the scope asks for it."""
 
 
-@planted("a stream that is not closed before the next one", "storm", 30, ENDS | STUCK, first=6)
+@planted("a stream that is not closed before the next one", "storm", 30, ENDS | STUCK | {"tasks"}, first=6)
 def never_closes_a_broken_stream(patch: Patch) -> None:
     original = StoreConnection._run
 

@@ -96,7 +96,7 @@ class RegionWrites:
 class _RegionPart:
     """The commands of a frame for one region."""
 
-    __slots__ = ("context", "peer", "reads", "request_context", "term", "version", "writes")
+    __slots__ = ("checked_context", "context", "peer", "reads", "term", "version", "writes")
 
     def __init__(self, peer: RegionPeer, now_s: int) -> None:
         self.peer = peer
@@ -104,8 +104,8 @@ class _RegionPart:
         self.term = peer.term
         """What the commands are checked against."""
         self.context = CommandContext(peer.region, now_s)
-        self.request_context: kvrpcpb_pb2.Context | None = None
-        """What was checked last: commands with an equal one need no check."""
+        self.checked_context = b""
+        """What was checked last: commands with an equal one need no check. Encoded, as comparing messages takes longer."""
         self.reads: list[Read] = []
         self.writes: list[RegionWrites] = []
         """The last one takes more."""
@@ -133,9 +133,10 @@ class Frame:
             if isinstance(command, LocalCommand):
                 self._now.add(request_id, command, command.answer(request))
                 return
-            context, part = request.context, self._last
-            if part is None or context != part.request_context:
-                part = self._last = self._locate(context)
+            context, part = request.context.SerializeToString(), self._last
+            if part is None or context != part.checked_context:
+                part = self._last = self._locate(request.context)
+                part.checked_context = context
             if isinstance(command, WriteCommand):
                 self._add_write(part, request_id, command, command.prepare(part.context, request))
             elif isinstance(command, RegionCommand):
@@ -155,7 +156,6 @@ class Frame:
         part = self._parts.get(peer.region.id)
         if part is None:
             part = self._parts[peer.region.id] = _RegionPart(peer, self._now_s)
-        part.request_context = context
         return part
 
     def _add_write(self, part: _RegionPart, request_id: int, command: WriteCommand, prepared: PreparedWrite) -> None:

@@ -45,7 +45,7 @@ async def split_brains(cluster: Cluster, rng: Random, stop: asyncio.Event) -> No
     """Leave the leader alone with some clients, and the rest of the world with the others."""
     while not stop.is_set():
         await pause(stop, 1.0 + rng.random())
-        leader = cluster.leader()
+        leader = cluster.draw_leader(rng)
         if leader is None:
             continue
         near, far = [leader.host], ["scheduler"]

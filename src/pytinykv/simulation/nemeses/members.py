@@ -26,7 +26,7 @@ async def leader_changes(cluster: Cluster, rng: Random, stop: asyncio.Event) -> 
     """Order leaders to hand over to another peer."""
     while not stop.is_set():
         await pause(stop, 2.0 * rng.random())
-        leader = cluster.leader()
+        leader = cluster.draw_leader(rng)
         serving = None if leader is None else leader.serving
         if serving is not None:
             process, store = serving
@@ -40,7 +40,7 @@ async def member_changes(cluster: Cluster, rng: Random, stop: asyncio.Event) -> 
     """Remove members behind the scheduler's back; its replica checker brings others in."""
     while not stop.is_set():
         await pause(stop, 4.0 * rng.random())
-        leader = cluster.leader()
+        leader = cluster.draw_leader(rng)
         serving = None if leader is None else leader.serving
         if serving is not None:
             process, store = serving
@@ -55,7 +55,7 @@ async def stale_scheduler(cluster: Cluster, rng: Random, stop: asyncio.Event) ->
     while not stop.is_set():
         await pause(stop, 0.3 + rng.random())
         number = await _alloc_id(cluster)
-        leader = cluster.leader()
+        leader = cluster.draw_leader(rng)
         serving = None if leader is None else leader.serving
         target = rng.choice(cluster.stores)
         if number is None or serving is None or target is leader or not target.is_up:
@@ -86,7 +86,7 @@ async def stale_reports(cluster: Cluster, rng: Random, stop: asyncio.Event) -> N
     slow = LinkConditions(straggle=1.0, straggle_max_s=4.0)
     while not stop.is_set():
         await pause(stop, 0.5 * rng.random())
-        first = cluster.leader()
+        first = cluster.draw_leader(rng)
         serving = None if first is None else first.serving
         if first is None or serving is None:
             continue
@@ -97,7 +97,7 @@ async def stale_reports(cluster: Cluster, rng: Random, stop: asyncio.Event) -> N
         for peer in [peer for peer in store.peers.values() if peer.is_leader]:
             _order(cluster, process, store.transfer_leader, peer.region.id, rng.choice(peer.region.peers).id)
         await pause(stop, 0.5)
-        second = cluster.leader()
+        second = cluster.draw_leader(rng)
         if second is not None and second.serving is not None:
             process, store = second.serving
             for peer in [peer for peer in store.peers.values() if peer.is_leader and len(peer.region.peers) > 2]:

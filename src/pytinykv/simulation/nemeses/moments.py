@@ -73,7 +73,7 @@ async def _kill_senders(cluster: Cluster, rng: Random, stop: asyncio.Event, kind
 async def lonely_appends(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
     """Leave the leader with one follower for a moment, kill it, and so on: logs part, term after term (Raft figure 8)."""
     while not stop.is_set():
-        leader = cluster.leader()
+        leader = cluster.draw_leader(rng)
         if leader is None:
             await pause(stop, 0.05)
             continue

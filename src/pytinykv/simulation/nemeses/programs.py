@@ -145,7 +145,7 @@ async def leader_stalls(cluster: Cluster, rng: Random, stop: asyncio.Event) -> N
     election_s = config.tick_s * config.election_ticks
     while not stop.is_set():
         await pause(stop, election_s * rng.random())
-        leader = cluster.leader()
+        leader = cluster.draw_leader(rng)
         process = None if leader is None else leader.process
         if process is not None:
             cluster.world.trace.record("stall", process.host)

@@ -58,7 +58,7 @@ CLOCK_RATE_ERROR_MAX = 0.02
 CLOCK_ERROR_S = 1.0
 """How far such a clock is off at most at the end of a story."""
 MAD_CLOCK_RATE_MAX = 2.0
-"""Far beyond it: a lease would be worth nothing, so `mad clocks` come without. All other promises have to hold."""
+"""Far beyond it: a lease would be worth nothing, so `mad clocks` come without. All other guarantees have to hold."""
 
 SETTINGS: Final[dict[str, Callable[[Random], dict[str, Any]]]] = {
     "short log": lambda rng: {"log_keep_entries": rng.choice([5, 20, 64]), "log_gc_bytes": 1, "log_gc_bytes_force": 2},
@@ -180,7 +180,7 @@ async def replays(cluster: Cluster) -> None:
 
 @scenario("removals", ClusterOptions(stores=5, clients=3, raftstore=IMPATIENT, think_s=0.1, success_within_s=120.0))
 async def removals(cluster: Cluster) -> None:
-    """Members are removed while old messages to them and of them are still on slow links: who is gone stays gone."""
+    """Members are removed while old messages to them and of them are still on slow links: a removed peer stays gone."""
     await weather(cluster, ["member changes", "slow links"])
 
 
@@ -237,7 +237,7 @@ async def figure_eight(cluster: Cluster) -> None:
 
 @scenario("disks", ClusterOptions(stores=3, clients=4, raftstore=SHORT_LOG, think_s=0.05, success_within_s=120.0))
 async def disks(cluster: Cluster) -> None:
-    """Disks fail in every way while stores die: who meets that ends in time, saying so, and nothing acknowledged is lost."""
+    """Disks fail in every way while stores die: programs that notice end in time, and nothing acknowledged is lost."""
     kinds = ["failing writes", "failing syncs", "full disks", "corrupted reads", "slow disks"]
     await weather(cluster, [*sorted(cluster.rng.sample(kinds, 2)), "crashes"])
 
@@ -396,7 +396,7 @@ def set_up_machines(cluster: Cluster, drawn: list[str]) -> None:
 def start_clients(
     cluster: Cluster, stop: asyncio.Event, scheduler_work: SchedulerWorkload, rivals: str
 ) -> tuple[list[AppendWorkload], list[asyncio.Task[None]]]:
-    """Start all clients' work; return the appenders, who have something to check later, and the tasks."""
+    """Start all clients' work; return the appenders, which have something to check later, and the tasks."""
     options = cluster.options
     appenders: list[AppendWorkload] = []
     work: list[asyncio.Task[None]] = []
