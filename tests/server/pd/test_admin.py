@@ -126,3 +126,11 @@ async def test_scatter_moves_what_it_can(pd: Pd) -> None:
     ] == [(11, "remove peer on store 1")]
     refused = await pd.ok("ScatterRegion", regions_id=[10, 11])
     assert (refused.finished_percentage, list(refused.failed_regions_id)) == (50, [11])
+
+
+async def test_request_to_split_ends_with_the_scheduler(pd: Pd) -> None:
+    await pd.bootstrap()
+    asked = asyncio.ensure_future(pd.refused("SplitRegions", split_keys=[b"k"]))
+    await asyncio.sleep(0)
+    await pd.scheduler.stop()
+    assert (await asked).code is StatusCode.UNAVAILABLE
