@@ -22,7 +22,7 @@ from pytinykv.simulation.disk import DiskTiming, SimEngine
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.nemeses import NEMESES
 from pytinykv.simulation.nodes import start_until_up
-from pytinykv.simulation.observers import Seen, check_replicas_equal, newest_regions
+from pytinykv.simulation.observers import Seen, check_replicas_equal, data_by_region, newest_regions
 from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.scenarios.generic import (
     REGION_MAX_BYTES,
@@ -50,10 +50,9 @@ MISSED = RaftStoreConfig(
     log_gc_bytes_force=2,
     peer_down_s=0.3,
 )
-CUT_CHANCE = 0.7
+CUT_CHANCE = 0.5
 """How often a store dies that has just written the state of a region."""
-CUTS_UNTIL_S = 12.0
-"""Until when, counted from the start of the world: before the story's calm end."""
+OnWrite = Callable[[SimEngine, list[bytes]], None]
 DEAF_S = 5.0
 """How long the scheduler hears of no region."""
 PUT_MAX_S = 0.5
@@ -210,33 +209,36 @@ async def split_churn(cluster: Cluster) -> None:
 @scenario("split-cuts", ClusterOptions(stores=3, clients=6, raftstore=ONE_SPLIT, think_s=0.02))
 async def split_cuts(cluster: Cluster) -> None:
     """Stores die in the turns in which they split a region, before that is durable: all of a split is there, or nothing."""
-    rng = cluster.world.rng_for("split cuts")
+    rng, stop = cluster.world.rng_for("split cuts"), asyncio.Event()
+    condemned: list[StoreNode] = []
+
+    def on_write(store: StoreNode, before: OnWrite | None, engine: SimEngine, keys_written: list[bytes]) -> None:
+        if before is not None:
+            before(engine, keys_written)
+        if not condemned and any(key[:1] == REGION_STATE_START for key in keys_written) and rng.random() < CUT_CHANCE:
+            condemned.append(store)
+
     for store in cluster.stores:
         store.disk.timing = DiskTiming(work_extra_mean_s=0.02)
-        store.disk.on_write = partial(_die_at_splits, cluster, store, rng, store.disk.on_write)
+        store.disk.on_write = partial(on_write, store, store.disk.on_write)
+    killer = cluster.world.loop.create_task(_kill(condemned, rng, stop), name="killer")
     await weather(cluster, [], "batch")
+    stop.set()
+    await finish([killer])
+    await cluster.heal_programs()
 
 
-def _die_at_splits(
-    cluster: Cluster,
-    store: StoreNode,
-    rng: Random,
-    on_write: Callable[[SimEngine, list[bytes]], None] | None,
-    engine: SimEngine,
-    keys_written: list[bytes],
-) -> None:
-    if on_write is not None:
-        on_write(engine, keys_written)
-    is_time = cluster.world.loop.time() < CUTS_UNTIL_S
-    if is_time and any(key[:1] == REGION_STATE_START for key in keys_written) and rng.random() < CUT_CHANCE:
-        cluster.in_background(_crash_for_a_while(cluster, store, rng))
-
-
-async def _crash_for_a_while(cluster: Cluster, store: StoreNode, rng: Random) -> None:
-    if all(other.is_up for other in cluster.stores):
-        await store.crash()
-        await asyncio.sleep(rng.random())
-        await start_until_up(store)
+async def _kill(condemned: list[StoreNode], rng: Random, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        await asyncio.sleep(0.001)
+        if condemned:
+            victim = condemned[0]
+            await victim.crash()
+            if (left := victim.disk.peek()) is not None:
+                data_by_region(victim.host, left)  # of each pair the region is there, too
+            await asyncio.sleep(rng.random())
+            await start_until_up(victim)
+            condemned.clear()
 
 
 @scenario("missed-split", ClusterOptions(stores=3, raftstore=MISSED), fixed=True)
