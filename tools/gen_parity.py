@@ -71,7 +71,6 @@ PENDING: tuple[Pending, ...] = (
     Pending(kind=LATER, package="kv/transaction", reason=TRANSACTIONS),
     Pending(kind=LATER, package="kv/transaction/latches", reason=TRANSACTIONS),
     Pending(kind=LATER, package="kv/transaction/mvcc", reason=TRANSACTIONS),
-    Pending(kind=LATER, package="kv/raftstore/runner", name="TestSplitCheck", reason="splits come later"),
     Pending(
         kind=LATER,
         package="kv/test_raftstore",

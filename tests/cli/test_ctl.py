@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
-from tests.cli.processes import Running, started, tinykv_here, wait_until
+from tests.cli.processes import Running, started, tinykv, tinykv_here, wait_until
 
 from pytinykv.cli.ctl import describe_operator
 from pytinykv.wire.pb import adminpb_pb2, pdpb_pb2
@@ -55,7 +55,7 @@ def test_what_can_not_be_done_is_refused_with_the_reason(run: Run) -> None:
         (("split", ""), b"can't split at the empty key"),
     ):
         done = run("ctl", *arguments)
-        assert (done.returncode, done.stdout) == (1, b""), done
+        assert (done.returncode, done.stdout) == (4, b""), done
         assert done.stderr.startswith(f"tinykv ctl {arguments[0]}".encode()), done.stderr
         assert why in done.stderr
     for arguments in (("store", "remove", 0), ("store", "remove", "one"), ("split",), ("transfer-leader", 1)):
@@ -113,6 +113,23 @@ def test_an_empty_store_at_the_address_of_one_whose_disk_was_lost_replaces_it(si
             assert site.is_whole()
             assert again.stop() == 0
         assert second.stop() == 0
+        assert first.stop() == 0
+
+
+@processes
+def test_a_store_that_says_it_is_where_another_one_runs_is_refused(site: Site, tmp_path: Path) -> None:
+    with site.store("a") as first:
+        taken = first.ready()
+        done = tinykv(
+            *("store", "--data-dir", tmp_path / "b", "--addr", "127.0.0.1:0", "--advertise-addr", taken["addr"]),
+            *("--scheduler", site.address),
+        )
+        assert done.returncode == 1
+        last = done.stderr.decode().splitlines()[-1]
+        assert "tinykv store: " in last
+        assert f"wants {taken['addr']}, which store {taken['store']} has (heard of " in last
+        assert f"`tinykv ctl store remove {taken['store']}`" in last
+        assert site.ask("put", "still", "there").returncode == 0
         assert first.stop() == 0
 
 

@@ -105,6 +105,23 @@ def test_killed_it_leaves_no_process_behind_and_the_next_one_cleans_up(
     assert list(Path(temporary["TMPDIR"]).iterdir()) == []
 
 
+def test_with_the_option_it_ends_with_the_parent_that_is_killed(tmp_path: Path, temporary: dict[str, str]) -> None:
+    command = shlex.join([sys.executable, "-m", "pytinykv", "playground", *ANY, "--exit-with-parent"])
+    with (tmp_path / "out").open("wb") as out:
+        parent = subprocess.Popen(
+            ["/bin/sh", "-c", f"{command} & wait"], stdin=subprocess.DEVNULL, stdout=out, env=environment(**temporary)
+        )
+    output = tmp_path / "out"
+    try:
+        wait_until(lambda: "\nready " in output.read_text() or parent.poll() is not None)
+        assert parent.poll() is None
+    finally:
+        parent.kill()
+        parent.wait(LIMIT_S)
+    wait_until(lambda: "nothing left behind" in output.read_text())
+    wait_until(lambda: not list((tmp_path / "tmp").iterdir()))
+
+
 def test_killed_while_it_starts_it_leaves_no_process_behind(tmp_path: Path, temporary: dict[str, str]) -> None:
     with started(tmp_path, "playground", "--stores", 2, *ANY, **temporary) as running:
         wait_until(lambda: len(running.children()) == 3)

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from pytinykv.model import Peer, PeerRole, Region, RegionEpoch, RegionId, StoreId, encode
+from pytinykv.model import Peer, PeerRole, Region, RegionEpoch, RegionId, SplitIds, StoreId, encode
 from pytinykv.raft import (
     ConfChangeKind,
     Entry,
@@ -27,6 +27,7 @@ from pytinykv.raftstore.keys import RAW_TAGS
 from pytinykv.raftstore.operations import DELETE_EXPIRED, RAW_CODE, encode_operations
 from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.raftstore.records import ApplyState, RaftLocalState, StoreIdent
+from pytinykv.raftstore.splits import encode_split
 from pytinykv.scheduler import records as scheduler
 from pytinykv.scheduler.state import Meta, ServiceSafePoint
 from pytinykv.server.host.raft_transport import _Greeting
@@ -56,6 +57,9 @@ EXAMPLES = {
     "the value, if it expires at second 258": encode_raw_value(b"v", 258),
     "put `k` = `v`, at epoch version 4": encode_operations(4, [(PUT, RAW_CODE, b"dk", encode_raw_value(b"v"))]),
     "delete expired `k` at second 12": encode_operations(4, [(DELETE_EXPIRED, RAW_CODE, b"dk", 12)]),
+    "split at `g` in epoch 3.4, into region 20 with peers 21 and 22 and the rest": encode_split(
+        RegionEpoch(3, 4), [b"g"], [SplitIds(RegionId(20), (PeerId(21), PeerId(22)))]
+    ),
     "add learner 7 on store 8, in epoch 3.4": encode_conf_change(
         MembershipChange(ConfChangeKind.ADD_LEARNER, Peer(PeerId(7), StoreId(8))).to_raft(RegionEpoch(3, 4))
     ),

@@ -15,6 +15,9 @@ pytestmark = pytest.mark.xdist_group("processes")
 ENDS_S = 20.0
 """No assertion: a program that takes this long hangs."""
 
+PYTHONS_OWN = "ignore:This process (pid:DeprecationWarning"
+"""What Python itself says from 3.12 on of a fork in a process with several threads."""
+
 PRELUDE = """
 import asyncio, atexit, multiprocessing, os, sys, threading, time
 threads = []
@@ -35,7 +38,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def run(cluster: Cluster, program: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-W", "always::ResourceWarning", "-c", PRELUDE + program, cluster.address],
+        [sys.executable, "-W", "always::ResourceWarning", "-W", PYTHONS_OWN, "-c", PRELUDE + program, cluster.address],
         capture_output=True,
         text=True,
         timeout=ENDS_S,

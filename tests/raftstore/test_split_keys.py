@@ -33,6 +33,7 @@ def part_sizes(engine: MemoryEngine, at: list[bytes]) -> list[int]:
     return [size_bytes(engine, Region(RegionId(1), *ends)) for ends in itertools.pairwise(bounds)]
 
 
+@pytest.mark.tinykv("TestSplitCheck")
 @pytest.mark.parametrize("seed", range(20))
 def test_parts_have_about_the_same_size_whatever_the_keys_look_like(seed: int) -> None:
     rng = random.Random(seed)

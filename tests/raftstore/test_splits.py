@@ -262,7 +262,7 @@ def test_a_command_proposed_before_and_applied_after_is_skipped_everywhere(clust
     assert [node.value(b"a") for node in cluster.nodes.values()] == [None] * 3
 
 
-def test_whoever_has_the_old_version_is_told_all_five_regions(cluster: Cluster) -> None:
+def test_a_caller_with_the_old_version_is_told_all_five_regions(cluster: Cluster) -> None:
     old = cluster.nodes[1].peer.region.epoch.version
     outcome = split(cluster, b"c", b"g", b"p", b"t")
     error = cluster.nodes[1].peer.epoch_not_match(old)

@@ -15,6 +15,8 @@ from pytinykv.scheduler.operators import (
     OperatorStatus,
     PromoteLearner,
     RemovePeer,
+    SplitAt,
+    SplitRegion,
     Step,
     TransferLeader,
 )
@@ -160,8 +162,8 @@ def test_operator_skips_what_is_done_and_ends_after_its_last_step() -> None:
     half = operator(info, add(1, 1001), transfer(2, 1), remove(2))
     assert half.advance(info) == remove(2)
     assert half.done_steps == 2
-    assert not half.moves_only_leader
-    assert operator(info, transfer(1, 2)).moves_only_leader
+    assert half.changed_stores == (1, 2)
+    assert operator(info, transfer(1, 2)).changed_stores == ()
     assert str(half) == (
         "test (region 1; 2/3: add learner 1001 on store 1, transfer leader from store 2 to store 1, remove peer on store 2)"
     )
@@ -388,3 +390,27 @@ def test_draining_store_may_still_be_a_source_of_orders(decisions: Decisions) ->
     order = decisions.operators.on_region(info, decisions.now)
     assert order is not None
     assert order.instruction == ChangePeer(ChangeKind.ADD_LEARNER, learner(4, 77))
+
+
+def test_split_is_ordered_in_portions_from_the_left_until_no_key_is_left_inside(decisions: Decisions) -> None:
+    keys = tuple(b"%04d" % n + b"x" * 4092 for n in range(300))
+    info = region(1, b"", b"")
+    made = start(decisions, info, SplitAt(keys), kind=OperatorKind.ADMIN)
+    sizes, version = [], 1
+    while (order := decisions.operators.on_region(info, decisions.now)) is not None:
+        assert isinstance(order.instruction, SplitRegion)
+        portion = order.instruction.keys
+        assert portion == tuple(sorted(portion))
+        sizes.append(sum(map(len, portion)))
+        version += 1
+        info = region(1, portion[-1], b"", version=version)
+        decisions.cluster.on_region(info)
+    assert made.status is OperatorStatus.SUCCESS
+    assert sizes == [1 << 20, 300 * 4096 - (1 << 20)]
+
+
+def test_split_has_a_short_time_limit(decisions: Decisions) -> None:
+    made = start(decisions, region(1), SplitAt((b"k",)), kind=OperatorKind.ADMIN)
+    decisions.clock.advance(10.1)
+    decisions.operators.expire(decisions.now)
+    assert made.status is OperatorStatus.TIMEOUT

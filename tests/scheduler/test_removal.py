@@ -132,7 +132,7 @@ async def test_a_store_that_was_silent_and_lost_its_address_is_told_to_start_aga
     scheduler = await started(engine, clock, scope, 1, 2, 3)
     clock.advance(10)
     await scheduler.put_store(store_meta(4, store_meta(3).address))
-    assert scheduler.store(3).silence_s(clock.monotonic()) == 10, "to lose the address is no sign of life"
+    assert scheduler.store(3).silence_s(clock.monotonic()) == 10, "it was not heard by that"
     with pytest.raises(StoreInUse, match="lost its address"):
         heartbeat(scheduler, 3)
     await scheduler.put_store(store_meta(3, "127.0.0.1:9"))

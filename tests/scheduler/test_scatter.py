@@ -61,7 +61,7 @@ def test_where_there_are_no_other_stores_only_leaders_move() -> None:
     infos = table()
     decisions = cluster(infos, stores=3)
     assert spread(scattered(decisions, infos)) == ([12] * 3, [4] * 3)
-    assert {one.moves_only_leader for one in decisions.operators.ended()} == {True}
+    assert {one.changed_stores for one in decisions.operators.ended()} == {()}
 
 
 def test_what_is_spread_already_stays() -> None:

@@ -6,11 +6,17 @@ At each write of a store, regions on its disk are looked at for keys that two of
 from __future__ import annotations
 
 import pytest
-from tests.simulation.test_tinykv_2b_2c import covers
 
 from pytinykv.model import Region, RegionEpoch, RegionId
 from pytinykv.simulation import run_scenario
 from pytinykv.simulation.observers import gaps
+
+
+def covers(name: str, scenario: str, seeds: int) -> list[object]:
+    return [
+        pytest.param(scenario, seed, id=f"{scenario}-{seed}", marks=pytest.mark.tinykv(name))
+        for seed in range(1, seeds + 1)
+    ]
 
 
 @pytest.mark.parametrize(

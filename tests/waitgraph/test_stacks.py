@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import sysconfig
 import threading
 
+import pytest
 from tests.helpers import Gate, forever
 
-from pytinykv.waitgraph.stacks import await_chain, call_site, call_sites, thread_stack
+from pytinykv.waitgraph.stacks import await_chain, call_site, call_sites, is_standard_library, thread_stack
 
 
 def here() -> str:
@@ -21,8 +23,19 @@ def test_call_site_beyond_the_outermost_frame_is_unknown() -> None:
     assert call_site(10_000).path == "<unknown>"
 
 
-def test_call_sites_skip_what_says_nothing() -> None:
-    assert all("_pytest" not in site.path for site in call_sites(skip=("/_pytest/", "/pluggy/"), count=50))
+def test_call_sites_hide_what_says_nothing() -> None:
+    sites = call_sites(is_hidden=lambda path: "/_pytest/" in path or "/pluggy/" in path, count=50)
+    assert sites[0].path == __file__
+    assert all("_pytest" not in site.path for site in sites)
+
+
+def test_the_standard_library_is_known_in_every_version() -> None:
+    library = sysconfig.get_path("stdlib")
+    assert is_standard_library(asyncio.sleep.__code__.co_filename)
+    for path in (f"{library}/pathlib.py", f"{library}/pathlib/_local.py", f"{library}/asyncio/tasks.py", "<frozen os>"):
+        assert is_standard_library(path)
+    for path in (__file__, pytest.__file__, f"{library}/site-packages/grpc/aio.py", "<string>"):
+        assert not is_standard_library(path)
 
 
 async def test_await_chain_goes_from_the_task_to_what_it_waits_for() -> None:

@@ -14,7 +14,7 @@ import click
 
 from pytinykv.cli.cluster import json_option, print_json
 from pytinykv.cli.options import option
-from pytinykv.cli.session import Target, client_options, run_client
+from pytinykv.cli.session import NOT_DONE, Target, client_options, run_client
 from pytinykv.cli.tables import Column, print_table, size
 from pytinykv.cli.text import from_text
 
@@ -95,7 +95,7 @@ def transfer_leader(*, region_id: int, store_id: int, target: Target) -> None:
         failure = await _wait_for_operator(client.scheduler, region_id, "transfer leader", target.timeout_s)
         if failure:
             print(f"tinykv {target.command}: region {region_id}: {failure}", file=sys.stderr)
-            return 1
+            return NOT_DONE
         print(f"store {store_id} leads region {region_id}")
         return 0
 
@@ -124,7 +124,7 @@ def split(*, keys: tuple[str, ...], is_hex: bool, target: Target) -> None:
                     f" {len(done.regions_id)} of the keys; ask again to wait on",
                     file=sys.stderr,
                 )
-                return 1
+                return NOT_DONE
 
     sys.exit(run_client(target, body))
 
@@ -147,7 +147,7 @@ def scatter(*, region_ids: tuple[int, ...], target: Target) -> None:
                 " silent, or another request is carried out",
                 file=sys.stderr,
             )
-        return 1 if failed else 0
+        return NOT_DONE if failed else 0
 
     sys.exit(run_client(target, body))
 

@@ -121,7 +121,7 @@ def _check_tables(path: Path, document: dict[str, Any]) -> None:
     from pytinykv.cli.root import COMMANDS
 
     for name, value in document.items():
-        if name not in COMMANDS and name != CLIENT_TABLE:
+        if name not in {*COMMANDS, CLIENT_TABLE} - {"ctl"}:  # whose commands have no options of their own
             what = f"the table [{name}]" if isinstance(value, dict) else f"{name!r}, which stands in no table,"
             raise click.BadParameter(f"{path}: {what} is not known; tables are [{CLIENT_TABLE}] and [COMMAND]")
         if not isinstance(value, dict):

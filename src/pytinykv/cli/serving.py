@@ -141,8 +141,7 @@ def serve(name: str, start: Callable[[Scope], Awaitable[None]], *explained: type
     def on_report(report: StopReport) -> None:
         if report.forced and refused:  # the process ends with this report
             print(refused, file=sys.stderr, flush=True)
-        if not (report.ok and refused):
-            print(report.render(), file=sys.stderr, flush=True)
+        print(report.render(), file=sys.stderr, flush=True)
 
     status = run_process(main, name=name, on_report=on_report)
     if refused:  # last, where people look

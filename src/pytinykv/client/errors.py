@@ -113,7 +113,7 @@ class StoreTombstoneError(SchedulerError):
 
 
 class StoreInUseError(SchedulerError):
-    """Another process serves this store, at another address."""
+    """Another process serves this store at another address, or another store at this one's address."""
 
 
 class StoreNotFoundError(SchedulerError):

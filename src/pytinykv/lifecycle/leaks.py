@@ -39,7 +39,7 @@ from pytinykv.lifecycle.census import child_pids, counted_threads, excused_descr
 from pytinykv.lifecycle.children import running_children
 from pytinykv.lifecycle.report import Leak, LeakKind
 from pytinykv.waitgraph import CallSite
-from pytinykv.waitgraph.stacks import UNKNOWN_SITE, await_chain, call_sites, thread_stack
+from pytinykv.waitgraph.stacks import UNKNOWN_SITE, await_chain, call_sites, is_standard_library, thread_stack
 
 SETTLE_S: Final = 1.0
 """How long something may take to end that was told to, counted in real time: this is for tests, on real machines."""
@@ -48,16 +48,11 @@ _OPENED_KEPT: Final = 256
 _STACK_LINES: Final = 6
 _HIDDEN: Final = (
     *(str(Path(__file__).with_name(name)) for name in ("leaks.py", "scope.py", "owned.py")),
-    "/asyncio/",
-    "/threading.py",
-    "/socket.py",
-    "/subprocess.py",
-    "/pathlib.py",
     "/_pytest/",
     "/pluggy/",
     "/pytest_asyncio/",
 )
-"""Frames that show how something is started, not what started it."""
+"""Frames that show how something is started, not what started it; those of the standard library are others."""
 _TEST_TIMEOUT: Final = "pytest_timeout"
 _EXCUSED_DESCRIPTORS: Final = ("anon_inode:", "/dev/urandom", "/dev/null", "/proc/", "/sys/")
 _STANDARD_STREAMS: Final = frozenset({0, 1, 2})
@@ -192,7 +187,11 @@ def _leak(kind: LeakKind, name: str, sites: Sites, stack: tuple[str, ...] = ()) 
 
 
 def _sites() -> Sites:
-    return call_sites(skip=_HIDDEN, count=_STACK_LINES, depth=2)
+    return call_sites(is_hidden=_is_hidden, count=_STACK_LINES, depth=2)
+
+
+def _is_hidden(path: str) -> bool:
+    return is_standard_library(path) or any(part in path for part in _HIDDEN)
 
 
 def _wrap_thread_start() -> None:

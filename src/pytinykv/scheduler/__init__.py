@@ -12,14 +12,17 @@ where its replicas should be (TinyScheduler in TinyKV, PD in TiKV).
     cluster_view   stores and regions as observed; lookups that refuse to answer in part
     operators      steps for one region, read off its heartbeats
     operator_controller   which operators run; what a leader is told next
+    limits         how fast stores are given peers, and how fast they lose them
     quorum, placement                    what is safe to do, and where
     replica_checker, leader_balancer     what should be done about a region
+    region_balancer                      which peer should move, so that stores carry the same
+    splitting, scatter, removal          what administrators ask for
     coordinator    checkers propose, operators run
     scheduler      all of it behind one object
 
 No gRPC and no protobuf here: `server.pd` translates. Decisions are synchronous and take the time as an argument;
 only the committer waits for the disk. Single node for now; the commands and `state.transition` are the shape in which
-it can be replicated by `raft` later. Not here yet: moving regions for the sake of balance, which is one more checker.
+it can be replicated by `raft` later.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from __future__ import annotations
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.errors import (
     AlreadyBootstrapped,
+    CannotRemove,
+    CannotTransfer,
     DuplicateAddress,
     InvalidInput,
     LookupIncomplete,
@@ -46,6 +51,8 @@ from pytinykv.scheduler.stores import StoreHealth, StoreInfo
 
 __all__ = [
     "AlreadyBootstrapped",
+    "CannotRemove",
+    "CannotTransfer",
     "DuplicateAddress",
     "InvalidInput",
     "LookupIncomplete",

@@ -127,7 +127,8 @@ class ClusterView:
             return
         silence_s, hold_s = known.silence_s(now), self._config.store_address_hold_s
         if silence_s < hold_s:
-            raise DuplicateAddress(store.address, store.id, owner.id, silence_s=silence_s, hold_s=hold_s)
+            silence = f" (heard of {silence_s:.1f} s ago; the address is free after {hold_s:g} s of silence)"
+            raise DuplicateAddress(store.address, store.id, owner.id, silence=silence)
 
     def on_store_heartbeat(self, stats: StoreStats, *, now: float, wall_ms: int) -> bool:
         """Take in what a store says about itself; return whether this is its first heartbeat here.

@@ -40,7 +40,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     operator_timeout_s: float = 600.0
     """Time limit of an operator that adds or removes a peer (a snapshot may have to be sent)."""
     leader_operator_timeout_s: float = 10.0
-    """Time limit of an operator that only moves leadership."""
+    """Time limit of an operator that only moves leadership, or splits a region."""
     operators_max: int = 64
     """How many replica operators may run at once in the cluster."""
     store_operators_max: int = 8

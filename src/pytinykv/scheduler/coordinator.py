@@ -1,6 +1,7 @@
 """The coordinator: what a region's leader is to do now, be it the next step of an operator or the start of a new one.
 
-Checkers propose, the operator controller decides. Another kind of balance is one more checker in the list.
+Checkers propose, the operator controller decides. What looks at the whole cluster and not at one region, the region balancer
+and administrators' requests, hands its operators to the controller itself.
 """
 
 from __future__ import annotations

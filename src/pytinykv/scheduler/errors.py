@@ -68,14 +68,12 @@ class StoreTombstone(Refusal):
 class DuplicateAddress(Refusal):
     """Two living stores can't be dialled at one address."""
 
-    def __init__(
-        self, address: str, store_id: int, owner_id: int, *, silence_s: float = 0.0, hold_s: float = 0.0
-    ) -> None:
+    def __init__(self, address: str, store_id: int, owner_id: int, *, silence: str = "") -> None:
+        """`silence` says how long the owner has been silent, and must have been for its address to be free."""
         super().__init__(
-            f"duplicated store address: store {store_id} wants {address}, which store {owner_id} has and was heard at"
-            f" {silence_s:.1f} s ago: start with another address (--addr, --advertise-addr). If store {owner_id} is gone, its"
-            f" address is free once it was silent for {hold_s:g} s; `tinykv ctl store remove {owner_id}` then takes it out of"
-            " the cluster"
+            f"duplicated store address: store {store_id} wants {address}, which store {owner_id} has{silence}: start with"
+            f" another address (--addr, --advertise-addr). If store {owner_id} is gone, its address is free after a while,"
+            f" and `tinykv ctl store remove {owner_id}` takes it out of the cluster"
         )
         self.owner_id = owner_id
 

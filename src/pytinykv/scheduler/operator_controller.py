@@ -176,7 +176,7 @@ class OperatorController:
 
     def _is_timed_out(self, operator: Operator, now: float) -> bool:
         config = self._cluster.config
-        limit_s = config.leader_operator_timeout_s if operator.moves_only_leader else config.operator_timeout_s
+        limit_s = config.operator_timeout_s if operator.changed_stores else config.leader_operator_timeout_s
         return now - operator.started_at > limit_s
 
     def _end_if_failed(self, operator: Operator, step: Step, region: RegionInfo, now: float) -> bool:

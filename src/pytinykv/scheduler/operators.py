@@ -218,10 +218,6 @@ class Operator(msgspec.Struct):
         """Say how many membership changes since `epoch` this operator explains (a step in the making included)."""
         return sum(step.conf_changes(region) for step in self.steps[: self.done_steps + 1])
 
-    @property
-    def moves_only_leader(self) -> bool:
-        return all(isinstance(step, TransferLeader) for step in self.steps)
-
     def waits_for(self, peer_id: int) -> bool:
         """Say whether the first unfinished step is about this learner."""
         step = self.steps[self.done_steps] if self.done_steps < len(self.steps) else None
@@ -229,7 +225,7 @@ class Operator(msgspec.Struct):
 
     @property
     def changed_stores(self) -> tuple[StoreId, ...]:
-        """The stores that gain or lose a peer, or a learner's vote."""
+        """The stores that gain or lose a peer, or a learner's vote; none if only leadership moves, or the region is split."""
         return tuple(step.store_id for step in self.steps if isinstance(step, AddLearner | PromoteLearner | RemovePeer))
 
     def adds_to(self, store_id: int) -> bool:

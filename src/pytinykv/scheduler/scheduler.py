@@ -112,7 +112,8 @@ class Scheduler:
             rng=rng,
         )
         self._map_changed = asyncio.Event()
-        """Set when a region changes its range, members or leader; cleared by those who wait for that, before they look."""
+        """Set when a region changes its range or members, and by a stop; cleared by calls that wait for that, before they
+        look at the map."""
         self._sinks: dict[StoreId, Sink] = {}
         """Where orders go that no heartbeat has asked for; set by `bind` for each store with a heartbeat stream."""
         self._patrolled: bytes | None = None
@@ -166,6 +167,7 @@ class Scheduler:
         if self._is_stopped:
             return
         self._is_stopped = True
+        self._map_changed.set()
         try:
             await asyncio.wait((self._allocators.release_timestamps(),), timeout=STOP_SYNC_S)
         finally:

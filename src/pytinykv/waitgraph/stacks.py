@@ -13,8 +13,9 @@ import asyncio
 import gc
 import inspect
 import sys
+import sysconfig
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final, NamedTuple
@@ -37,6 +38,8 @@ class CallSite(NamedTuple):
         return f"{self.path}:{self.line} in {self.function}"
 
 
+_STANDARD_LIBRARY: Final = f"{sysconfig.get_path('stdlib')}/"
+_INSTALLED: Final = (f"{_STANDARD_LIBRARY}site-packages/", f"{_STANDARD_LIBRARY}dist-packages/")
 UNKNOWN_SITE: Final = CallSite("<unknown>", 0, "?")
 
 
@@ -49,13 +52,20 @@ def call_site(depth: int = 1) -> CallSite:
     return CallSite(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 
 
-def call_sites(*, skip: tuple[str, ...] = (), count: int = 8, depth: int = 1) -> tuple[CallSite, ...]:
-    """Return up to `count` lines of the current stack, innermost first, without those with a part of `skip` in their path."""
+def is_standard_library(path: str) -> bool:
+    """Whether a frame's file is one of Python's own, of any version, and not one that was installed beside them."""
+    return path.startswith("<frozen ") or (path.startswith(_STANDARD_LIBRARY) and not path.startswith(_INSTALLED))
+
+
+def call_sites(
+    *, is_hidden: Callable[[str], bool] = lambda _path: False, count: int = 8, depth: int = 1
+) -> tuple[CallSite, ...]:
+    """Return up to `count` lines of the current stack, innermost first, without those whose file `is_hidden`."""
     frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - as above
     sites: list[CallSite] = []
     while frame is not None and len(sites) < count:
         path = frame.f_code.co_filename
-        if not any(part in path for part in skip):
+        if not is_hidden(path):
             sites.append(CallSite(path, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
     return tuple(sites)

@@ -52,6 +52,9 @@ async def test_split_keys_that_make_no_sense_are_refused(pd: Pd, keys: list[byte
 
 async def test_store_is_removed_by_an_administrator(pd: Pd) -> None:
     await pd.bootstrap((1, 2, 3))
+    running = store(2)
+    running.start_timestamp = 100
+    await pd.ok("PutStore", store=running)
     refused = await pd.admin_refused("RemoveStore", store_id=2)
     assert refused.code is StatusCode.ABORTED
     assert refused.message == (
@@ -123,3 +126,11 @@ async def test_scatter_moves_what_it_can(pd: Pd) -> None:
     ] == [(11, "remove peer on store 1")]
     refused = await pd.ok("ScatterRegion", regions_id=[10, 11])
     assert (refused.finished_percentage, list(refused.failed_regions_id)) == (50, [11])
+
+
+async def test_request_to_split_ends_with_the_scheduler(pd: Pd) -> None:
+    await pd.bootstrap()
+    asked = asyncio.ensure_future(pd.refused("SplitRegions", split_keys=[b"k"]))
+    await asyncio.sleep(0)
+    await pd.scheduler.stop()
+    assert (await asked).code is StatusCode.UNAVAILABLE

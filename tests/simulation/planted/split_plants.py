@@ -7,12 +7,10 @@ from typing import Any
 
 from planted.plants import DAMAGED, LOST, STUCK, Patch, planted
 from pytinykv.model import Region
-from pytinykv.raft import SnapshotMeta
 from pytinykv.raftstore import peer as peers
 from pytinykv.raftstore.children import Children
 from pytinykv.raftstore.operations import decode_operations, encode_operations
 from pytinykv.raftstore.peer import RegionPeer
-from pytinykv.raftstore.peer_storage import PeerStorage
 from pytinykv.raftstore.regions import RegionTable
 from pytinykv.raftstore.turn import Turn
 
@@ -50,25 +48,6 @@ def writes_a_split_in_two_batches(patch: Patch) -> None:
         original(self, turn, parent, made)
 
     patch.setattr(Children, "bear", bear)
-
-
-@planted("sends snapshots from before a split", "split-members-snapshot-unreliable-recover", 20, REGIONS)
-def sends_snapshots_from_before_a_split(patch: Patch) -> None:
-    original = PeerStorage.snapshot
-
-    def snapshot(self: PeerStorage) -> SnapshotMeta:
-        offered = self._offered
-        if offered is not None and offered.meta.index >= self.apply_state.truncated_index:
-            return offered.meta
-        return original(self)
-
-    patch.setattr(PeerStorage, "snapshot", snapshot)
-    patch.setattr(RegionTable, "overlapping", lambda _self, _region: None)
-
-
-@planted("makes a child although its peer was removed", "split-churn", 40, REGIONS | {"tombstones"})
-def makes_removed_children(patch: Patch) -> None:
-    patch.setattr(Children, "_is_removed", lambda _self, _own, _region: False)
 
 
 @planted("the other parts of a split wait for an election", "split-load", 3, REGIONS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -25,6 +27,8 @@ PLAYGROUND_STOP_DEADLINE_S: Final = 2 * STOP_S + 2
 SERVING_S: Final = 30.0
 """How long the first region may take to have its replicas and a leader."""
 STORES: Final = 3
+PARENT_INTERVAL_S: Final = 0.5
+"""How often it is looked whether the parent is there, with `--exit-with-parent`."""
 
 
 @click.command()
@@ -44,23 +48,47 @@ STORES: Final = 3
     metavar="DIR",
     help="Keep the data here.  [default: a temporary directory, deleted at the end]",
 )
+@option(
+    "--exit-with-parent",
+    is_flag=True,
+    help="Stop when the process that started it ends, however it does: for tests, which may be killed.",
+)
 @log_option("error")
 @config_option
 @click.pass_context
-def playground(context: click.Context, stores: int | None, scheduler_addr: str, data_dir: Path | None) -> None:
+def playground(
+    context: click.Context,
+    *,
+    stores: int | None,
+    scheduler_addr: str,
+    data_dir: Path | None,
+    exit_with_parent: bool,
+) -> None:
     """Run a whole cluster on this machine, and watch it: a scheduler, and stores on free ports.
 
     On a terminal it shows live who leads what. Elsewhere it prints lines, `ready scheduler=HOST:PORT stores=…` among them
-    once every replica is there. Ctrl-C and SIGTERM stop it, a second one at once.
+    once every replica is there. Ctrl-C and SIGTERM stop it, a second one at once. Started by a test, give it
+    --exit-with-parent: it stops by itself when the test is killed.
     """
+    parent = os.getppid() if exit_with_parent else None
     check_addresses(insecure=False, scheduler_addr=scheduler_addr)
-    sys.exit(Playground(data_dir, stores, scheduler_addr, config_file(context)).run())
+    sys.exit(Playground(data_dir, stores, scheduler_addr, config_file(context), parent=parent).run())
 
 
 class Playground:
     """One run."""
 
-    def __init__(self, data_dir: Path | None, stores: int | None, scheduler_addr: str, config: Path | None) -> None:
+    def __init__(
+        self,
+        data_dir: Path | None,
+        stores: int | None,
+        scheduler_addr: str,
+        config: Path | None,
+        *,
+        parent: int | None = None,
+    ) -> None:
+        """`parent`: the pid of the process whose end ends this one, if that is so."""
+        self._parent: Final = parent
         self._data_dir: Final = data_dir
         self._wanted: Final = stores
         self._scheduler_addr: Final = scheduler_addr
@@ -84,6 +112,8 @@ class Playground:
 
     async def _main(self, scope: Scope) -> int:
         started = time.monotonic()
+        if self._parent is not None:
+            scope.start("watch-parent", end_with_parent, self._parent)
         try:
             self._home = Home.open(self._data_dir)
             self._cluster = LocalCluster(scope, self._home, config=self._config)
@@ -136,6 +166,16 @@ class Playground:
             self._status = EXIT_FORCED
         elif orphans or not self._home.is_gone or any(process.crashed for process in processes):
             self._status = EXIT_ERROR
+
+
+async def end_with_parent(parent: int) -> None:
+    """Ask this process to stop once `parent` is not its parent any more.
+
+    (The kernel could tell, but does so when the parent's *thread* that started this process ends.)
+    """
+    while os.getppid() == parent:  # noqa: ASYNC110 - of the end of a parent there is no event
+        await asyncio.sleep(PARENT_INTERVAL_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def wait_serving(cluster: LocalCluster) -> None:
