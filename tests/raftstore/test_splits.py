@@ -11,7 +11,7 @@ from tests.raftstore.harness import REGION_ID, Cluster, ManualLink
 
 from pytinykv.model import PeerId, Region, RegionEpoch, RegionId, SplitIds, encode
 from pytinykv.raft import ConfChangeKind, HardState, LogIndex, Term, VoteResponse
-from pytinykv.raftstore import RaftEnvelope, RaftStoreConfig, keys, splits
+from pytinykv.raftstore import RaftEnvelope, RaftStoreConfig, SnapshotRefusedError, keys, splits
 from pytinykv.raftstore.peer_storage import RAFT_CF
 from pytinykv.raftstore.records import PeerState, RaftLocalState, RegionLocalState, decode_raft_state
 from pytinykv.raftstore.regions import SIBLINGS_MAX
@@ -380,6 +380,46 @@ def test_a_peer_made_by_a_message_goes_on_in_the_split(tmp_path: Path) -> None:
     cluster.ticks(40)
     assert bounds(check_partition(cluster)) == [(b"", b"g"), (b"g", b"")]
     assert cluster.nodes[3].value(b"a") == b"1"
+
+
+def test_a_child_is_removed_while_its_snapshot_is_under_way(tmp_path: Path) -> None:
+    """A message makes the child's peer, its snapshot begins to arrive, the split is applied, the peer is removed."""
+    cluster = Cluster(tmp_path, stores=3, members=2)
+    cluster.elect(1)
+    cluster.put(1, b"a", b"1")
+    cluster.settle()
+    cluster.holds_transfers = True
+    cluster.change(1, ConfChangeKind.ADD_LEARNER, 103, 3)
+    cluster.ticks(5)
+    split(cluster, b"g")
+    cluster.put(1, b"b", b"1", region_id=CHILD_ID)
+    cluster.ticks(10)
+    store, transfers = cluster.nodes[3].running, {one.header.envelope.region_id: one for one in cluster.transfers}
+    assert not store.peers[CHILD_ID].is_initialized
+    arriving, ends = store.receive_snapshot(transfers[CHILD_ID].header), list[BaseException | None]()
+    for chunk in transfers[CHILD_ID].chunks:
+        arriving.write(chunk, ends.append)
+        cluster.nodes[3].background.work()
+    assert not any(ends)
+    transfers[REGION_ID].on_done(cluster.deliver(transfers[REGION_ID]))  # of the region before the split
+    cluster.transfers.clear()
+    cluster.ticks(10)
+    first = store.peers[CHILD_ID]
+    assert check_partition_of(cluster, 3) == [(b"", b"g"), (b"g", b"")]
+    cluster.change(1, ConfChangeKind.REMOVE, first.peer.id, 3, region_id=CHILD_ID)
+    cluster.ticks(10)
+    store.on_membership_answer(child_of(cluster, 1))  # it hears no leader, and has asked the scheduler
+    cluster.settle()
+    assert first.is_destroyed
+    arriving.finish(ends.append)
+    cluster.nodes[3].background.work()
+    store.turn()
+    assert isinstance(ends[-1], SnapshotRefusedError)
+    cluster.ticks(10)
+    assert CHILD_ID not in store.peers
+    assert cluster.nodes[3].value(b"a") is None
+    assert check_partition_of(cluster, 3) == [(b"g", b"")]
+    assert store.failure is None
 
 
 def test_a_child_that_was_removed_before_the_split_is_applied_does_not_come(cluster: Cluster) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-LOOKS_PER_TICK: Final = 16
+LOOKS_PER_TICK: Final = 4
 """Regions whose size is estimated at one tick."""
 SHARE: Final = 8
 """A region is looked at once it took `region_split_bytes` divided by this."""

@@ -162,6 +162,9 @@ async def _deaf_scheduler(cluster: Cluster, session: Session) -> None:
     await cluster.wait_until(lambda: bool(ended), limit_s=5.0, what="a split")
     must_be(ended, [None], "what came of the split")
     loop = asyncio.get_running_loop()
+    client = cluster.clients[0].client
+    assert client is not None
+    must_be(await client.raw.batch_get(keys, timeout=PUT_MAX_S), {key: key for key in keys}, "what is in all five")
     for key in cluster.rng.sample(keys, len(keys)):
         since = loop.time()
         await must_put(session, key, key + b"!")
