@@ -34,7 +34,7 @@ def takes_regions_that_overlap(patch: Patch) -> None:
     patch.setattr(RegionTable, "overlapping", lambda _self, _region: None)
 
 
-@planted("tells of one part of a split only", "deaf-scheduler", 3, REGIONS)
+@planted("tells of one part of a split only", "deaf-scheduler", 3, REGIONS | {"DeadlineExceededError"})
 def tells_of_one_part_only(patch: Patch) -> None:
     patch.setattr(RegionTable, "siblings", lambda _self, region, _version: [region])
 
