@@ -24,7 +24,7 @@ from pytinykv.simulation.nemeses.members import member_changes
 from pytinykv.simulation.observers import gaps, newest_regions
 from pytinykv.simulation.scenario import Story, scenario
 from pytinykv.simulation.scenarios.single import log_lengths
-from pytinykv.simulation.workloads import AppendWorkload, RegisterWorkload
+from pytinykv.simulation.workloads import AppendWorkload, RegisterWorkload, Session, until_done
 
 RIVALS = 2
 OPERATIONS_PER_S = 80
@@ -74,6 +74,8 @@ class GenericStory(msgspec.Struct, frozen=True, kw_only=True):
         for _ in range(self.rounds):
             await self._round(cluster, appenders, rivals)
         if self.splits:
+            client = cluster.clients[0]
+            await finish([client.spawn("fill", _fill(cluster, cluster.session(client)))])
             await check_split(cluster)
 
     async def _round(self, cluster: Cluster, appenders: list[AppendWorkload], rivals: list[RegisterWorkload]) -> None:
@@ -116,6 +118,16 @@ class GenericStory(msgspec.Struct, frozen=True, kw_only=True):
         if self.member_changes:
             trouble.append(member_changes(cluster, cluster.world.rng_for("member changes"), stop))
         return [cluster.world.loop.create_task(one, name="trouble") for one in trouble]
+
+
+async def _fill(cluster: Cluster, session: Session) -> None:
+    """Put until a region is split, for rounds with so much trouble that few pairs were."""
+    for number in range(4 * REGION_MAX_BYTES // 50):
+        if len(newest_regions(cluster.engines())) > 1:
+            return
+        key = b"fill %04d" % number
+        await until_done(lambda key=key: session.put(key, bytes(50)), limit_s=20.0, what=f"put {key!r}")  # type: ignore[misc]  # the name is bound as a default
+        await asyncio.sleep(0.01)
 
 
 async def check_split(cluster: Cluster) -> None:
