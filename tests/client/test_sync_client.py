@@ -180,10 +180,14 @@ def test_ctrl_c_leaves_the_client_usable(db: Client, shared: FakeCluster) -> Non
         wait_for(lambda: db._core.client.executor.router.stores[STORE].in_flight)
         signal.pthread_kill(main, signal.SIGINT)
 
-    thread, _ = in_thread(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        db.raw.put(b"k", b"v")
-    thread.join(5)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it
+    try:
+        thread, _ = in_thread(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            db.raw.put(b"k", b"v")
+        thread.join(5)
+    finally:
+        signal.signal(signal.SIGINT, before)
     db._core._loop.call_soon_threadsafe(store.open.set)
     db.raw.put(b"k", b"w")
     assert db.raw.get(b"k") == b"w"

@@ -18,8 +18,8 @@ from tests.process.load import END_S, OPERATION_S, PROGRESS_S, start_engine
 from tests.process.theirs import TheirPort
 
 from pytinykv import aio
-from pytinykv.simulation.checkers import check_linearizable
-from pytinykv.simulation.history import CompareAndSwap, RawHistory
+from pytinykv.simulation.checkers import CompareAndSwap
+from pytinykv.simulation.history import RawHistory
 from pytinykv.simulation.workloads import RawPort, RegisterWorkload, Session
 
 LATE_S: Final = 10.0
@@ -36,15 +36,17 @@ class OurPort:
     async def get(self, key: bytes, *, timeout_s: float) -> bytes | None:
         return await self._raw.get(key, timeout=timeout_s)
 
-    async def put(self, key: bytes, value: bytes, *, timeout_s: float) -> None:
+    async def put(self, key: bytes, value: bytes, *, timeout_s: float, ttl: int = 0) -> None:
+        assert ttl == 0, "values here stay"
         await self._raw.put(key, value, timeout=timeout_s)
 
     async def delete(self, key: bytes, *, timeout_s: float) -> None:
         await self._raw.delete(key, timeout=timeout_s)
 
     async def compare_and_swap(
-        self, key: bytes, expected: bytes | None, value: bytes, *, timeout_s: float
+        self, key: bytes, expected: bytes | None, value: bytes, *, timeout_s: float, ttl: int = 0
     ) -> CompareAndSwap:
+        assert ttl == 0, "values here stay"
         answer = await self._raw.compare_and_swap(key, expected, value, timeout=timeout_s)
         return CompareAndSwap(succeeded=answer.swapped, previous=answer.previous)
 
@@ -99,7 +101,7 @@ class Quarrel:
 
     def check(self) -> int:
         """Check that the history is linearizable; return how many operations it has."""
-        return check_linearizable(self.history)
+        return self.history.check()
 
     def _run(self) -> None:
         try:

@@ -43,7 +43,7 @@ def test_a_region_grows_from_one_replica_to_three_as_stores_join(new_cluster: Ca
 
 
 def test_a_store_that_stays_dead_is_replaced_by_a_spare(new_cluster: Callable[..., Cluster]) -> None:
-    """And when it comes back after all, it finds that it holds nothing any more."""
+    """And when it comes back after all, it is told that it was removed: it is a tombstone, as it holds nothing any more."""
     cluster = new_cluster(max_store_down_time=DOWN_S)
     cluster.start(stores=3)
     spare = cluster.add_store()
@@ -56,9 +56,11 @@ def test_a_store_that_stays_dead_is_replaced_by_a_spare(new_cluster: Callable[..
         load.wait_progress()
         replaced_by(cluster, lost_id, spare_id)
         load.wait_progress()
+        gone = f"store {lost_id} holds nothing any more: it is a tombstone now"
+        wait_until(lambda: gone in cluster.scheduler.log, within_s=CONVERGED_S, what=cluster.scheduler.tail)
         lost.start()
-        lost.wait_ready()
-        wait_until(lambda: not lost.regions(), within_s=CONVERGED_S, what=lambda: f"it is empty\n{lost.tail()}")
+        assert lost.wait_exit() == 1
+        assert f"store {lost_id} is tombstone: it was removed from the cluster" in lost.log
         load.wait_progress()
     load.check()
 

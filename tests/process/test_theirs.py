@@ -11,7 +11,6 @@ import tikv
 from tests.process.theirs import TheirPort
 
 from pytinykv.client.errors import StoreError
-from pytinykv.simulation.checkers import check_linearizable
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.history import RawHistory
 from pytinykv.simulation.workloads import Session
@@ -116,7 +115,7 @@ async def test_a_put_that_was_sent_twice_may_happen_again_later(store: Store, hi
     assert await one.get(K) == b"b"
     store.value = b"a"  # so late the first sending arrives
     assert await one.get(K) == b"a"
-    assert check_linearizable(history) == 5
+    assert history.check() == 5
 
 
 @pytest.mark.parametrize(
@@ -132,12 +131,12 @@ async def test_each_doubtful_sending_may_happen_once(
         await other.put(K, b"b%d" % number)
         store.value = b"a"
         assert await other.get(K) == b"a"
-    check_linearizable(history)
+    history.check()
     await other.put(K, b"c")
     store.value = b"a"  # once too often
     assert await other.get(K) == b"a"
     with pytest.raises(Violation, match="linearizability"):
-        check_linearizable(history)
+        history.check()
 
 
 @pytest.mark.parametrize(
@@ -154,7 +153,7 @@ async def test_a_sending_that_was_not_done_excuses_no_stale_read(
     store.value = b"a"
     assert await other.get(K) == b"a"
     with pytest.raises(Violation, match="linearizability"):
-        check_linearizable(history)
+        history.check()
 
 
 async def test_an_acknowledged_put_that_is_lost_is_found(store: Store, history: RawHistory, join: Join) -> None:
@@ -164,7 +163,7 @@ async def test_an_acknowledged_put_that_is_lost_is_found(store: Store, history: 
     store.value = None
     assert await one.get(K) is None
     with pytest.raises(Violation, match="linearizability"):
-        check_linearizable(history)
+        history.check()
 
 
 async def test_a_put_that_gave_up_may_have_happened_or_not(store: Store, history: RawHistory, join: Join) -> None:
@@ -175,11 +174,11 @@ async def test_a_put_that_gave_up_may_have_happened_or_not(store: Store, history
     assert await one.get(K) is None
     store.value = b"a"
     assert await one.get(K) == b"a"
-    check_linearizable(history)
+    history.check()
     store.value = None
     assert await one.get(K) is None
     with pytest.raises(Violation, match="linearizability"):
-        check_linearizable(history)
+        history.check()
 
 
 async def test_a_put_that_was_refused_did_not_happen(store: Store, history: RawHistory, join: Join) -> None:
@@ -190,7 +189,7 @@ async def test_a_put_that_was_refused_did_not_happen(store: Store, history: RawH
     store.value = b"a"
     assert await one.get(K) == b"a"
     with pytest.raises(Violation, match="linearizability"):
-        check_linearizable(history)
+        history.check()
 
 
 async def test_a_swap_is_sent_once_and_may_happen_late(store: Store, history: RawHistory, join: Join) -> None:
@@ -206,8 +205,8 @@ async def test_a_swap_is_sent_once_and_may_happen_late(store: Store, history: Ra
     assert not (await one.compare_and_swap(K, b"a", b"c")).succeeded
     await one.delete(K)
     assert await one.get(K) is None
-    check_linearizable(history)
+    history.check()
     store.value = b"b"
     assert await one.get(K) == b"b"
     with pytest.raises(Violation, match="linearizability"):
-        check_linearizable(history)
+        history.check()

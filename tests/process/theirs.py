@@ -35,7 +35,8 @@ import grpc
 import tikv
 
 from pytinykv.client.errors import StoreError
-from pytinykv.simulation.history import CompareAndSwap, RawHistory
+from pytinykv.simulation.checkers import CompareAndSwap
+from pytinykv.simulation.history import RawHistory
 
 _REFUSED: Final = frozenset(
     {
@@ -66,7 +67,8 @@ class TheirPort:
         async with self._recorded(None):
             return await self._client.get(key)
 
-    async def put(self, key: bytes, value: bytes, *, timeout_s: float) -> None:
+    async def put(self, key: bytes, value: bytes, *, timeout_s: float, ttl: int = 0) -> None:
+        assert ttl == 0, "values here stay"
         async with self._recorded(("put", (key, value))):
             await self._client.put(key, value)
 
@@ -75,8 +77,9 @@ class TheirPort:
             await self._client.delete(key)
 
     async def compare_and_swap(
-        self, key: bytes, expected: bytes | None, value: bytes, *, timeout_s: float
+        self, key: bytes, expected: bytes | None, value: bytes, *, timeout_s: float, ttl: int = 0
     ) -> CompareAndSwap:
+        assert ttl == 0, "values here stay"
         async with self._recorded(("cas", (key, expected, value))):
             answer = await self._client.compare_and_swap(key, expected, value)
         return CompareAndSwap(succeeded=answer.swapped, previous=answer.previous)
