@@ -97,7 +97,9 @@ class LazyGroup(click.Group):
         """Run as the program of this process, and end it. (Tests call `main`.)"""
         _fill_closed_descriptors()
         if not SERVERS.isdisjoint(sys.argv[1:2]):
-            for number in (signal.SIGTERM, signal.SIGINT):  # until `run_process` puts its own handlers in place
+            # Until `run_process` puts its own handlers in place. SIGINT first: Python catches it already, by an exception, so
+            # once SIGTERM is caught as well, both are caught by this.
+            for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _leave_early)
         try:
             self.main(*args, **{"prog_name": "tinykv", **kwargs})
