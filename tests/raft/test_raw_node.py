@@ -22,7 +22,7 @@ from pytinykv.raft import (
     HeartbeatResponse,
     LogIndex,
     MemoryStorage,
-    NotLeader,
+    NotLeading,
     PeerId,
     ProposalDropped,
     ProtocolViolation,
@@ -370,9 +370,9 @@ def sole_leader() -> Peer:
 
 REMOVE_SELF = ConfChange(ConfChangeKind.REMOVE, PeerId(1))
 FAILURES: list[tuple[str, Callable[[], Peer], Callable[[Peer], object], type[RaftError]]] = [
-    ("propose at a follower", follower, lambda peer: peer.propose(b"x"), NotLeader),
-    ("read at a follower", follower, lambda peer: peer.node.read_index(b"x", 9.0), NotLeader),
-    ("change at a follower", follower, lambda peer: peer.change(ADD_TWO), NotLeader),
+    ("propose at a follower", follower, lambda peer: peer.propose(b"x"), NotLeading),
+    ("read at a follower", follower, lambda peer: peer.node.read_index(b"x", 9.0), NotLeading),
+    ("change at a follower", follower, lambda peer: peer.change(ADD_TWO), NotLeading),
     ("too much uncommitted", busy_leader, lambda peer: peer.propose(b"x"), ProposalDropped),
     ("propose while transferring", transferring_leader, lambda peer: peer.propose(b"x"), ProposalDropped),
     ("change while transferring", transferring_leader, lambda peer: peer.change(ADD_TWO), ProposalDropped),

@@ -14,7 +14,7 @@ from pytinykv.raft import (
     Entry,
     Heartbeat,
     LogIndex,
-    NotLeader,
+    NotLeading,
     PeerId,
     RoleKind,
     StaleTerm,
@@ -172,7 +172,7 @@ def test_a_proposal_needs_a_majority(size: int, silent: tuple[int, ...], succeed
     if succeeds:
         network.propose(1, b"some data")
     else:
-        with pytest.raises(NotLeader):
+        with pytest.raises(NotLeading):
             network.propose(1, b"some data")
     want = [(1, b""), (1, b"some data")] if succeeds else []
     assert network.logs() == [want] * len(network.peers)
@@ -182,7 +182,7 @@ def test_a_proposal_needs_a_majority(size: int, silent: tuple[int, ...], succeed
 def test_a_follower_names_the_leader_when_asked_to_propose() -> None:
     network = Network(3)
     network.campaign(1)
-    with pytest.raises(NotLeader) as refusal:
+    with pytest.raises(NotLeading) as refusal:
         network[2].propose(b"x")
     assert refusal.value.leader_id == 1
 

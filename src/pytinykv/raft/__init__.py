@@ -59,7 +59,7 @@ from pytinykv.raft.describe import ProgressStatus, Status
 from pytinykv.raft.errors import (
     Compacted,
     DropReason,
-    NotLeader,
+    NotLeading,
     ProposalDropped,
     ProtocolViolation,
     RaftError,
@@ -124,7 +124,7 @@ __all__ = [
     "LogIndex",
     "MemoryStorage",
     "Message",
-    "NotLeader",
+    "NotLeading",
     "PeerId",
     "PreVoteRequest",
     "PreVoteResponse",

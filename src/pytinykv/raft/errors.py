@@ -1,7 +1,7 @@
 """What the core can refuse.
 
     RaftError
-    ├── NotLeader                      expected: ask `leader_id`
+    ├── NotLeading                     expected: ask `leader_id`
     ├── ProposalDropped                expected: see `reason`, try again later
     ├── ReadNotReady                   expected: the leader's first own entry is not committed yet
     ├── ProtocolViolation              a peer's error: the message is rejected, the node is as it was
@@ -26,7 +26,7 @@ class RaftError(Exception):
     retryable = False
 
 
-class NotLeader(RaftError):
+class NotLeading(RaftError):
     """Only a leader can do that. `leader_id` is the peer to ask, or 0 when this peer knows of no leader."""
 
     retryable = True

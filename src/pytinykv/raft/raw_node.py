@@ -12,7 +12,7 @@ from typing import Any
 from pytinykv.raft import describe, election, following, leading, membership
 from pytinykv.raft.config import Config
 from pytinykv.raft.core import Core, Rng
-from pytinykv.raft.errors import DropReason, NotLeader, ProposalDropped, ProtocolViolation, ReadNotReady
+from pytinykv.raft.errors import DropReason, NotLeading, ProposalDropped, ProtocolViolation, ReadNotReady
 from pytinykv.raft.messages import (
     NO_PEER,
     AppendEntries,
@@ -100,7 +100,7 @@ class RawNode:
         """Append an entry; it is committed if an entry of this term is applied at this index.
 
         Raises:
-            NotLeader, ProposalDropped: nothing was appended.
+            NotLeading, ProposalDropped: nothing was appended.
         """
         core, role = self._proposing()
         waiting = role.uncommitted_bytes
@@ -113,7 +113,7 @@ class RawNode:
         """Append an ADMIN entry, which is a barrier (see `leading`); `uncommitted_bytes_max` does not limit it.
 
         Raises:
-            NotLeader, ProposalDropped: nothing was appended; among the reasons, an earlier admin entry is not applied yet.
+            NotLeading, ProposalDropped: nothing was appended; among the reasons, an earlier admin entry is not applied yet.
         """
         core, role = self._proposing()
         leading.check_barrier(core, role)
@@ -124,7 +124,7 @@ class RawNode:
         """Append a membership change; the driver calls `apply_conf_change` when it is committed.
 
         Raises:
-            NotLeader, ProposalDropped: nothing was appended; among the reasons, an earlier admin entry is not applied yet.
+            NotLeading, ProposalDropped: nothing was appended; among the reasons, an earlier admin entry is not applied yet.
         """
         core, role = self._proposing()
         index = membership.propose(core, role, change)
@@ -143,7 +143,7 @@ class RawNode:
         """Ask for the index from which a read is linearizable; `Ready.read_states` answers with `context`.
 
         Raises:
-            NotLeader: ask the leader.
+            NotLeading: ask the leader.
             ReadNotReady: the leader is too new to know.
         """
         core, role = self._leading()
@@ -359,7 +359,7 @@ class RawNode:
     def _leading(self) -> tuple[Core, Leader]:
         role = self._core.role
         if not isinstance(role, Leader):
-            raise NotLeader(role.leader_id)
+            raise NotLeading(role.leader_id)
         return self._core, role
 
     def _proposing(self) -> tuple[Core, Leader]:

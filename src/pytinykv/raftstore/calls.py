@@ -18,8 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytinykv.raft import DropReason, ProposalDropped, ReadNotReady, Term
-from pytinykv.raft import NotLeader as RaftNotLeader
+from pytinykv.raft import DropReason, NotLeading, ProposalDropped, ReadNotReady, Term
 from pytinykv.raftstore.operations import CONDITIONAL, Operation, encode_operations
 from pytinykv.raftstore.pending import OnDone, OnReady, Part, PendingProposals, PendingReads, Proposal
 from pytinykv.wire.errors import (
@@ -141,7 +140,7 @@ class PeerCalls:
         """Propose an entry that changes the region itself; `on_done` gets the results of applying it."""
         try:
             term, index = self._node.propose_admin(data, turn.now)
-        except RaftNotLeader:
+        except NotLeading:
             turn.answer(on_done, self._not_leader())
         except ProposalDropped as dropped:
             turn.answer(on_done, _refusal(self._storage.region.id, dropped.reason))
@@ -158,7 +157,7 @@ class PeerCalls:
             try:
                 data = encode_operations(region.epoch.version, operations)
                 term, index = self._node.propose(data, turn.now)
-            except RaftNotLeader:
+            except NotLeading:
                 error = self._not_leader()
             except ProposalDropped as dropped:
                 error = _refusal(region.id, dropped.reason)
@@ -193,7 +192,7 @@ class PeerCalls:
             self._reads.ask(lambda context: self._node.read_index(context, turn.now))
         except ReadNotReady:
             return  # asked again as soon as the first entry of this term is committed
-        except RaftNotLeader:
+        except NotLeading:
             self._fail_reads(turn, self._not_leader())
 
     def serve_reads(self, turn: Turn, ready: Ready) -> None:

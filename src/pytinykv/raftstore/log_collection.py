@@ -14,7 +14,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from pytinykv.raft import LogIndex, NotLeader, ProposalDropped
+from pytinykv.raft import LogIndex, NotLeading, ProposalDropped
 from pytinykv.raftstore.operations import COMPACT_LOG, encode_operations
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class LogCollection:
         operation = (COMPACT_LOG, index, storage.term(index))
         try:
             self._node.propose(encode_operations(storage.region.epoch.version, [operation]), now)
-        except (NotLeader, ProposalDropped):
+        except (NotLeading, ProposalDropped):
             return
         self._proposed = index
 

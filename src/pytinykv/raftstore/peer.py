@@ -24,13 +24,13 @@ from pytinykv.raft import (
     EntryKind,
     InstallSnapshot,
     LogIndex,
+    NotLeading,
     ProposalDropped,
     ProtocolViolation,
     RawNode,
     RoleKind,
     Term,
 )
-from pytinykv.raft import NotLeader as RaftNotLeader
 from pytinykv.raftstore import keys, membership, splits
 from pytinykv.raftstore.apply import apply_entry
 from pytinykv.raftstore.calls import PeerCalls
@@ -226,7 +226,7 @@ class RegionPeer:
                 return trouble
         try:
             self.node.propose_conf_change(change.to_raft(self.region.epoch), now)
-        except (RaftNotLeader, ProposalDropped) as error:
+        except (NotLeading, ProposalDropped) as error:
             self._order = order
             return str(error)
         return ""
