@@ -55,7 +55,7 @@ _MAY_CREATE = (*_PARKED, InstallSnapshot)
 """Messages by which a peer may learn that it exists; the others only mean something to one that does already."""
 
 
-class Router:
+class MessageRouter:
     """Decides for each message; see the table above. `peers` is shared with the store."""
 
     def __init__(

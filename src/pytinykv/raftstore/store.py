@@ -36,7 +36,7 @@ from pytinykv.raftstore.records import RaftEnvelope, decode_envelopes
 from pytinykv.raftstore.recovery import load_regions
 from pytinykv.raftstore.regions import RegionTable
 from pytinykv.raftstore.reports import Reports
-from pytinykv.raftstore.router import Router
+from pytinykv.raftstore.router import MessageRouter
 from pytinykv.raftstore.silent_disk import SilentDisk
 from pytinykv.raftstore.size_checks import SizeChecks
 from pytinykv.raftstore.split_requests import SplitRequests
@@ -164,7 +164,7 @@ class Store:
         """The peers by the keys of their regions."""
         loaded = load_regions(self.engine, directory)
         parked_s = self.config.election_ticks * self.config.tick_s
-        self._router = Router(
+        self._router = MessageRouter(
             self.store_id, self.peers, loaded.tombstones, self._make_peer, self.table, parked_s=parked_s
         )
         self._children = Children(

@@ -16,7 +16,7 @@ from pytinykv.raft.log import RaftLog
 from pytinykv.raftstore import apply
 from pytinykv.raftstore.peer import RegionPeer
 from pytinykv.raftstore.peer_storage import PeerStorage
-from pytinykv.raftstore.router import Router
+from pytinykv.raftstore.router import MessageRouter
 from pytinykv.raftstore.store import Store
 from pytinykv.raftstore.turn import Turn
 from pytinykv.scheduler import state as scheduler_state
@@ -30,13 +30,13 @@ from pytinykv.server.kv.service import KvService
 
 @planted("an old message brings a removed peer back", "removals", 20, frozenset({"tombstones"}) | LOST | STUCK)
 def resurrects_removed_peers(patch: Patch) -> None:
-    original = Router._create
+    original = MessageRouter._create
 
-    def create(self: Router, envelope: Any, turn: Turn) -> Any:
+    def create(self: MessageRouter, envelope: Any, turn: Turn) -> Any:
         self._tombstones.pop(envelope.region_id, None)
         return original(self, envelope, turn)
 
-    patch.setattr(Router, "_create", create)
+    patch.setattr(MessageRouter, "_create", create)
 
 
 @planted("shows a value after its end", "ttl", 5, LOST)
