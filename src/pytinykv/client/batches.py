@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 _ItemT = TypeVar("_ItemT")
 
 
-class Batch(NamedTuple, Generic[_ItemT, _T]):
+class BatchOperation(NamedTuple, Generic[_ItemT, _T]):
     """A batch operation before it is cut into commands."""
 
     items: Sequence[_ItemT]
@@ -64,7 +64,7 @@ class Outcome(NamedTuple, Generic[_ItemT, _T]):
     error: ClientError | None = None
 
 
-async def run_batch(executor: Executor, batch: Batch[_ItemT, _T], deadline: float) -> list[_T]:
+async def run_batch(executor: Executor, batch: BatchOperation[_ItemT, _T], deadline: float) -> list[_T]:
     """Run a batch and return the results of its commands.
 
     If one command fails for good, those under way are still waited for; then the error that says most is raised. A write of
@@ -134,7 +134,7 @@ class _Portions:
 
 
 async def group(
-    executor: Executor, batch: Batch[_ItemT, _T], items: Sequence[_ItemT], attempts: Attempts
+    executor: Executor, batch: BatchOperation[_ItemT, _T], items: Sequence[_ItemT], attempts: Attempts
 ) -> list[Group[_ItemT, _T]]:
     """Cut `items` into commands where regions end, and where a command would grow too large, and find their ways.
 
@@ -155,7 +155,9 @@ async def group(
     return groups
 
 
-def _chunks(executor: Executor, batch: Batch[_ItemT, Any], items: Sequence[_ItemT]) -> Iterator[Sequence[_ItemT]]:
+def _chunks(
+    executor: Executor, batch: BatchOperation[_ItemT, Any], items: Sequence[_ItemT]
+) -> Iterator[Sequence[_ItemT]]:
     """Cut items of one region so that neither a request nor, as far as can be told, its answer grows too large."""
     config = executor.config
     items_max = config.batch_keys_max
@@ -193,7 +195,7 @@ def _outcome(
         return Outcome(command, error=error)
 
 
-def _raise_if_partly_done(error: ClientError, batch: Batch[Any, Any], results: Sequence[object]) -> None:
+def _raise_if_partly_done(error: ClientError, batch: BatchOperation[Any, Any], results: Sequence[object]) -> None:
     """Raise `UndeterminedError` if `error`, which says that nothing was changed, ends a write that has changed something."""
     is_write = batch.make(batch.items[:1]).effect is not Effect.READ
     if results and is_write and not error.undetermined:

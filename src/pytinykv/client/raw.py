@@ -19,7 +19,7 @@ from pytinykv.client.arguments import (
     checked_ttl,
     checked_value,
 )
-from pytinykv.client.batches import Batch, run_batch
+from pytinykv.client.batches import BatchOperation, run_batch
 from pytinykv.client.commands import Pair
 from pytinykv.client.errors import ClientError, UndeterminedError
 from pytinykv.client.executor import Executor
@@ -132,7 +132,7 @@ class AsyncRawClient:
         def make(items: Sequence[bytes]) -> RawBatchGet:
             return RawBatchGet(items, family)
 
-        batch = Batch(checked_keys(keys), _identity, len, make, AnswerKind(family))
+        batch = BatchOperation(checked_keys(keys), _identity, len, make, AnswerKind(family))
         results = await run_batch(self._executor, batch, self._deadline(timeout))
         return dict(sorted(pair for result in results for pair in result))
 
@@ -153,7 +153,7 @@ class AsyncRawClient:
         def make(items: Sequence[Pair]) -> RawBatchPut:
             return RawBatchPut(items, ttl_s, family)
 
-        batch = Batch(checked_pairs(pairs, self._value_bytes_max), _key_of_pair, _size_of_pair, make)
+        batch = BatchOperation(checked_pairs(pairs, self._value_bytes_max), _key_of_pair, _size_of_pair, make)
         await run_batch(self._executor, batch, self._deadline(timeout))
 
     async def batch_delete(self, keys: Iterable[bytes], *, cf: str = "", timeout: float | None = None) -> None:
@@ -163,7 +163,7 @@ class AsyncRawClient:
         def make(items: Sequence[bytes]) -> RawBatchDelete:
             return RawBatchDelete(items, family)
 
-        batch = Batch(checked_keys(keys), _identity, len, make)
+        batch = BatchOperation(checked_keys(keys), _identity, len, make)
         await run_batch(self._executor, batch, self._deadline(timeout))
 
     def scan(

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytinykv.server.kv.answers import AnswerBudget, Answers, Batch
+from pytinykv.server.kv.answers import AnswerBatch, AnswerBudget, Answers
 from pytinykv.server.kv.commands import COMMANDS, MEMBERS
 from pytinykv.server.kv.encoding import close_answer, open_answer, write_pair
 from pytinykv.server.kv.kinds import Command
@@ -24,7 +24,7 @@ SIZES = st.one_of(st.integers(0, 300), st.sampled_from([127, 128, 16_383, 16_384
 MEMBER_NAMES = sorted(MEMBERS)
 
 
-def parsed(batch: Batch) -> tikvpb_pb2.BatchCommandsResponse:
+def parsed(batch: AnswerBatch) -> tikvpb_pb2.BatchCommandsResponse:
     return tikvpb_pb2.BatchCommandsResponse.FromString(batch.encode())
 
 
@@ -38,7 +38,7 @@ def expected(answers: list[tuple[int, str, Message]]) -> tikvpb_pb2.BatchCommand
 
 @given(st.lists(st.tuples(IDS, st.sampled_from(MEMBER_NAMES), SIZES, st.booleans()), max_size=20))
 def test_any_answers_of_a_frame(answers: list[tuple[int, str, int, bool]]) -> None:
-    batch = Batch(is_framed=True)
+    batch = AnswerBatch(is_framed=True)
     wanted = []
     for request_id, member, size, is_empty in answers:
         command = MEMBERS[member]
@@ -68,7 +68,7 @@ def test_batches_that_leave_together_keep_their_ids(kinds: list[tuple[str, int]]
                 out = open_answer(MEMBERS["RawGet"].tag)
                 out.write(response.SerializeToString())
                 frame = close_answer(out, MEMBERS["RawGet"].tag, request_id=request_id)
-                batch = Batch(is_framed=True, parts=[frame])
+                batch = AnswerBatch(is_framed=True, parts=[frame])
             answers.send(batch)
         answers.end()
         return [frame async for frame in answers.frames()]
@@ -88,14 +88,14 @@ def test_pairs_written_one_by_one(pairs: list[tuple[bytes, int]], member: str, r
     out = open_answer(command.tag)
     for key, size in pairs:
         write_pair(out, field_tag(command.response_type, field), key, b"v" * size)
-    batch = Batch(is_framed=True)
+    batch = AnswerBatch(is_framed=True)
     batch.add_answer(request_id, close_answer(out, command.tag))
     response = command.response_type(**{field: [pb.KvPair(key=key, value=b"v" * size) for key, size in pairs]})
     assert parsed(batch) == expected([(request_id, member, response)])
 
 
 def test_the_answer_to_a_unary_call_is_the_response() -> None:
-    batch = Batch(is_framed=False)
+    batch = AnswerBatch(is_framed=False)
     response = pb.RawGetResponse(value=b"v")
     batch.add(0, MEMBERS["RawGet"], response.SerializeToString())
     assert pb.RawGetResponse.FromString(batch.encode()) == response
@@ -105,7 +105,7 @@ def test_a_large_answer_is_not_copied() -> None:
     out = BytesIO()
     out.write(b"x" * 100_000)
     answer = out.getvalue()
-    batch = Batch(is_framed=False)
+    batch = AnswerBatch(is_framed=False)
     batch.add_answer(0, answer)
     assert batch.encode() is answer
 

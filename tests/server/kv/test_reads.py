@@ -18,7 +18,7 @@ from pytinykv.model import Region, RegionEpoch
 from pytinykv.raftstore.operations import RAW_CODE
 from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.server.kv import answers, reads
-from pytinykv.server.kv.answers import AnswerBudget, Answers, Batch
+from pytinykv.server.kv.answers import AnswerBatch, AnswerBudget, Answers
 from pytinykv.server.kv.commands import MEMBERS
 from pytinykv.server.kv.kinds import ROW_COST
 from pytinykv.storage import ColumnFamily
@@ -495,7 +495,7 @@ def test_what_is_counted_is_what_is_held(steps: list[tuple[int, bool]]) -> None:
         client = Answers(budget)
         frames = client.frames()
         for size, takes in steps:
-            batch = Batch(is_framed=True)
+            batch = AnswerBatch(is_framed=True)
             batch.add(size, MEMBERS["RawGet"], b"x" * size)
             client.send(batch)
             assert budget.used_bytes >= size

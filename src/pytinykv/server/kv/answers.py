@@ -1,6 +1,6 @@
 """Answers on their way to one client, and how many bytes of them a store holds.
 
-    dispatcher ──Batch──▶ Answers (one stream, or one unary call) ──bytes──▶ gRPC ──▶ client
+    dispatcher ──AnswerBatch──▶ Answers (one stream, or one unary call) ──bytes──▶ gRPC ──▶ client
                               │ counts what gRPC has not taken yet
                               ▼
                          AnswerBudget (one store)
@@ -52,7 +52,7 @@ class AnswerBudget:
         return self.used_bytes >= self.bytes_max
 
 
-class Batch:
+class AnswerBatch:
     """Answers that leave together: those of a frame that are ready at the same time, or the one of a unary call."""
 
     __slots__ = ("_is_framed", "ids", "parts", "size_bytes")
@@ -81,11 +81,11 @@ class Batch:
         self.parts.append(answer)
         self.size_bytes += len(answer)
 
-    def takes(self, other: Batch) -> bool:
+    def takes(self, other: AnswerBatch) -> bool:
         """Return whether another batch may leave in the same frame. In whole frames no ids may follow their own."""
         return bool(self.ids and other.ids) and self.size_bytes + other.size_bytes <= MERGED_BYTES_MAX
 
-    def extend(self, other: Batch) -> None:
+    def extend(self, other: AnswerBatch) -> None:
         """Take the answers of another batch, which is not used any more."""
         self.ids += other.ids
         self.parts += other.parts
@@ -106,7 +106,7 @@ class Answers:
         self.is_framed: Final = is_framed
         self.is_closed = False
         """Whether the client has gone, or has got all it will get."""
-        self._waiting: deque[Batch] = deque()
+        self._waiting: deque[AnswerBatch] = deque()
         self._bytes = 0
         """Waiting here and not taken by gRPC yet; counted in the budget."""
         self._open = 0
@@ -121,8 +121,8 @@ class Answers:
         self._error: RpcError | None = None
         """What the client is told at the end."""
 
-    def batch(self) -> Batch:
-        return Batch(is_framed=self.is_framed)
+    def batch(self) -> AnswerBatch:
+        return AnswerBatch(is_framed=self.is_framed)
 
     def expect(self) -> None:
         """Note that something will come later; `met` says that it has come."""
@@ -133,7 +133,7 @@ class Answers:
         self._open -= 1
         self._changed.set()
 
-    def send(self, batch: Batch) -> None:
+    def send(self, batch: AnswerBatch) -> None:
         """Take a batch for the client; an empty one is fine."""
         if not self.is_closed and batch.parts:
             self._waiting.append(batch)
@@ -203,7 +203,7 @@ class Answers:
             if not is_handed_over:
                 self.close()
 
-    def _take(self) -> Batch:
+    def _take(self) -> AnswerBatch:
         waiting = self._waiting
         batch = waiting.popleft()
         while waiting and batch.takes(waiting[0]):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from pytinykv.server.kv.answers import Answers, Batch
+from pytinykv.server.kv.answers import AnswerBatch, Answers
 from pytinykv.server.kv.checks import REFUSALS, check_unchanged, locate
 from pytinykv.server.kv.kinds import (
     Command,
@@ -81,7 +81,7 @@ class RegionWrites:
         """Answer all of them; the store calls this once."""
         answers = self._answers
         if error is None and self._make_reply is None:
-            batch = Batch(is_framed=answers.is_framed, ids=self._ids, parts=self._replies)
+            batch = AnswerBatch(is_framed=answers.is_framed, ids=self._ids, parts=self._replies)
         else:
             batch = answers.batch()
             for request_id, command in zip(self._ids, self._commands, strict=True):
@@ -256,6 +256,6 @@ class Frame:
             reads.hold()
         return is_done
 
-    def _refuse_reads(self, part: _RegionPart, error: RegionError, batch: Batch) -> None:
+    def _refuse_reads(self, part: _RegionPart, error: RegionError, batch: AnswerBatch) -> None:
         for read in part.reads:
             refuse(self._store, self._answers, batch, read.request_id, read.command, error)

@@ -21,7 +21,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pytinykv.lifecycle import ScopeStoppedError
-from pytinykv.server.kv.answers import LARGE_BYTES, Answers, Batch
+from pytinykv.server.kv.answers import LARGE_BYTES, AnswerBatch, Answers
 from pytinykv.server.kv.checks import REFUSALS, AnswerTooLargeError, refusal
 from pytinykv.server.kv.encoding import close_answer, open_answer
 from pytinykv.server.kv.kinds import ROW_COST, Command, CommandContext, PointRead, RangeRead, View
@@ -97,7 +97,7 @@ class RegionReads:
         """Keep the state that the first slice saw for the later ones. To be called in the same step."""
         self._snapshot = self._view.reader = self._store.engine.snapshot()
 
-    def take(self) -> list[Batch]:
+    def take(self) -> list[AnswerBatch]:
         """Return the answers that are complete; all but the first are large."""
         batches = self._complete
         self._complete = [self.answers.batch()]
@@ -156,7 +156,7 @@ class RegionReads:
             self._complete[0].add_answer(read.request_id, close_answer(out, command.tag))
         else:
             frame = close_answer(out, command.tag, request_id=read.request_id)
-            self._complete.append(Batch(is_framed=True, parts=[frame]))
+            self._complete.append(AnswerBatch(is_framed=True, parts=[frame]))
 
     def _check_room(self, size_bytes: int) -> None:
         """Refuse the read under way, `size_bytes` of whose answer are made, if it must not go on."""
@@ -190,7 +190,9 @@ def busy(store: Store) -> ServerIsBusy:
     )
 
 
-def refuse(store: Store, answers: Answers, batch: Batch, request_id: int, command: Command, error: Exception) -> None:
+def refuse(
+    store: Store, answers: Answers, batch: AnswerBatch, request_id: int, command: Command, error: Exception
+) -> None:
     """Answer a command with one of `REFUSALS`, or end its call where that would be taken for an empty page."""
     if isinstance(error, ServerIsBusy):
         answers.budget.refused += 1
