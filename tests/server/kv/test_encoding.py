@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pytinykv.server.kv.answers import AnswerBatch, AnswerBudget, Answers
 from pytinykv.server.kv.commands import COMMANDS, MEMBERS
 from pytinykv.server.kv.encoding import close_answer, open_answer, write_pair
-from pytinykv.server.kv.kinds import Command
+from pytinykv.server.kv.kinds import CommandKind
 from pytinykv.wire.encoding import field_tag
 from pytinykv.wire.pb import errorpb_pb2, tikvpb_pb2
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
@@ -111,7 +111,7 @@ def test_a_large_answer_is_not_copied() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_command_can_say_what_is_wrong(command: Command) -> None:
+def test_every_command_can_say_what_is_wrong(command: CommandKind) -> None:
     if command.name == "Empty":
         return  # nothing can be wrong with it
     assert b"too bad" in command.final_error("too bad")

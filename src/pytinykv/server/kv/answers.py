@@ -23,7 +23,7 @@ from pytinykv.server.kv.encoding import request_ids
 from pytinykv.wire.encoding import member_head
 
 if TYPE_CHECKING:
-    from pytinykv.server.kv.kinds import Command
+    from pytinykv.server.kv.kinds import CommandKind
     from pytinykv.wire import RpcError
 
 STORE_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -65,7 +65,7 @@ class AnswerBatch:
         """Encoded, to be joined."""
         self.size_bytes = sum(map(len, self.parts))
 
-    def add(self, request_id: int, command: Command, response: bytes) -> None:
+    def add(self, request_id: int, command: CommandKind, response: bytes) -> None:
         """Add the encoded response of a command."""
         self.ids.append(request_id)
         if self._is_framed:

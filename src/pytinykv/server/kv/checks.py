@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pytinykv.model import FormatError
-from pytinykv.server.kv.kinds import Command, InvalidRequestError
+from pytinykv.server.kv.kinds import CommandKind, InvalidRequestError
 from pytinykv.storage import EngineError
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.errors import (
@@ -72,7 +72,7 @@ def _check_version(peer: RegionPeer, version: int) -> None:
         raise peer.epoch_not_match(version)
 
 
-def refusal(store: Store, command: Command, error: Exception) -> bytes:
+def refusal(store: Store, command: CommandKind, error: Exception) -> bytes:
     """Return the encoded response that tells one of `REFUSALS`. A store that can't read its disk fails soon."""
     match error:
         case RegionError():

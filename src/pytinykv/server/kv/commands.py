@@ -11,7 +11,7 @@ from typing import Any, Final
 from pytinykv.server.kv import raw_reads, raw_writes, splitting
 from pytinykv.server.kv.kinds import (
     SERVICE,
-    Command,
+    CommandKind,
     InvalidRequestError,
     LocalCommand,
     PointRead,
@@ -26,7 +26,7 @@ def _echo(request: tikvpb_pb2.BatchCommandsEmptyRequest) -> bytes:
     return tikvpb_pb2.BatchCommandsEmptyResponse(test_id=request.test_id).SerializeToString()
 
 
-COMMANDS: Final[tuple[Command, ...]] = (
+COMMANDS: Final[tuple[CommandKind, ...]] = (
     LocalCommand(method=None, member="Empty", answer=_echo),
     PointRead(method="RawGet", member="RawGet", look=raw_reads.get),
     PointRead(method="RawGetKeyTTL", member=None, look=raw_reads.get_ttl),
@@ -43,20 +43,20 @@ COMMANDS: Final[tuple[Command, ...]] = (
     RegionCommand(method="SplitRegion", start=splitting.split_region),
 )
 
-UNARY: Final[dict[str, Command]] = {
+UNARY: Final[dict[str, CommandKind]] = {
     f"/{SERVICE}/{command.name}": command for command in COMMANDS if command.method is not None
 }
 """By path."""
 
 
-def _unsupported(member: str) -> Command:
+def _unsupported(member: str) -> CommandKind:
     def refuse(_request: Any) -> bytes:
         raise InvalidRequestError(f"{member} is not supported by this version")
 
     return LocalCommand(method=None, member=member, answer=refuse)
 
 
-MEMBERS: Final[dict[str, Command]] = {
+MEMBERS: Final[dict[str, CommandKind]] = {
     field.name: _unsupported(field.name) for field in tikvpb_pb2.BatchCommandsResponse.Response.DESCRIPTOR.fields
 } | {command.member: command for command in COMMANDS if command.member is not None}
 """By the name of the member of a frame's command; those that are not served refuse."""

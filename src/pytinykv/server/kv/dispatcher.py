@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pytinykv.server.kv.answers import AnswerBatch, Answers
 from pytinykv.server.kv.checks import REFUSALS, check_unchanged, locate
 from pytinykv.server.kv.kinds import (
-    Command,
     CommandContext,
+    CommandKind,
     LocalCommand,
     PointRead,
     PreparedWrite,
@@ -49,7 +49,7 @@ class RegionWrites:
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
         self._ids: list[int] = []
-        self._commands: list[Command] = []
+        self._commands: list[CommandKind] = []
         self._replies: list[bytes] = []
         """The answers in case of success, one per command."""
         self._make_reply: Callable[[Results], bytes] | None = None
@@ -62,7 +62,7 @@ class RegionWrites:
         has_own_reply = callable(prepared.reply) or self._make_reply is not None
         return not self._ids or (not has_own_reply and self.size_bytes + prepared.size_bytes <= bytes_max)
 
-    def add(self, request_id: int, command: Command, prepared: PreparedWrite) -> None:
+    def add(self, request_id: int, command: CommandKind, prepared: PreparedWrite) -> None:
         self.operations.extend(prepared.operations)
         self.size_bytes += prepared.size_bytes
         self._ids.append(request_id)
@@ -127,7 +127,7 @@ class Frame:
         self._last: _RegionPart | None = None
         """That of the command before."""
 
-    def add(self, request_id: int, command: Command, request: Any) -> None:
+    def add(self, request_id: int, command: CommandKind, request: Any) -> None:
         """Take one command."""
         try:
             if isinstance(command, LocalCommand):

@@ -74,7 +74,7 @@ class PreparedWrite(NamedTuple):
     """The encoded response once all is applied: known already, or made from the operations' results."""
 
 
-class Command:
+class CommandKind:
     """What all kinds have in common: names, types, and how the response tells errors."""
 
     def __init__(self, *, method: str | None, member: str | None, may_ignore_region_errors: bool = False) -> None:
@@ -135,7 +135,7 @@ def _same(error: pb.KeyError) -> pb.KeyError:
     return error
 
 
-class LocalCommand(Command):
+class LocalCommand(CommandKind):
     """A command of which the request alone says the answer."""
 
     def __init__(self, *, method: str | None, member: str | None, answer: Callable[[Any], bytes]) -> None:
@@ -144,7 +144,7 @@ class LocalCommand(Command):
         self.answer: Final = answer
 
 
-class PointRead(Command):
+class PointRead(CommandKind):
     """A command that looks at one key."""
 
     def __init__(
@@ -155,7 +155,7 @@ class PointRead(Command):
         self.look: Final = look
 
 
-class RangeRead(Command):
+class RangeRead(CommandKind):
     """A command that looks at many keys."""
 
     def __init__(
@@ -174,7 +174,7 @@ class RangeRead(Command):
         self.steps: Final = steps
 
 
-class WriteCommand(Command):
+class WriteCommand(CommandKind):
     """A command that changes something."""
 
     def __init__(
@@ -185,7 +185,7 @@ class WriteCommand(Command):
         self.prepare: Final = prepare
 
 
-class RegionCommand(Command):
+class RegionCommand(CommandKind):
     """A command that changes a region and not its data."""
 
     def __init__(

@@ -24,7 +24,7 @@ from pytinykv.lifecycle import ScopeStoppedError
 from pytinykv.server.kv.answers import LARGE_BYTES, AnswerBatch, Answers
 from pytinykv.server.kv.checks import REFUSALS, AnswerTooLargeError, refusal
 from pytinykv.server.kv.encoding import close_answer, open_answer
-from pytinykv.server.kv.kinds import ROW_COST, Command, CommandContext, PointRead, RangeRead, View
+from pytinykv.server.kv.kinds import ROW_COST, CommandContext, CommandKind, PointRead, RangeRead, View
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.errors import NotLeader, RegionError, ServerIsBusy
 from pytinykv.wire.limits import ANSWER_BYTES_MAX
@@ -191,7 +191,7 @@ def busy(store: Store) -> ServerIsBusy:
 
 
 def refuse(
-    store: Store, answers: Answers, batch: AnswerBatch, request_id: int, command: Command, error: Exception
+    store: Store, answers: Answers, batch: AnswerBatch, request_id: int, command: CommandKind, error: Exception
 ) -> None:
     """Answer a command with one of `REFUSALS`, or end its call where that would be taken for an empty page."""
     if isinstance(error, ServerIsBusy):
