@@ -12,7 +12,6 @@ from tests.scheduler.helpers import region, store_meta
 from pytinykv.model import Peer, PeerId, Region, RegionId, StoreId, encode
 from pytinykv.scheduler.commands import (
     Bootstrap,
-    Command,
     InitCluster,
     PutClusterConfig,
     PutStore,
@@ -20,6 +19,7 @@ from pytinykv.scheduler.commands import (
     ReserveIds,
     ReserveTimestamps,
     SetStoreState,
+    StateCommand,
     UpdateGcSafePoint,
     UpdateServiceSafePoint,
 )
@@ -51,7 +51,7 @@ from pytinykv.storage import ColumnFamily, MemoryEngine
 FIRST = Bootstrap(store_meta(1), region(10, stores=(1,)).meta)
 
 
-def run(*commands: Command, state: State | None = None) -> State:
+def run(*commands: StateCommand, state: State | None = None) -> State:
     state = state or State()
     for command in commands:
         state = transition(state, command).state
@@ -246,7 +246,7 @@ Commands = st.one_of(
 
 
 @given(st.lists(Commands, max_size=30))
-def test_disk_equals_memory_after_any_commands(commands: list[Command]) -> None:
+def test_disk_equals_memory_after_any_commands(commands: list[StateCommand]) -> None:
     """What was written is what a restart loads, and a refused command changes nothing; invariants 1 to 4 hold."""
     engine, state = MemoryEngine(), State()
     for command in commands:

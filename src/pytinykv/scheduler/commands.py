@@ -97,7 +97,7 @@ class UpdateServiceSafePoint(msgspec.Struct, frozen=True, tag=9):
     now_s: int
 
 
-Command: TypeAlias = (
+StateCommand: TypeAlias = (
     InitCluster
     | Bootstrap
     | PutStore

@@ -21,7 +21,7 @@ from typing import Any
 from pytinykv.lifecycle import Worker
 from pytinykv.model import encode
 from pytinykv.scheduler.cluster_view import RegionChange
-from pytinykv.scheduler.commands import Command
+from pytinykv.scheduler.commands import StateCommand
 from pytinykv.scheduler.errors import SchedulerStopped
 from pytinykv.scheduler.state import State, Transition, region_key, transition
 from pytinykv.storage import ColumnFamily, Engine
@@ -46,7 +46,7 @@ class Committer:
         self._state = state
         self._on_installed = on_installed
         self._on_failure = on_failure
-        self._queue: list[tuple[Command, asyncio.Future[Any]]] = []
+        self._queue: list[tuple[StateCommand, asyncio.Future[Any]]] = []
         """Commands for the next round, with the futures of their callers."""
         self._round: list[asyncio.Future[Any]] = []
         """Futures of the round under way."""
@@ -60,7 +60,7 @@ class Committer:
         """The durable state."""
         return self._state
 
-    def submit(self, command: Command) -> asyncio.Future[Any]:
+    def submit(self, command: StateCommand) -> asyncio.Future[Any]:
         """Queue a command; the future gives its outcome, or the Refusal that refused it."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._ended is not None:
@@ -70,11 +70,11 @@ class Committer:
         self._maybe_start_round()
         return future
 
-    async def execute(self, command: Command) -> Any:
+    async def execute(self, command: StateCommand) -> Any:
         """Queue a command and wait for its outcome. Raises Refusal. The disk bounds the wait, and `stop` ends it."""
         return await self.submit(command)
 
-    def execute_blocking(self, command: Command) -> None:
+    def execute_blocking(self, command: StateCommand) -> None:
         """Make a command durable on the spot, before the event loop has anything to do. Raises EngineError."""
         step = transition(self._state, command)
         self._write(step.writes)
@@ -123,7 +123,7 @@ class Committer:
         self._engine.write(batch)
 
     def _fold(
-        self, commands: list[tuple[Command, asyncio.Future[Any]]]
+        self, commands: list[tuple[StateCommand, asyncio.Future[Any]]]
     ) -> tuple[State, list[tuple[asyncio.Future[Any], Any]], list[tuple[bytes, bytes]]]:
         state = self._state
         answers: list[tuple[asyncio.Future[Any], Any]] = []

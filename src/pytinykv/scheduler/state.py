@@ -28,7 +28,6 @@ import msgspec
 from pytinykv.model import FormatError, Peer, RecordDecoder, Region, StoreId, encode, record_decoder
 from pytinykv.scheduler.commands import (
     Bootstrap,
-    Command,
     InitCluster,
     PutClusterConfig,
     PutStore,
@@ -36,6 +35,7 @@ from pytinykv.scheduler.commands import (
     ReserveIds,
     ReserveTimestamps,
     SetStoreState,
+    StateCommand,
     StoreStopped,
     UpdateGcSafePoint,
     UpdateServiceSafePoint,
@@ -159,7 +159,7 @@ def _scan(reader: Reader, prefix: bytes) -> list[tuple[bytes, bytes]]:
     return list(reader.scan(ColumnFamily.DEFAULT, prefix, end))
 
 
-def transition(state: State, command: Command) -> Transition:  # noqa: PLR0911  one return for each command
+def transition(state: State, command: StateCommand) -> Transition:  # noqa: PLR0911  one return for each command
     """Apply one command. Raises Refusal when it is refused."""
     match command:
         case InitCluster():
