@@ -15,7 +15,7 @@ from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.coordinator import Coordinator
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import ChangeKind, ChangePeer, MoveLeader, Operator, Order
-from pytinykv.scheduler.records import DownPeer, RegionInfo, StoreMeta, StoreState, StoreStats
+from pytinykv.scheduler.records import DownPeer, ReportedRegion, StoreMeta, StoreState, StoreStats
 from pytinykv.scheduler.replica_checker import ReplicaChecker
 from pytinykv.storage import Engine
 
@@ -47,13 +47,13 @@ def region(
     down: Iterable[int] = (),
     learners: Iterable[int] = (),
     size: int = 10,
-) -> RegionInfo:
+) -> ReportedRegion:
     """A region with one peer on each of `stores`; the leader is on the first one, or on `leader` (0: unknown)."""
     peers = tuple(
         peer(region_id, store_id, PeerRole.LEARNER if store_id in learners else PeerRole.VOTER) for store_id in stores
     )
     leads = peers[0].store_id if leader is None else leader
-    return RegionInfo(
+    return ReportedRegion(
         meta=Region(RegionId(region_id), start, end, RegionEpoch(conf_ver, version), peers),
         leader=next((one for one in peers if one.store_id == leads), None),
         term=term,
@@ -68,7 +68,7 @@ def growth(*stores: int) -> list[str]:
     return [step for store in stores for step in (f"add learner on store {store}", f"promote learner on store {store}")]
 
 
-def apply_order(info: RegionInfo, order: Order) -> RegionInfo:
+def apply_order(info: ReportedRegion, order: Order) -> ReportedRegion:
     """The region after its leader has done what it was told."""
     meta = info.meta
     epoch = RegionEpoch(meta.epoch.conf_ver + 1, meta.epoch.version)
@@ -142,11 +142,11 @@ class Decisions:
         self.clock.advance(seconds)
         self.heartbeat(*(store_id for store_id in self.metas if store_id not in dead))
 
-    def check(self, info: RegionInfo) -> Operator | None:
+    def check(self, info: ReportedRegion) -> Operator | None:
         self.cluster.regions.put(info)
         return self.checker.check(info, self.now)
 
-    def report(self, info: RegionInfo) -> Order | None:
+    def report(self, info: ReportedRegion) -> Order | None:
         """What the scheduler does with a heartbeat: follow the operator, or look for a new one."""
         self.cluster.on_region(info)
         return self.coordinator.decide(info, self.now)
@@ -168,7 +168,7 @@ def open_scheduler(engine: Engine, clock: ManualClock, scope: Scope, **config: o
     )
 
 
-async def bootstrapped(scheduler: Scheduler, stores: Iterable[int] = (1, 2, 3)) -> RegionInfo:
+async def bootstrapped(scheduler: Scheduler, stores: Iterable[int] = (1, 2, 3)) -> ReportedRegion:
     """Bootstrap with the first store, register the others; return the first region, which no leader has reported."""
     first, *others = stores
     info = region(10, stores=(first,))

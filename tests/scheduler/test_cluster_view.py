@@ -13,13 +13,13 @@ from pytinykv.model import RegionEpoch, StoreId
 from pytinykv.scheduler import InvalidInput, LookupIncomplete, SchedulerConfig, StaleRegion, StoreHealth
 from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.errors import StoreNotFound, StoreTombstone
-from pytinykv.scheduler.records import RegionInfo, StoreState, StoreStats
+from pytinykv.scheduler.records import ReportedRegion, StoreState, StoreStats
 from pytinykv.scheduler.stores import StoreInfo
 
 STORES = (1, 2, 3)
 
 
-def changed(info: RegionInfo, *, conf_ver: int = 0, version: int = 0, **fields: object) -> RegionInfo:
+def changed(info: ReportedRegion, *, conf_ver: int = 0, version: int = 0, **fields: object) -> ReportedRegion:
     """The region with its epoch raised and other fields replaced."""
     epoch = RegionEpoch(info.meta.epoch.conf_ver + conf_ver, info.meta.epoch.version + version)
     meta = msgspec.structs.replace(info.meta, epoch=epoch, peers=fields.pop("peers", info.meta.peers))
@@ -40,7 +40,7 @@ class Reported:
             self.cluster.on_region(info)
             self.check(self.infos[: index + 1])
 
-    def check(self, expected: list[RegionInfo] | None = None) -> None:
+    def check(self, expected: list[ReportedRegion] | None = None) -> None:
         """The map holds exactly what was reported, and the tallies agree."""
         expected = self.infos if expected is None else expected
         regions = self.cluster.regions
@@ -56,7 +56,7 @@ class Reported:
             )
             assert tally.region_size == sum(info.approximate_size for info in expected if info.meta.peer_on(store))
 
-    def report(self, index: int, info: RegionInfo) -> None:
+    def report(self, index: int, info: ReportedRegion) -> None:
         self.infos[index] = info
         self.cluster.on_region(info)
         self.check()
@@ -191,7 +191,7 @@ def test_halves_of_a_split_may_be_reported_in_any_order() -> None:
         msgspec.structs.replace(region(1), meta=msgspec.structs.replace(region(1).meta, peers=(peer(1, 1),) * 2)),
     ],
 )
-def test_report_that_makes_no_sense_is_refused(reported: Reported, nonsense: RegionInfo) -> None:
+def test_report_that_makes_no_sense_is_refused(reported: Reported, nonsense: ReportedRegion) -> None:
     with pytest.raises(InvalidInput):
         reported.cluster.on_region(nonsense)
     reported.check()

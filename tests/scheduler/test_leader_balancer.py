@@ -7,7 +7,7 @@ from tests.scheduler.helpers import Decisions, apply_order, region, steps
 from pytinykv.model import Peer, PeerId, PeerRole, StoreId
 from pytinykv.scheduler.leader_balancer import LeaderBalancer
 from pytinykv.scheduler.operators import MoveLeader
-from pytinykv.scheduler.records import RegionInfo, StoreState
+from pytinykv.scheduler.records import ReportedRegion, StoreState
 
 
 class Balanced(Decisions):
@@ -29,14 +29,14 @@ class Balanced(Decisions):
                 else:
                     self.cluster.regions.remove(region_id)
 
-    def balance(self, info: RegionInfo) -> list[str] | None:
+    def balance(self, info: ReportedRegion) -> list[str] | None:
         """Take the region in, and ask what should be done about it."""
         self.cluster.regions.put(info)
         operator = self.balancer.check(info, self.now)
         return None if operator is None else steps(operator)
 
 
-def led_by(leader: int, *followers: int, region_id: int = 1) -> RegionInfo:
+def led_by(leader: int, *followers: int, region_id: int = 1) -> ReportedRegion:
     return region(region_id, b"", b"\xf0", stores=(leader, *followers))
 
 
@@ -137,7 +137,7 @@ def test_with_many_regions_a_share_of_them_may_differ(leaders: int, moves: bool)
     assert (stores.balance(led_by(1, 2, 3)) is not None) is moves
 
 
-def spread(stores: Balanced, infos: list[RegionInfo], rounds: int) -> int:
+def spread(stores: Balanced, infos: list[ReportedRegion], rounds: int) -> int:
     """Let every region report in turn and obey; return how many leaders moved."""
     moves = 0
     for _ in range(rounds):

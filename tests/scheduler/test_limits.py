@@ -7,13 +7,13 @@ from pytinykv.model import PeerId, StoreId
 from pytinykv.scheduler import SchedulerConfig
 from pytinykv.scheduler.limits import StoreLimits, Way
 from pytinykv.scheduler.operators import AddLearner, Operator, OperatorKind, RemovePeer
-from pytinykv.scheduler.records import RegionInfo
+from pytinykv.scheduler.records import ReportedRegion
 
 MIB = 1 << 20
 LARGE, SMALL = region(1, size=96 * MIB), region(2, size=MIB - 1)
 
 
-def taken(limits: StoreLimits, info: RegionInfo, now: float, *, store_id: int = 1, way: Way = Way.ADD) -> int:
+def taken(limits: StoreLimits, info: ReportedRegion, now: float, *, store_id: int = 1, way: Way = Way.ADD) -> int:
     """Move as many peers as are allowed."""
     count = 0
     while limits.allows(StoreId(store_id), way, info, now):
@@ -54,7 +54,7 @@ def test_operators_keep_to_the_limits_but_for_an_administrators() -> None:
     decisions.heartbeat(1, 2, 3, 4)
     infos = [region(n, b"%d" % n, b"%d" % (n + 1), size=96 * MIB) for n in range(1, 6)]
 
-    def add(info: RegionInfo, kind: OperatorKind = OperatorKind.REPLICA) -> bool:
+    def add(info: ReportedRegion, kind: OperatorKind = OperatorKind.REPLICA) -> bool:
         decisions.cluster.regions.put(info)
         steps = (AddLearner(StoreId(4), PeerId(9000 + info.id)),)
         operator = Operator("test", info.id, info.meta.epoch, kind, steps)

@@ -20,7 +20,7 @@ from pytinykv.scheduler.operators import (
     Step,
     TransferLeader,
 )
-from pytinykv.scheduler.records import RegionInfo, StoreState
+from pytinykv.scheduler.records import ReportedRegion, StoreState
 
 
 def add(store: int, peer_id: int) -> AddLearner:
@@ -43,7 +43,7 @@ def transfer(source: int, target: int) -> TransferLeader:
     return TransferLeader(StoreId(source), StoreId(target))
 
 
-def operator(info: RegionInfo, *steps: Step, kind: OperatorKind = OperatorKind.REGION) -> Operator:
+def operator(info: ReportedRegion, *steps: Step, kind: OperatorKind = OperatorKind.REGION) -> Operator:
     return Operator("test", info.id, info.meta.epoch, kind, steps)
 
 
@@ -52,7 +52,9 @@ def decisions() -> Decisions:
     return Decisions(stores=(1, 2, 3, 4))
 
 
-def start(decisions: Decisions, info: RegionInfo, *steps: Step, kind: OperatorKind = OperatorKind.REGION) -> Operator:
+def start(
+    decisions: Decisions, info: ReportedRegion, *steps: Step, kind: OperatorKind = OperatorKind.REGION
+) -> Operator:
     decisions.cluster.on_region(info)
     made = operator(info, *steps, kind=kind)
     assert decisions.operators.add(made, decisions.now)

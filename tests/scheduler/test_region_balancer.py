@@ -8,7 +8,7 @@ from tests.scheduler.helpers import Decisions, apply_order, region, steps
 
 from pytinykv.model import StoreId
 from pytinykv.scheduler.operators import ChangePeer, MoveLeader, Operator
-from pytinykv.scheduler.records import RegionInfo, StoreState
+from pytinykv.scheduler.records import ReportedRegion, StoreState
 from pytinykv.scheduler.region_balancer import RegionBalancer
 
 MIB = 1 << 20
@@ -45,7 +45,7 @@ class Carrying(Decisions):
                 alone = region(region_id, key, key + b"\x00", stores=(store_id,), down=(store_id,), size=size)
                 self.cluster.regions.put(alone)
 
-    def put(self, *infos: RegionInfo) -> None:
+    def put(self, *infos: ReportedRegion) -> None:
         for info in infos:
             self.cluster.regions.put(info)
 
@@ -56,7 +56,7 @@ class Carrying(Decisions):
 
 def on(
     leader: int, *followers: int, region_id: int = 1, size: int = 10 * MIB, pending: tuple[int, ...] = ()
-) -> RegionInfo:
+) -> ReportedRegion:
     """A region of the test, with its peers on these stores."""
     start, end = b"%03d" % (region_id - 1) if region_id > 1 else b"", b"%03d" % region_id
     return region(region_id, start, end, stores=(leader, *followers), size=size, pending=pending)
@@ -151,7 +151,7 @@ def test_region_is_found_also_where_the_map_has_gaps() -> None:
         region(1, b"", b"001", stores=(2, 1, 3, 5), size=10 * MIB),
     ],
 )
-def test_unhealthy_region_is_left_alone(unhealthy: RegionInfo) -> None:
+def test_unhealthy_region_is_left_alone(unhealthy: ReportedRegion) -> None:
     stores = Carrying({1: 16, 2: 0, 3: 0, 4: 0, 5: 0})
     stores.put(unhealthy)
     assert stores.propose() is None

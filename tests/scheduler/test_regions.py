@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.scheduler.helpers import peer, region
 
 from pytinykv.scheduler import StaleRegion
-from pytinykv.scheduler.records import RegionInfo
+from pytinykv.scheduler.records import ReportedRegion
 from pytinykv.scheduler.regions import RegionMap
 
 
@@ -91,9 +91,9 @@ def test_lookup_by_key_with_gaps_neighbours_and_overlaps() -> None:
     assert [found_ids(regions, key) for key in (b"c", b"d", b"e", b"zz")] == [5, None, 6, 6]
 
 
-def split(regions: list[RegionInfo], next_id: int) -> list[RegionInfo]:
+def split(regions: list[ReportedRegion], next_id: int) -> list[ReportedRegion]:
     """Halve every region at the middle of its first byte."""
-    halves: list[RegionInfo] = []
+    halves: list[ReportedRegion] = []
     for info in regions:
         low, high = (info.meta.start_key or b"\x00")[0], info.meta.end_key[0] if info.meta.end_key else 256
         middle = bytes([(low + high) // 2])
@@ -104,7 +104,7 @@ def split(regions: list[RegionInfo], next_id: int) -> list[RegionInfo]:
     return halves
 
 
-def merge(regions: list[RegionInfo]) -> list[RegionInfo]:
+def merge(regions: list[ReportedRegion]) -> list[ReportedRegion]:
     """Join every pair of neighbours under the id of the left one."""
     return [
         region(

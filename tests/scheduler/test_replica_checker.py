@@ -12,10 +12,10 @@ from tests.scheduler.helpers import Decisions, apply_order, growth, peer, steps
 from pytinykv.model import PeerRole
 from pytinykv.scheduler.operators import ChangeKind, ChangePeer, MoveLeader, Order
 from pytinykv.scheduler.quorum import is_working
-from pytinykv.scheduler.records import DownPeer, RegionInfo, StoreLabel, StoreState
+from pytinykv.scheduler.records import DownPeer, ReportedRegion, StoreLabel, StoreState
 
 
-def region(region_id: int, start: bytes = b"", end: bytes = b"\xf0", **fields: object) -> RegionInfo:
+def region(region_id: int, start: bytes = b"", end: bytes = b"\xf0", **fields: object) -> ReportedRegion:
     """A region that leaves room for those with which `decisions_with` fills the stores."""
     return helpers.region(region_id, start, end, **fields)
 
@@ -197,7 +197,7 @@ def test_peers_on_their_way_count_when_stores_are_compared() -> None:
 # --- growing, and what is left over
 
 
-def obey_all(decisions: Decisions, info: RegionInfo) -> tuple[RegionInfo, list[str]]:
+def obey_all(decisions: Decisions, info: ReportedRegion) -> tuple[ReportedRegion, list[str]]:
     """Report and obey until there is nothing to do; return the orders in words."""
     orders = []
     while (order := decisions.report(info)) is not None:
@@ -319,7 +319,7 @@ def test_learner_has_no_part_in_the_choice_of_the_surplus_peer() -> None:
     assert steps(decisions.check(region(1, stores=(1, 2, 3, 4)))) == ["remove peer on store 4"]
 
 
-def obey(decisions: Decisions, info: RegionInfo, order: Order) -> RegionInfo:
+def obey(decisions: Decisions, info: ReportedRegion, order: Order) -> ReportedRegion:
     """What a region does with an order, and what must hold whenever it gets one."""
     match order.instruction:
         case ChangePeer(ChangeKind.ADD_LEARNER, added):

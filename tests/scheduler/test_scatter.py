@@ -6,18 +6,18 @@ import pytest
 from tests.scheduler.helpers import Decisions, apply_order, region, steps
 
 from pytinykv.scheduler.operators import Operator, OperatorKind
-from pytinykv.scheduler.records import RegionInfo, StoreState
+from pytinykv.scheduler.records import ReportedRegion, StoreState
 from pytinykv.scheduler.scatter import Scatter
 
 KEYS = [b"", *(b"%02d" % n for n in range(1, 12)), b""]
 
 
-def table(stores: tuple[int, ...] = (1, 2, 3), count: int = 12) -> list[RegionInfo]:
+def table(stores: tuple[int, ...] = (1, 2, 3), count: int = 12) -> list[ReportedRegion]:
     """Regions side by side, all on the same stores and led by the first one."""
     return [region(n + 1, KEYS[n], KEYS[n + 1] if n + 1 < count else b"", stores=stores) for n in range(count)]
 
 
-def cluster(infos: list[RegionInfo], stores: int) -> Decisions:
+def cluster(infos: list[ReportedRegion], stores: int) -> Decisions:
     decisions = Decisions(stores=range(1, stores + 1))
     decisions._next_id = 500_000  # above all peers of the test
     decisions.heartbeat(*decisions.metas)
@@ -26,7 +26,7 @@ def cluster(infos: list[RegionInfo], stores: int) -> Decisions:
     return decisions
 
 
-def scattered(decisions: Decisions, infos: list[RegionInfo]) -> list[RegionInfo]:
+def scattered(decisions: Decisions, infos: list[ReportedRegion]) -> list[ReportedRegion]:
     """Let the leaders obey until all is done."""
     scatter = Scatter(decisions.cluster, decisions.operators, decisions._allocate)
     for info in infos:
@@ -45,7 +45,7 @@ def scattered(decisions: Decisions, infos: list[RegionInfo]) -> list[RegionInfo]
     return after
 
 
-def spread(infos: list[RegionInfo]) -> tuple[list[int], list[int]]:
+def spread(infos: list[ReportedRegion]) -> tuple[list[int], list[int]]:
     """Peers and leaders, by store."""
     peers = Counter(store_id for info in infos for store_id in info.meta.store_ids)
     leaders = Counter(info.leader.store_id for info in infos if info.leader is not None)
@@ -94,7 +94,7 @@ def test_a_leader_that_moves_hands_over_before_its_peer_goes() -> None:
         (region(1, learners=(3,)), "members are being changed"),
     ],
 )
-def test_region_that_is_not_whole_is_not_scattered(info: RegionInfo, why: str) -> None:
+def test_region_that_is_not_whole_is_not_scattered(info: ReportedRegion, why: str) -> None:
     decisions = cluster([info], stores=4)
     assert why in Scatter(decisions.cluster, decisions.operators, decisions._allocate).why_not(info, decisions.now)
 

@@ -23,7 +23,7 @@ from pytinykv.scheduler.errors import (
     StoreNotFound,
     StoreTombstone,
 )
-from pytinykv.scheduler.records import RegionInfo, StoreMeta, StoreStats
+from pytinykv.scheduler.records import ReportedRegion, StoreMeta, StoreStats
 from pytinykv.scheduler.regions import RegionMap
 from pytinykv.scheduler.stores import StoreHealth, StoreInfo
 
@@ -58,7 +58,7 @@ class ClusterView:
     def load_regions(self, metas: Iterable[Region]) -> None:
         """Take in the regions that were known before a restart, without leaders. Of two that overlap the newer wins."""
         for meta in metas:
-            info = RegionInfo(meta)
+            info = ReportedRegion(meta)
             try:
                 self.regions.check_not_stale(info)
             except StaleRegion:
@@ -158,7 +158,7 @@ class ClusterView:
 
     # --- regions ------------------------------------------------------------------------------------------------
 
-    def on_region(self, info: RegionInfo) -> RegionChange:
+    def on_region(self, info: ReportedRegion) -> RegionChange:
         """Take in what a leader says about its region. Raises InvalidInput, StaleRegion; then nothing has changed."""
         check_region(info)
         self.regions.check_not_stale(info)
@@ -167,14 +167,14 @@ class ClusterView:
         changed = known is None or known.meta != info.meta
         return RegionChange(info.meta if changed else None, tuple(region.meta for region in removed))
 
-    def lookup(self, key: bytes) -> RegionInfo:
+    def lookup(self, key: bytes) -> ReportedRegion:
         """Return the region that holds a key. Raises LookupIncomplete in a gap or while no leader is known."""
         region = self.regions.find(key)
         if region is None:
             raise LookupIncomplete(f"no region is known for key {_shorten(key)} at the moment, try again")
         return require_leader(region)
 
-    def lookup_previous(self, key: bytes) -> RegionInfo | None:
+    def lookup_previous(self, key: bytes) -> ReportedRegion | None:
         """Return the region before the one that holds `key`; None if that is the first. Raises LookupIncomplete."""
         region = self.regions.find(key)
         if region is None:
@@ -186,7 +186,7 @@ class ClusterView:
             raise LookupIncomplete(f"the region before region {region.id} is not known at the moment, try again")
         return require_leader(previous)
 
-    def lookup_range(self, start: bytes, end: bytes, limit: int) -> list[RegionInfo]:
+    def lookup_range(self, start: bytes, end: bytes, limit: int) -> list[ReportedRegion]:
         """Return the regions of [start, end), at most `limit` (0: all), without gaps.
 
         The first one has a leader; later ones may have none, and clients then ask again for those. A range that is
@@ -206,7 +206,7 @@ class ClusterView:
         require_leader(found[0])
         return found
 
-    def check_epoch(self, meta: Region) -> RegionInfo:
+    def check_epoch(self, meta: Region) -> ReportedRegion:
         """Return the known region for a request about it. Raises LookupIncomplete or StaleRegion."""
         known = self.regions.get(meta.id)
         if known is None:
@@ -215,7 +215,7 @@ class ClusterView:
             raise StaleRegion(f"request for region {meta.id} with epoch {meta.epoch}, known {known.meta.epoch}")
         return known
 
-    def walk(self, after: bytes | None, count: int) -> list[RegionInfo]:
+    def walk(self, after: bytes | None, count: int) -> list[ReportedRegion]:
         """Return up to `count` regions that start after `after` in key order (None: from the first)."""
         if after is None:
             return self.regions.scan(b"", limit=count)
@@ -223,7 +223,7 @@ class ClusterView:
         return [region for region in found if region.meta.start_key > after][:count]
 
 
-def check_region(info: RegionInfo) -> None:
+def check_region(info: ReportedRegion) -> None:
     """Raise InvalidInput unless the report makes sense in itself."""
     meta = info.meta
     if meta.id < 0 or not meta.peers:
@@ -236,7 +236,7 @@ def check_region(info: RegionInfo) -> None:
         raise InvalidInput(f"leader {info.leader.id} of region {meta.id} is not one of its peers")
 
 
-def require_leader(region: RegionInfo) -> RegionInfo:
+def require_leader(region: ReportedRegion) -> ReportedRegion:
     """Return the region. Raises LookupIncomplete while its leader is unknown."""
     if region.leader is None:
         raise LookupIncomplete(f"leader of region {region.id} is not known yet, try again")

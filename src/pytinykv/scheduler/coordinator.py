@@ -11,13 +11,13 @@ from typing import Protocol
 
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import Operator, Order
-from pytinykv.scheduler.records import RegionInfo
+from pytinykv.scheduler.records import ReportedRegion
 
 
 class Checker(Protocol):
     """Looks at one region and proposes an operator, or None. Changes nothing itself."""
 
-    def check(self, region: RegionInfo, now: float) -> Operator | None: ...
+    def check(self, region: ReportedRegion, now: float) -> Operator | None: ...
 
 
 class Coordinator:
@@ -27,7 +27,7 @@ class Coordinator:
         self._operators = operators
         self._checkers = tuple(checkers)
 
-    def decide(self, region: RegionInfo, now: float) -> Order | None:
+    def decide(self, region: ReportedRegion, now: float) -> Order | None:
         """Return the order for the region's leader, if any. One operator ends and the next begins in one go."""
         order = self._operators.on_region(region, now)
         if order is not None or self._operators.get(region.id) is not None:

@@ -16,7 +16,7 @@ from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import Operator, OperatorKind, TransferLeader
 from pytinykv.scheduler.quorum import next_leader
-from pytinykv.scheduler.records import RegionInfo
+from pytinykv.scheduler.records import ReportedRegion
 from pytinykv.scheduler.stores import StoreHealth
 
 
@@ -27,7 +27,7 @@ class LeaderBalancer:
         self._cluster = cluster
         self._operators = operators
 
-    def check(self, region: RegionInfo, now: float) -> Operator | None:
+    def check(self, region: ReportedRegion, now: float) -> Operator | None:
         """Return a transfer of the region's leadership if that brings the stores clearly closer to each other."""
         config = self._cluster.config
         if region.leader is None or self._operators.count(OperatorKind.LEADER) >= config.leader_operators_max:

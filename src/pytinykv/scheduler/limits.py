@@ -13,7 +13,7 @@ import msgspec
 
 from pytinykv.model import StoreId
 from pytinykv.scheduler.config import SchedulerConfig
-from pytinykv.scheduler.records import RegionInfo
+from pytinykv.scheduler.records import ReportedRegion
 
 SMALL_REGION_BYTES = 1 << 20
 SMALL_REGION_COST = 0.05
@@ -45,12 +45,12 @@ class StoreLimits:
         self._buckets: dict[tuple[StoreId, Way], _Bucket] = {}
         """Those that were used; the others are full."""
 
-    def allows(self, store_id: StoreId, way: Way, region: RegionInfo, now: float) -> bool:
+    def allows(self, store_id: StoreId, way: Way, region: ReportedRegion, now: float) -> bool:
         """Say whether a peer of the region may be moved now."""
         bucket = self._bucket(store_id, way, now)
         return not self._rates_per_s[way] or bucket.tokens >= min(_cost(region), self._size)
 
-    def take(self, store_id: StoreId, way: Way, region: RegionInfo, now: float) -> None:
+    def take(self, store_id: StoreId, way: Way, region: ReportedRegion, now: float) -> None:
         """Note that a peer of the region is moved."""
         self._bucket(store_id, way, now).tokens -= _cost(region)
 
@@ -62,5 +62,5 @@ class StoreLimits:
         return bucket
 
 
-def _cost(region: RegionInfo) -> float:
+def _cost(region: ReportedRegion) -> float:
     return SMALL_REGION_COST if region.approximate_size < SMALL_REGION_BYTES else 1.0

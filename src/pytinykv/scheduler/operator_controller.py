@@ -34,7 +34,7 @@ from pytinykv.scheduler.operators import (
     TransferLeader,
 )
 from pytinykv.scheduler.quorum import can_remove, is_working, next_leader
-from pytinykv.scheduler.records import RegionInfo
+from pytinykv.scheduler.records import ReportedRegion
 from pytinykv.scheduler.stores import StoreHealth
 
 _log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class OperatorController:
         self._end(operator, OperatorStatus.CANCEL, reason)
         return True
 
-    def on_region(self, region: RegionInfo, now: float) -> Order | None:
+    def on_region(self, region: ReportedRegion, now: float) -> Order | None:
         """Follow the region's operator by what was reported; return what its leader is to do now, if anything."""
         self._now = now
         operator = self.get(region.id)
@@ -153,7 +153,7 @@ class OperatorController:
             elif self._is_timed_out(operator, now):
                 self._end(operator, OperatorStatus.TIMEOUT)
 
-    def _is_within_limits(self, operator: Operator, region: RegionInfo, now: float) -> bool:
+    def _is_within_limits(self, operator: Operator, region: ReportedRegion, now: float) -> bool:
         config = self._cluster.config
         at_once = {OperatorKind.REPLICA: config.operators_max, OperatorKind.REGION: config.region_operators_max}
         if operator.kind in at_once and self.count(operator.kind) >= at_once[operator.kind]:
@@ -179,7 +179,7 @@ class OperatorController:
         limit_s = config.operator_timeout_s if operator.changed_stores else config.leader_operator_timeout_s
         return now - operator.started_at > limit_s
 
-    def _end_if_failed(self, operator: Operator, step: Step, region: RegionInfo, now: float) -> bool:
+    def _end_if_failed(self, operator: Operator, step: Step, region: ReportedRegion, now: float) -> bool:
         if self._is_timed_out(operator, now):
             self._end(operator, OperatorStatus.TIMEOUT)
             return True
@@ -200,7 +200,7 @@ class OperatorController:
     def _is_gone(self, store_id: int, now: float) -> bool:
         return self._cluster.health(store_id, now) not in (StoreHealth.UP, StoreHealth.OFFLINE)
 
-    def _order(self, step: Step, region: RegionInfo, now: float) -> Order | None:
+    def _order(self, step: Step, region: ReportedRegion, now: float) -> Order | None:
         if region.leader is None:
             return None
         instruction = self._instruction(step, region, region.leader, now)
@@ -208,7 +208,7 @@ class OperatorController:
             return None
         return Order(region.id, region.meta.epoch, region.leader, instruction)
 
-    def _instruction(self, step: Step, region: RegionInfo, leader: Peer, now: float) -> Instruction | None:
+    def _instruction(self, step: Step, region: ReportedRegion, leader: Peer, now: float) -> Instruction | None:
         match step:
             case AddLearner():
                 if region.meta.peer_on(step.store_id) is not None:
@@ -229,7 +229,7 @@ class OperatorController:
             case SplitAt():
                 return SplitRegion(_portion(step.keys_left(region)))
 
-    def _removal(self, step: RemovePeer, region: RegionInfo, leader: Peer, now: float) -> Instruction | None:
+    def _removal(self, step: RemovePeer, region: ReportedRegion, leader: Peer, now: float) -> Instruction | None:
         peer = region.meta.peer_on(step.store_id)
         if peer is None or not can_remove(self._cluster, region, peer, now):
             return None
@@ -239,7 +239,7 @@ class OperatorController:
             return None if successor is None else MoveLeader(successor)
         return ChangePeer(ChangeKind.REMOVE, peer)
 
-    def _can_lead(self, region: RegionInfo, peer: Peer | None, now: float) -> bool:
+    def _can_lead(self, region: ReportedRegion, peer: Peer | None, now: float) -> bool:
         return peer is not None and peer.role is PeerRole.VOTER and is_working(self._cluster, region, peer, now)
 
     def _end(self, operator: Operator, status: OperatorStatus, reason: str = "") -> None:
@@ -264,7 +264,7 @@ def _portion(keys: tuple[bytes, ...]) -> tuple[bytes, ...]:
     return keys[:SPLIT_KEYS_MAX]
 
 
-def _trouble_with(step: AddLearner | PromoteLearner, region: RegionInfo) -> str:
+def _trouble_with(step: AddLearner | PromoteLearner, region: ReportedRegion) -> str:
     """Say why a learner will not become a voter by this operator; empty if it may."""
     present = region.meta.peer_on(step.store_id)
     if present is not None and present.id != step.peer_id:

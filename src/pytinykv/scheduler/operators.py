@@ -23,10 +23,10 @@ from typing import TypeAlias
 import msgspec
 
 from pytinykv.model import Peer, PeerId, PeerRole, RegionEpoch, RegionId, StoreId
-from pytinykv.scheduler.records import RegionInfo
+from pytinykv.scheduler.records import ReportedRegion
 
 
-def has_caught_up(region: RegionInfo, peer_id: int) -> bool:
+def has_caught_up(region: ReportedRegion, peer_id: int) -> bool:
     """Say whether the leader reports a peer as neither behind nor silent."""
     return not region.is_pending(peer_id) and not region.is_down(peer_id)
 
@@ -37,10 +37,10 @@ class AddLearner(msgspec.Struct, frozen=True):
     store_id: StoreId
     peer_id: PeerId
 
-    def is_finished(self, region: RegionInfo) -> bool:
+    def is_finished(self, region: ReportedRegion) -> bool:
         return self.conf_changes(region) > 0 and has_caught_up(region, self.peer_id)
 
-    def conf_changes(self, region: RegionInfo) -> int:
+    def conf_changes(self, region: ReportedRegion) -> int:
         """Say how many membership changes of the region this step explains."""
         peer = region.meta.peer_on(self.store_id)
         return 1 if peer is not None and peer.id == self.peer_id else 0
@@ -55,11 +55,11 @@ class PromoteLearner(msgspec.Struct, frozen=True):
     store_id: StoreId
     peer_id: PeerId
 
-    def is_finished(self, region: RegionInfo) -> bool:
+    def is_finished(self, region: ReportedRegion) -> bool:
         peer = region.meta.peer_on(self.store_id)
         return peer is not None and peer.id == self.peer_id and peer.role is PeerRole.VOTER
 
-    def conf_changes(self, region: RegionInfo) -> int:
+    def conf_changes(self, region: ReportedRegion) -> int:
         return 1 if self.is_finished(region) else 0
 
     def __str__(self) -> str:
@@ -71,10 +71,10 @@ class RemovePeer(msgspec.Struct, frozen=True):
 
     store_id: StoreId
 
-    def is_finished(self, region: RegionInfo) -> bool:
+    def is_finished(self, region: ReportedRegion) -> bool:
         return region.meta.peer_on(self.store_id) is None
 
-    def conf_changes(self, region: RegionInfo) -> int:
+    def conf_changes(self, region: ReportedRegion) -> int:
         return 1 if self.is_finished(region) else 0
 
     def __str__(self) -> str:
@@ -87,10 +87,10 @@ class TransferLeader(msgspec.Struct, frozen=True):
     source: StoreId
     target: StoreId
 
-    def is_finished(self, region: RegionInfo) -> bool:
+    def is_finished(self, region: ReportedRegion) -> bool:
         return region.leader is not None and region.leader.store_id != self.source
 
-    def conf_changes(self, region: RegionInfo) -> int:
+    def conf_changes(self, region: ReportedRegion) -> int:
         return 0
 
     def __str__(self) -> str:
@@ -106,14 +106,14 @@ class SplitAt(msgspec.Struct, frozen=True):
 
     keys: tuple[bytes, ...]
 
-    def is_finished(self, region: RegionInfo) -> bool:
+    def is_finished(self, region: ReportedRegion) -> bool:
         return not self.keys_left(region)
 
-    def keys_left(self, region: RegionInfo) -> tuple[bytes, ...]:
+    def keys_left(self, region: ReportedRegion) -> tuple[bytes, ...]:
         """Return the keys that are no boundaries of the region and lie inside it."""
         return tuple(key for key in self.keys if region.meta.start_key < key and region.meta.contains(key))
 
-    def conf_changes(self, region: RegionInfo) -> int:
+    def conf_changes(self, region: ReportedRegion) -> int:
         return 0
 
     def __str__(self) -> str:
@@ -205,7 +205,7 @@ class Operator(msgspec.Struct):
     reason: str = ""
     """Why it was cancelled or replaced."""
 
-    def advance(self, region: RegionInfo) -> Step | None:
+    def advance(self, region: ReportedRegion) -> Step | None:
         """Count the steps that the region shows as finished; return the first unfinished one, or None at the end."""
         while self.done_steps < len(self.steps):
             step = self.steps[self.done_steps]
@@ -214,7 +214,7 @@ class Operator(msgspec.Struct):
             self.done_steps += 1
         return None
 
-    def conf_changes(self, region: RegionInfo) -> int:
+    def conf_changes(self, region: ReportedRegion) -> int:
         """Say how many membership changes since `epoch` this operator explains (a step in the making included)."""
         return sum(step.conf_changes(region) for step in self.steps[: self.done_steps + 1])
 
@@ -233,8 +233,8 @@ class Operator(msgspec.Struct):
         remaining = self.steps[self.done_steps :]
         return any(isinstance(step, AddLearner) and step.store_id == store_id for step in remaining)
 
-    def weight_change(self, region: RegionInfo, store_id: int) -> int:
-        """Say by how many bytes of weight (`RegionInfo.weight`) a store still gains or loses by this."""
+    def weight_change(self, region: ReportedRegion, store_id: int) -> int:
+        """Say by how many bytes of weight (`ReportedRegion.weight`) a store still gains or loses by this."""
         has_peer = region.meta.peer_on(store_id) is not None
         remaining = self.steps[self.done_steps :]
         gains = any(isinstance(step, AddLearner) and step.store_id == store_id for step in remaining)

@@ -12,7 +12,7 @@ from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.limits import Way
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.quorum import can_remove, is_working
-from pytinykv.scheduler.records import RegionInfo
+from pytinykv.scheduler.records import ReportedRegion
 from pytinykv.scheduler.stores import StoreHealth, StoreInfo
 
 ENGINE_LABEL = "engine"
@@ -21,7 +21,7 @@ FOREIGN_ENGINES = frozenset({"tiflash", "tiflash_compute"})
 
 
 def choose_target(
-    cluster: ClusterView, operators: OperatorController, region: RegionInfo, now: float
+    cluster: ClusterView, operators: OperatorController, region: ReportedRegion, now: float
 ) -> StoreInfo | None:
     """Return the best store for another peer of the region, or None."""
     taken = region.meta.store_ids
@@ -33,7 +33,7 @@ def choose_target(
     return min(candidates, key=lambda store: (operators.weight(store.id), store.id), default=None)
 
 
-def choose_surplus(cluster: ClusterView, region: RegionInfo, now: float) -> Peer | None:
+def choose_surplus(cluster: ClusterView, region: ReportedRegion, now: float) -> Peer | None:
     """Return the voter that a region with too many voters needs least, or None while none can be removed.
 
     First one that doesn't work, then one on the fullest store; the leader only if there is no other.
@@ -60,7 +60,7 @@ def can_hold(cluster: ClusterView, store: StoreInfo, now: float) -> bool:
 
 
 def is_target(
-    cluster: ClusterView, operators: OperatorController, store: StoreInfo, region: RegionInfo, now: float
+    cluster: ClusterView, operators: OperatorController, store: StoreInfo, region: ReportedRegion, now: float
 ) -> bool:
     """Say whether a store may get a peer of the region now, if it has none."""
     return (

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pytinykv.model import Peer, PeerRole
 from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.operators import has_caught_up
-from pytinykv.scheduler.records import RegionInfo
+from pytinykv.scheduler.records import ReportedRegion
 
 
-def is_working(cluster: ClusterView, region: RegionInfo, peer: Peer, now: float) -> bool:
+def is_working(cluster: ClusterView, region: ReportedRegion, peer: Peer, now: float) -> bool:
     """Say whether a peer takes part: caught up, answering its leader, on a store that was heard of lately."""
     store = cluster.store(peer.store_id)
     if store is None or not store.is_responsive(now, cluster.config):
@@ -23,7 +23,7 @@ def is_working(cluster: ClusterView, region: RegionInfo, peer: Peer, now: float)
     return has_caught_up(region, peer.id)
 
 
-def can_remove(cluster: ClusterView, region: RegionInfo, peer: Peer, now: float) -> bool:
+def can_remove(cluster: ClusterView, region: ReportedRegion, peer: Peer, now: float) -> bool:
     """Say whether the region keeps a working majority without this peer."""
     if peer.role is PeerRole.LEARNER:
         return True
@@ -38,7 +38,7 @@ def can_remove(cluster: ClusterView, region: RegionInfo, peer: Peer, now: float)
 
 def next_leader(
     cluster: ClusterView,
-    region: RegionInfo,
+    region: ReportedRegion,
     now: float,
     *,
     count: Callable[[int], int] | None = None,

@@ -65,7 +65,7 @@ class DownPeer(msgspec.Struct, frozen=True):
     down_seconds: int
 
 
-class RegionInfo(msgspec.Struct, frozen=True):
+class ReportedRegion(msgspec.Struct, frozen=True):
     """A region as its leader last described it.
 
     `leader` is None for a region that was loaded from disk and not reported since: clients are not told of its peers then.

@@ -38,7 +38,7 @@ from pytinykv.scheduler.operators import (
 )
 from pytinykv.scheduler.placement import can_hold, is_target
 from pytinykv.scheduler.quorum import is_working, next_leader
-from pytinykv.scheduler.records import RegionInfo
+from pytinykv.scheduler.records import ReportedRegion
 from pytinykv.scheduler.stores import StoreHealth, StoreInfo
 
 CANDIDATES_MAX = 32
@@ -83,7 +83,7 @@ class RegionBalancer:
                     return self._move(region, source.id, target.id, now)
         return None
 
-    def _candidates(self, source: StoreInfo, now: float) -> Iterator[RegionInfo]:
+    def _candidates(self, source: StoreInfo, now: float) -> Iterator[ReportedRegion]:
         """Yield regions that may lose their peer on a store, those first that will miss it least."""
         ids = list(self._cluster.regions.tally(source.id).regions)
         picked = self._rng.sample(ids, min(len(ids), CANDIDATES_MAX))
@@ -91,7 +91,7 @@ class RegionBalancer:
         found = [region for region in regions if self._may_move(region, source.id, now)]
         yield from sorted(found, key=lambda region: _merit(region, source.id))
 
-    def _may_move(self, region: RegionInfo, source: StoreId, now: float) -> bool:
+    def _may_move(self, region: ReportedRegion, source: StoreId, now: float) -> bool:
         meta = region.meta
         return (
             region.leader is not None
@@ -108,7 +108,7 @@ class RegionBalancer:
         return self._cluster.health(store_id, now) is StoreHealth.UP
 
     def _target(
-        self, region: RegionInfo, source: StoreInfo, scores: Mapping[StoreId, int], tolerance: float, now: float
+        self, region: ReportedRegion, source: StoreInfo, scores: Mapping[StoreId, int], tolerance: float, now: float
     ) -> StoreInfo | None:
         taken = region.meta.store_ids
         for store_id in sorted(scores, key=lambda store_id: (scores[store_id], store_id)):
@@ -122,7 +122,7 @@ class RegionBalancer:
                 return store
         return None
 
-    def _move(self, region: RegionInfo, source: StoreId, target: StoreId, now: float) -> Operator | None:
+    def _move(self, region: ReportedRegion, source: StoreId, target: StoreId, now: float) -> Operator | None:
         peer_id = self._allocate_peer_id()
         if peer_id is None:
             return None
@@ -134,7 +134,7 @@ class RegionBalancer:
         return Operator("balance regions", region.id, region.meta.epoch, OperatorKind.REGION, tuple(steps))
 
 
-def _merit(region: RegionInfo, source: StoreId) -> int:
+def _merit(region: ReportedRegion, source: StoreId) -> int:
     """Rank a region among those of a store: 0 for one whose peer there is behind, 2 for one that is led there."""
     if region.leader is not None and region.leader.store_id == source:
         return 2

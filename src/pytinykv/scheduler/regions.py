@@ -20,7 +20,7 @@ from sortedcontainers import SortedDict
 
 from pytinykv.model import Region, RegionId, StoreId
 from pytinykv.scheduler.errors import StaleRegion
-from pytinykv.scheduler.records import RegionInfo
+from pytinykv.scheduler.records import ReportedRegion
 
 
 class StoreTally(msgspec.Struct):
@@ -35,7 +35,7 @@ class StoreTally(msgspec.Struct):
     """How many of the regions have a known leader: a leader has reported them since the map was loaded."""
     region_size: int = 0
     weight: int = 0
-    """Sum of the regions' weights (`RegionInfo.weight`): what balance goes by."""
+    """Sum of the regions' weights (`ReportedRegion.weight`): what balance goes by."""
     leader_size: int = 0
 
 
@@ -43,9 +43,9 @@ class RegionMap:
     """All known regions, by key, by id and by store."""
 
     def __init__(self) -> None:
-        self._by_start: SortedDict[bytes, RegionInfo] = SortedDict()
+        self._by_start: SortedDict[bytes, ReportedRegion] = SortedDict()
         """By start key."""
-        self._by_id: dict[RegionId, RegionInfo] = {}
+        self._by_id: dict[RegionId, ReportedRegion] = {}
         """The same regions by id."""
         self._tallies: dict[StoreId, StoreTally] = {}
         """For each store that has, or had, a peer (invariant 2)."""
@@ -53,14 +53,14 @@ class RegionMap:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def __iter__(self) -> Iterator[RegionInfo]:
+    def __iter__(self) -> Iterator[ReportedRegion]:
         """Yield all regions in key order."""
         return iter(self._by_start.values())
 
-    def get(self, region_id: int) -> RegionInfo | None:
+    def get(self, region_id: int) -> ReportedRegion | None:
         return self._by_id.get(RegionId(region_id))
 
-    def find(self, key: bytes) -> RegionInfo | None:
+    def find(self, key: bytes) -> ReportedRegion | None:
         """Return the region that holds the key, or None in a gap."""
         index = self._by_start.bisect_right(key) - 1
         if index < 0:
@@ -68,7 +68,7 @@ class RegionMap:
         region = self._by_start.peekitem(index)[1]
         return region if region.meta.contains(key) else None
 
-    def neighbours(self, meta: Region) -> tuple[RegionInfo | None, RegionInfo | None]:
+    def neighbours(self, meta: Region) -> tuple[ReportedRegion | None, ReportedRegion | None]:
         """Return the regions that touch this range on the left and on the right."""
         left = None
         index = self._by_start.bisect_left(meta.start_key) - 1
@@ -78,9 +78,9 @@ class RegionMap:
         right = self._by_start.get(meta.end_key) if meta.end_key else None
         return left, right
 
-    def scan(self, start: bytes, end: bytes = b"", limit: int = 0) -> list[RegionInfo]:
+    def scan(self, start: bytes, end: bytes = b"", limit: int = 0) -> list[ReportedRegion]:
         """Return the regions that hold keys of [start, end) in key order; gaps are left out. `limit` 0: all."""
-        found: list[RegionInfo] = []
+        found: list[ReportedRegion] = []
         index = max(self._by_start.bisect_right(start) - 1, 0)
         for region in self._from(index):
             if end and region.meta.start_key >= end:
@@ -92,11 +92,11 @@ class RegionMap:
                 break
         return found
 
-    def _from(self, index: int) -> Iterator[RegionInfo]:
+    def _from(self, index: int) -> Iterator[ReportedRegion]:
         for key in self._by_start.islice(index):
             yield self._by_start[key]
 
-    def overlapping(self, meta: Region) -> list[RegionInfo]:
+    def overlapping(self, meta: Region) -> list[ReportedRegion]:
         """Return the regions that share keys with this range, in key order (the region itself included)."""
         return self.scan(meta.start_key, meta.end_key)
 
@@ -109,7 +109,7 @@ class RegionMap:
             expected = region.meta.end_key
         return bool(self._by_id) and not expected
 
-    def check_not_stale(self, info: RegionInfo) -> None:
+    def check_not_stale(self, info: ReportedRegion) -> None:
         """Raise StaleRegion if the report is older than what is known of the region or of one it overlaps."""
         known = self.get(info.id)
         if known is not None:
@@ -128,7 +128,7 @@ class RegionMap:
                     f" of version {other.meta.epoch.version}"
                 )
 
-    def put(self, info: RegionInfo) -> list[RegionInfo]:
+    def put(self, info: ReportedRegion) -> list[ReportedRegion]:
         """Take a region in; return the other regions that it replaces, since they overlap it."""
         known = self.get(info.id)
         if known is not None:
@@ -141,7 +141,7 @@ class RegionMap:
         self._count(info)
         return removed
 
-    def remove(self, region_id: int) -> RegionInfo | None:
+    def remove(self, region_id: int) -> ReportedRegion | None:
         """Forget a region; return what was known of it."""
         known = self.get(region_id)
         if known is not None:
@@ -156,7 +156,7 @@ class RegionMap:
         """Say whether of each store's regions at least this share has a known leader."""
         return all(tally.reported >= share * len(tally.regions) for tally in self._tallies.values())
 
-    def _drop(self, info: RegionInfo) -> None:
+    def _drop(self, info: ReportedRegion) -> None:
         del self._by_start[info.meta.start_key]
         del self._by_id[info.id]
         for peer in info.meta.peers:
@@ -170,7 +170,7 @@ class RegionMap:
             del tally.leaders[info.id]
             tally.leader_size -= info.approximate_size
 
-    def _count(self, info: RegionInfo) -> None:
+    def _count(self, info: ReportedRegion) -> None:
         for peer in info.meta.peers:
             tally = self._tally(peer.store_id)
             if info.id not in tally.regions:

@@ -49,7 +49,7 @@ from pytinykv.scheduler.operators import (
 )
 from pytinykv.scheduler.placement import choose_surplus, choose_target
 from pytinykv.scheduler.quorum import can_remove, next_leader
-from pytinykv.scheduler.records import RegionInfo, StoreState
+from pytinykv.scheduler.records import ReportedRegion, StoreState
 
 LEARNERS_MAX = 3
 """From here on a learner that does not answer goes before another is added."""
@@ -74,7 +74,7 @@ class ReplicaChecker:
         self._max_replicas = max_replicas
         self._allocate_peer_id = allocate_peer_id
 
-    def check(self, region: RegionInfo, now: float) -> Operator | None:
+    def check(self, region: ReportedRegion, now: float) -> Operator | None:
         """Return an operator that brings the region closer to what it should be, or None."""
         meta = region.meta
         if region.leader is None or any(self._cluster.store(store_id) is None for store_id in meta.store_ids):
@@ -100,7 +100,7 @@ class ReplicaChecker:
 
     # --- more voters --------------------------------------------------------------------------------------------
 
-    def _grow(self, region: RegionInfo, now: float) -> Operator | None:
+    def _grow(self, region: ReportedRegion, now: float) -> Operator | None:
         learners, voters = self._usable_learners(region, now), len(region.meta.voters)
         if voters % 2 == 1 and voters + 2 <= self._max_replicas():
             if len(learners) >= 2:
@@ -113,7 +113,7 @@ class ReplicaChecker:
         steps = self._one_more_voter(region, now)
         return self._operator("add missing peer", region, steps) if steps else None
 
-    def _one_more_voter(self, region: RegionInfo, now: float) -> tuple[AddLearner | PromoteLearner, ...]:
+    def _one_more_voter(self, region: ReportedRegion, now: float) -> tuple[AddLearner | PromoteLearner, ...]:
         """Return the steps that give the region one more voter; none if no store can have it."""
         learners = self._usable_learners(region, now)
         if learners:
@@ -121,12 +121,12 @@ class ReplicaChecker:
         addition = self._addition(region, now)
         return () if addition is None else (addition, PromoteLearner(addition.store_id, addition.peer_id))
 
-    def _usable_learners(self, region: RegionInfo, now: float) -> list[Peer]:
+    def _usable_learners(self, region: ReportedRegion, now: float) -> list[Peer]:
         """Return the learners that may become voters, those that have caught up first."""
         usable = [peer for peer in region.meta.learners if self._is_usable(region, peer, now)]
         return sorted(usable, key=lambda peer: (not has_caught_up(region, peer.id), peer.id))
 
-    def _is_usable(self, region: RegionInfo, peer: Peer, now: float) -> bool:
+    def _is_usable(self, region: ReportedRegion, peer: Peer, now: float) -> bool:
         store = self._cluster.store(peer.store_id)
         is_there = store is not None and store.is_responsive(now, self._cluster.config)
         return is_there and not self._is_drained(peer) and not region.is_down(peer.id)
@@ -139,7 +139,7 @@ class ReplicaChecker:
         store = self._cluster.store(peer.store_id)
         return store is not None and store.meta.state is StoreState.OFFLINE
 
-    def _why_useless(self, region: RegionInfo, learner: Peer, now: float) -> str:
+    def _why_useless(self, region: ReportedRegion, learner: Peer, now: float) -> str:
         """Say why a learner must go, whether or not voters are missing; empty if it need not."""
         if self._is_lost(learner, now):
             return "on a lost store"
@@ -152,14 +152,14 @@ class ReplicaChecker:
             return "that does not answer, one of too many"
         return ""
 
-    def _addition(self, region: RegionInfo, now: float) -> AddLearner | None:
+    def _addition(self, region: ReportedRegion, now: float) -> AddLearner | None:
         target = choose_target(self._cluster, self._operators, region, now)
         peer_id = None if target is None else self._allocate_peer_id()
         return None if target is None or peer_id is None else AddLearner(target.id, peer_id)
 
     # --- other or fewer voters ----------------------------------------------------------------------------------
 
-    def _replace(self, region: RegionInfo, peer: Peer, now: float, why: str) -> Operator | None:
+    def _replace(self, region: ReportedRegion, peer: Peer, now: float, why: str) -> Operator | None:
         if len(region.meta.voters) > self._max_replicas():
             return self._remove(region, peer, now, f"remove surplus {why} peer")
         if why == "offline" and region.is_pending(peer.id):
@@ -170,14 +170,14 @@ class ReplicaChecker:
         removal = self._removal(region, peer, now, new_peer=added[-1])
         return self._operator(f"replace {why} peer", region, (*added, *removal))
 
-    def _remove(self, region: RegionInfo, peer: Peer, now: float, why: str) -> Operator | None:
+    def _remove(self, region: ReportedRegion, peer: Peer, now: float, why: str) -> Operator | None:
         if not can_remove(self._cluster, region, peer, now):
             return None
         steps = self._removal(region, peer, now)
         return self._operator(why, region, steps) if steps else None
 
     def _removal(
-        self, region: RegionInfo, peer: Peer, now: float, *, new_peer: AddLearner | PromoteLearner | None = None
+        self, region: ReportedRegion, peer: Peer, now: float, *, new_peer: AddLearner | PromoteLearner | None = None
     ) -> tuple[Step, ...]:
         """Return the steps that take a peer away; none if it leads and no other peer can."""
         if region.leader is None or region.leader.id != peer.id:
@@ -189,7 +189,7 @@ class ReplicaChecker:
             return (TransferLeader(peer.store_id, new_peer.store_id), RemovePeer(peer.store_id))
         return ()
 
-    def _operator(self, description: str, region: RegionInfo, steps: Sequence[Step]) -> Operator:
+    def _operator(self, description: str, region: ReportedRegion, steps: Sequence[Step]) -> Operator:
         return Operator(description, region.id, region.meta.epoch, OperatorKind.REPLICA, tuple(steps))
 
 

@@ -27,7 +27,7 @@ from pytinykv.scheduler.operators import (
 )
 from pytinykv.scheduler.placement import can_hold
 from pytinykv.scheduler.quorum import is_working
-from pytinykv.scheduler.records import RegionInfo
+from pytinykv.scheduler.records import ReportedRegion
 
 
 class Scatter:
@@ -44,7 +44,7 @@ class Scatter:
         self._leaders: Counter[StoreId] = Counter()
         """Likewise, how many of their leaders."""
 
-    def why_not(self, region: RegionInfo, now: float) -> str:
+    def why_not(self, region: ReportedRegion, now: float) -> str:
         """Say why a region can't be moved about now; empty if it can."""
         if region.leader is None:
             return "no leader is known"
@@ -57,7 +57,7 @@ class Scatter:
             return f"another request is being carried out: {running}"
         return ""
 
-    def plan(self, region: RegionInfo, now: float) -> Operator | None:
+    def plan(self, region: ReportedRegion, now: float) -> Operator | None:
         """Return what is to be done with a region for which `why_not` is empty; None if it is where it should be."""
         assert region.leader is not None, "why_not has said so"
         moves = self._moves(region, now)
@@ -76,7 +76,7 @@ class Scatter:
             steps.append(TransferLeader(now_at, leader))
         return Operator("scatter", region.id, region.meta.epoch, OperatorKind.ADMIN, tuple(steps)) if steps else None
 
-    def _moves(self, region: RegionInfo, now: float) -> dict[StoreId, StoreId]:
+    def _moves(self, region: ReportedRegion, now: float) -> dict[StoreId, StoreId]:
         """Return from which stores to which others the region's peers move; count them where they will be."""
         free = [
             store.id

@@ -51,7 +51,7 @@ from pytinykv.scheduler.leader_balancer import LeaderBalancer
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import Operator, OperatorKind, Order, TransferLeader
 from pytinykv.scheduler.quorum import is_working
-from pytinykv.scheduler.records import RegionInfo, StoreMeta, StoreState, StoreStats
+from pytinykv.scheduler.records import ReportedRegion, StoreMeta, StoreState, StoreStats
 from pytinykv.scheduler.region_balancer import RegionBalancer
 from pytinykv.scheduler.removal import Removal
 from pytinykv.scheduler.replica_checker import ReplicaChecker
@@ -336,7 +336,7 @@ class Scheduler:
         for store_id in [store_id for store_id, bound in self._sinks.items() if bound == sink]:
             del self._sinks[store_id]
 
-    def region_heartbeat(self, info: RegionInfo) -> Order | None:
+    def region_heartbeat(self, info: ReportedRegion) -> Order | None:
         """Take in a leader's report; return what that leader is to do now.
 
         Raises NotBootstrapped, InvalidInput, StaleRegion.
@@ -426,7 +426,7 @@ class Scheduler:
         self._tell(region, self.now)
         return True
 
-    def _why_not_leader(self, region: RegionInfo, store: StoreInfo) -> str:
+    def _why_not_leader(self, region: ReportedRegion, store: StoreInfo) -> str:
         peer = region.meta.peer_on(store.id)
         if region.leader is None:
             return "the region's leader is not known at the moment"
@@ -438,7 +438,7 @@ class Scheduler:
             return f"the store has been silent for {store.silence_s(self.now):.0f} s"
         return "" if is_working(self.cluster, region, peer, self.now) else "its peer there is behind or does not answer"
 
-    def _region(self, region_id: int) -> RegionInfo:
+    def _region(self, region_id: int) -> ReportedRegion:
         region = self.cluster.regions.get(region_id)
         if region is None:
             raise UnknownRegion(region_id)
@@ -500,7 +500,7 @@ class Scheduler:
         for region in batch:
             self._tell(region, now)
 
-    def _tell(self, region: RegionInfo, now: float) -> None:
+    def _tell(self, region: ReportedRegion, now: float) -> None:
         """Push to the leader of a region what it is to do, if anything and if its store is connected."""
         sink = None if region.leader is None else self._sinks.get(region.leader.store_id)
         order = None if sink is None else self._coordinator.decide(region, now)

@@ -17,7 +17,7 @@ from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.errors import InvalidInput
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import Operator, OperatorKind, SplitAt
-from pytinykv.scheduler.records import RegionInfo
+from pytinykv.scheduler.records import ReportedRegion
 from pytinykv.wire.limits import KEY_BYTES_MAX
 
 SPLIT_KEYS_MAX = 4096
@@ -49,14 +49,14 @@ def keys_left(cluster: ClusterView, keys: Iterable[bytes]) -> list[bytes]:
 
 def begin_splits(
     cluster: ClusterView, operators: OperatorController, keys: Iterable[bytes], now: float
-) -> list[RegionInfo]:
+) -> list[ReportedRegion]:
     """Start an operator for each region that holds some of the keys inside and has none yet; return those regions."""
     by_region: dict[RegionId, list[bytes]] = {}
     for key in keys:
         region = cluster.regions.find(key)
         if region is not None and region.leader is not None:
             by_region.setdefault(region.id, []).append(key)
-    begun: list[RegionInfo] = []
+    begun: list[ReportedRegion] = []
     for region_id, inside in by_region.items():
         region = cluster.regions.get(region_id)
         running = operators.get(region_id)

@@ -8,7 +8,7 @@ from typing import TypedDict
 from pytinykv.model import StoreId, epoch_to_pb, peer_from_pb, peer_to_pb, region_from_pb, region_to_pb
 from pytinykv.scheduler.errors import InvalidInput
 from pytinykv.scheduler.operators import ChangeKind, ChangePeer, MoveLeader, Order, SplitRegion
-from pytinykv.scheduler.records import DownPeer, RegionInfo, StoreLabel, StoreMeta, StoreState, StoreStats
+from pytinykv.scheduler.records import DownPeer, ReportedRegion, StoreLabel, StoreMeta, StoreState, StoreStats
 from pytinykv.scheduler.stores import StoreInfo
 from pytinykv.wire.pb import eraftpb_pb2, metapb_pb2, pdpb_pb2
 
@@ -29,13 +29,13 @@ CHANGE_KINDS = {
 }
 
 
-def region_info_from_pb(request: pdpb_pb2.RegionHeartbeatRequest) -> RegionInfo:
+def region_info_from_pb(request: pdpb_pb2.RegionHeartbeatRequest) -> ReportedRegion:
     """Raises InvalidInput when the report names no leader, InvalidRegion."""
     if not request.HasField("region"):
         raise InvalidInput("region heartbeat without a region")
     if not request.leader.id:
         raise InvalidInput(f"region heartbeat of region {request.region.id} names no leader")
-    return RegionInfo(
+    return ReportedRegion(
         meta=region_from_pb(request.region),
         leader=peer_from_pb(request.leader),
         term=request.term,
@@ -45,7 +45,7 @@ def region_info_from_pb(request: pdpb_pb2.RegionHeartbeatRequest) -> RegionInfo:
     )
 
 
-def leader_to_pb(region: RegionInfo) -> metapb_pb2.Peer | None:
+def leader_to_pb(region: ReportedRegion) -> metapb_pb2.Peer | None:
     return None if region.leader is None else peer_to_pb(region.leader)
 
 
@@ -58,7 +58,7 @@ class _Facts(TypedDict):
     pending_peers: list[metapb_pb2.Peer]
 
 
-def _facts(region: RegionInfo) -> _Facts:
+def _facts(region: ReportedRegion) -> _Facts:
     return {
         "region": region_to_pb(region.meta),
         "leader": leader_to_pb(region),
@@ -69,15 +69,15 @@ def _facts(region: RegionInfo) -> _Facts:
     }
 
 
-def lookup_to_pb(header: pdpb_pb2.ResponseHeader, region: RegionInfo) -> pdpb_pb2.GetRegionResponse:
+def lookup_to_pb(header: pdpb_pb2.ResponseHeader, region: ReportedRegion) -> pdpb_pb2.GetRegionResponse:
     return pdpb_pb2.GetRegionResponse(header=header, **_facts(region))
 
 
-def scanned_to_pb(region: RegionInfo) -> pdpb_pb2.Region:
+def scanned_to_pb(region: ReportedRegion) -> pdpb_pb2.Region:
     return pdpb_pb2.Region(**_facts(region))
 
 
-def queried_to_pb(region: RegionInfo) -> pdpb_pb2.RegionResponse:
+def queried_to_pb(region: ReportedRegion) -> pdpb_pb2.RegionResponse:
     return pdpb_pb2.RegionResponse(**_facts(region))
 
 
@@ -163,7 +163,7 @@ def order_to_pb(header: pdpb_pb2.ResponseHeader, order: Order) -> pdpb_pb2.Regio
     return response
 
 
-def scan_response(header: pdpb_pb2.ResponseHeader, regions: Iterable[RegionInfo]) -> pdpb_pb2.ScanRegionsResponse:
+def scan_response(header: pdpb_pb2.ResponseHeader, regions: Iterable[ReportedRegion]) -> pdpb_pb2.ScanRegionsResponse:
     """Fill the new list and the two parallel old ones (older clients read those; an unknown leader has id 0)."""
     response = pdpb_pb2.ScanRegionsResponse(header=header)
     for region in regions:

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from pytinykv.scheduler.cluster_view import require_leader
 from pytinykv.scheduler.errors import InvalidInput, LookupIncomplete
-from pytinykv.scheduler.records import RegionInfo
+from pytinykv.scheduler.records import ReportedRegion
 from pytinykv.scheduler.scheduler import Scheduler
 from pytinykv.server.pd.convert import lookup_to_pb, queried_to_pb, scan_response, scanned_to_pb
 from pytinykv.wire.pb import pdpb_pb2
@@ -45,7 +45,7 @@ class RegionQueries:
     async def batch_scan_regions(self, request: pdpb_pb2.BatchScanRegionsRequest) -> Message:
         """Answer with the regions of all ranges, each region once. The ranges must be in order and not overlap."""
         limit = max(request.limit, 0)
-        found: list[RegionInfo] = []
+        found: list[ReportedRegion] = []
         for wanted in self._checked_ranges(request):
             start = wanted.start_key
             if found and found[-1].meta.contains(start):
@@ -62,7 +62,7 @@ class RegionQueries:
         response = pdpb_pb2.QueryRegionResponse(header=self._header())
         cluster = self._scheduler.cluster
 
-        def add(region: RegionInfo | None) -> int:
+        def add(region: ReportedRegion | None) -> int:
             if region is None or region.leader is None:
                 return 0
             if region.id not in response.regions_by_id:
@@ -75,7 +75,7 @@ class RegionQueries:
             add(cluster.regions.get(region_id))
         return response
 
-    def _previous(self, key: bytes) -> RegionInfo | None:
+    def _previous(self, key: bytes) -> ReportedRegion | None:
         try:
             return self._scheduler.cluster.lookup_previous(key)
         except LookupIncomplete:
