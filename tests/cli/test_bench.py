@@ -22,10 +22,10 @@ from tests.cli.processes import tinykv
 
 from pytinykv.cli import main
 from pytinykv.cli.bench.large_rows import READS, LargeRowFigures, ReadFigures
-from pytinykv.cli.bench.processors import Processes, Role
+from pytinykv.cli.bench.processors import Processes, ProcessRole
 from pytinykv.cli.bench.report import Results
 from pytinykv.cli.bench.stops import Ledger, Stop, StopFigures, key_of, number_in, value_of
-from pytinykv.cli.bench.workload import Latencies, Operation, Round, Workload, percentile, run_round
+from pytinykv.cli.bench.workload import Latencies, OperationKind, Round, Workload, percentile, run_round
 from pytinykv.lifecycle import Scope
 
 # --- percentiles ------------------------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ def test_no_latencies_have_no_percentiles() -> None:
 def test_what_is_kept_of_the_latencies_does_not_grow_with_the_rounds() -> None:
     """A report over all values held up the event loop for more than a second."""
     results = Results()
-    workload = Workload(Operation.PUT, 1, 10_000)
+    workload = Workload(OperationKind.PUT, 1, 10_000)
 
     def kept_bytes(rounds: int) -> int:
         for _ in range(rounds):
@@ -85,7 +85,7 @@ async def test_a_round_whose_time_is_up_ends_for_all_its_workers_at_once() -> No
 
     target: Any = SimpleNamespace(name="fake", put=put, processes=processes)
     async with Scope("test") as scope:
-        measured = await run_round(target, Workload(Operation.PUT, 64, 1_000_000, seconds_max=0.0), scope)
+        measured = await run_round(target, Workload(OperationKind.PUT, 64, 1_000_000, seconds_max=0.0), scope)
     assert measured.operations < 64
 
 
@@ -97,21 +97,21 @@ async def test_a_round_counts_the_processor_time_of_each_role() -> None:
         sum(range(100_000))
 
     async def processes() -> Processes:
-        return {Role.CLIENT: [os.getpid()], Role.FOLLOWERS: [os.getppid(), os.getpid()]}
+        return {ProcessRole.CLIENT: [os.getpid()], ProcessRole.FOLLOWERS: [os.getppid(), os.getpid()]}
 
     target: Any = SimpleNamespace(name="fake", get=get, processes=processes)
     async with Scope("test") as scope:
-        measured = await run_round(target, Workload(Operation.GET, 1, 100), scope)
-    assert measured.processor_us(Role.FOLLOWERS) >= measured.processor_us(Role.CLIENT) > 0
-    assert measured.processor_us(Role.LEADER) == 0
+        measured = await run_round(target, Workload(OperationKind.GET, 1, 100), scope)
+    assert measured.processor_us(ProcessRole.FOLLOWERS) >= measured.processor_us(ProcessRole.CLIENT) > 0
+    assert measured.processor_us(ProcessRole.LEADER) == 0
     assert measured.cores_busy > 0
 
 
 def test_processor_time_is_reported_per_operation_and_role() -> None:
     results = Results()
     for seconds in (1.0, 2.0, 4.0):
-        measured = Round(Workload(Operation.PUT, 256, 1000), "pytinykv", seconds)
-        measured.processor_s = {Role.CLIENT: 0.25 * seconds, Role.LEADER: 0.5 * seconds}
+        measured = Round(Workload(OperationKind.PUT, 256, 1000), "pytinykv", seconds)
+        measured.processor_s = {ProcessRole.CLIENT: 0.25 * seconds, ProcessRole.LEADER: 0.5 * seconds}
         for _ in range(1000):
             measured.latencies.add(0.001)
         results.add(measured)

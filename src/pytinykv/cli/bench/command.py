@@ -22,7 +22,7 @@ from pytinykv.cli.bench.large_rows import READS, measure_large_rows
 from pytinykv.cli.bench.report import Results
 from pytinykv.cli.bench.stops import measure_stops
 from pytinykv.cli.bench.targets import PytinykvTarget
-from pytinykv.cli.bench.workload import Operation, Workload, run_round
+from pytinykv.cli.bench.workload import OperationKind, Workload, run_round
 from pytinykv.cli.options import config_option, log_option, option
 from pytinykv.cli.playground.cluster import LocalCluster
 from pytinykv.cli.playground.command import wait_serving
@@ -32,7 +32,7 @@ from pytinykv.lifecycle import LifecycleError
 from pytinykv.lifecycle.signals import run_process
 
 if TYPE_CHECKING:
-    from pytinykv.cli.bench.workload import Target
+    from pytinykv.cli.bench.workload import BenchTarget
     from pytinykv.lifecycle import Scope
 
 BASELINE = "etcd"
@@ -178,7 +178,7 @@ class _Bench:
         address = self._scheduler if cluster is None else cluster.scheduler.addr
         async with aio.connect(address) as client:
             ours = PytinykvTarget(client, cluster)
-            targets: list[Target] = [ours]
+            targets: list[BenchTarget] = [ours]
             if self._with_etcd:
                 etcd = EtcdTarget(scope.child("etcd"), home.path)
                 await etcd.start()
@@ -213,10 +213,10 @@ class _Bench:
         for line in figures.lines():
             self._console.print(line, highlight=False)
 
-    async def _measure(self, targets: Sequence[Target], scope: Scope) -> None:
+    async def _measure(self, targets: Sequence[BenchTarget], scope: Scope) -> None:
         """Go through all cells, all targets in turn within each round."""
         async with self._progress() as progress:
-            for operation in Operation if self._rounds else ():
+            for operation in OperationKind if self._rounds else ():
                 for depth in self._in_flight:
                     sizes = {target.name: await self._size(target, operation, depth, scope) for target in targets}
                     for number in range(self._rounds):
@@ -226,10 +226,10 @@ class _Bench:
                             with progress.task(label, workload.operations) as tell:
                                 self.results.add(await run_round(target, workload, scope, tell))
 
-    def _workload(self, operation: Operation, depth: int, operations: int) -> Workload:
+    def _workload(self, operation: OperationKind, depth: int, operations: int) -> Workload:
         return Workload(operation, depth, operations, self._value_bytes)
 
-    async def _size(self, target: Target, operation: Operation, depth: int, scope: Scope) -> int:
+    async def _size(self, target: BenchTarget, operation: OperationKind, depth: int, scope: Scope) -> int:
         """Return how many operations make a round of about the wanted length; also warms up."""
         trial = await run_round(target, self._workload(operation, depth, max(_TRIAL_OPERATIONS, depth * 20)), scope)
         return max(_TRIAL_OPERATIONS, int(trial.rate * _ROUND_S))

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytinykv.cli.bench.processors import Processes, Role
+from pytinykv.cli.bench.processors import Processes, ProcessRole
 from pytinykv.lifecycle.children import start_child
 from pytinykv.transport import RpcError
 from pytinykv.transport.rpc import RpcChannel
@@ -98,9 +98,9 @@ class EtcdTarget:
             leader, self._channel = await self._find_leader(clients)
         leader_pid = pids.pop(leader)
         self._processes = {
-            Role.CLIENT: [os.getpid()],
-            Role.LEADER: [leader_pid],
-            Role.FOLLOWERS: list(pids.values()),
+            ProcessRole.CLIENT: [os.getpid()],
+            ProcessRole.LEADER: [leader_pid],
+            ProcessRole.FOLLOWERS: list(pids.values()),
         }
 
     async def _find_leader(self, ports: list[int]) -> tuple[int, RpcChannel]:

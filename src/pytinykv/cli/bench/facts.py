@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pytinykv import aio
 from pytinykv.cli.bench.processors import cpu_seconds
 from pytinykv.cli.bench.targets import leader_of
-from pytinykv.cli.bench.workload import Operation, Workload, run_round
+from pytinykv.cli.bench.workload import OperationKind, Workload, run_round
 from pytinykv.client import ClientError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ async def memory_after_puts(
     cluster: LocalCluster, target: PytinykvTarget, scope: Scope, puts: int, on_progress: Callable[[int], None]
 ) -> float:
     """Put `puts` new keys of 100 bytes and return the resident memory of the largest store in MiB."""
-    workload = Workload(Operation.PUT, 256, puts, keys=puts, seconds_max=600.0)
+    workload = Workload(OperationKind.PUT, 256, puts, keys=puts, seconds_max=600.0)
     await run_round(target, workload, scope, on_progress)
     return max(resident_mib(store.child.pid) for store in cluster.stores)
 

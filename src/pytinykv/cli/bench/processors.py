@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 
-class Role(StrEnum):
+class ProcessRole(StrEnum):
     """What a process does in a measurement."""
 
     CLIENT = "client"
@@ -21,7 +21,7 @@ class Role(StrEnum):
     """All followers together."""
 
 
-Processes = Mapping[Role, Sequence[int]]
+Processes = Mapping[ProcessRole, Sequence[int]]
 """The process ids of each role; roles that run on another machine are missing."""
 
 
@@ -39,9 +39,9 @@ class ProcessorClock:
         self._processes: Final = processes
         self._before: Final = self._read()
 
-    def elapsed_s(self) -> dict[Role, float]:
+    def elapsed_s(self) -> dict[ProcessRole, float]:
         """Return the seconds of processor time that each role has used so far."""
         return {role: now - self._before[role] for role, now in self._read().items()}
 
-    def _read(self) -> dict[Role, float]:
+    def _read(self) -> dict[ProcessRole, float]:
         return {role: sum(map(cpu_seconds, pids)) for role, pids in self._processes.items()}

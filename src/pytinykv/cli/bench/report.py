@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from pytinykv.cli.bench.processors import Role
-from pytinykv.cli.bench.workload import Latencies, Operation, Round
+from pytinykv.cli.bench.processors import ProcessRole
+from pytinykv.cli.bench.workload import Latencies, OperationKind, Round
 
 if TYPE_CHECKING:
     from pytinykv.cli.bench.large_rows import LargeRowFigures
@@ -41,7 +41,7 @@ class Cell:
         return statistics.median(each.rate for each in self.rounds) if self.rounds else 0.0
 
     @property
-    def processor_us(self) -> dict[Role, float]:
+    def processor_us(self) -> dict[ProcessRole, float]:
         """Processor time per operation in µs, the median of the rounds, of each role whose processes are known."""
         roles = self.rounds[0].processor_s if self.rounds else {}
         return {role: statistics.median(each.processor_us(role) for each in self.rounds) for role in roles}
@@ -56,7 +56,7 @@ class Results:
     """Everything a bench has measured."""
 
     def __init__(self) -> None:
-        self.cells: dict[tuple[Operation, int, str], Cell] = {}
+        self.cells: dict[tuple[OperationKind, int, str], Cell] = {}
         self.facts: dict[str, float] = {}
         """Single figures, with their unit in the name."""
         self.stops: StopFigures | None = None
@@ -94,7 +94,7 @@ class Results:
 
     def processor_table(self) -> Table:
         table = Table(title="processor time per operation in µs, median of the rounds")
-        for heading in ("operation", "in flight", "target", *Role, "all", "cores busy"):
+        for heading in ("operation", "in flight", "target", *ProcessRole, "all", "cores busy"):
             table.add_column(heading, justify="left" if heading in {"operation", "target"} else "right")
         for cell in self.cells.values():
             used = cell.processor_us
@@ -102,7 +102,7 @@ class Results:
                 cell.workload.operation.value,
                 str(cell.workload.in_flight),
                 cell.target,
-                *(_short(used[role]) if role in used else "" for role in Role),
+                *(_short(used[role]) if role in used else "" for role in ProcessRole),
                 _short(sum(used.values())),
                 f"{cell.cores_busy:.2f}",
             )
@@ -144,8 +144,8 @@ class Results:
         from matplotlib import pyplot as plt
 
         targets = list(dict.fromkeys(cell.target for cell in self.cells.values()))
-        figure, panels = plt.subplots(1, len(Operation), figsize=(10, 4), squeeze=False)
-        for panel, operation in zip(panels[0], Operation, strict=True):
+        figure, panels = plt.subplots(1, len(OperationKind), figsize=(10, 4), squeeze=False)
+        for panel, operation in zip(panels[0], OperationKind, strict=True):
             depths = sorted({depth for each, depth, _target in self.cells if each is operation})
             width = 0.8 / max(1, len(targets))
             for index, target in enumerate(targets):

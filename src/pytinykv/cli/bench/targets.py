@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from pytinykv.cli.bench.processors import Processes, Role
+from pytinykv.cli.bench.processors import Processes, ProcessRole
 
 if TYPE_CHECKING:
     from pytinykv.aio import AsyncClient
@@ -29,10 +29,10 @@ class PytinykvTarget:
         """Return who leads and who follows now."""
         own = [os.getpid()]
         if self._cluster is None:
-            return {Role.CLIENT: own}
+            return {ProcessRole.CLIENT: own}
         leader = await leader_of(self._cluster, self._client)
         followers = [store.child.pid for store in self._cluster.stores if store is not leader]
-        return {Role.CLIENT: own, Role.LEADER: [leader.child.pid], Role.FOLLOWERS: followers}
+        return {ProcessRole.CLIENT: own, ProcessRole.LEADER: [leader.child.pid], ProcessRole.FOLLOWERS: followers}
 
 
 async def leader_of(cluster: LocalCluster, client: AsyncClient) -> Process:

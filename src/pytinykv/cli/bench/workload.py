@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import accumulate
 from typing import Final, Protocol
 
-from pytinykv.cli.bench.processors import Processes, ProcessorClock, Role
+from pytinykv.cli.bench.processors import Processes, ProcessorClock, ProcessRole
 from pytinykv.lifecycle import Scope
 
 _STEPS_PER_S: Final = 100_000
@@ -21,14 +21,14 @@ ROUND_S_MAX = 60.0
 """No round lasts longer, however slow the target is."""
 
 
-class Operation(StrEnum):
+class OperationKind(StrEnum):
     """What the workers do."""
 
     PUT = "put"
     GET = "get"
 
 
-class Target(Protocol):
+class BenchTarget(Protocol):
     """A key-value store under measurement. Gets are linearizable, puts are synced on a majority."""
 
     @property
@@ -47,7 +47,7 @@ class Target(Protocol):
 class Workload:
     """One cell of the table: an operation at a number of operations in flight."""
 
-    operation: Operation
+    operation: OperationKind
     in_flight: int
     operations: int
     value_bytes: int = 100
@@ -94,7 +94,7 @@ class Round:
     target: str
     seconds: float
     latencies: Latencies = field(default_factory=Latencies, repr=False)
-    processor_s: dict[Role, float] = field(default_factory=dict)
+    processor_s: dict[ProcessRole, float] = field(default_factory=dict)
     """Processor time that each role used meanwhile, as far as its processes are known."""
 
     @property
@@ -112,7 +112,7 @@ class Round:
         """How many cores the known processes used on average."""
         return sum(self.processor_s.values()) / self.seconds if self.seconds else 0.0
 
-    def processor_us(self, role: Role) -> float:
+    def processor_us(self, role: ProcessRole) -> float:
         """Return the processor time per operation in µs."""
         return self.processor_s.get(role, 0.0) * 1e6 / self.operations if self.operations else 0.0
 
@@ -132,7 +132,7 @@ def key_of(number: int) -> bytes:
 
 
 async def run_round(
-    target: Target, workload: Workload, scope: Scope, on_progress: Callable[[int], None] = lambda _done: None
+    target: BenchTarget, workload: Workload, scope: Scope, on_progress: Callable[[int], None] = lambda _done: None
 ) -> Round:
     """Run one round and return what it measured; ends early after its `seconds_max`. Raises what an operation raises."""
     latencies = Latencies()
@@ -150,8 +150,8 @@ async def run_round(
     return Round(workload, target.name, seconds, latencies, processors.elapsed_s())
 
 
-def _caller(target: Target, workload: Workload) -> Callable[[bytes], Awaitable[object]]:
-    if workload.operation is Operation.GET:
+def _caller(target: BenchTarget, workload: Workload) -> Callable[[bytes], Awaitable[object]]:
+    if workload.operation is OperationKind.GET:
         return target.get
     value = bytes(index % 251 for index in range(workload.value_bytes))
     return lambda key: target.put(key, value)
