@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytinykv.aio import AsyncClient
-    from pytinykv.cli.playground.cluster import LocalCluster, Process
+    from pytinykv.cli.playground.cluster import LocalCluster, ServerProcess
     from pytinykv.lifecycle import Scope
 
 WRITERS: Final = 64
@@ -266,7 +266,7 @@ async def _read(client: AsyncClient, ledger: Ledger) -> None:
             ledger.stale_reads += (0 if value is None else number_in(value)) < number
 
 
-async def _pick(cluster: LocalCluster, number: int) -> tuple[Process, bool]:
+async def _pick(cluster: LocalCluster, number: int) -> tuple[ServerProcess, bool]:
     """Return the leader for an even number, else a follower, in turns; and whether it leads."""
     async with asyncio.timeout(_CATCH_UP_S):
         while (leader := _leader(await _pages(cluster))) is None:  # noqa: ASYNC110 - it is other processes that decide
@@ -277,7 +277,7 @@ async def _pick(cluster: LocalCluster, number: int) -> tuple[Process, bool]:
     return followers[number // 2 % len(followers)], False
 
 
-async def _stop(process: Process, *, was_leader: bool) -> Stop:
+async def _stop(process: ServerProcess, *, was_leader: bool) -> Stop:
     told_before = process.log.stat().st_size
     started = time.monotonic()
     process.child.terminate()

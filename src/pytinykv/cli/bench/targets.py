@@ -9,7 +9,7 @@ from pytinykv.cli.bench.processors import Processes, ProcessRole
 
 if TYPE_CHECKING:
     from pytinykv.aio import AsyncClient
-    from pytinykv.cli.playground.cluster import LocalCluster, Process
+    from pytinykv.cli.playground.cluster import LocalCluster, ServerProcess
 
 
 class PytinykvTarget:
@@ -35,7 +35,7 @@ class PytinykvTarget:
         return {ProcessRole.CLIENT: own, ProcessRole.LEADER: [leader.child.pid], ProcessRole.FOLLOWERS: followers}
 
 
-async def leader_of(cluster: LocalCluster, client: AsyncClient) -> Process:
+async def leader_of(cluster: LocalCluster, client: AsyncClient) -> ServerProcess:
     """Return the store that leads the region of the keys that are measured."""
     region = await client.scheduler.get_region(b"bench")
     assert region is not None

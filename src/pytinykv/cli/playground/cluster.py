@@ -34,7 +34,7 @@ LOG_LINES: Final = 40
 _ERROR_LINE: Final = re.compile(r" (ERROR|CRITICAL) |^Traceback |^tinykv \w+: ")
 
 
-class Process:
+class ServerProcess:
     """A server of the playground."""
 
     def __init__(self, name: str, child: OwnedChild, log: Path, options: tuple[str, ...]) -> None:
@@ -87,18 +87,18 @@ class LocalCluster:
         self._config: Final = config
         self._program: Final = program
         self._stopping = False
-        self.processes: Final[list[Process]] = []
-        self.on_death: Callable[[Process], object] = lambda _: None
+        self.processes: Final[list[ServerProcess]] = []
+        self.on_death: Callable[[ServerProcess], object] = lambda _: None
         """Called when a process ends before it was told to."""
         scope.on_stop("stop the stores", self._stop_stores, STOP_S + 2)
         scope.on_stop("stop the scheduler", self._stop_scheduler, STOP_S + 2)
 
     @property
-    def scheduler(self) -> Process:
+    def scheduler(self) -> ServerProcess:
         return self.processes[0]
 
     @property
-    def stores(self) -> list[Process]:
+    def stores(self) -> list[ServerProcess]:
         return self.processes[1:]
 
     async def start(self, stores: int, scheduler_addr: str) -> None:
@@ -125,7 +125,7 @@ class LocalCluster:
         for process in self.stores:
             await self._wait_ready(process)
 
-    async def restart(self, process: Process) -> None:
+    async def restart(self, process: ServerProcess) -> None:
         """Start a server that has ended again, with its data, at its old address. Raises PlaygroundError."""
         await process.child.wait()
         index = self.processes.index(process)
@@ -151,9 +151,9 @@ class LocalCluster:
                 stderr=stream,
                 stop_deadline_s=STOP_S,
             )
-        self.processes.append(Process(name, child, log, options))
+        self.processes.append(ServerProcess(name, child, log, options))
 
-    async def _wait_ready(self, process: Process) -> None:
+    async def _wait_ready(self, process: ServerProcess) -> None:
         stdout = process.child.stdout
         assert stdout is not None
         try:
@@ -172,7 +172,7 @@ class LocalCluster:
             ) from None
         raise PlaygroundError(_explain_start(process))
 
-    async def _watch(self, process: Process) -> None:
+    async def _watch(self, process: ServerProcess) -> None:
         """Read what it prints, which is nothing, and notice when it ends before its time."""
         stdout = process.child.stdout
         assert stdout is not None
@@ -194,7 +194,7 @@ class LocalCluster:
         self._stopping = True
         await self._stop(self.processes[:1])
 
-    async def _stop(self, processes: list[Process]) -> None:
+    async def _stop(self, processes: list[ServerProcess]) -> None:
         """Tell all to stop, then wait for each. `_watch` takes the time at which each has ended."""
         started = time.monotonic()
         running = [process for process in processes if process.is_running]
@@ -213,7 +213,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("TINYKV_")}
 
 
-def _explain_start(process: Process) -> str:
+def _explain_start(process: ServerProcess) -> str:
     """Say why a process did not start: in its own words if it explained itself."""
     prefix = f"tinykv {process.name.partition('-')[0]}: "
     told = [line for line in _tail(process.log, 2 * LOG_LINES) if line.startswith((prefix, "Error: "))]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from pytinykv.cli.playground.cluster import last_critical
 
 if TYPE_CHECKING:
-    from pytinykv.cli.playground.cluster import LocalCluster, Process
+    from pytinykv.cli.playground.cluster import LocalCluster, ServerProcess
     from pytinykv.cli.playground.home import Home
     from pytinykv.lifecycle import StopReport
 
@@ -69,7 +69,7 @@ def intro(cluster: LocalCluster, home: Home) -> list[str]:
     ]
 
 
-def death_line(process: Process) -> str:
+def death_line(process: ServerProcess) -> str:
     """Return what to say when a process has ended before its time."""
     reason = last_critical(process.log)
     ending = f"{process.died} ({reason})" if reason else process.died
@@ -91,7 +91,7 @@ def report_lines(cluster: LocalCluster, home: Home, report: StopReport, orphans:
     return [*lines, f"stopped in {report.took_s:.1f} s, nothing left behind{where}"]
 
 
-def _end_line(process: Process, width: int) -> str:
+def _end_line(process: ServerProcess, width: int) -> str:
     if process.died:
         return f"{process.name:{width}}  ended before the stop: {process.died}"
     if process.stopped_in_s is None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from pytinykv.cli.playground.cluster import LocalCluster, Process
+from pytinykv.cli.playground.cluster import LocalCluster, ServerProcess
 from pytinykv.lifecycle import Scope
 from pytinykv.transport.address import parse_address
 
@@ -65,7 +65,7 @@ class Observer:
         for process in cluster.stores:
             scope.start(f"observe-{process.name}", self._observe, process)
 
-    async def _observe(self, process: Process) -> None:
+    async def _observe(self, process: ServerProcess) -> None:
         while True:
             try:
                 async with asyncio.timeout(TIMEOUT_S):
@@ -75,11 +75,11 @@ class Observer:
                 self._answers[process.name] = False
             await asyncio.sleep(INTERVAL_S)
 
-    def facts_of(self, process: Process) -> StoreFacts:
+    def facts_of(self, process: ServerProcess) -> StoreFacts:
         """Return what a store told last."""
         return self._facts.get(process.name, StoreFacts())
 
-    def answers(self, process: Process) -> bool:
+    def answers(self, process: ServerProcess) -> bool:
         """Return whether it answered when it was asked last."""
         return process.is_running and self._answers.get(process.name, False)
 

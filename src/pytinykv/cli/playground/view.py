@@ -21,7 +21,7 @@ from pytinykv.cli.text import escaped, shorten
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pytinykv.cli.playground.cluster import LocalCluster, Process
+    from pytinykv.cli.playground.cluster import LocalCluster, ServerProcess
     from pytinykv.cli.playground.observe import Observer, RegionView
 
 Cells = Mapping[str, str | Text]
@@ -56,7 +56,7 @@ class Picture:
         rows = [self._store_cells(process) for process in self._cluster.stores]
         return _table(rows, width, numbers={"id", "pid", "leads", "regions", "writes", "memory"})
 
-    def _store_cells(self, process: Process) -> Cells:
+    def _store_cells(self, process: ServerProcess) -> Cells:
         facts = self._observer.facts_of(process)
         is_up = self._observer.answers(process)
         leads = sum(peer.is_leader for peer in facts.regions) if is_up else 0
@@ -72,7 +72,7 @@ class Picture:
             "memory": size(facts.resident_bytes) if is_up else "",
         }
 
-    def _state(self, process: Process) -> Text:
+    def _state(self, process: ServerProcess) -> Text:
         if not process.is_running:
             return Text("down", style="bold red") if process.died else Text("stopped")
         if not self._observer.answers(process):
