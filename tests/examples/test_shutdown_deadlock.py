@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from pytinykv.lifecycle import Outcome, WiringError
+from pytinykv.lifecycle import StageOutcome, WiringError
 
 ROOT = Path(__file__).parents[2]
 EXHIBIT = ROOT / "examples" / "shutdown_deadlock"
@@ -69,7 +69,7 @@ async def test_it_hangs_without_the_kit(exhibit: dict[str, ModuleType], name: st
 @pytest.mark.parametrize("name", SAID)
 async def test_it_is_explained_and_got_out_of_with_the_kit(exhibit: dict[str, ModuleType], name: str) -> None:
     report = await exhibit["acts"].with_the_kit(exhibit["shapes"].SHAPES[name], 0.1)
-    assert report.stages[0].outcome is Outcome.OVERRAN
+    assert report.stages[0].outcome is StageOutcome.OVERRAN
     assert report.leaks == (), "it got out: nothing is left"
     text = report.render()
     for line in SAID[name]:

@@ -14,15 +14,15 @@ from pytinykv.lifecycle import (
     LeakKind,
     LifecycleError,
     Member,
-    Outcome,
     Scope,
     ScopeStoppedError,
+    StageOutcome,
     StopReport,
     TaskCancelledError,
 )
 
 
-def outcomes(report: StopReport) -> dict[str, Outcome]:
+def outcomes(report: StopReport) -> dict[str, StageOutcome]:
     return {stage.name: stage.outcome for stage in report.stages}
 
 
@@ -96,7 +96,7 @@ class TestStarting:
 
         scope.on_stop("start another", start_late)
         report = await scope.stop()
-        assert report.stages[0].outcome is Outcome.RAISED
+        assert report.stages[0].outcome is StageOutcome.RAISED
         assert "is stopping" in report.stages[0].detail
 
     def test_without_a_loop_a_scope_can_be_made_but_starts_no_task(self) -> None:
@@ -213,7 +213,7 @@ class TestOrderOfStopping:
         await asyncio.sleep(0)
         report = await scope.stop(0.1)
         assert [leak.name for leak in report.leaks] == ["test/store/stubborn"]
-        assert outcomes(report) == {"close the engine": Outcome.OK}
+        assert outcomes(report) == {"close the engine": StageOutcome.OK}
         assert closed == ["engine"]
 
     async def test_parents_tasks_and_threads_serve_the_stages_of_its_children(self, scope: Scope) -> None:
@@ -232,7 +232,7 @@ class TestOrderOfStopping:
         scope.child("store").on_stop("last sync", last_sync)
         report = await scope.stop()
         assert report.ok
-        assert outcomes(report.children[0]) == {"last sync": Outcome.OK}
+        assert outcomes(report.children[0]) == {"last sync": StageOutcome.OK}
 
     async def test_stage_that_raises_is_recorded_and_the_rest_runs(self, scope: Scope) -> None:
         ran: list[str] = []
@@ -243,7 +243,7 @@ class TestOrderOfStopping:
         assert ran == ["last"]
         assert not report.ok
         assert not report.forced
-        assert outcomes(report) == {"plain": Outcome.RAISED, "async": Outcome.RAISED, "last": Outcome.OK}
+        assert outcomes(report) == {"plain": StageOutcome.RAISED, "async": StageOutcome.RAISED, "last": StageOutcome.OK}
 
     async def test_stage_that_overruns_is_cancelled_recorded_and_the_rest_runs(self, scope: Scope) -> None:
         ran: list[str] = []
@@ -252,7 +252,7 @@ class TestOrderOfStopping:
         report = await scope.stop()
         assert ran == ["last"]
         assert report.forced
-        assert outcomes(report) == {"slow": Outcome.OVERRAN, "last": Outcome.OK}
+        assert outcomes(report) == {"slow": StageOutcome.OVERRAN, "last": StageOutcome.OK}
         assert "in forever" in report.stages[0].detail
 
     async def test_stage_that_ignores_its_cancellation_is_a_leak(self, scope: Scope, stubborn: Stubborn) -> None:
@@ -271,7 +271,7 @@ class TestOrderOfStopping:
         scope.on_stop("close engine", close_engine)
         report = await scope.stop(0.01)
         assert ran == ["closed"]
-        assert outcomes(report)["close engine"] is Outcome.OK
+        assert outcomes(report)["close engine"] is StageOutcome.OK
 
     async def test_children_stopped_earlier_and_well_are_forgotten(self, scope: Scope) -> None:
         for _ in range(3):
@@ -345,7 +345,7 @@ class TestStoppingTasks:
         await asyncio.sleep(0)
         report = await scope.stop()
         assert not report.ok
-        assert outcomes(report) == {"tasks (1)": Outcome.RAISED}
+        assert outcomes(report) == {"tasks (1)": StageOutcome.RAISED}
         assert "cannot close" in report.stages[0].detail
 
     async def test_task_that_never_ran_is_just_cancelled(self, scope: Scope) -> None:
@@ -387,7 +387,7 @@ class TestStoppingThreads:
         scope.start_thread("disk", gate.run, wake=wake)
         scope.start_thread("other", other.run, wake=other.open)
         report = await scope.stop()
-        assert outcomes(report) == {"threads (2)": Outcome.RAISED}
+        assert outcomes(report) == {"threads (2)": StageOutcome.RAISED}
         assert report.leaks == ()
 
     async def test_thread_that_ended_by_itself_leaves_the_books(self, scope: Scope) -> None:
@@ -459,13 +459,13 @@ class TestCallersOfStop:
     async def test_stage_that_waits_for_its_own_stop_is_refused(self, scope: Scope) -> None:
         scope.on_stop("cycle", scope.stop)
         report = await scope.stop()
-        assert outcomes(report) == {"cycle": Outcome.RAISED}
+        assert outcomes(report) == {"cycle": StageOutcome.RAISED}
         assert "cannot wait" in report.stages[0].detail
 
     async def test_stage_of_a_child_that_waits_for_the_parent_is_refused(self, scope: Scope) -> None:
         scope.child("kid").on_stop("cycle", scope.stop)
         report = await scope.stop()
-        assert outcomes(report.children[0]) == {"cycle": Outcome.RAISED}
+        assert outcomes(report.children[0]) == {"cycle": StageOutcome.RAISED}
 
     async def test_stage_may_stop_a_child(self, scope: Scope) -> None:
         child = scope.child("kid")
@@ -528,7 +528,7 @@ class TestMembers:
     async def test_member_is_stopped_with_the_scope(self, scope: Scope) -> None:
         scope.adopt(Server())
         report = await scope.stop()
-        assert outcomes(report) == {"server": Outcome.OK}
+        assert outcomes(report) == {"server": StageOutcome.OK}
 
     async def test_member_that_fails_or_leaks_is_reported(self, scope: Scope) -> None:
         server = Server()
@@ -536,7 +536,7 @@ class TestMembers:
         server.left = [scope.start("x", forever).as_leak()]
         scope.adopt(server)
         report = await scope.stop()
-        assert outcomes(report)["server"] is Outcome.RAISED
+        assert outcomes(report)["server"] is StageOutcome.RAISED
         assert len(report.leaks) == 1
 
     async def test_disowned_member_is_its_closers_business(self, scope: Scope) -> None:

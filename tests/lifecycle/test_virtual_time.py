@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from tests.helpers import Stubborn, forever
 
-from pytinykv.lifecycle import Outcome, Scope
+from pytinykv.lifecycle import Scope, StageOutcome
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
@@ -49,7 +49,11 @@ def test_deadlines_are_kept_in_loop_time(loop: JumpingLoop) -> None:
         scope.start("mule", mule.run)
         await asyncio.sleep(0)
         report = await scope.stop(1000)
-        assert [stage.outcome for stage in report.stages] == [Outcome.OVERRAN, Outcome.OK, Outcome.OVERRAN]
+        assert [stage.outcome for stage in report.stages] == [
+            StageOutcome.OVERRAN,
+            StageOutcome.OK,
+            StageOutcome.OVERRAN,
+        ]
         assert [round(stage.took_s) for stage in report.stages] == [100, 60, 840]
         assert [leak.name for leak in report.leaks] == ["virtual/mule"]
         mule.released.set()

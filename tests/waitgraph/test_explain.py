@@ -23,7 +23,7 @@ from tests.waitgraph.planted import (
     start_two_queues,
 )
 
-from pytinykv.lifecycle import Outcome, Scope, start_child
+from pytinykv.lifecycle import Scope, StageOutcome, start_child
 from pytinykv.simulation.loop import SimLoop
 from pytinykv.waitgraph import NodeKind, OwnedLock, Signal, WaitClock, WaitGraph, declare, render_graph, waiting_for
 
@@ -423,7 +423,7 @@ async def test_a_stage_that_overruns_shows_who_waits_for_whom(scope: Scope) -> N
     root = Scope("server")
     root.on_stop("flush", flush, 0.05)
     report = await root.stop(0.5)
-    assert report.stages[0].outcome is Outcome.OVERRAN
+    assert report.stages[0].outcome is StageOutcome.OVERRAN
     assert report.graph is not None
     text = report.render()
     assert "when the first deadline had passed:" in text

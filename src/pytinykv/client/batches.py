@@ -55,7 +55,7 @@ class Group(NamedTuple, Generic[_ItemT, _T]):
     store: StoreConnection
 
 
-class Outcome(NamedTuple, Generic[_ItemT, _T]):
+class GroupOutcome(NamedTuple, Generic[_ItemT, _T]):
     """What became of the command of one group: an error, a retry, or else a result."""
 
     command: BatchCommand[_ItemT, _T]
@@ -116,7 +116,7 @@ class _Portions:
             return items, ()
         return items[: self._size], items[self._size :]
 
-    def learn(self, outcomes: Sequence[Outcome[Any, Any]]) -> None:
+    def learn(self, outcomes: Sequence[GroupOutcome[Any, Any]]) -> None:
         """Take what became of a portion, for the size of the next one."""
         if self._kind is None:
             return
@@ -175,7 +175,7 @@ def _chunks(
 
 async def run_groups(
     executor: Executor, groups: Sequence[Group[_ItemT, _T]], attempts: Attempts
-) -> list[Outcome[_ItemT, _T]]:
+) -> list[GroupOutcome[_ItemT, _T]]:
     """Run commands, all under way at once, and return what became of each, in their order."""
     sent: list[tuple[BatchCommand[_ItemT, _T], asyncio.Future[Any]]] = [
         (command, executor.submit_to(command, route, store, attempts.deadline)) for command, route, store in groups
@@ -185,14 +185,14 @@ async def run_groups(
 
 def _outcome(
     executor: Executor, command: BatchCommand[_ItemT, _T], reply: Any, attempts: Attempts
-) -> Outcome[_ItemT, _T]:
+) -> GroupOutcome[_ItemT, _T]:
     try:
         response = executor.response_of(command, reply)
         if isinstance(response, FAILURES):
-            return Outcome(command, retry=executor.learn(command, response, attempts))
-        return Outcome(command, result=command.decode(response))
+            return GroupOutcome(command, retry=executor.learn(command, response, attempts))
+        return GroupOutcome(command, result=command.decode(response))
     except ClientError as error:
-        return Outcome(command, error=error)
+        return GroupOutcome(command, error=error)
 
 
 def _raise_if_partly_done(error: ClientError, batch: BatchOperation[Any, Any], results: Sequence[object]) -> None:

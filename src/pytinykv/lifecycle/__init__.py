@@ -49,7 +49,7 @@ from pytinykv.lifecycle.errors import ChildStartError, LifecycleError, ScopeStop
 from pytinykv.lifecycle.loop_thread import LoopThread
 from pytinykv.lifecycle.members import Member
 from pytinykv.lifecycle.owned import OwnedTask, OwnedThread
-from pytinykv.lifecycle.report import Leak, LeakKind, Outcome, StageResult, StopReport
+from pytinykv.lifecycle.report import Leak, LeakKind, StageOutcome, StageResult, StopReport
 from pytinykv.lifecycle.scope import STOP_DEADLINE_S, Scope
 from pytinykv.lifecycle.signals import (
     EXIT_CLEAN,
@@ -76,12 +76,12 @@ __all__ = [
     "LifecycleError",
     "LoopThread",
     "Member",
-    "Outcome",
     "OwnedChild",
     "OwnedTask",
     "OwnedThread",
     "Scope",
     "ScopeStoppedError",
+    "StageOutcome",
     "StageResult",
     "StopReport",
     "SystemClock",

@@ -10,7 +10,7 @@ from pytinykv.lifecycle.census import Census
 from pytinykv.waitgraph import CallSite, WaitGraph, render_graph
 
 
-class Outcome(StrEnum):
+class StageOutcome(StrEnum):
     """How one part of a stop ended."""
 
     OK = "ok"
@@ -36,7 +36,7 @@ class StageResult:
 
     name: str
     took_s: float
-    outcome: Outcome
+    outcome: StageOutcome
     detail: str = ""
 
 
@@ -88,7 +88,7 @@ class StopReport:
     def ok(self) -> bool:
         """Whether every stage went well and nothing was left behind, here and below."""
         return not any(
-            report.own_leaks or any(stage.outcome is not Outcome.OK for stage in report.stages)
+            report.own_leaks or any(stage.outcome is not StageOutcome.OK for stage in report.stages)
             for report in self.walk()
         )
 
@@ -96,7 +96,7 @@ class StopReport:
     def forced(self) -> bool:
         """Whether something had to be abandoned: it is left behind, or a stage overran."""
         return any(
-            report.own_leaks or any(stage.outcome is Outcome.OVERRAN for stage in report.stages)
+            report.own_leaks or any(stage.outcome is StageOutcome.OVERRAN for stage in report.stages)
             for report in self.walk()
         )
 

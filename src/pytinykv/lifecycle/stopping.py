@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from pytinykv.lifecycle.members import MOMENT_S, Books, Member, Stage
-from pytinykv.lifecycle.report import Leak, LeakKind, Outcome, StageResult, StopReport
+from pytinykv.lifecycle.report import Leak, LeakKind, StageOutcome, StageResult, StopReport
 from pytinykv.waitgraph import WaitGraph
 from pytinykv.waitgraph.stacks import UNKNOWN_SITE, await_chain
 
@@ -100,7 +100,7 @@ class StopSequence:
         else:
             self.results.append(StageResult(member.name, loop.time() - started, outcome, detail))
             self.leaks.extend(member.leaks())
-        if outcome is not Outcome.OVERRAN:
+        if outcome is not StageOutcome.OVERRAN:
             self._books.members.pop(member, None)
 
     async def _stop_tasks(self) -> None:
@@ -154,21 +154,21 @@ class StopSequence:
         took_s = asyncio.get_running_loop().time() - started
         failed, self._late_failures[:] = "; ".join(self._late_failures), []
         if stuck:
-            self.results.append(StageResult(name, took_s, Outcome.OVERRAN, f"{stuck} {what}"))
+            self.results.append(StageResult(name, took_s, StageOutcome.OVERRAN, f"{stuck} {what}"))
         elif failed:
-            self.results.append(StageResult(name, took_s, Outcome.RAISED, failed))
+            self.results.append(StageResult(name, took_s, StageOutcome.RAISED, failed))
         else:
-            self.results.append(StageResult(name, took_s, Outcome.OK))
+            self.results.append(StageResult(name, took_s, StageOutcome.OK))
 
-    async def _bounded(self, step: Stage, limit_s: float) -> tuple[Outcome, str]:
+    async def _bounded(self, step: Stage, limit_s: float) -> tuple[StageOutcome, str]:
         """Run the function of a step, plain or async, for at most `limit_s` seconds."""
         try:
             result = step.function()
         except Exception as error:
             _log.exception("stop of scope %s: %s failed", self._name, step.name)
-            return Outcome.RAISED, repr(error)
+            return StageOutcome.RAISED, repr(error)
         if not inspect.isawaitable(result):
-            return Outcome.OK, ""
+            return StageOutcome.OK, ""
         # A wrapper that is cancelled before its first step would never await what it wraps, and Python would complain.
         coroutine = result if inspect.iscoroutine(result) else _await(result)
         task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._name}/stop:{step.name}")
@@ -178,7 +178,7 @@ class StopSequence:
         finally:
             self.step_task = None
 
-    async def _finish_step(self, step: Stage, task: asyncio.Task[Any], limit_s: float) -> tuple[Outcome, str]:
+    async def _finish_step(self, step: Stage, task: asyncio.Task[Any], limit_s: float) -> tuple[StageOutcome, str]:
         await self._wait((task,), limit_s)
         if not task.done():
             chain = await_chain(task)
@@ -190,13 +190,13 @@ class StopSequence:
                 task.add_done_callback(_retrieve)
             _log.error("stop of scope %s: %s overran its %.3f s", self._name, step.name, limit_s)
             own = [line for line in chain if "/asyncio/" not in line and _await.__name__ not in line]
-            return Outcome.OVERRAN, f"was at {' > '.join(own)}"
+            return StageOutcome.OVERRAN, f"was at {' > '.join(own)}"
         if task.cancelled():
-            return Outcome.RAISED, "was cancelled"
+            return StageOutcome.RAISED, "was cancelled"
         if (error := task.exception()) is not None:
             _log.error("stop of scope %s: %s failed", self._name, step.name, exc_info=error)
-            return Outcome.RAISED, repr(error)
-        return Outcome.OK, ""
+            return StageOutcome.RAISED, repr(error)
+        return StageOutcome.OK, ""
 
     def _draw_graph(self) -> None:
         """Draw what waits for what, before anything that could show it is cancelled. Once; a scope below may have done it."""
