@@ -5,19 +5,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pytinykv.waitgraph import CallSite, Edge, Node, NodeKind, WaitGraph, graph_to_data, render_graph
+from pytinykv.waitgraph import CallSite, Edge, GraphNode, NodeKind, WaitGraph, graph_to_data, render_graph
 from pytinykv.waitgraph.graph import stuck_nodes
 
 
-def task(name: str, *, any_of: bool = False) -> Node:
-    return Node(id=name, kind=NodeKind.TASK, name=name, any_of=any_of)
+def task(name: str, *, any_of: bool = False) -> GraphNode:
+    return GraphNode(id=name, kind=NodeKind.TASK, name=name, any_of=any_of)
 
 
-def thing(name: str, kind: NodeKind = NodeKind.QUEUE) -> Node:
-    return Node(id=name, kind=kind, name=name)
+def thing(name: str, kind: NodeKind = NodeKind.QUEUE) -> GraphNode:
+    return GraphNode(id=name, kind=kind, name=name)
 
 
-def build(nodes: list[Node], *edges: tuple[str, str]) -> WaitGraph:
+def build(nodes: list[GraphNode], *edges: tuple[str, str]) -> WaitGraph:
     return WaitGraph.build("test", 1, nodes, [Edge(source, target, "waits for") for source, target in edges])
 
 
@@ -70,7 +70,7 @@ def test_edges_to_nowhere_are_dropped() -> None:
 
 
 def test_text_of_everything_a_node_can_tell() -> None:
-    node = Node(
+    node = GraphNode(
         id="t",
         kind=NodeKind.TASK,
         name="store/loop",
@@ -80,13 +80,13 @@ def test_text_of_everything_a_node_can_tell() -> None:
         waits_s=2.0,
         ends_in_s=0.5,
     )
-    queue = Node(id="q", kind=NodeKind.QUEUE, name="inbox", state="empty")
+    queue = GraphNode(id="q", kind=NodeKind.QUEUE, name="inbox", state="empty")
     edges = [
         Edge("t", "q", "waits for an item from"),
         Edge("q", "t", "would be filled by", sure=False, evidence="loop calls inbox.put"),
         Edge("q", "c", "would be filled by", sure=False),
     ]
-    code = Node(id="c", kind=NodeKind.CODE, name="Store.propose")
+    code = GraphNode(id="c", kind=NodeKind.CODE, name="Store.propose")
     graph = WaitGraph.build("store", 7, [node, queue, code], edges, ["one thing moved"])
     assert render_graph(graph).split("\n") == [
         "wait-for graph of store (pid 7): 1 task, no deadlock cycles",
@@ -114,7 +114,7 @@ def test_the_data_has_the_fields_that_are_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
     section = page.partition("## The wait-for graph as JSON")[2].partition("\n## ")[0]
     documented = re.findall(r"^\| `([\w.\[\]]+)` \|", section, re.MULTILINE)
-    node = Node(id="task-1", kind=NodeKind.TASK, name="t")
+    node = GraphNode(id="task-1", kind=NodeKind.TASK, name="t")
     data: Any = graph_to_data(WaitGraph.build("x", 1, [node], [Edge("task-1", "task-1", "waits for")]))
     fields = [name for name in data if name not in ("nodes", "edges")]
     fields += [f"nodes[].{name}" for name in data["nodes"][0]] + [f"edges[].{name}" for name in data["edges"][0]]

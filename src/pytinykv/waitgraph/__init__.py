@@ -44,7 +44,7 @@ from __future__ import annotations
 
 from pytinykv.waitgraph.declarations import OwnedLock, Signal, declare, waiting_for
 from pytinykv.waitgraph.explain import explain
-from pytinykv.waitgraph.graph import Edge, Node, NodeKind, WaitGraph
+from pytinykv.waitgraph.graph import Edge, GraphNode, NodeKind, WaitGraph
 from pytinykv.waitgraph.graph_text import graph_to_data, render_cycles, render_graph
 from pytinykv.waitgraph.program import Label, LoopLabel, Program
 from pytinykv.waitgraph.stacks import CallSite, call_site
@@ -55,10 +55,10 @@ __all__ = [
     "Aspect",
     "CallSite",
     "Edge",
+    "GraphNode",
     "Label",
     "LoopLabel",
     "Named",
-    "Node",
     "NodeKind",
     "OwnedLock",
     "Program",

@@ -24,13 +24,13 @@ from typing import Any, Final
 
 from pytinykv.waitgraph.lock_holders import attribute_of, blocks_entered, entering, evaluate, variables_of
 from pytinykv.waitgraph.stacks import Step, local_variables
-from pytinykv.waitgraph.wait import Aspect, Named, Reader, Wait, reader_of
+from pytinykv.waitgraph.wait import Aspect, Named, Wait, WaitReader, reader_of
 
 _LOCKS: Final = (type(threading.Lock()), type(threading.RLock()))
 _QUEUES: Final = (queue.Queue, queue.SimpleQueue)
 
 
-def _of_self(aspect: Aspect) -> Reader:
+def _of_self(aspect: Aspect) -> WaitReader:
     return lambda variables: Wait(aspect, (variables["self"],))
 
 
@@ -92,7 +92,7 @@ def _peer_of(transport: object) -> str:
     return str(ask("peername") or "") if callable(ask) else ""
 
 
-_TASK_READERS: Final[dict[tuple[str, str], Reader]] = {
+_TASK_READERS: Final[dict[tuple[str, str], WaitReader]] = {
     ("asyncio/locks.py", "acquire"): _acquire,
     ("asyncio/locks.py", "wait"): _wait_method,
     ("asyncio/queues.py", "get"): _of_self(Aspect.ITEM),
@@ -106,7 +106,7 @@ _TASK_READERS: Final[dict[tuple[str, str], Reader]] = {
     ("asyncio/streams.py", "_wait_for_data"): _input,
     ("asyncio/streams.py", "drain"): _output,
 }
-_THREAD_READERS: Final[dict[tuple[str, str], Reader]] = {
+_THREAD_READERS: Final[dict[tuple[str, str], WaitReader]] = {
     ("threading.py", "wait"): _wait_method,
     ("threading.py", "join"): _of_self(Aspect.END),
     ("threading.py", "acquire"): _of_self(Aspect.PERMIT),
@@ -210,7 +210,7 @@ def closure_of(function: Callable[..., object]) -> dict[str, Any]:
     return found
 
 
-def _read(steps: Sequence[Step], readers: Mapping[tuple[str, str], Reader]) -> Wait | None:
+def _read(steps: Sequence[Step], readers: Mapping[tuple[str, str], WaitReader]) -> Wait | None:
     """Ask the functions of libraries at the bottom of a stack; the outermost knows best what is waited for."""
     found = None
     for step in reversed(steps):
@@ -223,7 +223,7 @@ def _read(steps: Sequence[Step], readers: Mapping[tuple[str, str], Reader]) -> W
     return found
 
 
-def _end_of(path: str, readers: Mapping[tuple[str, str], Reader]) -> str:
+def _end_of(path: str, readers: Mapping[tuple[str, str], WaitReader]) -> str:
     return next((end for end, _ in readers if path.endswith(end)), "")
 
 

@@ -28,7 +28,7 @@ from types import CodeType
 from typing import Any, Final
 
 from pytinykv.waitgraph import blocked_on, declarations
-from pytinykv.waitgraph.graph import Edge, Node, NodeKind, WaitGraph, stuck_nodes
+from pytinykv.waitgraph.graph import Edge, GraphNode, NodeKind, WaitGraph, stuck_nodes
 from pytinykv.waitgraph.heap_referrers import find_referrers
 from pytinykv.waitgraph.lock_holders import attribute_of, held_by, lock_of
 from pytinykv.waitgraph.program import Program
@@ -59,14 +59,14 @@ class _Draft:
         self._clock: Final = program.clock
         self._runners: Final = Runners(program)
         self._reach: Final = Reach([(runner.key, runner.steps) for runner in self._runners.all.values()])
-        self._resources: Final[dict[tuple[int, Aspect], Node]] = {}
+        self._resources: Final[dict[tuple[int, Aspect], GraphNode]] = {}
         """By identity, and what about the resource is waited for."""
         self._resource_of: Final[dict[str, tuple[object, Aspect]]] = {}
         """By the ids of their nodes; keeps them alive, so that identities stay unique."""
         self._numbers: Final[dict[NodeKind, int]] = {}
         """How many resources there are of each kind."""
         self._edges: Final[list[Edge]] = []
-        self._extra: Final[dict[str, Node]] = {}
+        self._extra: Final[dict[str, GraphNode]] = {}
         """Wakers that are no runners, by the ids of their nodes."""
         self._waiting: Final[dict[int, set[str]]] = {}
         """By the identity of what they wait for: the keys of runners."""
@@ -185,7 +185,7 @@ class _Draft:
             self._add_wakers(node, resource, aspect)
         return node.id
 
-    def _resource_node(self, resource: object, aspect: Aspect, expression: str) -> Node:
+    def _resource_node(self, resource: object, aspect: Aspect, expression: str) -> GraphNode:
         declared = declarations.declaration_of(resource)
         if isinstance(resource, declarations.waiting_for):
             declared = resource.declaration
@@ -200,11 +200,11 @@ class _Draft:
             name = name or (f"of `{expression}`" if expression else _NAMELESS)
         kind = aspect.kind
         number = self._numbers[kind] = self._numbers.get(kind, 0) + 1
-        return Node(
+        return GraphNode(
             id=f"{kind.name.lower()}-{number}", kind=kind, name=name, state=state_of(resource), created_at=made_at
         )
 
-    def _add_wakers(self, node: Node, resource: object, aspect: Aspect) -> None:
+    def _add_wakers(self, node: GraphNode, resource: object, aspect: Aspect) -> None:
         verb = aspect.woken
         declared = (
             resource.declaration
@@ -229,7 +229,7 @@ class _Draft:
             return
         self._add_likely_wakers(node, resource, aspect, set(proven))
 
-    def _add_likely_wakers(self, node: Node, resource: object, aspect: Aspect, known: set[str]) -> None:
+    def _add_likely_wakers(self, node: GraphNode, resource: object, aspect: Aspect, known: set[str]) -> None:
         found = self._reach.find(resource, aspect.methods)
         runners = {**found.runners, **self._resolves.get(id(resource), {})}
         for key, evidence in runners.items():
@@ -277,19 +277,19 @@ class _Draft:
 
     def _outside(self, name: str, kind: NodeKind) -> str:
         key = f"{kind.name.lower()}:{name}"
-        self._extra.setdefault(key, Node(id=key, kind=kind, name=name))
+        self._extra.setdefault(key, GraphNode(id=key, kind=kind, name=name))
         return key
 
     # --- nodes --------------------------------------------------------------------------------------------------
 
-    def _node(self, runner: Runner) -> Node:
+    def _node(self, runner: Runner) -> GraphNode:
         wait = runner.wait
         own_end = None if wait is None else wait.ends_at_s
         ends_at = min((at for at in (own_end, self._ends_at.get(runner.key)) if at is not None), default=None)
         waits_s = None
         if self._clock is not None and wait is not None:
             waits_s = self._clock.waited_s(runner.subject)
-        return Node(
+        return GraphNode(
             id=runner.key,
             kind=runner.kind,
             name=runner.name,

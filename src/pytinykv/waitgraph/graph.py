@@ -59,7 +59,7 @@ RUNNERS: Final = frozenset({NodeKind.TASK, NodeKind.THREAD, NodeKind.LOOP, NodeK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class GraphNode:
     """A runner, a resource, or a waker that is not a runner."""
 
     id: str
@@ -115,7 +115,7 @@ class WaitGraph:
 
     name: str
     pid: int
-    nodes: dict[str, Node]
+    nodes: dict[str, GraphNode]
     edges: tuple[Edge, ...]
     cycles: tuple[tuple[Edge, ...], ...] = field(default=())
     """Deadlock cycles, each in the order of the waits: the last edge leads to where the first begins."""
@@ -124,7 +124,7 @@ class WaitGraph:
 
     @classmethod
     def build(
-        cls, name: str, pid: int, nodes: Iterable[Node], edges: Iterable[Edge], notes: Iterable[str] = ()
+        cls, name: str, pid: int, nodes: Iterable[GraphNode], edges: Iterable[Edge], notes: Iterable[str] = ()
     ) -> WaitGraph:
         """Make a graph and find its deadlock cycles."""
         known = {node.id: node for node in nodes}
@@ -142,12 +142,12 @@ class WaitGraph:
             found.setdefault(edge.source, []).append(edge)
         return found
 
-    def runners(self, kind: NodeKind | None = None) -> list[Node]:
+    def runners(self, kind: NodeKind | None = None) -> list[GraphNode]:
         """Return the runners, of one kind or of all, in the order of their ids."""
         return [node for node in self.nodes.values() if node.is_runner and kind in (None, node.kind)]
 
 
-def stuck_nodes(nodes: dict[str, Node], edges: Iterable[Edge]) -> frozenset[str]:
+def stuck_nodes(nodes: dict[str, GraphNode], edges: Iterable[Edge]) -> frozenset[str]:
     """Return the nodes that nothing outside of them can free, as far as is known."""
     waiting: dict[str, list[str]] = {node_id: [] for node_id in nodes}
     left = dict.fromkeys(nodes, 0)
@@ -167,7 +167,7 @@ def stuck_nodes(nodes: dict[str, Node], edges: Iterable[Edge]) -> frozenset[str]
     return frozenset(stuck)
 
 
-def _find_cycles(nodes: dict[str, Node], edges: tuple[Edge, ...]) -> tuple[tuple[Edge, ...], ...]:
+def _find_cycles(nodes: dict[str, GraphNode], edges: tuple[Edge, ...]) -> tuple[tuple[Edge, ...], ...]:
     """Return disjoint shortest cycles among the stuck, each beginning with a runner where it has one; not all of many."""
     stuck = stuck_nodes(nodes, edges)
     leaving: dict[str, list[Edge]] = {node_id: [] for node_id in stuck}

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from pytinykv.waitgraph.graph import Edge, Node, NodeKind, WaitGraph
+from pytinykv.waitgraph.graph import Edge, GraphNode, NodeKind, WaitGraph
 from pytinykv.waitgraph.stacks import CallSite, short_site
 
 FORMAT: Final = 2
@@ -82,7 +82,7 @@ def graph_to_data(graph: WaitGraph) -> dict[str, object]:
     }
 
 
-def _node_to_data(node: Node) -> dict[str, object]:
+def _node_to_data(node: GraphNode) -> dict[str, object]:
     return {
         "id": node.id,
         "kind": str(node.kind),
@@ -97,7 +97,7 @@ def _node_to_data(node: Node) -> dict[str, object]:
     }
 
 
-def _is_worth_showing(graph: WaitGraph, node: Node) -> bool:
+def _is_worth_showing(graph: WaitGraph, node: GraphNode) -> bool:
     return node.kind is not NodeKind.LOOP or bool(graph.outgoing(node.id))
 
 
@@ -135,9 +135,9 @@ def _cycle(graph: WaitGraph, cycle: tuple[Edge, ...]) -> list[str]:
     return lines
 
 
-def _paragraphs(graph: WaitGraph, nodes: Iterable[Node]) -> list[str]:
+def _paragraphs(graph: WaitGraph, nodes: Iterable[GraphNode]) -> list[str]:
     """Return a paragraph for each sort of runners: of those alike, the first is shown."""
-    sorts: dict[tuple[object, ...], list[Node]] = {}
+    sorts: dict[tuple[object, ...], list[GraphNode]] = {}
     for node in nodes:
         sorts.setdefault(_sort(graph, node), []).append(node)
     lines: list[str] = []
@@ -157,7 +157,7 @@ def _paragraphs(graph: WaitGraph, nodes: Iterable[Node]) -> list[str]:
     return lines
 
 
-def _sort(graph: WaitGraph, node: Node) -> tuple[object, ...]:
+def _sort(graph: WaitGraph, node: GraphNode) -> tuple[object, ...]:
     """Return what runners have in common that share a paragraph."""
     waits = []
     for edge in graph.outgoing(node.id):
@@ -176,7 +176,7 @@ def _alike(text: str) -> str:
     return _NUMBER.sub("#", text)
 
 
-def _runner(node: Node, indent: str) -> list[str]:
+def _runner(node: GraphNode, indent: str) -> list[str]:
     head = f"{indent}{node.title}"
     if node.state:
         head += f": {node.state}"
@@ -209,17 +209,17 @@ def _wait(graph: WaitGraph, edge: Edge, indent: str) -> list[str]:
     return lines
 
 
-def _described(node: Node) -> str:
+def _described(node: GraphNode) -> str:
     if node.is_runner:
         return node.title
     return f"{node.title} ({node.state})" if node.state else node.title
 
 
-def _made(node: Node, indent: str) -> list[str]:
+def _made(node: GraphNode, indent: str) -> list[str]:
     return [f"{indent}made at {_site(node.created_at)}"] if node.created_at is not None and not node.is_runner else []
 
 
-def _for_how_long(node: Node) -> str:
+def _for_how_long(node: GraphNode) -> str:
     waits = f", for {_seconds(node.waits_s)}" if node.waits_s is not None else ""
     ends = f", at most {_seconds(node.ends_in_s)} more" if node.ends_in_s is not None else ""
     return waits + ends

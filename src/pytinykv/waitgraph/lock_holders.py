@@ -30,7 +30,7 @@ _NESTED_MAX: Final = 4
 """How deep context managers may lie in each other."""
 
 
-class Held(NamedTuple):
+class HeldBlock(NamedTuple):
     """A task or thread is inside of a block."""
 
     block: object
@@ -82,7 +82,7 @@ def lock_of(resource: Any) -> object:
     return found
 
 
-def held_by(steps: Sequence[Step]) -> list[Held]:
+def held_by(steps: Sequence[Step]) -> list[HeldBlock]:
     """Return the blocks that a runner is inside of, the innermost last, without those whose lock it has given up to wait."""
     found = [held for step in steps for held in _held_in(step)]
     released = {
@@ -176,7 +176,7 @@ def variables_of(step: Step) -> dict[str, Any]:
     return {name: names[name] for name in step.code.co_names if name in names} | local_variables(step.frame)
 
 
-def _held_in(step: Step) -> Iterator[Held]:
+def _held_in(step: Step) -> Iterator[HeldBlock]:
     site = short_site(step.code.co_filename, step.line, step.code.co_qualname)
     if step.frame is None:
         return
@@ -195,9 +195,9 @@ def _held_in(step: Step) -> Iterator[Held]:
             yield from _inside(thing, f"inside `with {block.text}` in {step.code.co_qualname}", _NESTED_MAX)
 
 
-def _inside(entered: Any, evidence: str, depth: int) -> Iterator[Held]:
+def _inside(entered: Any, evidence: str, depth: int) -> Iterator[HeldBlock]:
     """Yield what was entered, and what that has entered in turn."""
-    yield Held(entered, evidence)
+    yield HeldBlock(entered, evidence)
     if depth == 0:
         return
     kind = type(entered)  # not `isinstance`, which asks the object for its class

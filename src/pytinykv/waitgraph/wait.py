@@ -67,13 +67,13 @@ class Named(NamedTuple):
     """What outside of this process would end the wait."""
 
 
-Reader = Callable[[dict[str, Any]], Wait | None]
+WaitReader = Callable[[dict[str, Any]], Wait | None]
 """Returns what a function waits for, given its variables at the moment; None if it does not wait."""
 
-_readers: Final[dict[CodeType, Reader]] = {}
+_readers: Final[dict[CodeType, WaitReader]] = {}
 
 
-def explains_wait(reader: Reader) -> Callable[[Function], Function]:
+def explains_wait(reader: WaitReader) -> Callable[[Function], Function]:
     """Decorate a function that waits on behalf of its callers, as `Queue.get` does; the graph then asks `reader` what for.
 
     What it calls while it waits has to be of asyncio, the standard library or gRPC, or be decorated as well. The function is
@@ -87,7 +87,7 @@ def explains_wait(reader: Reader) -> Callable[[Function], Function]:
     return register
 
 
-def reader_of(code: CodeType) -> Reader | None:
+def reader_of(code: CodeType) -> WaitReader | None:
     """Return what was said with `explains_wait` of a function."""
     return _readers.get(code)
 

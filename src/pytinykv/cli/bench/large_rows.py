@@ -171,8 +171,8 @@ def _resident_bytes(pid: int) -> int:
 # --- the child process ------------------------------------------------------------------------------------------------
 
 
-class Reader:
-    """Makes one large read."""
+class LargeReads:
+    """The large reads, each a method."""
 
     def __init__(self, client: AsyncClient, connector: GrpcConnector, rows: int) -> None:
         self._client = client
@@ -270,19 +270,19 @@ class Reader:
         return await self._connector.unary(self._address, f"/tikvpb.Tikv/{method}", request, timeout_s=READ_S_MAX)
 
 
-READS: Final[dict[str, Callable[[Reader], Awaitable[int]]]] = {
-    "nothing": Reader.nothing,
-    "batch_get": Reader.our_batch_get,
-    "scan": Reader.our_scan,
-    "scan, keys only": Reader.our_scan_of_keys,
-    "RawBatchGet of 8 rows": Reader.some_in_one_call,
-    "RawBatchGet of all rows": Reader.all_in_one_call,
-    "RawScan of 8 rows": Reader.scan_in_one_call,
-    "RawScan of all keys": Reader.keys_in_one_call,
-    "RawScan of 10,240 small rows": Reader.small_rows_in_one_call,
-    "RawScan over 50,000 expired rows": Reader.expired_rows,
-    "RawChecksum of everything": Reader.checksum,
-    "RawGets of all rows in a frame": Reader.gets_in_one_frame,
+READS: Final[dict[str, Callable[[LargeReads], Awaitable[int]]]] = {
+    "nothing": LargeReads.nothing,
+    "batch_get": LargeReads.our_batch_get,
+    "scan": LargeReads.our_scan,
+    "scan, keys only": LargeReads.our_scan_of_keys,
+    "RawBatchGet of 8 rows": LargeReads.some_in_one_call,
+    "RawBatchGet of all rows": LargeReads.all_in_one_call,
+    "RawScan of 8 rows": LargeReads.scan_in_one_call,
+    "RawScan of all keys": LargeReads.keys_in_one_call,
+    "RawScan of 10,240 small rows": LargeReads.small_rows_in_one_call,
+    "RawScan over 50,000 expired rows": LargeReads.expired_rows,
+    "RawChecksum of everything": LargeReads.checksum,
+    "RawGets of all rows in a frame": LargeReads.gets_in_one_frame,
 }
 """By name; the first one shows what the machine itself makes the bystander wait."""
 
@@ -304,7 +304,7 @@ def _raise_error(response: Any) -> None:
 async def _read_all(scope: Scope, address: str, rows: int) -> int:
     connector = GrpcConnector(scope)
     async with aio.connect(address) as client:
-        reader = Reader(client, connector, rows)
+        reader = LargeReads(client, connector, rows)
         await reader.find_leader()
         for name, read in READS.items():
             print(name, flush=True)
