@@ -1,9 +1,9 @@
 """Answers on their way to one client, and how many bytes of them a store holds.
 
     dispatcher ──AnswerBatch──▶ Answers (one stream, or one unary call) ──bytes──▶ gRPC ──▶ client
-                              │ counts what gRPC has not taken yet
-                              ▼
-                         AnswerBudget (one store)
+                                    │ counts what gRPC has not taken yet
+                                    ▼
+                               AnswerBudget (one store)
 
 Invariants:
 1. Bytes are counted from when they are made until gRPC has taken them or they are thrown away.

@@ -3,10 +3,10 @@
 A frame is decoded once; its reads are served on the spot where the lease allows, its writes become one proposal per region.
 There is no task and no future per command.
 
-    frame ──add, for each command──▶ Frame ──finish──▶ answered now ───────────────────────────▶ Answers ──▶ client
-              locate, prepare                    ├──▶ read-index confirmation ──▶ reads ──────────▲
-                                                 ├──▶ LongReads, for more than one slice ─────────┤
-                                                 └──▶ proposals, one per region ──▶ log ──────────┘
+    frame ──add, for each command──▶ RequestFrame ──finish──▶ answered now ───────────────────────────▶ Answers ──▶ client
+              locate, prepare                           ├──▶ read-index confirmation ──▶ reads ──────────▲
+                                                        ├──▶ LongReads, for more than one slice ─────────┤
+                                                        └──▶ proposals, one per region ──▶ log ──────────┘
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class _RegionPart:
         """The last one takes more."""
 
 
-class Frame:
+class RequestFrame:
     """The commands of one request frame, sorted into what can be answered now and what can't."""
 
     def __init__(self, store: Store, cluster_id: int, long_reads: LongReads, answers: Answers) -> None:

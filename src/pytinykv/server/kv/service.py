@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pytinykv.lifecycle import ScopeStoppedError
 from pytinykv.server.kv.answers import AnswerBudget, Answers
 from pytinykv.server.kv.commands import MEMBERS, UNARY
-from pytinykv.server.kv.dispatcher import Frame
+from pytinykv.server.kv.dispatcher import RequestFrame
 from pytinykv.server.kv.kinds import METHODS
 from pytinykv.server.kv.reads import LongReads
 from pytinykv.wire import BATCH_COMMANDS, MethodSpec, RpcError, StatusCode
@@ -94,8 +94,8 @@ class KvService:
             batch.add(request_id, MEMBERS[member], getattr(command, member))
         batch.finish()
 
-    def _frame(self, answers: Answers) -> Frame:
-        return Frame(self._store, self._cluster_id, self.long_reads, answers)
+    def _frame(self, answers: Answers) -> RequestFrame:
+        return RequestFrame(self._store, self._cluster_id, self.long_reads, answers)
 
 
 def _stopping() -> RpcError:
