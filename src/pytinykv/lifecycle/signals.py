@@ -64,7 +64,7 @@ PROCESS_STOP_DEADLINE_S: Final = 4.0
 HARD_MARGIN_S: Final = 1.0
 REPEAT_S: Final = 0.25
 """A signal this soon after the first is the same request again: `timeout` signals the process and then its group."""
-SETTLE_S: Final = 0.2
+STRAYS_SETTLE_S: Final = 0.2
 """How long tasks of libraries may take to end after the scope has stopped."""
 INTERPRETER_EXIT_S: Final = 3.0
 EXPLAIN_S: Final = 1.0
@@ -249,7 +249,7 @@ async def _strays(inherited: frozenset[int], opened: dict[int, str]) -> list[Lea
     me = asyncio.current_task()
     tasks = [task for task in asyncio.all_tasks() if task is not me]
     if tasks:
-        _, pending = await asyncio.wait(tasks, timeout=SETTLE_S)
+        _, pending = await asyncio.wait(tasks, timeout=STRAYS_SETTLE_S)
         tasks = sorted(pending, key=lambda task: task.get_name())
     strays = [Leak(LeakKind.TASK, task.get_name(), UNKNOWN_SITE, await_chain(task)) for task in tasks]
     strays += [
@@ -280,13 +280,13 @@ async def _stray_descriptors(opened: dict[int, str]) -> list[Leak]:
 
 async def _settled_descriptors(opened: dict[int, str]) -> dict[int, str]:
     loop = asyncio.get_running_loop()
-    until = loop.time() + SETTLE_S
+    until = loop.time() + STRAYS_SETTLE_S
     while True:
         left = {number: target for number, target in counted_descriptors().items() if number not in opened}
         if not left or loop.time() >= until:
             return left
         gc.collect()
-        await asyncio.sleep(SETTLE_S / 10)
+        await asyncio.sleep(STRAYS_SETTLE_S / 10)
 
 
 def _hang_up(sockets: Iterable[int]) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytinykv.raftstore.turn import Turn
     from pytinykv.storage import Reader, WriteBatch
 
-CasResult = tuple[bool, bytes | None]
+SwapResult = tuple[bool, bytes | None]
 
 _RAW = ColumnFamily.RAW
 
@@ -77,14 +77,14 @@ def _answer_each(turn: Turn, parts: list[Part], results: Sequence[object]) -> No
         start += part.operations
 
 
-def apply_conditional(reader: Reader, batch: WriteBatch, operations: list[Operation]) -> list[CasResult | bool]:
+def apply_conditional(reader: Reader, batch: WriteBatch, operations: list[Operation]) -> list[SwapResult | bool]:
     """Apply operations that depend on what is there (`CONDITIONAL`); return the result of each.
 
     `reader` shows everything applied before this entry; what the entry's own earlier operations wrote is looked up
     first, since it is not in the engine yet.
     """
     written: dict[bytes, bytes | None] = {}
-    results: list[CasResult | bool] = []
+    results: list[SwapResult | bool] = []
     for operation in operations:
         key: bytes = operation[2]
         stored = written[key] if key in written else reader.get(_RAW, key)

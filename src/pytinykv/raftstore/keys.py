@@ -32,7 +32,7 @@ REGION_STATE_END = _RAFT_STATE
 RAW_TAGS = {"default": b"d", "lock": b"l", "write": b"w"}
 """Raw column family -> tag byte. Stored, never change."""
 
-ABOVE_ALL_KEYS = b"\xff" * (KEY_BYTES_MAX // 8 * 9 + 1)
+ABOVE_ALL_ENCODED_KEYS = b"\xff" * (KEY_BYTES_MAX // 8 * 9 + 1)
 """Greater than every key of the transactional families.
 
 Their keys begin with the memcomparable form of a user's key: groups of 8 bytes, each with a marker byte behind it. The marker
@@ -63,10 +63,10 @@ def entry_key(region_id: int, index: int) -> bytes:
 def data_ranges(start_key: bytes, end_key: bytes) -> list[tuple[ColumnFamily, bytes, bytes]]:
     """Return every engine range (column family, start, end) that belongs to a region's key range, in a fixed order.
 
-    The ends are never empty; in the transactional families an unbounded region ends at `ABOVE_ALL_KEYS`.
+    The ends are never empty; in the transactional families an unbounded region ends at `ABOVE_ALL_ENCODED_KEYS`.
     """
     ranges = [
-        (cf, start_key, end_key or ABOVE_ALL_KEYS)
+        (cf, start_key, end_key or ABOVE_ALL_ENCODED_KEYS)
         for cf in (ColumnFamily.DEFAULT, ColumnFamily.LOCK, ColumnFamily.WRITE)
     ]
     ranges.extend((ColumnFamily.RAW, start, end) for start, end in raw_ranges(start_key, end_key))

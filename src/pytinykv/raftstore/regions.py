@@ -21,7 +21,7 @@ SIBLINGS_BYTES_MAX: Final = 1024 * 1024
 """Their bounds, together."""
 
 
-class Held(Protocol):
+class ListedPeer(Protocol):
     """A peer, as far as this table looks at it."""
 
     @property
@@ -36,7 +36,7 @@ class Held(Protocol):
 class RegionTable:
     """See the module. `peers` is shared with the store; each change of it, or of a range, is followed by `changed`."""
 
-    def __init__(self, peers: Mapping[int, Held]) -> None:
+    def __init__(self, peers: Mapping[int, ListedPeer]) -> None:
         self._peers = peers
         self._regions: list[Region] | None = None
         """By start key; None when something has changed since they were sorted."""

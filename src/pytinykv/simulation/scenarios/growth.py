@@ -1,7 +1,7 @@
 """Growing from one store to three: a store that joins must not cost the region anything, whatever becomes of it.
 
 A newcomer has no data. While it waits for its snapshot it is a learner, so the voters that are there go on without it, be it
-slow, cut off or dead. A writer keeps watch: no write may take longer than `STALL_S`.
+slow, cut off or dead. A writer keeps watch: no write may take longer than `WRITE_S_MAX`.
 
 One case is not the newcomer's fault. From one voter to three there is no way around two (one member a change), and two
 voters bear no loss. That moment is short where two stores join together, and long where one joins alone. If a story takes
@@ -27,7 +27,7 @@ from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.store_node import StoreNode
 from pytinykv.simulation.workloads import Session, until_done
 
-STALL_S = 3.0
+WRITE_S_MAX = 3.0
 """Longer than an election; far shorter than the faults."""
 GROWTH_BOUND_S = 40.0
 MESSAGES_MAX = 40
@@ -72,7 +72,7 @@ async def joiner_dies(cluster: Cluster) -> None:
         await _within(struck.wait(), "a snapshot for the store that joins")
         cluster.message_hooks.remove(strike)
         await joiner.crash()
-        await asyncio.sleep(3 * STALL_S)
+        await asyncio.sleep(3 * WRITE_S_MAX)
         await next_one.start()
         await _wait_for_voters(cluster, 2)
         await joiner.start()
@@ -80,7 +80,7 @@ async def joiner_dies(cluster: Cluster) -> None:
 
 
 class _Watch:
-    """Brings up scheduler, first store and client, and writes all the time; every write must succeed within `STALL_S`."""
+    """Brings up scheduler, first store and client, and writes all the time; every write must succeed within `WRITE_S_MAX`."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -99,7 +99,7 @@ class _Watch:
         while not self._stop.is_set():
             key, value = b"key %d" % (number % 100), b"%d" % number
             try:
-                await until_done(lambda k=key, v=value: session.put(k, v), limit_s=STALL_S, what="a write")  # type: ignore[misc]  # both names are bound as defaults
+                await until_done(lambda k=key, v=value: session.put(k, v), limit_s=WRITE_S_MAX, what="a write")  # type: ignore[misc]  # both names are bound as defaults
             except Violation as violation:
                 self._cluster.world.loop.abort(Violation("availability", str(violation)))
                 return
