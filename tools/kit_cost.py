@@ -31,7 +31,7 @@ from pytinykv import aio
 from pytinykv.cli import main as tinykv
 from pytinykv.cli import serving
 from pytinykv.cli.bench.targets import PytinykvTarget
-from pytinykv.cli.bench.workload import Operation, Workload, run_round
+from pytinykv.cli.bench.workload import OperationKind, Workload, run_round
 from pytinykv.cli.playground.cluster import LocalCluster
 from pytinykv.cli.playground.command import wait_serving
 from pytinykv.cli.playground.home import Home
@@ -152,7 +152,7 @@ class Side:
 
     async def run(self, in_flight: int, seconds: float) -> Sample:
         before = self._cpu_seconds()
-        workload = Workload(Operation.PUT, in_flight, _ENDLESS, seconds_max=seconds)
+        workload = Workload(OperationKind.PUT, in_flight, _ENDLESS, seconds_max=seconds)
         measured = await run_round(self._target, workload, self._scope)
         return Sample(measured.rate, (self._cpu_seconds() - before) / measured.operations * 1e6)
 
