@@ -1,0 +1,3 @@
+"""Percolator on one store."""
+
+from __future__ import annotations
