@@ -57,7 +57,7 @@ def test_a_wait_that_is_told_again_lasts() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), max_size=40))
-def test_the_graph_never_has_a_cycle_and_a_told_cycle_is_closed(pairs) -> None:
+def test_the_graph_never_has_a_cycle_and_a_told_cycle_is_closed(pairs: list[tuple[int, int]]) -> None:
     """What is kept can be sorted; a cycle's waits follow one another and come back to its start."""
     detector = DeadlockDetector()
     for start_ts, lock_ts in pairs:

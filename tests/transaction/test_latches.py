@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from random import Random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,7 +67,7 @@ def test_a_grant_may_release_and_acquire_at_once() -> None:
 
 
 @given(st.lists(st.sets(st.sampled_from([b"a", b"b", b"c", b"d"]), min_size=1), max_size=20), st.randoms())
-def test_no_two_share_a_key_and_all_get_their_turn_in_order(claims, rng) -> None:
+def test_no_two_share_a_key_and_all_get_their_turn_in_order(claims: list[set[bytes]], rng: Random) -> None:
     """Holders never share a key; commands that share one run in the order they came; all run."""
     latches, running, ran = Latches(), [], []
 

@@ -74,6 +74,7 @@ def read_facts(name: str) -> Facts:
     return facts
 
 
+SERVICES = ("tikvpb.Tikv", "pdpb.PD", "deadlock.Deadlock")
 TIKV = read_facts("tikv.tsv")
 TINYKV = read_facts("tinykv.tsv")
 
@@ -149,7 +150,7 @@ def test_enum_values_agree_with_the_published_format() -> None:
     assert ours == TIKV.enums
 
 
-@pytest.mark.parametrize("service", ["tikvpb.Tikv", "pdpb.PD"])
+@pytest.mark.parametrize("service", SERVICES)
 def test_rpcs_agree_with_the_published_format(service: str) -> None:
     def spell(full_name: str, *, streaming: bool) -> str:
         return f"stream {full_name}" if streaming else full_name
@@ -170,8 +171,8 @@ def test_rpcs_agree_with_the_published_format(service: str) -> None:
 
 
 def test_every_published_service_is_ours() -> None:
-    assert {path.split("/")[1] for path in TIKV.rpcs} == {"tikvpb.Tikv", "pdpb.PD"}
-    for name in ("tikvpb.Tikv", "pdpb.PD"):
+    assert {path.split("/")[1] for path in TIKV.rpcs} == set(SERVICES)
+    for name in SERVICES:
         assert POOL.FindServiceByName(name).full_name == name
 
 

@@ -1,7 +1,7 @@
 """Waiting for locks: pessimistic transactions in line for a key that another has locked.
 
-    key k, locked by 10      40, 20, 30 wait      released ─▶ 20 is woken and tries again ─▶ it has the lock: the others wait on
-                                                                                         └▶ it has not: 30 is next, a moment later
+    key k, locked by 10; 40, 20, 30 wait     released ─▶ 20 is woken, tries again ─▶ has the lock: the others wait on
+                                                                                  └▶ has not: 30 is next, a moment later
 
 The oldest transaction goes first, whenever it came: it has waited longest for everything. Only one is woken by a release, as
 only one can have the lock. What it does with its chance is told by `on_tried`: without the lock (somebody committed what it

@@ -24,25 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1fpytinykv/wire/pb/deadlock.proto\x12\x08\x64\x65\x61\x64lock\"\x7f\n\x0cWaitForEntry\x12\x0b\n\x03txn\x18\x01 \x01(\x04\x12\x14\n\x0cwait_for_txn\x18\x02 \x01(\x04\x12\x10\n\x08key_hash\x18\x03 \x01(\x04\x12\x0b\n\x03key\x18\x04 \x01(\x0c\x12\x1a\n\x12resource_group_tag\x18\x05 \x01(\x0c\x12\x11\n\twait_time\x18\x06 \x01(\x04\"\x17\n\x15WaitForEntriesRequest\"A\n\x16WaitForEntriesResponse\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.deadlock.WaitForEntry\"c\n\x0f\x44\x65\x61\x64lockRequest\x12)\n\x02tp\x18\x01 \x01(\x0e\x32\x1d.deadlock.DeadlockRequestType\x12%\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x16.deadlock.WaitForEntry\"\x80\x01\n\x10\x44\x65\x61\x64lockResponse\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.deadlock.WaitForEntry\x12\x19\n\x11\x64\x65\x61\x64lock_key_hash\x18\x02 \x01(\x04\x12*\n\nwait_chain\x18\x03 \x03(\x0b\x32\x16.deadlock.WaitForEntry*B\n\x13\x44\x65\x61\x64lockRequestType\x12\n\n\x06\x44\x65tect\x10\x00\x12\x12\n\x0e\x43leanUpWaitFor\x10\x01\x12\x0b\n\x07\x43leanUp\x10\x02\x32\xab\x01\n\x08\x44\x65\x61\x64lock\x12X\n\x11GetWaitForEntries\x12\x1f.deadlock.WaitForEntriesRequest\x1a .deadlock.WaitForEntriesResponse\"\x00\x12\x45\n\x06\x44\x65tect\x12\x19.deadlock.DeadlockRequest\x1a\x1a.deadlock.DeadlockResponse\"\x00(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1fpytinykv/wire/pb/deadlock.proto\x12\x08\x64\x65\x61\x64lock\"\x7f\n\x0cWaitForEntry\x12\x0b\n\x03txn\x18\x01 \x01(\x04\x12\x14\n\x0cwait_for_txn\x18\x02 \x01(\x04\x12\x10\n\x08key_hash\x18\x03 \x01(\x04\x12\x0b\n\x03key\x18\x04 \x01(\x0c\x12\x1a\n\x12resource_group_tag\x18\x05 \x01(\x0c\x12\x11\n\twait_time\x18\x06 \x01(\x04\"\x17\n\x15WaitForEntriesRequest\"A\n\x16WaitForEntriesResponse\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.deadlock.WaitForEntry\"_\n\x14ReplaceLockByKeyItem\x12\x10\n\x08key_hash\x18\x01 \x01(\x04\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x13\n\x0bold_lock_ts\x18\x03 \x01(\x04\x12\x13\n\x0bnew_lock_ts\x18\x04 \x01(\x04\"J\n\x19ReplaceLocksByKeysRequest\x12-\n\x05items\x18\x01 \x03(\x0b\x32\x1e.deadlock.ReplaceLockByKeyItem\"\xa7\x01\n\x0f\x44\x65\x61\x64lockRequest\x12)\n\x02tp\x18\x01 \x01(\x0e\x32\x1d.deadlock.DeadlockRequestType\x12%\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x16.deadlock.WaitForEntry\x12\x42\n\x15replace_locks_by_keys\x18\x03 \x01(\x0b\x32#.deadlock.ReplaceLocksByKeysRequest\"\x96\x01\n\x10\x44\x65\x61\x64lockResponse\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.deadlock.WaitForEntry\x12\x19\n\x11\x64\x65\x61\x64lock_key_hash\x18\x02 \x01(\x04\x12*\n\nwait_chain\x18\x03 \x03(\x0b\x32\x16.deadlock.WaitForEntry\x12\x14\n\x0c\x64\x65\x61\x64lock_key\x18\x04 \x01(\x0c*B\n\x13\x44\x65\x61\x64lockRequestType\x12\n\n\x06\x44\x65tect\x10\x00\x12\x12\n\x0e\x43leanUpWaitFor\x10\x01\x12\x0b\n\x07\x43leanUp\x10\x02\x32\xab\x01\n\x08\x44\x65\x61\x64lock\x12X\n\x11GetWaitForEntries\x12\x1f.deadlock.WaitForEntriesRequest\x1a .deadlock.WaitForEntriesResponse\"\x00\x12\x45\n\x06\x44\x65tect\x12\x19.deadlock.DeadlockRequest\x1a\x1a.deadlock.DeadlockResponse\"\x00(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pytinykv.wire.pb.deadlock_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DEADLOCKREQUESTTYPE']._serialized_start=498
-  _globals['_DEADLOCKREQUESTTYPE']._serialized_end=564
+  _globals['_DEADLOCKREQUESTTYPE']._serialized_start=762
+  _globals['_DEADLOCKREQUESTTYPE']._serialized_end=828
   _globals['_WAITFORENTRY']._serialized_start=45
   _globals['_WAITFORENTRY']._serialized_end=172
   _globals['_WAITFORENTRIESREQUEST']._serialized_start=174
   _globals['_WAITFORENTRIESREQUEST']._serialized_end=197
   _globals['_WAITFORENTRIESRESPONSE']._serialized_start=199
   _globals['_WAITFORENTRIESRESPONSE']._serialized_end=264
-  _globals['_DEADLOCKREQUEST']._serialized_start=266
-  _globals['_DEADLOCKREQUEST']._serialized_end=365
-  _globals['_DEADLOCKRESPONSE']._serialized_start=368
-  _globals['_DEADLOCKRESPONSE']._serialized_end=496
-  _globals['_DEADLOCK']._serialized_start=567
-  _globals['_DEADLOCK']._serialized_end=738
+  _globals['_REPLACELOCKBYKEYITEM']._serialized_start=266
+  _globals['_REPLACELOCKBYKEYITEM']._serialized_end=361
+  _globals['_REPLACELOCKSBYKEYSREQUEST']._serialized_start=363
+  _globals['_REPLACELOCKSBYKEYSREQUEST']._serialized_end=437
+  _globals['_DEADLOCKREQUEST']._serialized_start=440
+  _globals['_DEADLOCKREQUEST']._serialized_end=607
+  _globals['_DEADLOCKRESPONSE']._serialized_start=610
+  _globals['_DEADLOCKRESPONSE']._serialized_end=760
+  _globals['_DEADLOCK']._serialized_start=831
+  _globals['_DEADLOCK']._serialized_end=1002
 # @@protoc_insertion_point(module_scope)
