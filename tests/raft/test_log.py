@@ -133,6 +133,15 @@ def test_the_hint_is_the_last_place_where_two_logs_can_agree(at: int, term: int,
     assert log.conflict_hint(index(at), Term(term)) == hint
 
 
+def test_two_hints_lead_to_where_two_logs_begin_to_differ() -> None:
+    """The example of `RaftLog.conflict_hint`."""
+    leader, follower = (log_over(stored(terms=terms)) for terms in ((1, 1, 4, 4, 4, 4), (1, 1, 2, 2, 2, 3, 3)))
+    refused = follower.conflict_hint(index(6), Term(4))
+    assert refused == (6, 3)
+    assert leader.conflict_hint(*refused) == (2, 1)
+    assert follower.matches(index(2), Term(1))
+
+
 @pytest.mark.parametrize(
     ("terms", "first", "position"), [((1, 2), 2, 2), ((1, 3), 2, 1), ((2, 2), 3, 1), ((3,), 4, 0), ((), 1, 0)]
 )

@@ -1,5 +1,16 @@
 """The state of one peer, and the steps that every role shares: terms, timers, leader stickiness, sending.
 
+What a role does with it stands in modules of functions that take a `Core`, so that each reads like its section of the paper:
+
+    raw_node     checks what comes in, finds out whom it is for, hands out Readys
+       ├── election     campaigns, votes                    (Raft 5.2, 5.4.1; thesis 4.2.3, 9.6)
+       ├── following    takes entries, snapshots            (Raft 5.3, 7)
+       ├── leading      proposals, replication, commits     (Raft 5.3, 5.4.2; thesis 3.10, 6.4)
+       └── Core         term, vote, log, members, role, timers, what to send
+            ├── RaftLog, Durability       entries, and how far each of them got
+            ├── Configuration             who the members are, what a majority of them is
+            └── Follower, Candidate, Leader: what only that role has; gone when the role ends
+
 A lease relies on leader stickiness (thesis 4.2.3 and 6.4.1). A peer that heard a leader elects no other one for
 `election_ticks` ticks and for `stickiness_s` seconds of its own clock:
 
@@ -163,7 +174,11 @@ class Core:
     # --- terms and roles ----------------------------------------------------------------------------------------
 
     def become_follower(self, term: Term, leader_id: PeerId) -> None:
-        """Follow `leader_id` in `term`, NO_PEER while its leader is not known."""
+        """Follow `leader_id` in `term`, NO_PEER while its leader is not known.
+
+        A vote stands for its whole term: it is forgotten when the term is a newer one, and kept when a candidate of the same
+        term finds that another peer has won.
+        """
         assert term >= self.term, f"term {self.term} must not fall to {term}"
         if term > self.term:
             self.term, self.vote = term, NO_PEER
@@ -247,7 +262,7 @@ class Core:
             self.after_sync.append(message)
 
     def send_after_sync(self, message: Message) -> None:
-        """Send what says that everything up to now is durable."""
+        """Send what says that everything up to now is durable: an acknowledgement, a vote."""
         self.after_sync.append(message)
 
     def last_position(self) -> tuple[LogIndex, Term]:

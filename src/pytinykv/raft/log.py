@@ -1,4 +1,14 @@
-"""The log as the core sees it: what the storage has, then the newest entries, which the storage does not have yet.
+"""One peer's log, as the rules of Raft see it: numbered entries, each with the term in which a leader made it.
+
+In quiet times it only grows: a leader appends what clients ask for, followers append what the leader sends. Once a majority has
+an entry on disk it is *committed*, which is final: all peers will have it at that index, and apply it to their state machines
+in the same order. What is not committed may be replaced. A leader that lost its majority may have appended entries that no
+other peer has; when the next leader's entries come for the same indexes, its own give way from the first difference on.
+
+Two logs that have the same term at one index are equal up to there (log matching, Raft 5.3), since a term has one leader, and
+a follower appends only behind an entry that it shares with the leader. So peers compare logs by one position, index and term.
+
+Here the log is what the storage has, then the newest entries, which the storage does not have yet:
 
                   snapshot                                                       last_index
                      │                                                               │
@@ -23,7 +33,7 @@ A log can be replaced by a snapshot (`restore`). Until the driver has installed 
 still holds the old log, and nothing below the snapshot may be read.
 
 Invariants:
-1. Indexes have no gap; terms never fall along the log.
+1. Indexes have no gap; terms never fall along the log, and none is above the peer's own term.
 2. Nothing at or below `committed` is ever overwritten.
 3. The two chains above.
 4. An entry above the snapshot is in memory or in the storage; where both have its index, memory is right.
@@ -148,6 +158,14 @@ class RaftLog:
 
         A log that has an entry of `term` at `index` can agree with this one only there or below, because terms never fall
         along a log. Below the log the term is not known; then it is 0.
+
+        With it a leader finds the common beginning of two logs in one round trip for each differing term, not for each entry:
+
+            index      1  2  3  4  5  6  7
+            leader     1  1  4  4  4  4        asks: do you have (6, term 4)?
+            follower   1  1  2  2  2  3  3     refuses; conflict_hint(6, 4) is (6, 3): its 3 at 6 is not above the leader's 4
+            leader                             conflict_hint(6, 3) is (2, 1): it has no 3 and no 2; asks for (2, term 1) next
+            follower                           accepts, and replaces 3 to 7
         """
         index = min(index, self.last_index)
         try:
@@ -158,7 +176,11 @@ class RaftLog:
         return index, own
 
     def first_conflict(self, entries: tuple[Entry, ...]) -> int:
-        """Return the position of the first of `entries` that this log does not have, `len(entries)` when it has all."""
+        """Return the position of the first of `entries` that this log does not have, `len(entries)` when it has all.
+
+        A follower appends from there on, and nothing if there is none: an append that was sent earlier and arrives late has
+        fewer entries than the log by now, and must not cut off those behind, which may be acknowledged already (Raft 5.3).
+        """
         if entries and entries[0].index > self.last_index:
             return 0
         for position, entry in enumerate(entries):
@@ -169,7 +191,10 @@ class RaftLog:
     # --- changing it --------------------------------------------------------------------------------------------
 
     def append(self, entries: tuple[Entry, ...]) -> None:
-        """Put entries at the place their indexes say; what was there and above is gone."""
+        """Put entries at the place their indexes say; what was there and above is gone.
+
+        The caller has found the first conflict: entries that the log has already would be written and synced once more.
+        """
         first = entries[0].index
         assert self.committed < first <= self.last_index + 1, (
             f"append at {first} would overwrite the commit index {self.committed} or leave a gap after {self.last_index}"
@@ -190,7 +215,10 @@ class RaftLog:
         self.durability.overwritten(from_index)
 
     def commit_to(self, index: LogIndex) -> bool:
-        """Move the commit index up; return whether it moved."""
+        """Move the commit index up; return whether it moved.
+
+        The caller knows that a majority has the entry at `index`, and that this log's is the same one.
+        """
         if index <= self.committed:
             return False
         assert index <= self.last_index, f"commit index {index} lies above the log's end {self.last_index}"
