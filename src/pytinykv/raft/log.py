@@ -1,9 +1,10 @@
 """One peer's log, as the rules of Raft see it: numbered entries, each with the term in which a leader made it.
 
-In quiet times it only grows: a leader appends what clients ask for, followers append what the leader sends. Once a majority has
-an entry on disk it is *committed*, which is final: all peers will have it at that index, and apply it to their state machines
-in the same order. What is not committed may be replaced. A leader that lost its majority may have appended entries that no
-other peer has; when the next leader's entries come for the same indexes, its own give way from the first difference on.
+In quiet times it only grows: a leader appends what clients ask for, followers append what the leader sends. Once a
+majority has an entry on disk it is *committed*, which is final: all peers will have it at that index, and apply it to their
+state machines in the same order. What is not committed may be replaced. A leader that lost its majority may have appended
+entries that no other peer has; when the next leader's entries come for the same indexes, its own give way from the first
+difference on.
 
 Two logs that have the same term at one index are equal up to there (log matching, Raft 5.3), since a term has one leader, and
 a follower appends only behind an entry that it shares with the leader. So peers compare logs by one position, index and term.

@@ -79,20 +79,28 @@ class Cluster:
 
     def __init__(self, world: World, options: ClusterOptions, *, number: int = 0) -> None:
         self.world = world
+        """Loop, network, files, trace and chance: what everything here stands in."""
         self.number = number
         """The seed as it was asked for, for stories that count through something."""
         self.options = options
+        """What the scenario asked for, with what this run leaves out or adds. Never changes."""
         self.network = world.network
+        """Where fault makers cut, slow and lose."""
         scheduler_config = options.scheduler or SchedulerConfig(max_replicas=options.stores)
         self.scheduler = SchedulerNode(world, "scheduler", scheduler_config)
+        """The only scheduler. Nodes are never replaced; the programs on them come and go."""
         self.stores = [
             StoreNode(world, f"store-{number + 1}", options.raftstore, self) for number in range(options.stores)
         ]
+        """In the order in which they first start; the first one bootstraps the cluster."""
         self.clients = [ClientNode(world, f"client-{number + 1}", options.client) for number in range(options.clients)]
+        """They start after the stores."""
         self.observer = RaftObserver(self._engine_of, world.loop.time)
+        """Sees every message and every write of all stores, and ends the history when one breaks a promise of Raft."""
         for store in self.stores:
             store.disk.on_write = self._on_write
         self.history = RawHistory(self._on_operation)
+        """What clients asked and were told; judged at the end."""
         self.recovered_after_s: float | None = None
         """How long after healing every client had what it wanted; for stories that look."""
         self.kinds: list[str] = []
@@ -102,6 +110,7 @@ class Cluster:
         self._active: list[Counter[str]] = []
         """Counters of the kinds that are on now; empty outside the safety phase."""
         self.rng = world.rng_for("scenario")
+        """The chance of the story itself, apart from that of network, disks and programs."""
         self.notes: list[str] = []
         """What a story that draws lots drew."""
         self.message_hooks: list[Callable[[RaftEnvelope], None]] = []

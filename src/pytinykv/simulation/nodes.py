@@ -70,7 +70,9 @@ class Node:
         self.world = world
         self.host = host
         self.disk = SimDisk(world.rng_for(f"{host}/disk"), now=world.loop.time)
+        """Outlives the programs that run here: what is synced is there after a crash."""
         self.clock = SimClock(world.loop)
+        """The clocks of this machine; a nemesis lets them run fast, slow, or jump."""
         self.process: Process | None = None
         """The newest incarnation, alive or not; None before the first start."""
         self.scope: Scope | None = None
@@ -249,6 +251,7 @@ class SchedulerNode(Node):
     def __init__(self, world: World, host: str, config: SchedulerConfig) -> None:
         super().__init__(world, host)
         self._config = config
+        """The settings of every incarnation."""
         self.scheduler: Scheduler | None = None
         """The one of the newest incarnation."""
 
@@ -282,9 +285,11 @@ class ClientNode(Node):
     def __init__(self, world: World, host: str, config: ClientConfig | None = None) -> None:
         super().__init__(world, host)
         self._config = config or ClientConfig()
+        """The settings of every incarnation."""
         self.client: AsyncClient | None = None
-        """The one of the newest incarnation, as is its connector."""
+        """The one of the newest incarnation; None before the first start."""
         self.connector: SimConnector | None = None
+        """The one of the newest incarnation, on which `client`'s calls travel."""
         self._work: list[asyncio.Task[Any]] = []
         """Tasks spawned in the process; a stop waits for them."""
 

@@ -69,10 +69,13 @@ class SimServer(Member):
 
     def __init__(self, internet: Internet, process: Process, address: str, services: list[Service]) -> None:
         self.process = process
+        """Whose tasks the handlers are; when it dies, the server no longer listens."""
         self.address = address
+        """"host:port"; never changes."""
         self._methods: dict[str, tuple[MethodSpec, Service]] = {
             path: (spec, service) for service in services for path, spec in service.methods.items()
         }
+        """Path -> what is served there; never changes."""
         self._internet = internet
         self._accepting = False
         """True from `start` to `stop`."""
@@ -133,6 +136,7 @@ class _Session:
 
     def __init__(self, methods: dict[str, tuple[MethodSpec, Service]], process: Process) -> None:
         self.connection: Connection
+        """Set by `SimServer.accept`, before any frame can arrive."""
         self.tasks: dict[int, asyncio.Task[None]] = {}
         """Call id -> its handler; removed when that is done."""
         self._methods = methods
@@ -252,6 +256,7 @@ class SimConnector(Member):
         self._channels: dict[str, _Channel] = {}
         """Address -> the channel in use; a broken one is replaced by the next call."""
         self._closed = False
+        """Set by `close`, for good; every later call is refused."""
 
     async def unary(self, address: str, path: str, request: Message, *, timeout_s: float) -> Message:
         channel = self._channel(address)
@@ -342,7 +347,9 @@ class _Channel:
         self._calls: dict[int, _UnaryCall | SimStream] = {}
         """Call id -> call or stream under way."""
         self._numbers: Iterator[int] = iter(range(1, 1 << 62))
+        """The ids of calls to come; an id is never used again on a connection."""
         self._network = internet.network
+        """Counts, and says whether buffers are full and links cut."""
         self._connection: Connection | None = None
         """None if no server was listening."""
         self._refusal: asyncio.TimerHandle | None = None
@@ -432,9 +439,12 @@ class SimStream:
 
     def __init__(self, channel: _Channel | None, spec: MethodSpec, error: RpcError | None) -> None:
         self.number = 0
+        """Its call id on the channel; 0 for a stream that never got one."""
         self._channel = channel
+        """None for a stream that could not be opened."""
         self._spec = spec
         self._error = error
+        """Why it has ended, once it has; raised when all answers that came before are taken."""
         self._messages: deque[bytes] = deque()
         """Answers that were not received yet."""
         self._news = asyncio.Event()
@@ -442,6 +452,7 @@ class SimStream:
         self.unanswered: set[int] = set()
         """Ids of the commands sent on this stream without an answer yet; only of streams whose messages have ids."""
         self._has_ids = spec.path == BATCH_COMMANDS
+        """Whether its messages are frames of commands, which carry ids."""
 
     @property
     def is_of_commands(self) -> bool:

@@ -57,8 +57,11 @@ class MemoryWriteBatch:
     def __init__(self, families: ByFamily[VersionedMap]) -> None:
         self._families = families
         self.changes: list[_Change] = []
+        """In the order in which they were asked for; a later one of the same key wins."""
         self.size_bytes = 0
+        """Keys, values and `_CHANGE_OVERHEAD_BYTES` for each change."""
         self.spent = False
+        """Set by `MemoryEngine.write`, also by one that fails: a batch is written once."""
 
     def put(self, cf: ColumnFamily, key: bytes, value: bytes) -> None:
         assert isinstance(key, bytes)
@@ -107,16 +110,21 @@ class MemoryCursor:
 
     def __init__(self, family: VersionedMap, start: bytes, end: bytes | None, pins: Pins, number: int) -> None:
         self.key: bytes | None = None
+        """Of the pair on which the cursor stands; None before the first move, behind the end, and when closed."""
         self._value = b""
+        """Of that pair; empty if there is none."""
         self._start = start
         self._end = end
         self._family: VersionedMap | None = family
+        """None once closed."""
         self._number = number
+        """The batch number whose state it shows; pinned until `_pins` is None."""
         self._pairs: Generator[tuple[bytes, bytes]] = _nothing()
         """The pairs that follow the one on which the cursor stands."""
         self._is_forward = True
         """In which direction they follow."""
         self._pins: Pins | None = pins
+        """None once the pin is given back, which happens once."""
         pins.add(number)
 
     def value(self) -> bytes:
@@ -194,9 +202,13 @@ class MemorySnapshot:
 
     def __init__(self, families: ByFamily[VersionedMap], pins: Pins, number: int) -> None:
         self._families = ByFamily(families)
+        """Emptied by `close`, after which every read raises `EngineClosedError`."""
         self._dependents = Dependents()
+        """Open cursors; closed before the snapshot is."""
         self._pins: Pins | None = pins
+        """None once the pin is given back, which happens once."""
         self._number = number
+        """The batch number whose state it shows."""
         pins.add(number)
 
     def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
@@ -236,10 +248,15 @@ class MemoryEngine:
 
     def __init__(self, faults: Faults | None = None) -> None:
         self.faults = faults or Faults()
+        """Set by tests and the simulated disk at any time; handed on to successors."""
         self._pins = Pins()
+        """The batch numbers that snapshots and cursors still show; older versions are kept for them only."""
         self._families: ByFamily[VersionedMap] = ByFamily({cf: VersionedMap(self._pins) for cf in ColumnFamily})
+        """All pairs. Emptied when the engine is closed or has crashed; then every call raises `EngineClosedError`."""
         self._dependents = Dependents()
+        """Open snapshots and cursors; closed before the engine is."""
         self._failure: EngineError | None = None
+        """The first error of a write or sync; raised by every later one, as what it left is not known."""
         self._written = 0
         """Number of the newest batch that is visible."""
         self._synced = 0

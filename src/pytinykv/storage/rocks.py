@@ -54,12 +54,14 @@ class RocksWriteBatch:
     def __init__(self, handles: dict[ColumnFamily, Any]) -> None:
         raw: Any = rocksdict.WriteBatch(raw_mode=True)
         self.raw = raw
+        """RocksDB's own batch; it takes the changes as they come."""
         self.spent: tuple[int, int] | None = None
         """(changes, bytes) once written, None before."""
         self._handles = handles
         self._put = raw.put
         self._delete = raw.delete
         self._delete_range = raw.delete_range
+        """These three are looked up once: a batch has many changes."""
 
     def put(self, cf: ColumnFamily, key: bytes, value: bytes) -> None:
         self._put(key, value, self._handles[cf])
@@ -84,14 +86,21 @@ class RocksEngine:
 
     def __init__(self, path: Path, options: RocksOptions, database: Any) -> None:
         self.path = path
+        """The directory, for messages."""
         self._options = options
+        """As they were for opening; needed again for SST files and checkpoints."""
         self._database = database
+        """None once closed."""
         self._database_write = database.write
         self._database_flush_wal = database.flush_wal
+        """As `_database_write`, looked up once; both raise `EngineClosedError` once closed."""
         columns = {cf: database.get_column_family(cf.value) for cf in ColumnFamily}
         self._columns = ByFamily(columns)
+        """Column family -> what reads it. Emptied by `close`, as the two below; that is how a closed engine is known."""
         self._handles = ByFamily({cf: database.get_column_family_handle(cf.value) for cf in ColumnFamily})
+        """Column family -> what a write batch names it by."""
         self._gets = ByFamily({cf: column.get for cf, column in columns.items()})
+        """Column family -> its `get`, looked up once."""
         self._dependents = Dependents()
         """Open cursors, and snapshots that are pinned."""
         self._unpinned: list[weakref.ref[RocksSnapshot]] = []
