@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.raftstore.harness import Call, Cluster, Node
+from tests.raftstore.harness import Call, Cluster, Node, put
 
 from pytinykv.lifecycle import Scope
+from pytinykv.raft import LogIndex
 from pytinykv.raftstore import RaftStoreConfig, StoreLoop
+from pytinykv.raftstore.operations import decode_operations
+from pytinykv.raftstore.turn import OPERATION_COST
+from pytinykv.storage import ColumnFamily
 
 KIB = 1024
 VALUE = bytes(100 * KIB)
@@ -98,6 +102,45 @@ def test_a_read_under_the_lease_sees_every_acknowledged_write_while_the_rest_wai
             assert all(there for there, call in zip(seen, calls, strict=True) if call.succeeded)
     assert lagged, "the test has shown nothing"
     assert all(call.succeeded for call in calls)
+
+
+def test_tiny_operations_are_bounded_by_their_number(tmp_path: Path) -> None:
+    few = replace(SMALL, turn_bytes_max=100 * OPERATION_COST, apply_bytes_max=1 * KIB, entry_operations_max=50)
+    cluster = Cluster(tmp_path, config=few)
+    leader = cluster.elect()
+    cluster.settle()
+    calls = [
+        cluster.propose(leader.store_id, *(put(b"k%d/%d" % (number, part), b"") for part in range(20)))
+        for number in range(50)
+    ]
+    applied: dict[int, list[int]] = {}
+    for node in cluster.nodes.values():
+        applied[node.store_id] = count_changes(node)
+    cluster.settle()
+    cluster.ticks(3)
+    assert all(call.succeeded for call in calls)
+    assert sum(applied[leader.store_id]) == 1000
+    for changes in applied.values():
+        assert max(changes) <= 100 + 2 * 50, "a turn stops once it is full, after the entries of one Ready"
+    last = leader.peer.storage.last_index()
+    entries = leader.peer.storage.entries(leader.peer.storage.first_index(), LogIndex(last + 1), 1 << 30)
+    sizes = [len(decode_operations(entry.data)[1]) for entry in entries if entry.data]
+    assert max(sizes) <= 50
+    assert sum(sizes) == 1000
+
+
+def count_changes(node: Node) -> list[int]:
+    """Return a list that gets, for each turn, how many operations it applied."""
+    changes: list[int] = []
+    turn = node.running.turn
+
+    def counted() -> None:
+        before = sum(1 for _pair in node.engine.scan(ColumnFamily.RAW, b"", None))
+        turn()
+        changes.append(sum(1 for _pair in node.engine.scan(ColumnFamily.RAW, b"", None)) - before)
+
+    node.running.turn = counted  # type: ignore[method-assign]
+    return changes
 
 
 async def test_others_have_the_event_loop_between_full_turns(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def apply_entry(
     """
     try:
         version, operations = decode_operations(entry.data)
+        turn.take(len(entry.data), len(operations))
         if version != storage.region.epoch.version:
             _answer(turn, parts, outdated(version))
         else:

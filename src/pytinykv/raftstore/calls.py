@@ -107,7 +107,7 @@ class PeerCalls:
         return sum(command.size_bytes for command in self._queued)
 
     def propose(self, turn: Turn) -> None:
-        """Turn the queued commands into as few entries as their sizes allow; what the turn does not hold stays queued."""
+        """Turn the queued commands into as few entries as the bounds allow; what the turn does not hold stays queued."""
         queued, self._queued = self._queued, []
         operations: list[Operation] = []
         parts: list[Part] = []
@@ -119,7 +119,11 @@ class PeerCalls:
                 turn.answer(on_done, self._stale(version))
                 continue
             part_conditional = part_operations[0][0] in CONDITIONAL
-            if parts and (part_conditional != conditional or size + part_bytes > self._config.append_bytes_max):
+            is_too_much = (
+                size + part_bytes > self._config.append_bytes_max
+                or len(operations) + len(part_operations) > self._config.entry_operations_max
+            )
+            if parts and (part_conditional != conditional or is_too_much):
                 self._propose_entry(turn, operations, parts, size)
                 if turn.is_full:
                     self._queued = queued[number:]
@@ -148,7 +152,7 @@ class PeerCalls:
             self._proposals.add(Proposal(index, term, [Part(0, on_done)]))
 
     def _propose_entry(self, turn: Turn, operations: list[Operation], parts: list[Part], size: int) -> None:
-        turn.take(size)
+        turn.take(size, len(operations))
         region = self._storage.region
         error: RegionError
         if size > self._config.entry_bytes_max:

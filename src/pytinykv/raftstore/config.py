@@ -46,10 +46,15 @@ class RaftStoreConfig:
     """How many appends a leader sends to a follower ahead of its answers."""
 
     turn_bytes_max: int = 4 * MIB
-    """Once a turn has taken so many bytes of messages, commands and entries to apply, the rest waits for the next one."""
+    """Once a turn has taken so many bytes of messages, commands and entries to apply, the rest waits for the next one. Each
+    operation counts 1 KiB more (`turn.OPERATION_COST`)."""
 
-    apply_bytes_max: int = 1 * MIB
-    """Entries that are applied at a time, or a single larger one; a turn that is full goes no further."""
+    entry_operations_max: int = 2048
+    """How many operations go into one entry. A single command may have more; the server splits those that do."""
+
+    apply_bytes_max: int = 128 * 1024
+    """Entries that are applied at a time, or a single larger one; a turn that is full goes no further. Small, as it is not
+    known before how many operations they have: of tiny ones some 10,000."""
 
     uncommitted_bytes_max: int = 64 * MIB
     """Commands a region may hold that are not committed yet; further ones are refused (server_is_busy)."""

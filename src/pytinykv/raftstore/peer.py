@@ -363,7 +363,6 @@ class RegionPeer:
 
     def _apply(self, turn: Turn, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            turn.take(len(entry.data))
             parts = self.calls.settle(turn, entry.index, entry.term)
             if entry.kind is EntryKind.CONF_CHANGE:
                 self._apply_conf_change(turn, entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pytinykv.wire.errors import RegionError, UndeterminedResult
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pytinykv.storage import Engine, WriteBatch
 
 _log = logging.getLogger(__name__)
+
+OPERATION_COST: Final = 1024
+"""What proposing or applying an operation costs beside its bytes, in bytes. By bytes alone a turn of tiny ones would have
+hundreds of thousands of them, and take seconds."""
 
 
 class Turn:
@@ -55,7 +59,7 @@ class Turn:
         self.written_bytes = 0
         """Size of the batches that `write` has written."""
         self._bytes_left = bytes_max
-        """How much more of messages, commands and applied entries the turn should take; falls below 0 with a large one."""
+        """How much more of messages, commands and applied entries the turn should take; falls below 0 with large ones."""
         self.outgoing: dict[StoreId, list[RaftEnvelope]] = {}
         """Messages by the store they go to, sent once the batch is written."""
         self.events: list[RegionEvent] = []
@@ -106,9 +110,9 @@ class Turn:
         self._ready = [(on_ready, error or refusal) for on_ready, error in self._ready]
         self.deliver()
 
-    def take(self, size_bytes: int) -> None:
-        """Note that the turn does work on so many bytes."""
-        self._bytes_left -= size_bytes
+    def take(self, size_bytes: int, operations: int = 0) -> None:
+        """Note that the turn does work on so many bytes, and on so many operations."""
+        self._bytes_left -= size_bytes + operations * OPERATION_COST
 
     @property
     def is_full(self) -> bool:

@@ -39,10 +39,10 @@ async def test_a_client_that_does_not_read_its_answers_is_not_read_either(
         served = 0
         on_frame = desk.service.on_frame
 
-        def counted(frame: Any, client: answers.Answers) -> None:
+        def counted(frame: Any, client: answers.Answers, first: int) -> None:
             nonlocal served, most
             served += 1
-            on_frame(frame, client)
+            on_frame(frame, client, first)
             most = max(most, desk.service.budget.used_bytes)
 
         monkeypatch.setattr(desk.service, "on_frame", counted)

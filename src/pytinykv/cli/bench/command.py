@@ -71,7 +71,7 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
     "--large-rows",
     type=click.IntRange(0, 1000),
     default=0,
-    help="Read so many rows of 7 MiB in many ways, beside another client.",
+    help="Read so many rows of 7 MiB in many ways, and write huge batches, beside another client.",
 )
 @option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Save the figures as JSON.")
 @option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Save a plot (needs pytinykv[plot]).")

@@ -1,4 +1,4 @@
-"""What reads of much data do to others: a client that reads one small key all the time, beside one large read after another.
+"""What requests of much data do to others: a client reads one small key all the time, beside one large request after another.
 
 ```
 this process      get ─ get ─ get ─ get ─ get ─ get ─ get ─ get ─►     its longest wait is the figure
@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,11 +44,13 @@ LONGEST_WAIT_S_MAX: Final = 0.05
 VALUE_BYTES: Final = 7 * 1024 * 1024
 SMALL_ROWS: Final = 20_000
 EXPIRED_ROWS: Final = 50_000
+TINY_VALUES: Final = 300_000
 READ_S_MAX: Final = 60.0
 _BYSTANDER: Final = b"bench-bystander"
 _LARGE: Final = b"bench-large-"
 _SMALL: Final = b"bench-small-"
 _EXPIRED: Final = b"bench-expired-"
+_TINY: Final = b"bench-tiny-"
 _TTL_S: Final = 1
 _BATCH: Final = 5_000
 _PAUSE_S: Final = 0.001
@@ -86,7 +88,7 @@ class LargeRowFigures:
         ]
 
     def table(self) -> Table:
-        table = Table(title="reads of much data, and another client's gets meanwhile")
+        table = Table(title="requests of much data, and another client's gets meanwhile")
         for heading in ("read", "outcome", "s", "gets", "p50 ms", "p99 ms", "max ms", "leader MiB"):
             table.add_column(heading, justify="left" if heading in {"read", "outcome"} else "right")
         for read in self.reads:
@@ -146,6 +148,10 @@ async def _load(client: AsyncClient, rows: int) -> None:
 
 def _large_key(number: int) -> bytes:
     return b"%b%06d" % (_LARGE, number)
+
+
+def _tiny_keys() -> Iterator[bytes]:
+    return (b"%b%06d" % (_TINY, number) for number in range(TINY_VALUES))
 
 
 async def _watch(stdout: asyncio.StreamReader, client: AsyncClient, scope: Scope, leader_pid: int) -> ReadFigures:
@@ -245,6 +251,27 @@ class LargeReads:
         _raise_error(response)
         return int(response.total_kvs)
 
+    async def tiny_values_in_one_call(self) -> int:
+        pairs = [kvrpcpb_pb2.KvPair(key=key, value=b"v") for key in _tiny_keys()]
+        request = kvrpcpb_pb2.RawBatchPutRequest(context=self._context, pairs=pairs)
+        return await self._write("RawBatchPut", request)
+
+    async def deletes_in_one_call(self) -> int:
+        request = kvrpcpb_pb2.RawBatchDeleteRequest(context=self._context, keys=list(_tiny_keys()))
+        return await self._write("RawBatchDelete", request)
+
+    async def delete_range(self) -> int:
+        """Delete a range that is deleted already, key by key."""
+        request = kvrpcpb_pb2.RawDeleteRangeRequest(context=self._context, start_key=_TINY, end_key=_TINY + b"\xff")
+        return await self._write("RawDeleteRange", request)
+
+    async def _write(self, method: str, request: Any) -> int:
+        response = await self._call(method, request)
+        _raise_error(response)
+        if response.error:
+            raise ClientError(response.error)
+        return TINY_VALUES
+
     async def gets_in_one_frame(self) -> int:
         """Ask for all rows by one frame of gets; the answers come in frames of their own."""
         request = tikvpb_pb2.BatchCommandsRequest()
@@ -283,6 +310,9 @@ READS: Final[dict[str, Callable[[LargeReads], Awaitable[int]]]] = {
     "RawScan over 50,000 expired rows": LargeReads.expired_rows,
     "RawChecksum of everything": LargeReads.checksum,
     "RawGets of all rows in a frame": LargeReads.gets_in_one_frame,
+    f"RawBatchPut of {TINY_VALUES:,} tiny values": LargeReads.tiny_values_in_one_call,
+    f"RawBatchDelete of {TINY_VALUES:,} keys": LargeReads.deletes_in_one_call,
+    f"RawDeleteRange over {TINY_VALUES:,} deleted keys": LargeReads.delete_range,
 }
 """By name; the first one shows what the machine itself makes the bystander wait."""
 

@@ -67,6 +67,10 @@ class StoreMetrics(Collector):
             "tinykv_store_long_reads", "Reads being served in slices, beside others.", len(service.long_reads)
         )
         yield CounterMetricFamily("tinykv_store_read_slices", "Slices of such reads.", service.long_reads.slices)
+        yield GaugeMetricFamily(
+            "tinykv_store_long_writes", "Batches being executed in slices, beside others.", len(service.long_writes)
+        )
+        yield CounterMetricFamily("tinykv_store_write_slices", "Slices of such batches.", service.long_writes.slices)
         yield CounterMetricFamily(
             "tinykv_store_reads_refused", "Reads refused for lack of room or of time.", service.budget.refused
         )

@@ -11,6 +11,7 @@ from typing import Any, Final
 from pytinykv.server.kv import raw_reads, raw_writes, splitting
 from pytinykv.server.kv.kinds import (
     SERVICE,
+    BatchWrite,
     CommandKind,
     InvalidRequestError,
     LocalCommand,
@@ -35,9 +36,19 @@ COMMANDS: Final[tuple[CommandKind, ...]] = (
     RangeRead(method="RawBatchScan", member="RawBatchScan", steps=raw_reads.batch_scan),
     RangeRead(method="RawChecksum", member=None, steps=raw_reads.checksum),
     WriteCommand(method="RawPut", member="RawPut", prepare=raw_writes.put),
-    WriteCommand(method="RawBatchPut", member="RawBatchPut", prepare=raw_writes.batch_put),
+    BatchWrite(
+        method="RawBatchPut",
+        member="RawBatchPut",
+        count=lambda request: len(request.pairs),
+        prepare_part=raw_writes.batch_put,
+    ),
     WriteCommand(method="RawDelete", member="RawDelete", prepare=raw_writes.delete),
-    WriteCommand(method="RawBatchDelete", member="RawBatchDelete", prepare=raw_writes.batch_delete),
+    BatchWrite(
+        method="RawBatchDelete",
+        member="RawBatchDelete",
+        count=lambda request: len(request.keys),
+        prepare_part=raw_writes.batch_delete,
+    ),
     WriteCommand(method="RawDeleteRange", member="RawDeleteRange", prepare=raw_writes.delete_range),
     WriteCommand(method="RawCompareAndSwap", member=None, prepare=raw_writes.compare_and_swap),
     RegionCommand(method="SplitRegion", start=splitting.split_region),

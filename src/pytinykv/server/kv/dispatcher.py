@@ -6,6 +6,7 @@ There is no task and no future per command.
     frame ──add, for each command──▶ RequestFrame ──finish──▶ answered now ───────────────────────────▶ Answers ──▶ client
               locate, prepare                           ├──▶ read-index confirmation ──▶ reads ──────────▲
                                                         ├──▶ LongReads, for more than one slice ─────────┤
+                                                        ├──▶ LongWrites, for more than one entry ────────┤
                                                         └──▶ proposals, one per region ──▶ log ──────────┘
 """
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pytinykv.server.kv.answers import AnswerBatch, Answers
 from pytinykv.server.kv.checks import REFUSALS, check_unchanged, locate
 from pytinykv.server.kv.kinds import (
+    BatchWrite,
     CommandContext,
     CommandKind,
     LocalCommand,
@@ -26,6 +28,7 @@ from pytinykv.server.kv.kinds import (
     RegionCommand,
     WriteCommand,
 )
+from pytinykv.server.kv.long_writes import LongWrite, LongWrites
 from pytinykv.server.kv.reads import LongReads, Read, RegionReads, busy, refuse
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.encoding import member_head
@@ -114,10 +117,13 @@ class _RegionPart:
 class RequestFrame:
     """The commands of one request frame, sorted into what can be answered now and what can't."""
 
-    def __init__(self, store: Store, cluster_id: int, long_reads: LongReads, answers: Answers) -> None:
+    def __init__(
+        self, store: Store, cluster_id: int, long_reads: LongReads, long_writes: LongWrites, answers: Answers
+    ) -> None:
         self._store = store
         self._cluster_id = cluster_id
         self._long_reads = long_reads
+        self._long_writes = long_writes
         self._answers = answers
         self._now = answers.batch()
         """What is answered at once."""
@@ -138,7 +144,11 @@ class RequestFrame:
                 part = self._last = self._locate(request.context)
                 part.checked_context = context
             if isinstance(command, WriteCommand):
-                self._add_write(part, request_id, command, command.prepare(part.context, request))
+                if isinstance(command, BatchWrite) and command.count(request) > self._store.config.entry_operations_max:
+                    target = (part.peer, part.context, part.version, part.term)
+                    self._long_writes.add(LongWrite(self._answers, *target, request_id, command, request))
+                else:
+                    self._add_write(part, request_id, command, command.prepare(part.context, request))
             elif isinstance(command, RegionCommand):
                 self._start(part.peer, request_id, command, request)
             else:

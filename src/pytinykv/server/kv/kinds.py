@@ -4,6 +4,7 @@
     PointRead      looks at one key: answered as soon as the region may be read
     RangeRead      looks at as many as the client wants: in slices, so that others are served in between
     WriteCommand   evaluated at once into operations and a reply, answered when the log has applied them
+    BatchWrite     the same with a part for each key: many of them in slices, an entry of the log for each
     RegionCommand  changes the region itself; answered whenever that is done
 
 To add one is to write its function and an entry of `commands.COMMANDS`. A transactional write is a `WriteCommand` whose
@@ -183,6 +184,31 @@ class WriteCommand(CommandKind):
         """`prepare(context, request)` evaluates it. Raises InvalidRequestError, RegionError."""
         super().__init__(method=method, member=member)
         self.prepare: Final = prepare
+
+
+class BatchWrite(WriteCommand):
+    """A write of many keys that is atomic for each of them only, so that it may be done part by part (`LongWrites`)."""
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        member: str | None,
+        count: Callable[[Any], int],
+        prepare_part: Callable[[CommandContext, Any, int, int], PreparedWrite],
+    ) -> None:
+        """Describe one by its parts.
+
+        `count(request)` returns how many parts there are; `prepare_part(context, request, first, end)` evaluates those from
+        `first` to before `end`, with a reply that is the same for each choice. It raises InvalidRequestError, RegionError.
+        """
+        super().__init__(
+            method=method,
+            member=member,
+            prepare=lambda context, request: prepare_part(context, request, 0, count(request)),
+        )
+        self.count: Final = count
+        self.prepare_part: Final = prepare_part
 
 
 class RegionCommand(CommandKind):

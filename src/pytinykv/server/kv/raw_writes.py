@@ -24,14 +24,16 @@ def put(context: CommandContext, request: pb.RawPutRequest) -> PreparedWrite:
     return PreparedWrite([(PUT, RAW_CODE, key_tag(request) + key, stored)], len(key) + len(value))
 
 
-def batch_put(context: CommandContext, request: pb.RawBatchPutRequest) -> PreparedWrite:
+def batch_put(context: CommandContext, request: pb.RawBatchPutRequest, first: int, end: int) -> PreparedWrite:
     tag = key_tag(request)
-    pairs = request.pairs
     ttls = request.ttls or [request.ttl]
-    if len(ttls) not in {1, len(pairs)}:
+    if len(ttls) not in {1, len(request.pairs)}:
         raise InvalidRequestError(
-            f"ttls has {len(ttls)} entries for {len(pairs)} pairs: give none, one, or one per pair"
+            f"ttls has {len(ttls)} entries for {len(request.pairs)} pairs: give none, one, or one per pair"
         )
+    pairs = request.pairs[first:end]
+    if len(ttls) > 1:
+        ttls = ttls[first:end]
     expiries = [expires_at_s(ttl, context.now_s) for ttl in ttls]
     if len(expiries) == 1:
         expiries *= len(pairs)
@@ -50,11 +52,11 @@ def delete(context: CommandContext, request: pb.RawDeleteRequest) -> PreparedWri
     return PreparedWrite([(DELETE, RAW_CODE, key_tag(request) + request.key)], len(request.key))
 
 
-def batch_delete(context: CommandContext, request: pb.RawBatchDeleteRequest) -> PreparedWrite:
+def batch_delete(context: CommandContext, request: pb.RawBatchDeleteRequest, first: int, end: int) -> PreparedWrite:
     tag = key_tag(request)
     operations: list[Operation] = []
     size = 0
-    for key in request.keys:
+    for key in request.keys[first:end]:
         check_key(context.region, key)
         operations.append((DELETE, RAW_CODE, tag + key))
         size += len(key)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pytinykv.lifecycle import ScopeStoppedError
 from pytinykv.server.kv.answers import AnswerBudget, Answers
 from pytinykv.server.kv.commands import MEMBERS, UNARY
 from pytinykv.server.kv.dispatcher import RequestFrame
 from pytinykv.server.kv.kinds import METHODS
+from pytinykv.server.kv.long_writes import LongWrites
 from pytinykv.server.kv.reads import LongReads
 from pytinykv.wire import BATCH_COMMANDS, MethodSpec, RpcError, StatusCode
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+COMMANDS_MAX: Final = 1024
+"""How many commands of a frame are served before others have their turn. Our client sends at most 256 in one."""
+
 
 class KvService:
     """Serves one store's clients. `cluster_id` is what requests that name a cluster must name."""
@@ -34,6 +38,7 @@ class KvService:
         self._scope = scope
         self.budget = AnswerBudget()
         self.long_reads = LongReads(store, scope)
+        self.long_writes = LongWrites(store, scope)
         self.methods: Mapping[str, MethodSpec] = {path: METHODS[path] for path in (*UNARY, BATCH_COMMANDS)}
 
     async def unary(self, path: str, request: Message) -> bytes:
@@ -65,7 +70,10 @@ class KvService:
     async def _read_frames(self, requests: AsyncIterator[Message], answers: Answers) -> None:
         try:
             async for frame in requests:
-                self.on_frame(frame, answers)  # type: ignore[arg-type]  # the stream's request type
+                for first in range(0, len(frame.requests) or 1, COMMANDS_MAX):  # type: ignore[attr-defined]  # see below
+                    if first:
+                        await asyncio.sleep(0)  # others have their turn
+                    self.on_frame(frame, answers, first)  # type: ignore[arg-type]  # the stream's request type
                 await answers.wait_for_room()
             answers.end()
         except RpcError as error:
@@ -77,8 +85,11 @@ class KvService:
             _log.exception("a frame could not be served; its stream is broken off")
             answers.fail(RpcError(StatusCode.INTERNAL, f"frame could not be served: {error}"))
 
-    def on_frame(self, frame: tikvpb_pb2.BatchCommandsRequest, answers: Answers) -> None:
-        """Serve all commands of a frame; answers arrive in `answers`, now or later. Raises RpcError for a broken frame."""
+    def on_frame(self, frame: tikvpb_pb2.BatchCommandsRequest, answers: Answers, first: int = 0) -> None:
+        """Serve the commands of a frame from `first` on, at most `COMMANDS_MAX`.
+
+        Answers arrive in `answers`, now or later. Raises RpcError for a broken frame.
+        """
         ids = frame.request_ids
         commands = frame.requests
         if len(ids) != len(commands):
@@ -86,6 +97,9 @@ class KvService:
                 StatusCode.INVALID_ARGUMENT,
                 f"frame has {len(commands)} commands and {len(ids)} ids: as many are needed",
             )
+        if len(ids) > COMMANDS_MAX:
+            end = first + COMMANDS_MAX
+            ids, commands = ids[first:end], commands[first:end]  # type: ignore[assignment]  # lists will do
         batch = self._frame(answers)
         for request_id, command in zip(ids, commands, strict=True):
             member = command.WhichOneof("cmd")
@@ -95,7 +109,7 @@ class KvService:
         batch.finish()
 
     def _frame(self, answers: Answers) -> RequestFrame:
-        return RequestFrame(self._store, self._cluster_id, self.long_reads, answers)
+        return RequestFrame(self._store, self._cluster_id, self.long_reads, self.long_writes, answers)
 
 
 def _stopping() -> RpcError:
