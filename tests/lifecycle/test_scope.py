@@ -509,9 +509,8 @@ class TestCallersOfStop:
 
 
 class Server(Member):
-    name = "server"
-
     def __init__(self) -> None:
+        super().__init__("server")
         self.left: list[Leak] = []
         self.error: Exception | None = None
 

@@ -87,11 +87,11 @@ class OwnedChild(Member):
         transport: asyncio.SubprocessTransport,
         protocol: _Protocol,
         *,
-        started_at: CallSite,
+        made_at: CallSite,
         stop_deadline_s: float,
     ) -> None:
+        super().__init__(f"{scope.name}/{name}", made_at)
         self._scope: Final = scope
-        self._name: Final = f"{scope.name}/{name}"
         self._transport: Final = transport
         self._process: Final = Process(transport, protocol, asyncio.get_running_loop())
         self._stop_deadline_s: Final = stop_deadline_s
@@ -102,29 +102,18 @@ class OwnedChild(Member):
         self._loop: Final = asyncio.get_running_loop()
         self._stop_task: asyncio.Task[int | None] | None = None
         """The stop under way, shared by all that ask for one."""
-        _running[self.pid] = started_at
+        _running[self.pid] = made_at
         protocol.exited.add_done_callback(self._on_exited)
         protocol.closed.add_done_callback(self._on_closed)
-        self.started_at: Final = started_at
         self.asked_to_end_s: float | None = None
         """When it was first sent SIGTERM, in the loop's time."""
         self.killed = False
         """Whether it had to be killed at a stop, because it did not end in time by itself."""
 
     @property
-    def name(self) -> str:
-        """The child's name, below its scope's."""
-        return self._name
-
-    @property
     def pid(self) -> int:
         """The process id; may be another process's once the child has ended."""
         return self._process.pid
-
-    @property
-    def made_at(self) -> CallSite:
-        """The line that started it."""
-        return self.started_at
 
     @property
     def returncode(self) -> int | None:
@@ -155,7 +144,7 @@ class OwnedChild(Member):
         """
         await asyncio.wait((self._ended,), timeout=timeout_s)
         if not self._ended.done():
-            raise TimeoutError(f"{self._name} (pid {self.pid}) did not end within {timeout_s} s")
+            raise TimeoutError(f"{self.name} (pid {self.pid}) did not end within {timeout_s} s")
         returncode = self.returncode
         assert returncode is not None
         return returncode
@@ -184,7 +173,7 @@ class OwnedChild(Member):
             else:
                 self._process.send_signal(number)
         except ProcessLookupError:
-            _log.debug("%s has just ended; signal %d was not sent", self._name, number)
+            _log.debug("%s has just ended; signal %d was not sent", self.name, number)
 
     async def stop(self, deadline_s: float | None = None) -> int | None:
         """Terminate it, kill it after `deadline_s` seconds (default: as given at the start), and return its exit status.
@@ -195,7 +184,7 @@ class OwnedChild(Member):
         if self._stop_task is None:
             limit_s = self._stop_deadline_s if deadline_s is None else deadline_s
             loop = asyncio.get_running_loop()
-            self._stop_task = loop.create_task(self._stop(limit_s), name=f"{self._name}/stop")
+            self._stop_task = loop.create_task(self._stop(limit_s), name=f"{self.name}/stop")
         return await asyncio.shield(self._stop_task)
 
     async def stop_member(self, deadline_s: float) -> None:
@@ -208,11 +197,11 @@ class OwnedChild(Member):
         """Return one leak while the process exists."""
         if self._ended.done():
             return []
-        return [Leak(LeakKind.CHILD, f"{self._name} (pid {self.pid})", self.started_at)]
+        return [Leak(LeakKind.CHILD, f"{self.name} (pid {self.pid})", self.made_at)]
 
     def labels(self) -> Sequence[Label]:
         """Return one label for the process."""
-        return [Label(self, f"{self._name} (pid {self.pid})", self.started_at, state=self._describe_state())]
+        return [Label(self, f"{self.name} (pid {self.pid})", self.made_at, state=self._describe_state())]
 
     def _describe_state(self) -> str:
         """Return in words what the process does: whether it runs, and since when it should not."""
@@ -231,7 +220,7 @@ class OwnedChild(Member):
         self.terminate()
         await asyncio.wait((self._ended,), timeout=limit_s)
         if not self._ended.done():
-            _log.error("%s (pid %d) did not end within %.1f s after SIGTERM; killing it", self._name, self.pid, limit_s)
+            _log.error("%s (pid %d) did not end within %.1f s after SIGTERM; killing it", self.name, self.pid, limit_s)
             self.killed = True
             self.kill()
             await asyncio.wait((self._ended,), timeout=KILL_S)
@@ -245,14 +234,14 @@ class OwnedChild(Member):
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
-        _log.info("%s (pid %d) ended with %s", self._name, self.pid, self.returncode)
+        _log.info("%s (pid %d) ended with %s", self.name, self.pid, self.returncode)
 
     def _on_closed(self, _: asyncio.Future[None]) -> None:
         if self._ended.done():
             self._scope.disown(self)
 
     def __repr__(self) -> str:
-        return f"<OwnedChild {self._name} pid {self.pid} returncode {self.returncode}>"
+        return f"<OwnedChild {self.name} pid {self.pid} returncode {self.returncode}>"
 
 
 async def start_child(
@@ -282,7 +271,7 @@ async def start_child(
         ScopeStoppedError: the scope is stopping or has stopped; nothing was started, or what was is gone again.
     """
     scope.refuse_if_stopping(f"child process {name!r}")
-    started_at = call_site()
+    made_at = call_site()
     loop = asyncio.get_running_loop()
     environment = {**(os.environ if env is None else env), PARENT_PID_VARIABLE: str(os.getpid())}
     try:
@@ -297,7 +286,7 @@ async def start_child(
         )
     except OSError as error:
         raise ChildStartError(f"cannot start {' '.join(argv)}: {error}") from error
-    child = OwnedChild(scope, name, transport, protocol, started_at=started_at, stop_deadline_s=stop_deadline_s)
+    child = OwnedChild(scope, name, transport, protocol, made_at=made_at, stop_deadline_s=stop_deadline_s)
     _log.info("%s started as pid %d: %s", child.name, child.pid, " ".join(argv))
     try:
         scope.adopt(child)

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from pytinykv.lifecycle.owned import OwnedTask, OwnedThread
 from pytinykv.lifecycle.report import Leak, StopReport
 from pytinykv.waitgraph import CallSite, Label
+from pytinykv.waitgraph.stacks import UNKNOWN_SITE
 
 MOMENT_S: Final = 0.05
 """What a step of a stop gets when all of the time has been used up."""
@@ -24,10 +25,12 @@ class Member(ABC):
     stop_margin_s: float = MOMENT_S
     """What `stop_member` may take past its deadline before it is cancelled."""
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What it is called in the report."""
+    def __init__(self, name: str, made_at: CallSite = UNKNOWN_SITE) -> None:
+        """Give it its name, and the line that made it if that is known."""
+        self.name: Final = name
+        """What it is called in logs and reports: the names of the scopes above it, and its own, joined by slashes."""
+        self.made_at: Final = made_at
+        """Shown in reports and in the wait-for graph; read from any thread."""
 
     @abstractmethod
     async def stop_member(self, deadline_s: float) -> None:
@@ -47,11 +50,6 @@ class Member(ABC):
     def labels(self) -> Sequence[Label]:
         """Return the tasks, threads and child processes that run on its behalf."""
         return ()
-
-    @property
-    def made_at(self) -> CallSite | None:
-        """The line that made it, if it is known."""
-        return None
 
     @property
     def port(self) -> int | None:

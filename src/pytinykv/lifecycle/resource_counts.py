@@ -93,7 +93,7 @@ def _count_member(
     """Count a member's calls and child processes, note the port it listens on; return the tasks it owns."""
     if isinstance(member, Scope):  # `subtree` comes to it
         return []
-    name, site = _pattern(member.name), str(member.made_at or "")
+    name, site = _pattern(member.name), str(member.made_at)
     calls = list[asyncio.Task[Any]]()
     for label in member.labels():
         if isinstance(label.subject, asyncio.Task):

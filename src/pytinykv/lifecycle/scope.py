@@ -40,7 +40,7 @@ from pytinykv.lifecycle.members import Books, Member, Stage, StageFunction
 from pytinykv.lifecycle.owned import OwnedTask, OwnedThread
 from pytinykv.lifecycle.report import Leak, StopReport
 from pytinykv.lifecycle.stopping import StopSequence
-from pytinykv.waitgraph import CallSite, Label, LoopLabel, Program, WaitClock, WaitGraph, call_site, explain
+from pytinykv.waitgraph import Label, LoopLabel, Program, WaitClock, WaitGraph, call_site, explain
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -67,8 +67,8 @@ class Scope(Member):
         """Make a root scope, or use `child` for one below another. `name` appears in logs, reports and task names."""
         if parent is not None:
             parent.refuse_if_stopping(f"scope {name!r}")
-        self._name: Final = name if parent is None else f"{parent.name}/{name}"
-        self._made_at: Final = call_site(1 if parent is None else 2)
+        made_at = call_site(1 if parent is None else 2)
+        super().__init__(name if parent is None else f"{parent.name}/{name}", made_at)
         self.parent: Final = parent
         self.books: Final = Books()
         self.failures: Final = collections.deque[str](maxlen=_FAILURES_KEPT)
@@ -95,16 +95,6 @@ class Scope(Member):
         if parent is not None:
             parent.books.members[self] = None
         _log.info("scope %s started", self.name)
-
-    @property
-    def name(self) -> str:
-        """The names of the scopes from the root to this one, joined by slashes."""
-        return self._name
-
-    @property
-    def made_at(self) -> CallSite:
-        """The line that made it."""
-        return self._made_at
 
     @property
     def root(self) -> Scope:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from pytinykv.lifecycle.members import MOMENT_S, Books, Member, Stage
 from pytinykv.lifecycle.report import Leak, LeakKind, StageOutcome, StageResult, StopReport
 from pytinykv.waitgraph import WaitGraph
-from pytinykv.waitgraph.stacks import UNKNOWN_SITE, await_chain
+from pytinykv.waitgraph.stacks import await_chain
 
 CANCEL_AGAIN_S: Final = 1.0
 THREADS_SHARE: Final = 0.25
@@ -92,7 +92,7 @@ class StopSequence:
         started = loop.time()
         left = self._left()
         self._stopping = member
-        step = Stage(member.name, lambda: member.stop_member(left), left, member.made_at or UNKNOWN_SITE)
+        step = Stage(member.name, lambda: member.stop_member(left), left, member.made_at)
         outcome, detail = await self._bounded(step, left + member.stop_margin_s)
         self._stopping = None
         if member.report is not None:

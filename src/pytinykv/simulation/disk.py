@@ -241,6 +241,7 @@ class SimWorker(Member):
     """One thread for blocking work, on virtual time: one piece after the other."""
 
     def __init__(self, process: Process, disk: SimDisk, engine: SimEngine) -> None:
+        super().__init__("disk worker")
         self._process = process
         self._disk = disk
         self._engine = engine
@@ -260,8 +261,6 @@ class SimWorker(Member):
         if not self._busy:
             self._busy = True
             self._begin()
-
-    name = "disk worker"
 
     async def stop_member(self, deadline_s: float) -> None:
         """Do what a scope wants at its stop."""

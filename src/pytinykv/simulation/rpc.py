@@ -68,6 +68,7 @@ class SimServer(Member):
     """Listens at one address in one process and runs the services' handlers as tasks of that process."""
 
     def __init__(self, internet: Internet, process: Process, address: str, services: list[Service]) -> None:
+        super().__init__(f"server {address}")
         self.process = process
         """Whose tasks the handlers are; when it dies, the server no longer listens."""
         self.address = address
@@ -85,10 +86,6 @@ class SimServer(Member):
     @property
     def listening(self) -> bool:
         return self._accepting and self.process.alive
-
-    @property
-    def name(self) -> str:
-        return f"server {self.address}"
 
     def start(self, scope: Scope | None = None) -> None:
         """Begin to listen; with a scope, its stop ends the server."""
@@ -251,6 +248,7 @@ class SimConnector(Member):
     """The calling end in one process (`wire.Connector`)."""
 
     def __init__(self, internet: Internet, process: Process) -> None:
+        super().__init__("connector")
         self._internet = internet
         self._process = process
         self._channels: dict[str, _Channel] = {}
@@ -280,8 +278,6 @@ class SimConnector(Member):
         stream.number = channel.begin(stream)
         channel.send("open", stream.number, path)
         return stream
-
-    name = "connector"
 
     async def stop_member(self, deadline_s: float) -> None:
         """Do what a scope wants at its stop."""

@@ -26,7 +26,7 @@ from typing import Final, cast
 
 from pytinykv.lifecycle import Leak, LeakKind, Member, Scope, ScopeStoppedError
 from pytinykv.transport.address import AddressError, bind_sockets, check_may_listen, parse_address
-from pytinykv.waitgraph import CallSite, call_site
+from pytinykv.waitgraph import call_site
 
 FRAME_BYTES_MAX: Final = 128 * 1024 * 1024
 BUFFER_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -155,12 +155,11 @@ class FrameListener(Member):
         *,
         first_frame_bytes_max: int | None = None,
     ) -> None:
+        super().__init__(f"{scope.name}/{name}", call_site())
         self._scope: Final = scope
-        self._name: Final = f"{scope.name}/{name}"
         self._on_frame: Final = on_frame
         self._on_closed: Final = on_closed
         self._first_frame_bytes_max: Final = first_frame_bytes_max
-        self._made_at: Final = call_site()
         self._servers: Final[list[asyncio.Server]] = []
         """One for each address of the host; none until started."""
         self._port: int | None = None
@@ -168,16 +167,6 @@ class FrameListener(Member):
         """Those that are open."""
         self._is_stopped = False
         scope.adopt(self)
-
-    @property
-    def name(self) -> str:
-        """The listener's name, below its scope's."""
-        return self._name
-
-    @property
-    def made_at(self) -> CallSite:
-        """The line that made the listener."""
-        return self._made_at
 
     @property
     def port(self) -> int | None:
@@ -191,7 +180,7 @@ class FrameListener(Member):
             AddressError: malformed, reachable from outside without `insecure`, taken, or not to be had.
             ScopeStoppedError: the scope is stopping or has stopped.
         """
-        self._scope.refuse_if_stopping(self._name)
+        self._scope.refuse_if_stopping(self.name)
         parsed = parse_address(address)
         check_may_listen(parsed, insecure=insecure)
         sockets = bind_sockets(parsed)
@@ -201,9 +190,9 @@ class FrameListener(Member):
             self._servers.append(await loop.create_server(self._make_connection, sock=one))
         if self._is_stopped:
             self._close_servers()
-            raise ScopeStoppedError(f"{self._name} was stopped while it started")
+            raise ScopeStoppedError(f"{self.name} was stopped while it started")
         self._port = port
-        _log.info("%s listens on %s", self._name, parsed.with_port(port))
+        _log.info("%s listens on %s", self.name, parsed.with_port(port))
         return port
 
     async def stop_member(self, deadline_s: float) -> None:
@@ -224,7 +213,7 @@ class FrameListener(Member):
         """Return one leak if connections are still open."""
         if not self._connections:
             return []
-        return [Leak(LeakKind.SERVER, f"{self._name} ({len(self._connections)} connections)", self._made_at)]
+        return [Leak(LeakKind.SERVER, f"{self.name} ({len(self._connections)} connections)", self.made_at)]
 
     def _make_connection(self) -> FrameConnection:
         return FrameConnection(

@@ -60,10 +60,9 @@ class RpcChannel(Member):
             AddressError: `address` is malformed.
             ScopeStoppedError: the scope is stopping or has stopped.
         """
+        super().__init__(f"{scope.name}/channel:{address}", call_site())
         self._address: Final = str(parse_address(address))
         self._scope: Final = scope
-        self._name: Final = f"{scope.name}/channel:{address}"
-        self._made_at: Final = call_site()
         self._closing = False
         """Whether `close` was called; never false again."""
         self._close_task: asyncio.Task[None] | None = None
@@ -77,11 +76,6 @@ class RpcChannel(Member):
         keep_engine()
         arguments = {**dict(CHANNEL_OPTIONS), **dict(options)}  # of two, gRPC takes the first
         self._channel: Final = grpc.aio.insecure_channel(self._address, options=list(arguments.items()))
-
-    @property
-    def name(self) -> str:
-        """The channel's name, below its scope's."""
-        return self._name
 
     @property
     def address(self) -> str:
@@ -180,7 +174,7 @@ class RpcChannel(Member):
         if self._close_task is None:
             self._closing = True
             loop = asyncio.get_running_loop()
-            self._close_task = loop.create_task(self._close(), name=f"{self._name}/close")
+            self._close_task = loop.create_task(self._close(), name=f"{self.name}/close")
         await asyncio.shield(self._close_task)
 
     async def stop_member(self, deadline_s: float) -> None:
@@ -192,21 +186,16 @@ class RpcChannel(Member):
         """Return one leak for each stream that is still open, and one for all unary calls."""
         found = [stream.as_leak() for stream in self._streams]
         if self._unary_waiters:
-            found.append(Leak(LeakKind.CALL, f"{self._name} ({len(self._unary_waiters)} calls)", self._made_at))
+            found.append(Leak(LeakKind.CALL, f"{self.name} ({len(self._unary_waiters)} calls)", self.made_at))
         return found
 
     def labels(self) -> Sequence[Label]:
         """Return the tasks with which gRPC sends the messages of streams."""
         return [
-            Label(stream.sender, f"{self._name}{stream.name.partition(' at ')[0]}: sends", stream.opened_at)
+            Label(stream.sender, f"{self.name}{stream.name.partition(' at ')[0]}: sends", stream.opened_at)
             for stream in list(self._streams)
             if stream.sender is not None
         ]
-
-    @property
-    def made_at(self) -> CallSite:
-        """The line that made the channel."""
-        return self._made_at
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -224,13 +213,13 @@ class RpcChannel(Member):
         for stream in list(self._streams):
             stream.close()
         loop = asyncio.get_running_loop()
-        closing = loop.create_task(self._channel.close(None), name=f"{self._name}/close-grpc")
+        closing = loop.create_task(self._channel.close(None), name=f"{self.name}/close-grpc")
         ends = [stream.ended for stream in self._streams]
         done, pending = await asyncio.wait((closing, *self._unary_waiters, *ends), timeout=CLOSE_S)
         if pending:
-            _log.error("%s: %d of its calls did not end", self._name, len(pending))
+            _log.error("%s: %d of its calls did not end", self.name, len(pending))
         if closing in done and not closing.cancelled() and (error := closing.exception()) is not None:
-            _log.error("%s: grpc failed to close it: %r", self._name, error)
+            _log.error("%s: grpc failed to close it: %r", self.name, error)
         if not self.leaks():  # otherwise the scope keeps it, for its own report
             self._scope.disown(self)
 

@@ -29,7 +29,7 @@ from pytinykv.lifecycle import Leak, LeakKind, LifecycleError, Member, Scope, Sc
 from pytinykv.transport.address import Address, AddressError, check_can_bind, check_may_listen, parse_address
 from pytinykv.transport.rpc.engine import SERVER_OPTIONS, Options, grpc_code, keep_engine
 from pytinykv.transport.status import RpcError, StatusCode
-from pytinykv.waitgraph import CallSite, Label, call_site
+from pytinykv.waitgraph import Label, call_site
 from pytinykv.waitgraph.stacks import await_chain
 
 START_DEADLINE_S: Final = 5.0
@@ -145,10 +145,9 @@ class RpcServer(Member):
             name: for logs and reports.
             options: gRPC channel arguments, in addition to `SERVER_OPTIONS`; later ones win.
         """
+        super().__init__(f"{scope.name}/{name}", call_site())
         self._scope: Final = scope
-        self._name: Final = f"{scope.name}/{name}"
         self._options: Final = tuple({**dict(SERVER_OPTIONS), **dict(options)}.items())  # of two, gRPC takes the first
-        self._made_at: Final[CallSite] = call_site()
         self._handlers: Final[list[grpc.GenericRpcHandler[Any, Any]]] = []
         self._calls: Final[dict[asyncio.Task[Any], _Call]] = {}
         """Calls under way, by the task that gRPC made for each: from a handler's first line to the end of the task."""
@@ -165,16 +164,6 @@ class RpcServer(Member):
         self.address: Address | None = None
         """Where it listens, with the real port; None until started."""
         scope.adopt(self)
-
-    @property
-    def name(self) -> str:
-        """The server's name, below its scope's."""
-        return self._name
-
-    @property
-    def made_at(self) -> CallSite:
-        """The line that made the server."""
-        return self._made_at
 
     @property
     def port(self) -> int | None:
@@ -194,7 +183,7 @@ class RpcServer(Member):
     def add_service(self, service: str, methods: Sequence[Method]) -> None:
         """Serve `methods` under `/service/<name>`. Only before `start`."""
         if self._starting is not None:
-            raise LifecycleError(f"{self._name}: services are added before the server starts")
+            raise LifecycleError(f"{self.name}: services are added before the server starts")
         handlers = {method.name: self._wrap(f"/{service}/{method.name}", method) for method in methods}
         self._handlers.append(grpc.method_handlers_generic_handler(service, handlers))
 
@@ -211,21 +200,21 @@ class RpcServer(Member):
             LifecycleError: started twice, or grpc did not start in time.
         """
         if self.stopping:
-            raise ScopeStoppedError(f"{self._name} was stopped before it started")
+            raise ScopeStoppedError(f"{self.name} was stopped before it started")
         if self._starting is not None:
-            raise LifecycleError(f"{self._name} was started twice")
+            raise LifecycleError(f"{self.name} was started twice")
         parsed = parse_address(address)
         check_may_listen(parsed, insecure=insecure)
         check_can_bind(parsed)
         loop = asyncio.get_running_loop()
-        self._starting = loop.create_task(self._start(parsed), name=f"{self._name}/start")
+        self._starting = loop.create_task(self._start(parsed), name=f"{self.name}/start")
         self._starting.add_done_callback(
             _retrieve
         )  # its error goes to the caller, which may have been cancelled meanwhile
         try:
             return await asyncio.wait_for(asyncio.shield(self._starting), START_DEADLINE_S)
         except TimeoutError:
-            raise LifecycleError(f"{self._name}: grpc did not start within {START_DEADLINE_S} s") from None
+            raise LifecycleError(f"{self.name}: grpc did not start within {START_DEADLINE_S} s") from None
 
     async def stop(self, grace_s: float = GRACE_S) -> None:
         """Refuse new calls, let those under way end for `grace_s` seconds, cancel the rest, and let go of the port.
@@ -236,7 +225,7 @@ class RpcServer(Member):
         caller = asyncio.current_task()
         if self._stop_task is None:
             loop = asyncio.get_running_loop()
-            self._stop_task = loop.create_task(self._stop(grace_s), name=f"{self._name}/stop")
+            self._stop_task = loop.create_task(self._stop(grace_s), name=f"{self.name}/stop")
         if caller is not None and self._calls.pop(caller, None) is not None:
             self._check_idle()  # a handler that stops its own server is not waited for
         await asyncio.shield(self._stop_task)
@@ -248,18 +237,18 @@ class RpcServer(Member):
     def leaks(self) -> Sequence[Leak]:
         """Return the handlers that have not ended, and the server itself if grpc did not stop it."""
         found = [
-            Leak(LeakKind.CALL, f"{self._name}{call.path}", self._made_at, await_chain(task, call.running))
+            Leak(LeakKind.CALL, f"{self.name}{call.path}", self.made_at, await_chain(task, call.running))
             for task, call in self._calls.items()
             if not task.done()
         ]
         if self._stuck_server:
-            found.append(Leak(LeakKind.SERVER, self._name, self._made_at))
+            found.append(Leak(LeakKind.SERVER, self.name, self.made_at))
         return found
 
     def labels(self) -> Sequence[Label]:
         """Return the tasks of the calls under way."""
         return [
-            Label(task, f"{self._name}{call.path}", coroutine=call.running) for task, call in list(self._calls.items())
+            Label(task, f"{self.name}{call.path}", coroutine=call.running) for task, call in list(self._calls.items())
         ]
 
     # --- start and stop -----------------------------------------------------------------------------------------
@@ -275,7 +264,7 @@ class RpcServer(Member):
         self._server = server
         await server.start()
         self.address = Address(address.host, port)
-        _log.info("%s listens on %s", self._name, self.address)
+        _log.info("%s listens on %s", self.name, self.address)
         return port
 
     async def _stop(self, grace_s: float) -> None:
@@ -292,34 +281,34 @@ class RpcServer(Member):
             grace_until - loop.time()
         )  # grpc takes a handler that has answered for ended; it may not be
         for task in self._calls:
-            task.cancel(f"{self._name} is stopping")
+            task.cancel(f"{self.name} is stopping")
         await self._wait_idle(CANCEL_S)
         if self.leaks():
-            _log.error("%s stopped, but not everything of it has ended", self._name)
+            _log.error("%s stopped, but not everything of it has ended", self.name)
         else:  # otherwise the scope keeps it, for its own report
             self._scope.disown(self)
-            _log.info("%s stopped", self._name)
+            _log.info("%s stopped", self.name)
 
     async def _stop_grpc(self, server: grpc.aio.Server, grace_s: float) -> None:
         """Run grpc's own stop, with a bound. It also tells clients to go away, and frees the port."""
         loop = asyncio.get_running_loop()
-        stopping = loop.create_task(server.stop(grace_s), name=f"{self._name}/stop-grpc")
+        stopping = loop.create_task(server.stop(grace_s), name=f"{self.name}/stop-grpc")
         await asyncio.wait((stopping,), timeout=grace_s + CANCEL_S)
         if not stopping.done():
             # A handler that ignores grpc's cancellation holds it up. Ours is the second and last.
             for task in self._calls:
-                task.cancel(f"{self._name} is stopping")
+                task.cancel(f"{self.name} is stopping")
             await asyncio.wait((stopping,), timeout=CANCEL_S)
         if not stopping.done():
             self._stuck_server = True
             _unstoppable.append((server, stopping))
             _log.error(
-                "%s: grpc did not stop in %.1f s; handlers left: %s", self._name, grace_s + 2 * CANCEL_S, self._calls
+                "%s: grpc did not stop in %.1f s; handlers left: %s", self.name, grace_s + 2 * CANCEL_S, self._calls
             )
         elif not stopping.cancelled() and (error := stopping.exception()) is not None:
             self._stuck_server = True
             _unstoppable.append((server, stopping))
-            _log.error("%s: grpc failed to stop: %r", self._name, error)
+            _log.error("%s: grpc failed to stop: %r", self.name, error)
 
     async def _wait_idle(self, limit_s: float) -> None:
         if not self._calls or limit_s <= 0:
@@ -402,7 +391,7 @@ class RpcServer(Member):
         return answer
 
     async def _refuse(self, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
-        await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self._name} is stopping")
+        await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self.name} is stopping")
 
     async def _abort(self, path: str, context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> NoReturn:
         if isinstance(error, grpc.aio.AbortError):
@@ -411,14 +400,14 @@ class RpcServer(Member):
             if context.done():  # by grpc: the caller has gone, or the server is cancelling all calls
                 raise error
             # By us at a stop, or by an await of something that was cancelled: grpc would leave the caller without an answer.
-            why = f"{self._name} is stopping" if self.stopping else f"{path} was cancelled"
+            why = f"{self.name} is stopping" if self.stopping else f"{path} was cancelled"
             await context.abort(grpc.StatusCode.UNAVAILABLE, why)
         if isinstance(error, RpcError):
             await context.abort(grpc_code(error.code), error.message)
         if context.done():  # the caller has gone, or grpc's server has stopped: nothing to answer
-            _log.debug("%s%s ended after its caller had gone: %r", self._name, path, error)
+            _log.debug("%s%s ended after its caller had gone: %r", self.name, path, error)
             raise asyncio.CancelledError
-        _log.error("%s%s failed", self._name, path, exc_info=error)
+        _log.error("%s%s failed", self.name, path, exc_info=error)
         await context.abort(grpc_code(StatusCode.INTERNAL), f"{path} failed: {type(error).__name__}: {error}")
 
 
