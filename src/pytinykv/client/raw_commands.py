@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pytinykv.client.commands import SHRINK_FACTOR, BatchCommand, Command, Effect, FramedRequest, Pair, RangeCommand
 from pytinykv.client.errors import ServerError
@@ -18,6 +18,7 @@ from pytinykv.wire.encoding import field_tag, varint
 from pytinykv.wire.keys import describe_key
 from pytinykv.wire.pb import kvrpcpb_pb2
 
+_T = TypeVar("_T")
 _KEY = field_tag(kvrpcpb_pb2.RawPutRequest, "key")
 _VALUE = field_tag(kvrpcpb_pb2.RawPutRequest, "value")
 assert field_tag(kvrpcpb_pb2.RawGetRequest, "key") == field_tag(kvrpcpb_pb2.RawDeleteRequest, "key") == _KEY
@@ -43,13 +44,10 @@ class Checksum(NamedTuple):
     """Bytes of all keys and values."""
 
 
-class RawGet(Command[bytes | None]):
-    """The value of a key, None if there is none."""
+class _OfKey(Command[_T]):
+    """What needs a key and nothing else; its request has the key where `RawPutRequest` has it."""
 
     __slots__ = ("cf",)
-    field = "RawGet"
-    tag = field_tag(FramedRequest, field)
-    verb = "get"
 
     def __init__(self, key: bytes, cf: str) -> None:
         self.key = key
@@ -60,6 +58,26 @@ class RawGet(Command[bytes | None]):
             return super().encode(route)
         key = self.key
         return b"".join((route.context_field, _KEY, varint(len(key)), key))
+
+
+class _OfKeys(BatchCommand[bytes, _T]):
+    """What needs some keys and nothing else."""
+
+    __slots__ = ("cf",)
+
+    def __init__(self, items: Sequence[bytes], cf: str) -> None:
+        self.key = items[0]
+        self.items = items
+        self.cf = cf
+
+
+class RawGet(_OfKey[bytes | None]):
+    """The value of a key, None if there is none."""
+
+    __slots__ = ()
+    field = "RawGet"
+    tag = field_tag(FramedRequest, field)
+    verb = "get"
 
     def request(self, route: Route) -> kvrpcpb_pb2.RawGetRequest:
         return kvrpcpb_pb2.RawGetRequest(context=route.context, key=self.key, cf=self.cf)
@@ -101,24 +119,14 @@ class RawPut(Command[None]):
             self._check(reply.error)
 
 
-class RawDelete(Command[None]):
+class RawDelete(_OfKey[None]):
     """Remove a key."""
 
-    __slots__ = ("cf",)
+    __slots__ = ()
     field = "RawDelete"
     tag = field_tag(FramedRequest, field)
     verb = "delete"
     effect = Effect.ONCE
-
-    def __init__(self, key: bytes, cf: str) -> None:
-        self.key = key
-        self.cf = cf
-
-    def encode(self, route: Route) -> bytes:
-        if self.cf:
-            return super().encode(route)
-        key = self.key
-        return b"".join((route.context_field, _KEY, varint(len(key)), key))
 
     def request(self, route: Route) -> kvrpcpb_pb2.RawDeleteRequest:
         return kvrpcpb_pb2.RawDeleteRequest(context=route.context, key=self.key, cf=self.cf)
@@ -128,19 +136,14 @@ class RawDelete(Command[None]):
             self._check(reply.error)
 
 
-class RawBatchGet(BatchCommand[bytes, list[Pair]]):
+class RawBatchGet(_OfKeys[list[Pair]]):
     """The pairs of those keys that exist."""
 
-    __slots__ = ("cf",)
+    __slots__ = ()
     field = "RawBatchGet"
     tag = field_tag(FramedRequest, field)
     pairs_field = "pairs"
     verb = "batch_get"
-
-    def __init__(self, items: Sequence[bytes], cf: str) -> None:
-        self.key = items[0]
-        self.items = items
-        self.cf = cf
 
     def request(self, route: Route) -> kvrpcpb_pb2.RawBatchGetRequest:
         return kvrpcpb_pb2.RawBatchGetRequest(context=route.context, keys=self.items, cf=self.cf)
@@ -177,19 +180,14 @@ class RawBatchPut(BatchCommand[Pair, None]):
         self._check(reply.error)
 
 
-class RawBatchDelete(BatchCommand[bytes, None]):
+class RawBatchDelete(_OfKeys[None]):
     """Remove several keys."""
 
-    __slots__ = ("cf",)
+    __slots__ = ()
     field = "RawBatchDelete"
     tag = field_tag(FramedRequest, field)
     verb = "batch_delete"
     effect = Effect.ONCE
-
-    def __init__(self, items: Sequence[bytes], cf: str) -> None:
-        self.key = items[0]
-        self.items = items
-        self.cf = cf
 
     def request(self, route: Route) -> kvrpcpb_pb2.RawBatchDeleteRequest:
         return kvrpcpb_pb2.RawBatchDeleteRequest(context=route.context, keys=self.items, cf=self.cf)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytinykv.client.errors import ClientClosedError, ClientError
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.faults import pause
-from pytinykv.simulation.workloads import Session, until_done
+from pytinykv.simulation.workloads import RivalWorkload, Session, until_done
 from pytinykv.wire.pb import pdpb_pb2
 
 if TYPE_CHECKING:
@@ -167,35 +167,21 @@ class SchedulerWorkload:
         await until_done(lambda: self._take_ids(client, 1), limit_s=limit_s, what="an id")
 
 
-class TtlWorkload:
-    """Values that live for a second or two, of several clients on the same keys."""
+class TtlWorkload(RivalWorkload):
+    """Values that live for a second or two."""
 
     def __init__(self, session: Session, rng: Random, *, keys: int, think_s: float) -> None:
-        self._session = session
-        self._rng = rng
-        self._keys = [b"ends %d" % number for number in range(keys)]
-        self._think_s = think_s
-        self._written = 0
-        """Numbers the values, so that each is unique."""
+        super().__init__(session, rng, keys=[b"ends %d" % number for number in range(keys)], think_s=think_s)
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Operate until `stop`. Most pauses end shortly before or after a second is full, when values end."""
-        while not stop.is_set():
-            try:
-                await self._operate()
-            except ClientClosedError:
-                return
-            except ClientError:
-                await pause(stop, 0.02)
-            now = asyncio.get_running_loop().time()
-            next_end_s = 1.0 - now % 1.0 + self._rng.uniform(-0.02, 0.02)
-            await pause(stop, self._rng.choice([max(0.0, next_end_s), self._rng.expovariate(1.0) * self._think_s]))
+    def _pause_s(self) -> float:
+        """Most pauses end shortly before or after a second is full, when values end."""
+        now = asyncio.get_running_loop().time()
+        next_end_s = 1.0 - now % 1.0 + self._rng.uniform(-0.02, 0.02)
+        return self._rng.choice([max(0.0, next_end_s), super()._pause_s()])
 
     async def _operate(self) -> None:
         rng, session = self._rng, self._session
-        key = rng.choice(self._keys)
-        self._written += 1
-        value = b"%s ends %d" % (session.name.encode(), self._written)
+        key, value = rng.choice(self._keys), self._value(b"ends")
         draw = rng.random()
         if draw < 0.35:
             await session.get(key)
@@ -210,37 +196,20 @@ class TtlWorkload:
             await session.compare_and_swap(key, expected, value, ttl=rng.choice([0, 1]))
 
 
-class BatchWorkload:
-    """Batches and ranges, of several clients on the same few keys."""
+class BatchWorkload(RivalWorkload):
+    """Batches and ranges."""
 
     def __init__(self, session: Session, rng: Random, *, keys: int, think_s: float) -> None:
-        self._session = session
-        self._rng = rng
-        self._keys = [b"batch %d" % number for number in range(keys)]
-        self._think_s = think_s
-        self._written = 0
-        """Numbers the batches, so that their values are unique."""
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Operate until `stop`."""
-        while not stop.is_set():
-            try:
-                await self._operate()
-            except ClientClosedError:
-                return
-            except ClientError:
-                await pause(stop, 0.02)
-            await pause(stop, self._rng.expovariate(1.0) * self._think_s)
+        super().__init__(session, rng, keys=[b"batch %d" % number for number in range(keys)], think_s=think_s)
 
     async def _operate(self) -> None:
         rng, session = self._rng, self._session
         some = sorted(rng.sample(self._keys, rng.randint(1, len(self._keys))))
-        self._written += 1
         draw = rng.random()
         if draw < 0.4:
             await session.batch_get(some)
         elif draw < 0.8:
-            await session.batch_put({key: b"%s %d" % (session.name.encode(), self._written) for key in some})
+            await session.batch_put(dict.fromkeys(some, self._value()))
         elif draw < 0.9:
             await session.batch_delete(some)
         else:
@@ -248,31 +217,21 @@ class BatchWorkload:
             await session.delete_range(some[0], some[-1] + b"\0", covered)
 
 
-class RecurringWorkload:
-    """Compare-and-swaps among three values, of several clients on one key; each is likely to find what it expects."""
+class RecurringWorkload(RivalWorkload):
+    """Compare-and-swaps among three values, on one key; each is likely to find what it expects."""
 
     KEY = b"recurring"
     VALUES = (b"a", b"b", b"c")
 
     def __init__(self, session: Session, rng: Random, *, think_s: float) -> None:
-        self._session = session
-        self._rng = rng
-        self._think_s = think_s
+        super().__init__(session, rng, keys=[self.KEY], think_s=think_s)
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Operate until `stop`."""
-        rng, session, key = self._rng, self._session, self.KEY
-        while not stop.is_set():
-            try:
-                if rng.random() < 0.2:
-                    await session.get(key)
-                else:
-                    await session.compare_and_swap(key, rng.choice([None, *self.VALUES]), rng.choice(self.VALUES))
-            except ClientClosedError:
-                return
-            except ClientError:
-                await pause(stop, 0.02)
-            await pause(stop, rng.expovariate(1.0) * self._think_s)
+    async def _operate(self) -> None:
+        rng, session = self._rng, self._session
+        if rng.random() < 0.2:
+            await session.get(self.KEY)
+        else:
+            await session.compare_and_swap(self.KEY, rng.choice([None, *self.VALUES]), rng.choice(self.VALUES))
 
 
 class ExpiryWorkload:

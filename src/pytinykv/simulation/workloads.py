@@ -11,6 +11,7 @@ Two workloads:
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any, Protocol, TypeVar
@@ -243,35 +244,53 @@ class AppendWorkload:
         return await until_done(operation, limit_s=self._success_within_s, what=f"{what} of {self._session.name}")
 
 
-class RegisterWorkload:
-    """Several clients on the same few keys. Failures are part of the game: nothing is repeated."""
+class RivalWorkload(ABC):
+    """One of several clients on the same few keys. Failures are part of the game: nothing is repeated."""
 
-    def __init__(
-        self, session: Session, rng: Random, *, keys: int, think_s: float, prefix: bytes = b"register"
-    ) -> None:
+    def __init__(self, session: Session, rng: Random, *, keys: Sequence[bytes], think_s: float) -> None:
         self._session = session
         self._rng = rng
-        self._keys = [b"%s %d" % (prefix, number) for number in range(keys)]
+        self._keys = keys
+        """Sorted; what all rivals operate on."""
         self._think_s = think_s
         self._written = 0
-        """Numbers the values, so that each is unique."""
+        """Numbers this client's operations, so that its values can be told apart."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Operate until `stop`."""
         while not stop.is_set():
+            self._written += 1
             try:
                 await self._operate()
             except ClientClosedError:
                 return
             except ClientError:
                 await pause(stop, 0.02)
-            await pause(stop, self._rng.expovariate(1.0) * self._think_s)
+            await pause(stop, self._pause_s())
+
+    def _value(self, word: bytes = b"") -> bytes:
+        """Return the value of this operation; no other one puts it."""
+        return b" ".join(filter(None, (self._session.name.encode(), word, b"%d" % self._written)))
+
+    def _pause_s(self) -> float:
+        return self._rng.expovariate(1.0) * self._think_s
+
+    @abstractmethod
+    async def _operate(self) -> None:
+        """Draw an operation and run it."""
+
+
+class RegisterWorkload(RivalWorkload):
+    """Gets, puts, deletes and compare-and-swaps of single keys."""
+
+    def __init__(
+        self, session: Session, rng: Random, *, keys: int, think_s: float, prefix: bytes = b"register"
+    ) -> None:
+        super().__init__(session, rng, keys=[b"%s %d" % (prefix, number) for number in range(keys)], think_s=think_s)
 
     async def _operate(self) -> None:
         rng, session = self._rng, self._session
-        key = rng.choice(self._keys)
-        self._written += 1
-        value = b"%s %d" % (session.name.encode(), self._written)
+        key, value = rng.choice(self._keys), self._value()
         draw = rng.random()
         if draw < 0.45:
             await session.get(key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,27 @@ from pytinykv.simulation.nodes import Node, ProcessDied, start_until_up
 
 if TYPE_CHECKING:
     from pytinykv.simulation.cluster import Cluster
+    from pytinykv.simulation.process import Process
+
+
+async def _stopped(node: Node) -> bool:
+    """Stop a program in good order; return False if none is up, or if it was killed meanwhile."""
+    if not node.is_up:
+        return False
+    try:
+        await node.stop()
+    except ProcessDied:
+        return False
+    return True
+
+
+async def _hold(cluster: Cluster, process: Process, duration_s: float, stop: asyncio.Event) -> None:
+    """Let nothing of a program run for some seconds, or until `stop`."""
+    cluster.world.trace.record("stall", process.host)
+    process.stall()
+    await pause(stop, duration_s)
+    cluster.world.trace.record("resume", process.host)
+    process.resume()
 
 
 async def crashes(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
@@ -36,11 +56,7 @@ async def restarts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
     while not stop.is_set():
         await pause(stop, 4.0 * rng.random())
         victim = rng.choice(cluster.stores)
-        if not victim.is_up:
-            continue
-        try:
-            await victim.stop()
-        except ProcessDied:
+        if not await _stopped(victim):
             continue
         await pause(stop, rng.random())
         await start_until_up(victim)
@@ -53,8 +69,7 @@ async def rolling_restarts(cluster: Cluster, rng: Random, stop: asyncio.Event) -
         rng.shuffle(nodes)
         for node in nodes:
             if not stop.is_set() and node.is_up:
-                with suppress(ProcessDied):
-                    await node.stop()
+                await _stopped(node)
                 if node is cluster.scheduler and rng.random() < 0.5:
                     cluster.world.trace.record("clock", node.host, -3000)
                     node.clock.step_wall(-3000)
@@ -68,11 +83,7 @@ async def moved_stores(cluster: Cluster, rng: Random, stop: asyncio.Event) -> No
     while not stop.is_set():
         await pause(stop, 2.0 * rng.random())
         victim = rng.choice(cluster.stores)
-        if not victim.is_up:
-            continue
-        try:
-            await victim.stop()
-        except ProcessDied:
+        if not await _stopped(victim):
             continue
         victim.move()
         await start_until_up(victim)
@@ -84,11 +95,7 @@ async def scheduler_stalls(cluster: Cluster, rng: Random, stop: asyncio.Event) -
         await pause(stop, 2.0 * rng.random())
         process = cluster.scheduler.process
         if process is not None:
-            cluster.world.trace.record("stall", process.host)
-            process.stall()
-            await pause(stop, rng.choice([0.5, 5.0]) * rng.random())
-            cluster.world.trace.record("resume", process.host)
-            process.resume()
+            await _hold(cluster, process, rng.choice([0.5, 5.0]) * rng.random(), stop)
 
 
 async def blackouts(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
@@ -132,11 +139,7 @@ async def stalls(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
         await pause(stop, 3.0 * rng.random())
         process = rng.choice(cluster.stores).process
         if process is not None:
-            cluster.world.trace.record("stall", process.host)
-            process.stall()
-            await pause(stop, 3.0 * rng.random())
-            cluster.world.trace.record("resume", process.host)
-            process.resume()
+            await _hold(cluster, process, 3.0 * rng.random(), stop)
 
 
 async def leader_stalls(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
@@ -148,11 +151,7 @@ async def leader_stalls(cluster: Cluster, rng: Random, stop: asyncio.Event) -> N
         leader = cluster.draw_leader(rng)
         process = None if leader is None else leader.process
         if process is not None:
-            cluster.world.trace.record("stall", process.host)
-            process.stall()
-            await pause(stop, election_s * (1 + 2 * rng.random()))
-            cluster.world.trace.record("resume", process.host)
-            process.resume()
+            await _hold(cluster, process, election_s * (1 + 2 * rng.random()), stop)
 
 
 async def scheduler_outages(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:
