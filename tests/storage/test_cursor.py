@@ -113,6 +113,23 @@ def test_pairs_that_alternate_with_other_cursors_are_complete(reader: Reader, re
     assert seen == (PAIRS[5:15][::-1] if reverse else PAIRS[5:15])
 
 
+@pytest.mark.parametrize("seek", [b"", b"k009", b"k010", b"k011", b"k012", b"k029", b"k030", b"z"])
+@pytest.mark.parametrize(("start", "end"), BOUNDS)
+def test_pairs_begin_where_they_are_told(reader: Reader, start: bytes, end: bytes | None, seek: bytes) -> None:
+    within = [pair for pair in PAIRS if pair[0] >= start and (end is None or pair[0] < end)]
+    cursor = reader.cursor(RAW, start, end)
+    assert list(cursor.pairs(seek=seek)) == [pair for pair in within if pair[0] >= seek]
+    assert list(cursor.pairs(reverse=True, seek=seek)) == [pair for pair in within[::-1] if pair[0] <= seek]
+
+
+def test_an_iteration_that_was_given_up_can_be_begun_elsewhere(reader: Reader) -> None:
+    cursor = reader.cursor(RAW, b"k010", b"k030")
+    for _ in cursor.pairs():
+        break
+    assert next(iter(cursor.pairs(seek=b"k020")))[0] == b"k020"
+    assert cursor.seek(b"k013") == b"k014"
+
+
 def test_a_cursor_keeps_its_state_while_everything_changes(reader: Reader, harness: Harness) -> None:
     cursor = reader.cursor(RAW)
     cursor.seek(b"k010")
@@ -132,6 +149,7 @@ MOVES: list[Callable[[Cursor], object]] = [
     lambda cursor: cursor.next(),
     lambda cursor: cursor.prev(),
     lambda cursor: next(cursor.pairs()),
+    lambda cursor: next(cursor.pairs(seek=b"k010")),
 ]
 
 

@@ -97,8 +97,12 @@ class Cursor(Protocol):
 
     def prev(self) -> bytes | None: ...
 
-    def pairs(self, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, value) from the first pair on, or from the last one back. Until that ends, don't move the cursor."""
+    def pairs(self, *, reverse: bool = False, seek: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, value) from the first pair on, or from the last one back.
+
+        `seek` begins there instead: at the first pair at or after it, or in reverse at the last one at or before it. Don't
+        move the cursor until the iteration has ended or was given up for good; seek then, before anything else.
+        """
         ...
 
     def close(self) -> None:

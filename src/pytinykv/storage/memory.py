@@ -135,8 +135,12 @@ class MemoryCursor:
         return self._move(max(key, self._start), self._end, is_forward=True)
 
     def seek_for_prev(self, key: bytes) -> bytes | None:
+        return self._move(self._start, self._at_or_before(key), is_forward=False)
+
+    def _at_or_before(self, key: bytes) -> bytes:
+        """Return the exclusive end of the pairs at or before a key."""
         above = key + b"\x00"
-        return self._move(self._start, above if self._end is None else min(above, self._end), is_forward=False)
+        return above if self._end is None else min(above, self._end)
 
     def seek_to_first(self) -> bytes | None:
         return self._move(self._start, self._end, is_forward=True)
@@ -154,8 +158,13 @@ class MemoryCursor:
             return self._step()
         return self._move(self._start, self.key, is_forward=False)
 
-    def pairs(self, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        self._walk(self._start, self._end, is_forward=not reverse)
+    def pairs(self, *, reverse: bool = False, seek: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        start, end = self._start, self._end
+        if seek is not None and reverse:
+            end = self._at_or_before(seek)
+        elif seek is not None:
+            start = max(seek, start)
+        self._walk(start, end, is_forward=not reverse)
         yield from self._pairs
         if self._family is None:
             raise EngineClosedError(_CLOSED)

@@ -126,9 +126,15 @@ class RocksCursor:
         self._raw.prev()
         return self._arrive()
 
-    def pairs(self, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    def pairs(self, *, reverse: bool = False, seek: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         # What `next`, `prev` and `value` do, without a call for each pair.
-        key = self.seek_to_last() if reverse else self.seek_to_first()
+        if seek is None:
+            key = self.seek_to_last() if reverse else self.seek_to_first()
+        else:
+            key = self.seek_for_prev(seek) if reverse else self.seek(seek)
+        if self._shared is None and not reverse:
+            yield from self._own_pairs(key)
+            return
         start = self._start if reverse else None
         bound = None if reverse else self._bound
         while key is not None and (start is None or key >= start) and (bound is None or key < bound):
@@ -144,6 +150,20 @@ class RocksCursor:
         self.key = None
         if key is None:
             self._check()
+
+    def _own_pairs(self, key: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """Yield what follows on an iterator of its own, which knows the end: the way of nearly all scans."""
+        raw = self._raw
+        read_key, read_value, step = raw.key, raw.value, raw.next
+        while key is not None:
+            self.key = key
+            yield key, read_value()
+            if self._raw is not raw:  # closed meanwhile
+                break
+            step()
+            key = read_key()
+        self.key = None
+        self._check()
 
     def _take(self, shared: _Shared) -> None:
         """Put the shared iterator on this cursor's key, if another cursor has moved it."""

@@ -15,6 +15,7 @@
      ├─ PessimisticLockRolledBack      the transaction is rolled back and can't lock any more
      ├─ LockKindMismatch               a lock of the same transaction, of the wrong kind: a client mixes two protocols
      ├─ LockIfExistsInvalid            "lock only if it exists" needs the values to be returned
+     ├─ TimestampFromFuture            no scheduler has handed that out
      └─ SnapshotTooOld                 garbage collection has passed the transaction: begin anew
 
 They are expected outcomes: evaluators return them inside of results, and raise them between functions of this package
@@ -69,6 +70,7 @@ class TxnError(msgspec.Struct, frozen=True, kw_only=True):
         raise NotImplementedError
 
     def __str__(self) -> str:
+        """Return the text for clients; foreign ones know some of these errors by the name at its beginning."""
         return f"{type(self).__name__}: {self.describe()}"
 
     def _where(self) -> str:
@@ -129,7 +131,7 @@ class AssertionFailed(TxnError, frozen=True, kw_only=True):
 class Deadlock(TxnError, frozen=True, kw_only=True):
     """Waiting for the lock on `key` would close a cycle of transactions, each waiting for the next.
 
-    `wait_chain` is that cycle, as `DeadlockDetector.detect` returns it: it begins with the wait that is refused.
+    `wait_chain` is that cycle, in order; its last wait is the one that is refused.
     """
 
     lock_ts: Timestamp
@@ -154,7 +156,7 @@ class TxnLockNotFound(TxnError, frozen=True, kw_only=True):
     is_retryable: ClassVar[bool] = True
 
     def describe(self) -> str:
-        return f"{self._where()}: TxnLockNotFound, it was rolled back before its commit at {self.commit_ts}; begin anew"
+        return f"{self._where()}: it was rolled back before its commit at {self.commit_ts}; begin anew"
 
 
 class CommitTsExpired(TxnError, frozen=True, kw_only=True):
@@ -217,7 +219,7 @@ class PessimisticLockNotFound(TxnError, frozen=True, kw_only=True):
     is_retryable: ClassVar[bool] = True
 
     def describe(self) -> str:
-        return f"{self._where()}: PessimisticLockNotFound ({self.reason.name.lower()}); begin anew"
+        return f"{self._where()}: the lock is lost ({self.reason.name.lower()}); begin anew"
 
 
 class PessimisticLockRolledBack(TxnError, frozen=True, kw_only=True):
@@ -254,11 +256,23 @@ class SnapshotTooOld(TxnError, frozen=True, kw_only=True):
     safe_point: Timestamp
     is_retryable: ClassVar[bool] = True
 
+    def __str__(self) -> str:
+        return self.describe()
+
     def describe(self) -> str:
         return (
-            f"{self._where()}: snapshot too old, garbage was collected up to {self.safe_point}; "
+            f"snapshot too old: {self._where()}; garbage was collected up to {self.safe_point}; "
             "begin anew, or let old versions live longer"
         )
+
+
+class TimestampFromFuture(TxnError, frozen=True, kw_only=True):
+    """A timestamp that the scheduler can't have handed out yet. `start_ts` is that one; `key` is empty."""
+
+    limit: Timestamp
+
+    def describe(self) -> str:
+        return f"timestamp {self.start_ts} is from the future, above {self.limit}: take timestamps from the scheduler"
 
 
 class TxnErrorRaised(Exception):
