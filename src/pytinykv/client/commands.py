@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from google.protobuf.message import Message
 
 from pytinykv.client.errors import ServerError
-from pytinykv.client.key_space import PLAIN, KeyRange, KeySpace, clip
+from pytinykv.client.key_space import ABOVE_ALL_KEYS, PLAIN, KeyRange, KeySpace, clip
 from pytinykv.client.region_cache import RegionCache
 from pytinykv.client.route import Destination, Route
 from pytinykv.wire.keys import describe_key
@@ -136,3 +136,34 @@ class RangeCommand(Command[_T_co]):
         """Return the part of the range that an attempt at `route` is about."""
         self.covered = clip(self.range, route, self.space)
         return self.covered
+
+
+class PagedScan(RangeCommand[list[Pair]]):
+    """A page of a range, in ascending or descending order. A page shorter than `limit` exhausts the region's part."""
+
+    __slots__ = ("key_only", "limit", "reverse")
+
+    verb = "scan"
+
+    limit: int
+    reverse: bool
+    key_only: bool
+
+    def __init__(self, range_: KeyRange, *, limit: int, reverse: bool, key_only: bool) -> None:
+        super().__init__(range_)
+        self.limit = limit
+        self.reverse = reverse
+        self.key_only = key_only
+
+    def destination(self) -> Destination:
+        if not self.reverse:
+            return super().destination()
+        return Destination(self.space.to_bound(self.range.end or ABOVE_ALL_KEYS), below=True)
+
+    def shrink(self) -> None:
+        self.limit = max(1, self.limit // SHRINK_FACTOR)
+
+    def _ends(self, route: Route) -> tuple[bytes, bytes]:
+        """Return where an attempt at `route` begins and ends: in reverse, from an exclusive upper end down."""
+        part = self._cover(route)
+        return (part.end or ABOVE_ALL_KEYS, part.start) if self.reverse else (part.start, part.end)

@@ -45,6 +45,27 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     value_bytes_max: int = ENTRY_BYTES_MAX - 64 * 1024
     """Longest value: the limit of a replicated command, less some room for the key and what frames it."""
 
+    transaction_bytes_max: int = 100 << 20
+    """Keys and values that one transaction may write."""
+    transaction_keys_max: int = 1_000_000
+    """Keys that one transaction may write or lock."""
+    lock_ttl_s: float = 3.0
+    """For how long the locks of a commit stand when their owner is silent. Longer for large commits."""
+    pessimistic_lock_ttl_s: float = 20.0
+    """The same for pessimistic locks, which heartbeats keep alive while their transaction is open."""
+    transaction_lifetime_s: float = 3600.0
+    """Heartbeats end after so long: a transaction that was forgotten must not hold its locks for ever."""
+    close_transactions_s: float = 1.0
+    """How long a closing client finishes what runs in the background: secondaries to commit, locks to remove. What is left
+    is resolved by those who meet it."""
+    async_commit: bool = True
+    """Whether small transactions are committed by their prewrites alone, where the stores offer it."""
+    one_phase_commit: bool = True
+    """Whether a transaction within one region is committed by one command, where the stores offer it."""
+    async_commit_keys_max: int = 256
+    """Keys of an asynchronous commit: its primary lock names them all."""
+    async_commit_key_bytes_max: int = 4096
+
     def with_timeout(self, timeout_s: float) -> ClientConfig:
         """Return the same settings with another default deadline."""
         return msgspec.structs.replace(self, timeout_s=timeout_s)
@@ -52,6 +73,8 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     def validate(self) -> None:
         """Raise `InvalidArgumentError` for a setting, or a pair of settings, that can't work."""
         for name in self.__struct_fields__:
+            if isinstance(getattr(self, name), bool):
+                continue
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidArgumentError(
                     f"client setting {name} must be positive and finite, is {getattr(self, name)!r}"

@@ -15,13 +15,25 @@
     │   ├── ClusterMismatchError               these addresses lead to another cluster
     │   ├── NotBootstrappedError · AlreadyBootstrappedError
     │   └── StoreTombstoneError · StoreNotFoundError · StoreInUseError
-    └── StoreError                             a store refuses
-        ├── ServerError                        an error text of the store's own
-        ├── EntryTooLargeError · StoreDiskFullError
-        └── UnsupportedError                   the store does not know the operation
+    ├── StoreError                             a store refuses
+    │   ├── ServerError                        an error text of the store's own
+    │   ├── EntryTooLargeError · StoreDiskFullError
+    │   └── UnsupportedError                   the store does not know the operation
+    └── TransactionError                       a transaction or snapshot that can't go on; nothing of it was committed
+        ├── WriteConflictError                 another transaction was first
+        ├── KeyExistsError                     `insert` of a key that exists
+        ├── DeadlockError                      transactions wait for each other in a circle
+        ├── LockTimeoutError (TimeoutError)    another transaction held a lock for too long
+        ├── TransactionAbortedError            rolled back by others, because its locks ran out
+        ├── SnapshotTooOldError                its versions may have been collected
+        ├── TransactionTooLargeError           more keys or bytes than a transaction may have
+        ├── TransactionRefusedError            the cluster takes no transactions here, and says why
+        ├── TransactionClosedError             used after commit, rollback, or the client's closing
+        └── ConcurrentUseError                 committed while another call of it was under way
 
-`retryable`: the same call may succeed later, and repeating it does no harm. `undetermined`: the call may have changed data.
-Both belong to the class, so that a caller need not read messages.
+`retryable`: the same call may succeed later, and repeating it does no harm; of a `TransactionError`: the whole transaction,
+begun anew, may succeed (which is what `run` does). `undetermined`: the call may have changed data. Both belong to the class,
+so that a caller need not read messages.
 """
 
 from __future__ import annotations
@@ -140,3 +152,88 @@ class StoreDiskFullError(StoreError):
 
 class UnsupportedError(StoreError):
     """The store does not implement the operation."""
+
+
+class TransactionError(ClientError):
+    """A transaction, or a snapshot, can't go on. Nothing that it wrote was committed."""
+
+
+class WriteConflictError(TransactionError):
+    """Another transaction has committed a key since this one began. Run the function again, from a new snapshot."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, key: bytes = b"", conflict_ts: int = 0, conflict_commit_ts: int = 0) -> None:
+        super().__init__(message)
+        self.key = key
+        """The key that both have written."""
+        self.conflict_ts = conflict_ts
+        """The start timestamp of the other transaction."""
+        self.conflict_commit_ts = conflict_commit_ts
+        """Its commit timestamp; 0 if it is not known."""
+
+
+class KeyExistsError(TransactionError):
+    """`insert` of a key that exists."""
+
+    def __init__(self, message: str, *, key: bytes = b"") -> None:
+        super().__init__(message)
+        self.key = key
+        """The key that exists."""
+
+
+class DeadlockError(TransactionError):
+    """Transactions wait for each other's locks in a circle; this one's request would have closed it. Run it again."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, key: bytes = b"", cycle: tuple[tuple[int, int, bytes], ...] = ()) -> None:
+        super().__init__(message)
+        self.key = key
+        """The key whose lock was asked for."""
+        self.cycle = cycle
+        """(start timestamp of the waiting transaction, of the one it waits for, the key), in the order of the circle."""
+
+
+class LockTimeoutError(TransactionError, TimeoutError):
+    """A lock of another transaction stood in the way until the deadline."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, key: bytes = b"", holder_ts: int = 0) -> None:
+        super().__init__(message)
+        self.key = key
+        """The locked key."""
+        self.holder_ts = holder_ts
+        """The start timestamp of the transaction that holds the lock."""
+
+
+class TransactionAbortedError(TransactionError):
+    """Others have rolled this transaction back, because its locks had run out: it was silent for too long."""
+
+    retryable = True
+
+
+class SnapshotTooOldError(TransactionError):
+    """The timestamp lies before the garbage collection's safe point: versions it should see may be gone. Begin anew."""
+
+    retryable = True
+
+
+class TransactionTooLargeError(TransactionError):
+    """The transaction would have more keys or bytes than `ClientConfig` allows. The write was refused; the rest stands."""
+
+
+class TransactionRefusedError(TransactionError):
+    """A store refuses the transaction, and the message says why."""
+
+
+class TransactionClosedError(TransactionError):
+    """The transaction was committed or rolled back before, or its client is closed. Begin a new one."""
+
+
+class ConcurrentUseError(TransactionError):
+    """`commit` came while another call of the same transaction was under way: whether that belongs to it can't be said.
+
+    Nothing was committed, and the transaction is still open. Wait for the other call first.
+    """

@@ -23,6 +23,7 @@ from pytinykv.client.batches import BatchOperation, run_batch
 from pytinykv.client.commands import Pair
 from pytinykv.client.errors import ClientError, UndeterminedError
 from pytinykv.client.executor import Executor
+from pytinykv.client.key_space import KeyRange
 from pytinykv.client.raw_commands import (
     CasResult,
     Checksum,
@@ -35,6 +36,7 @@ from pytinykv.client.raw_commands import (
     RawDeleteRange,
     RawGet,
     RawPut,
+    RawScan,
     RawTtl,
 )
 from pytinykv.client.scanning import ScanPager
@@ -205,13 +207,18 @@ class AsyncRawClient:
         timeout: float | None,
     ) -> ScanPager:
         """Return the pages of a scan; for `scan` here and in the synchronous face."""
+        family = checked_cf(cf)
+
+        def make(range_: KeyRange, rows: int) -> RawScan:
+            return RawScan(range_, limit=rows, reverse=reverse, key_only=key_only, cf=family)
+
         return ScanPager(
             self._executor,
             checked_range(start, end, prefix),
+            make,
             limit=checked_limit(limit),
             reverse=reverse,
-            key_only=key_only,
-            cf=checked_cf(cf),
+            kind=AnswerKind(family, key_only=key_only),
             timeout_s=checked_timeout(timeout),
         )
 

@@ -10,10 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from pytinykv.client.commands import SHRINK_FACTOR, BatchCommand, Command, Effect, FramedRequest, Pair, RangeCommand
+from pytinykv.client.commands import BatchCommand, Command, Effect, FramedRequest, PagedScan, Pair, RangeCommand
 from pytinykv.client.errors import ServerError
-from pytinykv.client.key_space import ABOVE_ALL_KEYS, KeyRange
-from pytinykv.client.route import Destination, Route
+from pytinykv.client.key_space import KeyRange
+from pytinykv.client.route import Route
 from pytinykv.wire.encoding import field_tag, varint
 from pytinykv.wire.keys import describe_key
 from pytinykv.wire.pb import kvrpcpb_pb2
@@ -196,35 +196,20 @@ class RawBatchDelete(_OfKeys[None]):
         self._check(reply.error)
 
 
-class RawScan(RangeCommand[list[Pair]]):
-    """A page of a range, in ascending or descending order. A page shorter than `limit` exhausts the region's part."""
+class RawScan(PagedScan):
+    """A page of a range, in ascending or descending order."""
 
-    __slots__ = ("cf", "key_only", "limit", "reverse")
+    __slots__ = ("cf",)
     field = "RawScan"
     tag = field_tag(FramedRequest, field)
     pairs_field = "kvs"
-    verb = "scan"
 
     def __init__(self, range_: KeyRange, *, limit: int, reverse: bool, key_only: bool, cf: str) -> None:
-        super().__init__(range_)
-        self.limit = limit
-        self.reverse = reverse
-        self.key_only = key_only
+        super().__init__(range_, limit=limit, reverse=reverse, key_only=key_only)
         self.cf = cf
 
-    def destination(self) -> Destination:
-        if not self.reverse:
-            return super().destination()
-        return Destination(self.space.to_bound(self.range.end or ABOVE_ALL_KEYS), below=True)
-
-    def shrink(self) -> None:
-        self.limit = max(1, self.limit // SHRINK_FACTOR)
-
     def request(self, route: Route) -> kvrpcpb_pb2.RawScanRequest:
-        part = self._cover(route)
-        start, end = part.start, part.end
-        if self.reverse:  # from an exclusive upper end down to an inclusive lower one
-            start, end = part.end or ABOVE_ALL_KEYS, part.start
+        start, end = self._ends(route)
         return kvrpcpb_pb2.RawScanRequest(
             context=route.context,
             start_key=start,

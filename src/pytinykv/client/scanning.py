@@ -6,21 +6,21 @@
 A page is one command to one region. The first pages are small (most scans are stopped early, and how large rows are is not
 known before); they grow to `scan_page_rows_max`, or to what fits `scan_page_bytes_target` when rows are large. From the
 second page on, the next one is asked for before it is needed: it arrives while the caller works on the one before. Each page
-is read for itself: a scan over several pages is no snapshot of the range.
+is read for itself: a raw scan over several pages is no snapshot of the range.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pytinykv.client.answer_sizes import UNKNOWN_ROWS, AnswerKind
 from pytinykv.client.attempts import AttemptFailure
-from pytinykv.client.commands import Pair
+from pytinykv.client.commands import PagedScan, Pair
 from pytinykv.client.executor import Executor
 from pytinykv.client.key_space import KeyRange
-from pytinykv.client.raw_commands import RawScan
 from pytinykv.wire.keys import next_key
 
 FIRST_PAGE_ROWS = 16
@@ -28,11 +28,14 @@ FIRST_PAGE_ROWS = 16
 PAGE_GROWTH = 4
 """A page has at most so many times as many rows as the one before."""
 
+MakePage = Callable[[KeyRange, int], PagedScan]
+"""Makes the command for the next page: of what range, and of how many rows at most."""
+
 
 class _Ahead(NamedTuple):
     """A page that was asked for before it is needed. Its command is answered, or fails, like any other."""
 
-    command: RawScan
+    command: PagedScan
     reply: asyncio.Future[Any]
 
 
@@ -43,11 +46,11 @@ class ScanPager:
         self,
         executor: Executor,
         range_: KeyRange | None,
+        make: MakePage,
         *,
         limit: int | None,
         reverse: bool,
-        key_only: bool,
-        cf: str,
+        kind: AnswerKind,
         timeout_s: float | None,
     ) -> None:
         self._executor = executor
@@ -56,10 +59,11 @@ class ScanPager:
         self._limit = limit
         """How many rows are still wanted; None for all."""
         self._reverse = reverse
-        self._kind = AnswerKind(cf, key_only=key_only)
+        self._kind = kind
+        self._make = make
         self._timeout_s = timeout_s
         config = executor.config
-        unknown = FIRST_PAGE_ROWS if key_only else UNKNOWN_ROWS
+        unknown = FIRST_PAGE_ROWS if kind.key_only else UNKNOWN_ROWS
         known = executor.answer_sizes.rows(self._kind, config.scan_page_bytes_target)
         self._rows = min(known or unknown, FIRST_PAGE_ROWS, config.scan_page_rows_max)
         """Rows to ask for with the next page."""
@@ -93,10 +97,8 @@ class ScanPager:
                 return deque(page)
         return deque()
 
-    def _command(self, range_: KeyRange) -> RawScan:
-        limit = self._rows if self._limit is None else min(self._rows, self._limit)
-        cf, key_only = self._kind
-        return RawScan(range_, limit=limit, reverse=self._reverse, key_only=key_only, cf=cf)
+    def _command(self, range_: KeyRange) -> PagedScan:
+        return self._make(range_, self._rows if self._limit is None else min(self._rows, self._limit))
 
     def _read_ahead(self) -> None:
         """Ask for the next page, if the caller is likely to want it, and it is known where to ask."""
@@ -105,7 +107,7 @@ class ScanPager:
             reply = self._executor.submit(command, self._executor.deadline(self._timeout_s))
             self._ahead = None if reply is None else _Ahead(command, reply)
 
-    def _advance(self, page: list[Pair], command: RawScan) -> None:
+    def _advance(self, page: list[Pair], command: PagedScan) -> None:
         """Move on behind the page, or behind the region if it has no more."""
         assert self._left is not None
         covered, exhausted = command.covered, len(page) < command.limit
@@ -121,7 +123,7 @@ class ScanPager:
         self._left = None if over or self._limit == 0 else KeyRange(start, end)
         self._adapt(page, command)
 
-    def _adapt(self, page: list[Pair], command: RawScan) -> None:
+    def _adapt(self, page: list[Pair], command: PagedScan) -> None:
         """Choose the rows of the next page by those of this one, for which a store may have asked to shrink it."""
         if page:
             config = self._executor.config
