@@ -1,0 +1,143 @@
+"""What the modules of this package pass to each other: locks that stores tell of, reads' views, and a transaction's own state.
+
+    Lock        another transaction's lock, as a store has told of it
+    ReadView    a snapshot: its timestamp, and the transactions whose locks it may pass
+    Txn         what the cluster has to know of a transaction: identity, primary, the locks it holds
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, NamedTuple
+
+from pytinykv.wire.keys import describe_key
+from pytinykv.wire.pb import kvrpcpb_pb2
+
+PUT = kvrpcpb_pb2.Put
+DELETE = kvrpcpb_pb2.Del
+LOCK = kvrpcpb_pb2.Lock
+INSERT = kvrpcpb_pb2.Insert
+CHECK_NOT_EXISTS = kvrpcpb_pb2.CheckNotExists
+PESSIMISTIC_LOCK = kvrpcpb_pb2.PessimisticLock
+
+
+class Lock(NamedTuple):
+    """A lock that stands in the way."""
+
+    key: bytes
+    primary: bytes
+    start_ts: int
+    """Its transaction."""
+    ttl_ms: int
+    """It may be removed by others so long after `start_ts`, by the cluster's timestamps."""
+    txn_size: int
+    """Keys of its transaction, as far as the owner knew."""
+    is_pessimistic: bool
+    use_async_commit: bool
+    min_commit_ts: int
+    secondaries: tuple[bytes, ...]
+    """All other keys of the transaction; on the primary of an asynchronous commit only."""
+
+    @classmethod
+    def from_pb(cls, info: kvrpcpb_pb2.LockInfo) -> Lock:
+        """Take a lock over from a store's answer."""
+        return cls(
+            key=info.key,
+            primary=info.primary_lock,
+            start_ts=info.lock_version,
+            ttl_ms=info.lock_ttl,
+            txn_size=info.txn_size,
+            is_pessimistic=info.lock_type == PESSIMISTIC_LOCK,
+            use_async_commit=info.use_async_commit,
+            min_commit_ts=info.min_commit_ts,
+            secondaries=tuple(info.secondaries),
+        )
+
+    def __str__(self) -> str:
+        return f"the lock of transaction {self.start_ts} on {describe_key(self.key)}"
+
+
+class ReadView:
+    """A snapshot, and what was learnt about the locks in its way. Grows while it is used."""
+
+    __slots__ = ("committed", "passed", "ts")
+
+    def __init__(self, ts: int) -> None:
+        self.ts = ts
+        self.passed: set[int] = set()
+        """Transactions whose locks it need not see: rolled back, or certain to commit after `ts`."""
+        self.committed: set[int] = set()
+        """Transactions that have committed at or before `ts`: their locks are read as the values they will be."""
+
+    @property
+    def knows(self) -> bool:
+        """Whether any lock may be passed."""
+        return bool(self.passed or self.committed)
+
+    def fill(self, context: kvrpcpb_pb2.Context) -> None:
+        """Tell a store which locks may be passed."""
+        context.resolved_locks.extend(sorted(self.passed))
+        context.committed_locks.extend(sorted(self.committed))
+
+
+class Mutation(NamedTuple):
+    """What a transaction does to a key."""
+
+    key: bytes
+    op: Any
+    """One of the constants of this module."""
+    value: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes in a request."""
+        return len(self.key) + len(self.value)
+
+
+class State(Enum):
+    """How far a transaction is; the value says it in a message."""
+
+    ACTIVE = "open"
+    COMMITTING = "being committed"
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled back"
+    FAILED = "ended by an error of its commit"
+    UNDETERMINED = "of unknown fate"
+    ABANDONED = "closed with its client"
+
+
+class Txn:
+    """A transaction as the cluster has to know it. Belongs to the loop, once it has begun."""
+
+    __slots__ = ("begun_at", "for_update_ts", "heartbeat", "is_pessimistic", "locked", "lost", "mutex", "primary", "start_ts")
+
+    def __init__(self, start_ts: int, *, begun_at: float, is_pessimistic: bool) -> None:
+        self.start_ts = start_ts
+        """Identity of the transaction, and the timestamp of its snapshot."""
+        self.begun_at = begun_at
+        """Loop time when `start_ts` was fetched. Locks live so and so long after `start_ts`."""
+        self.is_pessimistic = is_pessimistic
+        self.primary: bytes | None = None
+        """The key whose lock decides. Set with the first lock that stands, or at commit; never changed while locks stand."""
+        self.locked: dict[bytes, int] = {}
+        """Pessimistic locks held: key and the `for_update_ts` each was taken at."""
+        self.for_update_ts = 0
+        """The greatest of them."""
+        self.heartbeat: Any = None
+        """What keeps the locks alive, while there are any."""
+        self.lost: str | None = None
+        """Why the locks are gone, once the heartbeat has found out."""
+        self.mutex = threading.Lock()
+        """Guards the buffer of writes, which threads may share."""
+
+    def add_locks(self, keys: Iterable[bytes], for_update_ts: int) -> None:
+        """Note locks that stand now."""
+        for key in keys:
+            self.locked[key] = max(for_update_ts, self.locked.get(key, 0))
+        self.for_update_ts = max(self.for_update_ts, for_update_ts)
+
+    def ttl_ms(self, now: float, ttl_s: float) -> int:
+        """Return the time to live, counted from `start_ts`, of a lock that is to live `ttl_s` from `now` (loop time) on."""
+        return int((now - self.begun_at + ttl_s) * 1000)
