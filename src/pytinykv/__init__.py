@@ -1,7 +1,8 @@
 """pytinykv: TinyKV in Python, a distributed, replicated key-value store that always stops.
 
     with pytinykv.connect("127.0.0.1:2379") as db:          # async with pytinykv.aio.connect(...) as db: await …
-        db.raw.put(b"k", b"v")
+        with db.transaction() as txn:                       # or db.raw.put(b"k", b"v"), without transactions
+            txn.put(b"k", b"v")
 
 `connect`, `aio` and the errors of the client are here; the rest is in the packages (docs/architecture.md). They are loaded
 at their first use, so that a program which needs one layer does not pay for the others.
@@ -19,15 +20,28 @@ if TYPE_CHECKING:
         ClientClosedError,
         ClientError,
         ClientForkedError,
+        ConcurrentUseError,
         DeadlineExceededError,
+        DeadlockError,
         InvalidArgumentError,
+        KeyExistsError,
+        LockTimeoutError,
         SchedulerError,
         SchedulerUnavailableError,
+        SnapshotTooOldError,
         StoreError,
+        TransactionAbortedError,
+        TransactionClosedError,
+        TransactionError,
+        TransactionRefusedError,
+        TransactionTooLargeError,
         UndeterminedError,
+        WriteConflictError,
         WrongEventLoopError,
     )
-    from pytinykv.client.sync_client import Client, RawClient, Scan, connect
+    from pytinykv.client.sync_client import Client, RawClient, connect
+    from pytinykv.client.sync_scan import Scan
+    from pytinykv.client.txn.sync import Snapshot, Transaction
 
 __version__ = "0.1.0"
 
@@ -37,28 +51,37 @@ __all__ = [
     "ClientConfig",
     "ClientError",
     "ClientForkedError",
+    "ConcurrentUseError",
     "DeadlineExceededError",
+    "DeadlockError",
     "InvalidArgumentError",
+    "KeyExistsError",
+    "LockTimeoutError",
     "RawClient",
     "Scan",
     "SchedulerError",
     "SchedulerUnavailableError",
+    "Snapshot",
+    "SnapshotTooOldError",
     "StoreError",
+    "Transaction",
+    "TransactionAbortedError",
+    "TransactionClosedError",
+    "TransactionError",
+    "TransactionRefusedError",
+    "TransactionTooLargeError",
     "UndeterminedError",
+    "WriteConflictError",
     "WrongEventLoopError",
     "__version__",
     "aio",
     "connect",
 ]
 
-_SYNC = ("Client", "RawClient", "Scan", "connect")
-
 
 def __getattr__(name: str) -> Any:
     if name == "aio":
         return importlib.import_module("pytinykv.aio")
-    if name in _SYNC:
-        return getattr(importlib.import_module("pytinykv.client.sync_client"), name)
     if name in __all__:
         return getattr(importlib.import_module("pytinykv.client"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,9 +10,19 @@ from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.grpc_connector import GrpcConnector
 from pytinykv.client.raw import AsyncRawClient, AsyncScan
+from pytinykv.client.txn.snapshot import AsyncSnapshot
+from pytinykv.client.txn.transaction import AsyncTransaction
 from pytinykv.lifecycle import Scope
 
-__all__ = ["AsyncClient", "AsyncRawClient", "AsyncScan", "ClientConfig", "connect"]
+__all__ = [
+    "AsyncClient",
+    "AsyncRawClient",
+    "AsyncScan",
+    "AsyncSnapshot",
+    "AsyncTransaction",
+    "ClientConfig",
+    "connect",
+]
 
 
 def connect(

@@ -1,6 +1,6 @@
 """The client: from a key to the store that leads its region, and back with a result or an error.
 
-    connect / aio.connect          the faces; `raw` has the operations
+    connect / aio.connect          the faces; `raw` has the raw operations, `transaction` and `snapshot` the others (txn)
           │
       raw_commands                 one operation each: how it is written into a frame, how its reply is read
       batches, scanning            many keys and ranges: several commands, bounded in the bytes of their answers
@@ -35,35 +35,52 @@ from pytinykv.client.errors import (
     ClientError,
     ClientForkedError,
     ClusterMismatchError,
+    ConcurrentUseError,
     CutOffWriteError,
     DeadlineExceededError,
+    DeadlockError,
     EntryTooLargeError,
     InvalidArgumentError,
     InvalidTypeError,
+    KeyExistsError,
+    LockTimeoutError,
     NotASchedulerError,
     NotBootstrappedError,
     SchedulerError,
     SchedulerUnavailableError,
     ServerError,
+    SnapshotTooOldError,
     StoreDiskFullError,
     StoreError,
     StoreNotFoundError,
     StoreTombstoneError,
+    TransactionAbortedError,
+    TransactionClosedError,
+    TransactionError,
+    TransactionRefusedError,
+    TransactionTooLargeError,
     UndeterminedError,
     UnsupportedError,
+    WriteConflictError,
     WrongEventLoopError,
 )
 from pytinykv.client.pd.heartbeat_stream import HeartbeatStream
 from pytinykv.client.pd.scheduler_client import RegionInfo, SchedulerClient
 from pytinykv.client.raw import AsyncRawClient, AsyncScan
 from pytinykv.client.raw_commands import CasResult, Checksum
-from pytinykv.client.sync_client import Client, RawClient, Scan, connect
+from pytinykv.client.sync_client import Client, RawClient, connect
+from pytinykv.client.sync_scan import Scan
+from pytinykv.client.txn.snapshot import AsyncSnapshot
+from pytinykv.client.txn.sync import Snapshot, Transaction
+from pytinykv.client.txn.transaction import AsyncTransaction
 
 __all__ = [
     "AlreadyBootstrappedError",
     "AsyncClient",
     "AsyncRawClient",
     "AsyncScan",
+    "AsyncSnapshot",
+    "AsyncTransaction",
     "CasResult",
     "Checksum",
     "Client",
@@ -72,12 +89,16 @@ __all__ = [
     "ClientError",
     "ClientForkedError",
     "ClusterMismatchError",
+    "ConcurrentUseError",
     "CutOffWriteError",
     "DeadlineExceededError",
+    "DeadlockError",
     "EntryTooLargeError",
     "HeartbeatStream",
     "InvalidArgumentError",
     "InvalidTypeError",
+    "KeyExistsError",
+    "LockTimeoutError",
     "NotASchedulerError",
     "NotBootstrappedError",
     "RawClient",
@@ -87,12 +108,21 @@ __all__ = [
     "SchedulerError",
     "SchedulerUnavailableError",
     "ServerError",
+    "Snapshot",
+    "SnapshotTooOldError",
     "StoreDiskFullError",
     "StoreError",
     "StoreNotFoundError",
     "StoreTombstoneError",
+    "Transaction",
+    "TransactionAbortedError",
+    "TransactionClosedError",
+    "TransactionError",
+    "TransactionRefusedError",
+    "TransactionTooLargeError",
     "UndeterminedError",
     "UnsupportedError",
+    "WriteConflictError",
     "WrongEventLoopError",
     "connect",
 ]

@@ -11,6 +11,7 @@ from pytinykv.client.key_space import KeyRange
 from pytinykv.wire.cf import InvalidRawFamilyError, raw_column_family
 from pytinykv.wire.keys import prefix_successor
 from pytinykv.wire.limits import KEY_BYTES_MAX, TTL_S_MAX, bound_problem, key_problem
+from pytinykv.wire.timestamp import MAX_TIMESTAMP
 
 _TIMEOUT_S_MAX = 1e8
 """Three years. Longer timeouts are cut to it: timers can't count further."""
@@ -88,6 +89,17 @@ def checked_timeout(timeout: Any) -> float | None:
     return float(min(timeout, _TIMEOUT_S_MAX))
 
 
+def checked_timestamp(ts: Any, name: str = "ts") -> int | None:
+    """Return a timestamp of the cluster; None stays None."""
+    if ts is None:
+        return None
+    if not isinstance(ts, int) or isinstance(ts, bool):
+        raise InvalidTypeError(f"{name} must be a timestamp of the cluster (a whole number) or None, not {ts!r}")
+    if not 0 < ts <= MAX_TIMESTAMP:
+        raise InvalidArgumentError(f"{name} must be 1 to {MAX_TIMESTAMP}, is {ts}; db.timestamp() gives one of now")
+    return int(ts)
+
+
 def checked_range(start: bytes, end: bytes | None, prefix: bytes | None) -> KeyRange | None:
     """Return the range that the arguments mean; None if no key can be in it."""
     if prefix is not None:
@@ -145,3 +157,8 @@ def _refuse_one(several: Any, name: str) -> None:
     """Refuse a single key where several are meant: iterating it would give its bytes."""
     if isinstance(several, (bytes, str)) or not isinstance(several, Iterable):
         raise InvalidTypeError(f"{name} must be several {name}, not {type(several).__name__}")
+
+
+def taken(several: Iterable[Any]) -> Any:
+    """Read an iterable in the caller's thread; what is none is left for the check to refuse."""
+    return several if isinstance(several, (bytes, str)) or not isinstance(several, Iterable) else list(several)

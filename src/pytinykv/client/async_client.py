@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from random import Random
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pytinykv.client.arguments import checked_timeout
 from pytinykv.client.config import ClientConfig
@@ -15,8 +15,14 @@ from pytinykv.client.executor import Executor
 from pytinykv.client.origin import LoopOrigin
 from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.client.raw import AsyncRawClient
+from pytinykv.client.txn.cluster_backend import ClusterBackend
+from pytinykv.client.txn.manager import TransactionManager
+from pytinykv.client.txn.snapshot import AsyncSnapshot
+from pytinykv.client.txn.transaction import AsyncTransaction
 from pytinykv.lifecycle import STOP_DEADLINE_S, Scope, StopReport
 from pytinykv.wire import Connector
+
+_T = TypeVar("_T")
 
 
 class AsyncClient:
@@ -24,6 +30,8 @@ class AsyncClient:
 
         async with AsyncClient("127.0.0.1:2379", connector=…, rng=…, scope=…) as db:
             await db.raw.put(b"k", b"v")
+            async with db.transaction() as txn:
+                await txn.put(b"k", b"v")
 
     Entering (or awaiting) it finds the scheduler, so that a wrong address shows at once; leaving closes it. Without
     `async with` it needs `close`. `pytinykv.aio.connect` makes one. In another event loop or thread every call, scan and
@@ -52,7 +60,11 @@ class AsyncClient:
         self.scheduler = SchedulerClient(addresses, connector=connector, rng=rng, scope=scope, config=self._config)
         self._executor = Executor(self.scheduler, connector=connector, rng=rng, scope=scope, config=self._config)
         self._raw = AsyncRawClient(self._executor)
+        backend = ClusterBackend(self._executor, self.scheduler, scope)
+        self.transactions = TransactionManager(backend, backend.background)
+        """Makes transactions and snapshots; for `transaction`, `snapshot` and `run`, also of the synchronous face."""
         self._closed = False
+        scope.on_stop("end transactions", self.transactions.finish, self._config.close_transactions_s + 0.5)
         scope.on_stop("resolve pending calls", self._cut_off)
         scope.on_stop("close connections", connector.close, deadline_s=2.0)
 
@@ -64,6 +76,39 @@ class AsyncClient:
     def raw(self) -> AsyncRawClient:
         """Raw operations: keys, batches of keys and ranges, without transactions."""
         return self._raw
+
+    def transaction(self, *, pessimistic: bool = False, timeout: float | None = None) -> AsyncTransaction:
+        """Return a transaction, to be entered (`async with`) or awaited. See `AsyncTransaction`.
+
+        `timeout` in seconds holds for each of its calls; None means the client's default.
+        """
+        return self.transactions.transaction(pessimistic=pessimistic, timeout=timeout)
+
+    def snapshot(self, ts: int | None = None, *, timeout: float | None = None) -> AsyncSnapshot:
+        """Return a snapshot of now, or as of the timestamp `ts`, to be entered (`async with`) or awaited."""
+        return self.transactions.snapshot(ts, timeout)
+
+    async def run(
+        self,
+        function: Callable[[AsyncTransaction], Awaitable[_T]],
+        *,
+        pessimistic: bool = False,
+        timeout: float | None = None,
+    ) -> _T:
+        """Return the result of `await function(txn)`, committed.
+
+        On a conflict (any retryable `TransactionError`) the function runs again in a new transaction, after a pause, until
+        `timeout` seconds have passed; then the last error is raised. So it may run several times: what it does besides
+        must bear that. An exception of its own rolls back and comes through. `UndeterminedError` is never repeated.
+        """
+        return await self.transactions.run(function, pessimistic=pessimistic, timeout=timeout)
+
+    async def timestamp(self, *, timeout: float | None = None) -> int:
+        """Return a timestamp of the cluster (milliseconds since 1970 << 18 | counter), greater than all given out before.
+
+        Raises `SchedulerUnavailableError` after `timeout` seconds.
+        """
+        return await self.scheduler.timestamp(checked_timeout(timeout))
 
     @property
     def closed(self) -> bool:
@@ -90,7 +135,9 @@ class AsyncClient:
             return StopReport(self._scope.name, 0.0, ())
         self._origin.check()
         self._closed = True
-        return await self._scope.stop(STOP_DEADLINE_S)
+        report = await self._scope.stop(STOP_DEADLINE_S)
+        self.transactions.warn_left_open()
+        return report
 
     def _cut_off(self) -> None:
         self._closed = True

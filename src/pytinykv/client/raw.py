@@ -39,7 +39,7 @@ from pytinykv.client.raw_commands import (
     RawScan,
     RawTtl,
 )
-from pytinykv.client.scanning import ScanPager
+from pytinykv.client.scanning import Pages, ScanPager
 
 
 def get_command(key: bytes, cf: str) -> RawGet:
@@ -64,7 +64,7 @@ class AsyncScan(AsyncIterator[Pair]):
     Tasks may share one; each pair goes to one of them.
     """
 
-    def __init__(self, pager: ScanPager) -> None:
+    def __init__(self, pager: Pages) -> None:
         self._pager = pager
         self._page: deque[Pair] = deque()
         self._paging = asyncio.Lock()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pytinykv.client.answer_sizes import UNKNOWN_ROWS, AnswerKind
 from pytinykv.client.attempts import AttemptFailure
@@ -30,6 +30,16 @@ PAGE_GROWTH = 4
 
 MakePage = Callable[[KeyRange, int], PagedScan]
 """Makes the command for the next page: of what range, and of how many rows at most."""
+
+
+class Pages(Protocol):
+    """The pages of a scan, one after the other."""
+
+    def check_origin(self) -> None:
+        """Raise `WrongEventLoopError` or `ClientForkedError` where the scan can't be used."""
+
+    async def next_page(self) -> deque[Pair]:
+        """Return the next pairs, at least one; none when the scan is over. Not to be called twice at a time."""
 
 
 class _Ahead(NamedTuple):

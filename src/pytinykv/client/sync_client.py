@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from pytinykv.client.arguments import checked_timeout
-from pytinykv.client.commands import Effect, Pair
+from pytinykv.client.arguments import checked_timeout, taken
+from pytinykv.client.commands import Effect
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.grpc_connector import GrpcConnector
 from pytinykv.client.raw import delete_command, get_command, put_command
 from pytinykv.client.raw_commands import CasResult, Checksum
-from pytinykv.client.scanning import ScanPager
 from pytinykv.client.sync_core import ConnectorFactory, SyncCore
+from pytinykv.client.sync_scan import Scan
+from pytinykv.client.txn import sync
+from pytinykv.client.txn.sync import Snapshot, Transaction
+
+_T = TypeVar("_T")
 
 
 def connect(
@@ -35,35 +37,6 @@ def connect(
     if (timeout := checked_timeout(timeout)) is not None:
         config = config.with_timeout(timeout)
     return Client(addresses, config=config, connector=connector)
-
-
-class Scan(Iterator[Pair]):
-    """The pairs of a scan, fetched as they are asked for. It needs no closing.
-
-    Threads may share one; each pair goes to one of them.
-    """
-
-    def __init__(self, core: SyncCore, pager: ScanPager, timeout: float | None) -> None:
-        self._core = core
-        self._pager = pager
-        self._timeout = timeout
-        self._page: deque[Pair] = deque()
-        self._paging = threading.Lock()
-
-    def __next__(self) -> Pair:
-        try:
-            return self._page.popleft()
-        except IndexError:  # and not a look beforehand: another thread may take the last pair in between
-            pass
-        with self._paging:
-            if not self._page:  # no other thread has put one there, nor can it now
-                page = self._core.run(lambda _: self._pager.next_page(), self._timeout)
-                if not page:
-                    raise StopIteration
-                pair = page.popleft()
-                self._page = page
-                return pair
-        return self.__next__()
 
 
 class RawClient:
@@ -92,7 +65,7 @@ class RawClient:
 
         Large batches are read in parts, so that answers stay small; together they are no snapshot.
         """
-        several = _taken(keys)
+        several = taken(keys)
         return self._core.run(lambda db: db.raw.batch_get(several, cf=cf, timeout=timeout), checked_timeout(timeout))
 
     def batch_put(
@@ -107,14 +80,14 @@ class RawClient:
 
         Not atomic: when some keys were set and others not, it raises `UndeterminedError`.
         """
-        several = dict(pairs) if isinstance(pairs, Mapping) else _taken(pairs)
+        several = dict(pairs) if isinstance(pairs, Mapping) else taken(pairs)
         self._core.run(
             lambda db: db.raw.batch_put(several, ttl=ttl, cf=cf, timeout=timeout), checked_timeout(timeout), Effect.ONCE
         )
 
     def batch_delete(self, keys: Iterable[bytes], *, cf: str = "", timeout: float | None = None) -> None:
         """Remove several keys, whether they exist or not. Not atomic, as `batch_put`."""
-        several = _taken(keys)
+        several = taken(keys)
         self._core.run(
             lambda db: db.raw.batch_delete(several, cf=cf, timeout=timeout), checked_timeout(timeout), Effect.ONCE
         )
@@ -212,6 +185,8 @@ class Client:
 
         with pytinykv.connect("127.0.0.1:2379") as db:
             db.raw.put(b"k", b"v")
+            with db.transaction() as txn:
+                txn.put(b"k", b"v")
 
     It runs an event loop in a thread of its own until `close`. After a fork, the child's copy raises `ClientForkedError`,
     and so does `connect` in the child: connect after forking, or use multiprocessing's spawn or forkserver.
@@ -232,6 +207,25 @@ class Client:
     def raw(self) -> RawClient:
         """Raw operations: keys, batches of keys and ranges, without transactions."""
         return self._raw
+
+    def transaction(self, *, pessimistic: bool = False, timeout: float | None = None) -> Transaction:
+        """Begin a transaction; use it in `with`. `timeout` in seconds holds for each of its calls."""
+        return Transaction(self._core, pessimistic=pessimistic, timeout=timeout)
+
+    def snapshot(self, ts: int | None = None, *, timeout: float | None = None) -> Snapshot:
+        """Return a snapshot of now, or as of the timestamp `ts`, for any number of reads of one moment."""
+        return Snapshot(self._core, ts, timeout)
+
+    def run(
+        self, function: Callable[[Transaction], _T], *, pessimistic: bool = False, timeout: float | None = None
+    ) -> _T:
+        """Return the result of `function(txn)`, committed.
+
+        On a conflict (any retryable `TransactionError`) the function runs again in a new transaction, after a pause, until
+        `timeout` seconds have passed; then the last error is raised. So it may run several times: what it does besides
+        must bear that. An exception of its own rolls back and comes through. `UndeterminedError` is never repeated.
+        """
+        return sync.run(self._core, function, pessimistic=pessimistic, timeout=timeout)
 
     @property
     def closed(self) -> bool:
@@ -268,8 +262,3 @@ class Client:
             name = repr(self)  # while it is open
             core.abandon()
             warn(f"{name} was never closed; use `with`, or call close()", ResourceWarning, source=self)
-
-
-def _taken(several: Iterable[Any]) -> Any:
-    """Read an iterable in the caller's thread; what is none is left for the check to refuse."""
-    return several if isinstance(several, (bytes, str)) or not isinstance(several, Iterable) else list(several)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import inspect
 import logging
 import threading
 import warnings
@@ -146,6 +147,24 @@ class SyncCore:
         """Run a coroutine, which keeps `timeout_s` itself, in the loop; return its result or raise its error."""
         return self._run(_Call(work, timeout_s, effect))
 
+    def run_coroutine(
+        self, coroutine: Coroutine[Any, Any, _T], timeout_s: float | None, effect: Effect = Effect.READ
+    ) -> _T:
+        """As `run`, for a coroutine that is there already; it is closed if it can't be run."""
+        try:
+            return self._run(_Call(lambda _: coroutine, timeout_s, effect))
+        finally:
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                coroutine.close()
+
+    def run_plain(self, function: Callable[[AsyncClient], _T]) -> _T:
+        """Return the result of a function that does not wait, called in the loop."""
+
+        async def work(client: AsyncClient) -> _T:
+            return function(client)
+
+        return self._run(_Call(work, None, Effect.READ))
+
     def _run(self, call: _Call[_T]) -> _T:
         self._refuse()
         timeout_s = call.timeout_s
@@ -195,6 +214,8 @@ class SyncCore:
             return
         report = self._thread.stop()
         self._fail_leftovers()
+        if hasattr(self, "client"):  # it was made
+            self.client.transactions.warn_left_open()
         if not report.ok:
             _log.error("the client did not stop cleanly\n%s", report.render())
 

@@ -17,7 +17,8 @@ the transaction. `KeyError` (of the protocol) has one field set, which says what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from pytinykv.client.errors import (
     DeadlockError,
@@ -28,7 +29,7 @@ from pytinykv.client.errors import (
     TransactionRefusedError,
     WriteConflictError,
 )
-from pytinykv.client.txn.records import Lock
+from pytinykv.client.txn.records import ForeignLock
 from pytinykv.wire.keys import describe_key
 from pytinykv.wire.pb import kvrpcpb_pb2
 
@@ -39,7 +40,7 @@ TOO_OLD = "snapshot too old"
 class KeysLockedError(TransactionError):
     """Locks of other transactions stand in the way. For the resolver; callers never see it."""
 
-    def __init__(self, message: str, locks: Sequence[Lock] = ()) -> None:
+    def __init__(self, message: str, locks: Sequence[ForeignLock] = ()) -> None:
         super().__init__(message)
         self.locks = locks
 
@@ -56,49 +57,56 @@ class PrimaryMismatchError(TransactionError):
     """The key that a lock names as its primary is none. For the resolver; callers never see it."""
 
 
-def locked(locks: Iterable[Lock]) -> KeysLockedError:
+def locked(locks: Iterable[ForeignLock]) -> KeysLockedError:
     """Return the error for locks in the way."""
     locks = list(locks)
     return KeysLockedError(f"in the way: {locks[0]}" + (f" and {len(locks) - 1} more" if locks[1:] else ""), locks)
 
 
-def error_of(error: kvrpcpb_pb2.KeyError, what: str) -> TransactionError:
-    """Return our error for a store's; `what` says what was asked of it."""
-    match _field_of(error):
-        case "locked":
-            return locked([Lock.from_pb(error.locked)])
-        case "conflict":
-            return _conflict(error.conflict)
-        case "already_exist":
-            return _exists(error.already_exist.key)
-        case "assertion_failed" if error.assertion_failed.assertion == kvrpcpb_pb2.NotExist:
-            return _exists(error.assertion_failed.key)
-        case "deadlock":
-            return _deadlock(error.deadlock)
-        case "commit_ts_expired":
-            return CommitTsExpiredError(f"{what}: commit timestamps have to be {error.commit_ts_expired.min_commit_ts}")
-        case "txn_not_found":
-            return TxnNotFoundError(f"{what}: no transaction {error.txn_not_found.start_ts} there")
-        case "primary_mismatch":
-            return PrimaryMismatchError(f"{what}: that key is not the transaction's primary")
-        case "txn_lock_not_found":
-            return _lock_lost(what, describe_key(error.txn_lock_not_found.key))
-        case "retryable":
-            return _lock_lost(what, error.retryable)
-        case "abort" if error.abort.startswith(TOO_OLD):
-            return SnapshotTooOldError(f"{what}: {error.abort}; begin a new transaction or snapshot")
-        case "abort":
-            return TransactionRefusedError(f"{what}: {error.abort}")
-    return TransactionRefusedError(f"{what}: the store answered {str(error).strip() or 'an empty error'}")
+def error_of(error: Any, what: str) -> TransactionError:
+    """Return our error for a store's `kvrpcpb.KeyError`; `what` says what was asked of it."""
+    field = _field_of(error)
+    make = _MAKERS.get(field)
+    if make is None:
+        return TransactionRefusedError(f"{what}: the store answered {str(error).strip() or 'an empty error'}")
+    return make(getattr(error, field), what)
 
 
-def _field_of(error: kvrpcpb_pb2.KeyError) -> str:
+def _field_of(error: Any) -> str:
     """Return the field that says what happened, ahead of mere additions."""
     names = [field.name for field, _ in error.ListFields() if field.name != "debug_info"]
     return names[0] if names else ""
 
 
-def _conflict(conflict: kvrpcpb_pb2.WriteConflict) -> TransactionError:
+def _locked(info: kvrpcpb_pb2.LockInfo, _: str) -> TransactionError:
+    return locked([ForeignLock.from_pb(info)])
+
+
+def _commit_ts_expired(expired: kvrpcpb_pb2.CommitTsExpired, what: str) -> TransactionError:
+    return CommitTsExpiredError(f"{what}: commit timestamps have to be {expired.min_commit_ts} at least")
+
+
+def _txn_not_found(missing: kvrpcpb_pb2.TxnNotFound, what: str) -> TransactionError:
+    return TxnNotFoundError(f"{what}: no transaction {missing.start_ts} there")
+
+
+def _primary_mismatch(_: kvrpcpb_pb2.PrimaryMismatch, what: str) -> TransactionError:
+    return PrimaryMismatchError(f"{what}: that key is not the transaction's primary")
+
+
+def _assertion_failed(failed: kvrpcpb_pb2.AssertionFailed, what: str) -> TransactionError:
+    if failed.assertion == kvrpcpb_pb2.NotExist:
+        return _exists(failed, what)
+    return TransactionRefusedError(f"{what}: {describe_key(failed.key)} does not exist")
+
+
+def _aborted(text: str, what: str) -> TransactionError:
+    if text.startswith(TOO_OLD):
+        return SnapshotTooOldError(f"{what}: {text}; begin a new transaction or snapshot")
+    return TransactionRefusedError(f"{what}: {text}")
+
+
+def _conflict(conflict: kvrpcpb_pb2.WriteConflict, _: str) -> TransactionError:
     if conflict.reason == kvrpcpb_pb2.WriteConflict.SelfRolledBack:
         return TransactionAbortedError(
             f"transaction {conflict.start_ts} was rolled back by others before it wrote {describe_key(conflict.key)}; "
@@ -113,11 +121,14 @@ def _conflict(conflict: kvrpcpb_pb2.WriteConflict) -> TransactionError:
     )
 
 
-def _exists(key: bytes) -> KeyExistsError:
-    return KeyExistsError(f"{describe_key(key)} exists: insert needs a key that does not; use put to overwrite", key=key)
+def _exists(found: Any, _: str) -> KeyExistsError:
+    key: bytes = found.key
+    return KeyExistsError(
+        f"{describe_key(key)} exists: insert needs a key that does not; use put to overwrite", key=key
+    )
 
 
-def _deadlock(deadlock: kvrpcpb_pb2.Deadlock) -> DeadlockError:
+def _deadlock(deadlock: kvrpcpb_pb2.Deadlock, _: str) -> DeadlockError:
     cycle = tuple((entry.txn, entry.wait_for_txn, entry.key) for entry in deadlock.wait_chain)
     steps = ", ".join(f"{txn} waits for {other} to release {describe_key(key)}" for txn, other, key in cycle)
     return DeadlockError(
@@ -128,8 +139,40 @@ def _deadlock(deadlock: kvrpcpb_pb2.Deadlock) -> DeadlockError:
     )
 
 
-def _lock_lost(what: str, detail: str) -> TransactionAbortedError:
+def _lock_missing(missing: kvrpcpb_pb2.TxnLockNotFound, what: str) -> TransactionError:
+    return _lock_lost(f"none on {describe_key(missing.key)}", what)
+
+
+def _lock_lost(detail: str, what: str) -> TransactionAbortedError:
     return TransactionAbortedError(
         f"{what}: the lock is gone ({detail}); others have removed it, because its owner was silent for longer than it "
         "lives. Nothing was committed; run the transaction again"
     )
+
+
+_MAKERS: dict[str, Callable[[Any, str], TransactionError]] = {
+    "locked": _locked,
+    "conflict": _conflict,
+    "already_exist": _exists,
+    "assertion_failed": _assertion_failed,
+    "deadlock": _deadlock,
+    "commit_ts_expired": _commit_ts_expired,
+    "txn_not_found": _txn_not_found,
+    "primary_mismatch": _primary_mismatch,
+    "txn_lock_not_found": _lock_missing,
+    "retryable": _lock_lost,
+    "abort": _aborted,
+}
+
+
+def what_was_met(errors: Any, what: str) -> tuple[list[ForeignLock], TransactionError | None]:
+    """Return the locks among key errors, and the first of the other errors."""
+    locks: list[ForeignLock] = []
+    first: TransactionError | None = None
+    for each in errors:
+        error = error_of(each, what)
+        if isinstance(error, KeysLockedError):
+            locks += error.locks
+        elif first is None:
+            first = error
+    return locks, first

@@ -1,19 +1,20 @@
-"""What the modules of this package pass to each other: locks that stores tell of, reads' views, and a transaction's own state.
+"""What the modules of this package pass to each other: locks that stores tell of, views, writes, a transaction's state.
 
-    Lock        another transaction's lock, as a store has told of it
-    ReadView    a snapshot: its timestamp, and the transactions whose locks it may pass
-    Txn         what the cluster has to know of a transaction: identity, primary, the locks it holds
+ForeignLock     another transaction's lock, as a store has told of it
+SnapshotView    a snapshot: its timestamp, and the transactions whose locks it may pass
+BufferedWrite   what a transaction does to a key
+Txn             what the cluster has to know of a transaction: identity, primary, the locks it holds
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any, NamedTuple
 
 from pytinykv.wire.keys import describe_key
 from pytinykv.wire.pb import kvrpcpb_pb2
+from pytinykv.wire.timestamp import Timestamp, physical_ms
 
 PUT = kvrpcpb_pb2.Put
 DELETE = kvrpcpb_pb2.Del
@@ -23,25 +24,27 @@ CHECK_NOT_EXISTS = kvrpcpb_pb2.CheckNotExists
 PESSIMISTIC_LOCK = kvrpcpb_pb2.PessimisticLock
 
 
-class Lock(NamedTuple):
+class ForeignLock(NamedTuple):
     """A lock that stands in the way."""
 
     key: bytes
     primary: bytes
     start_ts: int
     """Its transaction."""
-    ttl_ms: int
+    ttl_ms: int = 0
     """It may be removed by others so long after `start_ts`, by the cluster's timestamps."""
-    txn_size: int
+    txn_size: int = 1
     """Keys of its transaction, as far as the owner knew."""
-    is_pessimistic: bool
-    use_async_commit: bool
-    min_commit_ts: int
-    secondaries: tuple[bytes, ...]
+    is_pessimistic: bool = False
+    for_update_ts: int = 0
+    """Of a pessimistic transaction: when the lock was asked for."""
+    use_async_commit: bool = False
+    min_commit_ts: int = 0
+    secondaries: tuple[bytes, ...] = ()
     """All other keys of the transaction; on the primary of an asynchronous commit only."""
 
     @classmethod
-    def from_pb(cls, info: kvrpcpb_pb2.LockInfo) -> Lock:
+    def from_pb(cls, info: kvrpcpb_pb2.LockInfo) -> ForeignLock:
         """Take a lock over from a store's answer."""
         return cls(
             key=info.key,
@@ -50,16 +53,21 @@ class Lock(NamedTuple):
             ttl_ms=info.lock_ttl,
             txn_size=info.txn_size,
             is_pessimistic=info.lock_type == PESSIMISTIC_LOCK,
+            for_update_ts=info.lock_for_update_ts,
             use_async_commit=info.use_async_commit,
             min_commit_ts=info.min_commit_ts,
             secondaries=tuple(info.secondaries),
         )
 
+    def is_expired(self, current_ts: int) -> bool:
+        """Whether its time to live is over at a timestamp of the cluster."""
+        return physical_ms(Timestamp(self.start_ts)) + self.ttl_ms <= physical_ms(Timestamp(current_ts))
+
     def __str__(self) -> str:
         return f"the lock of transaction {self.start_ts} on {describe_key(self.key)}"
 
 
-class ReadView:
+class SnapshotView:
     """A snapshot, and what was learnt about the locks in its way. Grows while it is used."""
 
     __slots__ = ("committed", "passed", "ts")
@@ -82,7 +90,7 @@ class ReadView:
         context.committed_locks.extend(sorted(self.committed))
 
 
-class Mutation(NamedTuple):
+class BufferedWrite(NamedTuple):
     """What a transaction does to a key."""
 
     key: bytes
@@ -96,7 +104,7 @@ class Mutation(NamedTuple):
         return len(self.key) + len(self.value)
 
 
-class State(Enum):
+class Phase(Enum):
     """How far a transaction is; the value says it in a message."""
 
     ACTIVE = "open"
@@ -111,7 +119,7 @@ class State(Enum):
 class Txn:
     """A transaction as the cluster has to know it. Belongs to the loop, once it has begun."""
 
-    __slots__ = ("begun_at", "for_update_ts", "heartbeat", "is_pessimistic", "locked", "lost", "mutex", "primary", "start_ts")
+    __slots__ = ("begun_at", "for_update_ts", "heartbeat", "is_pessimistic", "locked", "lost", "primary", "start_ts")
 
     def __init__(self, start_ts: int, *, begun_at: float, is_pessimistic: bool) -> None:
         self.start_ts = start_ts
@@ -129,8 +137,6 @@ class Txn:
         """What keeps the locks alive, while there are any."""
         self.lost: str | None = None
         """Why the locks are gone, once the heartbeat has found out."""
-        self.mutex = threading.Lock()
-        """Guards the buffer of writes, which threads may share."""
 
     def add_locks(self, keys: Iterable[bytes], for_update_ts: int) -> None:
         """Note locks that stand now."""

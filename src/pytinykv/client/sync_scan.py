@@ -1,0 +1,40 @@
+"""Lazy scans, blocking: an iterator for threads over the pages of a scan."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+
+from pytinykv.client.commands import Pair
+from pytinykv.client.scanning import Pages
+from pytinykv.client.sync_core import SyncCore
+
+
+class Scan(Iterator[Pair]):
+    """The pairs of a scan, fetched as they are asked for. It needs no closing.
+
+    Threads may share one; each pair goes to one of them.
+    """
+
+    def __init__(self, core: SyncCore, pager: Pages, timeout: float | None) -> None:
+        self._core = core
+        self._pager = pager
+        self._timeout = timeout
+        self._page: deque[Pair] = deque()
+        self._paging = threading.Lock()
+
+    def __next__(self) -> Pair:
+        try:
+            return self._page.popleft()
+        except IndexError:  # and not a look beforehand: another thread may take the last pair in between
+            pass
+        with self._paging:
+            if not self._page:  # no other thread has put one there, nor can it now
+                page = self._core.run(lambda _: self._pager.next_page(), self._timeout)
+                if not page:
+                    raise StopIteration
+                pair = page.popleft()
+                self._page = page
+                return pair
+        return self.__next__()

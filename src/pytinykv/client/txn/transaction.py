@@ -1,0 +1,426 @@
+"""Transactions (asynchronous face): reads of one moment, writes that happen together or not at all.
+
+    ACTIVE ──commit──► COMMITTING ──► COMMITTED        the writes are there, for everybody, at `commit_ts`
+       │                    ├───────► FAILED           nothing of it is, nor will be
+       │                    └───────► UNDETERMINED     one or the other
+       ├──rollback──► ROLLED_BACK
+       └──its client closes──► ABANDONED
+
+Writes stay in the client until the commit. An optimistic transaction finds out there whether another one was first; a
+pessimistic one locks each key when it writes it, and waits then.
+
+Who may use it when: tasks (or threads, in the synchronous face) may share a transaction, and their reads and writes may be
+under way at once. Commit and rollback end it for all of them: `commit` refuses while another call is under way, since nobody
+could say whether that still belongs to it; after either, every call raises `TransactionClosedError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import warnings
+from collections.abc import Generator, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from pytinykv.client.arguments import (
+    checked_key,
+    checked_keys,
+    checked_limit,
+    checked_range,
+    checked_timeout,
+    checked_value,
+)
+from pytinykv.client.errors import ClientError, ConcurrentUseError, TransactionAbortedError, TransactionClosedError
+from pytinykv.client.raw import AsyncScan
+from pytinykv.client.scanning import Pages
+from pytinykv.client.txn.backend import TransactionBackend
+from pytinykv.client.txn.buffer import WriteBuffer
+from pytinykv.client.txn.merging import MergingPages
+from pytinykv.client.txn.read_set import ReadSet
+from pytinykv.client.txn.records import LOCK, BufferedWrite, Phase, SnapshotView, Txn
+
+
+class AsyncTransaction:
+    """One transaction. `AsyncClient.transaction` makes one; enter it, or await it, to begin.
+
+        async with db.transaction() as txn:         # commits at the end of the block, rolls back on an exception
+            balance = int(await txn.get(b"alice"))
+            await txn.put(b"alice", str(balance - 10).encode())
+
+    It reads the data as of the moment it began, with its own writes on top, and promises snapshot isolation: of two
+    transactions at the same time that write one key, only one commits, and the other raises `WriteConflictError`. (Two that
+    read what the other writes may both commit, "write skew": `lock` what must not change.) `db.run` repeats a function on
+    conflicts.
+
+    A pessimistic transaction locks keys as it writes them, and waits for those who hold them: for hot keys. `get_for_update`
+    and `lock` see the newest state there, later than the snapshot. What it has read from the snapshot it can only write if
+    nobody has written it since.
+
+    `timeout` of each call is in seconds, with all its retries; None means that of the transaction, or the client's default.
+    Calls raise what `AsyncRawClient`'s raise, and `TransactionError`.
+    """
+
+    def __init__(self, backend: TransactionBackend, *, pessimistic: bool, timeout: float | None) -> None:
+        self._backend = backend
+        self._is_pessimistic = pessimistic
+        self._timeout = checked_timeout(timeout)
+        config = backend.config
+        self._buffer = WriteBuffer(
+            is_pessimistic=pessimistic, keys_max=config.transaction_keys_max, bytes_max=config.transaction_bytes_max
+        )
+        self._value_bytes_max = config.value_bytes_max
+        self._phase = Phase.ACTIVE
+        self._txn: Txn | None = None
+        """Set once, when it has begun."""
+        self._view = SnapshotView(0)
+        self._commit_ts: int | None = None
+        self._calls = 0
+        """Calls under way that belong to it."""
+        self._locking = asyncio.Lock()
+        """One call at a time takes locks: what a failed one releases must not be another's."""
+        self._read = ReadSet()
+        """What a pessimistic transaction has read from its snapshot."""
+
+    def __repr__(self) -> str:
+        kind = "pessimistic" if self._is_pessimistic else "optimistic"
+        begun = f"begun at {self._txn.start_ts}" if self._txn is not None else "not begun"
+        return f"<{type(self).__name__}, {kind}, {begun}, {self._phase.value}, {len(self._buffer)} writes>"
+
+    @property
+    def start_ts(self) -> int:
+        """The timestamp of its snapshot, and its identity in the cluster."""
+        return self._begun().start_ts
+
+    @property
+    def commit_ts(self) -> int | None:
+        """When it was committed; None before that, and if it had nothing to write."""
+        return self._commit_ts
+
+    @property
+    def phase(self) -> Phase:
+        """How far it is."""
+        return self._phase
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it can still be used."""
+        return self._phase is Phase.ACTIVE
+
+    @property
+    def buffered(self) -> WriteBuffer:
+        """What it has written so far; the synchronous face writes there without a detour through the loop."""
+        return self._buffer
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    async def get(self, key: bytes, *, timeout: float | None = None) -> bytes | None:
+        """Return the value of `key`; None if it does not exist."""
+        key = checked_key(key)
+        with self._call():
+            is_own, value = self._buffer.find(key)
+            if is_own:
+                return value
+            if self._is_pessimistic:
+                self._read.add(key)
+            return await self._backend.get(self._view, key, self._deadline(timeout))
+
+    async def get_many(self, keys: Iterable[bytes], *, timeout: float | None = None) -> dict[bytes, bytes]:
+        """Return the values of those `keys` that exist, in ascending order of keys."""
+        several = checked_keys(keys)
+        with self._call():
+            own = {key: value for key in several for is_own, value in [self._buffer.find(key)] if is_own}
+            others = [key for key in several if key not in own]
+            found: dict[bytes, bytes] = {}
+            if others:
+                if self._is_pessimistic:
+                    self._read.update(others)
+                found = await self._backend.get_many(self._view, others, self._deadline(timeout))
+            if own:
+                found.update((key, value) for key, value in own.items() if value is not None)
+                return dict(sorted(found.items()))
+            return found
+
+    def scan(
+        self,
+        start: bytes = b"",
+        end: bytes | None = None,
+        *,
+        prefix: bytes | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        key_only: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncScan:
+        """Iterate over the pairs with keys from `start` on and below `end`, or those that begin with `prefix`.
+
+        Yields `(key, value)` in ascending order, or descending with `reverse` (the range means the same); at most `limit`
+        pairs; with `key_only` the values are empty. It shows the snapshot with what the transaction had written when the scan
+        began. Pages are fetched as they are needed; `timeout` holds for each.
+        """
+        return AsyncScan(
+            self.pages(start, end, prefix=prefix, limit=limit, reverse=reverse, key_only=key_only, timeout=timeout)
+        )
+
+    def pages(
+        self,
+        start: bytes,
+        end: bytes | None,
+        *,
+        prefix: bytes | None,
+        limit: int | None,
+        reverse: bool,
+        key_only: bool,
+        timeout: float | None,
+    ) -> Pages:
+        """Return the pages of a scan; for `scan` here and in the synchronous face."""
+        range_, limit = checked_range(start, end, prefix), checked_limit(limit)
+        self._refuse()
+        own = self._buffer.within(range_) if range_ is not None else []
+        if self._is_pessimistic and range_ is not None:
+            self._read.add_range(range_)
+        hidden = sum(value is None for _, value in own)
+        pages = self._backend.pages(
+            self._view,
+            range_,
+            limit=None if limit is None else limit + hidden,
+            reverse=reverse,
+            key_only=key_only,
+            timeout_s=self._timeout if timeout is None else checked_timeout(timeout),
+        )
+        return MergingPages(pages, own, limit=limit, reverse=reverse, key_only=key_only, check=self._refuse)
+
+    async def get_for_update(self, key: bytes, *, timeout: float | None = None) -> bytes | None:
+        """Return the value of `key`, and make sure that nobody else writes it before this transaction ends.
+
+        A pessimistic transaction waits for the lock and returns the newest value. An optimistic one returns that of its
+        snapshot, and fails to commit if it was written since.
+        """
+        key = checked_key(key)
+        if not self._is_pessimistic:
+            value = await self.get(key, timeout=timeout)
+            self._buffer.lock(key)
+            return value
+        with self._call():
+            is_own, own = self._buffer.find(key)
+            values = await self._lock([key], self._deadline(timeout), at_snapshot=False, read=True)
+            return own if is_own else values[key]
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    async def put(self, key: bytes, value: bytes, *, timeout: float | None = None) -> None:
+        """Set `key` to `value`."""
+        key, value = checked_key(key), checked_value(value, self._value_bytes_max)
+        with self._call():
+            if self._is_pessimistic:
+                await self._lock([key], self._deadline(timeout))
+            self._buffer.put(key, value)
+
+    async def insert(self, key: bytes, value: bytes, *, timeout: float | None = None) -> None:
+        """Set `key`, which must not exist yet, to `value`.
+
+        Raises `KeyExistsError` if it does: a pessimistic transaction here, an optimistic one when it commits.
+        """
+        key, value = checked_key(key), checked_value(value, self._value_bytes_max)
+        with self._call():
+            if self._is_pessimistic:
+                await self._lock_new(key, self._deadline(timeout))
+            self._buffer.insert(key, value)
+
+    async def delete(self, key: bytes, *, timeout: float | None = None) -> None:
+        """Remove `key`, whether it exists or not."""
+        key = checked_key(key)
+        with self._call():
+            if self._is_pessimistic:
+                await self._lock([key], self._deadline(timeout))
+            self._buffer.delete(key)
+
+    async def lock(self, *keys: bytes, timeout: float | None = None) -> None:
+        """Make sure that nobody else writes `keys` before this transaction ends, all of them or none.
+
+        A pessimistic transaction waits for the locks. An optimistic one fails to commit if one was written since it began.
+        """
+        several = checked_keys(keys)
+        with self._call():
+            if self._is_pessimistic:
+                if several:
+                    await self._lock(several, self._deadline(timeout), at_snapshot=False)
+                return
+            for key in several:
+                self._buffer.lock(key)
+
+    async def _lock(
+        self, keys: list[bytes], deadline: float, *, at_snapshot: bool | None = None, read: bool = False
+    ) -> dict[bytes, bytes | None]:
+        """Take pessimistic locks on keys that are not held yet; with `read`, return the newest values of all of them.
+
+        `at_snapshot` None: for those that were read there, so that what is written is based on what was read.
+        """
+        txn = self._begun()
+        values: dict[bytes, bytes | None] = {}
+        async with self._locking:
+            self._refuse_lost(txn)
+            wanted = [key for key in keys if key not in txn.locked]
+            strict = [key for key in wanted if (self._read.holds(key) if at_snapshot is None else at_snapshot)]
+            for several, is_strict in ((strict, True), ([key for key in wanted if key not in set(strict)], False)):
+                if several:
+                    values |= await self._backend.lock(
+                        txn, several, deadline, at_snapshot=is_strict, must_not_exist=False, read=read
+                    )
+        if read and (held := [key for key in keys if key not in values]):
+            newest = SnapshotView(txn.for_update_ts)
+            found = await self._backend.get_many(newest, held, deadline)
+            values.update((key, found.get(key)) for key in held)
+        return values
+
+    async def _lock_new(self, key: bytes, deadline: float) -> None:
+        """Take the pessimistic lock of a key that must not exist."""
+        txn = self._begun()
+        is_own, _ = self._buffer.find(key)
+        if is_own:
+            return  # the buffer knows
+        async with self._locking:
+            self._refuse_lost(txn)
+            if key not in txn.locked:
+                at_snapshot = self._read.holds(key)
+                await self._backend.lock(txn, [key], deadline, at_snapshot=at_snapshot, must_not_exist=True, read=False)
+                return
+        if await self._backend.get(SnapshotView(txn.for_update_ts), key, deadline) is not None:
+            self._buffer.refuse_existing(key)
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    async def commit(self, *, timeout: float | None = None) -> int | None:
+        """Make all writes visible at once. Returns the commit timestamp; None if there was nothing to write.
+
+        Raises `WriteConflictError`, `KeyExistsError`, `TransactionAbortedError` and others, after which nothing was
+        committed and the transaction is over; `UndeterminedError` if it is not known whether it was committed;
+        `ConcurrentUseError` if another call of it is under way, after which it is still open.
+        """
+        self._refuse()
+        if self._calls:
+            raise ConcurrentUseError(
+                f"commit of {self!r} while {self._calls} of its calls are under way: wait for them first. Nothing was "
+                "committed, and the transaction is still open"
+            )
+        txn = self._begun()
+        deadline = self._deadline(timeout)
+        self._phase = Phase.COMMITTING
+        writes = self._buffer.freeze(self._why_closed)
+        locked_only = [BufferedWrite(key, LOCK) for key in txn.locked if not self._buffer.has(key)]
+        try:
+            if not writes:
+                await self._backend.rollback(txn, deadline)  # of locks without writes
+                self._phase = Phase.COMMITTED
+                return None
+            writes = sorted([*writes, *locked_only])
+            self._commit_ts = await self._backend.commit(txn, writes, deadline)
+        except ClientError as error:
+            self._phase = Phase.UNDETERMINED if error.undetermined else Phase.FAILED
+            raise
+        except BaseException:
+            self._phase = Phase.UNDETERMINED
+            raise
+        self._phase = Phase.COMMITTED
+        return self._commit_ts
+
+    async def rollback(self, *, timeout: float | None = None) -> None:
+        """Forget all writes and release all locks. Does nothing after a commit that failed, or another rollback.
+
+        Raises `TransactionClosedError` if it was committed. Locks that can't be reached run out by themselves.
+        """
+        if self._phase in (Phase.ROLLED_BACK, Phase.FAILED, Phase.UNDETERMINED):
+            return
+        self._refuse()
+        deadline = self._deadline(timeout)
+        self._phase = Phase.ROLLED_BACK
+        self._buffer.freeze(self._why_closed)
+        if self._txn is not None:
+            await self._backend.rollback(self._txn, deadline)
+
+    async def abandon(self, deadline: float) -> bool:
+        """End it because its client closes; return whether it had anything to lose. Locks are released if there is time."""
+        if self._phase is not Phase.ACTIVE:
+            return False
+        self._phase = Phase.ABANDONED
+        self._buffer.freeze(self._why_closed)
+        held = self._txn is not None and bool(self._txn.locked)
+        if held and self._txn is not None:
+            await self._backend.rollback(self._txn, deadline)
+        return held or len(self._buffer) > 0
+
+    # --- when it may be used ------------------------------------------------------------------------------------
+
+    async def begin(self) -> Self:
+        """Take the snapshot, if that was not done before."""
+        self._refuse_closed()
+        if self._txn is None:
+            txn = await self._backend.begin(self._deadline(None), is_pessimistic=self._is_pessimistic)
+            self._txn, self._view = txn, SnapshotView(txn.start_ts)
+        return self
+
+    @contextlib.contextmanager
+    def _call(self) -> Iterator[None]:
+        """Note that a call is under way; `commit` does not overtake it. Raises if none can begin, or it came too late."""
+        self._refuse()
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+
+    def _refuse(self) -> None:
+        self._refuse_closed()
+        self._begun()
+
+    def _refuse_closed(self) -> None:
+        if self._phase is not Phase.ACTIVE:
+            raise TransactionClosedError(self._why_closed())
+
+    def _refuse_lost(self, txn: Txn) -> None:
+        if txn.lost is not None:
+            raise TransactionAbortedError(
+                f"transaction {txn.start_ts} has lost its locks: {txn.lost}. Roll back, and run it again"
+            )
+
+    def _why_closed(self) -> str:
+        begun = "" if self._txn is None else f" that began at {self._txn.start_ts}"
+        return f"the transaction{begun} is {self._phase.value}; begin a new one"
+
+    def _begun(self) -> Txn:
+        if self._txn is None:
+            raise TransactionClosedError("the transaction has not begun: await it, or use it in `async with`")
+        return self._txn
+
+    def _deadline(self, timeout: float | None) -> float:
+        return self._backend.deadline(self._timeout if timeout is None else checked_timeout(timeout))
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self.begin().__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self.begin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._phase is not Phase.ACTIVE:
+            return  # ended within the block
+        if kind is not None:
+            await self.rollback()
+            return
+        try:
+            await self.commit()
+        except ConcurrentUseError:
+            await self.rollback()
+            raise
+
+    def __del__(self, warn: Any = warnings.warn) -> None:
+        if getattr(self, "_phase", None) is Phase.ACTIVE and self._txn is not None:
+            self._backend.abandon(self._txn)
+            if len(self._buffer) or self._txn.locked:
+                warn(
+                    f"{self!r} was never committed nor rolled back; use it in `async with`",
+                    ResourceWarning,
+                    source=self,
+                )
