@@ -22,10 +22,14 @@ from pytinykv.client.raw_commands import (
     RawScan,
 )
 from pytinykv.client.route import Route
+from pytinykv.client.txn import read_commands
+from pytinykv.client.txn.read_commands import TxnBatchGet, TxnGet, TxnScan
+from pytinykv.client.txn.records import SnapshotView
 from pytinykv.model import Peer, PeerId, Region, RegionEpoch, RegionId, StoreId
 from pytinykv.wire.encoding import member_head
 from pytinykv.wire.pb import tikvpb_pb2
 
+VIEWS = st.builds(SnapshotView, st.integers(1, 2**64 - 1))
 IDS = st.integers(1, 2**63)
 KEYS = st.one_of(st.binary(min_size=1, max_size=40), st.sampled_from([b"k" * 127, b"k" * 128, b"k" * 8192]))
 VALUES = st.one_of(st.binary(max_size=40), st.sampled_from([b"v" * 127, b"v" * 128, b"v" * 16_384]))
@@ -41,6 +45,9 @@ COMMANDS: dict[type[Command[Any]], st.SearchStrategy[Command[Any]]] = {
     RawBatchDelete: st.builds(RawBatchDelete, st.lists(KEYS, min_size=1, max_size=3), CFS),
     RawScan: st.builds(RawScan, RANGES, limit=st.integers(1, 9), reverse=st.booleans(), key_only=st.booleans(), cf=CFS),
     RawDeleteRange: st.builds(RawDeleteRange, RANGES, CFS),
+    TxnGet: st.builds(TxnGet, KEYS, VIEWS),
+    TxnBatchGet: st.builds(TxnBatchGet, st.lists(KEYS, min_size=1, max_size=3), VIEWS),
+    TxnScan: st.builds(TxnScan, RANGES, VIEWS, limit=st.integers(1, 9), reverse=st.booleans(), key_only=st.booleans()),
 }
 ROUTES = st.builds(
     lambda region, conf_ver, version, peer, store: Route(
@@ -62,7 +69,13 @@ def test_commands_in_a_frame(commands: list[tuple[Command[Any], Route]]) -> None
 
 
 def test_all_commands_are_tested() -> None:
-    own = [kind for kind in vars(raw_commands).values() if isinstance(kind, type) and issubclass(kind, Command)]
+    modules = (raw_commands, read_commands)
+    own = [
+        kind
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Command)
+    ]
     assert {kind for kind in own if "field" in vars(kind) and kind.unary_path is None} == set(COMMANDS)
 
 
