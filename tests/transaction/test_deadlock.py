@@ -3,12 +3,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytinykv.transaction.deadlock import DeadlockDetector, Wait, describe_cycle
-from pytinykv.wire.timestamp import Timestamp
+from pytinykv.transaction.deadlock import DeadlockDetector, Wait
 
 
 def wait(start_ts: int, lock_ts: int, key: bytes = b"k") -> Wait:
-    return Wait(Timestamp(start_ts), Timestamp(lock_ts), key)
+    return Wait(start_ts, lock_ts, key)
 
 
 def test_waits_in_a_row_are_no_deadlock() -> None:
@@ -25,7 +24,6 @@ def test_the_wait_that_closes_a_cycle_is_told_the_cycle_and_not_kept() -> None:
     cycle = detector.detect(wait(30, 10, b"k3"), 0.0)
     assert cycle == (wait(30, 10, b"k3"), wait(10, 20, b"k1"), wait(20, 30, b"k2"))
     assert [one.start_ts for one in detector.waits()] == [10, 20]
-    assert "30 waits for 10 to release b'k3'" in describe_cycle(cycle)
 
 
 def test_a_transaction_that_waits_for_itself_is_a_cycle() -> None:
@@ -35,11 +33,11 @@ def test_a_transaction_that_waits_for_itself_is_a_cycle() -> None:
 def test_a_wait_that_ended_closes_no_cycle() -> None:
     detector = DeadlockDetector()
     detector.detect(wait(1, 2), 0.0)
-    detector.end_wait(Timestamp(1), Timestamp(2))
+    detector.end_wait(1, 2)
     assert detector.detect(wait(2, 1), 0.0) == ()
-    detector.end_transaction(Timestamp(2))
+    detector.end_transaction(2)
     assert len(detector) == 0
-    detector.end_wait(Timestamp(5), Timestamp(6))
+    detector.end_wait(5, 6)
 
 
 def test_a_wait_that_nobody_tells_again_is_forgotten() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pytinykv.transaction.lock_waits import NEXT_WAKE_UP_S, LockWaits, WaitEnd, Waiter
-from pytinykv.wire.timestamp import Timestamp
 
 
 class Line:
@@ -14,8 +13,8 @@ class Line:
     def add(self, start_ts: int, key: bytes = b"k", *, deadline: float = 10.0, region_id: int = 1) -> Waiter:
         waiter = Waiter(
             key=key,
-            start_ts=Timestamp(start_ts),
-            lock_ts=Timestamp(10),
+            start_ts=start_ts,
+            lock_ts=10,
             region_id=region_id,
             deadline=deadline,
             on_end=lambda why: self.ended.append((start_ts, why)),
@@ -51,8 +50,8 @@ def test_a_lock_that_was_taken_meanwhile_ends_the_chance_and_is_what_all_wait_fo
     line = Line()
     first, second = line.add(20), line.add(30)
     line.waits.on_tried(b"k", 0.0)
-    assert line.waits.on_locked(b"k", Timestamp(15)) == [first, second]
-    assert line.waits.on_locked(b"k", Timestamp(15)) == []
+    assert line.waits.on_locked(b"k", 15) == [first, second]
+    assert line.waits.on_locked(b"k", 15) == []
     line.waits.on_time(1.0)
     assert line.ended == []
     assert first.lock_ts == 15
@@ -113,9 +112,7 @@ def test_who_comes_again_while_it_ends_stands_in_line_again() -> None:
         ended.append(why)
         line.add(20)
 
-    line.waits.add(
-        Waiter(key=b"k", start_ts=Timestamp(20), lock_ts=Timestamp(10), region_id=1, deadline=5.0, on_end=again)
-    )
+    line.waits.add(Waiter(key=b"k", start_ts=20, lock_ts=10, region_id=1, deadline=5.0, on_end=again))
     line.waits.on_released([b"k"])
     assert ended == [WaitEnd.WOKEN]
     assert len(line.waits) == 1

@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from pytinykv.transaction.commands import PessimisticLock, Prewrite, ResolveLock, WriteCommand, latch_keys
-from pytinykv.transaction.deadlock import cycle_error
-from pytinykv.transaction.errors import KeyIsLocked, WaitFor
+from pytinykv.transaction.deadlock import Wait, key_hash
+from pytinykv.transaction.errors import Deadlock, KeyIsLocked
 from pytinykv.transaction.evaluation import evaluate
 from pytinykv.transaction.latches import Latch, Latches
-from pytinykv.transaction.lock_waits import LockWaits, Waiter, WaitEnd
+from pytinykv.transaction.lock_waits import LockWaits, WaitEnd, Waiter
 from pytinykv.transaction.resolve import next_portion
 from pytinykv.transaction.results import DONE, Evaluation, Failure, Result
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pytinykv.transaction.concurrency import ConcurrencyManager
 
 WAIT_MS_DEFAULT: Final = 1000
-"""How long a pessimistic lock is waited for if the client leaves that to us; below the 2 s after which some clients give up."""
+"""How long a pessimistic lock is waited for if the client leaves it to us; below the 2 s after which some give up."""
 
 OnAnswer = Callable[["Exception | None", "Result | None"], None]
 """Gets why the region could not run the command, or what came of it."""
@@ -108,7 +108,7 @@ class WaitObserver(Protocol):
 class _Execution:
     """A command on its way."""
 
-    __slots__ = ("command", "deadline", "evaluation", "began_at", "latch", "on_answer", "port", "tried_key")
+    __slots__ = ("began_at", "command", "deadline", "evaluation", "latch", "on_answer", "port", "tried_key")
 
     def __init__(self, port: RegionPort, command: WriteCommand, on_answer: OnAnswer, began_at: float) -> None:
         self.port: Final = port
@@ -183,7 +183,9 @@ class Executor:
         if refusal is not None:
             self._finish(execution, refusal)
         elif not port.is_current():
-            port.wait_until_current(lambda error: self._add(execution) if error is None else self._finish(execution, error))
+            port.wait_until_current(
+                lambda error: self._add(execution) if error is None else self._finish(execution, error)
+            )
         else:
             try:
                 evaluation = evaluate(port.reader, self._command_now(execution), self.concurrency)
@@ -292,15 +294,15 @@ class Executor:
             "the store is stopping" if why is WaitEnd.STOPPING else "the region changed while a lock was waited for"
         )
 
-    def on_deadlock(self, waiter: Waiter, cycle: tuple[WaitFor, ...]) -> None:
+    def on_deadlock(self, waiter: Waiter, cycle: tuple[Wait, ...]) -> None:
         """End a wait that closes a cycle, with an error that names it. Late ones are ignored."""
         execution = self._waiting.get(waiter)
-        if execution is None or waiter.lock_ts != cycle[0].holder_ts:
+        if execution is None or waiter.lock_ts != cycle[0].lock_ts:
             return
         del self._waiting[waiter]
         self._observer.end_wait(waiter)
         self.waits.end(waiter, WaitEnd.DEADLOCK)
-        execution.evaluation = Evaluation(result=Failure((cycle_error(cycle),)))
+        execution.evaluation = Evaluation(result=Failure((_cycle_error(cycle),)))
         self._finish(execution, None)
 
     # --- what its owner tells -----------------------------------------------------------------------------------
@@ -324,6 +326,19 @@ class Executor:
         self.waits.fail_all()
 
 
+def _cycle_error(cycle: tuple[Wait, ...]) -> Deadlock:
+    """Return what the transaction is told whose wait closes this cycle, as `DeadlockDetector.detect` returned it."""
+    refused, last = cycle[0], cycle[-1]
+    return Deadlock(
+        key=refused.key,
+        start_ts=refused.start_ts,
+        lock_ts=refused.lock_ts,
+        deadlock_key=last.key,
+        deadlock_key_hash=key_hash(last.key),
+        wait_chain=(*cycle[1:], refused),
+    )
+
+
 class WaitLostError(Exception):
     """A lock is not waited for any more; the command has changed nothing."""
 
@@ -335,8 +350,9 @@ class _RangeResolution:
         self._executor = executor
         self._port = port
         self._on_answer = on_answer
-        self._rest: ResolveLock | None = command
-        """What is still to be looked at; None: nothing."""
+        self._command = command
+        self._cursor: bytes | None = b""
+        """Where the next portion begins; None: nothing is left."""
 
     def go_on(self) -> None:
         error = self._port.refusal()
@@ -348,14 +364,11 @@ class _RangeResolution:
             self._take_portion()
 
     def _take_portion(self) -> None:
-        if self._rest is None:
+        if self._cursor is None:
             self._port.confirm(lambda error: self._on_answer(error, None if error else DONE))
             return
-        portion, self._rest = next_portion(self._port.reader, self._rest)
-        if portion is None:
-            self.go_on()
-        else:
-            self._executor.submit(self._port, portion, self._on_portion)
+        portion, self._cursor = next_portion(self._port.reader, self._command, self._cursor)
+        self._executor.submit(self._port, portion, self._on_portion)
 
     def _on_portion(self, error: Exception | None, result: Result | None) -> None:
         if error is not None or isinstance(result, Failure):

@@ -23,8 +23,6 @@ from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from typing import Final
 
-from pytinykv.wire.timestamp import Timestamp
-
 NEXT_WAKE_UP_S: Final = 0.02
 """How much later the next waiter has its chance, after one that was woken and did not take the lock."""
 
@@ -38,6 +36,8 @@ class WaitEnd(Enum):
     REGION_LOST = auto()
     """This store does not lead the region any more, or the region changed: the client has to ask anew."""
     STOPPING = auto()
+    DEADLOCK = auto()
+    """It would close a cycle."""
 
 
 class Waiter:
@@ -49,8 +49,8 @@ class Waiter:
         self,
         *,
         key: bytes,
-        start_ts: Timestamp,
-        lock_ts: Timestamp,
+        start_ts: int,
+        lock_ts: int,
         region_id: int,
         deadline: float,
         on_end: Callable[[WaitEnd], None],
@@ -68,7 +68,7 @@ class Waiter:
         self.is_over = False
 
 
-_Place = tuple[Timestamp, int]
+_Place = tuple[int, int]
 """The transaction, and a number that tells two waits of the same one apart."""
 
 
@@ -116,7 +116,7 @@ class LockWaits:
         if key in self._lines:
             self._wake_ups.setdefault(key, now + NEXT_WAKE_UP_S)
 
-    def on_locked(self, key: bytes, lock_ts: Timestamp) -> list[Waiter]:
+    def on_locked(self, key: bytes, lock_ts: int) -> list[Waiter]:
         """Take note that a key has been locked; return those who wait for that transaction now, and for another before."""
         line = self._lines.get(key)
         if line is None:

@@ -5,11 +5,10 @@
     RangeRead      looks at as many as the client wants: in slices, so that others are served in between
     WriteCommand   evaluated at once into operations and a reply, answered when the log has applied them
     BatchWrite     the same with a part for each key: many of them in slices, an entry of the log for each
+    TransactionCommand  evaluated under latches, when it is its turn, and answered when the log has applied what it does
     RegionCommand  changes the region itself; answered whenever that is done
 
-To add one is to write its function and an entry of `commands.COMMANDS`. A transactional write is a `WriteCommand` whose
-reply (key errors, `min_commit_ts`) is made when it is evaluated. One that waits for something else than the log, a lock say,
-is a further kind: its answer is announced by `Answers.expect` and sent when it is there.
+To add one is to write its function and an entry of `commands.COMMANDS`.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from pytinykv.transaction.reader import MvccReader
 from pytinykv.wire import service_methods
 from pytinykv.wire.encoding import field_tag, member_head
 from pytinykv.wire.pb import errorpb_pb2, tikvpb_pb2
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pytinykv.raftstore import Operation, RegionPeer, Store
     from pytinykv.raftstore.pending import Results
     from pytinykv.storage import Reader
+    from pytinykv.transaction import commands as transaction
+    from pytinykv.transaction.concurrency import ConcurrencyManager
 
 SERVICE: Final = "tikvpb.Tikv"
 METHODS: Final = service_methods(SERVICE)
@@ -38,6 +40,9 @@ _FrameResponse = tikvpb_pb2.BatchCommandsResponse.Response
 
 ROW_COST: Final = 2048
 """What looking at a row costs beside its bytes, in bytes: copying so many takes about as long."""
+
+
+ReadTs = Callable[[Any], int]
 
 
 class InvalidRequestError(ValueError):
@@ -56,13 +61,37 @@ class CommandContext(NamedTuple):
 class View:
     """What reads look at, and how much they may still do before others are served."""
 
-    __slots__ = ("left", "reader")
+    __slots__ = ("_mvcc", "left", "memory", "reader", "safe_point")
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, memory: ConcurrencyManager, safe_point: int) -> None:
         self.reader = reader
         """The live engine in the first slice, one snapshot of it in all later ones; both hold the same state."""
+        self.memory = memory
+        """The transactions' locks that the engine does not show yet; those of the snapshot's moment from the second slice on."""
+        self.safe_point = safe_point
+        """Up to which versions may have been collected as garbage."""
         self.left = 0
         """Bytes that may still be looked at in this slice; a row counts `ROW_COST` more. Negative: overdrawn."""
+        self._mvcc: MvccReader | None = None
+        """Reads versions of `reader`; made when it is first needed."""
+
+    @property
+    def mvcc(self) -> MvccReader:
+        """What reads versions, with one cursor for all commands that share this view."""
+        if self._mvcc is None:
+            self._mvcc = MvccReader(self.reader, safe_point=self.safe_point)
+        return self._mvcc
+
+    def hold(self, snapshot: Reader) -> None:
+        """Look at a snapshot from now on, which is taken in the same step."""
+        self.close()
+        self.reader, self.memory = snapshot, self.memory.frozen()
+
+    def close(self) -> None:
+        """Let go of the cursor. Idempotent."""
+        if self._mvcc is not None:
+            self._mvcc.close()
+            self._mvcc = None
 
 
 class PreparedWrite(NamedTuple):
@@ -149,11 +178,20 @@ class PointRead(CommandKind):
     """A command that looks at one key."""
 
     def __init__(
-        self, *, method: str, member: str | None, look: Callable[[Reader, CommandContext, Any], bytes]
+        self,
+        *,
+        method: str,
+        member: str | None,
+        look: Callable[[View, CommandContext, Any], bytes],
+        read_ts: ReadTs | None = None,
     ) -> None:
-        """`look(reader, context, request)` returns the encoded response. Raises InvalidRequestError, RegionError."""
+        """`look(view, context, request)` returns the encoded response. Raises InvalidRequestError, RegionError.
+
+        `read_ts(request)` says at which timestamp it looks, if it reads versions.
+        """
         super().__init__(method=method, member=member)
         self.look: Final = look
+        self.read_ts: Final = read_ts
 
 
 class RangeRead(CommandKind):
@@ -166,13 +204,15 @@ class RangeRead(CommandKind):
         member: str | None,
         steps: Callable[[View, CommandContext, Any, BytesIO], Iterator[None]],
         may_ignore_region_errors: bool = False,
+        read_ts: ReadTs | None = None,
     ) -> None:
         """`steps(view, context, request, out)` adds the encoded response to `out`; it yields when `view.left` is used up.
 
-        It raises InvalidRequestError, RegionError; what is in `out` then does not count.
+        It raises InvalidRequestError, RegionError; what is in `out` then does not count. `read_ts` as in `PointRead`.
         """
         super().__init__(method=method, member=member, may_ignore_region_errors=may_ignore_region_errors)
         self.steps: Final = steps
+        self.read_ts: Final = read_ts
 
 
 class WriteCommand(CommandKind):
@@ -209,6 +249,25 @@ class BatchWrite(WriteCommand):
         )
         self.count: Final = count
         self.prepare_part: Final = prepare_part
+
+
+class TransactionCommand(CommandKind):
+    """A command of a transaction that may change something, depending on what is there when it has its latches."""
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        decode: Callable[[CommandContext, Any], transaction.WriteCommand],
+        encode: Callable[[Any, Any], Message],
+    ) -> None:
+        """`decode(context, request)` says what is to be evaluated. Raises InvalidRequestError, RegionError.
+
+        `encode(request, result)` returns the response for what came of it.
+        """
+        super().__init__(method=method, member=method)
+        self.decode: Final = decode
+        self.encode: Final = encode
 
 
 class RegionCommand(CommandKind):

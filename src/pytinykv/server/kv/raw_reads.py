@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pytinykv.raftstore.keys import RAW_TAGS, raw_end
 from pytinykv.raftstore.raw_values import live_value, remaining_ttl_s
@@ -20,9 +20,6 @@ from pytinykv.wire.checksum import RangeChecksum, checksum_pairs
 from pytinykv.wire.encoding import field_tag, varint
 from pytinykv.wire.limits import RAW_SCAN_LIMIT_MAX
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
-
-if TYPE_CHECKING:
-    from pytinykv.storage import Reader
 
 _RAW = ColumnFamily.RAW
 _VALUE = field_tag(pb.RawGetResponse, "value")
@@ -43,16 +40,16 @@ def _live_value(stored: bytes | None, now_s: int) -> bytes | memoryview | None:
     return live_value(memoryview(stored), now_s)
 
 
-def get(reader: Reader, context: CommandContext, request: pb.RawGetRequest) -> bytes:
+def get(view: View, context: CommandContext, request: pb.RawGetRequest) -> bytes:
     key = request.key
     check_key(context.region, key)
-    value = _live_value(reader.get(_RAW, key_tag(request) + key), context.now_s)
+    value = _live_value(view.reader.get(_RAW, key_tag(request) + key), context.now_s)
     return _GET_NOT_FOUND if value is None else b"".join((_VALUE, varint(len(value)), value))
 
 
-def get_ttl(reader: Reader, context: CommandContext, request: pb.RawGetKeyTTLRequest) -> bytes:
+def get_ttl(view: View, context: CommandContext, request: pb.RawGetKeyTTLRequest) -> bytes:
     check_key(context.region, request.key)
-    stored = reader.get(_RAW, key_tag(request) + request.key)
+    stored = view.reader.get(_RAW, key_tag(request) + request.key)
     if stored is None or live_value(stored, context.now_s) is None:
         return _TTL_NOT_FOUND
     return pb.RawGetKeyTTLResponse(ttl=remaining_ttl_s(stored, context.now_s)).SerializeToString()

@@ -32,6 +32,7 @@ from pytinykv.wire.limits import ANSWER_BYTES_MAX
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
     from pytinykv.raftstore import Store
+    from pytinykv.server.kv.txn_host import TransactionHost
     from pytinykv.storage import Snapshot
 
 _log = logging.getLogger(__name__)
@@ -60,7 +61,9 @@ class Read(NamedTuple):
 class RegionReads:
     """Reads that see one state. `slice` until it returns True, taking the answers in between, then `close`."""
 
-    def __init__(self, store: Store, answers: Answers, context: CommandContext, reads: list[Read]) -> None:
+    def __init__(
+        self, store: Store, host: TransactionHost, answers: Answers, context: CommandContext, reads: list[Read]
+    ) -> None:
         self._store = store
         self.answers: Final = answers
         self._context = context
@@ -68,7 +71,7 @@ class RegionReads:
         self._began_at = store.clock.monotonic()
         self.sliced_at = self._began_at
         """When the newest slice began."""
-        self._view = View(store.engine)
+        self._view = View(store.engine, host.concurrency, host.safe_point)
         self._snapshot: Snapshot | None = None
         """What later slices read; None in the first one. Taken by `hold`, closed by `close`."""
         self._position = 0
@@ -95,7 +98,8 @@ class RegionReads:
 
     def hold(self) -> None:
         """Keep the state that the first slice saw for the later ones. To be called in the same step."""
-        self._snapshot = self._view.reader = self._store.engine.snapshot()
+        self._snapshot = self._store.engine.snapshot()
+        self._view.hold(self._snapshot)
 
     def take(self) -> list[AnswerBatch]:
         """Return the answers that are complete; all but the first are large."""
@@ -118,6 +122,7 @@ class RegionReads:
         """Let go of the engine's state. Idempotent."""
         self._steps.close()
         self._count_partial(0)
+        self._view.close()
         if self._snapshot is not None:
             self._snapshot.close()
 
@@ -129,7 +134,7 @@ class RegionReads:
                 if self._snapshot is not None:
                     self._check_room(0)
                 if isinstance(read.command, PointRead):
-                    response = read.command.look(view.reader, context, read.request)
+                    response = read.command.look(view, context, read.request)
                     self._complete[0].add(read.request_id, read.command, response)
                     view.left -= ROW_COST + len(response)
                 else:
@@ -139,6 +144,7 @@ class RegionReads:
             if view.left <= 0:
                 self._position = position + 1
                 yield
+        view.close()
 
     def _serve_range(self, read: Read, command: RangeRead) -> Iterator[None]:
         is_framed = self.answers.is_framed
