@@ -271,6 +271,11 @@ class Store:
         self._proposing.clear()
         self.splits.fail_all(error)
 
+    @property
+    def refuses(self) -> RegionError | None:
+        """What commands are refused with from now on, None while they are taken."""
+        return self._refusal() if self._refuses else None
+
     def _refusal(self) -> RegionError:
         """Return what refused commands are told. Not being the leader is what every client takes for "not executed"."""
         state = "is stopping" if self.failure is None else f"has failed: {self.failure}"

@@ -13,6 +13,7 @@ from pytinykv.lifecycle import Scope
 from pytinykv.raft import ProtocolViolation
 from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.raftstore.records import RaftEnvelope
+from pytinykv.server.host.joined_services import JoinedServices
 from pytinykv.server.host.startup_gate import StartupGate
 from pytinykv.server.host.store_program import StorePorts, StoreProgram
 from pytinykv.simulation.disk import SimWorker
@@ -103,10 +104,10 @@ class StoreNode(Node):
             scope=inner,
             claim=self._claim,
         )
-        gate = StartupGate("tikvpb.Tikv")
+        gate = StartupGate("tikvpb.Tikv", "deadlock.Deadlock")
         SimServer(self.world.internet, process, self.address, [gate]).start(inner)
         service = await program.start(self.address)
-        gate.open(service)
+        gate.open(JoinedServices(service, service.deadlocks))
         program.store.on_protocol_violation = self._on_protocol_violation
         self._serving = True
 

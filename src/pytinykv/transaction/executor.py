@@ -34,6 +34,7 @@ from pytinykv.transaction.errors import Deadlock, KeyIsLocked
 from pytinykv.transaction.evaluation import evaluate
 from pytinykv.transaction.latches import Latch, Latches
 from pytinykv.transaction.lock_waits import LockWaits, WaitEnd, Waiter
+from pytinykv.transaction.records import NO_TS
 from pytinykv.transaction.resolve import next_portion
 from pytinykv.transaction.results import DONE, Evaluation, Failure, Result
 
@@ -99,7 +100,7 @@ class WaitObserver(Protocol):
     """Is told of waits, to look for deadlocks; tells `Executor.on_deadlock` of one, at once or later."""
 
     def begin_wait(self, waiter: Waiter) -> None:
-        """Take note of a wait; also told when it is for another transaction than before."""
+        """Take note of a wait. One that goes on for another transaction is ended and begun anew."""
         ...
 
     def end_wait(self, waiter: Waiter) -> None: ...
@@ -140,6 +141,8 @@ class Executor:
         self.concurrency: Final = concurrency
         self.latches: Final = Latches()
         self.waits: Final = LockWaits()
+        self.safe_point = NO_TS
+        """Up to which garbage may have been collected; moved by the owner, only up."""
         self._observer = observer
         self._monotonic = monotonic
         self._wait_ms_default = wait_ms_default
@@ -188,7 +191,7 @@ class Executor:
             )
         else:
             try:
-                evaluation = evaluate(port.reader, self._command_now(execution), self.concurrency)
+                evaluation = evaluate(port.reader, self._command_now(execution), self.concurrency, self.safe_point)
             except Exception as error:  # noqa: BLE001 - a defect, or a disk: the latches must come free, the caller tells
                 self._finish(execution, error)
                 return
@@ -220,6 +223,7 @@ class Executor:
                 self.waits.on_released([one.key for one in evaluation.released])
                 for new in evaluation.new_locks:
                     for waiter in self.waits.on_locked(new.key, new.lock.start_ts):
+                        self._observer.end_wait(waiter)
                         self._observer.begin_wait(waiter)
             self._unlock_memory(execution.port, evaluation.memory_locks, error)
         self._pass_on(execution, locked=error is None and evaluation is not None)
@@ -316,9 +320,13 @@ class Executor:
         self.waits.on_time(now)
 
     def on_region_lost(self, region_id: int) -> None:
-        """End what waits in a region that this store does not lead any more, or not with this range."""
+        """End what waits in a region that this store does not lead any more, or leads anew."""
         for keys in self._unsettled.pop(region_id, ()):
             self.concurrency.unlock(keys)
+        self.on_range_changed(region_id)
+
+    def on_range_changed(self, region_id: int) -> None:
+        """End what waits in a region that has another range."""
         self.waits.fail_region(region_id)
 
     def stop(self) -> None:

@@ -21,6 +21,7 @@ from pytinykv.lifecycle import SystemClock, ThreadWorker
 from pytinykv.raftstore import RaftStoreConfig
 from pytinykv.server.host.address_book import AddressBook
 from pytinykv.server.host.describe import describe_store
+from pytinykv.server.host.joined_services import JoinedServices
 from pytinykv.server.host.metrics import StoreMetrics
 from pytinykv.server.host.raft_transport import StoreTransport, serve_raft_messages, serve_snapshots
 from pytinykv.server.host.server_base import ServerBase, ServerConfig
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
 
 TIKV = "tikvpb.Tikv"
+DEADLOCK = "deadlock.Deadlock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     ClientError (scheduler unreachable, another cluster).
     """
     store_wiring().check()
-    base = ServerBase(config, scope, kind=DataKind.STORE, services=(TIKV,))
+    base = ServerBase(config, scope, kind=DataKind.STORE, services=(TIKV, DEADLOCK))
     program = _make_program(config, base)
     serve_snapshots(base.grpc, program)
     address = await base.listen()
@@ -78,7 +80,7 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
         patience_s=config.scheduler_patience_s,
     )
     base.registry.register(StoreMetrics(program.store, service))
-    base.serve(service)
+    base.serve(JoinedServices(service, service.deadlocks))
     on_ready(
         {"addr": address, "status": status_address, "store": program.store.store_id, "cluster": program.cluster_id}
     )

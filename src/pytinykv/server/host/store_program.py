@@ -21,6 +21,7 @@ from pytinykv.model import RegionId, StoreId, region_to_pb
 from pytinykv.raft import PeerId
 from pytinykv.raftstore import SnapshotDirectory, Store, StoreIdent, StoreLoop, bootstrap
 from pytinykv.server.host.scheduler_link import SchedulerReporter
+from pytinykv.server.kv.deadlocks import Deadlocks
 from pytinykv.server.kv.service import KvService
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.pb import metapb_pb2
@@ -60,7 +61,7 @@ class StorePorts:
     transport: Callable[[SchedulerClient], Transport]
     """Makes the transport; the client tells where other stores are."""
     connector: Connector
-    """Reaches the scheduler."""
+    """Reaches the scheduler, and other stores."""
     disk_usage: DiskUsage
 
 
@@ -165,7 +166,22 @@ class StoreProgram:
         )
         StoreLoop(store).start(self._scope)
         reporter.attach(store)
-        return KvService(store, cluster_id=self.cluster_id, scope=self._scope)
+        return KvService(
+            store,
+            cluster_id=self.cluster_id,
+            scope=self._scope,
+            fetch_timestamp=self.scheduler.timestamp,
+            deadlocks=Deadlocks(
+                store, self._scope, connector=ports.connector, find_first_leader=self._find_first_leader
+            ),
+        )
+
+    async def _find_first_leader(self, timeout_s: float) -> str:
+        """Return the address of the store that leads the first region, "" while none is known. Raises ClientError."""
+        info = await self.scheduler.get_region(b"", timeout_s)
+        if info is None or info.leader is None:
+            return ""
+        return (await self.scheduler.get_store(info.leader.store_id, timeout_s)).address
 
     async def _take_identity(self, patience_s: float) -> StoreIdent:
         """Return who this store is; a new one asks for its id."""

@@ -30,6 +30,8 @@ def store_wiring() -> Wiring:
     wiring.component("links", runs=("*/raft-transport/*",))
     wiring.component("service", runs=("*/grpc/*", "*/batch-reader", "*/grpc"))
     wiring.component("long reads", runs=("*/long-reads",))
+    wiring.component("transactions", runs=("*/lock-waits", "*/max-ts"))
+    wiring.component("deadlocks", runs=("*/deadlock-waits", "*/deadlock-answers"))
     wiring.component("reporter", runs=("*/store-heartbeat", "*/region-heartbeats", "*/ask-membership-*"))
     wiring.component("address book", runs=("*/address-book",))
     wiring.component("connections", runs=("*/channel:*",))
@@ -40,6 +42,9 @@ def store_wiring() -> Wiring:
 
     wiring.waits("service", "store loop", "the outcome of a proposal or read")
     wiring.waits("service", "long reads", "the answer to a read in slices")
+    wiring.waits("service", "transactions", "the release of a lock, until its deadline")
+    wiring.waits("transactions", "connections", "a timestamp")
+    wiring.waits("deadlocks", "connections", "what another store detects")
     wiring.waits("long reads", "engine", "data")
     wiring.waits("links", "address book", "the address of a store")
     wiring.waits("links", "connections", "the bytes of a snapshot to be taken")

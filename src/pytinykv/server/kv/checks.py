@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pytinykv.model import FormatError
 from pytinykv.server.kv.kinds import CommandKind, InvalidRequestError
 from pytinykv.storage import EngineError
+from pytinykv.transaction.records import RecordFormatError
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.errors import (
     MismatchPeerId,
@@ -32,7 +33,7 @@ class AnswerTooLargeError(InvalidRequestError):
     """The answer to a command exceeds what one message may hold."""
 
 
-REFUSALS = (RegionError, InvalidRequestError, EngineError, FormatError)
+REFUSALS = (RegionError, InvalidRequestError, EngineError, FormatError, RecordFormatError)
 """Errors of one command that its response tells; the stream or call it came in goes on."""
 
 
@@ -79,7 +80,7 @@ def refusal(store: Store, command: CommandKind, error: Exception) -> bytes:
             return command.region_error(error.to_pb())
         case EngineError():
             return command.region_error(store.report_damage(error).to_pb())
-        case FormatError():
+        case FormatError() | RecordFormatError():
             _log.error("%s failed", command.name, exc_info=error)
             return command.final_error(f"store {store.store_id} can't read: {error}")
         case _:

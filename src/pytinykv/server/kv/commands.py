@@ -20,6 +20,7 @@ from pytinykv.server.kv.kinds import (
     RegionCommand,
     WriteCommand,
 )
+from pytinykv.server.kv.txn_commands import TXN_COMMANDS
 from pytinykv.wire.pb import tikvpb_pb2
 
 
@@ -51,6 +52,7 @@ COMMANDS: Final[tuple[CommandKind, ...]] = (
     ),
     WriteCommand(method="RawDeleteRange", member="RawDeleteRange", prepare=raw_writes.delete_range),
     WriteCommand(method="RawCompareAndSwap", member=None, prepare=raw_writes.compare_and_swap),
+    *TXN_COMMANDS,
     RegionCommand(method="SplitRegion", start=splitting.split_region),
 )
 

@@ -13,7 +13,7 @@ There is no task and no future per command.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytinykv.server.kv.answers import AnswerBatch, Answers
 from pytinykv.server.kv.checks import REFUSALS, check_unchanged, locate
@@ -26,6 +26,7 @@ from pytinykv.server.kv.kinds import (
     PreparedWrite,
     RangeRead,
     RegionCommand,
+    TransactionCommand,
     WriteCommand,
 )
 from pytinykv.server.kv.long_writes import LongWrite, LongWrites
@@ -33,12 +34,15 @@ from pytinykv.server.kv.reads import LongReads, Read, RegionReads, busy, refuse
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.encoding import member_head
 from pytinykv.wire.errors import RegionError, UnknownRegionError
+from pytinykv.wire.timestamp import Timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytinykv.raftstore import Operation, RegionPeer, Store
     from pytinykv.raftstore.pending import Results
+    from pytinykv.server.kv.txn_host import TransactionHost
+    from pytinykv.transaction import commands as transaction
     from pytinykv.wire.pb import kvrpcpb_pb2
 
 _log = logging.getLogger(__name__)
@@ -99,7 +103,7 @@ class RegionWrites:
 class _RegionPart:
     """The commands of a frame for one region."""
 
-    __slots__ = ("checked_context", "context", "peer", "reads", "term", "version", "writes")
+    __slots__ = ("checked_context", "context", "peer", "reads", "term", "transactions", "version", "writes")
 
     def __init__(self, peer: RegionPeer, now_s: int) -> None:
         self.peer = peer
@@ -112,18 +116,26 @@ class _RegionPart:
         self.reads: list[Read] = []
         self.writes: list[RegionWrites] = []
         """The last one takes more."""
+        self.transactions: list[tuple[int, TransactionCommand, Any, transaction.WriteCommand]] = []
+        """Request id, command, request, and what is to be evaluated."""
+
+
+class FrameServices(NamedTuple):
+    """What all frames of a store share."""
+
+    store: Store
+    long_reads: LongReads
+    long_writes: LongWrites
+    transactions: TransactionHost
 
 
 class RequestFrame:
     """The commands of one request frame, sorted into what can be answered now and what can't."""
 
-    def __init__(
-        self, store: Store, cluster_id: int, long_reads: LongReads, long_writes: LongWrites, answers: Answers
-    ) -> None:
-        self._store = store
+    def __init__(self, service: FrameServices, cluster_id: int, answers: Answers) -> None:
+        self._store = store = service.store
         self._cluster_id = cluster_id
-        self._long_reads = long_reads
-        self._long_writes = long_writes
+        self._services = service
         self._answers = answers
         self._now = answers.batch()
         """What is answered at once."""
@@ -146,13 +158,18 @@ class RequestFrame:
             if isinstance(command, WriteCommand):
                 if isinstance(command, BatchWrite) and command.count(request) > self._store.config.entry_operations_max:
                     target = (part.peer, part.context, part.version, part.term)
-                    self._long_writes.add(LongWrite(self._answers, *target, request_id, command, request))
+                    self._services.long_writes.add(LongWrite(self._answers, *target, request_id, command, request))
                 else:
                     self._add_write(part, request_id, command, command.prepare(part.context, request))
+            elif isinstance(command, TransactionCommand):
+                part.transactions.append((request_id, command, request, command.decode(part.context, request)))
             elif isinstance(command, RegionCommand):
                 self._start(part.peer, request_id, command, request)
             else:
                 assert isinstance(command, (PointRead, RangeRead))
+                if command.read_ts is not None:
+                    # Before anything is looked at: from now on no transaction commits below this unseen.
+                    self._services.transactions.concurrency.note_read(Timestamp(command.read_ts(request)))
                 part.reads.append(Read(request_id, command, request))
         except REFUSALS as error:
             refuse(self._store, self._answers, self._now, request_id, command, error)
@@ -206,6 +223,35 @@ class RequestFrame:
                     part.peer, writes.operations, writes.size_bytes, writes, version=part.version, term=part.term
                 )
 
+        for part in self._parts.values():
+            for transaction in part.transactions:
+                self._submit(part, *transaction)
+
+    def _submit(
+        self,
+        part: _RegionPart,
+        request_id: int,
+        command: TransactionCommand,
+        request: Any,
+        wanted: transaction.WriteCommand,
+    ) -> None:
+        answers = self._answers
+
+        def on_answer(error: Exception | None, result: Any) -> None:
+            batch = answers.batch()
+            if error is None:
+                batch.add(request_id, command, command.encode(request, result).SerializeToString())
+            elif isinstance(error, REFUSALS):
+                refuse(self._store, answers, batch, request_id, command, error)
+            else:
+                _log.error("a command could not be served; its stream is broken off", exc_info=error)
+                answers.fail(RpcError(StatusCode.INTERNAL, f"{command.name} could not be served: {error}"))
+            answers.send(batch)
+            answers.met()
+
+        answers.expect()
+        self._services.transactions.submit(part.peer, part.version, part.term, wanted, on_answer)
+
     # --- reads --------------------------------------------------------------------------------------------------
 
     def _serve_reads(self, part: _RegionPart) -> None:
@@ -223,7 +269,7 @@ class RequestFrame:
                     answers.send(batch)
                 if not is_done:
                     answers.expect()
-                    self._long_reads.add(reads)
+                    self._services.long_reads.add(reads)
                 return
             reads.close()
         answers.expect()
@@ -249,7 +295,7 @@ class RequestFrame:
             is_done = self._first_slice(reads)
             reads.send()
             if not is_done:
-                self._long_reads.add(reads)
+                self._services.long_reads.add(reads)
         except Exception as defect:  # noqa: BLE001 - a defect in one command must not take the store with it
             _log.exception("a read could not be served; its stream is broken off")
             answers.fail(RpcError(StatusCode.INTERNAL, f"read could not be served: {defect}"))
@@ -258,7 +304,7 @@ class RequestFrame:
                 answers.met()
 
     def _reads(self, part: _RegionPart) -> RegionReads:
-        return RegionReads(self._store, self._answers, part.context, part.reads)
+        return RegionReads(self._store, self._services.transactions, self._answers, part.context, part.reads)
 
     def _first_slice(self, reads: RegionReads) -> bool:
         is_done = reads.slice()

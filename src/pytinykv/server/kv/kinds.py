@@ -67,7 +67,7 @@ class View:
         self.reader = reader
         """The live engine in the first slice, one snapshot of it in all later ones; both hold the same state."""
         self.memory = memory
-        """The transactions' locks that the engine does not show yet; those of the snapshot's moment from the second slice on."""
+        """Locks of transactions that the engine does not show yet; from the second slice on, those of the snapshot's moment."""
         self.safe_point = safe_point
         """Up to which versions may have been collected as garbage."""
         self.left = 0
@@ -256,8 +256,8 @@ class TransactionCommand(CommandKind):
 
     def __init__(
         self,
-        *,
         method: str,
+        member: str,
         decode: Callable[[CommandContext, Any], transaction.WriteCommand],
         encode: Callable[[Any, Any], Message],
     ) -> None:
@@ -265,7 +265,7 @@ class TransactionCommand(CommandKind):
 
         `encode(request, result)` returns the response for what came of it.
         """
-        super().__init__(method=method, member=method)
+        super().__init__(method=method, member=member)
         self.decode: Final = decode
         self.encode: Final = encode
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Final
 from pytinykv.lifecycle import ScopeStoppedError
 from pytinykv.server.kv.answers import AnswerBudget, Answers
 from pytinykv.server.kv.commands import MEMBERS, UNARY
-from pytinykv.server.kv.dispatcher import RequestFrame
+from pytinykv.server.kv.deadlocks import Deadlocks
+from pytinykv.server.kv.dispatcher import FrameServices, RequestFrame
 from pytinykv.server.kv.kinds import METHODS
 from pytinykv.server.kv.long_writes import LongWrites
 from pytinykv.server.kv.reads import LongReads
+from pytinykv.server.kv.txn_host import TransactionHost
 from pytinykv.wire import BATCH_COMMANDS, MethodSpec, RpcError, StatusCode
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from pytinykv.lifecycle import Scope
     from pytinykv.raftstore import Store
+    from pytinykv.server.kv.txn_host import FetchTimestamp
     from pytinykv.wire.pb import tikvpb_pb2
 
 _log = logging.getLogger(__name__)
@@ -32,13 +35,25 @@ COMMANDS_MAX: Final = 1024
 class KvService:
     """Serves one store's clients. `cluster_id` is what requests that name a cluster must name."""
 
-    def __init__(self, store: Store, *, cluster_id: int, scope: Scope) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        cluster_id: int,
+        scope: Scope,
+        fetch_timestamp: FetchTimestamp | None = None,
+        deadlocks: Deadlocks | None = None,
+    ) -> None:
+        """`fetch_timestamp` and `deadlocks`: see `TransactionHost`; without, deadlocks within this store alone are seen."""
         self._store = store
         self._cluster_id = cluster_id
         self._scope = scope
         self.budget = AnswerBudget()
         self.long_reads = LongReads(store, scope)
         self.long_writes = LongWrites(store, scope)
+        self.deadlocks = deadlocks or Deadlocks(store, scope)
+        self.transactions = TransactionHost(store, scope, fetch_timestamp=fetch_timestamp, deadlocks=self.deadlocks)
+        self._services = FrameServices(store, self.long_reads, self.long_writes, self.transactions)
         self.methods: Mapping[str, MethodSpec] = {path: METHODS[path] for path in (*UNARY, BATCH_COMMANDS)}
 
     async def unary(self, path: str, request: Message) -> bytes:
@@ -109,7 +124,7 @@ class KvService:
         batch.finish()
 
     def _frame(self, answers: Answers) -> RequestFrame:
-        return RequestFrame(self._store, self._cluster_id, self.long_reads, self.long_writes, answers)
+        return RequestFrame(self._services, self._cluster_id, answers)
 
 
 def _stopping() -> RpcError:

@@ -175,9 +175,7 @@ def cleanup(_request: pb.CleanupRequest, result: Any) -> pb.CleanupResponse:
 def check_txn_status(_request: pb.CheckTxnStatusRequest, result: Any) -> pb.CheckTxnStatusResponse:
     if isinstance(result, results.Failure):
         return pb.CheckTxnStatusResponse(error=key_error(result.errors[0]))
-    response = pb.CheckTxnStatusResponse(
-        commit_version=result.commit_ts, action=pb.Action.ValueType(result.action)
-    )
+    response = pb.CheckTxnStatusResponse(commit_version=result.commit_ts, action=pb.Action.ValueType(result.action))
     if result.lock is not None:
         response.lock_ttl = result.lock.lock.ttl_ms
         response.lock_info.CopyFrom(lock_info(result.lock.key, result.lock.lock))

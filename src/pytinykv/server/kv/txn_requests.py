@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 from pytinykv.server.kv.kinds import CommandContext, InvalidRequestError
 from pytinykv.transaction import commands
 from pytinykv.transaction.commands import MutationOp, PessimisticAction, ReadView
+from pytinykv.transaction.errors import Assertion
+from pytinykv.transaction.records import NO_TS
 from pytinykv.wire.errors import KeyNotInRegion
 from pytinykv.wire.keys import KeyCodecError, decode_bytes, describe_key, encode_bytes
 from pytinykv.wire.limits import KEY_BYTES_MAX, bound_problem, key_problem
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
+from pytinykv.wire.timestamp import Timestamp
 
 if TYPE_CHECKING:
     from pytinykv.model import Region
@@ -64,8 +67,8 @@ def plain_bounds_text(region: Region) -> str:
     """Say why there can be no transactions in a region."""
     return (
         f"region {region.id} begins at {describe_key(region.start_key)} and ends at {describe_key(region.end_key)}: this "
-        "cluster was split at raw keys before it saw a transaction, and transactional clients can't read such bounds; use raw "
-        "operations here, and a new cluster for transactions"
+        "cluster was split at raw keys before it saw a transaction, and transactional clients can't read such bounds; use "
+        "raw operations here, and a new cluster for transactions"
     )
 
 
@@ -130,7 +133,9 @@ def scan_lock(context: CommandContext, request: pb.ScanLockRequest) -> commands.
     clipped = clip(context.region, request.start_key, request.end_key)
     if clipped is None:
         return None
-    return commands.ScanLock(max_ts=request.max_version, start=clipped[0], end=clipped[1], limit=request.limit)
+    return commands.ScanLock(
+        max_ts=Timestamp(request.max_version), start=clipped[0], end=clipped[1], limit=request.limit
+    )
 
 
 # --- writes -------------------------------------------------------------------------------------------------------
@@ -141,37 +146,35 @@ def prewrite(context: CommandContext, request: pb.PrewriteRequest) -> commands.P
         raise InvalidRequestError("transactions in files are not supported: send mutations")
     if not request.primary_lock:
         raise InvalidRequestError("primary_lock is empty: name the transaction's primary key")
-    constraints = {one.index: one.expected_for_update_ts for one in request.for_update_ts_constraints}
+    constraints = {one.index: Timestamp(one.expected_for_update_ts) for one in request.for_update_ts_constraints}
     actions = request.pessimistic_actions
     mutations = tuple(
-        _mutation(context.region, one, actions[index] if index < len(actions) else 0, constraints.get(index, 0))
+        _mutation(context.region, one, actions[index] if index < len(actions) else 0, constraints.get(index, NO_TS))
         for index, one in enumerate(request.mutations)
     )
     return commands.Prewrite(
         mutations=mutations,
         primary=request.primary_lock,
-        start_ts=request.start_version,
+        start_ts=Timestamp(request.start_version),
         lock_ttl_ms=request.lock_ttl,
-        for_update_ts=request.for_update_ts,
-        min_commit_ts=request.min_commit_ts,
+        for_update_ts=Timestamp(request.for_update_ts),
+        min_commit_ts=Timestamp(request.min_commit_ts),
         txn_size=request.txn_size,
         secondaries=tuple(request.secondaries) if request.use_async_commit else None,
         try_one_pc=request.try_one_pc,
-        max_commit_ts=request.max_commit_ts,
+        max_commit_ts=Timestamp(request.max_commit_ts),
         skip_constraint_check=request.skip_constraint_check,
         assertion_level=commands.AssertionLevel(request.assertion_level),
         source=request.context.txn_source,
     )
 
 
-def _mutation(region: Region, one: pb.Mutation, action: int, expected_for_update_ts: int) -> commands.Mutation:
+def _mutation(region: Region, one: pb.Mutation, action: int, expected_for_update_ts: Timestamp) -> commands.Mutation:
     check_key(region, one.key)
     op = _OPS.get(one.op)
     if op is None:
         raise InvalidRequestError(f"{pb.Op.Name(one.op)} is no mutation that a prewrite can make")
-    return commands.Mutation(
-        op, one.key, one.value, commands.Assertion(one.assertion), _ACTIONS[action], expected_for_update_ts
-    )
+    return commands.Mutation(op, one.key, one.value, Assertion(one.assertion), _ACTIONS[action], expected_for_update_ts)
 
 
 def commit(context: CommandContext, request: pb.CommitRequest) -> commands.Commit:
@@ -180,26 +183,30 @@ def commit(context: CommandContext, request: pb.CommitRequest) -> commands.Commi
             f"commit_version {request.commit_version} is not above start_version {request.start_version}"
         )
     return commands.Commit(
-        keys=_keys(context.region, request.keys), start_ts=request.start_version, commit_ts=request.commit_version
+        keys=_keys(context.region, request.keys),
+        start_ts=Timestamp(request.start_version),
+        commit_ts=Timestamp(request.commit_version),
     )
 
 
 def batch_rollback(context: CommandContext, request: pb.BatchRollbackRequest) -> commands.BatchRollback:
-    return commands.BatchRollback(keys=_keys(context.region, request.keys), start_ts=request.start_version)
+    return commands.BatchRollback(keys=_keys(context.region, request.keys), start_ts=Timestamp(request.start_version))
 
 
 def cleanup(context: CommandContext, request: pb.CleanupRequest) -> commands.Cleanup:
     check_key(context.region, request.key)
-    return commands.Cleanup(key=request.key, start_ts=request.start_version, current_ts=request.current_ts)
+    return commands.Cleanup(
+        key=request.key, start_ts=Timestamp(request.start_version), current_ts=Timestamp(request.current_ts)
+    )
 
 
 def check_txn_status(context: CommandContext, request: pb.CheckTxnStatusRequest) -> commands.CheckTxnStatus:
     check_key(context.region, request.primary_key)
     return commands.CheckTxnStatus(
         primary=request.primary_key,
-        lock_ts=request.lock_ts,
-        caller_start_ts=request.caller_start_ts,
-        current_ts=request.current_ts,
+        lock_ts=Timestamp(request.lock_ts),
+        caller_start_ts=Timestamp(request.caller_start_ts),
+        current_ts=Timestamp(request.current_ts),
         rollback_if_not_exist=request.rollback_if_not_exist,
         force_sync_commit=request.force_sync_commit,
         resolving_pessimistic_lock=request.resolving_pessimistic_lock,
@@ -210,18 +217,22 @@ def check_txn_status(context: CommandContext, request: pb.CheckTxnStatusRequest)
 def heart_beat(context: CommandContext, request: pb.TxnHeartBeatRequest) -> commands.TxnHeartBeat:
     check_key(context.region, request.primary_lock)
     return commands.TxnHeartBeat(
-        primary=request.primary_lock, start_ts=request.start_version, advise_ttl_ms=request.advise_lock_ttl
+        primary=request.primary_lock, start_ts=Timestamp(request.start_version), advise_ttl_ms=request.advise_lock_ttl
     )
 
 
 def check_secondary_locks(
     context: CommandContext, request: pb.CheckSecondaryLocksRequest
 ) -> commands.CheckSecondaryLocks:
-    return commands.CheckSecondaryLocks(keys=_keys(context.region, request.keys), start_ts=request.start_version)
+    return commands.CheckSecondaryLocks(
+        keys=_keys(context.region, request.keys), start_ts=Timestamp(request.start_version)
+    )
 
 
 def resolve_lock(context: CommandContext, request: pb.ResolveLockRequest) -> commands.ResolveLock:
-    statuses = {one.txn: one.status for one in request.txn_infos} or {request.start_version: request.commit_version}
+    statuses = {Timestamp(one.txn): Timestamp(one.status) for one in request.txn_infos} or {
+        Timestamp(request.start_version): Timestamp(request.commit_version)
+    }
     if request.keys:
         return commands.ResolveLock(statuses=statuses, keys=_keys(context.region, request.keys))
     start, end = user_bounds(context.region)
@@ -237,24 +248,26 @@ def pessimistic_lock(context: CommandContext, request: pb.PessimisticLockRequest
     if force and len(request.mutations) != 1:
         raise InvalidRequestError(f"WakeUpModeForceLock is for one key, not for {len(request.mutations)}")
     return commands.PessimisticLock(
-        keys=tuple(
-            commands.LockRequest(one.key, one.assertion == pb.Assertion.NotExist) for one in request.mutations
-        ),
+        keys=tuple(commands.LockRequest(one.key, one.assertion == pb.Assertion.NotExist) for one in request.mutations),
         primary=request.primary_lock,
-        start_ts=request.start_version,
-        for_update_ts=request.for_update_ts,
+        start_ts=Timestamp(request.start_version),
+        for_update_ts=Timestamp(request.for_update_ts),
         lock_ttl_ms=request.lock_ttl,
         is_first_lock=request.is_first_lock,
         wait_timeout_ms=request.wait_timeout,
         return_values=request.return_values,
         check_existence=request.check_existence,
-        min_commit_ts=request.min_commit_ts,
+        min_commit_ts=Timestamp(request.min_commit_ts),
         lock_only_if_exists=request.lock_only_if_exists,
         allow_lock_with_conflict=force,
     )
 
 
-def pessimistic_rollback(context: CommandContext, request: pb.PessimisticRollbackRequest) -> commands.PessimisticRollback:
+def pessimistic_rollback(
+    context: CommandContext, request: pb.PessimisticRollbackRequest
+) -> commands.PessimisticRollback:
     return commands.PessimisticRollback(
-        keys=_keys(context.region, request.keys), start_ts=request.start_version, for_update_ts=request.for_update_ts
+        keys=_keys(context.region, request.keys),
+        start_ts=Timestamp(request.start_version),
+        for_update_ts=Timestamp(request.for_update_ts),
     )
