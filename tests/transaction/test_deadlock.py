@@ -4,10 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytinykv.transaction.deadlock import DeadlockDetector, Wait
+from pytinykv.wire.timestamp import Timestamp
 
 
 def wait(start_ts: int, lock_ts: int, key: bytes = b"k") -> Wait:
-    return Wait(start_ts, lock_ts, key)
+    return Wait(Timestamp(start_ts), Timestamp(lock_ts), key)
 
 
 def test_waits_in_a_row_are_no_deadlock() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pytinykv.transaction.lock_waits import NEXT_WAKE_UP_S, LockWaits, WaitEnd, Waiter
+from pytinykv.wire.timestamp import Timestamp
 
 
 class Line:
@@ -13,8 +14,8 @@ class Line:
     def add(self, start_ts: int, key: bytes = b"k", *, deadline: float = 10.0, region_id: int = 1) -> Waiter:
         waiter = Waiter(
             key=key,
-            start_ts=start_ts,
-            lock_ts=10,
+            start_ts=Timestamp(start_ts),
+            lock_ts=Timestamp(10),
             region_id=region_id,
             deadline=deadline,
             on_end=lambda why: self.ended.append((start_ts, why)),
@@ -112,7 +113,9 @@ def test_who_comes_again_while_it_ends_stands_in_line_again() -> None:
         ended.append(why)
         line.add(20)
 
-    line.waits.add(Waiter(key=b"k", start_ts=20, lock_ts=10, region_id=1, deadline=5.0, on_end=again))
+    line.waits.add(
+        Waiter(key=b"k", start_ts=Timestamp(20), lock_ts=Timestamp(10), region_id=1, deadline=5.0, on_end=again)
+    )
     line.waits.on_released([b"k"])
     assert ended == [WaitEnd.WOKEN]
     assert len(line.waits) == 1

@@ -17,6 +17,8 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+from pytinykv.wire.timestamp import Timestamp
+
 WAIT_LIFETIME_S: Final = 10.0
 """How long a wait counts that is not told again; stores tell theirs again every second or so."""
 
@@ -24,8 +26,8 @@ WAIT_LIFETIME_S: Final = 10.0
 class Wait(NamedTuple):
     """A transaction that waits for another's lock, both named by their start timestamps."""
 
-    start_ts: int
-    lock_ts: int
+    start_ts: Timestamp
+    lock_ts: Timestamp
     """Of the transaction that holds the lock."""
     key: bytes
     """The user's key that is locked."""
@@ -36,7 +38,7 @@ class DeadlockDetector:
 
     def __init__(self, *, lifetime_s: float = WAIT_LIFETIME_S) -> None:
         self._lifetime_s = lifetime_s
-        self._waits: dict[int, dict[int, tuple[Wait, float]]] = {}
+        self._waits: dict[Timestamp, dict[Timestamp, tuple[Wait, float]]] = {}
         """By waiting transaction and then by the one it waits for: the wait, and when it was told last (monotonic)."""
 
     def __len__(self) -> int:
@@ -54,13 +56,13 @@ class DeadlockDetector:
         self._waits.setdefault(wait.start_ts, {})[wait.lock_ts] = (wait, now)
         return ()
 
-    def end_wait(self, start_ts: int, lock_ts: int) -> None:
+    def end_wait(self, start_ts: Timestamp, lock_ts: Timestamp) -> None:
         """Take note that a transaction does not wait for that other one any more."""
         waits = self._waits.get(start_ts)
         if waits is not None and waits.pop(lock_ts, None) is not None and not waits:
             del self._waits[start_ts]
 
-    def end_transaction(self, start_ts: int) -> None:
+    def end_transaction(self, start_ts: Timestamp) -> None:
         """Take note that a transaction waits for nothing any more."""
         self._waits.pop(start_ts, None)
 
@@ -72,11 +74,11 @@ class DeadlockDetector:
         """Return all waits that are known, the oldest waiter first."""
         return [wait for start_ts in sorted(self._waits) for wait, _told_at in self._waits[start_ts].values()]
 
-    def _path(self, start: int, goal: int, now: float) -> tuple[Wait, ...] | None:
+    def _path(self, start: Timestamp, goal: Timestamp, now: float) -> tuple[Wait, ...] | None:
         """Return the waits that lead from one transaction to another, () from one to itself, None if none do."""
         if start == goal:
             return ()
-        came_by: dict[int, Wait] = {}
+        came_by: dict[Timestamp, Wait] = {}
         """By transaction that was reached, the wait by which it was."""
         open_ends = [start]
         while open_ends:
@@ -90,7 +92,7 @@ class DeadlockDetector:
                 open_ends.append(wait.lock_ts)
         return None
 
-    def _live_waits(self, start_ts: int, now: float) -> list[Wait]:
+    def _live_waits(self, start_ts: Timestamp, now: float) -> list[Wait]:
         """Return what a transaction waits for, and forget what was not told for too long."""
         waits = self._waits.get(start_ts)
         if waits is None:
@@ -100,7 +102,7 @@ class DeadlockDetector:
         return [wait for wait, _told_at in waits.values()]
 
 
-def _trace(came_by: dict[int, Wait], start: int, goal: int) -> tuple[Wait, ...]:
+def _trace(came_by: dict[Timestamp, Wait], start: Timestamp, goal: Timestamp) -> tuple[Wait, ...]:
     path = [came_by[goal]]
     while path[-1].start_ts != start:
         path.append(came_by[path[-1].start_ts])

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from typing import Final
 
+from pytinykv.wire.timestamp import Timestamp
+
 NEXT_WAKE_UP_S: Final = 0.02
 """How much later the next waiter has its chance, after one that was woken and did not take the lock."""
 
@@ -49,8 +51,8 @@ class Waiter:
         self,
         *,
         key: bytes,
-        start_ts: int,
-        lock_ts: int,
+        start_ts: Timestamp,
+        lock_ts: Timestamp,
         region_id: int,
         deadline: float,
         on_end: Callable[[WaitEnd], None],
@@ -68,7 +70,7 @@ class Waiter:
         self.is_over = False
 
 
-_Place = tuple[int, int]
+_Place = tuple[Timestamp, int]
 """The transaction, and a number that tells two waits of the same one apart."""
 
 
@@ -116,7 +118,7 @@ class LockWaits:
         if key in self._lines:
             self._wake_ups.setdefault(key, now + NEXT_WAKE_UP_S)
 
-    def on_locked(self, key: bytes, lock_ts: int) -> list[Waiter]:
+    def on_locked(self, key: bytes, lock_ts: Timestamp) -> list[Waiter]:
         """Take note that a key has been locked; return those who wait for that transaction now, and for another before."""
         line = self._lines.get(key)
         if line is None:

@@ -4,9 +4,9 @@
     store 2: waits ──┼──▶ the store that leads the first region ──▶ a cycle? ──▶ the store that waits ──▶ Executor.on_deadlock
     store 3: waits ──┘
 
-The detector is where the first region is led, as in TiKV: one place that every store finds. It keeps nothing: when it moves, the
-new one has learned all waits a second later, since they are told again while they last. Until then, and while no detector can
-be reached, a deadlock ends by the waiters' deadlines.
+The detector is where the first region is led, as in TiKV: one place that every store finds. It keeps nothing: when it moves,
+the new one has learned all waits a second later, since they are told again while they last. Until then, and while no detector
+can be reached, a deadlock ends by the waiters' deadlines.
 
 Invariants:
 1. Waits are told without waiting: what can't be sent is dropped, the next repetition says it again.
@@ -50,7 +50,7 @@ FIND_TIMEOUT_S: Final = 1.0
 """How long the scheduler may take to say where the first region is led."""
 
 FindFirstLeader = Callable[[float], Awaitable[str]]
-"""Returns the address of the store that leads the first region, "" if none is known, within so many seconds. Raises Exception."""
+"""Returns the address of the store that leads the first region, "" if none is known, within so many seconds. May raise."""
 
 
 class Deadlocks:

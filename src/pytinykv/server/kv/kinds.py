@@ -67,7 +67,7 @@ class View:
         self.reader = reader
         """The live engine in the first slice, one snapshot of it in all later ones; both hold the same state."""
         self.memory = memory
-        """Locks of transactions that the engine does not show yet; from the second slice on, those of the snapshot's moment."""
+        """Locks of transactions that the engine does not show yet; from the second slice on, those of the snapshot's time."""
         self.safe_point = safe_point
         """Up to which versions may have been collected as garbage."""
         self.left = 0

@@ -72,7 +72,7 @@ def _conflict(error: errors.WriteConflict) -> pb.KeyError:
             key=error.key,
             primary=error.primary,
             conflict_commit_ts=error.conflict_commit_ts,
-            reason=pb.WriteConflict.Reason.ValueType(error.reason),
+            reason=pb.WriteConflict.Reason.Name(error.reason),
         )
     )
 
@@ -82,7 +82,7 @@ def _assertion(error: errors.AssertionFailed) -> pb.KeyError:
         assertion_failed=pb.AssertionFailed(
             start_ts=error.start_ts,
             key=error.key,
-            assertion=pb.Assertion.ValueType(error.assertion),
+            assertion=pb.Assertion.Name(error.assertion),
             existing_start_ts=error.existing_start_ts,
             existing_commit_ts=error.existing_commit_ts,
         )
@@ -175,7 +175,7 @@ def cleanup(_request: pb.CleanupRequest, result: Any) -> pb.CleanupResponse:
 def check_txn_status(_request: pb.CheckTxnStatusRequest, result: Any) -> pb.CheckTxnStatusResponse:
     if isinstance(result, results.Failure):
         return pb.CheckTxnStatusResponse(error=key_error(result.errors[0]))
-    response = pb.CheckTxnStatusResponse(commit_version=result.commit_ts, action=pb.Action.ValueType(result.action))
+    response = pb.CheckTxnStatusResponse(commit_version=result.commit_ts, action=pb.Action.Name(result.action))
     if result.lock is not None:
         response.lock_ttl = result.lock.lock.ttl_ms
         response.lock_info.CopyFrom(lock_info(result.lock.key, result.lock.lock))
