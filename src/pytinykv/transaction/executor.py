@@ -31,9 +31,10 @@ import msgspec
 from pytinykv.transaction.commands import PessimisticLock, Prewrite, ResolveLock, WriteCommand, latch_keys
 from pytinykv.transaction.deadlock import Wait, key_hash
 from pytinykv.transaction.errors import Deadlock, KeyIsLocked
-from pytinykv.transaction.evaluation import evaluate
+from pytinykv.transaction.evaluate import evaluate
 from pytinykv.transaction.latches import Latch, Latches
 from pytinykv.transaction.lock_waits import LockWaits, WaitEnd, Waiter
+from pytinykv.transaction.reader import MvccReader
 from pytinykv.transaction.records import NO_TS
 from pytinykv.transaction.resolve import next_portion
 from pytinykv.transaction.results import DONE, Evaluation, Failure, Result
@@ -190,11 +191,14 @@ class Executor:
                 lambda error: self._add(execution) if error is None else self._finish(execution, error)
             )
         else:
+            reader = MvccReader(port.reader, safe_point=self.safe_point)
             try:
-                evaluation = evaluate(port.reader, self._command_now(execution), self.concurrency, self.safe_point)
+                evaluation = evaluate(reader, self._command_now(execution), self.concurrency)
             except Exception as error:  # noqa: BLE001 - a defect, or a disk: the latches must come free, the caller tells
                 self._finish(execution, error)
                 return
+            finally:
+                reader.close()
             execution.evaluation = evaluation
             if self._waits(execution, evaluation):
                 return
@@ -358,9 +362,8 @@ class _RangeResolution:
         self._executor = executor
         self._port = port
         self._on_answer = on_answer
-        self._command = command
-        self._cursor: bytes | None = b""
-        """Where the next portion begins; None: nothing is left."""
+        self._rest: ResolveLock | None = command
+        """The range that is left; None: nothing."""
 
     def go_on(self) -> None:
         error = self._port.refusal()
@@ -372,11 +375,12 @@ class _RangeResolution:
             self._take_portion()
 
     def _take_portion(self) -> None:
-        if self._cursor is None:
+        if self._rest is None:
             self._port.confirm(lambda error: self._on_answer(error, None if error else DONE))
             return
-        portion, self._cursor = next_portion(self._port.reader, self._command, self._cursor)
-        self._executor.submit(self._port, portion, self._on_portion)
+        portion = next_portion(self._port.reader, self._rest)
+        self._rest = portion.rest
+        self._executor.submit(self._port, portion.command, self._on_portion)
 
     def _on_portion(self, error: Exception | None, result: Result | None) -> None:
         if error is not None or isinstance(result, Failure):

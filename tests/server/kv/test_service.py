@@ -267,8 +267,8 @@ async def test_every_command_that_a_frame_can_hold_is_answered(desk: Desk) -> No
     responses = await desk.batch(*commands)
     assert len(responses) == len(names)
     by_name = dict(zip(names, responses, strict=True))
-    assert "not supported" in str(by_name["Prewrite"])
-    assert "not supported" in str(by_name["Get"])
+    assert "not supported" in str(by_name["Coprocessor"])
+    assert kinds(by_name["Prewrite"].region_error) == ["region_not_found"]
 
 
 async def test_the_writes_of_a_frame_are_one_proposal(desk: Desk) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.server.kv.kv_harness import Desk
 
 from pytinykv.lifecycle import Scope
-from pytinykv.server.kv.service import KvService
 from pytinykv.wire import BATCH_COMMANDS, RpcError, StatusCode
 
 
@@ -17,9 +18,9 @@ async def no_requests() -> AsyncIterator[Any]:
     yield
 
 
-async def test_a_stream_opened_while_the_store_stops_is_unavailable() -> None:
+async def test_a_stream_opened_while_the_store_stops_is_unavailable(tmp_path: Path) -> None:
     scope = Scope("store")
-    service = KvService(None, cluster_id=1, scope=scope)  # type: ignore[arg-type]  # a stream without frames needs no store
+    service = Desk(tmp_path, scope).service
     await scope.stop()
     with pytest.raises(RpcError) as caught:
         await anext(service.stream(BATCH_COMMANDS, no_requests()))

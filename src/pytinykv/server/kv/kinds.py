@@ -22,6 +22,7 @@ from pytinykv.wire import service_methods
 from pytinykv.wire.encoding import field_tag, member_head
 from pytinykv.wire.pb import errorpb_pb2, tikvpb_pb2
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
+from pytinykv.wire.timestamp import Timestamp
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -63,7 +64,7 @@ class View:
 
     __slots__ = ("_mvcc", "left", "memory", "reader", "safe_point")
 
-    def __init__(self, reader: Reader, memory: ConcurrencyManager, safe_point: int) -> None:
+    def __init__(self, reader: Reader, memory: ConcurrencyManager, safe_point: Timestamp) -> None:
         self.reader = reader
         """The live engine in the first slice, one snapshot of it in all later ones; both hold the same state."""
         self.memory = memory

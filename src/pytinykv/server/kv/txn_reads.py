@@ -17,11 +17,11 @@ from pytinykv.server.kv import txn_requests
 from pytinykv.server.kv.encoding import write_pair
 from pytinykv.server.kv.kinds import ROW_COST, CommandContext, InvalidRequestError, View
 from pytinykv.server.kv.txn_answers import key_error, lock_info, mvcc_info
-from pytinykv.transaction import commands
+from pytinykv.transaction.commands import MvccGetByStartTs
 from pytinykv.transaction.errors import SnapshotTooOld, TxnError, TxnErrorRaised
-from pytinykv.transaction.inspect import mvcc_by_key, mvcc_by_start_ts
+from pytinykv.transaction.history import mvcc_by_key, mvcc_by_start_ts
+from pytinykv.transaction.resolve import scan_lock as find_locks
 from pytinykv.transaction.scan import scan as scan_versions
-from pytinykv.transaction.scan_lock import scan_locks
 from pytinykv.wire.encoding import field_tag, varint
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 from pytinykv.wire.timestamp import Timestamp
@@ -105,28 +105,22 @@ def scan(view: View, context: CommandContext, request: pb.ScanRequest, out: Byte
 
 
 def scan_lock(view: View, context: CommandContext, request: pb.ScanLockRequest, out: BytesIO) -> Iterator[None]:
-    """List locks; clients that look for old ones rely on their being all there are."""
+    """List locks, those in memory, too: clients that look for old ones rely on their being all there are."""
     wanted = txn_requests.scan_lock(context, request)
     if wanted is None:
         return
-    in_memory = view.memory.locks_in_range(wanted.start, wanted.end, Timestamp(wanted.max_ts))
-    if in_memory:
-        key, lock = in_memory[0]
-        error = pb.KeyError(locked=lock_info(key, lock))
-        out.write(pb.ScanLockResponse(error=error).SerializeToString())
-        return
-    for found in scan_locks(view.reader, wanted):
+    for found in find_locks(view.reader, wanted, view.memory).locks:
         view.left -= ROW_COST
         _write(out, _LOCKS, lock_info(found.key, found.lock))
-        if view.left <= 0:
-            yield
+    if view.left <= 0:
+        yield
 
 
 def mvcc_get_by_key(
     view: View, context: CommandContext, request: pb.MvccGetByKeyRequest, out: BytesIO
 ) -> Iterator[None]:
     txn_requests.check_key(context.region, request.key)
-    info = mvcc_by_key(view.reader, commands.MvccGetByKey(request.key))
+    info = mvcc_by_key(view.reader, request.key)
     out.write(pb.MvccGetByKeyResponse(info=mvcc_info(info)).SerializeToString())
     view.left -= ROW_COST * (1 + len(info.writes))
     if view.left <= 0:
@@ -137,15 +131,12 @@ def mvcc_get_by_start_ts(
     view: View, context: CommandContext, request: pb.MvccGetByStartTsRequest, out: BytesIO
 ) -> Iterator[None]:
     start, end = txn_requests.user_bounds(context.region)
-    wanted = commands.MvccGetByStartTs(Timestamp(request.start_ts), start, end)
-    for info in mvcc_by_start_ts(view.reader, wanted):
-        if info is not None:
-            found = pb.MvccGetByStartTsResponse(key=info.key, info=mvcc_info(info))
-            out.write(found.SerializeToString())
-            return
-        view.left -= ROW_COST
-        if view.left <= 0:
-            yield
+    wanted = MvccGetByStartTs(Timestamp(request.start_ts), start, end)
+    info = mvcc_by_start_ts(view.reader, wanted)
+    if info is not None:
+        out.write(pb.MvccGetByStartTsResponse(key=info.key, info=mvcc_info(info)).SerializeToString())
+    view.left = 0
+    yield
 
 
 def _told_by_key(error: TxnError) -> TxnError:
