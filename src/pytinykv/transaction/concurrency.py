@@ -93,6 +93,12 @@ class ConcurrencyManager:
                 raise TxnErrorRaised(TimestampFromFuture(key=b"", start_ts=version, limit=self.limit))
             self.max_ts = version
 
+    def frozen(self) -> ConcurrencyManager:
+        """Return the locks of this moment, for a read that goes on from a snapshot that is taken in the same step."""
+        frozen = ConcurrencyManager(self.max_ts)
+        frozen._locks.update(self._locks)
+        return frozen
+
     def lock(self, key: bytes, lock: Lock) -> None:
         """Show a lock that is not in the engine yet. Its transaction holds the latch of the key."""
         self._locks[key] = lock

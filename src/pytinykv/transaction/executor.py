@@ -34,7 +34,6 @@ from pytinykv.transaction.errors import Deadlock, KeyIsLocked
 from pytinykv.transaction.evaluate import evaluate
 from pytinykv.transaction.latches import Latch, Latches
 from pytinykv.transaction.lock_waits import LockWaits, WaitEnd, Waiter
-from pytinykv.transaction.reader import MvccReader
 from pytinykv.transaction.records import NO_TS
 from pytinykv.transaction.resolve import next_portion
 from pytinykv.transaction.results import DONE, Evaluation, Failure, Result
@@ -191,14 +190,13 @@ class Executor:
                 lambda error: self._add(execution) if error is None else self._finish(execution, error)
             )
         else:
-            reader = MvccReader(port.reader, safe_point=self.safe_point)
             try:
-                evaluation = evaluate(reader, self._command_now(execution), self.concurrency)
+                evaluation = evaluate(
+                    port.reader, self._command_now(execution), self.concurrency, safe_point=self.safe_point
+                )
             except Exception as error:  # noqa: BLE001 - a defect, or a disk: the latches must come free, the caller tells
                 self._finish(execution, error)
                 return
-            finally:
-                reader.close()
             execution.evaluation = evaluation
             if self._waits(execution, evaluation):
                 return

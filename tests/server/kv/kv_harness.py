@@ -27,7 +27,11 @@ class Desk:
         self.scope = scope
         self.node = self.cluster.elect()
         self.cluster.ticks(2)
-        self.service = KvService(self.node.running, cluster_id=CLUSTER_ID, scope=scope)
+        self.serve_with()
+
+    def serve_with(self, **options: Any) -> None:
+        """Serve from now on with these options of the service."""
+        self.service = KvService(self.node.running, cluster_id=CLUSTER_ID, scope=self.scope, **options)
 
     def context(self, **fields: Any) -> pb.Context:
         """Return the context that a client with a fresh view of the region sends."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server.kv.kv_harness import kinds
 from tests.server.kv.txn_harness import TxnDesk
 
 from pytinykv.lifecycle import Scope
@@ -324,6 +322,10 @@ async def test_a_new_leader_fetches_a_timestamp_before_it_commits_in_one_phase(t
     assert (await desk.prewrite(50, {b"a": b"1"}, try_one_pc=True)).one_pc_commit_ts == 101
 
 
+def kinds(error: Any) -> list[str]:
+    return [field.name for field, _value in error.ListFields() if field.name != "message"]
+
+
 async def settle(desk: TxnDesk) -> None:
     for _ in range(20):
         await asyncio.sleep(0)
@@ -334,7 +336,3 @@ def knows_max_ts(desk: TxnDesk) -> None:
     """Let the region's largest read timestamp count as known."""
     peer = desk.node.peer
     desk.service.transactions._terms[peer.region.id] = peer.term
-
-
-def _unused() -> Iterator[None]:
-    yield

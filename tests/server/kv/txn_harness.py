@@ -16,7 +16,12 @@ class TxnDesk(Desk):
     async def prewrite(self, start_ts: int, values: Mapping[bytes, bytes], **fields: Any) -> pb.PrewriteResponse:
         """Prewrite puts, the first key as the primary."""
         mutations = [pb.Mutation(op=pb.Op.Put, key=key, value=value) for key, value in values.items()]
-        wanted = {"mutations": mutations, "primary_lock": next(iter(values)), "start_version": start_ts, "lock_ttl": 3000}
+        wanted = {
+            "mutations": mutations,
+            "primary_lock": next(iter(values)),
+            "start_version": start_ts,
+            "lock_ttl": 3000,
+        }
         return await self.call("KvPrewrite", **{**wanted, **fields})
 
     async def commit(self, start_ts: int, commit_ts: int, *keys: bytes) -> pb.CommitResponse:
@@ -30,7 +35,9 @@ class TxnDesk(Desk):
     async def get(self, key: bytes, version: int, **fields: Any) -> pb.GetResponse:
         return await self.call("KvGet", key=key, version=version, **fields)
 
-    def lock_request(self, start_ts: int, *keys: bytes, for_update_ts: int = 0, **fields: Any) -> pb.PessimisticLockRequest:
+    def lock_request(
+        self, start_ts: int, *keys: bytes, for_update_ts: int = 0, **fields: Any
+    ) -> pb.PessimisticLockRequest:
         """Return the request for pessimistic locks, the first key as the primary."""
         wanted = {
             "mutations": [pb.Mutation(op=pb.Op.PessimisticLock, key=key) for key in keys],
