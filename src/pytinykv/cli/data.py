@@ -32,7 +32,8 @@ def data_options(function: Callable[..., None]) -> Callable[..., None]:
     return client_options(family(in_hex(function)))
 
 
-def _key(text: str, *, is_hex: bool) -> bytes:
+def checked_name(text: str, *, is_hex: bool) -> bytes:
+    """Return the key that an argument names. Raises `click.UsageError` for what can be none."""
     from pytinykv.wire.limits import key_problem
 
     key = from_text(text, "KEY", is_hex=is_hex)
@@ -57,7 +58,7 @@ def get(
 
     A KEY that begins with a dash goes behind `--`, as in: tinykv get -- -5
     """
-    name = _key(key, is_hex=is_hex)
+    name = checked_name(key, is_hex=is_hex)
 
     async def body(client: AsyncClient) -> int:
         value = await client.raw.get(name, cf=cf)
@@ -69,19 +70,19 @@ def get(
         elif is_hex:
             print(value.hex())
         else:
-            return _print_text(value)
+            return print_text(value, "get")
         return 0
 
     sys.exit(run_client(target, body))
 
 
-def _print_text(value: bytes) -> int:
+def print_text(value: bytes, command: str) -> int:
     """Print a value as it is; to a terminal, with control characters made harmless."""
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
         print(
-            f"tinykv get: the value ({len(value)} bytes) is not UTF-8 text; --hex shows it, --raw prints the bytes",
+            f"tinykv {command}: the value ({len(value)} bytes) is not UTF-8 text; --hex shows it, --raw prints the bytes",
             file=sys.stderr,
         )
         return NOT_DONE
@@ -112,7 +113,7 @@ def put(
     When it returns with status 0, a majority of the region's stores has it on disk. A KEY or VALUE that begins with a
     dash goes behind `--`, as in: tinykv put -- temperature -5
     """
-    name = _key(key, is_hex=is_hex)
+    name = checked_name(key, is_hex=is_hex)
     content = value_from(value, "VALUE", is_hex=is_hex)
 
     async def body(client: AsyncClient) -> None:
@@ -126,7 +127,7 @@ def put(
 @data_options
 def delete(key: str, *, cf: str, is_hex: bool, target: Target) -> None:
     """Remove KEY. Fine if it does not exist."""
-    name = _key(key, is_hex=is_hex)
+    name = checked_name(key, is_hex=is_hex)
 
     async def body(client: AsyncClient) -> None:
         await client.raw.delete(name, cf=cf)

@@ -16,6 +16,7 @@ from pytinykv.client.origin import LoopOrigin
 from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.client.raw import AsyncRawClient
 from pytinykv.client.txn.cluster_backend import ClusterBackend
+from pytinykv.client.txn.inspection import Inspector
 from pytinykv.client.txn.manager import TransactionManager
 from pytinykv.client.txn.snapshot import AsyncSnapshot
 from pytinykv.client.txn.transaction import AsyncTransaction
@@ -61,7 +62,8 @@ class AsyncClient:
         self._executor = Executor(self.scheduler, connector=connector, rng=rng, scope=scope, config=self._config)
         self._raw = AsyncRawClient(self._executor)
         backend = ClusterBackend(self._executor, self.scheduler, scope)
-        self.transactions = TransactionManager(backend, backend.background)
+        inspector = Inspector(self._executor, self.scheduler, backend.resolver)
+        self.transactions = TransactionManager(backend, backend.background, inspector)
         """Makes transactions and snapshots; for `transaction`, `snapshot` and `run`, also of the synchronous face."""
         self._closed = False
         scope.on_stop("end transactions", self.transactions.finish, self._config.close_transactions_s + 0.5)

@@ -14,6 +14,7 @@
     read_commands  commit_commands  lock_commands  resolve_commands  keys_command       what travels
     key_errors          what stores answer about keys
     records             locks, views, writes       manager      makes them; `run`; ends them with the client
+    inspection          versions and locks, for tools
 
 What nobody waits for may be left undone at any moment: a lock that was left names its primary, the primary tells what became
 of the transaction, and whoever meets it finishes the work (`resolver`). So a client may be closed, or killed, at any point.

@@ -19,6 +19,7 @@ from pytinykv.client.arguments import checked_timeout
 from pytinykv.client.errors import TransactionError
 from pytinykv.client.txn.backend import Pauses, TransactionBackend
 from pytinykv.client.txn.background import Background
+from pytinykv.client.txn.inspection import Inspector
 from pytinykv.client.txn.snapshot import AsyncSnapshot
 from pytinykv.client.txn.transaction import AsyncTransaction
 
@@ -45,8 +46,10 @@ class Runs:
 class TransactionManager:
     """Makes the transactions and snapshots of one client. All methods belong to its loop."""
 
-    def __init__(self, backend: TransactionBackend, background: Background) -> None:
+    def __init__(self, backend: TransactionBackend, background: Background, inspector: Inspector) -> None:
         self.backend = backend
+        self.inspector = inspector
+        """For tools."""
         self._background = background
         self._open: weakref.WeakSet[AsyncTransaction] = weakref.WeakSet()
         """All that may not have ended."""

@@ -35,7 +35,8 @@ class ForeignLock(NamedTuple):
     """It may be removed by others so long after `start_ts`, by the cluster's timestamps."""
     txn_size: int = 1
     """Keys of its transaction, as far as the owner knew."""
-    is_pessimistic: bool = False
+    op: Any = kvrpcpb_pb2.Put
+    """What its transaction does to the key."""
     for_update_ts: int = 0
     """Of a pessimistic transaction: when the lock was asked for."""
     use_async_commit: bool = False
@@ -52,12 +53,17 @@ class ForeignLock(NamedTuple):
             start_ts=info.lock_version,
             ttl_ms=info.lock_ttl,
             txn_size=info.txn_size,
-            is_pessimistic=info.lock_type == PESSIMISTIC_LOCK,
+            op=info.lock_type,
             for_update_ts=info.lock_for_update_ts,
             use_async_commit=info.use_async_commit,
             min_commit_ts=info.min_commit_ts,
             secondaries=tuple(info.secondaries),
         )
+
+    @property
+    def is_pessimistic(self) -> bool:
+        """Whether its transaction has not said yet what it does to the key."""
+        return bool(self.op == PESSIMISTIC_LOCK)
 
     def is_expired(self, current_ts: int) -> bool:
         """Whether its time to live is over at a timestamp of the cluster."""
