@@ -6,10 +6,10 @@ raises one of `RaftError`'s kinds has changed nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
-from pytinykv.raft import describe, election, following, leading, membership
+from pytinykv.raft import describe, election, following, hibernation, leading, membership
 from pytinykv.raft.config import Config
 from pytinykv.raft.core import Core, Rng
 from pytinykv.raft.errors import DropReason, NotLeading, ProposalDropped, ProtocolViolation, ReadNotReady
@@ -190,6 +190,26 @@ class RawNode:
         if isinstance(role, Leader):
             self._core.now = now
             leading.broadcast_heartbeats(self._core, role)
+
+    # --- hibernation, see there -----------------------------------------------------------------------------------
+
+    def is_settled(self, absent: Collection[PeerId] = ()) -> bool:
+        """Tell whether nothing is under way, so that this peer may hibernate; a leader does not count on those `absent`."""
+        return not self.has_ready() and hibernation.is_settled(self._core, absent)
+
+    def fall_asleep(self, now: float) -> None:
+        """Give up the lease. From now on the driver does not tick this peer, until it has called `wake`."""
+        self._core.now = now
+        hibernation.fall_asleep(self._core)
+
+    def wake(self, now: float, *, missed_ticks: int = 0, election_delay_ticks: int | None = None) -> None:
+        """Go on after `fall_asleep`.
+
+        `missed_ticks`: for how many ticks of the sleep the leader's process has been silent. `election_delay_ticks`: after how
+        many ticks without a leader to campaign, in place of a random number of them.
+        """
+        self._core.now = now
+        hibernation.wake(self._core, missed_ticks=missed_ticks, election_delay_ticks=election_delay_ticks)
 
     # --- what to do ---------------------------------------------------------------------------------------------
 

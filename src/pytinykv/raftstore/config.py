@@ -10,7 +10,15 @@ from pytinykv.wire.limits import ENTRY_BYTES_MAX
 MIB = 1024 * 1024
 
 _MAY_BE_ZERO = frozenset(
-    {"clock_drift_max", "lease_reads", "log_keep_entries", "expiry_pairs_per_s", "expiry_pause_s", "inline_sync_s"}
+    {
+        "clock_drift_max",
+        "lease_reads",
+        "log_keep_entries",
+        "expiry_pairs_per_s",
+        "expiry_pause_s",
+        "inline_sync_s",
+        "hibernate_after_s",
+    }
 )
 
 
@@ -114,6 +122,15 @@ class RaftStoreConfig:
 
     promotion_silence_s: float = 0.5
     """A learner that its leader has not heard of for this long is not promoted; a few heartbeats."""
+
+    hibernate_after_s: float = 3.0
+    """A region in which nothing happens for so long hibernates (see `activity`), up to an election timeout later; 0: never."""
+
+    sleep_check_s: float = 30.0
+    """A hibernating follower asks this often whether it is still led."""
+
+    hibernating_heartbeat_s: float = 60.0
+    """How often a leader reports a region that hibernates."""
 
     leader_missing_s: float = 30.0
     """A peer without a leader for this long asks the scheduler whether it is still a member."""

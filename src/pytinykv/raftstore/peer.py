@@ -20,12 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytinykv.model import Peer, PeerRole, Region, encode, peer_to_pb, split_region
 from pytinykv.raft import (
-    ConfChangeKind,
     EntryKind,
     InstallSnapshot,
     LogIndex,
-    NotLeading,
-    ProposalDropped,
     ProtocolViolation,
     RawNode,
     RoleKind,
@@ -34,18 +31,20 @@ from pytinykv.raft import (
 from pytinykv.raftstore import keys, membership, splits
 from pytinykv.raftstore.apply import apply_entry
 from pytinykv.raftstore.calls import PeerCalls
+from pytinykv.raftstore.change_orders import ChangeOrders
 from pytinykv.raftstore.followers import FollowerWatch
 from pytinykv.raftstore.installing import Installation, delete_data
 from pytinykv.raftstore.log_collection import LogCollection
 from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
 from pytinykv.raftstore.records import PeerState, RaftEnvelope, RegionLocalState, RegionReport, SnapshotManifest
 from pytinykv.raftstore.region_events import Deposed, Destroyed, Leading, RegionChanged
+from pytinykv.raftstore.rest import Rest
 from pytinykv.raftstore.split_keys import size_bytes
 from pytinykv.wire.errors import NotLeader, RegionError, RegionNotFound, UnknownRegionError
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from pytinykv.raft import Entry, Message, PeerId, Ready
@@ -67,15 +66,6 @@ class _Unsynced(NamedTuple):
     turn: int
     ready: int
     messages: tuple[Message, ...]
-
-
-class _Order(NamedTuple):
-    """A membership change that the scheduler wants and that can't be proposed yet."""
-
-    change: membership.MembershipChange
-    conf_ver: int
-    """The membership that it was made for."""
-    since: float
 
 
 class IncomingSnapshot(NamedTuple):
@@ -134,9 +124,8 @@ class RegionPeer:
         """The newest membership of which a message to this peer came, while it knew no region itself."""
         self._followers = FollowerWatch(config)
         self._collection = LogCollection(node=self.node, storage=storage, followers=self._followers, config=config)
-        self._order: _Order | None = None
-        """What `order_change` could not propose at once. Tried again by `step`, `tick` and `_apply`; gone once it is proposed
-        or refused for good, the membership is another one, this peer does not lead, or after `peer_down_s`."""
+        self.orders = ChangeOrders(self, self._followers, config)
+        self.rest = Rest()
         self._unsynced: deque[_Unsynced] = deque()
         """Readys that are written and not known to be durable, in order; `on_durable` takes them out."""
         self._lagging_reported: tuple[tuple[Peer, ...], tuple[PeerId, ...]] = ((), ())
@@ -169,6 +158,7 @@ class RegionPeer:
         To be checked *after* the data was read, or the engine's snapshot taken, so that a pause in between can't stretch the
         lease.
         """
+        self.rest.is_read = True
         return now < self.node.lease_until
 
     def not_leader(self) -> NotLeader:
@@ -180,56 +170,23 @@ class RegionPeer:
         """Return what a caller is told that takes the region for what it was, or will be, at another version."""
         return self._table.epoch_not_match(self.region, version)
 
-    # --- membership ---------------------------------------------------------------------------------------------
+    # --- rest, see `activity` -------------------------------------------------------------------------------------
 
-    def order_change(self, change: membership.MembershipChange, conf_ver: int | None, now: float) -> None:
-        """Propose a membership change that the scheduler ordered for `conf_ver` (None: whatever it is now).
+    @property
+    def is_idle(self) -> bool:
+        """Return whether nobody waits for this peer, and it for nothing: no call, order, snapshot or disk."""
+        is_waiting = self.calls.has_any or self.orders.has_any or self.has_unsynced or self.is_installing
+        return not is_waiting and self.storage.snapshot_need is SnapshotNeed.NONE
 
-        If it can't be proposed yet, it is kept: the scheduler repeats an order only with its next look at the region.
-        """
-        present = self.region.epoch.conf_ver
-        order = _Order(change, present if conf_ver is None else conf_ver, now)
-        reason = self._propose_change(order, now)
-        if reason:
-            kind, keeps = change.kind.name, " yet" if self._order is not None else ""
-            _log.info(
-                "region %d: %s of peer %d not proposed%s: %s", self.region.id, kind, change.peer.id, keeps, reason
-            )
-        if self._order is not None and change.kind is ConfChangeKind.ADD_VOTER:
-            self.node.ping(now)
+    def has_reported_down(self, peer_ids: Iterable[PeerId]) -> bool:
+        """Return whether the scheduler was told last that all of these are down."""
+        return set(peer_ids) <= set(self._lagging_reported[1])
 
-    def _retry_order(self, now: float) -> None:
-        if (order := self._order) is not None and now - order.since <= self._config.peer_down_s:
-            self._propose_change(order, now)
-        else:
-            self._order = None
-
-    def _propose_change(self, order: _Order, now: float) -> str:
-        """Propose a change, or keep the order if the reason against it will pass; return that reason, empty if none."""
-        self._order, change = None, order.change
-        if order.conf_ver != self.region.epoch.conf_ver:
-            return f"it was ordered for conf_ver {order.conf_ver}, this is {self.region.epoch.conf_ver}"
-        reason = membership.refusal(self.region, change)
-        if reason is not None:
-            return reason
-        if change.kind is ConfChangeKind.REMOVE and change.peer.id == self.peer.id and self.offer_leadership(now):
-            return "it leads, and hands leadership over first"
-        if not self.is_leader:
-            return "this peer does not lead"
-        if change.kind is ConfChangeKind.ADD_VOTER:
-            pending = self._pending_peers()
-            trouble = self._followers.why_not_promote(
-                self.region, change.peer, pending, ordered_at=order.since, now=now
-            )
-            if trouble:
-                self._order = order
-                return trouble
-        try:
-            self.node.propose_conf_change(change.to_raft(self.region.epoch), now)
-        except (NotLeading, ProposalDropped) as error:
-            self._order = order
-            return str(error)
-        return ""
+    def count_as_heard(self, is_alive: Callable[[Peer], bool], now: float) -> None:
+        """Take members for heard whose stores are: while the region sleeps, they say nothing themselves."""
+        for peer in self.region.peers:
+            if is_alive(peer):
+                self._followers.on_heard(peer.id, now)
 
     # --- messages -----------------------------------------------------------------------------------------------
 
@@ -250,8 +207,7 @@ class RegionPeer:
             self._heard_conf_ver = max(self._heard_conf_ver, envelope.epoch.conf_ver)
         self._followers.on_heard(envelope.sender.id, now)
         self.node.step(message, now)
-        if self._order is not None:
-            self._retry_order(now)
+        self.orders.retry(now)
 
     def tick(self, turn: Turn) -> None:
         now = turn.now
@@ -259,8 +215,7 @@ class RegionPeer:
         if self.is_leader:
             self._collection.on_tick(now)
             self._followers.on_tick(self.region, self.node.commit_index)
-        if self._order is not None:
-            self._retry_order(now)
+        self.orders.retry(now)
         if self._hears_leader(now):
             self.leader_missing_since = None
         elif self.leader_missing_since is None:
@@ -375,8 +330,7 @@ class RegionPeer:
                 return
         self.storage.save_applied(turn.batch)
         self.node.on_applied(entries[-1].index)
-        if self._order is not None:
-            self._retry_order(turn.now)
+        self.orders.retry(turn.now)
 
     def _apply_split(self, turn: Turn, entry: Entry, parts: list[Part]) -> None:
         split = splits.decode_split(entry.data)
@@ -538,7 +492,7 @@ class RegionPeer:
 
     def report(self, engine: Engine, now: float) -> RegionReport:
         """Return what the scheduler wants to know of a region from its leader."""
-        down, pending = self._down_peers(now), self._pending_peers()
+        down, pending = self._down_peers(now), self.pending_peers()
         self._lagging_reported = (pending, tuple(peer.id for peer, _silent_s in down))
         return RegionReport(self.region, self.peer, self.node.term, down, pending, size_bytes(engine, self.region))
 
@@ -549,13 +503,13 @@ class RegionPeer:
 
     def has_other_laggards(self, now: float) -> bool:
         """Return whether other peers are behind or silent than the scheduler was told last."""
-        lagging = (self._pending_peers(), tuple(peer.id for peer, _silent_s in self._down_peers(now)))
+        lagging = (self.pending_peers(), tuple(peer.id for peer, _silent_s in self._down_peers(now)))
         return lagging != self._lagging_reported
 
     def _down_peers(self, now: float) -> tuple[tuple[Peer, float], ...]:
         return self._followers.down(self.region, self.peer.id, now)
 
-    def _pending_peers(self) -> tuple[Peer, ...]:
+    def pending_peers(self) -> tuple[Peer, ...]:
         """Return the peers that are behind; see `followers`."""
         return self._followers.pending(
             self.region,

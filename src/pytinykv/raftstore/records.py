@@ -64,12 +64,49 @@ class ApplyState(msgspec.Struct, frozen=True, array_like=True):
     truncated_term: Term
 
 
+class StoreBeat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """The sender's store runs; said from store to store, for all their regions together (region 0, peers 0)."""
+
+    incarnation: int
+    """Another number each time the store is started: a store that was started again leads nothing."""
+
+
+class SleepRequest(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """A leader asks a member to fall asleep if its log ends at `index` and nothing is under way; see `activity`."""
+
+    term: Term
+    index: LogIndex
+    round: int
+    """Which of the leader's requests; the consent repeats it."""
+
+
+class SleepConsent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """The sender fell asleep, as it was asked to."""
+
+    term: Term
+    round: int
+
+
+class WakeUp(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """The sender is awake, or knows that the receiver's sleep is based on something that does not hold any more."""
+
+
+class SleepCheck(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """A sleeping member asks whether the receiver still leads it in this term; answered with `WakeUp` if not."""
+
+    term: Term
+
+
+Note = StoreBeat | SleepRequest | SleepConsent | WakeUp | SleepCheck
+"""What stores tell each other of their regions beside Raft; tags are sent, never renumber."""
+
+
 class RaftEnvelope(msgspec.Struct, frozen=True, array_like=True):
     """A message between two peers of a region.
 
     `epoch`, `start_key` and `end_key` are those of the sender's region: a receiver that has no peer of it yet sees whether
     its keys still belong to another one there. A tombstone envelope has no message: it tells a peer that was removed to
-    destroy itself.
+    destroy itself. Nor has one with a note, so a store of a version that knows no notes does nothing with it.
     """
 
     region_id: RegionId
@@ -80,6 +117,7 @@ class RaftEnvelope(msgspec.Struct, frozen=True, array_like=True):
     is_tombstone: bool = False
     start_key: bytes = b""
     end_key: bytes = b""
+    note: Note | None = None
 
 
 class SnapshotFile(msgspec.Struct, frozen=True, array_like=True):

@@ -18,21 +18,23 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections import deque
 from typing import TYPE_CHECKING
 
 from pytinykv.model import PeerRole, Region, RegionId, StoreId
-from pytinykv.raft import InstallSnapshot, ProtocolViolation
+from pytinykv.raft import ProtocolViolation
+from pytinykv.raftstore.activity import Activity
 from pytinykv.raftstore.calls import QueuedCommand
 from pytinykv.raftstore.children import Children
 from pytinykv.raftstore.counters import StoreCounters
 from pytinykv.raftstore.errors import StoreFailedError
 from pytinykv.raftstore.expiry import ExpirySweep
+from pytinykv.raftstore.inbox import Inbox, log_violation
 from pytinykv.raftstore.incoming_snapshots import IncomingSnapshots, SnapshotReceiver, SnapshotRefusedError
+from pytinykv.raftstore.liveness import Liveness
 from pytinykv.raftstore.outgoing_snapshots import OutgoingSnapshots
 from pytinykv.raftstore.peer import IncomingSnapshot, RegionPeer
 from pytinykv.raftstore.peer_storage import PeerStorage
-from pytinykv.raftstore.records import RaftEnvelope, decode_envelopes
+from pytinykv.raftstore.records import RaftEnvelope
 from pytinykv.raftstore.recovery import load_regions
 from pytinykv.raftstore.regions import RegionTable
 from pytinykv.raftstore.reports import Reports
@@ -66,16 +68,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def _log_violation(envelope: RaftEnvelope, error: ProtocolViolation) -> None:
-    _log.error(
-        "region %d: message from peer %d rejected: %s", envelope.region_id, envelope.sender.id, error, exc_info=error
-    )
-
-
 class Store:
     """All regions of one store: their state and the turn. `StoreLoop` runs the turns, `StoreStop` ends them."""
 
-    on_protocol_violation: Callable[[RaftEnvelope, ProtocolViolation], None] = staticmethod(_log_violation)
+    on_protocol_violation: Callable[[RaftEnvelope, ProtocolViolation], None] = staticmethod(log_violation)
     """Called with a message that no correct peer sends, and that was not followed; tests put their own here."""
 
     def __init__(
@@ -124,13 +120,8 @@ class Store:
             on_sent=self._on_snapshot_sent,
         )
         self._incoming = IncomingSnapshots(snapshot_directory.receive, background, config, self._on_snapshot_sealed)
-        self._reports = Reports(
-            self.peers, engine=engine, link=scheduler_link, config=config, on_membership=self.on_membership_answer
-        )
         self._is_due = False
         """Whether a turn is asked for. Set by `wake`, cleared by `take_due`."""
-        self._frames: deque[tuple[int, list[RaftEnvelope]]] = deque()
-        """Messages that no turn has taken yet, by frame, each with its size in bytes."""
         self._actions: list[Callable[[Turn], None]] = []
         """What the next turn does before ticks and proposals; see `in_turn`."""
         self._touched: dict[int, RegionPeer] = {}
@@ -155,9 +146,27 @@ class Store:
         """What a sync or a reader met on the disk; fails the next turn."""
         self.failure: BaseException | None = None
         """What the store has failed of, or None; never changes again. No turn does anything afterwards."""
-        self.splits = SplitRequests(self.peers, scheduler_link, config, in_turn=self.in_turn, touch=self._touch)
-        self._size_checks = SizeChecks(self.peers, engine, background, self.splits, config)
+        self._make_parts(scheduler_link, background)
         self._load(snapshot_directory, fresh_region_id)
+
+    def _make_parts(self, link: SchedulerLink, background: Worker) -> None:
+        """Make what looks at all peers."""
+        config = self.config
+        regions = lambda: [peer.region for peer in self.peers.values()]
+        self.liveness = Liveness(self.store_id, self._rng.getrandbits(32), regions, config)
+        """Which other stores run."""
+        self.activity = Activity(self.peers, self.liveness, config, self._rng, self._touch_now)
+        """Which of the regions are awake."""
+        self._reports = Reports(
+            self.peers,
+            engine=self.engine,
+            link=link,
+            config=config,
+            on_membership=self.on_membership_answer,
+            is_alive=self.activity.is_alive,
+        )
+        self.splits = SplitRequests(self.peers, link, config, in_turn=self.in_turn, touch=self._touch)
+        self._size_checks = SizeChecks(self.peers, self.engine, background, self.splits, config)
 
     def _load(self, directory: SnapshotDirectory, fresh_region_id: RegionId | None) -> None:
         self.table = RegionTable(self.peers)
@@ -174,7 +183,11 @@ class Store:
             make_peer=self._make_peer,
             touch=self._touch,
         )
+        self._inbox = Inbox(
+            self.peers, self._router, self.activity, lambda envelope, error: self.on_protocol_violation(envelope, error)
+        )
         self.listen(self._router.on_event)
+        self.listen(self.liveness.on_event)
         self.listen(self._reports.on_event)
         self.listen(self._size_checks.on_event)
         for state in loaded.regions:
@@ -199,6 +212,7 @@ class Store:
             is_fresh=is_fresh,
         )
         self.peers[region.id] = region_peer
+        self.activity.add(region_peer)
         self.table.changed()
         return region_peer
 
@@ -254,6 +268,7 @@ class Store:
 
     def offer_leaderships(self, turn: Turn) -> list[RegionPeer]:
         """Let followers take over; return the peers that are about to lose leadership."""
+        self.activity.wake_leaders(turn)
         leaving = [peer for peer in self.peers.values() if peer.offer_leadership(turn.now)]
         for peer in leaving:
             self._touched[peer.region.id] = peer
@@ -304,6 +319,7 @@ class Store:
         elif self._queued_bytes > self.config.queued_bytes_max:
             on_done(ServerIsBusy(reason=f"store {self.store_id} has too many commands queued", backoff_ms=100), None)
         elif not peer.is_leader:
+            self.rouse(peer)
             on_done(peer.not_leader(), None)
         else:
             self.counters.proposals += 1
@@ -322,16 +338,23 @@ class Store:
         if self._refuses:
             on_ready(self._refusal())
         elif not peer.is_leader:
+            self.rouse(peer)
             on_ready(peer.not_leader())
         else:
             self.counters.quorum_reads += 1
+            peer.rest.is_read = True
             peer.calls.queue_read(on_ready)
             self._touch(peer)
 
     def receive(self, frame: bytes) -> None:
         """Take a frame of another store. Raises FormatError."""
-        self._frames.append((len(frame), decode_envelopes(frame)))
+        self._inbox.receive(frame)
         self.wake()
+
+    def rouse(self, peer: RegionPeer) -> None:
+        """Wake a peer that a client asks in vain: while it sleeps, it does not notice if nobody can reach its leader."""
+        if peer.rest.is_asleep:
+            self._touch(peer)
 
     def receive_snapshot(self, header: SnapshotHeader) -> SnapshotReceiver:
         """Begin to take a snapshot stream. Raises SnapshotRefusedError, FormatError, OSError."""
@@ -349,10 +372,8 @@ class Store:
         """
 
         def propose(turn: Turn) -> None:
-            peer = self.peers.get(region_id)
-            if peer is not None:
-                peer.order_change(change, conf_ver, turn.now)
-            self._touch_if_there(region_id)
+            if (peer := self._wake_peer(region_id, turn)) is not None:
+                peer.orders.take(change, conf_ver, turn.now)
 
         self.in_turn(propose)
 
@@ -360,10 +381,9 @@ class Store:
         """Hand leadership to a peer, as the scheduler ordered; nothing happens where it can't be done."""
 
         def transfer(turn: Turn) -> None:
-            peer = self.peers.get(region_id)
+            peer = self._wake_peer(region_id, turn)
             if peer is not None and peer.is_leader and peer.region.peer(peer_id) is not None:
                 peer.node.transfer_leader(peer_id, turn.now)
-            self._touch_if_there(region_id)
 
         self.in_turn(transfer)
 
@@ -398,9 +418,16 @@ class Store:
         self._touched[peer.region.id] = peer
         self.wake()
 
-    def _touch_if_there(self, region_id: RegionId) -> None:
+    def _touch_now(self, peer: RegionPeer) -> None:
+        """Let the turn that is being run look at a peer."""
+        self._touched[peer.region.id] = peer
+
+    def _wake_peer(self, region_id: RegionId, turn: Turn) -> RegionPeer | None:
+        """Return the peer of a region, awake, for a turn to do something with it."""
         if (peer := self.peers.get(region_id)) is not None:
+            self.activity.wake(peer, turn)
             self._touched[region_id] = peer
+        return peer
 
     # --- a turn -------------------------------------------------------------------------------------------------
 
@@ -423,7 +450,7 @@ class Store:
             raise StoreFailedError(
                 f"store {self.store_id} can't rely on its disk: {self._disk_error}"
             ) from self._disk_error
-        self._take_messages(turn)
+        self._inbox.take(turn, self._touched)
         actions, self._actions = self._actions, []
         for action in actions:
             action(turn)
@@ -434,10 +461,12 @@ class Store:
         touched, self._touched = self._touched, {}
         for region_id, peer in touched.items():
             if not peer.is_destroyed:
+                if peer.rest.is_asleep:
+                    self.activity.wake(peer, turn)
                 peer.calls.ask_reads(turn)
                 if peer.collect(turn):
                     self._touched[region_id] = peer
-        self.has_leftovers = bool(self._frames or self._proposing or self._touched)
+        self.has_leftovers = bool(not self._inbox.is_empty or self._proposing or self._touched)
         turn.write()
         self._turn_number = turn.number
         self.counters.turns += 1
@@ -469,30 +498,6 @@ class Store:
                     self._touch(peer)
         self._send(turn)
 
-    def _take_messages(self, turn: Turn) -> None:
-        frames = self._frames
-        while frames and not turn.is_full:
-            size_bytes, envelopes = frames.popleft()
-            turn.take(size_bytes)
-            for envelope in envelopes:
-                if isinstance(envelope.message, InstallSnapshot) and not self._has_state_of(envelope, envelope.message):
-                    continue  # it means nothing without its files, with which it comes to `receive_snapshot`
-                peer = self._router.find_receiver(envelope, turn)
-                if peer is not None:
-                    self._step(peer, envelope, turn.now)
-                    self._touched[peer.region.id] = peer
-
-    def _has_state_of(self, envelope: RaftEnvelope, message: InstallSnapshot) -> bool:
-        """Return whether the peer is as far as the snapshot, so that Raft only answers that it is."""
-        peer = self.peers.get(envelope.region_id)
-        return peer is not None and message.meta.index <= peer.node.commit_index
-
-    def _step(self, peer: RegionPeer, envelope: RaftEnvelope, now: float) -> None:
-        try:
-            peer.step(envelope, now)
-        except ProtocolViolation as error:
-            self.on_protocol_violation(envelope, error)
-
     def _take_proposals(self, turn: Turn) -> None:
         proposing, self._proposing = self._proposing, {}
         self._queued_bytes = 0
@@ -505,9 +510,9 @@ class Store:
                     self._queued_bytes += peer.calls.queued_bytes
 
     def _tick_all(self, turn: Turn) -> None:
-        for peer in self.peers.values():
-            peer.tick(turn)
-            self._touched[peer.region.id] = peer
+        if self._silent_disk.is_silent:
+            self.activity.wake_leaders(turn)
+        self.activity.on_tick(turn)
         self._reports.on_tick(turn.now)
         self._outgoing.expire(self.peers, turn.now)
         self._sweep(turn)
@@ -527,7 +532,7 @@ class Store:
             for listener in self._listeners:
                 listener(event)
         if turn.events and (parked := self._router.take_parked(turn.now)):
-            self._frames.append((0, parked))
+            self._inbox.put(parked)
             self.wake()
         for envelope in turn.snapshots_to_send:
             self._outgoing.send(envelope, turn.now)
@@ -581,7 +586,7 @@ class Store:
 
     def _let_raft_answer(self, header: SnapshotHeader) -> None:
         """Let the leader hear how far the peer is, if it needs no snapshot because of that."""
-        self._frames.append((0, [header.envelope]))
+        self._inbox.put([header.envelope])
         self.wake()
 
     def _why_not_taken(self, header: SnapshotHeader, directory: Path, turn: Turn) -> str | None:
@@ -589,6 +594,7 @@ class Store:
         peer = self._router.find_receiver(header.envelope, turn)
         if peer is None:
             return "its sender is out of date"
+        self.activity.wake(peer, turn)
         self._touched[peer.region.id] = peer
         try:
             is_taken = peer.offer_snapshot(turn, header.envelope, IncomingSnapshot(header.manifest, directory))

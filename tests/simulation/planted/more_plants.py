@@ -14,7 +14,7 @@ from pytinykv.raft import HeartbeatResponse, LogIndex
 from pytinykv.raft.core import Core
 from pytinykv.raft.log import RaftLog
 from pytinykv.raftstore import apply
-from pytinykv.raftstore.peer import RegionPeer
+from pytinykv.raftstore.change_orders import ChangeOrders
 from pytinykv.raftstore.peer_storage import PeerStorage
 from pytinykv.raftstore.router import MessageRouter
 from pytinykv.raftstore.store import Store
@@ -196,7 +196,7 @@ def stops_are_slow(patch: Patch) -> None:
 
 @planted("forgets an order that comes too early", "boot", 20, STUCK)
 def forgets_early_orders(patch: Patch) -> None:
-    patch.setattr(RegionPeer, "_retry_order", lambda self, _now: setattr(self, "_order", None))
+    patch.setattr(ChangeOrders, "retry", lambda self, _now: setattr(self, "_order", None))
 
 
 @planted("a task more with each heartbeat, until the stop", "basic", 1, frozenset({"tasks"}))

@@ -54,6 +54,7 @@ def locate(store: Store, cluster_id: int, context: kvrpcpb_pb2.Context) -> Regio
     if not peer.is_leader:
         if not peer.is_initialized:
             raise RegionNotInitialized(region_id=region_id)
+        store.rouse(peer)
         raise peer.not_leader()
     if target.id and target.id != peer.peer.id:
         raise MismatchPeerId(request_peer_id=target.id, store_peer_id=peer.peer.id)
