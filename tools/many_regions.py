@@ -120,9 +120,8 @@ async def put_everywhere(scope: Scope, client: aio.AsyncClient, regions: int, *,
                 return
 
     tasks = [scope.start(f"put-{number}", put, number) for number in range(regions)]
-    await asyncio.wait(tasks)
     for task in tasks:
-        task.result()
+        await task.wait()
 
 
 async def measure_idle(pids: list[int], settle_s: float, measure_s: float) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def test_envelopes_are_understood_by_a_version_without_notes_and_the_other_way_r
         "OlderEnvelope", [(field, Any) for field in RaftEnvelope.__struct_fields__[:8]], array_like=True
     )
     [seen] = msgspec.msgpack.Decoder(list[eight_fields]).decode(encode([beat])[1:])
-    assert seen.message is None and not seen.is_tombstone
+    assert seen.message is None
+    assert not seen.is_tombstone
 
 
 def test_a_tombstone_of_the_first_format_is_read() -> None:

@@ -15,11 +15,11 @@ Nothing in Raft's safety counts ticks: a peer that is not ticked is a slow one. 
    is never released earlier than an awake one, on which an older lease may rely.
 3. Votes, terms and logs are on disk; sleeping changes nothing of them.
 
-Why nobody sleeps for ever
---------------------------
-A peer falls asleep only when it has no work left (`is_settled`), a leader only when every member has the whole log. What wakes it
-is said in `raftstore.activity`. Check-quorum begins a new period on waking: a leader is not deposed for the time when it
-asked nobody. Pre-votes stay what they are: a follower that wakes alone can't disturb a leader that others hear.
+Why no peer sleeps for ever
+---------------------------
+A peer falls asleep only when it has no work left (`is_settled`), a leader only when every member has the whole log. What
+wakes it is said in `raftstore.activity`. Check-quorum begins a new period on waking: a leader is not deposed for the time when
+it asked nobody. Pre-votes stay what they are: a follower that wakes alone can't disturb a leader that others hear.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def fall_asleep(core: Core) -> None:
 def wake(core: Core, *, missed_ticks: int, election_delay_ticks: int | None) -> None:
     """Go on: a leader asks all members for an answer, another peer waits for its leader anew.
 
-    `missed_ticks`: for how long the leader's process has been silent; the driver has counted them. `election_delay_ticks`: how
+    `missed_ticks`: for how long the leader's process has been silent, as counted by the driver. `election_delay_ticks`: how
     long to wait for a leader now, if that is not left to chance.
     """
     role = core.role

@@ -205,8 +205,8 @@ class RawNode:
     def wake(self, now: float, *, missed_ticks: int = 0, election_delay_ticks: int | None = None) -> None:
         """Go on after `fall_asleep`.
 
-        `missed_ticks`: for how many ticks of the sleep the leader's process has been silent. `election_delay_ticks`: after how
-        many ticks without a leader to campaign, in place of a random number of them.
+        `missed_ticks`: for how many ticks of the sleep the leader's process has been silent. `election_delay_ticks`: after
+        how many ticks without a leader to campaign, in place of a random number of them.
         """
         self._core.now = now
         hibernation.wake(self._core, missed_ticks=missed_ticks, election_delay_ticks=election_delay_ticks)

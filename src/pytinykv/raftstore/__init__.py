@@ -18,8 +18,11 @@ The chapters, bottom-up:
     regions             the regions by their keys
     followers           what a leader notices of the others
     log_collection      when the front of the log is cut
+    change_orders       membership changes that the scheduler ordered
+    rest, liveness      whether a peer hibernates; which stores run
+    activity            which regions are awake
     peer                one region on this store
-    router              which peer a message is for
+    router, inbox       which peer a message is for; messages that have come
     snapshot_files      snapshots as files
     outgoing_snapshots  making and sending them
     incoming_snapshots  receiving them

@@ -24,8 +24,8 @@ Invariants
    count have consented to that very request, and nothing has happened since.
 3. While a follower sleeps, its leader's store is heard; it is woken in the turn that finds that store silent.
 4. A follower that sleeps although it should not (a consent or a WakeUp was lost, its removal was missed) is awake again
-   after about `sleep_check_s`: so often it asks whether its leader still leads it. A member that is awake under a sleeping leader
-   campaigns after an election timeout, which wakes the others; they stay with their leader if they hear it.
+   after about `sleep_check_s`: so often it asks whether its leader still leads it. A member that is awake under a sleeping
+   leader campaigns after an election timeout, which wakes the others; they stay with their leader if they hear it.
 """
 
 from __future__ import annotations

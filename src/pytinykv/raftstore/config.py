@@ -124,7 +124,7 @@ class RaftStoreConfig:
     """A learner that its leader has not heard of for this long is not promoted; a few heartbeats."""
 
     hibernate_after_s: float = 3.0
-    """A region in which nothing happens for so long hibernates (see `activity`), up to an election timeout later; 0: never."""
+    """A region in which nothing happens for so long hibernates, up to an election timeout later (`activity`); 0: never."""
 
     sleep_check_s: float = 30.0
     """A hibernating follower asks this often whether it is still led."""

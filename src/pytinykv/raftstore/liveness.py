@@ -5,8 +5,8 @@
                             └───────────────── beat ───────────────────────┘
 
 A store beats every `heartbeat_ticks` to each store that has a peer of one of its regions. Silence is counted in ticks, not
-in seconds: a loop that stalled has not listened meanwhile. A store of a version that sends no beats is never heard, and so never
-silent; nothing hibernates that it takes part in (`activity`).
+in seconds: a loop that stalled has not listened meanwhile. A store of a version that sends no beats is never heard, and so
+never silent; nothing hibernates that it takes part in (`activity`).
 
 No lease stands on a beat: that a store runs does not say what it leads.
 """

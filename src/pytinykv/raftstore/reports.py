@@ -3,8 +3,8 @@
 A region is reported in the turn in which it changed, came to be led here, or had other peers fall behind, and every
 `region_heartbeat_s`, or less often while it hibernates. Never are more than `REPORTS_PER_TURN` of them, which cost a few
 estimates each: what else there is, the next turns report. Repetitions come a little earlier or later for each region, so that
-those which were reported together drift apart. A peer that has had no leader for long asks whether it is still a member: it may have been removed while
-it was cut off.
+those which were reported together drift apart. A peer that has had no leader for long asks whether it is still a member: it
+may have been removed while it was cut off.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Reports:
     def __init__(
         self,
         peers: Mapping[int, RegionPeer],
-        *,
         engine: Engine,
         link: SchedulerLink,
         config: RaftStoreConfig,
+        *,
         on_membership: Callable[[Region], None],
         is_alive: Callable[[Peer], bool],
     ) -> None:

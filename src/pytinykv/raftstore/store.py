@@ -152,19 +152,12 @@ class Store:
     def _make_parts(self, link: SchedulerLink, background: Worker) -> None:
         """Make what looks at all peers."""
         config = self.config
-        regions = lambda: [peer.region for peer in self.peers.values()]
-        self.liveness = Liveness(self.store_id, self._rng.getrandbits(32), regions, config)
+        self.liveness = Liveness(self.store_id, self._rng.getrandbits(32), self._regions, config)
         """Which other stores run."""
         self.activity = Activity(self.peers, self.liveness, config, self._rng, self._touch_now)
         """Which of the regions are awake."""
-        self._reports = Reports(
-            self.peers,
-            engine=self.engine,
-            link=link,
-            config=config,
-            on_membership=self.on_membership_answer,
-            is_alive=self.activity.is_alive,
-        )
+        on_membership, is_alive = self.on_membership_answer, self.activity.is_alive
+        self._reports = Reports(self.peers, self.engine, link, config, on_membership=on_membership, is_alive=is_alive)
         self.splits = SplitRequests(self.peers, link, config, in_turn=self.in_turn, touch=self._touch)
         self._size_checks = SizeChecks(self.peers, self.engine, background, self.splits, config)
 
@@ -183,9 +176,7 @@ class Store:
             make_peer=self._make_peer,
             touch=self._touch,
         )
-        self._inbox = Inbox(
-            self.peers, self._router, self.activity, lambda envelope, error: self.on_protocol_violation(envelope, error)
-        )
+        self._inbox = Inbox(self.peers, self._router, self.activity, self._on_violation)
         self.listen(self._router.on_event)
         self.listen(self.liveness.on_event)
         self.listen(self._reports.on_event)
@@ -199,6 +190,12 @@ class Store:
             if voters == [region_peer.peer.id]:
                 region_peer.node.campaign(self.clock.monotonic())  # there is no other vote to wait for
             self._touch(region_peer)
+
+    def _regions(self) -> list[Region]:
+        return [peer.region for peer in self.peers.values()]
+
+    def _on_violation(self, envelope: RaftEnvelope, error: ProtocolViolation) -> None:
+        self.on_protocol_violation(envelope, error)
 
     def _make_peer(self, peer: Peer, region: Region, *, is_fresh: bool = False) -> RegionPeer:
         storage = PeerStorage(self.engine, region, cache_bytes_max=self.config.log_cache_bytes)
