@@ -18,8 +18,8 @@ Nothing in Raft's safety counts ticks: a peer that is not ticked is a slow one. 
 Why no peer sleeps for ever
 ---------------------------
 A peer falls asleep only when it has no work left (`is_settled`), a leader only when every member has the whole log. What
-wakes it is said in `raftstore.activity`. Check-quorum begins a new period on waking: a leader is not deposed for the time when
-it asked nobody. Pre-votes stay what they are: a follower that wakes alone can't disturb a leader that others hear.
+wakes it is said in `raftstore.activity`. Check-quorum begins a new period on waking: a leader is not deposed for the time
+when it asked no one. Pre-votes stay what they are: a follower that wakes alone can't disturb a leader that others hear.
 """
 
 from __future__ import annotations
