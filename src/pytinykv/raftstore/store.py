@@ -512,17 +512,12 @@ class Store:
         self.activity.on_tick(turn)
         self._reports.on_tick(turn.now)
         self._outgoing.expire(self.peers, turn.now)
-        self._sweep(turn)
         if not self._refuses:
+            deletion = self.expiry.step(self.peers, self.engine, turn.now, self.clock.wall_ms() // 1000)
+            if deletion is not None:
+                self._queue(deletion.peer, deletion.command)
             self._size_checks.on_tick(turn.now)
         self._silent_disk.on_tick(self.peers.values(), turn.now)
-
-    def _sweep(self, turn: Turn) -> None:
-        if self._refuses:
-            return
-        deletion = self.expiry.step(self.peers, self.engine, turn.now, self.clock.wall_ms() // 1000)
-        if deletion is not None:
-            self._queue(deletion.peer, deletion.command)
 
     def _after_write(self, turn: Turn, touched: dict[int, RegionPeer]) -> None:
         for event in turn.events:
