@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.raftstore.harness import REGION_ID, Call, Cluster, put
+from tests.raftstore.harness import REGION_ID, Call, Cluster, Node, put
 
 from pytinykv.model import Peer, Region, RegionEpoch, StoreId, encode
 from pytinykv.raft import (
@@ -472,3 +472,57 @@ def test_a_call_is_a_call() -> None:
     call.on_done(None)
     with pytest.raises(AssertionError):
         assert call.succeeded
+
+
+def hold_late_answers(cluster: Cluster, leader: Node) -> int:
+    """Let the acknowledgements of one of the followers wait; return its store."""
+    late = max(store_id for store_id in cluster.nodes if store_id != leader.store_id)
+    cluster.hold(lambda envelope: envelope.sender.store_id == late and isinstance(envelope.message, AppendResponse))
+    return late
+
+
+def test_an_acknowledgement_that_comes_after_the_commit_takes_no_turn_of_its_own(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    cluster.ticks(2)
+    late = hold_late_answers(cluster, leader)
+    call = cluster.put(leader.store_id, b"k", b"1")
+    cluster.settle()
+    assert call.succeeded, "the other follower and the leader are a quorum"
+    turns = leader.running.counters.turns
+    assert len(cluster.held) == 1
+    cluster.release()
+    cluster.settle()
+    assert leader.running.counters.turns == turns
+    cluster.ticks(1)
+    assert match_of(leader, late) == leader.peer.node.last_index, "the next turn takes it, a tick later at most"
+
+
+def test_an_acknowledgement_for_which_something_waits_takes_a_turn_at_once(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    cluster.ticks(2)
+    late = hold_late_answers(cluster, leader)
+    cluster.put(leader.store_id, b"k", b"1")
+    cluster.settle()
+    leader.running.transfer_leader(REGION_ID, PeerId(100 + late))
+    cluster.settle()
+    assert leader.peer.is_leader, "the transferee is not known to have everything"
+    cluster.release()
+    cluster.settle()
+    assert cluster.nodes[late].peer.is_leader, "no tick has passed"
+
+
+def test_an_acknowledgement_that_commits_takes_a_turn_at_once(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    cluster.ticks(2)
+    cluster.hold(lambda envelope: isinstance(envelope.message, AppendResponse))
+    call = cluster.put(leader.store_id, b"k", b"1")
+    cluster.settle()
+    assert not call.answers
+    cluster.release()
+    cluster.settle()
+    assert call.succeeded
+
+
+def match_of(leader: Node, store_id: int) -> int:
+    """Return up to where the leader knows a follower to have its log."""
+    return leader.peer.node.status().progress[PeerId(100 + store_id)].match

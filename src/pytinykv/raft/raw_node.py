@@ -232,6 +232,11 @@ class RawNode:
             or (isinstance(role, Leader) and leading.has_due_messages(core, role))
         )
 
+    def can_wait(self, message: Message) -> bool:
+        """Tell whether nothing that `ready` could hand out now depends on a message, so that it may be stepped later."""
+        role = self._core.role
+        return isinstance(role, Leader) and leading.can_wait(self._core, role, message)
+
     def ready(self, now: float) -> Ready:
         """Take everything there is to do. By now the driver has written what the Ready before asked for."""
         core = self._core

@@ -55,9 +55,16 @@ class Inbox:
     def is_empty(self) -> bool:
         return not self._frames
 
-    def receive(self, frame: bytes) -> None:
-        """Take a frame of another store. Raises FormatError."""
-        self._frames.append((len(frame), decode_envelopes(frame)))
+    def receive(self, frame: bytes) -> bool:
+        """Take a frame of another store; return whether it needs a turn, or may wait for the next one. Raises FormatError."""
+        envelopes = decode_envelopes(frame)
+        self._frames.append((len(frame), envelopes))
+        return not all(map(self._can_wait, envelopes))
+
+    def _can_wait(self, envelope: RaftEnvelope) -> bool:
+        """Return whether a message may be left for the turn that is due for something else, a tick later at most."""
+        peer, message = self._peers.get(envelope.region_id), envelope.message
+        return peer is not None and message is not None and peer.can_wait(message)
 
     def put(self, envelopes: list[RaftEnvelope]) -> None:
         """Let the next turn look at messages, once more or for the first time."""

@@ -209,6 +209,10 @@ class RegionPeer:
         self.node.step(message, now)
         self.orders.retry(now)
 
+    def can_wait(self, message: Message) -> bool:
+        """Return whether a message may be stepped with the next ones, since nothing can be done because of it."""
+        return not (self.orders.has_any or self.rest.is_asleep) and self.node.can_wait(message)
+
     def tick(self, turn: Turn) -> None:
         now = turn.now
         self.node.tick(now)

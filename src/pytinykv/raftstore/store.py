@@ -345,8 +345,8 @@ class Store:
 
     def receive(self, frame: bytes) -> None:
         """Take a frame of another store. Raises FormatError."""
-        self._inbox.receive(frame)
-        self.wake()
+        if self._inbox.receive(frame):
+            self.wake()
 
     def rouse(self, peer: RegionPeer) -> None:
         """Wake a peer that a client asks in vain: while it sleeps, it does not notice if nobody can reach its leader."""
