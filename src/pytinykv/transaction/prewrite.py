@@ -114,7 +114,8 @@ class _Prewriter:
         locked: list[TxnError] = []
         assertion: TxnError | None = None
         try:
-            for mutation in self._command.mutations:
+            # Of several for one key the last one counts.
+            for mutation in {mutation.key: mutation for mutation in self._command.mutations}.values():
                 try:
                     self._prewrite(mutation)
                 except TxnErrorRaised as raised:
