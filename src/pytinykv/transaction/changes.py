@@ -124,12 +124,11 @@ class TxnChanges:
     def put_rollback(self, encoded: bytes, start_ts: Timestamp, record: CommitRecord, *, protected: bool) -> None:
         """Write that a transaction is rolled back at a key.
 
-        Where another transaction's record is in its place (that one committed at this one's start_ts), a protected rollback
-        is noted in there; any other is left out: that record, newer than the start_ts or as new, refuses a prewrite as well.
+        Where another transaction's record is in its place (that one committed at this one's start_ts), it is noted in there.
         """
         if record.overlapped is None:
             self.put_write(encoded, start_ts, rollback_record(start_ts, protected=protected))
-        elif protected:
+        else:
             noted = msgspec.structs.replace(record.overlapped, has_overlapped_rollback=True, gc_fence=record.gc_fence)
             self.put_write(encoded, start_ts, noted)
 
@@ -143,7 +142,7 @@ class TxnChanges:
             self.delete_write(encoded, below[0])
 
     def note_rollback_in_lock(self, key: bytes, encoded: bytes, lock: Lock, start_ts: Timestamp) -> None:
-        """Note a protected rollback in another transaction's lock, if committing that might overwrite the record.
+        """Note a rollback in another transaction's lock, if committing that might overwrite the record.
 
         Only async commit chooses a commit_ts that may be another's start_ts, and never one below its `min_commit_ts`.
         """

@@ -120,7 +120,7 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True):
     secondaries: tuple[bytes, ...] = ()
     """With async commit, in the primary's lock only: the user's keys of all other locks."""
     rollback_ts: tuple[Timestamp, ...] = ()
-    """Start timestamps of others whose protected rollback this lock's commit record might overwrite; see `commit`."""
+    """Start timestamps of others whose rollback this lock's commit record might overwrite; see `commit`."""
     last_change: LastChange | None = None
     source: int = 0
     """Who wrote it, for tools that replicate; carried through."""

@@ -83,6 +83,6 @@ def roll_back_missing(
     """Leave a rollback record of a transaction that has neither lock nor record; `other` is a lock of another one."""
     if not protected:
         changes.collapse_rollback(reader, encoded, start_ts)
-    elif other is not None and record.overlapped is None:
+    if other is not None and record.overlapped is None:
         changes.note_rollback_in_lock(key, encoded, other, start_ts)
     changes.put_rollback(encoded, start_ts, record, protected=protected)
