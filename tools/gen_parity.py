@@ -55,7 +55,6 @@ class Pending:
 
 
 ONE_SCHEDULER = "one scheduler node so far; a replicated scheduler comes later"
-TRANSACTIONS = "transactions come later"
 MERGES = "belongs to the merging of regions, which there is not"
 
 # The first that matches gives the reason; a test that none matches is open.
@@ -68,9 +67,6 @@ PENDING: tuple[Pending, ...] = (
     ),
     Pending(kind=LATER, package="scheduler/tests/client", reason=ONE_SCHEDULER),
     Pending(kind=LATER, package="scheduler/tests/server", name="TestLeader", reason=ONE_SCHEDULER),
-    Pending(kind=LATER, package="kv/transaction", reason=TRANSACTIONS),
-    Pending(kind=LATER, package="kv/transaction/latches", reason=TRANSACTIONS),
-    Pending(kind=LATER, package="kv/transaction/mvcc", reason=TRANSACTIONS),
     Pending(
         kind=LATER,
         package="kv/test_raftstore",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ def test_latches_of_different_keys_are_held_at_once() -> None:
     assert second.is_held
 
 
+@pytest.mark.tinykv("TestAcquireLatches")
 def test_who_comes_later_waits_for_all_that_came_before() -> None:
     latches, granted = Latches(), []
     first = latches.acquire([b"a", b"b"], _never)
