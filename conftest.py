@@ -1,36 +1,73 @@
 """Spreads the tests over pytest-xdist's workers, lets property tests take their time, and counts simulated histories.
 
-Tests that start servers as processes, or measure, want the machine to themselves: they form one group, so one worker
-runs them one after the other (`--dist loadgroup`) while the other worker does the rest.
+Tests that start servers as processes, or measure, want the machine to themselves. So, with `--dist loadfile`, one worker runs
+a file of those while the other one runs files of all the rest. Only when nothing else is left do two such files run beside
+each other, so that both workers end at about the same time.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("pytinykv", deadline=None)  # no test may depend on how fast the machine is
 settings.load_profile("pytinykv")
 
-TESTS = Path(__file__).parent / "tests"
-HEAVY_DIRECTORIES = ("cli", "docs", "interop", "packaging", "process")
+HEAVY: Final = (
+    "tests/tools/test_kit_cost.py",
+    "tests/cli/test_bench.py",
+    "tests/process/",
+    "tests/cli/",
+    "tests/interop/",
+    "tests/docs/",
+    "tests/packaging/",
+)
+"""Files and directories of heavy tests, in the order in which they run: those that measure while there is other work left."""
+SINGLE: Final = ("tests/simulation/test_", "tests/simulation/planted/")
+"""Of these files, each test is handed out for itself: they take seconds each and share nothing."""
+
+
+def place(unit: str) -> int:
+    """Return where a unit of work stands among the heavy ones; behind all of them if it is none."""
+    return next((number for number, start in enumerate(HEAVY) if unit.startswith(start)), len(HEAVY))
+
+
+class OneHeavyFileAtATime(LoadScopeScheduling):
+    """Hands out files, and single tests of some; see the module.
+
+    (xdist has `--dist loadgroup` for groups of tests. It marks them by changing their ids, which pytest 9.2 ignores: they
+    then run anywhere, and nothing says so: pytest-xdist issue 1386.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if nodeid.startswith(SINGLE) else nodeid.partition("::")[0]
+
+    def _assign_work_unit(self, node: Any) -> None:
+        busy = any(
+            unit.startswith(HEAVY) and not all(tests.values())
+            for other, units in self.assigned_work.items()
+            if other is not node
+            for unit, tests in units.items()
+        )
+        waiting = sorted(self.workqueue, key=place)
+        unit = next((unit for unit in waiting if unit.startswith(HEAVY) is not busy), waiting[-1])
+        self.workqueue.move_to_end(unit, last=False)
+        super()._assign_work_unit(node)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    """Replace xdist's `loadfile`."""
+    return OneHeavyFileAtATime(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rewrite", action="store_true", help="rewrite the expected output of the scripts in tests/scripts"
     )
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests in the directories of heavy ones."""
-    heavy = {TESTS / name for name in HEAVY_DIRECTORIES}
-    for item in items:
-        if heavy.intersection(item.path.parents):
-            item.add_marker(pytest.mark.xdist_group("processes"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

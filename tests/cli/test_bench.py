@@ -220,10 +220,7 @@ def test_lost_writes_and_stale_reads_are_problems() -> None:
 
 # --- real stores ------------------------------------------------------------------------------------------------------
 
-processes = pytest.mark.xdist_group("processes")
 
-
-@processes
 def test_stores_stop_well_under_load(tmp_path: Path) -> None:
     done = tinykv("bench", "--rounds", 0, "--stops", 2, "--save", tmp_path / "figures.json")
     assert (done.returncode, done.stderr) == (0, b""), done.stdout
@@ -235,7 +232,6 @@ def test_stores_stop_well_under_load(tmp_path: Path) -> None:
     assert re.search(r"exit statuses: 2 × exit 0; 2 of 2 left nothing behind", done.stdout.decode())
 
 
-@processes
 def test_large_reads_of_all_kinds_beside_another_client(tmp_path: Path) -> None:
     """How long the other client waited is told; on a busy machine it decides nothing."""
     tinykv("bench", "--rounds", 0, "--large-rows", 10, "--save", tmp_path / "figures.json")
@@ -248,7 +244,6 @@ def test_large_reads_of_all_kinds_beside_another_client(tmp_path: Path) -> None:
     assert all(read["gets"] > 0 and read["leader_bytes_max"] > 0 for read in reads.values())
 
 
-@processes
 def test_a_store_that_ends_badly_fails_the_bench_and_shows_its_log(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import atexit, os, sys\nif 'store' in sys.orig_argv:\n    atexit.register(os._exit, 7)\n"

@@ -14,15 +14,12 @@ from pytinykv.cli.cluster import describe_region, describe_store, mark_lost_quor
 from pytinykv.cli.tables import Column, plain_table, size
 from pytinykv.wire.pb import metapb_pb2, pdpb_pb2
 
-processes = pytest.mark.xdist_group("processes")
-
 
 @pytest.fixture
 def run(cluster: Running) -> Callable[..., subprocess.CompletedProcess[bytes]]:
     return lambda *arguments: tinykv_here(*arguments, TINYKV_SCHEDULER=cluster.ready()["scheduler"])
 
 
-@processes
 def test_status_as_text_and_as_json(run: Callable[..., subprocess.CompletedProcess[bytes]], cluster: Running) -> None:
     lines = run("status").stdout.decode().splitlines()
     assert lines[1:4] == [
@@ -37,7 +34,6 @@ def test_status_as_text_and_as_json(run: Callable[..., subprocess.CompletedProce
     assert facts["stores"][0]["address"] == cluster.ready()["stores"]
 
 
-@processes
 def test_stores_and_regions(run: Callable[..., subprocess.CompletedProcess[bytes]], cluster: Running) -> None:
     header, row = run("stores").stdout.decode().splitlines()
     assert header.split() == ["STORE", "STATE", "ADDRESS", "REGIONS", "LEADERS", "DISK_FREE", "DISK_SIZE", "HEARD"]
@@ -50,7 +46,6 @@ def test_stores_and_regions(run: Callable[..., subprocess.CompletedProcess[bytes
     assert region["leader_store"] == store["store"]
 
 
-@processes
 def test_a_cluster_without_stores_says_what_to_do(tmp_path: Path) -> None:
     with started(tmp_path, "scheduler", "--data-dir", tmp_path / "data", "--addr", "127.0.0.1:0") as scheduler:
         address = scheduler.ready()["addr"]

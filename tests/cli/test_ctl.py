@@ -15,7 +15,6 @@ from tests.cli.processes import Running, started, tinykv, tinykv_here, wait_unti
 from pytinykv.cli.ctl import describe_operator
 from pytinykv.wire.pb import adminpb_pb2, pdpb_pb2
 
-processes = pytest.mark.xdist_group("processes")
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
@@ -24,7 +23,6 @@ def run(cluster: Running) -> Run:
     return lambda *arguments: tinykv_here(*arguments, TINYKV_SCHEDULER=cluster.ready()["scheduler"])
 
 
-@processes
 def test_a_region_is_split_and_the_operator_shows(run: Run) -> None:
     done = run("ctl", "split", "m", "t", "m")
     assert (done.returncode, done.stderr) == (0, b"")
@@ -38,7 +36,6 @@ def test_a_region_is_split_and_the_operator_shows(run: Run) -> None:
     assert row.split()[1:5] == ["success", "admin", "split", "1/1"]
 
 
-@processes
 def test_what_can_not_be_done_is_refused_with_the_reason(run: Run) -> None:
     region = json.loads(run("regions", "--json").stdout)[0]
     region_id, store_id = region["region"], region["leader_store"]
@@ -92,7 +89,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
         assert scheduler.stop() == 0
 
 
-@processes
 def test_an_empty_store_at_the_address_of_one_whose_disk_was_lost_replaces_it(site: Site, tmp_path: Path) -> None:
     with site.store("a") as first, site.store("b") as second, site.store("c") as third:
         first.ready()
@@ -116,7 +112,6 @@ def test_an_empty_store_at_the_address_of_one_whose_disk_was_lost_replaces_it(si
         assert first.stop() == 0
 
 
-@processes
 def test_a_store_that_says_it_is_where_another_one_runs_is_refused(site: Site, tmp_path: Path) -> None:
     with site.store("a") as first:
         taken = first.ready()
@@ -133,7 +128,6 @@ def test_a_store_that_says_it_is_where_another_one_runs_is_refused(site: Site, t
         assert first.stop() == 0
 
 
-@processes
 def test_three_stores_swap_their_ports(site: Site) -> None:
     names = ("a", "b", "c")
     with site.store("a") as first, site.store("b") as second, site.store("c") as third:

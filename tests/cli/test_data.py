@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 from tests.cli.processes import TINYKV, Running, environment, started, tinykv, tinykv_here, wait_until
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 

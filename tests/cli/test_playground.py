@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 from tests.cli.processes import LIMIT_S, Running, environment, is_alive, started, tinykv, tinykv_here, wait_until
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 ANY = ("--scheduler-addr", "127.0.0.1:0")
 ADDRESS = r"127\.0\.0\.1:[1-9]\d*"
 

@@ -18,8 +18,6 @@ from tests.cli.processes import LIMIT_S, TINYKV, Running, environment, started, 
 
 from pytinykv.wire.pb import pdpb_pb2
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 ANY = "127.0.0.1:0"
 HAS_IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
 

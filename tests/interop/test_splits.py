@@ -18,8 +18,6 @@ import pytinykv
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 from pytinykv.wire.pb import metapb_pb2, pdpb_pb2
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 CALL_S = 20.0
 KEYS = 60
 SPLITS = [b"k%03d" % number for number in range(5, KEYS, 10)]

@@ -17,7 +17,6 @@ import pytest
 from tests.process.cluster import Cluster, wait_until
 
 pytestmark = [
-    pytest.mark.xdist_group("processes"),
     pytest.mark.skipif(
         importlib.util.find_spec("tikv_client") is None, reason="the last wheels of tikv-client are for CPython 3.11"
     ),

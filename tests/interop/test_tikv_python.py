@@ -14,8 +14,6 @@ from tests.process.cluster import Cluster, wait_until
 
 from pytinykv.wire.checksum import checksum_pairs
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 Connect = Callable[..., Any]
 
 

@@ -18,8 +18,6 @@ import pytinykv
 from pytinykv.client.errors import EntryTooLargeError, InvalidArgumentError
 from pytinykv.wire.pb import pdpb_pb2
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 MIB: Final = 1 << 20
 CALL_S: Final = 20.0
 

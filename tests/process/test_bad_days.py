@@ -20,8 +20,6 @@ import pytinykv
 from pytinykv.raftstore.keys import RAW_TAGS
 from pytinykv.storage import RocksEngine
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 REFUSES_S = 20.0
 GIVES_UP_S = 60.0
 DISK_MIB = 48

@@ -14,8 +14,6 @@ from tests.process.raw_calls import PD, TIKV, Caller, caller, first_region, tell
 import pytinykv
 from pytinykv.wire.pb import kvrpcpb_pb2, metapb_pb2, pdpb_pb2, tikvpb_pb2
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 MIB = 1 << 20
 LONG_KEY = b"k" * 8193
 GARBAGE = [b"\xff" * 40, b"\x0a\xff\xff\xff\xff\x0f", b"\x08" * 7, bytes(random.Random(1).randbytes(300)) + b"\xff"]

@@ -11,8 +11,6 @@ from tests.process.cluster import Cluster, Process
 
 import pytinykv
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 REFUSED_S = 15.0
 CALL_S = 30.0
 

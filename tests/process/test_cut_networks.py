@@ -22,8 +22,6 @@ from tests.process.quarrel import Quarrel
 import pytinykv
 from pytinykv.client.errors import ClientError
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 SETTINGS = (
     "[store.raftstore]\nelection_ticks = 5\nlog_keep_entries = 4\nlog_gc_bytes = 100000\nlog_gc_bytes_force = 300000\n"
 )

@@ -11,8 +11,6 @@ from tests.process.quarrel import Quarrel
 import pytinykv
 from pytinykv.client.errors import ClientError
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 CALL_S = 30.0
 
 

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 import pytest
 from tests.process.cluster import Cluster, running_cluster
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 ENDS_S = 20.0
 """No assertion: a program that takes this long hangs."""
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 from tests.process.cluster import CONVERGED_S, Cluster, Process, wait_until
 from tests.process.load import Load
 
 import pytinykv
-
-pytestmark = pytest.mark.xdist_group("processes")
 
 DOWN_S = "2"
 

@@ -21,8 +21,6 @@ from tests.process.load import Load
 
 import pytinykv
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 STARTS = 13
 """Per server and cluster."""

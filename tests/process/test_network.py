@@ -19,8 +19,6 @@ from tests.process.network import CLIENT, FINE, Network, Place, Weather, can_hav
 
 from pytinykv.transport.frames import connect_frames
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 SILENCE_S = 0.3
 HEALED_S = 20.0
 

@@ -17,8 +17,6 @@ from tests.process.network import free_address
 
 from pytinykv.wire.pb import pdpb_pb2
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 MOMENT_S = 30.0
 

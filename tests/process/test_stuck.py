@@ -23,8 +23,6 @@ from tests.process.load import Load
 import pytinykv
 from pytinykv.wire.pb import pdpb_pb2
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 INJECTED = Path(__file__).parent / "injected"
 MOVED_S = 10.0
 """Silence until it is noticed (2 s), an election (1 to 2 s), and what a busy machine adds."""

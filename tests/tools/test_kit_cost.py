@@ -13,8 +13,6 @@ import pytest
 TOOL = Path(__file__).resolve().parents[2] / "tools/kit_cost.py"
 LIMIT_S = 60.0
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 def test_it_compares_two_clusters_round_by_round(tmp_path: Path) -> None:
     options = ("--clusters", "2", "--rounds", "2", "--seconds", "0.1", "--in-flight", "8", "--save", tmp_path / "all")
