@@ -68,6 +68,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rewrite", action="store_true", help="rewrite the expected output of the scripts in tests/scripts"
     )
+    parser.addoption(
+        "--more",
+        type=int,
+        default=1,
+        metavar="N",
+        help="try N times as many moments, seeds or rounds, where tests draw them",
+    )
+
+
+@pytest.fixture(scope="session")
+def more(request: pytest.FixtureRequest) -> int:
+    """How much more than usual a test tries that could go on for ever; the suite has minutes, a night has hours."""
+    return int(request.config.getoption("--more"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -100,7 +100,7 @@ def test_a_store_tells_others_where_to_reach_it(
 
 
 @pytest.mark.parametrize(
-    ("told", "complaint"), [(b"", b"standard input ended before it said where"), (b"nowhere\n", b"nowhere")]
+    ("told", "complaint"), [(b"", b"standard input ended before it said where"), (b"nowhere:never\n", b"nowhere:never")]
 )
 def test_a_store_that_is_to_be_told_where_its_scheduler_is_and_is_not(
     tmp_path: Path, told: bytes, complaint: bytes

@@ -2,7 +2,8 @@
 a snapshot, a recovery, a membership change.
 
 Told, they end in time with status 0 and leave nothing behind. Killed, they start again on what they have left, and nothing
-that was acknowledged is lost. `MOMENTS_SEED` chooses the moments again; a failure shows the seed.
+that was acknowledged is lost. `MOMENTS_SEED` chooses the moments again; a failure shows the seed. Here each kind of moment is
+tried once; `./dev test tests/process/test_moments.py --more 20` is for a longer look.
 """
 
 from __future__ import annotations
@@ -22,9 +23,6 @@ from tests.process.load import Load
 import pytinykv
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
-STARTS = 13
-"""Per server and cluster."""
-STOPS = 2
 CALL_S = 5.0
 INJECTED = Path(__file__).parent / "injected"
 LONGEST_STOP_S = 0.4
@@ -69,7 +67,7 @@ def start_s(process: Process) -> float:
     return time.monotonic() - began
 
 
-def test_at_random_moments_of_the_start(new_cluster: Callable[..., Cluster], chance: random.Random) -> None:
+def test_at_random_moments_of_the_start(new_cluster: Callable[..., Cluster], chance: random.Random, more: int) -> None:
     """The scheduler's, then a store's, from the first start on, which makes the data directory and bootstraps the cluster."""
     measured = new_cluster()
     measured.stores.append(measured.make_store())
@@ -78,9 +76,9 @@ def test_at_random_moments_of_the_start(new_cluster: Callable[..., Cluster], cha
     store = cluster.make_store()
     cluster.stores.append(store)
     for process in (cluster.scheduler, store):
-        for count in range(STARTS):
+        for number in SIGNALS * more:
             moment_s = chance.uniform(0.15, 1.05) * usual_s[process.command]
-            print(interrupt_start(process, moment_s, SIGNALS[count % len(SIGNALS)]))  # noqa: T201 - beside a failure
+            print(interrupt_start(process, moment_s, number))  # noqa: T201 - pytest shows it beside a failure
         process.start()
         process.wait_ready()
     with pytinykv.connect(cluster.address) as db:
@@ -88,13 +86,15 @@ def test_at_random_moments_of_the_start(new_cluster: Callable[..., Cluster], cha
         assert db.raw.get(b"k") == b"v"
 
 
-def test_killed_at_random_moments_of_the_stop(new_cluster: Callable[..., Cluster], chance: random.Random) -> None:
+def test_killed_at_random_moments_of_the_stop(
+    new_cluster: Callable[..., Cluster], chance: random.Random, more: int
+) -> None:
     """A store alone: what it has acknowledged is on its disk or nowhere."""
     cluster = new_cluster()
     cluster.start(stores=1)
     store = cluster.stores[0]
     with Load(cluster.address, theirs=0, timeout_s=CALL_S) as load:
-        for victims in ([store], [cluster.scheduler], [store, cluster.scheduler]) * STOPS:
+        for victims in ([store], [cluster.scheduler], [store, cluster.scheduler]) * more:
             load.wait_progress(10)
             for process in victims:
                 process.send(signal.SIGTERM)
