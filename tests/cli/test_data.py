@@ -1,4 +1,4 @@
-"""`tinykv get`, `put`, `delete`, `scan` as a shell uses them, against a real cluster."""
+"""`tinykv get`, `put`, `delete`, `cas`, `ttl`, `scan`, `count`, `delete-range` as a shell uses them."""
 
 from __future__ import annotations
 
@@ -79,6 +79,61 @@ def test_scan_in_both_directions_with_ends_prefix_and_limit(run: Run) -> None:
     assert run("scan", "--prefix", "62", "--hex", "--limit", 1).stdout == b"6231\t76616c7565206f66206231\n"
     assert run("scan", "--limit", 0).stdout == b""
     assert run("scan", "x").stdout == b""
+
+
+def test_json_has_text_where_it_is_text_and_hexadecimal_elsewhere(run: Run) -> None:
+    run("put", "k", "wörld")
+    run("put", "6b00ff", "ff", "--hex")
+    assert json.loads(run("get", "k", "--json").stdout) == {"key": "k", "value": "wörld"}
+    assert json.loads(run("get", "6b", "--json", "--hex").stdout) == {"key_hex": "6b", "value_hex": "77c3b6726c64"}
+    lines = [json.loads(line) for line in run("scan", "--json").stdout.splitlines()]
+    assert lines == [{"key": "k", "value": "wörld"}, {"key_hex": "6b00ff", "value_hex": "ff"}]
+    assert json.loads(run("scan", "--json", "--keys-only", "--limit", 1).stdout) == {"key": "k"}
+    done = run("get", "other", "--json")
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_compare_and_swap(run: Run) -> None:
+    assert run("cas", "k", "1", "--absent").returncode == 0
+    done = run("cas", "k", "2", "--absent")
+    assert (done.returncode, done.stderr) == (1, b"tinykv cas: not set: k has the value 1\n")
+    assert run("cas", "k", "2", "--expect", "1", "--ttl", 100).returncode == 0
+    assert run("get", "k").stdout == b"2\n"
+    done = run("cas", "other", "2", "--expect", "1", "--json")
+    assert (done.returncode, done.stdout) == (1, b'{"swapped":false}\n')
+    assert run("cas", "k", "3", "--expect", "2", "--json").stdout == b'{"swapped":true,"previous":"2"}\n'
+    assert run("ttl", "k").stdout == b"never\n"
+    for wrong in ((), ("--absent", "--expect", "1")):
+        done = run("cas", "k", "3", *wrong)
+        assert done.returncode == 2
+        assert b"either --expect OLD or --absent" in done.stderr
+
+
+def test_how_long_a_key_lives(run: Run) -> None:
+    run("put", "k", "v", "--ttl", 100)
+    assert 90 < float(run("ttl", "k").stdout) <= 100
+    assert 90 < json.loads(run("ttl", "k", "--json").stdout)["ttl_s"] <= 100
+    run("put", "k", "v")
+    assert run("ttl", "k").stdout == b"never\n"
+    assert run("ttl", "k", "--json").stdout == b'{"ttl_s":null}\n'
+    done = run("ttl", "other")
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"tinykv ttl: no such key: other\n")
+
+
+def test_ranges_are_counted_and_deleted(run: Run) -> None:
+    for key in ("a", "b1", "b2", "c"):
+        run("put", key, "v")
+    assert run("count").stdout == b"4\n"
+    assert run("count", "--prefix", "b", "--json").stdout == b'{"keys":2}\n'
+    assert run("count", "b2", "c").stdout == b"1\n"
+    assert run("delete-range", "--prefix", "b").returncode == 0
+    assert run("scan", "--keys-only").stdout == b"a\nc\n"
+    assert run("delete-range", "b", "x").returncode == 0
+    assert run("scan", "--keys-only").stdout == b"a\n"
+    for wrong in ((), ("--prefix", ""), ("a", "b", "--everything"), ("b", "a")):
+        assert run("delete-range", *wrong).returncode == 2
+    assert run("delete-range", "--everything").returncode == 0
+    assert run("count").stdout == b"0\n"
 
 
 def test_a_dash_in_front_goes_behind_two(run: Run) -> None:

@@ -239,7 +239,7 @@ async def test_the_client_is_loaded_beside_the_event_loop(
 
     monkeypatch.setattr(command, "wait_serving", wait_serving)
     monkeypatch.setattr(command, "importlib", SimpleNamespace(import_module=import_module))
-    game = command.Playground(None, 1, "127.0.0.1:0", None)
+    game = command.Playground(None, 1, "127.0.0.1:0", None, {})
     home = Home.open(tmp_path)
     await game._start(scope, cast("Any", FakeCluster()), home)
     home.close()

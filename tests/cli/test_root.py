@@ -44,7 +44,9 @@ def test_version() -> None:
 def test_unknown_command_is_named() -> None:
     result = CliRunner().invoke(main, ["gte"])
     assert result.exit_code == 2
-    assert "'gte'" in result.output
+    assert "no such command: 'gte'; did you mean get?" in result.output
+    assert "did you mean scatter?" in CliRunner().invoke(main, ["ctl", "scater"]).output
+    assert "there are playground, scheduler" in CliRunner().invoke(main, ["xyzzy"]).output
 
 
 def test_help_and_a_client_command_load_no_server_and_nothing_heavy() -> None:

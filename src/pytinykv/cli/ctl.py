@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pytinykv.cli.cluster import json_option, print_json
-from pytinykv.cli.options import option
+from pytinykv.cli.options import SuggestingGroup, json_option, option
+from pytinykv.cli.output import print_json
 from pytinykv.cli.session import NOT_DONE, Target, client_options, run_client
 from pytinykv.cli.tables import Column, print_table, size
 from pytinykv.cli.text import from_text
@@ -26,12 +26,12 @@ POLL_S: Final = 0.5
 """How often the scheduler is asked how far something is."""
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def ctl() -> None:
     """Ask the scheduler to split regions, to move leaders and peers, to remove stores."""
 
 
-@ctl.group()
+@ctl.group(cls=SuggestingGroup)
 def store() -> None:
     """Take stores out of service."""
 

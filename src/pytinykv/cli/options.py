@@ -21,6 +21,7 @@ an error: a setting that is silently ignored is worse than none.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import logging
 import tomllib
@@ -71,6 +72,24 @@ def option(*flags: str, **settings: Any) -> Callable[[F], F]:
     settings.setdefault("show_envvar", True)
     settings.setdefault("cls", _Option)
     return click.option(*flags, **settings)
+
+
+json_option = option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+class SuggestingGroup(click.Group):
+    """A group that names the nearest of its commands when there is none of that name."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command. Raises UsageError."""
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+            ctx.fail(f"no such command: {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
 
 
 def _read_config(

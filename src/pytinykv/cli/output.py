@@ -14,6 +14,20 @@ def drop_output() -> None:
     os.close(nowhere)
 
 
+def print_json(data: object) -> None:
+    """Print plain data as JSON, for programs, so that people can read it as well."""
+    import msgspec
+
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n")
+
+
+def write_json_line(data: object) -> None:
+    """Print plain data as JSON on one line."""
+    import msgspec
+
+    sys.stdout.buffer.write(msgspec.json.encode(data) + b"\n")
+
+
 def print_if_taken(line: str) -> str:
     """Print a line at once; return why that was not possible, empty if it was. Never waits for a reader."""
     try:

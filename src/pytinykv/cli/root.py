@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 import click
 
 from pytinykv import __version__
+from pytinykv.cli.options import SuggestingGroup
 
 
 class CommandEntry(NamedTuple):
@@ -35,7 +36,11 @@ COMMANDS: Final = {
     "get": CommandEntry("pytinykv.cli.data", "get", "Print the value of a key."),
     "put": CommandEntry("pytinykv.cli.data", "put", "Set a key."),
     "delete": CommandEntry("pytinykv.cli.data", "delete", "Remove a key."),
-    "scan": CommandEntry("pytinykv.cli.data", "scan", "List keys and values in key order."),
+    "cas": CommandEntry("pytinykv.cli.data", "cas", "Set a key if it is as expected (compare and swap)."),
+    "ttl": CommandEntry("pytinykv.cli.data", "ttl", "Tell when a key vanishes."),
+    "scan": CommandEntry("pytinykv.cli.ranges", "scan", "List keys and values in key order."),
+    "count": CommandEntry("pytinykv.cli.ranges", "count", "Count keys."),
+    "delete-range": CommandEntry("pytinykv.cli.ranges", "delete_range", "Remove the keys of a range."),
     "txn-get": CommandEntry("pytinykv.cli.txn", "txn_get", "Print the value of a key that transactions see."),
     "txn-scan": CommandEntry("pytinykv.cli.txn", "txn_scan", "List what transactions see, of one moment."),
     "mvcc": CommandEntry("pytinykv.cli.txn", "mvcc", "Show every version and the lock of a key."),
@@ -77,7 +82,7 @@ def _fill_closed_descriptors() -> None:
             setattr(sys, name, open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - of a number, for good
 
 
-class LazyGroup(click.Group):
+class LazyGroup(SuggestingGroup):
     """A group whose commands are loaded one by one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

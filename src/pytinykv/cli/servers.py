@@ -6,12 +6,13 @@ import asyncio
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pytinykv.cli.options import ON_STDIN, ListenAddress, component_settings, option, scheduler_option
 from pytinykv.cli.serving import check_addresses, component, print_ready, serve, server_options
+from pytinykv.cli.thresholds import SCHEDULER, STORE, threshold_options, with_thresholds
 
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
@@ -19,37 +20,32 @@ if TYPE_CHECKING:
 
 @click.command()
 @server_options
-@option(
-    "--max-store-down-time",
-    type=click.FloatRange(min=0, min_open=True),
-    default=None,
-    metavar="SECONDS",
-    help="Replace the peers of a store that is silent for this long, if there is a spare.  [default: 1800]",
-)
+@threshold_options(SCHEDULER)
 @click.pass_context
 def scheduler(
     context: click.Context,
+    /,
     *,
     data_dir: Path,
     addr: str,
     advertise_addr: str,
     status_addr: str,
     insecure: bool,
-    max_store_down_time: float | None,
+    **thresholds: Any,
 ) -> None:
     """Run the scheduler: timestamps, ids, and where everything is.
 
     Prints one line, `ready addr=HOST:PORT …`, when it serves. Stops on Ctrl-C and SIGTERM.
+
+    Exit status: 0 stopped in good order; 1 it could not start, has failed, or left something open; 2 bad usage; 3 the exit
+    had to be forced.
     """
     from pytinykv.scheduler import Refusal, SchedulerConfig
     from pytinykv.server.host.scheduler_process import SchedulerProcessConfig, run_scheduler
 
     advertise = {"advertise_addr": advertise_addr}
     check_addresses(insecure=insecure, advertise=advertise, addr=addr, status_addr=status_addr)
-    settings = component_settings(context, "settings")
-    if max_store_down_time is not None:
-        settings["max_store_down_time_s"] = max_store_down_time
-        settings.setdefault("store_disconnect_time_s", min(20.0, max_store_down_time))
+    settings = with_thresholds(component_settings(context, "settings"), SCHEDULER, thresholds)
     config = SchedulerProcessConfig(
         data_dir=data_dir,
         addr=addr,
@@ -86,9 +82,11 @@ def scheduler(
     metavar="SECONDS",
     help="Give up the start when no scheduler answers for this long.",
 )
+@threshold_options(STORE)
 @click.pass_context
 def store(
     context: click.Context,
+    /,
     *,
     data_dir: Path,
     addr: str,
@@ -99,10 +97,14 @@ def store(
     advertise_peer_addr: str,
     scheduler: tuple[str, ...],
     scheduler_patience: float,
+    **thresholds: Any,
 ) -> None:
     """Run a store: replicas of regions, served to clients.
 
     Prints one line, `ready addr=HOST:PORT …`, when it serves. Stops on Ctrl-C and SIGTERM.
+
+    Exit status: 0 stopped in good order; 1 it could not start, has failed, or left something open; 2 bad usage; 3 the exit
+    had to be forced.
     """
     from pytinykv.client.errors import ClientError
     from pytinykv.model import FormatError
@@ -117,6 +119,7 @@ def store(
         status_addr=status_addr,
         peer_addr=peer_addr,
     )
+    settings = with_thresholds(component_settings(context, "raftstore"), STORE, thresholds)
     config = StoreProcessConfig(
         data_dir=data_dir,
         addr=addr,
@@ -127,7 +130,7 @@ def store(
         advertise_peer_addr=advertise_peer_addr,
         scheduler=scheduler,
         scheduler_patience_s=scheduler_patience,
-        raftstore=component(RaftStoreConfig, component_settings(context, "raftstore"), "store.raftstore"),
+        raftstore=component(RaftStoreConfig, settings, "store.raftstore"),
     )
 
     async def start(scope: Scope) -> None:

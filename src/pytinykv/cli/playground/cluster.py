@@ -17,14 +17,17 @@ import signal
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pytinykv.cli.playground.home import Home, PlaygroundError
+from pytinykv.cli.thresholds import SCHEDULER, STORE, as_flags
 from pytinykv.lifecycle import OwnedChild, Scope, start_child
 from pytinykv.lifecycle.signals import FORCED_EXIT_S, PROCESS_STOP_DEADLINE_S
 
+REPLICAS: Final = 3
+"""Of a region, unless told otherwise; with fewer stores, as many as there are, so that nothing is wrong with the cluster."""
 READY_S: Final = 20.0
 """How long a process may take to print its ready line; a loaded machine is slow, a broken one is dead at once."""
 STOP_S: Final = PROCESS_STOP_DEADLINE_S + FORCED_EXIT_S + 0.5
@@ -79,12 +82,22 @@ class LocalCluster:
     """A scheduler and stores in one directory. `start` first; the scope's stop ends them."""
 
     def __init__(
-        self, scope: Scope, home: Home, *, config: Path | None, program: tuple[str, ...] = ("-m", "pytinykv")
+        self,
+        scope: Scope,
+        home: Home,
+        *,
+        config: Path | None,
+        thresholds: Mapping[str, Any] | None = None,
+        program: tuple[str, ...] = ("-m", "pytinykv"),
     ) -> None:
-        """Make a cluster with its data in `home`; `program` is what Python is to run as `tinykv`."""
+        """Make a cluster with its data in `home`.
+
+        `thresholds` are options for the servers, by their names; `program` is what Python is to run as `tinykv`.
+        """
         self._scope: Final = scope
         self._home: Final = home
         self._config: Final = config
+        self._thresholds: Final = dict(thresholds or {})
         self._program: Final = program
         self._stopping = False
         self.processes: Final[list[ServerProcess]] = []
@@ -108,10 +121,13 @@ class LocalCluster:
 
     async def launch(self, stores: int, scheduler_addr: str) -> None:
         """Start every process: most of a start is loading code, which they do side by side. Raises ChildStartError."""
-        await self._start("scheduler", "--addr", scheduler_addr)
+        if stores < REPLICAS and self._config is None and self._thresholds.get("max_replicas") is None:
+            self._thresholds["max_replicas"] = stores
+        await self._start("scheduler", "--addr", scheduler_addr, *as_flags(SCHEDULER, self._thresholds))
         peer = ("--peer-addr", "127.0.0.1:0", "--advertise-peer-addr", "")
         for number in range(1, stores + 1):
-            await self._start(f"store-{number}", "--addr", "127.0.0.1:0", *peer, "--scheduler", "-")
+            sizes = as_flags(STORE, self._thresholds)
+            await self._start(f"store-{number}", "--addr", "127.0.0.1:0", *peer, *sizes, "--scheduler", "-")
 
     async def wait_ready(self) -> None:
         """Tell the stores where the scheduler is; return when each process is ready. Raises PlaygroundError."""

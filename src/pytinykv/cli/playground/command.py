@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -19,6 +20,7 @@ from pytinykv.cli.playground.home import Home, PlaygroundError
 from pytinykv.cli.playground.lines import death_line, intro, ready_line, report_lines
 from pytinykv.cli.playground.observe import INTERVAL_S, Observer
 from pytinykv.cli.serving import check_addresses
+from pytinykv.cli.thresholds import SCHEDULER, STORE, threshold_options
 from pytinykv.lifecycle import EXIT_ERROR, EXIT_FORCED, LifecycleError, Scope, StopReport, run_process
 from pytinykv.lifecycle.census import child_pids
 
@@ -53,26 +55,33 @@ PARENT_INTERVAL_S: Final = 0.5
     is_flag=True,
     help="Stop when the process that started it ends, however it does: for tests, which may be killed.",
 )
+@threshold_options(SCHEDULER, STORE)
 @log_option("error")
 @config_option
 @click.pass_context
 def playground(
     context: click.Context,
+    /,
     *,
     stores: int | None,
     scheduler_addr: str,
     data_dir: Path | None,
     exit_with_parent: bool,
+    **thresholds: Any,
 ) -> None:
     """Run a whole cluster on this machine, and watch it: a scheduler, and stores on free ports.
 
     On a terminal it shows live who leads what. Elsewhere it prints lines, `ready scheduler=HOST:PORT stores=…` among them
     once every replica is there. Ctrl-C and SIGTERM stop it, a second one at once. Started by a test, give it
-    --exit-with-parent: it stops by itself when the test is killed.
+    --exit-with-parent: it stops by itself when the test is killed. With less than three stores, regions have as many
+    replicas.
+
+    Exit status: 0 all stopped in good order; 1 a process failed, or something is left; 2 bad usage; 3 a process had to be
+    killed.
     """
     parent = os.getppid() if exit_with_parent else None
     check_addresses(insecure=False, scheduler_addr=scheduler_addr)
-    sys.exit(Playground(data_dir, stores, scheduler_addr, config_file(context), parent=parent).run())
+    sys.exit(Playground(data_dir, stores, scheduler_addr, config_file(context), thresholds, parent=parent).run())
 
 
 class Playground:
@@ -84,15 +93,21 @@ class Playground:
         stores: int | None,
         scheduler_addr: str,
         config: Path | None,
+        thresholds: Mapping[str, Any],
         *,
         parent: int | None = None,
     ) -> None:
-        """`parent`: the pid of the process whose end ends this one, if that is so."""
+        """Make a run.
+
+        `thresholds`: options for the servers, see there. `parent`: the pid of the process whose end ends this
+        one, if that is so.
+        """
         self._parent: Final = parent
         self._data_dir: Final = data_dir
         self._wanted: Final = stores
         self._scheduler_addr: Final = scheduler_addr
         self._config: Final = config
+        self._thresholds: Final = thresholds
         self._home: Home | None = None
         self._cluster: LocalCluster | None = None
         self._inherited: Final = frozenset(child_pids())
@@ -116,7 +131,7 @@ class Playground:
             scope.start("watch-parent", end_with_parent, self._parent)
         try:
             self._home = Home.open(self._data_dir)
-            self._cluster = LocalCluster(scope, self._home, config=self._config)
+            self._cluster = LocalCluster(scope, self._home, config=self._config, thresholds=self._thresholds)
             scope.on_stop("let go of the data directory", self._home.close, 2.0)
             await self._start(scope, self._cluster, self._home)
             await self._play(scope, self._cluster, self._home, time.monotonic() - started)
