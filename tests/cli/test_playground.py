@@ -201,7 +201,7 @@ def test_a_port_in_use_is_named_and_nothing_stays(tmp_path: Path, temporary: dic
         done = tinykv("playground", "--scheduler-addr", address, **temporary)
     assert done.returncode == 1
     assert done.stderr.decode() == (
-        f"tinykv playground: scheduler could not start: cannot listen on {address}: "
+        f"tinykv playground: --scheduler-addr: cannot listen on {address}: "
         "another process listens there; stop it, or choose another port (port 0 picks a free one)\n"
     )
     assert list(Path(temporary["TMPDIR"]).iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -20,8 +21,17 @@ from rich.console import Console
 from pytinykv.cli.playground import command
 from pytinykv.cli.playground.cluster import LOG_LINES, last_critical, last_lines
 from pytinykv.cli.playground.home import Home, PlaygroundError, remove_abandoned
+from pytinykv.cli.playground.keys import Keys
 from pytinykv.cli.playground.lines import pastes, program
-from pytinykv.cli.playground.observe import Observer, PeerFacts, StoreFacts, read_page
+from pytinykv.cli.playground.observe import (
+    STORE_PAGE,
+    Observer,
+    OperatorFacts,
+    PeerFacts,
+    SchedulerFacts,
+    StoreFacts,
+    read_page,
+)
 from pytinykv.cli.playground.view import Picture
 from pytinykv.lifecycle import Scope
 
@@ -113,13 +123,13 @@ async def test_a_page_is_read_and_garbage_refused() -> None:
     fake = FakePages()
     address = await fake.start()
     fake.pages["store"] = StoreFacts(store=4, writes=3, regions=[peer(2, leads=True)])
-    assert await read_page(address) == fake.pages["store"]
+    assert await read_page(address, STORE_PAGE, StoreFacts) == fake.pages["store"]
     assert fake.server is not None
     fake.server.close()
     with pytest.raises(ConnectionError):
-        await read_page(address)
+        await read_page(address, STORE_PAGE, StoreFacts)
     with pytest.raises(ConnectionError, match="no status port"):
-        await read_page("")
+        await read_page("", STORE_PAGE, StoreFacts)
 
 
 class Game:
@@ -128,8 +138,10 @@ class Game:
     def __init__(self, *pages: StoreFacts | None) -> None:
         self.stores = [self._process(f"store-{number}") for number in range(1, len(pages) + 1)]
         self.scheduler = self._process("scheduler")
-        self.observer = Observer(SimpleNamespace(stores=[]), Scope("test"))  # type: ignore[arg-type]  # a fake cluster
-        self.observer._cluster = self  # type: ignore[misc,assignment]
+        self.observer = Observer.__new__(Observer)  # without the tasks that ask
+        self.observer._cluster = self  # type: ignore[misc,assignment]  # a fake cluster
+        self.observer._facts, self.observer._answers = {}, {}  # type: ignore[misc]
+        self.observer.scheduler = SchedulerFacts()
         for process, page in zip(self.stores, pages, strict=True):
             if page is not None:
                 self.observer._facts[process.name] = page
@@ -138,14 +150,24 @@ class Game:
     @staticmethod
     def _process(name: str) -> Any:
         return SimpleNamespace(
-            name=name, addr="127.0.0.1:20160", is_running=True, died="", child=SimpleNamespace(pid=4242)
+            name=name,
+            addr="127.0.0.1:20160",
+            is_running=True,
+            died="",
+            child=SimpleNamespace(pid=4242, returncode=None),
+            facts={},
         )
 
-    def draw(self, width: int = 100, height: int = 30) -> str:
+    def draw(self, width: int = 100, height: int = 30, keys: Keys | None = None) -> str:
         console = Console(file=StringIO(), width=width, height=height, force_terminal=True, color_system=None)
-        console.print(Picture(self, self.observer, console).draw())  # type: ignore[arg-type]  # a fake cluster
+        console.print(Picture(self, self.observer, console, keys).draw())  # type: ignore[arg-type]  # a fake cluster
         text = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
         return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def end(process: Any, returncode: int) -> None:
+    """Let a process have ended before the stop."""
+    process.is_running, process.child.returncode, process.died = False, returncode, f"ended with {returncode}"
 
 
 PAGES = (
@@ -166,8 +188,7 @@ def test_the_picture_shows_who_leads_and_who_is_behind() -> None:
 
 def test_a_store_that_is_down_leads_nothing_and_keeps_its_writes() -> None:
     game = Game(*PAGES)
-    game.stores[0].is_running = False
-    game.stores[0].died = "killed by SIGKILL"
+    end(game.stores[0], -9)
     lines = game.draw().splitlines()
     assert lines[2].split() == ["store-1", "1", "down", "127.0.0.1:20160", "0", "1,000"]
     assert lines[8].split() == ["2", "all", "electing", "6", "8", "1", "away", "4", "-3", "7"]
@@ -194,6 +215,103 @@ def test_many_regions_are_cut_to_the_height(height: int) -> None:
     lines = Game(many, None, None).draw(height=height).splitlines()
     assert len(lines) <= max(height, 13)
     assert any(line.lstrip().startswith("+") for line in lines)
+
+
+def operator(status: str = "running", *, region: int = 2, ago_s: float = 0.0, reason: str = "") -> OperatorFacts:
+    steps = ["add learner 9 on store 7", "promote learner 9"]
+    return OperatorFacts(region, "add missing peer", status, reason, steps, 1 if status == "running" else 2, 1.5, ago_s)
+
+
+def test_the_picture_shows_what_the_scheduler_does_and_has_just_done() -> None:
+    game = Game(*PAGES)
+    ended = [operator("success", ago_s=3.0), operator("timeout", region=3, ago_s=29.0), operator("success", ago_s=31.0)]
+    game.observer.scheduler = SchedulerFacts(running=[operator()], ended=ended)
+    lines = game.draw().splitlines()
+    assert lines[10:13] == [
+        "now region 2: add missing peer, step 2 of 2: promote learner 9 (1.5 s)",
+        "3 s ago region 2: add missing peer, done after 1.5 s",
+        "29 s ago region 3: add missing peer, timeout after 1.5 s",
+    ]
+    assert "scheduler up (pid 4242) · 1 operator · Ctrl-C stops" in lines[14]
+
+
+def test_regions_stand_in_the_order_of_their_keys() -> None:
+    page = StoreFacts(store=1, regions=[peer(2, leads=True, start="62"), peer(9, leads=True, start="")])
+    lines = Game(page, None, None).draw().splitlines()
+    assert [line.split()[0] for line in lines[8:10]] == ["9", "2"]
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+async def test_keys_choose_a_store_end_it_and_bring_it_back(scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    game, restarted, changes = Game(*PAGES), list[Any](), list[int]()
+    may_start = asyncio.Event()
+
+    async def restart(process: Any) -> None:
+        restarted.append(process)
+        await may_start.wait()
+        process.is_running = True
+
+    game.restart = restart  # type: ignore[attr-defined]  # of a fake cluster
+    keys = Keys(game, scope, lambda: changes.append(1))  # type: ignore[arg-type]  # a fake cluster
+    assert "▶ store-1" in game.draw(keys=keys)
+    assert "1-3 choose a store (↑ ↓) · s stop · k kill · b bring back · q quit" in game.draw(keys=keys)
+
+    keys.press("2k")
+    assert sent == [(4242, signal.SIGKILL)]
+    assert "q quit · store-2 is killed" in game.draw(keys=keys)
+    end(game.stores[1], -9)
+    keys.press("s")
+    assert (len(sent), keys.message) == (1, "store-2 does not run; b brings it back")
+
+    keys.press("bb")
+    assert keys.message == "store-2 runs already"
+    await asyncio.sleep(0)
+    may_start.set()
+    while keys.message != "store-2 is back":
+        await asyncio.sleep(0)
+    assert restarted == [game.stores[1]]
+
+    keys.press("\x1b[B\x1b[Bs")
+    assert (keys.chosen, keys.message) == (game.stores[0], "store-1 is told to stop")
+    keys.press("\x1b[A9x?")
+    assert keys.chosen is game.stores[2]
+    keys.press("q")
+    assert sent[1:] == [(4242, signal.SIGTERM), (os.getpid(), signal.SIGINT)]
+    assert len(changes) == 11
+
+
+async def test_a_store_that_does_not_come_back_is_told(scope: Scope) -> None:
+    game = Game(*PAGES)
+    end(game.stores[0], 1)
+
+    async def restart(_process: Any) -> None:
+        raise PlaygroundError("store-1 could not start: no room\nits log ends with")
+
+    game.restart = restart  # type: ignore[attr-defined]  # of a fake cluster
+    keys = Keys(game, scope, lambda: None)  # type: ignore[arg-type]  # a fake cluster
+    keys.press("b")
+    while keys.message == "store-1 is started again":
+        await asyncio.sleep(0)
+    assert keys.message == "store-1 could not start: no room"
+
+
+async def test_the_first_picture_waits_for_every_store(scope: Scope) -> None:
+    fake = FakePages()
+    fake.pages["store"] = PAGES[0]
+    address = await fake.start()
+    game = Game(None, None)
+    for process in game.stores:
+        process.facts = {"status": address}
+    game.scheduler.facts = {}
+    observer = Observer(game, scope)  # type: ignore[arg-type]  # a fake cluster
+    await observer.wait_first()
+    assert [observer.answers(process) for process in game.stores] == [True, True]
+    assert fake.server is not None
+    fake.server.close()
 
 
 def test_before_anything_is_known() -> None:

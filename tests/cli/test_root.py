@@ -11,7 +11,7 @@ from tests.cli.processes import LIMIT_S, TINYKV
 
 from pytinykv import __version__
 from pytinykv.cli import main
-from pytinykv.cli.root import COMMANDS
+from pytinykv.cli.catalog import COMMANDS
 
 
 def run_python(code: str) -> str:

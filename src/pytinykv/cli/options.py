@@ -137,7 +137,7 @@ def _names(command: click.Command) -> dict[str, str]:
 
 def _check_tables(path: Path, document: dict[str, Any]) -> None:
     """Refuse what no command would ever read."""
-    from pytinykv.cli.root import COMMANDS
+    from pytinykv.cli.catalog import COMMANDS
 
     for name, value in document.items():
         if name not in {*COMMANDS, CLIENT_TABLE} - {"ctl"}:  # whose commands have no options of their own

@@ -69,7 +69,9 @@ class OperatorController:
 
     def running(self) -> list[Operator]:
         """Return all running operators by region."""
-        return [self._running[region_id] for region_id in sorted(self._running)]
+        return [
+            operator for _, operator in sorted(self._running.items())
+        ]  # copied in one step: status threads ask as well
 
     def ended(self) -> list[Operator]:
         """Return the last operator of each region that has ended and is remembered, the latest first."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytinykv.cli.bench.workload import percentile
 from pytinykv.cli.playground.cluster import last_lines
-from pytinykv.cli.playground.observe import StoreFacts, read_page
+from pytinykv.cli.playground.observe import STORE_PAGE, StoreFacts, read_page
 from pytinykv.client import ClientError
 from pytinykv.client.errors import UndeterminedError
 
@@ -315,7 +315,7 @@ async def _pages(cluster: LocalCluster) -> list[StoreFacts]:
     for store in cluster.stores:
         try:
             async with asyncio.timeout(_PAGE_S):
-                pages.append(await read_page(store.facts.get("status", "")))
+                pages.append(await read_page(store.facts.get("status", ""), STORE_PAGE, StoreFacts))
         except (OSError, TimeoutError, ValueError):
             pages.append(StoreFacts())
     return pages

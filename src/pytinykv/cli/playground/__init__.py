@@ -6,6 +6,7 @@ home       the data directory: temporary or given, held by one playground at a t
 cluster    the processes: start, ready, watch, stop
 observe    what the stores tell about themselves, twice a second
 view       the live picture for a terminal; lines for a pipe
+keys       what is typed meanwhile: stop a store, kill it, bring it back
 lines      what to paste into which client, and the report at the end
 ```
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import os
 import signal
@@ -23,6 +24,7 @@ from pytinykv.cli.serving import check_addresses
 from pytinykv.cli.thresholds import SCHEDULER, STORE, threshold_options
 from pytinykv.lifecycle import EXIT_ERROR, EXIT_FORCED, LifecycleError, Scope, StopReport, run_process
 from pytinykv.lifecycle.census import child_pids
+from pytinykv.transport.address import AddressError, check_can_bind, parse_address
 
 PLAYGROUND_STOP_DEADLINE_S: Final = 2 * STOP_S + 2
 """Stores and scheduler, one after the other, and a moment for the rest."""
@@ -130,6 +132,7 @@ class Playground:
         if self._parent is not None:
             scope.start("watch-parent", end_with_parent, self._parent)
         try:
+            _check_port(self._scheduler_addr)
             self._home = Home.open(self._data_dir)
             self._cluster = LocalCluster(scope, self._home, config=self._config, thresholds=self._thresholds)
             scope.on_stop("let go of the data directory", self._home.close, 2.0)
@@ -162,7 +165,8 @@ class Playground:
         observer = Observer(cluster, scope)
         if sys.stdout.isatty():
             _say(f"Serving after {took_s:.1f} s.\n")
-            await _show(cluster, observer)
+            await observer.wait_first()
+            await _show(scope, cluster, observer)
         else:
             _say(ready_line(cluster))
             cluster.on_death = lambda process: _say(death_line(process))
@@ -181,6 +185,14 @@ class Playground:
             self._status = EXIT_FORCED
         elif orphans or not self._home.is_gone or any(process.crashed for process in processes):
             self._status = EXIT_ERROR
+
+
+def _check_port(address: str) -> None:
+    """Raise PlaygroundError, naming the option, if the scheduler could not listen; before anything is made."""
+    try:
+        check_can_bind(parse_address(address))
+    except AddressError as error:
+        raise PlaygroundError(f"--scheduler-addr: {error}") from error
 
 
 async def end_with_parent(parent: int) -> None:
@@ -237,18 +249,26 @@ def _why_not_serving(regions: list, replicas: int) -> str:  # type: ignore[type-
     return ""
 
 
-async def _show(cluster: LocalCluster, observer: Observer) -> None:
-    """Draw the live picture until cancelled."""
+async def _show(scope: Scope, cluster: LocalCluster, observer: Observer) -> None:
+    """Draw the live picture, and obey keys, until cancelled."""
     from rich.console import Console
     from rich.live import Live
 
+    from pytinykv.cli.playground.keys import Keys, keyboard
     from pytinykv.cli.playground.view import Picture
 
     console = Console(highlight=False)
-    picture = Picture(cluster, observer, console)
-    with Live(picture.draw(), console=console, auto_refresh=False, vertical_overflow="crop") as live:
+    touched = asyncio.Event()
+    keys = Keys(cluster, scope, touched.set)
+    picture = Picture(cluster, observer, console, keys)
+    with (
+        keyboard(keys),
+        Live(picture.draw(), console=console, auto_refresh=False, vertical_overflow="crop") as live,
+    ):
         while True:
-            await asyncio.sleep(INTERVAL_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(touched.wait(), INTERVAL_S)
+            touched.clear()
             live.update(picture.draw(), refresh=True)
 
 

@@ -65,7 +65,7 @@ def intro(cluster: LocalCluster, home: Home) -> list[str]:
         f"One line to paste for each client (into {program('python')}, but for the first):",
         *(f"  {name:{width}}  {line}" for name, line in pastes(cluster.scheduler.addr)),
         "",
-        "Kill a store and see what happens: kill -9 PID. Ctrl-C stops everything.",
+        "Kill a store and see what happens: its number and k on a terminal, or kill -9 PID. Ctrl-C stops everything.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""What the stores tell about themselves: the page /debug/store of each, read twice a second.
+"""What the servers tell about themselves, asked twice a second: /debug/store of each store, /debug/scheduler.
 
 A store that does not answer keeps what it told last, and says nothing new: its writes were made, its leadership is over.
 """
@@ -6,7 +6,7 @@ A store that does not answer keeps what it told last, and says nothing new: its 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -16,7 +16,12 @@ from pytinykv.transport.address import parse_address
 
 INTERVAL_S: Final = 0.5
 TIMEOUT_S: Final = 1.0
-_PAGE: Final = "/debug/store"
+FIRST_S: Final = 3.0
+"""How long the first picture waits for the stores' first answers."""
+STORE_PAGE: Final = "/debug/store"
+_SCHEDULER_PAGE: Final = "/debug/scheduler"
+
+P = TypeVar("P", bound=msgspec.Struct)
 
 
 class PeerFacts(msgspec.Struct, frozen=True):
@@ -38,6 +43,31 @@ class StoreFacts(msgspec.Struct, frozen=True):
     writes: int = 0
     resident_bytes: int = 0
     regions: list[PeerFacts] = []
+
+
+class OperatorFacts(msgspec.Struct, frozen=True):
+    """Something the scheduler does, or has done."""
+
+    region: int
+    what: str
+    status: str
+    reason: str
+    steps: list[str]
+    done_steps: int
+    took_s: float
+    ended_ago_s: float
+
+    @property
+    def is_running(self) -> bool:
+        return self.status == "running"
+
+
+class SchedulerFacts(msgspec.Struct, frozen=True):
+    """The scheduler's page."""
+
+    running: list[OperatorFacts] = []
+    ended: list[OperatorFacts] = []
+    """The latest first."""
 
 
 class RegionView(msgspec.Struct, frozen=True):
@@ -62,17 +92,43 @@ class Observer:
         self._cluster: Final = cluster
         self._facts: Final[dict[str, StoreFacts]] = {}
         self._answers: Final[dict[str, bool]] = {}
-        for process in cluster.stores:
-            scope.start(f"observe-{process.name}", self._observe, process)
+        self.scheduler: SchedulerFacts = SchedulerFacts()
+        """What the scheduler told last."""
+        self._first: Final = asyncio.Event()
+        """Set once every store has been asked."""
+        for index, process in enumerate(cluster.stores):
+            scope.start(f"observe-{process.name}", self._observe, index)
+        scope.start("observe-scheduler", self._observe_scheduler)
 
-    async def _observe(self, process: ServerProcess) -> None:
+    async def wait_first(self) -> None:
+        """Return when each store has answered, or failed to, or after `FIRST_S`."""
+        try:
+            await asyncio.wait_for(self._first.wait(), FIRST_S)
+        except TimeoutError:
+            return
+
+    async def _observe(self, index: int) -> None:
         while True:
+            process = self._cluster.stores[index]  # another one once it was started again
             try:
                 async with asyncio.timeout(TIMEOUT_S):
-                    self._facts[process.name] = await read_page(process.facts.get("status", ""))
+                    facts = await read_page(process.facts.get("status", ""), STORE_PAGE, StoreFacts)
+                self._facts[process.name] = facts
                 self._answers[process.name] = True
             except (OSError, TimeoutError, msgspec.DecodeError):
                 self._answers[process.name] = False
+            if len(self._answers) == len(self._cluster.stores):
+                self._first.set()
+            await asyncio.sleep(INTERVAL_S)
+
+    async def _observe_scheduler(self) -> None:
+        while True:
+            status = self._cluster.scheduler.facts.get("status", "")
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    self.scheduler = await read_page(status, _SCHEDULER_PAGE, SchedulerFacts)
+            except (OSError, TimeoutError, msgspec.DecodeError):
+                self.scheduler = SchedulerFacts()  # what it did last is over, as far as anybody knows
             await asyncio.sleep(INTERVAL_S)
 
     def facts_of(self, process: ServerProcess) -> StoreFacts:
@@ -114,14 +170,14 @@ def _view(region: int, peers: dict[int, PeerFacts]) -> RegionView:
     )
 
 
-async def read_page(address: str) -> StoreFacts:
-    """Fetch a store's page from its status port. Raises OSError, DecodeError (an answer that is none)."""
+async def read_page(address: str, page: str, kind: type[P]) -> P:
+    """Fetch a page of a status port. Raises OSError, DecodeError (an answer that is none)."""
     if not address:
-        raise ConnectionError("the store has no status port")
+        raise ConnectionError("the server has no status port")
     reader, writer = await asyncio.open_connection(*parse_address(address))
     try:
-        writer.write(f"GET {_PAGE} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
+        writer.write(f"GET {page} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
         _, _, body = (await reader.read()).partition(b"\r\n\r\n")
     finally:
         writer.close()
-    return msgspec.json.decode(body, type=StoreFacts)
+    return msgspec.json.decode(body, type=kind)

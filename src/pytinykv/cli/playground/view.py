@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pytinykv.cli.playground.cluster import LocalCluster, ServerProcess
-    from pytinykv.cli.playground.observe import Observer, RegionView
+    from pytinykv.cli.playground.keys import Keys
+    from pytinykv.cli.playground.observe import Observer, OperatorFacts, RegionView
 
 Cells = Mapping[str, str | Text]
 """A row: what stands under each title."""
@@ -30,14 +31,20 @@ Cells = Mapping[str, str | Text]
 _NEEDS: Final = {"memory": 88, "address": 76, "regions": 58, "pid": 50, "keys": 66, "applied": 58, "term": 48}
 """Columns that are left out of a terminal narrower than this."""
 _MIDDLE: Final = 60
-_OTHER_LINES: Final = 8
-"""Lines of the picture that are not stores or regions: titles, rules, the last line."""
+_OTHER_LINES: Final = 11
+"""Lines of the picture that are not stores, regions or moves: titles, rules, empty lines, the summary, the keys."""
+_MOVES_MAX: Final = 4
+"""How many operators are shown: those that run, then the last that have ended."""
+_RECENT_S: Final = 30.0
+"""For how long one that has ended is shown."""
 
 
 class Picture:
     """Draws the cluster as it is now."""
 
-    def __init__(self, cluster: LocalCluster, observer: Observer, console: Console) -> None:
+    def __init__(self, cluster: LocalCluster, observer: Observer, console: Console, keys: Keys | None = None) -> None:
+        """`keys`: what was typed, if a keyboard is there."""
+        self._keys = keys
         self._cluster = cluster
         self._observer = observer
         self._console = console
@@ -47,8 +54,11 @@ class Picture:
     def draw(self) -> RenderableType:
         """Return the picture; it fits into the terminal as it is at the moment."""
         width, height = self._console.size
-        lines = max(1, height - _OTHER_LINES - len(self._cluster.stores))
-        return Group(self._stores(width), "", self._regions(width, lines), "", self._summary(width))
+        moves = self._moves()
+        lines = max(1, height - _OTHER_LINES - len(self._cluster.stores) - len(moves))
+        below = [self._summary(width), *([] if self._keys is None else [self._keys_line(self._keys)])]
+        between = [""] if moves else []
+        return Group(self._stores(width), "", self._regions(width, lines), *between, *moves, "", *below)
 
     # --- stores -------------------------------------------------------------------------------------------------
 
@@ -61,7 +71,7 @@ class Picture:
         is_up = self._observer.answers(process)
         leads = sum(peer.is_leader for peer in facts.regions) if is_up else 0
         return {
-            "store": process.name,
+            "store": self._store_name(process),
             "id": str(facts.store or ""),
             "state": self._state(process),
             "address": process.addr,
@@ -72,9 +82,14 @@ class Picture:
             "memory": size(facts.resident_bytes) if is_up else "",
         }
 
+    def _store_name(self, process: ServerProcess) -> str | Text:
+        if self._keys is None:
+            return process.name
+        return Text(f"▶ {process.name}", style="bold") if self._keys.chosen is process else f"  {process.name}"
+
     def _state(self, process: ServerProcess) -> Text:
         if not process.is_running:
-            return Text("down", style="bold red") if process.died else Text("stopped")
+            return Text("down", style="bold red") if process.died and process.child.returncode else Text("stopped")
         if not self._observer.answers(process):
             return Text("silent", style="yellow")
         return Text("up", style="green")
@@ -82,7 +97,7 @@ class Picture:
     # --- regions ------------------------------------------------------------------------------------------------
 
     def _regions(self, width: int, lines: int) -> RenderableType:
-        regions = self._observer.regions()
+        regions = sorted(self._observer.regions(), key=lambda region: region.start)
         rows = [self._region_cells(region) for region in regions[:lines]]
         if len(regions) > lines:
             rows.append(dict.fromkeys(rows[0], "…") | {"region": f"+{len(regions) - lines}"})
@@ -123,7 +138,15 @@ class Picture:
                 return process.name
         return f"store {store}"
 
-    # --- last line ----------------------------------------------------------------------------------------------
+    # --- moves --------------------------------------------------------------------------------------------------
+
+    def _moves(self) -> list[Text]:
+        """Return a line for each thing the scheduler does or has just done."""
+        facts = self._observer.scheduler
+        recent = [one for one in facts.ended if one.ended_ago_s <= _RECENT_S]
+        return [_move(one) for one in [*facts.running, *recent][:_MOVES_MAX]]
+
+    # --- last lines ----------------------------------------------------------------------------------------------
 
     def _summary(self, width: int) -> Text:
         writes = self._observer.writes
@@ -139,7 +162,16 @@ class Picture:
             text.append(f" (pid {scheduler.child.pid})" if width >= _MIDDLE else "")
         else:
             text.append("scheduler down", style="bold red")
+        running = len(self._observer.scheduler.running)
+        if running:
+            text.append(f" · {running} operator{'s' if running > 1 else ''}", style="cyan")
         return text.append(" · Ctrl-C stops" if width >= _MIDDLE else "", style="dim")
+
+    def _keys_line(self, keys: Keys) -> Text:
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(f"1-{min(9, len(self._cluster.stores))} choose a store (↑ ↓)", style="dim")
+        text.append(" · s stop · k kill · b bring back · q quit", style="dim")
+        return text.append(f" · {keys.message}", style="yellow") if keys.message else text
 
 
 def _table(rows: Sequence[Cells], width: int, *, numbers: AbstractSet[str]) -> Table:
@@ -151,6 +183,18 @@ def _table(rows: Sequence[Cells], width: int, *, numbers: AbstractSet[str]) -> T
     for row in rows:
         table.add_row(*(row[title] for title in titles))
     return table
+
+
+def _move(operator: OperatorFacts) -> Text:
+    text = Text(no_wrap=True, overflow="ellipsis")
+    steps, done = operator.steps, operator.done_steps
+    if operator.is_running:
+        text.append("now ", style="cyan")
+        step = f", step {done + 1} of {len(steps)}: {steps[done]}" if done < len(steps) else ""
+        return text.append(f"region {operator.region}: {operator.what}{step} ({operator.took_s:.1f} s)")
+    text.append(f"{operator.ended_ago_s:.0f} s ago ", style="dim")
+    how = "done" if operator.status == "success" else operator.reason or operator.status
+    return text.append(f"region {operator.region}: {operator.what}, {how} after {operator.took_s:.1f} s", style="dim")
 
 
 def _range(region: RegionView) -> str:

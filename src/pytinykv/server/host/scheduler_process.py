@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytinykv.lifecycle import SystemClock, ThreadWorker
 from pytinykv.scheduler import Scheduler, SchedulerConfig
+from pytinykv.server.host.describe_scheduler import describe_scheduler
 from pytinykv.server.host.metrics import SchedulerMetrics
 from pytinykv.server.host.server_base import ServerBase, ServerConfig
 from pytinykv.server.host.wiring import scheduler_wiring
@@ -53,7 +54,9 @@ async def run_scheduler(
     base.directory.claim(cluster_id=scheduler.cluster_id)
     inner.on_stop("decide nothing any more", scheduler.stop)
     base.registry.register(SchedulerMetrics(scheduler))
-    status_address = base.open_status(lambda: _problem(disk))
+    status_address = base.open_status(
+        lambda: _problem(disk), {"/debug/scheduler": lambda: describe_scheduler(scheduler)}
+    )
     base.serve(PdService(scheduler, inner, client_url=f"http://{address}"))
     on_ready({"addr": address, "status": status_address, "cluster": scheduler.cluster_id})
 
