@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import click
@@ -9,7 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pytinykv.cli import main
-from pytinykv.cli.options import client_config_option, component_settings, config_option, option, scheduler_option
+from pytinykv.cli.config_file import CONFIG_EXAMPLE, client_config_option, component_settings, config_option
+from pytinykv.cli.options import option, scheduler_option
+from pytinykv.cli.serving import component
+from pytinykv.raftstore import RaftStoreConfig
 
 
 @click.command("store")
@@ -79,6 +83,10 @@ def test_options_are_spelt_as_the_flags(tmp_path: Path) -> None:
         ('[store]\nadr = "x"\n', "[store] has no option 'adr'; it can have addr, insecure"),
         ("[stoer]\n", "the table [stoer] is not known"),
         ('addr = "x"\n', "'addr', which stands in no table, is not known"),
+        ("\n# a\n[store]\n\ninsecure = true\nadr = 'x' # b\n", "line 6 (adr = 'x' # b): [store] has no option 'adr'"),
+        ("[client]\n[store]\n[stoer]\naddr = 'y'\n", "line 3 ([stoer]): the table [stoer] is not known"),
+        ("[store]\n[store.rafstore]\n", "line 2 ([store.rafstore]): [store.rafstore] is"),
+        ("[store]\naddr = 'a'\naddr = 'b'\n", "at line 3, column"),
         ("[store.rafstore]\n", "[store.rafstore] is not known; it can have raftstore"),
         ("[store]\naddr = [1, 2]\n", "[store] addr must be a single value, not [1, 2]"),
         ("store = 1\n", "store must be a table"),
@@ -114,6 +122,9 @@ def test_a_bad_value_from_the_environment_names_the_variable() -> None:
 @pytest.mark.parametrize(
     ("file", "message"),
     [
+        ("[store]\n[store.raftstore]\ntick = 1\n", "line 3 (tick = 1): [store.raftstore] has no setting"),
+        ("[store.raftstore]\n\ntick_s = -1.0\n", "line 3 (tick_s = -1.0): [store.raftstore] tick_s must be"),
+        ('[store.raftstore]\ntick_s = "fast"\n', 'line 2 (tick_s = "fast"): [store.raftstore] Expected'),
         ("[store.raftstore]\ntick = 1\n", "[store.raftstore] has no setting 'tick'; it can have"),
         ("[store.raftstore]\ntick_s = -1.0\n", "[store.raftstore] tick_s must be positive, not -1.0"),
         ('[store.raftstore]\ntick_s = "fast"\n', "[store.raftstore] Expected `float`, got `str`"),
@@ -194,4 +205,23 @@ def test_a_bad_value_is_said_to_come_from_where_it_came_from(tmp_path: Path, val
     path.write_text(f'[client]\nscheduler = "{value}"\n', encoding="utf-8")
     assert "Invalid value for '--scheduler': scheduler address" in complaint("--scheduler", value)
     assert "Invalid value for '--scheduler' (from the variable TINYKV_SCHEDULER): " in complaint(TINYKV_SCHEDULER=value)
-    assert f"Invalid value for '--scheduler' (from {path}): " in complaint("--config", str(path))
+    assert f"Invalid value for '--scheduler' (from {path}, line 2 (scheduler = " in complaint("--config", str(path))
+
+
+def test_the_example_in_the_help_is_a_file_that_servers_take(tmp_path: Path) -> None:
+    document = tomllib.loads(CONFIG_EXAMPLE)
+    assert sorted(document) == ["client", "scheduler", "store"]
+    file = tmp_path / "tinykv.toml"
+    file.write_text(CONFIG_EXAMPLE.replace("/var/lib/tinykv", str(tmp_path)))
+    for command in ("store", "scheduler", "get k"):
+        done = CliRunner().invoke(main, [*command.split(), "--config", str(file), "--log-level", "loud"])
+        assert "'loud' is not one of" in done.output, "everything in the file was taken before"
+    assert "expiry_pause_s = 60" in CliRunner().invoke(main, ["store", "--help"]).output
+    config = component(RaftStoreConfig, document["store"]["raftstore"], "store.raftstore")
+    assert config.expiry_pause_s == 60
+
+
+def test_a_bad_value_in_the_file_is_shown_with_its_line(tmp_path: Path) -> None:
+    result = invoke(client_probe, tmp_path, '[client]\ncf = "lock"\n[scan]\nlimit = "many"\n')
+    assert result.exit_code == 2
+    assert "tinykv.toml, line 4 (limit" in " ".join(result.output.split())

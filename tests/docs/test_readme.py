@@ -1,4 +1,4 @@
-"""Every Python example in the README runs against a live playground, and prints what its comments say."""
+"""Every Python example in the README runs, and prints what its comments say."""
 
 from __future__ import annotations
 

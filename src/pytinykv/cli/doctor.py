@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from pytinykv.cli.options import ListenAddress, config_option, log_option, option
+from pytinykv.cli.config_file import config_option
+from pytinykv.cli.logs import log_options
+from pytinykv.cli.options import ListenAddress, option
 from pytinykv.cli.session import Target, run_client
 from pytinykv.transport.address import parse_address
 
@@ -57,7 +59,7 @@ class NotStatusPortError(Exception):
     metavar="SECONDS",
     help="How long to wait for each answer.",
 )
-@log_option("error")
+@log_options("error")
 @config_option
 def doctor(*, address: str, scheduler: str | None, as_json: bool, timeout: float) -> None:
     """Show what waits for what in a live server, what each scope owns, and what is wrong.

@@ -18,6 +18,7 @@ import click
 
 from pytinykv import __version__
 from pytinykv.cli.catalog import COMMANDS
+from pytinykv.cli.config_file import CONFIG_EPILOG
 from pytinykv.cli.options import SuggestingGroup
 
 _CANNOT_WRITE: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT})
@@ -97,7 +98,11 @@ class LazyGroup(SuggestingGroup):
         leave_process(status)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=CONFIG_EPILOG,
+)
 @click.version_option(__version__, prog_name="tinykv")
 def main() -> None:
     """TinyKV in Python: a replicated key-value store that speaks TiKV's protocol, and always stops.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pytinykv.cli.options import ON_STDIN, ListenAddress, component_settings, option, scheduler_option
+from pytinykv.cli.config_file import CONFIG_EPILOG, component_settings
+from pytinykv.cli.options import ON_STDIN, ListenAddress, option, scheduler_option
 from pytinykv.cli.serving import check_addresses, component, print_ready, serve, server_options
 from pytinykv.cli.thresholds import SCHEDULER, STORE, threshold_options, with_thresholds
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
 
 
-@click.command()
+@click.command(epilog=CONFIG_EPILOG)
 @server_options
 @threshold_options(SCHEDULER)
 @click.pass_context
@@ -57,7 +58,7 @@ def scheduler(
     sys.exit(serve("scheduler", lambda scope: run_scheduler(config, scope, print_ready), Refusal))
 
 
-@click.command()
+@click.command(epilog=CONFIG_EPILOG)
 @server_options
 @option(
     "--peer-addr",

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from pytinykv.cli.options import ListenAddress, config_option, log_option, option
+from pytinykv.cli.config_file import config_option, place_of_setting
+from pytinykv.cli.logs import log_options
+from pytinykv.cli.options import ListenAddress, option
 from pytinykv.cli.output import print_if_taken
 from pytinykv.lifecycle import LifecycleError, Scope, StopReport, run_process
 from pytinykv.storage import EngineError
@@ -58,7 +60,7 @@ def server_options(function: F) -> F:
                 help="Serve /healthz, /metrics and /debug here.",
             ),
             option("--insecure", is_flag=True, help="Allow addresses that other machines can reach. No encryption!"),
-            log_option("info"),
+            log_options("info"),
             config_option,
         )
     ):
@@ -108,13 +110,19 @@ def component(kind: type[T], settings: dict[str, Any], table: str) -> T:
     known = getattr(kind, "__struct_fields__", None) or tuple(getattr(kind, "__dataclass_fields__", ()))
     for name in settings:
         if name not in known:
-            raise click.UsageError(f"[{table}] has no setting {name!r}; it can have {', '.join(sorted(known))}")
+            where = _in_file(table, name, settings)
+            raise click.UsageError(f"{where}[{table}] has no setting {name!r}; it can have {', '.join(sorted(known))}")
     try:
         config = msgspec.convert(settings, kind)
         config.validate()  # type: ignore[attr-defined]  # every component's configuration has it
     except (msgspec.ValidationError, ValueError) as error:
-        raise click.UsageError(f"[{table}] {error}") from error
+        raise click.UsageError(f"{_in_file(table, str(error), settings)}[{table}] {error}") from error
     return config
+
+
+def _in_file(table: str, message: str, settings: dict[str, Any]) -> str:
+    place = place_of_setting(table, message, settings)
+    return f"{place}: " if place else ""
 
 
 def serve(name: str, start: Callable[[Scope], Awaitable[None]], *explained: type[Exception]) -> int:

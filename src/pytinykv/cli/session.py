@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from pytinykv.cli.options import client_config_option, log_option, option, scheduler_option
+from pytinykv.cli.config_file import client_config_option
+from pytinykv.cli.logs import log_options
+from pytinykv.cli.options import option, scheduler_option
 from pytinykv.cli.output import drop_output
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def client_options(function: Callable[..., None]) -> Callable[..., None]:
                 metavar="SECONDS",
                 help="How long to wait for an answer.",
             ),
-            log_option("error"),
+            log_options("error"),
             client_config_option,
         )
     ):

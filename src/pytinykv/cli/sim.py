@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pytinykv.cli.options import config_option, log_option, option
+from pytinykv.cli.config_file import config_option
+from pytinykv.cli.logs import log_options
+from pytinykv.cli.options import option
 from pytinykv.cli.session import INTERRUPTED
 from pytinykv.cli.tables import Column, print_table
 
@@ -63,7 +65,7 @@ PAIRS_NAMED: Final = 3
 @option("--timeline", metavar="FILE", help="Write the history, or the last one, for reading: .html or text.")
 @option("--no-shrink", is_flag=True, help="Tell a failure as it was, with all its faults.")
 @option("--list", "lists", is_flag=True, help="List the scenarios and do nothing.")
-@log_option("error")
+@log_options("error")
 @config_option
 def sim(
     *,

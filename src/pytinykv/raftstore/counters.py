@@ -16,3 +16,9 @@ class StoreCounters:
     """Changes of keys in the proposals."""
     quorum_reads: int = 0
     """Reads that the lease did not cover; those of one frame and region count as one."""
+    snapshots_sent: int = 0
+    """Those that a region on another store has taken."""
+    snapshots_failed: int = 0
+    """Those that did not get there, or were not taken."""
+    snapshots_installed: int = 0
+    """Those that a region on this store has taken."""

@@ -558,6 +558,8 @@ class Store:
         self._touch(peer)
 
     def _on_snapshot_sent(self, envelope: RaftEnvelope, arrived: bool) -> None:
+        self.counters.snapshots_sent += arrived
+        self.counters.snapshots_failed += not arrived
         peer = self.peers.get(envelope.region_id)
         if peer is not None and not peer.is_destroyed:
             peer.node.report_snapshot(envelope.receiver.id, arrived)
@@ -572,6 +574,7 @@ class Store:
                 reason = self._why_not_taken(header, directory, turn)
             if reason is not None:
                 self._incoming.discard(directory)
+            self.counters.snapshots_installed += reason is None
             on_end(None if reason is None else SnapshotRefusedError(reason))
 
         self.in_turn(offer)

@@ -16,8 +16,9 @@ Invariants:
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from pytinykv.lifecycle.histogram import Histogram
 from pytinykv.storage import EngineError
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Syncs:
         """Syncs so far; only grows."""
         self.started_inline = 0
         """Those of them that the loop did itself; only grows."""
+        self.durations: Final = Histogram()
+        """Of all syncs that have ended."""
         self._is_running = False
         """Whether a sync is under way. From `start` to `_finish`."""
         self._started_at = 0.0
@@ -131,6 +134,7 @@ class Syncs:
     def _finish(self, covered_turn: int, result: BaseException | None) -> None:
         self._is_running = False
         took_s = self._clock.monotonic() - self._started_at
+        self.durations.observe(took_s)
         self._slowest_s = max(took_s, self._slowest_s * SLOWEST_SYNC_DECAY)
         if result is None:
             self._durable = covered_turn

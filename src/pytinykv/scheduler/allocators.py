@@ -50,6 +50,11 @@ class Allocators:
         self._reservations: dict[type[ReserveIds | ReserveTimestamps], asyncio.Future[Any]] = {}
         """The last reservation of each kind; the next one is submitted when it is done."""
 
+    @property
+    def timestamps_issued(self) -> int:
+        """How many timestamps were handed out since the start."""
+        return self._oracle.issued
+
     def on_installed(self, state: State) -> None:
         """Take note of what has become durable."""
         meta = state.meta

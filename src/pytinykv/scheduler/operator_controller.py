@@ -58,6 +58,8 @@ class OperatorController:
         """At most one for each region."""
         self._ended: OrderedDict[RegionId, Operator] = OrderedDict()
         """The last operator of each region that had one, oldest first."""
+        self.ended_counts: dict[tuple[OperatorKind, OperatorStatus], int] = {}
+        """How many have ended since the start, by kind and how; only grow."""
 
     def get(self, region_id: int) -> Operator | None:
         """Return the operator that runs for a region."""
@@ -248,6 +250,8 @@ class OperatorController:
         operator.status = status
         operator.reason = reason
         operator.ended_at = self._now
+        key = (operator.kind, status)
+        self.ended_counts[key] = self.ended_counts.get(key, 0) + 1
         del self._running[operator.region_id]
         self._ended.pop(operator.region_id, None)
         self._ended[operator.region_id] = operator

@@ -200,6 +200,11 @@ class Scheduler:
         return self._clock.monotonic()
 
     @property
+    def timestamps_issued(self) -> int:
+        """How many timestamps were handed out since the start of this process."""
+        return self._allocators.timestamps_issued
+
+    @property
     def wall_ms(self) -> int:
         return self._clock.wall_ms()
 

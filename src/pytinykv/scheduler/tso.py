@@ -68,6 +68,8 @@ class TimestampOracle:
         """What the clocks said last; never goes back. A restart inside an old window is like a step of the clock."""
         self._monotonic: float | None = None
         """Monotonic seconds at that reading; None before the first one."""
+        self.issued = 0
+        """How many timestamps were issued since the start."""
 
     @property
     def end_ms(self) -> int:
@@ -104,6 +106,7 @@ class TimestampOracle:
         if physical >= self._end_ms:
             return WaitForWindow(self._next_window())
         self._physical_ms, self._next_logical = physical, logical + count
+        self.issued += count
         return Issued(physical, logical + count - 1, count)
 
     def _base_ms(self) -> int:

@@ -50,7 +50,7 @@ async def test_metrics_and_pages_of_a_store(scope: Scope, tmp_path: Path) -> Non
     cluster.settle()
     registry = CollectorRegistry()
     service = KvService(leader.running, cluster_id=7, scope=scope)
-    registry.register(StoreMetrics(leader.running, service))
+    registry.register(StoreMetrics(leader.running, service, tmp_path))
     pages = {"/debug/store": lambda: describe_store(leader.running)}
     address = StatusServer(scope, registry=registry, health=lambda: "", pages=pages).start("127.0.0.1:0")
     status, text = get(address, "/metrics")

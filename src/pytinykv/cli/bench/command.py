@@ -23,7 +23,9 @@ from pytinykv.cli.bench.report import Results
 from pytinykv.cli.bench.stops import measure_stops
 from pytinykv.cli.bench.targets import PytinykvTarget
 from pytinykv.cli.bench.workload import OperationKind, Workload, run_round
-from pytinykv.cli.options import config_option, log_option, option
+from pytinykv.cli.config_file import config_option
+from pytinykv.cli.logs import log_options
+from pytinykv.cli.options import option
 from pytinykv.cli.playground.cluster import LocalCluster
 from pytinykv.cli.playground.command import wait_serving
 from pytinykv.cli.playground.home import Home, PlaygroundError
@@ -75,7 +77,7 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
 )
 @option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Save the figures as JSON.")
 @option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Save a plot (needs pytinykv[plot]).")
-@log_option("error")
+@log_options("error")
 @config_option
 def bench(
     *,

@@ -15,7 +15,9 @@ from typing import Any, Final
 
 import click
 
-from pytinykv.cli.options import ListenAddress, config_file, config_option, log_option, option
+from pytinykv.cli.config_file import config_file, config_option
+from pytinykv.cli.logs import log_options
+from pytinykv.cli.options import ListenAddress, option
 from pytinykv.cli.playground.cluster import STOP_S, LocalCluster, last_lines
 from pytinykv.cli.playground.home import Home, PlaygroundError
 from pytinykv.cli.playground.lines import death_line, intro, ready_line, report_lines
@@ -58,7 +60,7 @@ PARENT_INTERVAL_S: Final = 0.5
     help="Stop when the process that started it ends, however it does: for tests, which may be killed.",
 )
 @threshold_options(SCHEDULER, STORE)
-@log_option("error")
+@log_options("error")
 @config_option
 @click.pass_context
 def playground(

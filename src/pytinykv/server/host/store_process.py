@@ -79,7 +79,7 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
         status_address=status_address,
         patience_s=config.scheduler_patience_s,
     )
-    base.registry.register(StoreMetrics(program.store, service))
+    base.registry.register(StoreMetrics(program.store, service, base.directory.path))
     base.serve(JoinedServices(service, service.deadlocks))
     on_ready(
         {"addr": address, "status": status_address, "store": program.store.store_id, "cluster": program.cluster_id}

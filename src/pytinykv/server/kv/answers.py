@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
+from pytinykv.server.kv.command_stats import CommandStats
 from pytinykv.server.kv.encoding import request_ids
 from pytinykv.wire.encoding import member_head
 
@@ -46,6 +47,8 @@ class AnswerBudget:
         self.used_bytes = 0
         self.refused = 0
         """How many reads were refused since the start, for lack of room or of time."""
+        self.stats: Final = CommandStats()
+        """What is counted of the store's commands: everything that answers has this object."""
 
     @property
     def is_spent(self) -> bool:

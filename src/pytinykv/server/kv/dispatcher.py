@@ -39,6 +39,7 @@ from pytinykv.wire.timestamp import Timestamp
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytinykv.lifecycle import Clock
     from pytinykv.raftstore import Operation, RegionPeer, Store
     from pytinykv.raftstore.pending import Results
     from pytinykv.server.kv.txn_host import TransactionHost
@@ -51,10 +52,26 @@ _log = logging.getLogger(__name__)
 class RegionWrites:
     """Writes of a frame to one region that are proposed together; the store calls it once, and it answers all."""
 
-    __slots__ = ("_answers", "_commands", "_ids", "_make_reply", "_replies", "operations", "size_bytes")
+    __slots__ = (
+        "_answers",
+        "_asked_at",
+        "_clock",
+        "_commands",
+        "_ids",
+        "_make_reply",
+        "_replies",
+        "operations",
+        "proposed_at",
+        "size_bytes",
+    )
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers, clock: Clock, asked_at: float) -> None:
+        """`asked_at`: when the frame came, by the clock."""
         self._answers = answers
+        self._clock = clock
+        self._asked_at = asked_at
+        self.proposed_at = asked_at
+        """When they were proposed, by the clock; set by who does it."""
         self._ids: list[int] = []
         self._commands: list[CommandKind] = []
         self._replies: list[bytes] = []
@@ -98,6 +115,15 @@ class RegionWrites:
                     batch.add(request_id, command, self._make_reply(results))
         answers.send(batch)
         answers.met()
+        self._count(error)
+
+    def _count(self, error: RegionError | None) -> None:
+        now, stats = self._clock.monotonic(), self._answers.budget.stats
+        stats.observe_all(self._commands, now - self._asked_at)
+        if error is None:
+            stats.proposals.observe(now - self.proposed_at)
+        else:
+            stats.refused(error, len(self._ids))
 
 
 class _RegionPart:
@@ -140,6 +166,8 @@ class RequestFrame:
         self._now = answers.batch()
         """What is answered at once."""
         self._now_s = store.clock.wall_ms() // 1000
+        self._asked_at = store.clock.monotonic()
+        """When the frame came."""
         self._parts: dict[int, _RegionPart] = {}
         """By region."""
         self._last: _RegionPart | None = None
@@ -191,7 +219,7 @@ class RequestFrame:
             self._now.add(request_id, command, prepared.reply)
             return
         if not part.writes or not part.writes[-1].takes(prepared, self._store.config.append_bytes_max):
-            part.writes.append(RegionWrites(self._answers))
+            part.writes.append(RegionWrites(self._answers, self._store.clock, self._asked_at))
         part.writes[-1].add(request_id, command, prepared)
 
     def _start(self, peer: RegionPeer, request_id: int, command: RegionCommand, request: Any) -> None:
@@ -202,6 +230,7 @@ class RequestFrame:
             batch.add(request_id, command, response)
             answers.send(batch)
             answers.met()
+            answers.budget.stats.observe(command, self._store.clock.monotonic() - self._asked_at)
 
         answers.expect()
         try:
@@ -219,6 +248,7 @@ class RequestFrame:
         for part in self._parts.values():
             for writes in part.writes:
                 self._answers.expect()
+                writes.proposed_at = self._store.clock.monotonic()
                 self._store.propose(
                     part.peer, writes.operations, writes.size_bytes, writes, version=part.version, term=part.term
                 )
@@ -267,7 +297,9 @@ class RequestFrame:
                 self._now.extend(first)
                 for batch in large:
                     answers.send(batch)
-                if not is_done:
+                if is_done:
+                    reads.note_done()
+                else:
                     answers.expect()
                     self._services.long_reads.add(reads)
                 return
@@ -294,7 +326,9 @@ class RequestFrame:
             reads = self._reads(part)
             is_done = self._first_slice(reads)
             reads.send()
-            if not is_done:
+            if is_done:
+                reads.note_done()
+            else:
                 self._services.long_reads.add(reads)
         except Exception as defect:  # noqa: BLE001 - a defect in one command must not take the store with it
             _log.exception("a read could not be served; its stream is broken off")
@@ -304,7 +338,9 @@ class RequestFrame:
                 answers.met()
 
     def _reads(self, part: _RegionPart) -> RegionReads:
-        return RegionReads(self._store, self._services.transactions, self._answers, part.context, part.reads)
+        reads = RegionReads(self._store, self._answers, part.context, part.reads)
+        reads.asked_at = self._asked_at
+        return reads
 
     def _first_slice(self, reads: RegionReads) -> bool:
         is_done = reads.slice()

@@ -69,6 +69,8 @@ class RegionReads:
         self._context = context
         self._reads = reads
         self._began_at = store.clock.monotonic()
+        self.asked_at = self._began_at
+        """When they came, monotonic; whoever knows better sets it."""
         self.sliced_at = self._began_at
         """When the newest slice began."""
         self._view = View(store.engine, host.concurrency, host.safe_point)
@@ -111,6 +113,10 @@ class RegionReads:
         """Send what is complete."""
         for batch in self.take():
             self.answers.send(batch)
+
+    def note_done(self) -> None:
+        """Count all of them: they are answered."""
+        self.answers.budget.stats.observe_reads(self._reads, self._store.clock.monotonic() - self.asked_at)
 
     def refuse_rest(self, error: Exception) -> None:
         """Answer what is not answered yet with one of `REFUSALS`."""
@@ -200,6 +206,7 @@ def refuse(
     store: Store, answers: Answers, batch: AnswerBatch, request_id: int, command: CommandKind, error: Exception
 ) -> None:
     """Answer a command with one of `REFUSALS`, or end its call where that would be taken for an empty page."""
+    answers.budget.stats.refused(error)
     if isinstance(error, ServerIsBusy):
         answers.budget.refused += 1
     avoidable = isinstance(error, (ServerIsBusy, AnswerTooLargeError))
@@ -295,6 +302,7 @@ class LongReads:
         if error is not None:
             reads.refuse_rest(error)
             reads.send()
+        reads.note_done()
         reads.close()
         reads.answers.met()
 
