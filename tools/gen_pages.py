@@ -129,7 +129,7 @@ def _choices(option: click.Option) -> str:
 
 
 def _shown(value: Any) -> str:
-    if value is None or value == "" or str(value).startswith("Sentinel"):
+    if value is None or value == "" or callable(value) or str(value).startswith("Sentinel"):
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)
 

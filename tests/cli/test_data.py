@@ -220,7 +220,7 @@ def test_an_address_that_does_not_answer_is_named_when_the_time_is_up(unanswered
 def test_interrupted_twice_while_it_waits_it_ends_at_once_with_130(
     tmp_path: Path, unanswered: str, command: str, number: int
 ) -> None:
-    options = ("--scheduler", unanswered, "--timeout", 600, "--log-level", "info")
+    options = ("--scheduler", unanswered, "--timeout", 600, "--log-level", "debug")
     with started(tmp_path, *command.split(), *options) as running:
         wait_until(lambda: "scope client started" in running.errors)
         running.process.send_signal(number)

@@ -243,7 +243,9 @@ def test_output_without_a_reader_ends_nothing(tmp_path: Path, temporary: dict[st
         assert process.stdout is not None
         process.stdout.close()
         home = Path(temporary["TMPDIR"])
-        wait_until(lambda: "leads in term" in "".join(log.read_text() for log in home.glob("*/logs/store-1.log")))
+        wait_until(
+            lambda: "leads 1 of 1 regions" in "".join(log.read_text() for log in home.glob("*/logs/store-1.log"))
+        )
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT_S) == 0
     finally:

@@ -1,4 +1,4 @@
-"""Every Python example in the README runs, and prints what its comments say."""
+"""Every Python example in the README and in docs/client.md runs, and prints what its comments say."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from pytinykv.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+CLIENT_PAGE = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
+IN_README, IN_CLIENT_PAGE = (
+    re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL) for page in (README, CLIENT_PAGE)
+)
+EXAMPLES = [*IN_README, *IN_CLIENT_PAGE]
 ADDRESS_IN_README = "127.0.0.1:2379"
 READY_LINE = re.compile(rb"^ready\b.*?\bscheduler=(\S+)", re.MULTILINE)
 READY_WITHIN_S = 45.0
@@ -56,10 +63,18 @@ def wait_ready(process: subprocess.Popen[bytes]) -> str:
 
 
 def test_the_readme_has_a_tour_and_an_example_for_each_foreign_client() -> None:
-    imports = [re.findall(r"^(?:import|from) (\w+)", example, flags=re.MULTILINE) for example in EXAMPLES]
+    imports = [re.findall(r"^(?:import|from) (\w+)", example, flags=re.MULTILINE) for example in IN_README]
     assert [names[-1] for names in imports] == ["pytinykv", "tikv", "tikv_client"]
-    tour = [line for line in EXAMPLES[0].splitlines() if line.strip()]
+    tour = [line for line in IN_README[0].splitlines() if line.strip()]
     assert len(tour) <= 20
+
+
+def test_the_configuration_file_in_the_readme_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    file = tmp_path / "tinykv.toml"
+    file.write_text(text)
+    done = CliRunner().invoke(main, ["store", "--config", str(file), "--log-level", "loud"])
+    assert "'loud' is not one of" in done.output, "everything in the file was taken before"
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))

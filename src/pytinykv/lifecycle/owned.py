@@ -105,7 +105,7 @@ class OwnedThread:
             except BaseException as error:  # the thread ends here either way; the owner is told
                 on_error(name, error)
             finally:
-                _log.info("thread %s ended", name)
+                _log.debug("thread %s ended", name)
                 self._finished.set_result(None)
 
         # A daemon, so that a thread that does not return cannot keep a forced exit from happening.

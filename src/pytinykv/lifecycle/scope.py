@@ -94,7 +94,7 @@ class Scope(Member):
         """Set once, when the stop is over."""
         if parent is not None:
             parent.books.members[self] = None
-        _log.info("scope %s started", self.name)
+        _log.debug("scope %s started", self.name)
 
     @property
     def root(self) -> Scope:
@@ -169,7 +169,7 @@ class Scope(Member):
         thread = OwnedThread(f"{self.name}/{name}", target, args, wake=wake, started_at=call_site(), on_error=on_error)
         self.books.threads[thread] = None
         thread.add_done_callback(self._on_thread_done)
-        _log.info("thread %s started", thread.name)
+        _log.debug("thread %s started", thread.name)
         thread.thread.start()
         return thread
 
@@ -261,7 +261,7 @@ class Scope(Member):
         loop = self._bind_loop()
         self._excuse(asyncio.current_task())
         if self._stop_task is None:
-            _log.info("scope %s stopping", self.name)
+            _log.debug("scope %s stopping", self.name)
             self._sequence = StopSequence(self.name, self.books, loop.time() + deadline_s, self.root.explain)
             self._stop_task = loop.create_task(self._run_stop(self._sequence), name=f"{self.name}/stop")
         return await asyncio.shield(self._stop_task)
@@ -289,7 +289,7 @@ class Scope(Member):
         if self.parent is not None:
             self.parent._on_child_stopped(self, report)  # noqa: SLF001 - same class
         if report.ok:
-            _log.info("scope %s stopped in %.3f s", self.name, report.took_s)
+            _log.debug("scope %s stopped in %.3f s", self.name, report.took_s)
         else:
             _log.error("scope %s did not stop cleanly\n%s", self.name, report.render())
         return report

@@ -145,6 +145,8 @@ class _Process:
         """The scope that the main function runs in; None until it begins."""
         self._stop_wanted: Final = asyncio.Event()
         """Set by the first signal, or when something owned has failed."""
+        self._signal: signal.Signals | None = None
+        """The first signal that asked for the stop."""
         self._first_signal_at: float | None = None
         """When the first signal came, by the monotonic clock; later ones are the same request or force the end."""
         self._failed = False
@@ -186,6 +188,8 @@ class _Process:
         wanted = self._loop.create_task(self._stop_wanted.wait(), name=f"{self._name}/wait-for-reason-to-stop")
         await asyncio.wait((main_task.task, wanted), return_when=asyncio.FIRST_COMPLETED)
         wanted.cancel()
+        if self._signal is not None:
+            _log.info("%s stops: %s", self._name, self._signal.name)
         self.watchdog.arm()
         report = await scope.stop(self._stop_deadline_s)
         strays: list[Leak] = []
@@ -217,6 +221,7 @@ class _Process:
         now = time.monotonic()
         if self._first_signal_at is None:
             self._first_signal_at = now
+            self._signal = signal.Signals(number)
             self.watchdog.arm()
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._stop_wanted.set)

@@ -3,7 +3,7 @@
 ```
 every TICK_S      have the loop run a callback; if it has not for STALL_S: log its stack, once per stall, and deadlock cycles
 every LOOK_S      note where each task and thread is, so that a graph can say for how long they have waited
-every COUNT_S     count what each owner has; warn of what only ever grows
+every COUNT_S     count what each owner has; warn of what only ever grows, and of file descriptors that run out
 SIGUSR1           log the wait-for graph
 ```
 
@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from pytinykv.lifecycle.descriptors import DescriptorWatch, count_descriptors
 from pytinykv.lifecycle.resource_counts import GrowthWatch, count_resources
 from pytinykv.lifecycle.scope import Scope
 from pytinykv.waitgraph import WaitClock, render_cycles, render_graph
@@ -69,6 +70,7 @@ class Watch:
         self.clock: Final = WaitClock()
         """Since when each task and thread has waited."""
         self._growth: Final = growth or GrowthWatch()
+        self._descriptors: Final = DescriptorWatch()
         self._asked_at: float | None = None
         """When the loop was given the callback that it has not run yet; None when it has run it."""
         self._stalled_at: float | None = None
@@ -150,6 +152,8 @@ class Watch:
             self.clock.look([self._loop])
         if now - self._counted_at >= COUNT_S:
             self._counted_at = now
+            if (notice := self._descriptors.observe(*count_descriptors())) is not None:
+                _log.log(notice.level, "%s: %s", self._name, notice.message)
             for growth in self._growth.observe(count_resources(scope)):
                 _log.warning("%s: %s", self._name, growth)
 

@@ -307,14 +307,14 @@ class RegionPeer:
         if leader_id:
             self.leader_missing_since = None
         if self.is_leader and not was_leader:
-            _log.info("region %d: peer %d leads in term %d", self.region.id, self.peer.id, self.node.term)
+            _log.debug("region %d: peer %d leads in term %d", self.region.id, self.peer.id, self.node.term)
             self.term = self.node.term
             turn.events.append(Leading(self.region, self.term))
             self._followers.on_leading(turn.now)
             self.calls.on_leading(self.term)
             self._collection.on_leading()
         if was_leader and not self.is_leader:
-            _log.info("region %d: peer %d does not lead any more", self.region.id, self.peer.id)
+            _log.debug("region %d: peer %d does not lead any more", self.region.id, self.peer.id)
             turn.events.append(Deposed(self.region))
             self.calls.on_deposed(turn)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import http.client
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from pytinykv.lifecycle import Scope
+from pytinykv.server.host import status
 from pytinykv.server.host.metrics import OwnerMetrics
 from pytinykv.server.host.status import StatusServer
 
@@ -136,3 +140,21 @@ async def test_an_index_and_head(serving: Serving) -> None:
     loop = asyncio.get_running_loop()
     assert await loop.run_in_executor(None, head, "/healthz") == (200, "3", b"")
     assert (await loop.run_in_executor(None, head, "/nowhere"))[0] == 404
+
+
+@pytest.mark.parametrize(("number", "pauses"), [(errno.EMFILE, [0.5]), (errno.ECONNABORTED, [])])
+def test_without_a_file_descriptor_it_does_not_try_again_at_once(
+    monkeypatch: pytest.MonkeyPatch, number: int, pauses: list[float]
+) -> None:
+    """The connection stays in the queue, so the next look would find it there at once, and for ever."""
+    slept: list[float] = []
+
+    def accept() -> NoReturn:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(status.time, "sleep", slept.append)
+    server = status._Server.__new__(status._Server)
+    server.socket = SimpleNamespace(accept=accept)  # type: ignore[assignment]  # a fake socket
+    with pytest.raises(OSError, match="no"):
+        server.get_request()
+    assert slept == pauses

@@ -1,7 +1,7 @@
 """Every metric that `/metrics` shows: name, kind, labels, and what it means. docs/metrics.md is written from this table.
 
-Names follow Prometheus's conventions: `tinykv_`, whose it is, what, the unit last; counters end in `_total`. `metrics.py` gives
-the values, and can't give one that is not here.
+Names follow Prometheus's conventions: `tinykv_`, whose it is, what, the unit last; counters end in `_total`. `metrics.py`
+gives the values, and can't give one that is not here.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from pytinykv.storage import DataKind
 
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
+
+_log = logging.getLogger(__name__)
 
 PD = "pdpb.PD"
 DISK_SILENCE_S = 2.0
@@ -58,6 +61,14 @@ async def run_scheduler(
         lambda: _problem(disk), {"/debug/scheduler": lambda: describe_scheduler(scheduler)}
     )
     base.serve(PdService(scheduler, inner, client_url=f"http://{address}"))
+    _log.info(
+        "the scheduler of cluster %d serves at %s; stores: %d, regions: %d, data in %s",
+        scheduler.cluster_id,
+        address,
+        len(scheduler.state.stores),
+        len(scheduler.cluster.regions),
+        base.directory.path,
+    )
     on_ready({"addr": address, "status": status_address, "cluster": scheduler.cluster_id})
 
 

@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -75,6 +77,9 @@ class StatusServer:
 
 
 class _Server(ThreadingHTTPServer):
+    pause_s = 0.5
+    """How long it rests when a connection can't be taken: no file descriptor is left, and that may go on."""
+
     daemon_threads = True  # a slow reader must not hold up the stop; its socket dies with the process
     block_on_close = False
 
@@ -83,6 +88,16 @@ class _Server(ThreadingHTTPServer):
         super().__init__(bound.getsockname()[:2], handler, bind_and_activate=False)
         self.socket.close()
         self.socket = bound
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        """Take a connection. Raises OSError, at once only where trying again at once makes sense."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}:
+                _log.debug("status port: can't take a connection: %s", error)  # the watch tells it, once
+                time.sleep(self.pause_s)
+            raise
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Log what ended a request; one whose reader has gone away is no news. Called in its `except` clause."""

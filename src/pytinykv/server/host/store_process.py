@@ -9,6 +9,7 @@ then          5  the engine is closed, the data directory let go
 
 from __future__ import annotations
 
+import logging
 import random
 import shutil
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from pytinykv.raftstore import RaftStoreConfig
 from pytinykv.server.host.address_book import AddressBook
 from pytinykv.server.host.describe import describe_store
 from pytinykv.server.host.joined_services import JoinedServices
+from pytinykv.server.host.leadership_log import tell_leaderships
 from pytinykv.server.host.metrics import StoreMetrics
 from pytinykv.server.host.raft_transport import StoreTransport, serve_raft_messages, serve_snapshots
 from pytinykv.server.host.server_base import ServerBase, ServerConfig
@@ -32,6 +34,8 @@ from pytinykv.transport.address import Address, parse_address
 
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
+
+_log = logging.getLogger(__name__)
 
 TIKV = "tikvpb.Tikv"
 DEADLOCK = "deadlock.Deadlock"
@@ -81,6 +85,16 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     )
     base.registry.register(StoreMetrics(program.store, service, base.directory.path))
     base.serve(JoinedServices(service, service.deadlocks))
+    _log.info(
+        "store %d of cluster %d serves at %s; regions: %d, data in %s, scheduler at %s",
+        program.store.store_id,
+        program.cluster_id,
+        address,
+        len(program.store.peers),
+        base.directory.path,
+        ", ".join(config.scheduler),
+    )
+    base.scope.start("tell-leaderships", tell_leaderships, program.store)
     on_ready(
         {"addr": address, "status": status_address, "store": program.store.store_id, "cluster": program.cluster_id}
     )

@@ -14,7 +14,6 @@ from pytinykv.wire.errors import RegionError
 
 if TYPE_CHECKING:
     from pytinykv.server.kv.kinds import CommandKind
-    from pytinykv.server.kv.reads import Read
 
 
 class CommandStats:
@@ -43,10 +42,6 @@ class CommandStats:
             return
         for kind in kinds:
             self.observe(kind, seconds)
-
-    def observe_reads(self, reads: Sequence[Read], seconds: float) -> None:
-        """Count reads that were answered together."""
-        self.observe_all([read.command for read in reads], seconds)
 
     def refused(self, error: Exception, times: int = 1) -> None:
         """Count commands that were answered with a region error; any other is none."""

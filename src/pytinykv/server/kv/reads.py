@@ -116,7 +116,8 @@ class RegionReads:
 
     def note_done(self) -> None:
         """Count all of them: they are answered."""
-        self.answers.budget.stats.observe_reads(self._reads, self._store.clock.monotonic() - self.asked_at)
+        kinds = [read.command for read in self._reads]
+        self.answers.budget.stats.observe_all(kinds, self._store.clock.monotonic() - self.asked_at)
 
     def refuse_rest(self, error: Exception) -> None:
         """Answer what is not answered yet with one of `REFUSALS`."""
