@@ -186,7 +186,9 @@ class RequestFrame:
             if isinstance(command, WriteCommand):
                 if isinstance(command, BatchWrite) and command.count(request) > self._store.config.entry_operations_max:
                     target = (part.peer, part.context, part.version, part.term)
-                    self._services.long_writes.add(LongWrite(self._answers, *target, request_id, command, request))
+                    self._services.long_writes.add(
+                        LongWrite(self._answers, *target, request_id, command, request, self._asked_at)
+                    )
                 else:
                     self._add_write(part, request_id, command, command.prepare(part.context, request))
             elif isinstance(command, TransactionCommand):
@@ -278,6 +280,7 @@ class RequestFrame:
                 answers.fail(RpcError(StatusCode.INTERNAL, f"{command.name} could not be served: {error}"))
             answers.send(batch)
             answers.met()
+            answers.budget.stats.observe(command, self._store.clock.monotonic() - self._asked_at)
 
         answers.expect()
         self._services.transactions.submit(part.peer, part.version, part.term, wanted, on_answer)
@@ -338,7 +341,7 @@ class RequestFrame:
                 answers.met()
 
     def _reads(self, part: _RegionPart) -> RegionReads:
-        reads = RegionReads(self._store, self._answers, part.context, part.reads)
+        reads = RegionReads(self._store, self._services.transactions, self._answers, part.context, part.reads)
         reads.asked_at = self._asked_at
         return reads
 

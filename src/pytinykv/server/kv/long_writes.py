@@ -56,6 +56,8 @@ class LongWrite:
     request_id: int
     command: BatchWrite
     request: Any
+    asked_at: float = 0.0
+    """When it came, monotonic."""
     is_proposed: bool = False
     """Whether a slice was proposed that is not known to have been left undone."""
     is_ended: bool = False
@@ -150,6 +152,10 @@ class LongWrites:
             return
         write.is_ended = True
         del self._open[write]
+        stats = write.answers.budget.stats
+        stats.observe(write.command, self._store.clock.monotonic() - write.asked_at)
+        if error is not None:
+            stats.refused(error)
         command = write.command
         if error is None:
             response = command.prepare_part(write.context, write.request, 0, 0).reply
