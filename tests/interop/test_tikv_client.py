@@ -1,4 +1,4 @@
-"""tikv-client 0.0.4 (its core is Rust), unmodified: its raw operations over three stores."""
+"""tikv-client 0.0.4 (its core is Rust), unmodified: its operations over three stores."""
 
 from __future__ import annotations
 
@@ -107,6 +107,27 @@ def test_refusals_say_what_is_wrong(cluster: Cluster, tmp_path: Path) -> None:
     assert "nonsense" in shown["unknown cf"]
     assert "10240" in shown["limit"] or "10241" in shown["limit"]
     assert shown["goes on"] == "v"
+
+
+def test_optimistic_transactions(cluster: Cluster, tmp_path: Path) -> None:
+    assert run(cluster, "optimistic", tmp_path) == {
+        "own write": "1",
+        "batch_get": [["to/a", 1], ["to/b", 300]],
+        "scan": ["to/a", "to/b"],
+        "conflict": True,
+        "after the delete": None,
+        "insert of what is there": True,
+        "done": None,
+    }
+
+
+def test_pessimistic_transactions_and_a_deadlock(cluster: Cluster, tmp_path: Path) -> None:
+    assert run(cluster, "pessimistic", tmp_path) == {
+        "deadlock": True,
+        "the other": "",
+        "get_for_update": "2",
+        "done": None,
+    }
 
 
 @contextmanager

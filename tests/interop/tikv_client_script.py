@@ -1,4 +1,4 @@
-"""Runs tikv-client's raw operations against a cluster and prints what they returned, one JSON document a line.
+"""Runs tikv-client's operations against a cluster and prints what they returned, one JSON document a line.
 
 A program of its own, so that it can end without the interpreter's usual end, in which this client's threads sometimes abort
 the process. Usage: PROGRAM SCHEDULER SCENARIO
@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tikv_client.asynchronous import RawClient
+from tikv_client.asynchronous import RawClient, TransactionClient
 
 TIMEOUT_S = 30.0
 
@@ -147,9 +147,53 @@ async def until_it_works(call: Callable[[], Awaitable[Any]]) -> None:
         assert time.monotonic() < deadline, problem
 
 
+async def optimistic(client: TransactionClient) -> None:
+    first = await client.begin(pessimistic=False)
+    await first.put(b"to/a", b"1")
+    await first.put(b"to/b", b"2" * 300)
+    show("own write", await first.get(b"to/a"))
+    await first.commit()
+    second, third = await client.begin(pessimistic=False), await client.begin(pessimistic=False)
+    show("batch_get", sorted((key, len(value)) for key, value in await second.batch_get([b"to/a", b"to/b", b"to/x"])))
+    show("scan", [key for key, _ in await second.scan(b"to/", b"to0", limit=10)])
+    await second.delete(b"to/a")
+    await third.put(b"to/a", b"3")
+    await second.commit()
+    show("conflict", "conflict" in await failure(third.commit()))
+    await third.rollback()
+    last = await client.begin(pessimistic=False)
+    show("after the delete", await last.get(b"to/a"))
+    show("insert of what is there", "already_exist" in await insert_fails(client, b"to/b"))
+    await last.rollback()
+
+
+async def insert_fails(client: TransactionClient, key: bytes) -> str:
+    transaction = await client.begin(pessimistic=False)
+    await transaction.insert(key, b"")
+    told = await failure(transaction.commit())
+    await transaction.rollback()
+    return told
+
+
+async def pessimistic(client: TransactionClient) -> None:
+    first, second = await client.begin(pessimistic=True), await client.begin(pessimistic=True)
+    await first.put(b"tp/a", b"1")
+    await second.put(b"tp/b", b"1")
+    waiting = asyncio.ensure_future(failure(first.put(b"tp/b", b"2")))
+    await asyncio.sleep(0.2)
+    show("deadlock", "Deadlock" in await failure(second.put(b"tp/a", b"2")))
+    await second.rollback()
+    show("the other", await waiting)
+    await first.commit()
+    third = await client.begin(pessimistic=True)
+    show("get_for_update", await third.get_for_update(b"tp/b"))
+    await third.rollback()
+
+
 async def main() -> None:
-    client = await RawClient.connect([sys.argv[1]])
-    await globals()[sys.argv[2]](client)
+    scenario = globals()[sys.argv[2]]
+    kind = TransactionClient if scenario in (optimistic, pessimistic) else RawClient
+    await scenario(await kind.connect([sys.argv[1]]))
     show("done", None)
 
 

@@ -16,7 +16,7 @@ from pytinykv.wire import BidiStream, MethodSpec, RpcError, StatusCode, encoded,
 
 @functools.cache
 def _methods() -> Mapping[str, MethodSpec]:
-    names = ("pdpb.PD", "pytinykv.adminpb.Admin", "tikvpb.Tikv")
+    names = ("pdpb.PD", "pytinykv.adminpb.Admin", "tikvpb.Tikv", "deadlock.Deadlock")
     return {path: spec for name in names for path, spec in service_methods(name).items()}
 
 

@@ -34,7 +34,7 @@ SERVER_GRACE_S: Final = 0.5
 BUFFER_FULL_S: Final = 0.05
 METHODS: Final = {
     path: spec
-    for name in ("tikvpb.Tikv", "pdpb.PD", "pytinykv.adminpb.Admin")
+    for name in ("tikvpb.Tikv", "pdpb.PD", "pytinykv.adminpb.Admin", "deadlock.Deadlock")
     for path, spec in service_methods(name).items()
 }
 
