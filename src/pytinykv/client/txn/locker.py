@@ -23,6 +23,7 @@ from pytinykv.client.batches import BatchOperation, run_batch
 from pytinykv.client.errors import (
     ClientError,
     DeadlineExceededError,
+    LockTimeoutError,
     TransactionError,
     UndeterminedError,
     WriteConflictError,
@@ -67,8 +68,8 @@ class Locker:
         except BaseException as error:
             # Not those that a later call may take: they are taken at a later timestamp.
             self._background.start("release locks", self._release, txn, call.asked, call.for_update_ts)
-            if isinstance(error, UndeterminedError):
-                raise DeadlineExceededError(f"the keys could not be locked in time: {error}") from error
+            if isinstance(error, (UndeterminedError, DeadlineExceededError)):
+                raise call.late_error(error) from error
             raise
         if txn.primary is None:
             txn.primary = call.primary
@@ -130,6 +131,20 @@ class _Call:
         """The greatest timestamp that was locked at."""
         self.asked: list[bytes] = []
         """Keys that were asked for, whose locks may stand."""
+        self._met: ForeignLock | None = None
+        """A lock that was in the way in the latest round."""
+
+    def late_error(self, error: ClientError) -> ClientError:
+        """Return the error of a call whose time is up; `error` is what went wrong last."""
+        lock = self._met
+        if lock is None:
+            return DeadlineExceededError(f"the keys could not be locked in time: {error}")
+        return LockTimeoutError(
+            f"{lock} stood in the way until the deadline; its transaction is alive, or does not end. None of the keys is "
+            "locked now; try again, or give it more time",
+            key=lock.key,
+            holder_ts=lock.start_ts,
+        )
 
     async def run(self) -> dict[bytes, bytes | None]:
         if self._txn.primary is None:
@@ -160,7 +175,7 @@ class _Call:
             primary=self.primary,
             for_update_ts=ts,
             lock_ttl_ms=self._txn.ttl_ms(loop_time, self._executor.config.pessimistic_lock_ttl_s),
-            wait_ms=max(1, min(WAIT_MS, left_ms)),
+            wait_ms=max(1, min(WAIT_MS, left_ms // 2)),  # the answer has to be here in time
             must_not_exist=self._must_not_exist,
             return_values=self._read,
         )
@@ -179,6 +194,7 @@ class _Call:
             if result.error is not None:
                 self._refuse(result.error)
                 is_late = True
+        self._met = locks[0] if locks else None
         if locks:
             has_waited = took_s * 1000 >= WAIT_MS * WAITED_SHARE
             resolver = self._locker._resolver  # noqa: SLF001 - same module
