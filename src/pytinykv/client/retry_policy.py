@@ -192,6 +192,7 @@ def _ended(command: Command[Any], failure: Failure, kind: type[StoreError], *, m
 
 
 def _what(command: Command[Any], failure: object) -> str:
+    route = getattr(command, "route", None)  # a batch that was cut anew has not been on its way yet
     if isinstance(failure, RegionError):
-        return f"{command.describe()} at {command.route!r}: {failure.message}"
-    return f"{command.describe()}: {failure} ({command.route!r})"
+        return f"{command.describe()} at {route!r}: {failure.message}"
+    return f"{command.describe()}: {failure}" + ("" if route is None else f" ({route!r})")

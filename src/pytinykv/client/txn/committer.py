@@ -184,6 +184,8 @@ class _Commit:
 
     def _take(self, result: Prewritten) -> int:
         """Take what a store has done with a batch; return the earliest commit timestamp that it demands."""
+        if any(write.key == self.primary for write in result.mutations):
+            self._txn.primary = self.primary  # for the heartbeat
         if result.one_phase_commit_ts:
             self._commit_ts = result.one_phase_commit_ts
         elif not result.min_commit_ts and any(write.op != CHECK_NOT_EXISTS for write in result.mutations):

@@ -27,7 +27,10 @@ class Heartbeat:
     """The heartbeat of one transaction. `txn.lost` says so when there is nothing left to keep alive."""
 
     def __init__(self, executor: Executor, scope: Scope, txn: Txn, primary: bytes, ttl_s: float) -> None:
-        """Begin: the first beat comes after a third of `ttl_s`, for which the locks stand by themselves."""
+        """Begin: the first beat comes after a third of `ttl_s`, for which the locks stand by themselves.
+
+        None is sent as long as the primary is not locked (`txn.primary`): a commit may have to wait for that.
+        """
         self._executor = executor
         self._scope = scope
         self._txn = txn
@@ -54,7 +57,8 @@ class Heartbeat:
         until = self._txn.begun_at + self._executor.config.transaction_lifetime_s
         while not self._stopped and self._loop.time() < until:
             try:
-                await self._beat(pause_s)
+                if self._txn.primary is not None:
+                    await self._beat(pause_s)
             except TransactionError as error:
                 self._txn.lost = str(error)
                 return

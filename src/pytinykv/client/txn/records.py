@@ -134,7 +134,7 @@ class Txn:
         """Loop time when `start_ts` was fetched. Locks live so and so long after `start_ts`."""
         self.is_pessimistic = is_pessimistic
         self.primary: bytes | None = None
-        """The key whose lock decides. Set with the first lock that stands, or at commit; never changed while locks stand."""
+        """The key whose lock decides, once it is locked. Never changed while locks stand."""
         self.locked: dict[bytes, int] = {}
         """Pessimistic locks held: key and the `for_update_ts` each was taken at."""
         self.for_update_ts = 0

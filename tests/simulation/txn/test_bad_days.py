@@ -1,0 +1,335 @@
+"""Transactions whose owner, scheduler or stores go away in the middle: nothing is lost, nothing half there, nobody hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from typing import Any
+
+import pytest
+from tests.simulation.txn.txn_world import TWO_PHASES, client_of, get_all, locks_of, put_all, tell
+
+from pytinykv.client import (
+    AsyncClient,
+    AsyncTransaction,
+    ClientClosedError,
+    ClientConfig,
+    ClientError,
+    DeadlineExceededError,
+    SchedulerUnavailableError,
+    TransactionAbortedError,
+    TransactionClosedError,
+    UndeterminedError,
+)
+from pytinykv.client.txn.cluster_backend import ClusterBackend
+from pytinykv.client.txn.commit_commands import CommitPrimary, TxnPrewrite
+from pytinykv.client.txn.committer import _Commit
+from pytinykv.client.txn.records import Phase
+from pytinykv.simulation.cluster import Cluster
+
+ASYNC_COMMIT = ClientConfig(one_phase_commit=False)
+BOTH = pytest.mark.parametrize("config", [TWO_PHASES, ASYNC_COMMIT], ids=["two phases", "async commit"])
+
+
+def backend_of(client: AsyncClient) -> ClusterBackend:
+    backend = client.transactions.backend
+    assert isinstance(backend, ClusterBackend)
+    return backend
+
+
+async def prewrite_only(client: AsyncClient, txn: AsyncTransaction, keys: set[bytes] | None = None) -> None:
+    """Do what a commit does first, and nothing after that; of all keys, or of some."""
+    backend = backend_of(client)
+    writes = txn.buffered.freeze(str)
+    commit = _Commit(backend._committer, txn._begun(), writes, backend.deadline(5))
+    await commit._choose_phases()
+    commit._writes = [write for write in writes if keys is None or write.key in keys]
+    await commit._prewrite_all()
+    txn._phase = Phase.UNDETERMINED
+
+
+@BOTH
+def test_the_next_reader_finishes_what_a_killed_client_has_committed(config: ClientConfig) -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        other = client_of(cluster, 1)
+        await put_all(client, a=1, b=1, y=1, z=1)
+        backend_of(other).background.start = lambda *_, **__: None  # type: ignore[method-assign]
+        await cluster.clients[1].spawn("commit", put_all(other, a=2, b=2, y=2, z=2))
+        left = await locks_of(client)
+        assert set(left) >= {b"y", b"z"}
+        await cluster.clients[1].crash()
+        assert await get_all(client) == {"a": 2, "b": 2, "y": 2, "z": 2}
+        await asyncio.sleep(1)
+        assert await locks_of(client) == []
+
+    tell(story, config=config)
+
+
+@BOTH
+@pytest.mark.parametrize("prewritten", [{b"a", b"z"}, {b"a"}, {b"z"}], ids=["all", "primary", "secondary"])
+def test_what_a_killed_client_has_only_prewritten(config: ClientConfig, prewritten: set[bytes]) -> None:
+    """A reader does not wait for it; a writer does, until its locks have run out. Then it is rolled back, or, if it was an
+    asynchronous commit whose prewrites are all there, committed.
+    """
+
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        await put_all(client, a=1, z=1)
+        other = client_of(cluster, 1)
+
+        async def begin_to_commit() -> None:
+            txn = await other.transaction()
+            await txn.put(b"a", b"2")
+            await txn.put(b"z", b"2")
+            await prewrite_only(other, txn, prewritten)
+
+        await cluster.clients[1].spawn("commit", begin_to_commit())
+        await cluster.clients[1].crash()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        if b"a" in prewritten or config is TWO_PHASES:
+            snapshot = await client.snapshot()
+            seen = {key: await snapshot.get(key, timeout=8) for key in (b"a", b"z")}
+            assert seen[b"a"] == seen[b"z"]
+        is_committed = config is ASYNC_COMMIT and len(prewritten) == 2
+        expected = {"a": 2, "z": 2} if is_committed else {"a": 1, "z": 1}
+        await asyncio.sleep(4)
+        assert await get_all(client) == expected
+        await put_all(client, a=5, z=5)
+        assert await get_all(client) == {"a": 5, "z": 5}
+        assert loop.time() - began < 15
+        await asyncio.sleep(1)
+        assert await locks_of(client) == []
+
+    tell(story, config=config)
+
+
+def test_a_reader_pushes_a_prewritten_transaction_and_passes() -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        await put_all(client, a=1, z=1)
+        other = client_of(cluster, 1)
+        txn = await other.transaction()
+        await txn.put(b"a", b"2")
+        await txn.put(b"z", b"2")
+        commit = _Commit(
+            backend_of(other)._committer, txn._begun(), txn.buffered.freeze(str), backend_of(other).deadline(5)
+        )
+        await commit._choose_phases()
+        await commit._prewrite_all()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        snapshot = await client.snapshot()
+        assert await snapshot.get(b"z") == b"1", "the lock of a secondary"
+        assert await snapshot.get_many([b"a", b"z"]) == {b"a": b"1", b"z": b"1"}
+        assert [pair async for pair in snapshot.scan()] == [(b"a", b"1"), (b"z", b"1")]
+        assert loop.time() - began < 0.5, "nobody waits for the owner"
+        assert await commit._commit_primary() > snapshot.ts
+        txn._phase = Phase.COMMITTED
+        assert await snapshot.get(b"z") == b"1"
+        assert await get_all(client) == {"a": 2, "z": 2}
+
+    tell(story, config=TWO_PHASES)
+
+
+def test_a_pessimistic_lock_whose_owner_is_gone_runs_out() -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        other = client_of(cluster, 1)
+
+        async def lock() -> None:
+            txn = await other.transaction(pessimistic=True)
+            await txn.lock(b"a", b"z")
+            txn._phase = Phase.UNDETERMINED  # a killed process gives no warning
+
+        await cluster.clients[1].spawn("lock", lock())
+        await cluster.clients[1].crash()
+        began = asyncio.get_running_loop().time()
+        await put_all(client, a=0)  # an optimistic write waits as well
+        async with client.transaction(pessimistic=True, timeout=30) as mine:
+            await mine.put(b"z", b"1")
+        assert asyncio.get_running_loop().time() - began < 4
+        assert await get_all(client) == {"a": 0, "z": 1}
+
+    tell(story, config=ClientConfig(pessimistic_lock_ttl_s=2.0))
+
+
+def test_heartbeats_keep_a_long_transaction_alive() -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        async with client.transaction(pessimistic=True) as txn:
+            await txn.put(b"a", b"1")
+            await txn.put(b"z", b"1")
+            await asyncio.sleep(10)
+            other = await client_of(cluster, 1).transaction(pessimistic=True)
+            with pytest.raises(ClientError):
+                await other.lock(b"z", timeout=3)
+            await other.rollback()
+        assert await get_all(client) == {"a": 1, "z": 1}
+
+    tell(story, config=ClientConfig(pessimistic_lock_ttl_s=1.5))
+
+
+def test_a_transaction_without_heartbeats_is_aborted_and_says_so() -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        txn = await client.transaction(pessimistic=True)
+        await txn.put(b"a", b"1")
+        await txn.put(b"z", b"1")
+        txn._begun().heartbeat.stop()
+        await asyncio.sleep(2)
+        await put_all(client_of(cluster, 1), a=5, z=5)
+        with pytest.raises(TransactionAbortedError, match="run the transaction again"):
+            await txn.commit()
+        assert await get_all(client) == {"a": 5, "z": 5}
+        await asyncio.sleep(1)
+        assert await locks_of(client) == []
+
+    tell(story, config=ClientConfig(pessimistic_lock_ttl_s=1.5))
+
+
+def test_transactions_left_open_when_their_client_closes() -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        locking = await client.transaction(pessimistic=True)
+        await locking.put(b"z", b"1")
+        writing = await client.transaction()
+        await writing.put(b"a", b"1")
+        reading = await client.transaction()
+        assert await reading.get(b"a") is None
+        began = asyncio.get_running_loop().time()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            report = await client.close()
+        assert report.ok, report.render()
+        assert asyncio.get_running_loop().time() - began < 1
+        (warning,) = [warning for warning in caught if warning.category is ResourceWarning]
+        assert "2 transaction(s) with writes or locks were open when their client closed" in str(warning.message)
+        for txn in (locking, writing, reading):
+            with pytest.raises(TransactionClosedError, match="is closed with its client"):
+                await txn.get(b"a")
+        with pytest.raises(ClientClosedError):
+            await client.transaction()
+        assert await locks_of(client_of(cluster, 1)) == []
+
+    tell(story)
+
+
+def test_a_closing_client_finishes_its_secondaries() -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        await put_all(client, a=1, z=1)
+        report = await client.close()
+        assert report.ok, report.render()
+        assert await locks_of(client_of(cluster, 1)) == []
+
+    tell(story, config=TWO_PHASES)
+
+
+def test_a_closing_client_does_not_hang_on_secondaries_that_are_out_of_reach() -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        await put_all(client, a=1, z=1)
+        backend = backend_of(client)
+        txn = await client.transaction()
+        await txn.put(b"a", b"2")
+        await txn.put(b"z", b"2")
+        await txn.commit()
+        cluster.network.partition(["client-1"], [host for host in cluster.all_hosts if host != "client-1"])
+        assert len(backend.background)
+        began = asyncio.get_running_loop().time()
+        report = await client.close()
+        assert report.ok, report.render()
+        assert asyncio.get_running_loop().time() - began < 3
+        cluster.network.heal()
+        assert await get_all(client_of(cluster, 1)) == {"a": 2, "z": 2}
+
+    tell(story, config=TWO_PHASES)
+
+
+@pytest.mark.parametrize("config", [TWO_PHASES, ASYNC_COMMIT, ClientConfig()], ids=["two phases", "async", "one phase"])
+def test_the_scheduler_goes_away_during_commits(config: ClientConfig) -> None:
+    """Each commit is there, or is not, or says that it does not know; and never half."""
+
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        await put_all(client, a=0, z=0)
+        ends: dict[int, str] = {}
+
+        async def commit(number: int) -> None:
+            try:
+                txn = await client.transaction(timeout=3)
+                await txn.put(b"a%03d" % number, b"1")
+                await txn.put(b"z%03d" % number, b"1")
+                await txn.commit()
+                ends[number] = "committed"
+            except UndeterminedError:
+                ends[number] = "unknown"
+            except (SchedulerUnavailableError, DeadlineExceededError):
+                ends[number] = "not"
+
+        async def commits() -> None:
+            number = 0
+            while loop.time() < until:
+                await asyncio.gather(*(commit(number + offset) for offset in range(5)))
+                number += 5
+
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 6
+        work = asyncio.ensure_future(commits())
+        await asyncio.sleep(1.001)
+        await cluster.scheduler.crash()
+        await asyncio.sleep(3.5)
+        await cluster.scheduler.start()
+        await work
+        await asyncio.sleep(4)
+        rows = await get_all(client)
+        for number, end in ends.items():
+            there = [f"{letter}{number:03}" in rows for letter in "az"]
+            assert there[0] == there[1], number
+            assert end == "unknown" or there[0] == (end == "committed"), (number, end)
+        assert {"committed", "not"} <= set(ends.values())
+
+    tell(story, config=config, clients=1)
+
+
+@pytest.mark.parametrize("config", [TWO_PHASES, ASYNC_COMMIT, ClientConfig()], ids=["two phases", "async", "one phase"])
+def test_a_commit_whose_answer_does_not_come_is_undetermined(
+    config: ClientConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        await put_all(client, a=1, b=1)
+        txn = await client.transaction()
+        await txn.put(b"a", b"2")
+        await txn.put(b"b", b"2")
+        decides = CommitPrimary if config is TWO_PHASES else TxnPrewrite
+        request = decides.request
+
+        def cut_off(command: Any, route: Any) -> Any:
+            for host in cluster.store_hosts:
+                cluster.network.block(host, "client-1")
+            return request(command, route)
+
+        monkeypatch.setattr(decides, "request", cut_off)
+        with pytest.raises(UndeterminedError, match="unknown"):
+            await txn.commit(timeout=2)
+        assert txn.phase is Phase.UNDETERMINED
+        monkeypatch.undo()
+        cluster.network.heal()
+        await asyncio.sleep(4)
+        assert await get_all(client_of(cluster, 1)) == {"a": 2, "b": 2}, "it was executed, in truth"
+
+    tell(story, config=config)
+
+
+def test_a_store_that_goes_away_answers_who_waits_for_its_locks() -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        holder = await client_of(cluster, 1).transaction(pessimistic=True)
+        await holder.put(b"a", b"1")
+
+        async def wait_for_lock() -> None:
+            async with client.transaction(pessimistic=True) as txn:
+                await txn.put(b"a", b"2", timeout=12)
+
+        waiting = [asyncio.ensure_future(wait_for_lock()) for _ in range(5)]
+        await asyncio.sleep(0.5)
+        leader = await cluster.wait_for_leader()
+        await leader.crash()
+        await asyncio.sleep(2)
+        await holder.rollback()
+        await asyncio.gather(*waiting)
+        await leader.start()
+        assert await get_all(client) == {"a": 2}
+
+    tell(story, splits=())
