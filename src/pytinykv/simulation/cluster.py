@@ -27,6 +27,7 @@ from pytinykv.simulation.network import LinkConditions
 from pytinykv.simulation.nodes import ClientNode, SchedulerNode, start_until_up
 from pytinykv.simulation.observers import RaftObserver, Seen, applied_indexes, check_replicas_equal, regions_on
 from pytinykv.simulation.process import Process
+from pytinykv.simulation.replicas import ReplicaObserver
 from pytinykv.simulation.store_node import StoreNode
 from pytinykv.simulation.workloads import Session
 from pytinykv.simulation.world import World
@@ -34,7 +35,7 @@ from pytinykv.storage import EngineClosedError
 
 if TYPE_CHECKING:
     from pytinykv.raftstore.store import Store
-    from pytinykv.simulation.disk import SimEngine
+    from pytinykv.simulation.disk import Replaced, SimEngine
 
 REPLICATION_BOUND_S = 60.0
 CONVERGENCE_BOUND_S = 40.0
@@ -97,8 +98,11 @@ class Cluster:
         """They start after the stores."""
         self.observer = RaftObserver(self._engine_of, world.loop.time)
         """Sees every message and every write of all stores, and ends the history when one breaks a promise of Raft."""
+        self.replica_observer = ReplicaObserver()
+        """Sees every write of all stores, and ends the history when regions or what they hold are not as they must be."""
         for store in self.stores:
             store.disk.on_write = self._on_write
+            store.disk.on_replaced = self._on_replaced
         self.history = RawHistory(self._on_operation)
         """What clients asked and were told; judged at the end."""
         self.recovered_after_s: float | None = None
@@ -361,6 +365,7 @@ class Cluster:
             "ends because of the disk": sum(node.disk_failures for node in nodes),
             "terms": self.observer.terms,
             "raft messages": self.observer.messages,
+            "replicas compared": self.replica_observer.comparisons,
         }
 
     # transport.Directory
@@ -387,6 +392,12 @@ class Cluster:
     def _on_write(self, engine: SimEngine, keys_written: list[bytes]) -> None:
         try:
             self.observer.on_write(engine, keys_written)
+        except Violation as violation:
+            self.world.loop.abort(violation)
+
+    def _on_replaced(self, engine: SimEngine, raft_keys: list[bytes], replaced: list[Replaced]) -> None:
+        try:
+            self.replica_observer.on_write(engine, raft_keys, replaced)
         except Violation as violation:
             self.world.loop.abort(violation)
 

@@ -39,6 +39,8 @@ from pytinykv.storage.memory import Faults, MemoryCursor, MemoryWriteBatch
 
 T = TypeVar("T")
 _RAFT = ColumnFamily.RAFT
+Replaced = tuple[ColumnFamily, bytes, bytes | None]
+"""What a write has changed: column family, key, and the value before, None if there was none."""
 
 
 WORK_MIN_S = 0.0002
@@ -81,10 +83,21 @@ class SimEngine(MemoryEngine):
 
     def write(self, batch: WriteBatch) -> None:
         super().write(batch)
+        assert isinstance(batch, MemoryWriteBatch)
         if self.disk.on_write is not None:
-            assert isinstance(batch, MemoryWriteBatch)
             self.disk.on_write(self, [change[1] for change in batch.changes])
+        if self.disk.on_replaced is not None and batch.changes:
+            self._tell_replaced(batch)
         self.disk.maybe_lose_power()
+
+    def _tell_replaced(self, batch: MemoryWriteBatch) -> None:
+        assert self.disk.on_replaced is not None
+        names = {id(family): cf for cf, family in self._families.items()}
+        raft = self._families[_RAFT]
+        replaced = [
+            (names[id(family)], key, before) for family, key, before in self._journal[-1][1] if family is not raft
+        ]
+        self.disk.on_replaced(self, [change[1] for change in batch.changes if change[0] is raft], replaced)
 
     def ingest_sst(self, cf: ColumnFamily, path: Path) -> None:
         super().ingest_sst(cf, path)
@@ -130,8 +143,15 @@ class SimEngine(MemoryEngine):
 class SimDisk:
     """The disk of one host."""
 
-    def __init__(self, rng: Random, timing: DiskTiming | None = None, now: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(
+        self,
+        rng: Random,
+        timing: DiskTiming | None = None,
+        now: Callable[[], float] = lambda: 0.0,
+        host: str = "the store",
+    ) -> None:
         self.rng = rng
+        self.host = host
         self._now = now
         self.timing = timing or DiskTiming()
         self.faults = Faults()
@@ -141,6 +161,8 @@ class SimDisk:
         """Whether the incarnation that runs now has had a fault to bear."""
         self.on_write: Callable[[SimEngine, list[bytes]], None] | None = None
         """Sees the keys of every batch; for checkers."""
+        self.on_replaced: Callable[[SimEngine, list[bytes], list[Replaced]], None] | None = None
+        """Sees of every batch its keys of the family `raft`, and what it has replaced in the others; for checkers."""
         self.power_cut: Callable[[], None] | None = None
         """What kills the process between two of its steps on the disk, and how many it still does before."""
         self.steps_left = 0

@@ -69,7 +69,7 @@ class Node:
     def __init__(self, world: World, host: str) -> None:
         self.world = world
         self.host = host
-        self.disk = SimDisk(world.rng_for(f"{host}/disk"), now=world.loop.time)
+        self.disk = SimDisk(world.rng_for(f"{host}/disk"), now=world.loop.time, host=host)
         """Outlives the programs that run here: what is synced is there after a crash."""
         self.clock = SimClock(world.loop)
         """The clocks of this machine; a nemesis lets them run fast, slow, or jump."""
