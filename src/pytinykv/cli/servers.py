@@ -55,7 +55,12 @@ def scheduler(
         insecure=insecure,
         scheduler=component(SchedulerConfig, settings, "scheduler.settings"),
     )
-    sys.exit(serve("scheduler", lambda scope: run_scheduler(config, scope, print_ready), Refusal))
+
+    async def run(scope: Scope) -> None:
+        await run_scheduler(config, scope, print_ready)
+        await asyncio.Event().wait()  # until it is told to stop
+
+    sys.exit(serve("scheduler", run, Refusal))
 
 
 @click.command(epilog=CONFIG_EPILOG)
@@ -102,7 +107,8 @@ def store(
 ) -> None:
     """Run a store: replicas of regions, served to clients.
 
-    Prints one line, `ready addr=HOST:PORT …`, when it serves. Stops on Ctrl-C and SIGTERM.
+    Prints one line, `ready addr=HOST:PORT …`, when it serves. Stops on Ctrl-C and SIGTERM, and when the store has been
+    removed from the cluster (`tinykv ctl store remove ID`).
 
     Exit status: 0 stopped in good order; 1 it could not start, has failed, or left something open; 2 bad usage; 3 the exit
     had to be forced.
@@ -134,11 +140,11 @@ def store(
         raftstore=component(RaftStoreConfig, settings, "store.raftstore"),
     )
 
-    async def start(scope: Scope) -> None:
+    async def run(scope: Scope) -> None:
         addresses = await _scheduler_on_stdin() if scheduler == ON_STDIN else scheduler
         await run_store(replace(config, scheduler=addresses), scope, print_ready)
 
-    sys.exit(serve("store", start, ClientError, FormatError, RaftStoreError))
+    sys.exit(serve("store", run, ClientError, FormatError, RaftStoreError))
 
 
 async def _scheduler_on_stdin() -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import sys
@@ -125,10 +124,11 @@ def _in_file(table: str, message: str, settings: dict[str, Any]) -> str:
     return f"{place}: " if place else ""
 
 
-def serve(name: str, start: Callable[[Scope], Awaitable[None]], *explained: type[Exception]) -> int:
-    """Start a server, serve until told to stop, and return the exit status.
+def serve(name: str, run: Callable[[Scope], Awaitable[None]], *explained: type[Exception]) -> int:
+    """Start a server, serve until told to stop or until `run` returns, and return the exit status.
 
-    `explained`: errors at the start whose message tells a user enough. Any other is a bug and shows its traceback.
+    `run` brings the server up, and returns only if it is not needed any more. `explained`: errors whose message tells a user
+    enough. Any other is a bug and shows its traceback.
     """
     told: tuple[type[Exception], ...] = (EngineError, LifecycleError, OSError, ValueError, *explained)
     refused = ""
@@ -136,14 +136,13 @@ def serve(name: str, start: Callable[[Scope], Awaitable[None]], *explained: type
     async def main(scope: Scope) -> int:
         nonlocal refused
         try:
-            await start(scope)
+            await run(scope)
         except told as error:
             if scope.stopping:  # told to stop while it starts: one of its parts is gone, or must not be made any more
                 _log.info("the start ends here: %s", error)
                 return 0
             refused = f"tinykv {name}: {error}"
             return 1
-        await asyncio.Event().wait()
         return 0
 
     def on_report(report: StopReport) -> None:

@@ -24,7 +24,7 @@ from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.history import RawHistory
 from pytinykv.simulation.network import LinkConditions
-from pytinykv.simulation.nodes import ClientNode, SchedulerNode, start_until_up
+from pytinykv.simulation.nodes import ClientNode, Node, SchedulerNode, start_until_up
 from pytinykv.simulation.observers import RaftObserver, Seen, applied_indexes, check_replicas_equal, regions_on
 from pytinykv.simulation.process import Process
 from pytinykv.simulation.replicas import ReplicaObserver
@@ -192,6 +192,7 @@ class Cluster:
     async def stop(self) -> None:
         """Stop clients, stores and scheduler; each must end in time and leave nothing."""
         for node in (*self.clients, *self.stores, self.scheduler):
+            await node.wait_ended()
             if node.running:
                 await node.stop()
 
@@ -226,14 +227,18 @@ class Cluster:
 
     async def heal_programs(self) -> None:
         """Repair the disks, wait for what runs in the background, resume what is stalled, and start what is down."""
-        for node in (self.scheduler, *self.stores):
+        await self.heal_programs_of((self.scheduler, *self.stores))
+
+    async def heal_programs_of(self, nodes: Sequence[Node]) -> None:
+        """Do what `heal_programs` does for some of them."""
+        for node in nodes:
             node.disk.repair()
             node.disk.power_cut = None
         await asyncio.sleep(LATE_FAULTS_S)
         if self._background:
             await asyncio.wait(self._background)
             self._background.clear()
-        for node in (self.scheduler, *self.stores):
+        for node in nodes:
             if node.process is not None:
                 node.process.resume()
             await node.wait_ended()

@@ -243,6 +243,12 @@ class SimDisk:
         process.on_death.append(lambda: self._on_death(engine))
         return engine
 
+    def replace(self) -> None:
+        """Be another disk, an empty one without faults."""
+        self._engine = None
+        self.hurt = False
+        self.repair()
+
     def peek(self) -> SimEngine | None:
         """Return the engine as it is now, for checkers; None before the first start."""
         return self._engine

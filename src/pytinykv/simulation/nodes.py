@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import shutil
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from contextvars import Context
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.config import ClientConfig
-from pytinykv.client.errors import ClientError
+from pytinykv.client.errors import ClientError, StoreTombstoneError
 from pytinykv.lifecycle import PROCESS_STOP_DEADLINE_S, Scope, StopReport
 from pytinykv.model import FormatError
 from pytinykv.scheduler.config import SchedulerConfig
@@ -121,6 +122,15 @@ class Node:
         if not ready.done():
             self._is_up = True
             ready.set_result(None)
+        await self._wait_over()
+        self.world.trace.record("is_over", self.host)
+        self._ending = self.world.loop.create_task(
+            self._stop_by_itself(process), name="stop by itself", context=Context()
+        )
+        await asyncio.Event().wait()
+
+    async def _wait_over(self) -> None:
+        """Wait until the program is not needed any more, so that it ends by itself in good order."""
         await asyncio.Event().wait()
 
     async def _boot(self, process: Process, scope: Scope) -> None:
@@ -165,6 +175,13 @@ class Node:
             await self.process.crash()
             self.world.files.tear(self.world.directory / self.host, self.disk.rng)
 
+    def replace_disk(self) -> None:
+        """Put in an empty disk. Only while the program is down."""
+        assert not self.running, f"{self.host} runs"
+        self.world.trace.record("empty_disk", self.host)
+        self.disk.replace()
+        shutil.rmtree(self.world.directory / self.host, ignore_errors=True)
+
     def cut_power_after(self, steps: int, *, within_turns: bool = False) -> None:
         """Let the program die in the middle of a turn: after so many more steps on its disk.
 
@@ -196,8 +213,8 @@ class Node:
             await asyncio.wait([self._ending])
             self._ending = None
 
-    async def _stop_after_failure(self, process: Process) -> None:
-        """What the command line does when something owned has failed: stop in good order and leave with an error."""
+    async def _stop_by_itself(self, process: Process) -> None:
+        """What the command line does when something owned has failed, or the program is not needed any more."""
         try:
             await self.stop()
         except ProcessDied:
@@ -222,7 +239,7 @@ class Node:
         if self._ending is None or self._ending.done():
             self.disk_failures += 1
             self._ending = self.world.loop.create_task(
-                self._stop_after_failure(process), name="stop after failure", context=Context()
+                self._stop_by_itself(process), name="stop after failure", context=Context()
             )
 
     def new_scope(self, process: Process) -> Scope:
@@ -383,6 +400,9 @@ async def start_until_up(node: Node) -> None:
             await node.start()
         except ProcessDied:
             await node.crash()
+        except StoreTombstoneError:  # it was removed from the cluster: it joins as a new one, with an empty disk
+            await give_up_start(node)
+            node.replace_disk()
         except ClientError:
             await give_up_start(node)
         except (EngineError, FormatError, OSError):

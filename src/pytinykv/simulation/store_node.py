@@ -111,6 +111,10 @@ class StoreNode(Node):
         program.store.on_protocol_violation = self._on_protocol_violation
         self._serving = True
 
+    async def _wait_over(self) -> None:
+        assert self._program is not None
+        await self._program.wait_removed()
+
     def _on_protocol_violation(self, envelope: RaftEnvelope, error: ProtocolViolation) -> None:
         violation = Violation(
             "protocol", f"{self.host}, region {envelope.region_id}: from peer {envelope.sender.id}: {error}"

@@ -25,6 +25,7 @@ async def test_a_stopping_store_asks_no_more_questions() -> None:
         disk_usage=lambda: (0, 0),
         started_s=0,
         register=lambda: asyncio.sleep(0),
+        on_end=lambda _said: None,
     )
     await scope.stop()
     answers: list[object] = []

@@ -52,14 +52,19 @@ class SchedulerReporter:
         disk_usage: DiskUsage,
         started_s: int,
         register: Callable[[], Awaitable[None]],
+        on_end: Callable[[StoreTombstoneError | StoreInUseError], None],
     ) -> None:
-        """`register` tells the scheduler of this store again: one whose data is older may not know it. Raises ClientError."""
+        """`register` tells the scheduler of this store again: one whose data is older may not know it. Raises ClientError.
+
+        `on_end` is called once, if the scheduler says that this store was removed or that another process serves it.
+        """
         self._client = client
         self._scope = scope
         self._clock = clock
         self._disk_usage = disk_usage
         self._started_s = started_s
         self._register = register
+        self._on_end = on_end
         self._store: Store | None = None
         """Set once, by `attach`; nothing is reported before."""
         self._asking: set[int] = set()
@@ -169,15 +174,14 @@ class SchedulerReporter:
             store.splits.split(region_id, keys, on_done, epoch=epoch)
 
     async def _report_store(self, store: Store) -> None:
-        """Report until the scope stops.
-
-        Raises StoreTombstoneError if this store was removed from the cluster, StoreInUseError if another process serves it.
-        """
+        """Report until the scope stops, or the scheduler wants to hear no more."""
         while True:
             try:
                 await self._send_store_heartbeat(store)
-            except (StoreTombstoneError, StoreInUseError):
-                raise
+            except (StoreTombstoneError, StoreInUseError) as error:
+                _log.warning("%s", error)
+                self._on_end(error)
+                return
             except ClientError as error:
                 if self._failing_since is None:
                     _log.warning("store heartbeats fail, clients are served all the same: %s", error)

@@ -40,6 +40,8 @@ _log = logging.getLogger(__name__)
 TIKV = "tikvpb.Tikv"
 DEADLOCK = "deadlock.Deadlock"
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoreProcessConfig(ServerConfig):
@@ -61,10 +63,11 @@ class StoreProcessConfig(ServerConfig):
 
 
 async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable[[dict[str, object]], None]) -> None:
-    """Bring a store up in `scope`; return when it serves, after `on_ready` got what the ready line tells.
+    """Bring a store up in `scope` and serve; return when it was removed from the cluster, so that the process may end.
 
-    Raises the errors of its parts, each saying what and what to do: DataDirectoryError, EngineError, AddressError,
-    ClientError (scheduler unreachable, another cluster).
+    `on_ready` gets what the ready line tells. Raises the errors of its parts, each saying what and what to do:
+    DataDirectoryError, EngineError, AddressError, ClientError (scheduler unreachable, another cluster, StoreInUseError:
+    another process serves this store now).
     """
     store_wiring().check()
     base = ServerBase(config, scope, kind=DataKind.STORE, services=(TIKV, DEADLOCK))
@@ -97,6 +100,12 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     base.scope.start("tell-leaderships", tell_leaderships, program.store)
     on_ready(
         {"addr": address, "status": status_address, "store": program.store.store_id, "cluster": program.cluster_id}
+    )
+    await program.wait_removed()
+    _log.info(
+        "store %d was removed from the cluster and holds nothing any more: this process ends; %s may be deleted",
+        program.store.store_id,
+        config.data_dir,
     )
 
 

@@ -15,7 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytinykv.client.errors import AlreadyBootstrappedError, ClusterMismatchError, StoreInUseError
+from pytinykv.client.errors import (
+    AlreadyBootstrappedError,
+    ClusterMismatchError,
+    StoreInUseError,
+    StoreTombstoneError,
+)
 from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.model import RegionId, StoreId, region_to_pb
 from pytinykv.raft import PeerId
@@ -104,6 +109,10 @@ class StoreProgram:
         )
         self._store: Store | None = None
         """Made by `start`, once; stays."""
+        self._is_over = asyncio.Event()
+        """Set once, when the scheduler says that this process serves the store no longer."""
+        self._end: StoreTombstoneError | StoreInUseError | None = None
+        """What it said."""
 
     @property
     def store(self) -> Store:
@@ -150,6 +159,7 @@ class StoreProgram:
             disk_usage=ports.disk_usage,
             started_s=self._started_s,
             register=lambda: self.scheduler.put_store(self._store_meta(ident.store_id)),
+            on_end=self._on_end,
         )
         store = self._store = Store(
             store_id=ident.store_id,
@@ -182,6 +192,16 @@ class StoreProgram:
         if info is None or info.leader is None:
             return ""
         return (await self.scheduler.get_store(info.leader.store_id, timeout_s)).address
+
+    def _on_end(self, said: StoreTombstoneError | StoreInUseError) -> None:
+        self._end = said
+        self._is_over.set()
+
+    async def wait_removed(self) -> None:
+        """Wait until the store has been removed from the cluster. Raises StoreInUseError once another process serves it."""
+        await self._is_over.wait()
+        if isinstance(self._end, StoreInUseError):
+            raise self._end
 
     async def _take_identity(self, patience_s: float) -> StoreIdent:
         """Return who this store is; a new one asks for its id."""

@@ -3,6 +3,7 @@
     links      what goes wrong between programs          programs   what becomes of them
     disks      what goes wrong below them                members    what they are ordered to do
     moments    deaths that wait for the right message    streams    what no client of ours does
+    regions    splits, moves and removals without need
 
 Swarm testing draws some for each seed. What they share is in `faults`.
 """
@@ -14,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from pytinykv.simulation.nemeses import disks, links, members, moments, programs, streams
+from pytinykv.simulation.nemeses import disks, links, members, moments, programs, regions, streams
 
 if TYPE_CHECKING:
     from pytinykv.simulation.cluster import Cluster
@@ -56,4 +57,8 @@ NEMESES: Final[dict[str, Nemesis]] = {
     "full buffers": links.full_buffers,
     "lonely appends": moments.lonely_appends,
     "short reigns": moments.short_reigns,
+    "splits": regions.splits,
+    "ordered splits": regions.ordered_splits,
+    "scatters": regions.scatters,
+    "drained stores": regions.drained_stores,
 }
