@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.raftstore.harness import Call, Cluster
+from tests.raftstore.harness import REGION_ID, Call, Cluster
 
 from pytinykv.lifecycle import Scope, StopReport
+from pytinykv.raft import TimeoutNow
 from pytinykv.raftstore import RaftStoreConfig, StoreLoop
 from pytinykv.storage import EngineError
 from pytinykv.wire.errors import NotLeader, UndeterminedResult
@@ -128,3 +130,38 @@ async def test_a_loop_that_fails_is_the_scopes_business(cluster: Cluster) -> Non
     await scope.stop(10.0)
     assert call.failed
     assert [str(error) for error in failures] == ["the disk is gone"]
+
+
+async def test_leadership_that_comes_back_while_the_store_stops_is_handed_over_again(cluster: Cluster) -> None:
+    leader = cluster.elect().store_id
+    store = cluster.nodes[leader].running
+    store.in_turn(store.leaving.offer)
+    cluster.settle()
+    (other,) = [node.store_id for node in cluster.leaders()]
+    assert other != leader
+    back = cluster.nodes[other].running
+    back.transfer_leader(REGION_ID, store.peers[REGION_ID].peer.id)  # a scheduler that has not heard of the stop
+    cluster.settle()
+    assert [node.store_id for node in cluster.leaders()] != [leader]
+    assert store.peers[REGION_ID].term > back.peers[REGION_ID].term - 2, "it has led for a moment"
+    assert store.leaving.is_done
+
+
+async def test_leadership_goes_to_another_follower_if_the_first_does_not_take_it(cluster: Cluster) -> None:
+    leader = cluster.elect().store_id
+    store = cluster.nodes[leader].running
+    first = max(node.store_id for node in cluster.nodes.values() if node.store_id != leader)
+    cluster.hold(lambda envelope: isinstance(envelope.message, TimeoutNow) and envelope.receiver.store_id == first)
+    store.in_turn(store.leaving.offer)
+    cluster.settle()
+    assert [node.store_id for node in cluster.leaders()] == [leader]
+    store.in_turn(partial(store.leaving.offer, attempt=1))
+    cluster.settle()
+    assert [node.store_id for node in cluster.leaders()] == [leader], "no follower was heard since: the offer stands"
+    cluster.clock.advance(0.01)
+    for _ in range(2):  # a heartbeat
+        store.tick_soon()
+        cluster.settle()
+    store.in_turn(partial(store.leaving.offer, attempt=1))
+    cluster.settle()
+    assert [node.store_id for node in cluster.leaders()] not in ([leader], [first])

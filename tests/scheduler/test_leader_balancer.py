@@ -86,6 +86,16 @@ def test_unfit_stores_get_no_leadership() -> None:
     assert stores.balance(info) is None
 
 
+def test_a_store_that_has_just_restarted_gets_leadership_a_little_later() -> None:
+    stores = Balanced(0, 2, 30, leader_rest_s=2.0)
+    restarted = stores.cluster.store(1)
+    assert restarted is not None
+    restarted.restarted_at = stores.now
+    assert stores.balance(led_by(3, 1, 2)) == transfer(3, 2), "its peers keep away from elections now"
+    restarted.restarted_at = stores.now - 2.0
+    assert stores.balance(led_by(3, 1, 2)) == transfer(3, 1)
+
+
 @pytest.mark.tinykv("TestIsRegionUnhealthy")
 def test_region_with_a_learner_or_a_follower_that_is_behind_keeps_its_leader_where_it_is() -> None:
     stores = Balanced(30, 0)

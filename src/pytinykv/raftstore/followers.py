@@ -14,6 +14,7 @@ of which one is likely to be next and to make the number odd again.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from pytinykv.raftstore.config import RaftStoreConfig
 
 
+BACK_AFTER_HEARTBEATS = 2
+"""A follower that is heard after a longer silence than so many heartbeats take may have been restarted."""
+
+
 class FollowerWatch:
     """Belongs to one peer. Times are monotonic seconds."""
 
@@ -33,6 +38,8 @@ class FollowerWatch:
         self._config = config
         self._heard_at: dict[int, float] = {}
         """By peer, when its last message came; emptied when this peer comes to lead."""
+        self._back_at: dict[int, float] = {}
+        """By peer, when a message came after a silence that a restart may have been; emptied likewise."""
         self._since = 0.0
         """From when on silence is counted for peers that were never heard."""
         self._marks: deque[LogIndex] = deque(maxlen=config.election_ticks)
@@ -41,10 +48,13 @@ class FollowerWatch:
     def on_leading(self, now: float) -> None:
         """Begin anew: this peer has just become the leader, and followers speak to leaders only."""
         self._heard_at.clear()
+        self._back_at.clear()
         self._marks.clear()
         self._since = now
 
     def on_heard(self, peer_id: PeerId, now: float) -> None:
+        if self.silent_s(peer_id, now) > BACK_AFTER_HEARTBEATS * self._config.heartbeat_ticks * self._config.tick_s:
+            self._back_at[peer_id] = now
         self._heard_at[peer_id] = now
 
     def on_joined(self, old: Region, new: Region, now: float) -> None:
@@ -81,6 +91,13 @@ class FollowerWatch:
             for peer in region.peers
             if peer.id in matches and matches[peer.id] < (enough if peer.role is PeerRole.LEARNER else truncated)
         )
+
+    def is_settled(self, peer_id: int, now: float) -> bool:
+        """Say whether a peer has not come back within the last election timeout, during which it may not campaign."""
+        return now - self._back_at.get(peer_id, -math.inf) > self._config.election_ticks * self._config.tick_s
+
+    def has_heard_since(self, then: float, peer_id: int) -> bool:
+        return self._heard_at.get(peer_id, -math.inf) > then
 
     def hears(self, peer_id: int, now: float) -> bool:
         """Say whether a peer was heard of lately."""

@@ -123,6 +123,8 @@ class RegionPeer:
         self._heard_conf_ver = 0
         """The newest membership of which a message to this peer came, while it knew no region itself."""
         self._followers = FollowerWatch(config)
+        self._offered_at = 0.0
+        """When leadership was last offered to a follower."""
         self._collection = LogCollection(node=self.node, storage=storage, followers=self._followers, config=config)
         self.orders = ChangeOrders(self, self._followers, config)
         self.rest = Rest()
@@ -474,14 +476,16 @@ class RegionPeer:
     def offer_leadership(self, now: float, attempt: int = 0) -> bool:
         """Give leadership to the follower that is furthest; return whether there is one.
 
-        `attempt`: how many were in vain before; each goes to the next follower, since the furthest may not be able to win.
+        Followers that were silent a moment ago come last: after a restart a peer keeps away from elections for a while.
+        `attempt`: how many were in vain before; each goes to the next follower, since the furthest may not be able to win. As
+        long as no follower has been heard since the last attempt, that one goes on: two that campaign would be rivals.
         """
         if not self.is_leader:
             return False
         progress = self.node.status().progress
         candidates = sorted(
             (
-                (state.match, peer_id)
+                (self._followers.is_settled(peer_id, now), state.match, peer_id)
                 for peer_id, state in progress.items()
                 if peer_id != self.peer.id
                 and peer_id in self.node.conf_state.voters
@@ -490,7 +494,12 @@ class RegionPeer:
             ),
             reverse=True,
         )
-        return bool(candidates) and self.node.transfer_leader(candidates[attempt % len(candidates)][1], now)
+        if not candidates:
+            return False
+        if attempt and not any(self._followers.has_heard_since(self._offered_at, one[-1]) for one in candidates):
+            return True
+        self._offered_at = now
+        return self.node.transfer_leader(candidates[attempt % len(candidates)][-1], now)
 
     # --- reports ------------------------------------------------------------------------------------------------
 

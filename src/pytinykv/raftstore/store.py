@@ -30,6 +30,7 @@ from pytinykv.raftstore.errors import StoreFailedError
 from pytinykv.raftstore.expiry import ExpirySweep
 from pytinykv.raftstore.inbox import Inbox, log_violation
 from pytinykv.raftstore.incoming_snapshots import IncomingSnapshots, SnapshotReceiver, SnapshotRefusedError
+from pytinykv.raftstore.leaving import Leaving
 from pytinykv.raftstore.liveness import Liveness
 from pytinykv.raftstore.outgoing_snapshots import OutgoingSnapshots
 from pytinykv.raftstore.peer import IncomingSnapshot, RegionPeer
@@ -177,6 +178,11 @@ class Store:
             touch=self._touch,
         )
         self._inbox = Inbox(self.peers, self._router, self.activity, self._on_violation)
+        self.leaving = Leaving(
+            self.peers, in_turn=self.in_turn, touch=self._touch, wake=self.activity.wake_leaders
+        )
+        """What becomes of the leaderships here when the store is about to stop."""
+        self.listen(self.leaving.on_event)
         self.listen(self._router.on_event)
         self.listen(self.liveness.on_event)
         self.listen(self._reports.on_event)
@@ -262,14 +268,6 @@ class Store:
         turn, self._turn = self._turn or self._new_turn(), None
         self.fail_everything(turn)
         turn.break_off(self._refusal())
-
-    def offer_leaderships(self, turn: Turn) -> list[RegionPeer]:
-        """Let followers take over; return the peers that are about to lose leadership."""
-        self.activity.wake_leaders(turn)
-        leaving = [peer for peer in self.peers.values() if peer.offer_leadership(turn.now)]
-        for peer in leaving:
-            self._touched[peer.region.id] = peer
-        return leaving
 
     def refuse_commands(self) -> None:
         """Take no new commands; what is under way goes on."""

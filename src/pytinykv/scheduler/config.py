@@ -51,6 +51,9 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """By how many leaders two stores must differ before one is moved. Below 2 leaders would swing back and forth."""
     leader_balance_tolerance_ratio: float = 0.05
     """... and by which share of the leaders that a store has on average: elections alone shall start no transfers."""
+    leader_rest_s: float = 2.0
+    """How long after its restart a store is given no leadership. Its peers keep away from elections for an election timeout
+    (1 s), and a leader that hands over to one takes no writes until then. 0: given at once."""
     region_operators_max: int = 8
     """How many peers may be on the move for the sake of balance at once. 0: regions are not balanced."""
     region_balance_tolerance_ratio: float = 0.05
@@ -103,6 +106,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
         for name in (
             "leader_operators_max",
             "leader_balance_tolerance_ratio",
+            "leader_rest_s",
             "region_operators_max",
             "region_balance_tolerance_ratio",
             "store_add_peers_per_minute",

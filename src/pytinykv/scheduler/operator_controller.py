@@ -33,7 +33,7 @@ from pytinykv.scheduler.operators import (
     Step,
     TransferLeader,
 )
-from pytinykv.scheduler.quorum import can_remove, is_working, next_leader
+from pytinykv.scheduler.quorum import can_lead, can_remove, is_working, next_leader
 from pytinykv.scheduler.records import ReportedRegion
 from pytinykv.scheduler.stores import StoreHealth
 
@@ -225,7 +225,7 @@ class OperatorController:
                 return ChangePeer(ChangeKind.ADD, Peer(step.peer_id, step.store_id))
             case TransferLeader():
                 target = region.meta.peer_on(step.target)
-                if not self._can_lead(region, target, now):
+                if target is None or not can_lead(self._cluster, region, target, now):
                     target = next_leader(self._cluster, region, now)
                 return None if target is None else MoveLeader(target)
             case RemovePeer():
@@ -242,9 +242,6 @@ class OperatorController:
             successor = next_leader(self._cluster, region, now)
             return None if successor is None else MoveLeader(successor)
         return ChangePeer(ChangeKind.REMOVE, peer)
-
-    def _can_lead(self, region: ReportedRegion, peer: Peer | None, now: float) -> bool:
-        return peer is not None and peer.role is PeerRole.VOTER and is_working(self._cluster, region, peer, now)
 
     def _end(self, operator: Operator, status: OperatorStatus, reason: str = "") -> None:
         operator.status = status

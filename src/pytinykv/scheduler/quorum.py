@@ -23,6 +23,17 @@ def is_working(cluster: ClusterView, region: ReportedRegion, peer: Peer, now: fl
     return has_caught_up(region, peer.id)
 
 
+def can_lead(cluster: ClusterView, region: ReportedRegion, peer: Peer, now: float) -> bool:
+    """Say whether a peer may be made the leader: a working voter, on a store that neither is busy nor has just restarted.
+
+    A store that is about to stop says that it is busy.
+    """
+    store = cluster.store(peer.store_id)
+    if store is None or store.is_busy or store.has_just_restarted(now, cluster.config):
+        return False
+    return peer.role is PeerRole.VOTER and is_working(cluster, region, peer, now)
+
+
 def can_remove(cluster: ClusterView, region: ReportedRegion, peer: Peer, now: float) -> bool:
     """Say whether the region keeps a working majority without this peer."""
     if peer.role is PeerRole.LEARNER:
@@ -44,16 +55,12 @@ def next_leader(
     count: Callable[[int], int] | None = None,
     unless: Callable[[Peer], bool] = lambda _: False,
 ) -> Peer | None:
-    """Return the working follower on the store with the fewest leaders, or None.
+    """Return the working follower on the store with the fewest leaders, or None. See `can_lead`.
 
     `count` says how many leaders a store has (default: as reported), `unless` leaves peers out.
     """
     leaders = count or (lambda store_id: len(cluster.regions.tally(store_id).leaders))
-    candidates = [
-        peer
-        for peer in region.followers
-        if peer.role is PeerRole.VOTER and is_working(cluster, region, peer, now) and not unless(peer)
-    ]
+    candidates = [peer for peer in region.followers if can_lead(cluster, region, peer, now) and not unless(peer)]
     return min(
         candidates,
         key=lambda peer: (leaders(peer.store_id), peer.store_id),

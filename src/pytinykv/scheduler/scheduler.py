@@ -273,7 +273,7 @@ class Scheduler:
             return
         # Taken before the disk is waited for: of two that ask in the same moment only one may be told yes.
         before = known.address, known.heard_at
-        known.address, known.heard_at = store.address, self.now
+        known.address, known.heard_at, known.restarted_at = store.address, self.now, self.now
         try:
             await self._committer.execute(command)
         except Refusal:
@@ -441,6 +441,10 @@ class Scheduler:
             return "its peer there is a learner"
         if not store.is_responsive(self.now, self.config):
             return f"the store has been silent for {store.silence_s(self.now):.0f} s"
+        if store.is_busy:
+            return "the store is busy, or is about to stop"
+        if store.has_just_restarted(self.now, self.config):
+            return "the store has just been restarted; try again in a moment"
         return "" if is_working(self.cluster, region, peer, self.now) else "its peer there is behind or does not answer"
 
     def _region(self, region_id: int) -> ReportedRegion:

@@ -46,6 +46,9 @@ class StoreInfo(msgspec.Struct):
     """Where the process is that may serve the store: the one that has registered last. Empty once that has stopped in good
     order. Follows `meta`, but for the moment in which a registration that was accepted becomes durable."""
 
+    restarted_at: float | None = None
+    """Monotonic seconds of when a process registered last for a store that was known before; None if none has."""
+
     @property
     def id(self) -> StoreId:
         return self.meta.id
@@ -79,6 +82,10 @@ class StoreInfo(msgspec.Struct):
         if self.stats is None or self.stats.capacity <= 0:
             return True
         return self.stats.capacity - self.stats.available <= config.low_space_ratio * self.stats.capacity
+
+    def has_just_restarted(self, now: float, config: SchedulerConfig) -> bool:
+        """Say whether the store's peers may not campaign yet: after a restart they keep away from elections for a while."""
+        return self.restarted_at is not None and now - self.restarted_at < config.leader_rest_s
 
     @property
     def is_busy(self) -> bool:

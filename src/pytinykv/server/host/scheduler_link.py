@@ -72,6 +72,10 @@ class SchedulerReporter:
         self._failing_since: float | None = None
         """Since when store heartbeats fail, monotonic; None while they work."""
 
+    def warn_of_stop(self, store: Store) -> None:
+        """Let the stop of the store, whose stages follow, begin with word to the scheduler: no more leaderships for it."""
+        self._scope.on_stop("take no more leaderships", lambda: self._tell_leaving(store), GOODBYE_S + 0.2)
+
     def attach(self, store: Store) -> None:
         """Start to report for this store."""
         self._store = store
@@ -201,6 +205,14 @@ class SchedulerReporter:
             await self._register()
             await self._client.store_heartbeat(stats, timeout_s=timeout_s)
 
+    async def _tell_leaving(self, store: Store) -> None:
+        """Say that the store is busy from now on. If this gets lost, it hands over some leaderships more than once."""
+        store.leaving.is_under_way = True
+        try:
+            await self._client.store_heartbeat(self._stats(store), GOODBYE_S)
+        except ClientError as error:
+            _log.debug("the scheduler does not know that this store hands over its leaderships: %s", error)
+
     async def _tell_stopping(self, store: Store) -> None:
         """Let another process serve this store at once, wherever it is. If this gets lost, that one has to wait."""
         stats = self._stats(store)
@@ -218,7 +230,7 @@ class SchedulerReporter:
             available=available,
             used_size=max(0, capacity - available),
             region_count=len(store.peers),
-            is_busy=store.is_disk_silent,
+            is_busy=store.is_disk_silent or store.leaving.is_under_way,
             start_time=self._started_s,
         )
 

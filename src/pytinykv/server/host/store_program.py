@@ -174,6 +174,7 @@ class StoreProgram:
             config=self._config,
             fresh_region_id=None if fresh_region is None else fresh_region.id,
         )
+        reporter.warn_of_stop(store)
         StoreLoop(store).start(self._scope)
         reporter.attach(store)
         return KvService(

@@ -110,7 +110,9 @@ async def take_all_back(cluster: Cluster) -> None:
     """Let no store be on its way out, and let each one that has been removed be there again as a new one."""
     deadline = cluster.world.loop.time() + DRAIN_S
     while cluster.world.loop.time() < deadline:
-        stores = await _ask(cluster, lambda scheduler: scheduler.get_all_stores(exclude_tombstone=True, timeout_s=ASK_S))
+        stores = await _ask(
+            cluster, lambda scheduler: scheduler.get_all_stores(exclude_tombstone=True, timeout_s=ASK_S)
+        )
         going = [store.id for store in stores or () if store.state == metapb_pb2.StoreState.Offline]
         if stores is not None and not going:
             return
