@@ -67,12 +67,6 @@ PENDING: tuple[Pending, ...] = (
     ),
     Pending(kind=LATER, package="scheduler/tests/client", reason=ONE_SCHEDULER),
     Pending(kind=LATER, package="scheduler/tests/server", name="TestLeader", reason=ONE_SCHEDULER),
-    Pending(
-        kind=LATER,
-        package="kv/test_raftstore",
-        part="3B",
-        reason="membership changes and splits under faults come later",
-    ),
     *(
         Pending(
             kind=NOT_APPLICABLE, package=package, name=name, reason="starts the suite of its package, tests nothing"

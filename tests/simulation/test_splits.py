@@ -1,4 +1,4 @@
-"""Regions that split: TinyKV's `kv/test_raftstore` of part 3B as simulated histories, and stories of our own.
+"""Members that change and regions that split: TinyKV's `kv/test_raftstore` of part 3B as simulated histories, and our own.
 
 At each write of a store, regions on its disk are looked at for keys that two of them share; at the end they cover all keys.
 """
@@ -22,6 +22,16 @@ def covers(name: str, scenario: str, seeds: int) -> list[object]:
 @pytest.mark.parametrize(
     ("scenario", "seed"),
     [
+        *covers("TestConfChangeRecover3B", "members-recover", seeds=1),
+        *covers("TestConfChangeRecoverManyClients3B", "members-recover-many-clients", seeds=1),
+        *covers("TestConfChangeUnreliable3B", "members-unreliable", seeds=1),
+        *covers("TestConfChangeUnreliableRecover3B", "members-unreliable-recover", seeds=1),
+        *covers("TestConfChangeSnapshotUnreliableRecover3B", "members-snapshot-unreliable-recover", seeds=1),
+        *covers(
+            "TestConfChangeSnapshotUnreliableRecoverConcurrentPartition3B",
+            "members-snapshot-unreliable-recover-concurrent-partition",
+            seeds=2,
+        ),
         *covers("TestOneSplit3B", "one-split", seeds=2),
         *covers("TestSplitRecover3B", "split-recover", seeds=1),
         *covers("TestSplitRecoverManyClients3B", "split-recover-many-clients", seeds=1),

@@ -109,8 +109,6 @@ def store(
 
     Prints one line, `ready addr=HOST:PORT …`, when it serves. Stops on Ctrl-C and SIGTERM, and when the store has been
     removed from the cluster (`tinykv ctl store remove ID`).
-    Prints one line, `ready addr=HOST:PORT …`, when it serves. Stops on Ctrl-C and SIGTERM, and when the store has been
-    removed from the cluster (`tinykv ctl store remove ID`).
 
     Exit status: 0 stopped in good order; 1 it could not start, has failed, or left something open; 2 bad usage; 3 the exit
     had to be forced.
