@@ -337,10 +337,10 @@ def test_leadership_of_a_sleeping_region_is_transferred(cluster: Cluster) -> Non
 
 def test_a_store_that_stops_hands_over_what_sleeps(cluster: Cluster) -> None:
     fall_asleep(cluster)
-    leaving: list[object] = []
-    cluster.nodes[1].running.in_turn(lambda turn: leaving.extend(cluster.nodes[1].running.offer_leaderships(turn)))
+    leaving = cluster.nodes[1].running.leaving
+    cluster.nodes[1].running.in_turn(leaving.offer)
     cluster.settle()
-    assert len(leaving) == 1
+    assert leaving.is_done
     assert [node.store_id for node in cluster.leaders()] != [1]
 
 

@@ -178,9 +178,7 @@ class Store:
             touch=self._touch,
         )
         self._inbox = Inbox(self.peers, self._router, self.activity, self._on_violation)
-        self.leaving = Leaving(
-            self.peers, in_turn=self.in_turn, touch=self._touch, wake=self.activity.wake_leaders
-        )
+        self.leaving = Leaving(self.peers, in_turn=self.in_turn, touch=self._touch, wake=self.activity.wake_leaders)
         """What becomes of the leaderships here when the store is about to stop."""
         self.listen(self.leaving.on_event)
         self.listen(self._router.on_event)
