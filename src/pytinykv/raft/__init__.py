@@ -47,9 +47,9 @@ Invariants
 Sources: Ongaro and Ousterhout 2014 ("Raft"); Ongaro's thesis: 3.10 leadership transfer, 4 membership, 6.2 check-quorum,
 6.4 reads, 9.6 pre-vote, 10.2.1 writing to the leader's disk in parallel.
 
-Left out: joint consensus (`quorum.Configuration` is where it would go), deciding when a learner has caught up (the
-driver promotes it by ADD_VOTER), leader priorities, witnesses, quiescence of idle groups. A proposal made at a follower is
-refused, not forwarded.
+Left out: joint consensus (docs/adr/0008; `quorum.Configuration` is where it would go), deciding when a learner has caught
+up (the driver promotes it by ADD_VOTER), leader priorities, witnesses, quiescence of idle groups. A proposal made at a
+follower is refused, not forwarded.
 """
 
 from __future__ import annotations
