@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -64,7 +65,7 @@ async def test_an_event_for_a_loop_that_is_closed_disturbs_no_other_loop(
 
     async def begin_and_leave() -> None:
         channel = RpcChannel(Scope("other"), address)
-        call: Any = channel._channel.unary_unary("/t.T/wait")(b"")
+        call: Any = channel._channel.unary_unary("/t.T/wait")(b"", wait_for_ready=True)
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(handlers.entered.wait(), own_loop))
         call._invocation_task.cancel()
         await asyncio.sleep(0)
@@ -110,13 +111,15 @@ def test_an_event_for_a_loop_that_is_just_being_closed_is_dropped(
     assert events == [None]
 
 
-async def flood(stream: RpcStream[bytes, bytes]) -> None:
-    try:
-        while True:
-            await stream.send(b"x" * 1000, timeout_s=10)
-            await stream.receive()
-    except RpcError:
-        pass
+async def flood(channel: RpcChannel, entered: asyncio.Event) -> None:
+    """Send and receive until the channel is closed. A first attempt to connect may fail on a busy machine."""
+    stream: RpcStream[bytes, bytes]
+    while not entered.is_set():
+        with suppress(RpcError):
+            stream = channel.stream_stream("/t.T/both", serialize=same, deserialize=same)
+            while True:
+                await stream.send(b"x" * 1000, timeout_s=10)
+                await stream.receive()
 
 
 @pytest.mark.parametrize("loop_factory", LOOPS)
@@ -128,9 +131,7 @@ def test_loops_come_and_go_with_calls_under_way(loop_factory: Callable[[], async
             handlers = Handlers()
             address = await handlers.serve(scope)
             for number in range(3):
-                channel = RpcChannel(scope, address)
-                stream: RpcStream[bytes, bytes] = channel.stream_stream("/t.T/both", serialize=same, deserialize=same)
-                scope.start(f"flood {number}", flood, stream)
+                scope.start(f"flood {number}", flood, RpcChannel(scope, address), handlers.entered)
             await handlers.entered.wait()
 
     for _ in range(5):

@@ -89,7 +89,16 @@ _engine_pid: int | None = None
 """The process in which the engine was started."""
 _loops: Final[weakref.WeakSet[asyncio.AbstractEventLoop]] = weakref.WeakSet()
 """Those that have used the engine."""
-_deliver: Final = getattr(importlib.import_module("grpc._cython.cygrpc"), "_handle_callback_wrapper", None)
+_deliver: Final = next(
+    filter(
+        None,
+        (
+            getattr(importlib.import_module("grpc._cython.cygrpc"), name, None)
+            for name in ("_handle_callback_wrapper", "_handle_direct_functor")  # until 1.85, and what is to replace it
+        ),
+    ),
+    None,
+)
 """What gRPC has another loop call with an event for it."""
 excuse_threads("_poll_wrapper")  # the engine's
 
