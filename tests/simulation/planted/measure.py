@@ -16,12 +16,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from planted import more_plants, split_plants
+from planted import hibernation_plants, more_plants, split_plants
 from planted.plants import PLANTS, Plant
 from pytinykv.simulation import run_scenario
 
 assert more_plants, "its import registers more"
-assert split_plants, "and the rest"
+assert split_plants, "and more"
+assert hibernation_plants, "and the rest"
 
 
 def seeds_needed(plant: Plant, first: int, limit: int) -> tuple[int, str]:

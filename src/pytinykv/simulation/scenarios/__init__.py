@@ -3,6 +3,7 @@
 boot       a new cluster's programs start in any order
 growth     from one store to three
 generic    clients put, scan and delete through rounds of trouble, as TinyKV's tests do
+hibernation  regions that sleep, and what wakes them
 members    TinyKV's stories of membership changes
 moves      balance, scatter, draining, rolling restarts of many regions
 single     fixed courses: one partition, one snapshot
@@ -13,6 +14,6 @@ stops      a stop at every moment
 
 from __future__ import annotations
 
-from pytinykv.simulation.scenarios import boot, generic, growth, members, moves, single, splits, stops, storm
+from pytinykv.simulation.scenarios import boot, generic, growth, hibernation, members, moves, single, splits, stops, storm
 
-__all__ = ["boot", "generic", "growth", "members", "moves", "single", "splits", "stops", "storm"]
+__all__ = ["boot", "generic", "growth", "hibernation", "members", "moves", "single", "splits", "stops", "storm"]
