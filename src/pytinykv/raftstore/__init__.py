@@ -18,6 +18,7 @@ The chapters, bottom-up:
     regions             the regions by their keys
     followers           what a leader notices of the others
     log_collection      when the front of the log is cut
+    log_budget          what the logs of all regions may take
     change_orders       membership changes that the scheduler ordered
     rest, liveness      whether a peer hibernates; which stores run
     activity            which regions are awake

@@ -167,6 +167,7 @@ class Activity:
         peer.rest.is_asleep = True
         peer.rest.slept_at = self._ticks
         peer.node.fall_asleep(turn.now)
+        peer.storage.trim_cache(0)
 
     # --- waking -------------------------------------------------------------------------------------------------
 

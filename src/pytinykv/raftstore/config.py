@@ -83,6 +83,12 @@ class RaftStoreConfig:
     log_cache_bytes: int = 4 * MIB
     """Newest entries of a region kept in memory; older ones are read from the engine."""
 
+    log_budget_bytes: int = 256 * MIB
+    """When the logs of all regions here take more, the longest are cut, as far as no follower that answers needs them."""
+
+    log_cache_budget_bytes: int = 48 * MIB
+    """Entries of all regions that are kept in memory."""
+
     inline_sync_s: float = 0.005
     """While recent syncs took less than this, the loop itself syncs a turn that wrote little: waking the disk thread and
     being woken costs more than such a sync. 0: always the disk thread."""

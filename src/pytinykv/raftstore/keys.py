@@ -60,6 +60,11 @@ def entry_key(region_id: int, index: int) -> bytes:
     return _ENTRY + region_id.to_bytes(8, "big") + index.to_bytes(8, "big")
 
 
+def index_of_entry(key: bytes) -> int:
+    """Return the index of the log entry that is stored under a key."""
+    return int.from_bytes(key[-8:], "big")
+
+
 def data_ranges(start_key: bytes, end_key: bytes) -> list[tuple[ColumnFamily, bytes, bytes]]:
     """Return every engine range (column family, start, end) that belongs to a region's key range, in a fixed order.
 

@@ -13,7 +13,7 @@ No lease stands on a beat: that a store runs does not say what it leads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pytinykv.model import Peer, RegionEpoch, RegionId, StoreId
@@ -22,9 +22,9 @@ from pytinykv.raftstore.records import RaftEnvelope, StoreBeat
 from pytinykv.raftstore.region_events import Destroyed, RegionChanged
 
 if TYPE_CHECKING:
-    from pytinykv.model import Region
     from pytinykv.raftstore.config import RaftStoreConfig
     from pytinykv.raftstore.region_events import RegionEvent
+    from pytinykv.raftstore.regions import ListedPeer
 
 NO_REGION = RegionId(0)
 """The region of an envelope that is about all of them."""
@@ -49,13 +49,13 @@ class Liveness:
         self,
         store_id: StoreId,
         incarnation: int,
-        regions: Callable[[], Iterable[Region]],
+        peers: Mapping[int, ListedPeer],
         config: RaftStoreConfig,
     ) -> None:
-        """`regions` gives those that have a peer here."""
+        """`peers` is shared with the store: whose members' stores hear the beats."""
         self._own = Peer(NO_PEER, store_id)
         self._incarnation = incarnation
-        self._regions = regions
+        self._peers = peers
         self._config = config
         self._others: dict[StoreId, _OtherStore] = {}
         """Stores that have ever been heard since this one was started."""
@@ -97,7 +97,7 @@ class Liveness:
 
     def _receivers_now(self) -> list[StoreId]:
         if self._receivers is None:
-            found = {peer.store_id for region in self._regions() for peer in region.peers}
+            found = {peer.store_id for here in self._peers.values() for peer in here.region.peers}
             self._receivers = sorted(found - {self._own.store_id})
         return self._receivers
 

@@ -4,6 +4,7 @@
     from log_gc_bytes               every other member, and the last `log_keep_entries` applied entries
     from log_gc_bytes_force         members that answer: a silent one gets a snapshot
     from FORCE_ALL times that       no member
+    store over its budget           members that answer, and no entries besides (`log_budget`)
 
 A member that answers may just be getting a snapshot. If the log were cut past that meanwhile, it would need the next one, and
 so on under enough load.
@@ -45,27 +46,31 @@ class LogCollection:
         self._proposed = LogIndex(0)
 
     def on_tick(self, now: float) -> None:
-        """Propose a cut, once it is worth it."""
-        storage, config = self._storage, self._config
-        if storage.log_bytes < config.log_gc_bytes:
-            return
+        """Propose a cut, once the log of this region alone is worth it."""
+        held, config = self._storage.log_bytes, self._config
+        if held >= config.log_gc_bytes:
+            silence_max_s = config.peer_down_s if held >= config.log_gc_bytes_force else inf
+            self.cut(now, config.log_keep_entries, silence_max_s)
+
+    def cut(self, now: float, keep_entries: int, silence_max_s: float) -> bool:
+        """Propose to cut what no member needs that has been silent for at most so long; return whether there is any."""
+        storage = self._storage
         applied = storage.apply_state.applied_index
-        index = min([LogIndex(applied - config.log_keep_entries), *self._needed_from(now)])
+        index = min([LogIndex(applied - keep_entries), *self._needed_from(now, silence_max_s)])
         if index < storage.first_index() or index <= self._proposed:
-            return
+            return False
         operation = (COMPACT_LOG, index, storage.term(index))
         try:
             self._node.propose(encode_operations(storage.region.epoch.version, [operation]), now)
         except (NotLeading, ProposalDropped):
-            return
+            return False
         self._proposed = index
+        return True
 
-    def _needed_from(self, now: float) -> list[LogIndex]:
+    def _needed_from(self, now: float, silence_max_s: float) -> list[LogIndex]:
         """Return how far the logs of those members reach for which this log is kept."""
-        held, force = self._storage.log_bytes, self._config.log_gc_bytes_force
-        if held >= FORCE_ALL * force:
+        if self._storage.log_bytes >= FORCE_ALL * self._config.log_gc_bytes_force:
             return []
-        silence_max_s = self._config.peer_down_s if held >= force else inf
         return [
             progress.match
             for peer_id, progress in self._node.status().progress.items()

@@ -501,6 +501,10 @@ class RegionPeer:
         self._offered_at = now
         return self.node.transfer_leader(candidates[attempt % len(candidates)][-1], now)
 
+    def cut_log(self, now: float) -> bool:
+        """Propose to cut the log as far as no member that answers needs it; return whether there was anything to cut."""
+        return self.is_leader and self._collection.cut(now, 0, self._config.peer_down_s)
+
     # --- reports ------------------------------------------------------------------------------------------------
 
     def report(self, engine: Engine, now: float) -> RegionReport:

@@ -66,8 +66,9 @@ class PeerStorage:
         self.region = region
         """The region as of `applied_index`; moved by applied admin commands and by snapshots."""
         self._cache: deque[Entry] = deque()
-        """A run of entries without gaps that ends at `last_index`: all that are not applied, since Raft asks for them again
-        to have them applied, and of those applied as many as `cache_bytes_max` allows."""
+        """A run of entries without gaps that ends at `last_index`, all added since the region was loaded: those that are not
+        applied, since Raft asks for them again to have them applied, and of those applied as many as `cache_bytes_max` and
+        `log_budget` allow. What is not in it is read from the engine."""
         self._cache_bytes = 0
         """Data bytes of the entries in it."""
         self._cache_bytes_max = cache_bytes_max
@@ -113,19 +114,20 @@ class PeerStorage:
             )
         expected: int = state.truncated_index
         low, high = self._entry_range(LogIndex(expected + 1), LogIndex(self._last_index + 1))
-        for _key, value in self._engine.scan(RAFT_CF, low, high):
-            entry = decode_entry(value)
+        newest = b""
+        for key, value in self._engine.scan(RAFT_CF, low, high):
+            newest = value
             expected += 1
-            if entry.index != expected:
+            if keys.index_of_entry(key) != expected:
                 break
-            self._last_term = entry.term
-            self._cache_append(entry)
             self.log_bytes += len(value)
         if expected != self._last_index:
             raise CorruptionError(
                 f"region {self.region.id}: log entry {expected} of {state.truncated_index + 1}..{self._last_index} is "
                 "missing; the data directory is damaged"
             )
+        if newest:
+            self._last_term = decode_entry(newest).term
 
     # --- raft.Storage -------------------------------------------------------------------------------------------
 
@@ -274,9 +276,19 @@ class PeerStorage:
         self._offered = manifest
         self.snapshot_need = SnapshotNeed.NONE
 
+    @property
+    def cache_bytes(self) -> int:
+        """Return the data bytes of the entries in memory."""
+        return self._cache_bytes
+
+    def trim_cache(self, bytes_max: int) -> None:
+        """Let go of the oldest entries in memory beyond so many bytes, as far as they are applied."""
+        applied = self.apply_state.applied_index
+        while self._cache and self._cache_bytes > bytes_max and self._cache[0].index <= applied:
+            self._cache_bytes -= len(self._cache.popleft().data)
+
     def _cache_append(self, entry: Entry) -> None:
         self._cache.append(entry)
         self._cache_bytes += len(entry.data)
-        applied = self.apply_state.applied_index
-        while self._cache_bytes > self._cache_bytes_max and self._cache[0].index <= applied:
-            self._cache_bytes -= len(self._cache.popleft().data)
+        if self._cache_bytes > self._cache_bytes_max:
+            self.trim_cache(self._cache_bytes_max)

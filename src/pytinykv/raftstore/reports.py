@@ -40,7 +40,6 @@ class Reports:
         engine: Engine,
         link: SchedulerLink,
         config: RaftStoreConfig,
-        *,
         on_membership: Callable[[Region], None],
         is_alive: Callable[[Peer], bool],
     ) -> None:

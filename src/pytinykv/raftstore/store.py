@@ -32,6 +32,7 @@ from pytinykv.raftstore.inbox import Inbox, log_violation
 from pytinykv.raftstore.incoming_snapshots import IncomingSnapshots, SnapshotReceiver, SnapshotRefusedError
 from pytinykv.raftstore.leaving import Leaving
 from pytinykv.raftstore.liveness import Liveness
+from pytinykv.raftstore.log_budget import LogBudget
 from pytinykv.raftstore.outgoing_snapshots import OutgoingSnapshots
 from pytinykv.raftstore.peer import IncomingSnapshot, RegionPeer
 from pytinykv.raftstore.peer_storage import PeerStorage
@@ -153,12 +154,13 @@ class Store:
     def _make_parts(self, link: SchedulerLink, background: Worker) -> None:
         """Make what looks at all peers."""
         config = self.config
-        self.liveness = Liveness(self.store_id, self._rng.getrandbits(32), self._regions, config)
+        self.liveness = Liveness(self.store_id, self._rng.getrandbits(32), self.peers, config)
         """Which other stores run."""
         self.activity = Activity(self.peers, self.liveness, config, self._rng, self._touch_now)
         """Which of the regions are awake."""
-        on_membership, is_alive = self.on_membership_answer, self.activity.is_alive
-        self._reports = Reports(self.peers, self.engine, link, config, on_membership=on_membership, is_alive=is_alive)
+        self._log_budget = LogBudget(self.peers, config, self._touch_now)
+        is_alive = self.activity.is_alive
+        self._reports = Reports(self.peers, self.engine, link, config, self.on_membership_answer, is_alive)
         self.splits = SplitRequests(self.peers, link, config, in_turn=self.in_turn, touch=self._touch)
         self._size_checks = SizeChecks(self.peers, self.engine, background, self.splits, config)
 
@@ -194,9 +196,6 @@ class Store:
             if voters == [region_peer.peer.id]:
                 region_peer.node.campaign(self.clock.monotonic())  # there is no other vote to wait for
             self._touch(region_peer)
-
-    def _regions(self) -> list[Region]:
-        return [peer.region for peer in self.peers.values()]
 
     def _on_violation(self, envelope: RaftEnvelope, error: ProtocolViolation) -> None:
         self.on_protocol_violation(envelope, error)
@@ -513,6 +512,7 @@ class Store:
             if deletion is not None:
                 self._queue(deletion.peer, deletion.command)
             self._size_checks.on_tick(turn.now)
+        self._log_budget.on_tick(turn.now)
         self._silent_disk.on_tick(self.peers.values(), turn.now)
 
     def _after_write(self, turn: Turn, touched: dict[int, RegionPeer]) -> None:

@@ -1,7 +1,7 @@
 """Regions that hibernate: they sleep soon, and wake within a bound, whatever happens to their leader meanwhile.
 
-Each round ends in sleep on all stores, then one thing happens: the leader's store is killed, or is cut off from the others while
-clients still reach it, or a follower misses an entry just before all fall asleep.
+Each round ends in sleep on all stores, then one thing happens: the leader's store is killed, or is cut off from the others
+while clients still reach it, or a follower misses an entry just before all fall asleep.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROUNDS = 3
 ASLEEP_S = 6.0
 """After the last operation everything sleeps within this: quiet, a few requests, and the scheduler's moves before that."""
 FAILOVER_S = 3.0
-"""So soon another store leads: an election timeout of silence, the last follower's delay, and a second for what goes wrong."""
+"""So soon another store leads: an election timeout of silence, the last follower's delay, and a second for trouble."""
 HICCUP_S = 0.6
 """Shorter than what counts as silence."""
 
@@ -89,7 +89,7 @@ async def _cut_off_leader(cluster: Cluster, value: bytes) -> None:
 
 
 async def _miss_an_entry(cluster: Cluster, value: bytes) -> None:
-    """For a moment that nobody takes for silence, a follower gets nothing; it has everything soon, without a further write."""
+    """For less time than counts as silence, a follower gets nothing; it has everything soon, without a further write."""
     leader = await cluster.wait_for_leader()
     follower = cluster.rng.choice([store for store in cluster.stores if store is not leader])
     cluster.network.block(leader.host, follower.host)
