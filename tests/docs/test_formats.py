@@ -26,7 +26,7 @@ from pytinykv.raftstore import MembershipChange, RaftEnvelope
 from pytinykv.raftstore.keys import RAW_TAGS
 from pytinykv.raftstore.operations import DELETE_EXPIRED, RAW_CODE, encode_operations
 from pytinykv.raftstore.raw_values import encode_raw_value
-from pytinykv.raftstore.records import ApplyState, RaftLocalState, StoreIdent
+from pytinykv.raftstore.records import ApplyState, Note, RaftLocalState, StoreIdent
 from pytinykv.raftstore.splits import encode_split
 from pytinykv.scheduler import records as scheduler
 from pytinykv.scheduler.state import Meta, ServiceSafePoint
@@ -100,6 +100,12 @@ def test_every_message_stands_there_with_its_tag() -> None:
     kinds = get_args(Message)
     told = dict(re.findall(r"^\| +(\d+) \| `(\w+)` \|", PAGE, flags=re.MULTILINE))
     assert told == {str(kind.__struct_config__.tag): kind.__name__ for kind in kinds}
+
+
+def test_every_note_stands_there_with_its_tag() -> None:
+    kinds = get_args(Note)
+    told = dict(re.findall(r"^\| `([A-Z]\w+)` \| (\d+) \|", PAGE, flags=re.MULTILINE))
+    assert told == {kind.__name__: str(kind.__struct_config__.tag) for kind in kinds}
 
 
 def test_column_families_have_their_numbers() -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from pytinykv.raft import InstallSnapshot, ProtocolViolation
-from pytinykv.raftstore.records import RaftEnvelope, decode_envelopes
+from pytinykv.raftstore.records import RaftEnvelope, StoreBeat, decode_envelopes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,6 +63,8 @@ class Inbox:
 
     def _can_wait(self, envelope: RaftEnvelope) -> bool:
         """Return whether a message may be left for the turn that is due for something else, a tick later at most."""
+        if isinstance(envelope.note, StoreBeat):
+            return True
         peer, message = self._peers.get(envelope.region_id), envelope.message
         return peer is not None and message is not None and peer.can_wait(message)
 

@@ -14,6 +14,17 @@ stops      a stop at every moment
 
 from __future__ import annotations
 
-from pytinykv.simulation.scenarios import boot, generic, growth, hibernation, members, moves, single, splits, stops, storm
+from pytinykv.simulation.scenarios import (
+    boot,
+    generic,
+    growth,
+    hibernation,
+    members,
+    moves,
+    single,
+    splits,
+    stops,
+    storm,
+)
 
 __all__ = ["boot", "generic", "growth", "hibernation", "members", "moves", "single", "splits", "stops", "storm"]
