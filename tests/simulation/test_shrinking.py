@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
+import msgspec
 import pytest
 
 from pytinykv.simulation import Result, run_scenario
 from pytinykv.simulation.shrinking import shrink
-from pytinykv.simulation.timeline import moments, timeline_html, timeline_text
+from pytinykv.simulation.timeline import moments, timeline_text
+from pytinykv.simulation.timeline_page import timeline_html
+from pytinykv.simulation.timeline_spans import spans_of
 
 
 def test_a_failure_keeps_the_faults_that_it_needs() -> None:
@@ -56,10 +61,16 @@ def test_a_timeline_tells_who_died_and_what_clients_saw(history: Result) -> None
 
 def test_the_page_has_a_lane_for_each_host_and_escapes_what_it_shows(history: Result) -> None:
     page = timeline_html(history)
-    for host in ("world", "scheduler", "store-1", "store-3", "client-3"):
-        assert f"<th>{host}</th>" in page
+    lanes = spans_of(history).lanes
+    assert lanes[:3] == ["world", "scheduler", "store-1"]
+    assert lanes[-1].startswith("client-")
+    assert msgspec.json.encode(lanes).decode() in page
+    assert "tinykv sim --scenario figure-8 --seed 1" in page
+    assert re.search(r"@[A-Z_]+@", page) is None
     failed = Result(scenario="storm", seed=1, failure="<b>", checker="answers", lines=["1.0 crash store-1"])
     assert "&lt;b&gt;" in timeline_html(failed)
+    failed.lines.append("2.0 invoke client-1 put </script><script>alert(1)")
+    assert "</script><script>alert" not in timeline_html(failed)
 
 
 def test_a_long_history_has_five_stores_and_fifteen_seconds_and_says_so() -> None:

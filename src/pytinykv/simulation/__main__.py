@@ -18,7 +18,8 @@ from pytinykv.lifecycle.children import die_with_parent
 from pytinykv.simulation import SCENARIOS, Result, run_scenario
 from pytinykv.simulation.scenarios.storm import KINDS, pair_for
 from pytinykv.simulation.shrinking import shrink, tell_again
-from pytinykv.simulation.timeline import timeline_html, timeline_text
+from pytinykv.simulation.timeline import timeline_text
+from pytinykv.simulation.timeline_page import timeline_html
 
 
 def main(arguments: list[str] | None = None) -> int:
