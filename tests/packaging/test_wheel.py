@@ -35,7 +35,7 @@ def test_wheel_holds_every_source_file_and_nothing_else(wheel: zipfile.ZipFile) 
     wanted = {
         path.relative_to(source).as_posix()
         for path in (source / "pytinykv").rglob("*")
-        if path.suffix in {".py", ".pyi", ".proto", ".typed"}
+        if path.suffix in {".py", ".pyi", ".proto", ".typed", ".html"}
     }
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert packed == wanted

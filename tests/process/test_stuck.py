@@ -71,7 +71,9 @@ def told(process: Process) -> str:
     """Return what the doctor sees in a server whose disk does not answer."""
     seen = doctor(process)
     assert seen.returncode == 1, seen
-    assert re.search(r"^health +the disk has not answered a sync for \d", seen.stdout, flags=re.MULTILINE), seen.stdout
+    assert re.search(r"^trouble .*: the disk has not answered a sync for \d", seen.stdout, flags=re.MULTILINE), (
+        seen.stdout
+    )
     assert "flush_or_hang" in seen.stdout, seen.stdout
     return seen.stdout
 

@@ -1,4 +1,4 @@
-"""`tinykv doctor`: ask a live server what waits for what, also one whose event loop is blocked.
+"""`tinykv doctor`: ask a live server what is wrong with it, also one whose event loop is blocked.
 
 The status port is served by a thread that needs nothing from the loop, so an answer comes as long as the interpreter runs.
 When there is none, that too is a finding: nothing listens (the process is gone), or it takes connections and stays silent
@@ -13,13 +13,14 @@ import http.client
 import json
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from pytinykv.cli.config_file import config_option
+from pytinykv.cli.diagnosis import diagnose
 from pytinykv.cli.logs import log_options
-from pytinykv.cli.options import ListenAddress, option
+from pytinykv.cli.options import ListenAddress, json_option, option
 from pytinykv.cli.session import Target, run_client
 from pytinykv.transport.address import parse_address
 
@@ -50,7 +51,8 @@ class NotStatusPortError(Exception):
     metavar="HOST:PORT[,…]",
     help="The scheduler to ask for the status address, if ADDR is where a store serves.",
 )
-@option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@option("--all", "shows_all", is_flag=True, help="Show every task and thread, where it is, and what it waits for.")
+@json_option
 @option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -61,26 +63,29 @@ class NotStatusPortError(Exception):
 )
 @log_options("error")
 @config_option
-def doctor(*, address: str, scheduler: str | None, as_json: bool, timeout: float) -> None:
-    """Show what waits for what in a live server, what each scope owns, and what is wrong.
+def doctor(*, address: str, scheduler: str | None, shows_all: bool, as_json: bool, timeout: float) -> None:
+    """Say what is wrong with a live server, in which line, and what to do; with --all, what waits for what.
+
+    Exit status: 0 well; 1 something is wrong, or nothing answers; 2 bad usage.
 
     ADDR is the server's --status-addr. The address at which a store serves will do if the store has a status port and
     --scheduler says where to ask for it.
     """
     try:
         try:
-            sys.exit(examine(address, timeout, as_json=as_json))
+            sys.exit(examine(address, timeout, as_json=as_json, shows_all=shows_all))
         except NotStatusPortError:  # the scheduler is asked only now: it may be what is stuck
             if scheduler is None:
                 raise
-        sys.exit(examine(find_status_address(address, scheduler, timeout), timeout, as_json=as_json))
+        status = find_status_address(address, scheduler, timeout)
+        sys.exit(examine(status, timeout, as_json=as_json, shows_all=shows_all))
     except (SilentError, NotStatusPortError) as error:
         print(f"tinykv doctor: {error}", file=sys.stderr)
     sys.exit(1)
 
 
-def examine(address: str, timeout_s: float, *, as_json: bool) -> int:
-    """Print what the status port at `address` tells; return the exit status.
+def examine(address: str, timeout_s: float, *, as_json: bool, shows_all: bool = False) -> int:
+    """Print what the status port at `address` tells, all of it if wanted; return the exit status.
 
     Raises:
         SilentError: nothing answers there, for the reason that the message gives.
@@ -94,11 +99,10 @@ def examine(address: str, timeout_s: float, *, as_json: bool) -> int:
         print(json.dumps({"health": problem or "ok", "tasks": graph, "owned": owned}, indent=2, ensure_ascii=False))
     else:
         text = _expect(address, fetch(address, "/debug/tasks", timeout_s)).decode(errors="replace")
-        print(f"health     {problem or 'ok'}")
-        print(f"deadlocks  {len(graph['cycles']) or 'none'}")
-        print(f"owned      {_summary(owned)}")
-        print()
-        print(text.rstrip())
+        found = diagnose(address, problem, graph, owned, text)
+        print("\n".join(found.lines[:-1] if shows_all else found.lines))
+        if shows_all:
+            print(f"\n{text.rstrip()}")
     return 1 if problem or graph["cycles"] else 0
 
 
@@ -161,13 +165,3 @@ def _expect(address: str, answer: Answer) -> bytes:
     if answer.status != http.client.OK:
         raise NotStatusPortError(f"{address} answers with {answer.status}; is it a status port of this version?")
     return answer.body
-
-
-def _summary(owned: list[dict[str, Any]]) -> str:
-    counts: dict[str, int] = {}
-    for entry in owned:
-        counts[entry["kind"]] = counts.get(entry["kind"], 0) + entry["count"]
-    return ", ".join(
-        f"{count} {kind}{'' if count == 1 else 'es' if kind.endswith('ss') else 's'}"
-        for kind, count in sorted(counts.items())
-    )

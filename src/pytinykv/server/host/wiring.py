@@ -33,6 +33,7 @@ def store_wiring() -> Wiring:
     wiring.component("transactions", runs=("*/lock-waits", "*/max-ts"))
     wiring.component("deadlocks", runs=("*/deadlock-waits", "*/deadlock-answers"))
     wiring.component("reporter", runs=("*/store-heartbeat", "*/region-heartbeats", "*/ask-membership-*"))
+    wiring.component("log", runs=("*/tell-leaderships",))
     wiring.component("address book", runs=("*/address-book",))
     wiring.component("connections", runs=("*/channel:*",))
     wiring.component("store loop", runs=("*/store-loop", "*/ticks"))
