@@ -88,13 +88,20 @@ def test_of_a_disk_that_does_not_answer_its_own_thread_is_shown() -> None:
         "pid": 42,
         "nodes": [
             node("thread", "store/store/disk", "disk.py:3 in flush"),
-            node("thread", "MainThread", "x.py:1 in select"),
+            node("thread", "MainThread", "x.py:1 in EpollSelector.select"),
         ],
         "edges": [],
         "cycles": [],
     }
     lines = diagnose("a", "the disk has not answered a sync for 2.5 s", graph, OWNED, "").lines
     assert lines[1] == "where      thread store/store/disk at disk.py:3 in flush"
+    assert lines[2].startswith("to do")
+    graph["nodes"] = [
+        node("thread", "store/store/disk", "w.py:3 in ThreadWorker._run"),
+        node("thread", "MainThread", "y.py:2 in sync"),
+    ]
+    lines = diagnose("a", "the disk has not answered a sync for 2.5 s", graph, OWNED, "").lines
+    assert lines[1] == "where      thread MainThread at y.py:2 in sync"
 
 
 def test_a_deadlock_is_shown_without_the_others() -> None:

@@ -81,17 +81,18 @@ def _to_do(advice: str, pid: int) -> list[str]:
 
 
 def _where(problem: str, graph: dict[str, Any]) -> Iterator[str]:
-    """Yield where the thread is that turns the event loop, and that of the disk if it is about that; innermost line first."""
-    nodes = {node["id"]: node for node in graph["nodes"]}
-    threads = [nodes[edge["target"]] for edge in graph["edges"] if nodes[edge["source"]]["kind"] == "loop"]
-    if "disk" in problem:
-        disks = [node for node in nodes.values() if node["kind"] == "thread" and node["name"].endswith("/disk")]
-        threads = [*disks, *threads]
-    for thread in threads:
-        if thread["stack"]:
+    """Yield where the main thread is, which turns the event loop, and the disk's if it is about that; innermost line first."""
+    for thread in [node for node in graph["nodes"] if node["kind"] == "thread"]:
+        is_disk = "disk" in problem and thread["name"].endswith("/disk")
+        if thread["stack"] and (is_disk or thread["name"] == "MainThread") and not _is_idle(thread["stack"][-1]):
             first, *others = list(reversed(thread["stack"]))[:_STACK_MAX]
             yield f"where      thread {thread['name']} at {first}"
             yield from (f"{_INDENT}called at {line}" for line in others)
+
+
+def _is_idle(line: str) -> bool:
+    """Say whether a thread that is there waits for work."""
+    return line.endswith((" in ThreadWorker._run", " in _Process.run", ".select", " in Runner.run"))
 
 
 def _waits(graph: dict[str, Any]) -> str:
