@@ -81,7 +81,7 @@ def _to_do(advice: str, pid: int) -> list[str]:
 
 
 def _where(problem: str, graph: dict[str, Any]) -> Iterator[str]:
-    """Yield where the main thread is, which turns the event loop, and the disk's if it is about that; innermost line first."""
+    """Yield where the thread of the event loop is, and that of the disk if it is about that; innermost line first."""
     for thread in [node for node in graph["nodes"] if node["kind"] == "thread"]:
         is_disk = "disk" in problem and thread["name"].endswith("/disk")
         if thread["stack"] and (is_disk or thread["name"] == "MainThread") and not _is_idle(thread["stack"][-1]):
