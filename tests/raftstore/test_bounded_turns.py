@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.raftstore.harness import Call, Cluster, Node, put
+from tests.raftstore.harness import REGION_ID, Call, Cluster, Node, put
 
 from pytinykv.lifecycle import Scope
+from pytinykv.model import RegionId
 from pytinykv.raft import LogIndex
 from pytinykv.raftstore import RaftStoreConfig, StoreLoop
 from pytinykv.raftstore.operations import decode_operations
@@ -166,3 +167,32 @@ async def test_others_have_the_event_loop_between_full_turns(tmp_path: Path) -> 
     await scope.stop(10.0)
     assert all(call.answers for call in calls)
     assert "turn turn" not in " ".join(order[: order.index("turn") + 6]), "what is left waits for the others"
+
+
+def test_a_busy_region_gets_a_share_of_a_turn_while_others_have_work_and_all_of_it_while_it_is_alone(
+    tmp_path: Path,
+) -> None:
+    config = RaftStoreConfig(turn_bytes_max=1000 * KIB, region_turn_bytes_max=200 * KIB, append_bytes_max=100 * KIB)
+    cluster = Cluster(tmp_path, config=config)
+    leader = cluster.elect()
+    leader.running.splits.split(REGION_ID, [b"m"], lambda _error, _regions: None)
+    cluster.settle()
+    [cold] = [region for region in leader.running.peers if region != REGION_ID]
+    cluster.ticks(2)
+
+    def entries_of_first_turn() -> int:
+        before = leader.peer.node.last_index
+        leader.running.turn()
+        return leader.peer.node.last_index - before
+
+    hot = [cluster.put(leader.store_id, b"x%d" % number, VALUE) for number in range(20)]
+    quick = cluster.put(leader.store_id, b"a", b"1", region_id=RegionId(cold))
+    first = leader.running.peers[cold].node.last_index
+    assert entries_of_first_turn() == 2
+    assert leader.running.peers[cold].node.last_index == first + 1
+    cluster.settle()
+    assert all(call.succeeded for call in [*hot, quick])
+    hot = [cluster.put(leader.store_id, b"x%d" % number, VALUE) for number in range(20)]
+    assert entries_of_first_turn() == 10
+    cluster.settle()
+    assert all(call.succeeded for call in hot)

@@ -125,7 +125,7 @@ class PeerCalls:
             )
             if parts and (part_conditional != conditional or is_too_much):
                 self._propose_entry(turn, operations, parts, size)
-                if turn.is_full:
+                if turn.is_region_done:
                     self._queued = queued[number:]
                     return
                 operations, parts, size = [], [], 0

@@ -60,6 +60,9 @@ class RaftStoreConfig:
     entry_operations_max: int = 2048
     """How many operations go into one entry. A single command may have more; the server splits those that do."""
 
+    region_turn_bytes_max: int = 1 * MIB
+    """… and so many for one region while others have work, too, or one that is busy would hold up the others."""
+
     apply_bytes_max: int = 128 * 1024
     """Entries that are applied at a time, or a single larger one; a turn that is full goes no further. Small, as it is not
     known before how many operations they have: of tiny ones some 10,000."""

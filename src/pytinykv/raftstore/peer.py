@@ -260,7 +260,7 @@ class RegionPeer:
             self._collect_one(turn, self.node.ready(turn.now))
             if self.calls.has_waiting_reads and self.can_ask_reads():
                 self.calls.ask_reads(turn)
-            if turn.is_full:
+            if turn.is_region_done:
                 return self.has_work
         return self._is_installable
 

@@ -434,7 +434,8 @@ class Store:
             raise
 
     def _new_turn(self) -> Turn:
-        return Turn(self.engine, self.clock.monotonic(), self._turn_number + 1, self.config.turn_bytes_max)
+        config, now = self.config, self.clock.monotonic()
+        return Turn(self.engine, now, self._turn_number + 1, config.turn_bytes_max, config.region_turn_bytes_max)
 
     def _run_turn(self) -> None:
         turn = self._turn = self._new_turn()
@@ -451,8 +452,10 @@ class Store:
             self._tick_all(turn)
         self._take_proposals(turn)
         touched, self._touched = self._touched, {}
+        share = turn.share(len(touched))
         for region_id, peer in touched.items():
             if not peer.is_destroyed:
+                turn.begin_region(share)
                 if peer.rest.is_asleep:
                     self.activity.wake(peer, turn)
                 peer.calls.ask_reads(turn)
@@ -492,9 +495,10 @@ class Store:
 
     def _take_proposals(self, turn: Turn) -> None:
         proposing, self._proposing = self._proposing, {}
-        self._queued_bytes = 0
+        self._queued_bytes, share = 0, turn.share(len(proposing))
         for region_id, peer in proposing.items():
             if not peer.is_destroyed:
+                turn.begin_region(share)
                 peer.calls.propose(turn)
                 self._touched[region_id] = peer
                 if peer.calls.has_queued:

@@ -34,8 +34,11 @@ class Turn:
     __slots__ = (
         "_batch",
         "_bytes_left",
+        "_bytes_max",
         "_done",
         "_ready",
+        "_region_bytes_left",
+        "_region_bytes_max",
         "engine",
         "events",
         "must_sync",
@@ -47,7 +50,10 @@ class Turn:
         "written_bytes",
     )
 
-    def __init__(self, engine: Engine, now: float, number: int, bytes_max: int) -> None:
+    def __init__(
+        self, engine: Engine, now: float, number: int, bytes_max: int, region_bytes_max: int | None = None
+    ) -> None:
+        """`region_bytes_max`: what is done for one of several regions; as much as for all unless it is given."""
         self.engine = engine
         self._batch: WriteBatch | None = None
         """What is to be written next; None while there is nothing."""
@@ -60,6 +66,10 @@ class Turn:
         """Size of the batches that `write` has written."""
         self._bytes_left = bytes_max
         """How much more of messages, commands and applied entries the turn should take; falls below 0 with large ones."""
+        self._bytes_max = bytes_max
+        self._region_bytes_max = bytes_max if region_bytes_max is None else region_bytes_max
+        self._region_bytes_left = bytes_max
+        """How much more of that for the region under way, of the share that `begin_region` gave it."""
         self.outgoing: dict[StoreId, list[RaftEnvelope]] = {}
         """Messages by the store they go to, sent once the batch is written."""
         self.events: list[RegionEvent] = []
@@ -112,12 +122,27 @@ class Turn:
 
     def take(self, size_bytes: int, operations: int = 0) -> None:
         """Note that the turn does work on so many bytes, and on so many operations."""
-        self._bytes_left -= size_bytes + operations * OPERATION_COST
+        cost = size_bytes + operations * OPERATION_COST
+        self._bytes_left -= cost
+        self._region_bytes_left -= cost
 
     @property
     def is_full(self) -> bool:
         """Return whether what else there is should wait for the next turn, so that others get the event loop in between."""
         return self._bytes_left <= 0
+
+    def share(self, regions: int) -> int:
+        """Return how much to do for each of so many regions that have work, before the turn goes on with the next one."""
+        return self._bytes_max if regions == 1 else self._region_bytes_max
+
+    def begin_region(self, bytes_max: int) -> None:
+        """Go on with another region, for which the turn should do no more than this."""
+        self._region_bytes_left = bytes_max
+
+    @property
+    def is_region_done(self) -> bool:
+        """Return whether what else the region under way has to do should wait for the next turn."""
+        return self._bytes_left <= 0 or self._region_bytes_left <= 0
 
     def send(self, envelope: RaftEnvelope) -> None:
         store_id = envelope.receiver.store_id
