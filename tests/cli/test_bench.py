@@ -9,6 +9,7 @@ import pickle
 import re
 import sys
 from collections.abc import AsyncIterator
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +19,12 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from tests.cli.processes import tinykv
 
 from pytinykv.cli import main
 from pytinykv.cli.bench.large_rows import READS, LargeRowFigures, ReadFigures
+from pytinykv.cli.bench.plot import save_plot
 from pytinykv.cli.bench.processors import Processes, ProcessRole
 from pytinykv.cli.bench.report import Results
 from pytinykv.cli.bench.stops import Ledger, Stop, StopFigures, key_of, number_in, value_of
@@ -120,6 +123,53 @@ def test_processor_time_is_reported_per_operation_and_role() -> None:
     assert cell["cores_busy"] == 0.75
     shown = [each for column in results.processor_table().columns for each in column.cells]
     assert shown == ["put", "256", "pytinykv", "500", "1,000", "", "1,500", "0.75"]
+
+
+def measured_results() -> Results:
+    results = Results()
+    for kind in OperationKind:
+        for depth in (1, 256):
+            for target, slower in (("pytinykv", 1.0), ("etcd", 5.0)):
+                measured = Round(Workload(kind, depth, 100_000), target, slower * 2.5)
+                roles = (ProcessRole.CLIENT, ProcessRole.LEADER, ProcessRole.FOLLOWERS)
+                measured.processor_s = dict.fromkeys(roles, 1.25)
+                for _ in range(99):
+                    measured.latencies.add(0.0071 * slower)
+                measured.latencies.add(12.345)
+                results.add(measured)
+    return results
+
+
+def test_headings_stand_on_one_line_at_80_columns() -> None:
+    results = measured_results()
+    for table in (results.table("etcd"), results.processor_table()):
+        console = Console(file=StringIO(), width=80)
+        console.print(table)
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]  # a StringIO
+        headings = [str(column.header) for column in table.columns]
+        assert "".join(lines[1].split()) == "".join("".join(headings).split())
+        assert max(map(len, lines)) <= 80
+        assert "…" not in "".join(lines)
+
+
+def test_the_plot_has_a_title_the_figures_latencies_and_linear_axes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    closed: list[Any] = []
+    monkeypatch.setattr(pyplot, "close", closed.append)
+    save_plot(measured_results(), tmp_path / "bench.png")
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    (figure,) = closed
+    assert figure.get_suptitle() == "Puts and gets of pytinykv and etcd\nvalues of 100 bytes, median of 1 round"
+    assert len(figure.axes) == 2 * len(OperationKind)
+    assert {panel.get_yscale() for panel in figure.axes} == {"linear"}
+    assert {panel.get_ylim()[0] for panel in figure.axes} == {0.0}
+    shown = {text.get_text() for panel in figure.axes for text in panel.texts}
+    assert {"40.0", "8.00", "7.10", "35.5"} <= shown
+    monkeypatch.undo()
+    pyplot.close(figure)
+    pytest.importorskip("matplotlib.font_manager")._get_font.cache_clear()  # it keeps its files open
 
 
 # --- what was acknowledged --------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from pytinykv import aio
 from pytinykv.cli.bench.etcd import EtcdTarget, etcd_binary
 from pytinykv.cli.bench.facts import failover_seconds, idle_cpu_percent, memory_after_puts
 from pytinykv.cli.bench.large_rows import READS, measure_large_rows
+from pytinykv.cli.bench.plot import save_plot
 from pytinykv.cli.bench.report import Results
 from pytinykv.cli.bench.stops import measure_stops
 from pytinykv.cli.bench.targets import PytinykvTarget
@@ -124,7 +125,7 @@ def bench(
         if save is not None:
             run.results.save(save, BASELINE)
         if plot is not None:
-            run.results.plot(plot)
+            save_plot(run.results, plot)
     sys.exit(status)
 
 

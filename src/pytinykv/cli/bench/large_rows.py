@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.table import Table
 
 from pytinykv import aio
+from pytinykv.cli.bench.report import bench_table
 from pytinykv.cli.bench.targets import leader_of
 from pytinykv.cli.bench.workload import Latencies
 from pytinykv.client import ClientError
@@ -88,9 +89,9 @@ class LargeRowFigures:
         ]
 
     def table(self) -> Table:
-        table = Table(title="requests of much data, and another client's gets meanwhile")
-        for heading in ("read", "outcome", "s", "gets", "p50 ms", "p99 ms", "max ms", "leader MiB"):
-            table.add_column(heading, justify="left" if heading in {"read", "outcome"} else "right")
+        title = "requests of much data, and another client's gets meanwhile"
+        headings = ("read", "outcome", "s", "gets", "p50 ms", "p99 ms", "max ms", "leader MiB")
+        table = bench_table(title, *headings, left=frozenset({"read", "outcome"}))
         for read in self.reads:
             table.add_row(
                 read.name,

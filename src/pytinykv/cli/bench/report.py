@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.table import Table
 
 from pytinykv.cli.bench.processors import ProcessRole
@@ -67,6 +68,11 @@ class Results:
         key = (workload.operation, workload.in_flight, measured.target)
         self.cells.setdefault(key, Cell(workload, measured.target)).add(measured)
 
+    @property
+    def targets(self) -> list[str]:
+        """What was measured, in the order in which it was first."""
+        return list(dict.fromkeys(cell.target for cell in self.cells.values()))
+
     def ratio(self, cell: Cell, baseline: str) -> float | None:
         """Return how many times the baseline's rate this is, round by round and then the median; None without one."""
         other = self.cells.get((cell.workload.operation, cell.workload.in_flight, baseline))
@@ -77,9 +83,9 @@ class Results:
         return statistics.median(ratios) if ratios else None
 
     def table(self, baseline: str) -> Table:
-        table = Table(title="operations per second, median of the rounds")
-        for heading in ("operation", "in flight", "target", "ops/s", f"× {baseline}", "p50 ms", "p99 ms", "max ms"):
-            table.add_column(heading, justify="left" if heading in {"operation", "target"} else "right")
+        latencies = ("p50 ms", "p99 ms", "max ms")
+        title = "operations per second, median of the rounds"
+        table = bench_table(title, "operation", "in flight", "target", "ops/s", f"× {baseline}", *latencies)
         for cell in self.cells.values():
             ratio = self.ratio(cell, baseline)
             table.add_row(
@@ -93,9 +99,8 @@ class Results:
         return table
 
     def processor_table(self) -> Table:
-        table = Table(title="processor time per operation in µs, median of the rounds")
-        for heading in ("operation", "in flight", "target", *ProcessRole, "all", "cores busy"):
-            table.add_column(heading, justify="left" if heading in {"operation", "target"} else "right")
+        title = "processor time per operation in µs, and cores busy, median of the rounds"
+        table = bench_table(title, "operation", "in flight", "target", *ProcessRole, "all", "cores")
         for cell in self.cells.values():
             used = cell.processor_us
             table.add_row(
@@ -136,32 +141,14 @@ class Results:
     def save(self, path: Path, baseline: str) -> None:
         path.write_text(json.dumps(self.as_json(baseline), indent=2) + "\n", encoding="utf-8")
 
-    def plot(self, path: Path) -> None:
-        """Save a bar chart of the rates. Raises ImportError without matplotlib."""
-        import matplotlib as mpl
 
-        mpl.use("Agg")
-        from matplotlib import pyplot as plt
-
-        targets = list(dict.fromkeys(cell.target for cell in self.cells.values()))
-        figure, panels = plt.subplots(1, len(OperationKind), figsize=(10, 4), squeeze=False)
-        for panel, operation in zip(panels[0], OperationKind, strict=True):
-            depths = sorted({depth for each, depth, _target in self.cells if each is operation})
-            width = 0.8 / max(1, len(targets))
-            for index, target in enumerate(targets):
-                cells = [self.cells.get((operation, depth, target)) for depth in depths]
-                positions = [at + index * width for at in range(len(depths))]
-                panel.bar(positions, [cell.rate if cell else 0 for cell in cells], width, label=target)
-            panel.set_xticks(
-                [at + width * (len(targets) - 1) / 2 for at in range(len(depths))], [str(d) for d in depths]
-            )
-            panel.set_xlabel("operations in flight")
-            panel.set_ylabel(f"{operation.value}s per second")
-            panel.set_yscale("log")
-            panel.legend()
-        figure.tight_layout()
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
+def bench_table(title: str, *headings: str, left: frozenset[str] = frozenset({"operation", "target"})) -> Table:
+    """Return a table whose headings stay on one line on a terminal of 80 columns; `left` are not numbers."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        is_left = heading in left
+        table.add_column(heading, justify="left" if is_left else "right", no_wrap=True, overflow="ellipsis")
+    return table
 
 
 def _short(number: float) -> str:
