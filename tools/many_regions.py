@@ -33,7 +33,7 @@ from pytinykv.lifecycle import Scope
 
 SPLITS_AT_ONCE = 50
 READY_S = 30.0
-KEYS_AT_ONCE = 64
+KEYS_AT_ONCE = 1024
 VALUE_BYTES = 1024
 
 
@@ -145,7 +145,8 @@ def status_of(arguments: list[str]) -> dict[str, Any]:
 
 
 async def kill_one(scope: Scope, client: aio.AsyncClient, victim: int, regions: int) -> float:
-    """Kill a store; return after how many seconds a put to each region has succeeded."""
+    """Kill a store while half of the regions are awake; return after how many seconds a put to each has succeeded."""
+    await put_everywhere(scope, client, regions // 2)
     started = time.monotonic()
     os.kill(victim, signal.SIGKILL)
     await put_everywhere(scope, client, regions)

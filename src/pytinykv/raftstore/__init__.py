@@ -14,7 +14,7 @@ The chapters, bottom-up:
     children            what a split makes on a store
     split_requests      splits from the wish to the answer
     split_keys          where a large region is split
-    size_checks         which regions are too large
+    size_checks, sizes  which regions are too large; how large each is
     regions             the regions by their keys
     followers           what a leader notices of the others
     log_collection      when the front of the log is cut

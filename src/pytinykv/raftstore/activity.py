@@ -83,11 +83,6 @@ class Activity:
 
     # --- looking ------------------------------------------------------------------------------------------------
 
-    @property
-    def asleep_count(self) -> int:
-        """Return how many peers hibernate."""
-        return sum(peer.rest.is_asleep for peer in list(self._peers.values()))
-
     def is_alive(self, peer: Peer) -> bool:
         """Return whether the store of another peer has been heard lately."""
         return self._liveness.is_alive(peer.store_id)

@@ -39,7 +39,6 @@ from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
 from pytinykv.raftstore.records import PeerState, RaftEnvelope, RegionLocalState, RegionReport, SnapshotManifest
 from pytinykv.raftstore.region_events import Deposed, Destroyed, Leading, RegionChanged
 from pytinykv.raftstore.rest import Rest
-from pytinykv.raftstore.split_keys import size_bytes
 from pytinykv.wire.errors import NotLeader, RegionError, RegionNotFound, UnknownRegionError
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
     from pytinykv.raftstore.pending import Part
     from pytinykv.raftstore.regions import RegionTable
     from pytinykv.raftstore.turn import Turn
-    from pytinykv.storage import Engine
 
     OnSplit = Callable[[Turn, "RegionPeer", Sequence[Region]], None]
     """Takes the regions that were split off a peer's; its own is the smaller one already, and all is in the batch."""
@@ -507,11 +505,11 @@ class RegionPeer:
 
     # --- reports ------------------------------------------------------------------------------------------------
 
-    def report(self, engine: Engine, now: float) -> RegionReport:
+    def report(self, size_bytes: int, now: float) -> RegionReport:
         """Return what the scheduler wants to know of a region from its leader."""
         down, pending = self._down_peers(now), self.pending_peers()
         self._lagging_reported = (pending, tuple(peer.id for peer, _silent_s in down))
-        return RegionReport(self.region, self.peer, self.node.term, down, pending, size_bytes(engine, self.region))
+        return RegionReport(self.region, self.peer, self.node.term, down, pending, size_bytes)
 
     @property
     def has_reported_laggards(self) -> bool:

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from pytinykv.raftstore.region_events import Destroyed, Leading, RegionChanged
+from pytinykv.raftstore.sizes import RegionSizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ class Reports:
     ) -> None:
         """`is_alive` says whether another peer's store has been heard lately."""
         self._peers = peers
-        self._engine = engine
+        self._sizes = RegionSizes(engine)
         self._link = link
         self._config = config
         self._on_membership = on_membership
@@ -57,6 +58,7 @@ class Reports:
 
     def on_event(self, event: RegionEvent) -> None:
         """Note what the scheduler should hear of; a `RegionListener`."""
+        self._sizes.on_event(event)
         if isinstance(event, Leading):
             self._news[event.region.id] = None
         elif isinstance(event, RegionChanged):
@@ -94,7 +96,7 @@ class Reports:
                 if peer.rest.is_asleep:
                     peer.count_as_heard(self._is_alive, now)
                 self._due_at[region_id] = now + self._interval_s(peer)
-                self._link.report_region(peer.report(self._engine, now))
+                self._link.report_region(peer.report(self._sizes.of(peer, now), now))
 
     def _interval_s(self, peer: RegionPeer) -> float:
         """Return when to repeat a report; regions differ, so that they are not all due in one turn."""

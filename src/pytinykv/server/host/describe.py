@@ -40,6 +40,7 @@ def _describe_peer(peer: RegionPeer) -> dict[str, Any]:
         "version": region.epoch.version,
         "peer": peer.peer.id,
         "is_leader": peer.is_leader,
+        "is_asleep": peer.rest.is_asleep,
         "leader_store": 0 if leader is None else leader.store_id,
         "term": node.term,
         "committed": node.commit_index,

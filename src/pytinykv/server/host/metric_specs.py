@@ -70,6 +70,7 @@ STORE: Final = (
     MetricSpec("tinykv_store_sync_duration_seconds", HISTOGRAM, "Syncs of the write-ahead log."),
     MetricSpec("tinykv_store_regions", GAUGE, "Regions with a peer on this store."),
     MetricSpec("tinykv_store_leaders", GAUGE, "Regions led by this store."),
+    MetricSpec("tinykv_store_regions_asleep", GAUGE, "Regions here that hibernate, because nothing happens in them."),
     MetricSpec("tinykv_store_raft_log_bytes", GAUGE, "Raft log written since it was last cut, all regions."),
     MetricSpec("tinykv_store_apply_lag_entries", GAUGE, "Committed entries that are not applied yet, all regions."),
     MetricSpec("tinykv_store_data_bytes", GAUGE, "Files in the data directory."),

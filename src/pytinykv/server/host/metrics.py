@@ -70,6 +70,7 @@ class StoreMetrics(Collector):
         peers = list(self._store.peers.values())
         yield number("tinykv_store_regions", len(peers))
         yield number("tinykv_store_leaders", sum(peer.is_leader for peer in peers))
+        yield number("tinykv_store_regions_asleep", sum(peer.rest.is_asleep for peer in peers))
         yield number("tinykv_store_raft_log_bytes", sum(peer.storage.log_bytes for peer in peers))
         lag = sum(max(0, peer.node.commit_index - peer.node.applied_index) for peer in peers)
         yield number("tinykv_store_apply_lag_entries", lag)
