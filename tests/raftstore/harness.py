@@ -87,10 +87,13 @@ class ManualLink:
     def ask_membership(self, region_id: RegionId, on_answer: Callable[[Region], None]) -> None:
         self.questions.append((region_id, on_answer))
 
-    def ask_split(self, region: Region, count: int, on_answer: Callable[[Sequence[SplitIds] | str], None]) -> None:
+    def ask_split(
+        self, region: Region, keys: Sequence[bytes], on_answer: Callable[[Sequence[SplitIds] | str], None]
+    ) -> None:
         if self.split_trouble:
             on_answer(self.split_trouble)
             return
+        count = len(keys)
         ids = range(self.next_id, self.next_id + count * (1 + len(region.peers)))
         ManualLink.next_id = ids.stop
         step = 1 + len(region.peers)

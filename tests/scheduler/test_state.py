@@ -295,7 +295,7 @@ def test_records_are_stored_in_their_places_in_order_of_their_ids() -> None:
 def test_stored_bytes_are_as_documented() -> None:
     assert store_key(258) == b"s/store/\x00\x00\x00\x00\x00\x00\x01\x02"
     assert region_key(1) == b"s/region/\x00\x00\x00\x00\x00\x00\x00\x01"
-    assert encode(Meta(cluster_id=1)).hex() == "019a01c20000000100000090"
+    assert encode(Meta(cluster_id=1)).hex() == "019b01c20000000100000090c2"
     assert encode(StoreMeta(StoreId(1), "a:1")).hex() == "019a01a3613a310090a0a0a0a000a0"
     assert encode(region(1, b"a", b"b", stores=(2,)).meta).hex() == "019501c40161c40162920101919 3cd03ea0200".replace(
         " ", ""

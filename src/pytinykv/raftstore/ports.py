@@ -40,8 +40,10 @@ class SchedulerLink(Protocol):
         """Ask for the region as the scheduler knows it, for a peer that may have been removed; no answer on failure."""
         ...
 
-    def ask_split(self, region: Region, count: int, on_answer: Callable[[Sequence[SplitIds] | str], None]) -> None:
-        """Ask for the ids of `count` regions that are to split off; answered once, within a few seconds: ids, or why not.
+    def ask_split(
+        self, region: Region, keys: Sequence[bytes], on_answer: Callable[[Sequence[SplitIds] | str], None]
+    ) -> None:
+        """Ask for the ids to split `region` at `keys`; answered once, within a few seconds: one for each key, or why not.
 
         A stop may swallow the answer.
         """

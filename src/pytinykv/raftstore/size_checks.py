@@ -87,7 +87,13 @@ class SizeChecks:
 
     def _find(self, region: Region, now: float) -> None:
         self._is_finding = True
-        work = partial(find_split_keys, self._engine, region, self._config.region_split_bytes)
+        work = partial(
+            find_split_keys,
+            self._engine,
+            region,
+            self._config.region_split_bytes,
+            is_transactional=self._splits.is_transactional,
+        )
         self._worker.submit(work, lambda result: self._on_found(region, now, result))
 
     def _on_found(self, region: Region, now: float, result: Sequence[bytes] | BaseException) -> None:

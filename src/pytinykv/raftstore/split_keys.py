@@ -56,10 +56,11 @@ def size_bytes(engine: Engine, region: Region) -> int:
     return sum(engine.approximate_size_bytes(cf, start, end) for cf, start, end in ranges)
 
 
-def find_split_keys(engine: Engine, region: Region, part_bytes: int) -> list[bytes]:
+def find_split_keys(engine: Engine, region: Region, part_bytes: int, *, is_transactional: bool = False) -> list[bytes]:
     """Return where to split a region into parts of about the same size, none much above `part_bytes`; empty if nowhere.
 
-    The family with most of the data decides. Blocks for a few milliseconds. Raises EngineError.
+    The family with most of the data decides. `is_transactional`: the cluster holds transactions, whatever this store does.
+    Blocks for a few milliseconds. Raises EngineError.
     """
     ranges = [
         _Range(cf, start, end, engine.approximate_size_bytes(cf, start, end))
@@ -67,7 +68,7 @@ def find_split_keys(engine: Engine, region: Region, part_bytes: int) -> list[byt
     ]
     largest = max(ranges, key=lambda one: one.size_bytes)
     parts = -(-sum(one.size_bytes for one in ranges) // part_bytes)
-    is_plain = not holds_transactional_data(engine)
+    is_plain = not is_transactional and not holds_transactional_data(engine)
     found: list[bytes] = []
     with engine.cursor(largest.cf, largest.start, largest.end) as cursor:
         for number in range(1, parts):

@@ -68,6 +68,9 @@ class SplitRequests:
         self._touch = touch
         self._requests: dict[int, _Request] = {}
         """By region, the split under way. What is no longer here has been answered."""
+        self.is_transactional = False
+        """Whether the cluster is known to hold transactions, so that regions are split at memcomparable keys only. Set by
+        those who hear of it; never goes back."""
         self._ended: Exception | None = None
         """What new requests are told once the store takes none."""
 
@@ -118,7 +121,7 @@ class SplitRequests:
             else:
                 self._in_turn(lambda turn: self._propose(turn, request, portion, answer))
 
-        self._link.ask_split(region, len(portion), on_answer)
+        self._link.ask_split(region, portion, on_answer)
 
     def _propose(self, turn: Turn, request: _Request, portion: Sequence[bytes], new_ids: Sequence[SplitIds]) -> None:
         peer = self._peers.get(request.region_id)

@@ -97,6 +97,10 @@ class UpdateServiceSafePoint(msgspec.Struct, frozen=True, tag=9):
     now_s: int
 
 
+class AllowTransactions(msgspec.Struct, frozen=True, tag=12):
+    """Take note, for good, that the cluster holds transactions: regions are split at memcomparable keys only."""
+
+
 StateCommand: TypeAlias = (
     InitCluster
     | Bootstrap
@@ -109,4 +113,5 @@ StateCommand: TypeAlias = (
     | UpdateGcSafePoint
     | UpdateServiceSafePoint
     | StoreStopped
+    | AllowTransactions
 )

@@ -70,6 +70,10 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long a request to split waits for the new regions before it tells how far they are. Below the time after which
     clients take the scheduler for dead (3 s)."""
 
+    gc_life_time_s: float = 600.0
+    """How long versions that were overwritten or deleted can still be read; older snapshots fail. Running transactions and
+    services that ask for it hold collection back for longer. 0: nothing is collected unless a client says so."""
+
     low_space_ratio: float = 0.8
     """A store whose disk is used beyond this share gets no new peers."""
 
@@ -111,6 +115,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
             "region_balance_tolerance_ratio",
             "store_add_peers_per_minute",
             "store_remove_peers_per_minute",
+            "gc_life_time_s",
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative: {getattr(self, name)}")

@@ -26,6 +26,7 @@ from pytinykv.scheduler import removal, splitting
 from pytinykv.scheduler.allocators import Allocators
 from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.commands import (
+    AllowTransactions,
     Bootstrap,
     InitCluster,
     PutClusterConfig,
@@ -47,6 +48,7 @@ from pytinykv.scheduler.errors import (
     SchedulerStopped,
     UnknownRegion,
 )
+from pytinykv.scheduler.gc import GcDriver, GcReport
 from pytinykv.scheduler.leader_balancer import LeaderBalancer
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import Operator, OperatorKind, Order, TransferLeader
@@ -58,6 +60,7 @@ from pytinykv.scheduler.replica_checker import ReplicaChecker
 from pytinykv.scheduler.scatter import Scatter
 from pytinykv.scheduler.state import ServiceSafePoint, State, load_regions, load_state
 from pytinykv.scheduler.stores import StoreInfo
+from pytinykv.scheduler.transactions import PlainSplits, plain_bound
 from pytinykv.scheduler.tso import Issued
 from pytinykv.storage import Engine
 
@@ -111,6 +114,8 @@ class Scheduler:
             allocate_peer_id=self._allocators.allocate_peer_id_nowait,
             rng=rng,
         )
+        self._plain_splits = PlainSplits()
+        self.gc = GcDriver(life_time_s=config.gc_life_time_s)
         self._map_changed = asyncio.Event()
         """Set when a region changes its range or members, and by a stop; cleared by calls that wait for that, before they
         look at the map."""
@@ -355,9 +360,30 @@ class Scheduler:
             self._map_changed.set()
         return self._coordinator.decide(info, self.now)
 
-    async def ask_split(self, meta: Region, count: int) -> list[SplitIds]:
-        """Give ids for `count` new regions. Raises NotBootstrapped, LookupIncomplete, StaleRegion, InvalidInput."""
+    async def allow_transactions(self) -> str:
+        """Let regions be split at memcomparable keys only, from now on; return why that can't be, "" if it is so."""
         self.check_bootstrapped()
+        why_not = self._plain_bound()
+        if why_not:
+            return why_not
+        if not self.state.meta.transactional:
+            await self._committer.execute(AllowTransactions())
+        left_s = self._plain_splits.left_s(self.now)
+        if left_s:
+            await asyncio.sleep(left_s)
+            self.check_running()
+        return self._plain_bound()
+
+    def _plain_bound(self) -> str:
+        return plain_bound(region.meta for region in self.cluster.regions)
+
+    async def ask_split(self, meta: Region, count: int, keys: Sequence[bytes] = ()) -> list[SplitIds]:
+        """Give ids for `count` new regions, which begin at `keys`, where they are told.
+
+        Raises NotBootstrapped, LookupIncomplete, StaleRegion, InvalidInput.
+        """
+        self.check_bootstrapped()
+        self._plain_splits.begin(keys, self.now)
         if not 1 <= count <= SPLIT_COUNT_MAX:
             raise InvalidInput(f"can't split region {meta.id} into {count} new regions: 1 to {SPLIT_COUNT_MAX}")
         self.cluster.check_epoch(meta)
@@ -469,6 +495,18 @@ class Scheduler:
         """Move the safe point up, never down; return where it is now."""
         self.check_running()
         return cast("int", await self._committer.execute(UpdateGcSafePoint(safe_point)))
+
+    async def report_gc(self, report: GcReport) -> tuple[int, int]:
+        """Take a store's report; return below what it is to refuse, and below what it may delete what is superseded."""
+        self.check_bootstrapped()
+        now = self.now
+        self.gc.on_report(report, now)
+        stores = [store.meta.id for store in self.cluster.stores() if not store.meta.is_tombstone]
+        announced_ts = self.gc.announce(self.state.meta, stores, now=now, wall_ms=self.wall_ms)
+        reached_ts = self.gc.collectable(self.state.meta, stores, now)
+        if reached_ts > self.state.meta.gc_safe_point:
+            await self.update_gc_safe_point(reached_ts)
+        return announced_ts, min(self.state.meta.gc_safe_point, self.gc.acknowledged(stores, now))
 
     async def update_service_safe_point(self, service_id: str, safe_point: int, ttl_s: int) -> ServiceSafePoint:
         """Hold collection back for a service (`ttl_s` <= 0: no longer); return the service that holds it back most."""

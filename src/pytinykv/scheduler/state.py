@@ -27,6 +27,7 @@ import msgspec
 
 from pytinykv.model import FormatError, Peer, RecordDecoder, Region, StoreId, encode, record_decoder
 from pytinykv.scheduler.commands import (
+    AllowTransactions,
     Bootstrap,
     InitCluster,
     PutClusterConfig,
@@ -91,6 +92,8 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     """0: as configured."""
     services: tuple[ServiceSafePoint, ...] = ()
     """Sorted by service id."""
+    transactional: bool = False
+    """Whether regions are split at memcomparable keys only. Never goes back."""
 
 
 class State(msgspec.Struct, frozen=True):
@@ -159,7 +162,7 @@ def _scan(reader: Reader, prefix: bytes) -> list[tuple[bytes, bytes]]:
     return list(reader.scan(ColumnFamily.DEFAULT, prefix, end))
 
 
-def transition(state: State, command: StateCommand) -> Transition:  # noqa: PLR0911  one return for each command
+def transition(state: State, command: StateCommand) -> Transition:  # noqa: C901, PLR0911  one return for each command
     """Apply one command. Raises Refusal when it is refused."""
     match command:
         case InitCluster():
@@ -185,6 +188,8 @@ def transition(state: State, command: StateCommand) -> Transition:  # noqa: PLR0
             return _update_gc_safe_point(state, command)
         case UpdateServiceSafePoint():
             return _update_service_safe_point(state, command)
+        case AllowTransactions():
+            return _with_meta(state, transactional=True)
 
 
 def _with_meta(state: State, outcome: Any = None, **changes: Any) -> Transition:

@@ -10,6 +10,7 @@ import pytest
 from tests.server.kv.txn_harness import TxnDesk
 
 from pytinykv.lifecycle import Scope
+from pytinykv.server.kv.garbage import Allowed, GarbageCollector
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 from pytinykv.wire.timestamp import MAX_TIMESTAMP
 
@@ -336,3 +337,85 @@ def knows_max_ts(desk: TxnDesk) -> None:
     """Let the region's largest read timestamp count as known."""
     peer = desk.node.peer
     desk.service.transactions._terms[peer.region.id] = peer.term
+
+
+# --- the cluster's say --------------------------------------------------------------------------------------------
+
+
+async def test_the_first_write_waits_for_the_cluster_and_is_refused_with_its_reason(
+    tmp_path: Path, scope: Scope
+) -> None:
+    desk = TxnDesk(tmp_path, scope)
+    answers = ["region 2 begins at b'm': a plain bound", ""]
+    asked: list[float] = []
+
+    async def allow(timeout_s: float) -> str:
+        asked.append(timeout_s)
+        return answers.pop(0)
+
+    desk.serve_with(allow_transactions=allow)
+    refused = await desk.prewrite(10, {b"a": b"1"})
+    assert "a plain bound" in refused.errors[0].abort
+    assert not desk.node.running.splits.is_transactional
+    await desk.put(20, 30, {b"a": b"1"})
+    await desk.put(40, 50, {b"a": b"2"})
+    assert len(asked) == 2, "once it is allowed, nobody is asked again"
+    assert desk.node.running.splits.is_transactional
+
+
+async def test_without_the_scheduler_the_first_write_is_to_be_repeated(tmp_path: Path, scope: Scope) -> None:
+    desk = TxnDesk(tmp_path, scope)
+
+    async def allow(timeout_s: float) -> str:
+        raise TimeoutError("nobody answers")
+
+    desk.serve_with(allow_transactions=allow)
+    answer = await desk.prewrite(10, {b"a": b"1"})
+    assert kinds(answer.region_error) == ["server_is_busy"]
+
+
+async def test_garbage_is_collected_and_older_readers_are_refused(desk: TxnDesk) -> None:
+    await desk.put(10, 20, {b"a": b"1", b"b": b"1"})
+    await desk.put(30, 40, {b"a": b"2"})
+    reported: list[tuple[int, int]] = []
+
+    async def report(acknowledged_ts: int, oldest_lock_ts: int, timeout_s: float) -> Allowed:
+        reported.append((acknowledged_ts, oldest_lock_ts))
+        return Allowed(45, 45)
+
+    await desk.finish(desk.service.collect_garbage(report, 5.0))
+    assert reported == [(0, 0)]
+    assert await desk.call("KvGC", safe_point=45) == pb.GCResponse()
+    info = (await desk.call("MvccGetByKey", key=b"a")).info
+    assert [write.commit_ts for write in info.writes] == [40]
+    assert (await desk.get(b"a", 45)).value == b"2"
+    assert (await desk.get(b"b", 45)).value == b"1"
+    assert (await desk.get(b"a", 44)).error.abort.startswith("snapshot too old")
+    assert "snapshot too old" in str(await desk.call("KvScan", start_key=b"", limit=5, version=44))
+    assert "snapshot too old" in str(await desk.prewrite(41, {b"c": b"1"}))
+    assert "above 45" in (await desk.call("KvGC", safe_point=46)).error.abort
+
+
+async def test_a_lock_is_reported_to_hold_collection_back(desk: TxnDesk) -> None:
+    await desk.finish(desk.service.collect_garbage(_nothing_yet, 5.0))
+    collector = desk.service.transactions.collector
+    assert isinstance(collector, GarbageCollector)
+    assert await collector.oldest_lock() == MAX_TIMESTAMP
+    await desk.prewrite(33, {b"a": b"1"})
+    await desk.lock(22, b"b")
+    assert await collector.oldest_lock() == 22
+
+
+async def _nothing_yet(acknowledged_ts: int, oldest_lock_ts: int, timeout_s: float) -> Allowed:
+    return Allowed(0, 0)
+
+
+async def test_ranges_are_deleted_with_versions_values_and_locks(desk: TxnDesk) -> None:
+    await desk.put(10, 20, {b"a": b"1", b"b": LONG, b"c": b"3"})
+    await desk.prewrite(30, {b"b": b"4"})
+    assert await desk.call("KvDeleteRange", start_key=b"b", end_key=b"c") == pb.DeleteRangeResponse()
+    assert (await desk.get(b"b", 40)).not_found
+    assert (await desk.get(b"c", 40)).value == b"3"
+    assert await desk.call("UnsafeDestroyRange", start_key=b"", end_key=b"") == pb.UnsafeDestroyRangeResponse()
+    assert (await desk.get(b"c", 40)).not_found
+    assert list((await desk.call("GetLockWaitInfo")).entries) == []

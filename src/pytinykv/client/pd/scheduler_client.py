@@ -351,6 +351,30 @@ class SchedulerClient:
         request = pdpb_pb2.AskBatchSplitRequest(region=region, split_count=split_count)
         return list((await self.call("AskBatchSplit", request, pdpb_pb2.AskBatchSplitResponse, timeout_s)).ids)
 
+    async def ask_split_at(
+        self, region: metapb_pb2.Region, keys: Sequence[bytes], timeout_s: float | None = None
+    ) -> adminpb_pb2.AskSplitAtResponse:
+        """Return the ids for a split of `region` at `keys`, or that regions are split at memcomparable keys only."""
+        request = adminpb_pb2.AskSplitAtRequest(region=region, split_keys=keys)
+        return await self.call("AskSplitAt", request, adminpb_pb2.AskSplitAtResponse, timeout_s, service=_ADMIN)
+
+    async def allow_transactions(self, timeout_s: float | None = None) -> str:
+        """Switch the cluster over to transactions, for good; return why that can't be, "" if it is done."""
+        request = adminpb_pb2.AllowTransactionsRequest()
+        reply = await self.call(
+            "AllowTransactions", request, adminpb_pb2.AllowTransactionsResponse, timeout_s, service=_ADMIN
+        )
+        return reply.refusal
+
+    async def report_gc(
+        self, store_id: int, *, acknowledged_ts: int, oldest_lock_ts: int, timeout_s: float | None = None
+    ) -> adminpb_pb2.ReportGcResponse:
+        """Say how far a store is with garbage collection; return how far it may go."""
+        request = adminpb_pb2.ReportGcRequest(
+            store_id=store_id, acknowledged_ts=acknowledged_ts, oldest_lock_ts=oldest_lock_ts
+        )
+        return await self.call("ReportGc", request, adminpb_pb2.ReportGcResponse, timeout_s, service=_ADMIN)
+
     async def report_batch_split(self, regions: Sequence[metapb_pb2.Region], timeout_s: float | None = None) -> None:
         """Tell the scheduler what a split made, so that it need not wait for heartbeats."""
         request = pdpb_pb2.ReportBatchSplitRequest(regions=regions)

@@ -108,23 +108,29 @@ class SchedulerReporter:
         finally:
             self._asking.discard(region_id)
 
-    def ask_split(self, region: Region, count: int, on_answer: Callable[[Sequence[SplitIds] | str], None]) -> None:
+    def ask_split(
+        self, region: Region, keys: Sequence[bytes], on_answer: Callable[[Sequence[SplitIds] | str], None]
+    ) -> None:
         """Ask the scheduler for ids."""
         if self._scope.stopping:
             on_answer("the store is stopping")
         else:
-            self._scope.start(f"ask-split-{region.id}", self._ask_split, region, count, on_answer)
+            self._scope.start(f"ask-split-{region.id}", self._ask_split, region, keys, on_answer)
 
     async def _ask_split(
-        self, region: Region, count: int, on_answer: Callable[[Sequence[SplitIds] | str], None]
+        self, region: Region, keys: Sequence[bytes], on_answer: Callable[[Sequence[SplitIds] | str], None]
     ) -> None:
         try:
-            ids = await self._client.ask_batch_split(region_to_pb(region), count, ASK_SPLIT_S)
+            answer = await self._client.ask_split_at(region_to_pb(region), keys, ASK_SPLIT_S)
         except ClientError as error:
             on_answer(f"the scheduler gives none: {error}")
             return
-        made = [SplitIds(RegionId(one.new_region_id), tuple(map(PeerId, one.new_peer_ids))) for one in ids]
-        if len(made) != count or any(len(one.peer_ids) != len(region.peers) for one in made):
+        if answer.is_transactional and self._store is not None:
+            self._store.splits.is_transactional = True
+        made = [SplitIds(RegionId(one.new_region_id), tuple(map(PeerId, one.new_peer_ids))) for one in answer.ids]
+        if not made and answer.is_transactional:
+            on_answer("the cluster holds transactions, and is split at memcomparable keys only")
+        elif len(made) != len(keys) or any(len(one.peer_ids) != len(region.peers) for one in made):
             on_answer("the scheduler gave another number of ids")
         else:
             on_answer(made)

@@ -27,6 +27,7 @@ from pytinykv.raft import PeerId
 from pytinykv.raftstore import SnapshotDirectory, Store, StoreIdent, StoreLoop, bootstrap
 from pytinykv.server.host.scheduler_link import SchedulerReporter
 from pytinykv.server.kv.deadlocks import Deadlocks
+from pytinykv.server.kv.garbage import Allowed
 from pytinykv.server.kv.service import KvService
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.pb import metapb_pb2
@@ -177,15 +178,24 @@ class StoreProgram:
         reporter.warn_of_stop(store)
         StoreLoop(store).start(self._scope)
         reporter.attach(store)
-        return KvService(
+        service = KvService(
             store,
             cluster_id=self.cluster_id,
             scope=self._scope,
             fetch_timestamp=self.scheduler.timestamp,
+            allow_transactions=self.scheduler.allow_transactions,
             deadlocks=Deadlocks(
                 store, self._scope, connector=ports.connector, find_first_leader=self._find_first_leader
             ),
         )
+        await service.collect_garbage(self._report_gc, patience_s)
+        return service
+
+    async def _report_gc(self, acknowledged_ts: int, oldest_lock_ts: int, timeout_s: float) -> Allowed:
+        answer = await self.scheduler.report_gc(
+            self.store.store_id, acknowledged_ts=acknowledged_ts, oldest_lock_ts=oldest_lock_ts, timeout_s=timeout_s
+        )
+        return Allowed(answer.announced_ts, answer.collect_ts)
 
     async def _find_first_leader(self, timeout_s: float) -> str:
         """Return the address of the store that leads the first region, "" while none is known. Raises ClientError."""

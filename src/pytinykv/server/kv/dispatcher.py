@@ -26,6 +26,7 @@ from pytinykv.server.kv.kinds import (
     PreparedWrite,
     RangeRead,
     RegionCommand,
+    StoreCommand,
     TransactionCommand,
     WriteCommand,
 )
@@ -179,34 +180,44 @@ class RequestFrame:
             if isinstance(command, LocalCommand):
                 self._now.add(request_id, command, command.answer(request))
                 return
+            if isinstance(command, StoreCommand):
+                host = self._services.transactions
+                self._start(request_id, command, lambda on_answer: command.start(host, request, on_answer))
+                return
             context, part = request.context.SerializeToString(), self._last
             if part is None or context != part.checked_context:
                 part = self._last = self._locate(request.context)
                 part.checked_context = context
-            if isinstance(command, WriteCommand):
-                if isinstance(command, BatchWrite) and command.count(request) > self._store.config.entry_operations_max:
-                    target = (part.peer, part.context, part.version, part.term)
-                    self._services.long_writes.add(
-                        LongWrite(self._answers, *target, request_id, command, request, self._asked_at)
-                    )
-                else:
-                    self._add_write(part, request_id, command, command.prepare(part.context, request))
-            elif isinstance(command, TransactionCommand):
-                part.transactions.append((request_id, command, request, command.decode(part.context, request)))
-            elif isinstance(command, RegionCommand):
-                self._start(part.peer, request_id, command, request)
-            else:
-                assert isinstance(command, (PointRead, RangeRead))
-                if command.read_ts is not None:
-                    # Before anything is looked at: from now on no transaction commits below this unseen.
-                    self._services.transactions.concurrency.note_read(Timestamp(command.read_ts(request)))
-                part.reads.append(Read(request_id, command, request))
+            self._take(part, request_id, command, request)
         except REFUSALS as error:
             refuse(self._store, self._answers, self._now, request_id, command, error)
         except RpcError as error:
             if not self._answers.is_framed:
                 raise
             self._now.add(request_id, command, command.region_error(UnknownRegionError(error.message).to_pb()))
+
+    def _take(self, part: _RegionPart, request_id: int, command: CommandKind, request: Any) -> None:
+        """Take a command for a region. Raises `REFUSALS`."""
+        host = self._services.transactions
+        if isinstance(command, WriteCommand):
+            if isinstance(command, BatchWrite) and command.count(request) > self._store.config.entry_operations_max:
+                target = (part.peer, part.context, part.version, part.term)
+                self._services.long_writes.add(
+                    LongWrite(self._answers, *target, request_id, command, request, self._asked_at)
+                )
+            else:
+                self._add_write(part, request_id, command, command.prepare(part.context, request))
+        elif isinstance(command, TransactionCommand):
+            part.transactions.append((request_id, command, request, command.decode(part.context, request)))
+        elif isinstance(command, RegionCommand):
+            peer = part.peer
+            self._start(request_id, command, lambda on_answer: command.start(host, peer, request, on_answer))
+        else:
+            assert isinstance(command, (PointRead, RangeRead))
+            if command.read_ts is not None:
+                # Before anything is looked at: from now on no transaction commits below this unseen.
+                host.concurrency.note_read(Timestamp(command.read_ts(request)))
+            part.reads.append(Read(request_id, command, request))
 
     def _locate(self, context: kvrpcpb_pb2.Context) -> _RegionPart:
         peer = locate(self._store, self._cluster_id, context)
@@ -224,7 +235,9 @@ class RequestFrame:
             part.writes.append(RegionWrites(self._answers, self._store.clock, self._asked_at))
         part.writes[-1].add(request_id, command, prepared)
 
-    def _start(self, peer: RegionPeer, request_id: int, command: RegionCommand, request: Any) -> None:
+    def _start(
+        self, request_id: int, command: RegionCommand | StoreCommand, start: Callable[[Callable[[bytes], None]], None]
+    ) -> None:
         answers = self._answers
 
         def on_answer(response: bytes) -> None:
@@ -232,11 +245,10 @@ class RequestFrame:
             batch.add(request_id, command, response)
             answers.send(batch)
             answers.met()
-            answers.budget.stats.observe(command, self._store.clock.monotonic() - self._asked_at)
 
         answers.expect()
         try:
-            command.start(self._store, peer, request, on_answer)
+            start(on_answer)
         except REFUSALS:
             answers.met()
             raise

@@ -6,7 +6,8 @@
     WriteCommand   evaluated at once into operations and a reply, answered when the log has applied them
     BatchWrite     the same with a part for each key: many of them in slices, an entry of the log for each
     TransactionCommand  evaluated under latches, when it is its turn, and answered when the log has applied what it does
-    RegionCommand  changes the region itself; answered whenever that is done
+    RegionCommand  changes the region itself, or all of its data; answered whenever that is done
+    StoreCommand   the same for all regions that the store leads
 
 To add one is to write its function and an entry of `commands.COMMANDS`.
 """
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from pytinykv.model import Region
-    from pytinykv.raftstore import Operation, RegionPeer, Store
+    from pytinykv.raftstore import Operation, RegionPeer
     from pytinykv.raftstore.pending import Results
     from pytinykv.storage import Reader
     from pytinykv.transaction import commands as transaction
@@ -271,15 +272,31 @@ class TransactionCommand(CommandKind):
         self.encode: Final = encode
 
 
-class RegionCommand(CommandKind):
-    """A command that changes a region and not its data."""
+class StoreCommand(CommandKind):
+    """A command for all regions that the store leads, whatever region its context names."""
 
-    def __init__(
-        self, *, method: str, start: Callable[[Store, RegionPeer, Any, Callable[[bytes], None]], None]
-    ) -> None:
-        """`start(store, peer, request, on_answer)` gives the encoded response once, now or later.
+    def __init__(self, *, method: str, start: Callable[[Any, Any, Callable[[bytes], None]], None]) -> None:
+        """`start(host, request, on_answer)`, with the store's `TransactionHost`, gives the encoded response once.
 
         It raises InvalidRequestError, and then gives none.
         """
         super().__init__(method=method, member=None)
+        self.start: Final = start
+
+
+class RegionCommand(CommandKind):
+    """A command that changes a region and not its data."""
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        member: str | None = None,
+        start: Callable[[Any, RegionPeer, Any, Callable[[bytes], None]], None],
+    ) -> None:
+        """`start(host, peer, request, on_answer)`, `host` as above, gives the encoded response once, now or later.
+
+        It raises InvalidRequestError, and then gives none.
+        """
+        super().__init__(method=method, member=member)
         self.start: Final = start

@@ -12,6 +12,7 @@ from pytinykv.server.kv.answers import AnswerBudget, Answers
 from pytinykv.server.kv.commands import MEMBERS, UNARY
 from pytinykv.server.kv.deadlocks import Deadlocks
 from pytinykv.server.kv.dispatcher import FrameServices, RequestFrame
+from pytinykv.server.kv.garbage import GarbageCollector, Report
 from pytinykv.server.kv.kinds import METHODS
 from pytinykv.server.kv.long_writes import LongWrites
 from pytinykv.server.kv.reads import LongReads
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from pytinykv.lifecycle import Scope
     from pytinykv.raftstore import Store
-    from pytinykv.server.kv.txn_host import FetchTimestamp
+    from pytinykv.server.kv.txn_host import AllowTransactions, FetchTimestamp
     from pytinykv.wire.pb import tikvpb_pb2
 
 _log = logging.getLogger(__name__)
@@ -42,9 +43,10 @@ class KvService:
         cluster_id: int,
         scope: Scope,
         fetch_timestamp: FetchTimestamp | None = None,
+        allow_transactions: AllowTransactions | None = None,
         deadlocks: Deadlocks | None = None,
     ) -> None:
-        """`fetch_timestamp` and `deadlocks`: see `TransactionHost`; without, deadlocks within this store alone are seen."""
+        """See `TransactionHost`; without `deadlocks`, those within this store alone are seen."""
         self._store = store
         self._cluster_id = cluster_id
         self._scope = scope
@@ -52,9 +54,20 @@ class KvService:
         self.long_reads = LongReads(store, scope)
         self.long_writes = LongWrites(store, scope)
         self.deadlocks = deadlocks or Deadlocks(store, scope)
-        self.transactions = TransactionHost(store, scope, fetch_timestamp=fetch_timestamp, deadlocks=self.deadlocks)
+        self.transactions = TransactionHost(
+            store,
+            scope,
+            fetch_timestamp=fetch_timestamp,
+            allow_transactions=allow_transactions,
+            deadlocks=self.deadlocks,
+        )
         self._services = FrameServices(store, self.long_reads, self.long_writes, self.transactions)
         self.methods: Mapping[str, MethodSpec] = {path: METHODS[path] for path in (*UNARY, BATCH_COMMANDS)}
+
+    async def collect_garbage(self, report: Report, patience_s: float) -> None:
+        """Take up the cluster's safe point, and collect garbage from now on. Raises what reporting raises."""
+        collector = self.transactions.collector = GarbageCollector(self.transactions, self._scope, report)
+        await collector.start(patience_s)
 
     async def unary(self, path: str, request: Message) -> bytes:
         """Answer one request; returns the encoded response. Raises RpcError."""

@@ -20,21 +20,22 @@ from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 
 if TYPE_CHECKING:
     from pytinykv.model import Region
-    from pytinykv.raftstore import RegionPeer, Store
+    from pytinykv.raftstore import RegionPeer
+    from pytinykv.server.kv.txn_host import TransactionHost
 
 
 def split_region(
-    store: Store, peer: RegionPeer, request: pb.SplitRegionRequest, on_answer: Callable[[bytes], None]
+    host: TransactionHost, peer: RegionPeer, request: pb.SplitRegionRequest, on_answer: Callable[[bytes], None]
 ) -> None:
     """Split the region; `on_answer` gets the encoded response, now or later.
 
     Raises InvalidRequestError, KeyNotInRegion.
     """
-    keys = list(request.split_keys) or [request.split_key]
+    store, keys = host.store, list(request.split_keys) or [request.split_key]
     for key in keys:
         if (problem := key_problem(key)) is not None:
             raise InvalidRequestError(f"split {problem}")
-    is_plain = request.is_raw_kv and not holds_transactional_data(store.engine)
+    is_plain = request.is_raw_kv and not (store.splits.is_transactional or holds_transactional_data(store.engine))
     bounds = keys if is_plain else [encode_bytes(key) for key in keys]
     region = peer.region
     for bound in bounds:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from pytinykv.server.kv import txn_answers, txn_reads, txn_requests
-from pytinykv.server.kv.kinds import CommandKind, PointRead, RangeRead, TransactionCommand
+from pytinykv.server.kv import txn_answers, txn_ranges, txn_reads, txn_requests
+from pytinykv.server.kv.kinds import (
+    CommandKind,
+    PointRead,
+    RangeRead,
+    RegionCommand,
+    StoreCommand,
+    TransactionCommand,
+    WriteCommand,
+)
 
 READS: Final[tuple[CommandKind, ...]] = (
     PointRead(method="KvGet", member="Get", look=txn_reads.get, read_ts=txn_reads.version_of),
@@ -48,4 +56,11 @@ WRITES: Final[tuple[CommandKind, ...]] = (
     ),
 )
 
-TXN_COMMANDS: Final = (*READS, *WRITES)
+RANGES: Final[tuple[CommandKind, ...]] = (
+    WriteCommand(method="KvDeleteRange", member="DeleteRange", prepare=txn_ranges.delete_range),
+    StoreCommand(method="UnsafeDestroyRange", start=txn_ranges.destroy_range),
+    RegionCommand(method="KvGC", member="GC", start=txn_ranges.collect),
+    StoreCommand(method="GetLockWaitInfo", start=txn_ranges.lock_wait_info),
+)
+
+TXN_COMMANDS: Final = (*READS, *WRITES, *RANGES)

@@ -18,13 +18,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pytinykv.lifecycle import ScopeStoppedError
 from pytinykv.raftstore.region_events import Deposed, Destroyed, Leading, RegionChanged
+from pytinykv.raftstore.split_keys import holds_transactional_data
+from pytinykv.server.kv.kinds import InvalidRequestError
 from pytinykv.transaction.concurrency import ConcurrencyManager
-from pytinykv.transaction.executor import Executor, OnSettled, WaitLostError
-from pytinykv.wire.errors import NotLeader, RegionError, RegionNotFound, UndeterminedResult
+from pytinykv.transaction.executor import Executor, OnAnswer, OnSettled, WaitLostError
+from pytinykv.wire.errors import NotLeader, RegionError, RegionNotFound, ServerIsBusy, UndeterminedResult
 from pytinykv.wire.timestamp import Timestamp
 
 if TYPE_CHECKING:
@@ -46,8 +48,25 @@ MAX_TS_TIMEOUT_S: Final = 2.0
 MAX_TS_PAUSE_S: Final = 0.2
 """Pause after one that failed."""
 
+ALLOW_TIMEOUT_S: Final = 10.0
+"""How long the scheduler has to switch the cluster over to transactions; it may wait for splits under way."""
+ALLOW_BACKOFF_MS: Final = 500
+
+AllowTransactions = Callable[[float], Awaitable[str]]
+"""Asks the scheduler for transactions; returns why there can be none, "" if there can. Raises Exception."""
 FetchTimestamp = Callable[[float], Awaitable[Timestamp]]
 """Returns a new timestamp of the scheduler within so many seconds. Raises Exception."""
+
+
+class Collector(Protocol):
+    """What collects the garbage of the store's regions."""
+
+    collect_ts: int
+    """Up to which it may be collected."""
+
+    def collect_region(self, peer: RegionPeer, on_done: Callable[[Exception | None], None]) -> None:
+        """Collect one region now; `on_done(error)` is called once."""
+        ...
 
 
 class StorePort:
@@ -122,9 +141,10 @@ class TransactionHost:
         scope: Scope,
         *,
         fetch_timestamp: FetchTimestamp | None = None,
+        allow_transactions: AllowTransactions | None = None,
         deadlocks: Deadlocks,
     ) -> None:
-        """`fetch_timestamp` None: no commit timestamp is ever computed here."""
+        """`fetch_timestamp` None: no commit timestamp is ever computed here. `allow_transactions` None: there may be any."""
         self.store: Final = store
         self._scope = scope
         self._fetch_timestamp = fetch_timestamp
@@ -132,7 +152,16 @@ class TransactionHost:
         self.executor: Final = Executor(
             concurrency=self.concurrency, observer=deadlocks, monotonic=store.clock.monotonic
         )
+        self.deadlocks: Final = deadlocks
         deadlocks.attach(self.executor)
+        self.collector: Collector | None = None
+        """Collects garbage, where somebody says how far; set once, by `KvService.collect_garbage`."""
+        self._allow_transactions = allow_transactions
+        self._are_allowed = allow_transactions is None or holds_transactional_data(store.engine)
+        """Whether the cluster is known to split regions at memcomparable keys only. Never goes back."""
+        store.splits.is_transactional |= self._are_allowed and allow_transactions is not None
+        self._held: list[Callable[[Exception | None], None]] = []
+        """Commands that wait for that, in the order they came: to be run, or refused with an error."""
         self._terms: dict[int, Term] = {}
         """By region that is led here and in whose term `max_ts` is known, that term."""
         self._came_to_lead: dict[int, Term] = {}
@@ -157,6 +186,14 @@ class TransactionHost:
         """Return whether `max_ts` is above all that was ever read in this region."""
         return self._terms.get(region_id) == term
 
+    def raise_safe_point(self, safe_point: Timestamp) -> None:
+        """Refuse reads and prewrites below, from now on."""
+        self.executor.safe_point = max(self.executor.safe_point, safe_point)
+
+    def port(self, peer: RegionPeer, version: int, term: Term) -> StorePort:
+        """Return a region as it was when its epoch and term were these."""
+        return StorePort(self, peer, version, term)
+
     def submit(
         self,
         peer: RegionPeer,
@@ -172,9 +209,48 @@ class TransactionHost:
                 error = NotLeader(region_id=peer.region.id, message=str(error))
             on_answer(error, result)
 
-        self.executor.submit(StorePort(self, peer, version, term), command, on_done)
+        port = self.port(peer, version, term)
+        if self._are_allowed:
+            self._run(port, command, on_done)
+        else:
+            self._hold(lambda error: self._run(port, command, on_done) if error is None else on_done(error, None))
+
+    def _run(self, port: StorePort, command: WriteCommand, on_done: OnAnswer) -> None:
+        self.executor.submit(port, command, on_done)
         if self.executor.waits and not self._is_timing:
             self._start_timer()
+
+    # --- the first transactional write --------------------------------------------------------------------------
+
+    def _hold(self, go_on: Callable[[Exception | None], None]) -> None:
+        """Let a command wait until the cluster is known to be fit for transactions."""
+        assert self._allow_transactions is not None
+        self._held.append(go_on)
+        if len(self._held) > 1:
+            return
+        try:
+            self._scope.start("allow-transactions", self._ask_to_allow, self._allow_transactions)
+        except ScopeStoppedError:
+            self._let_go(NotLeader(region_id=0, message="the store is stopping"))
+
+    async def _ask_to_allow(self, ask: AllowTransactions) -> None:
+        error: Exception | None = ServerIsBusy(reason="the store is stopping", backoff_ms=ALLOW_BACKOFF_MS)
+        try:
+            refusal = await ask(ALLOW_TIMEOUT_S)
+        except Exception as failure:  # noqa: BLE001 - whatever keeps the scheduler away: the client asks again
+            reason = f"the scheduler can't be asked whether there may be transactions: {failure}"
+            error = ServerIsBusy(reason=reason, backoff_ms=ALLOW_BACKOFF_MS)
+        else:
+            self._are_allowed = not refusal
+            self.store.splits.is_transactional |= self._are_allowed
+            error = InvalidRequestError(refusal) if refusal else None
+        finally:
+            self._let_go(error)
+
+    def _let_go(self, error: Exception | None) -> None:
+        held, self._held = self._held, []
+        for go_on in held:
+            go_on(error)
 
     # --- regions ------------------------------------------------------------------------------------------------
 

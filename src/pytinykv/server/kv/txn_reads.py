@@ -130,7 +130,7 @@ def mvcc_get_by_key(
 def mvcc_get_by_start_ts(
     view: View, context: CommandContext, request: pb.MvccGetByStartTsRequest, out: BytesIO
 ) -> Iterator[None]:
-    start, end = txn_requests.user_bounds(context.region)
+    start, end = txn_requests.bounds_of_data(context.region)
     wanted = MvccGetByStartTs(Timestamp(request.start_ts), start, end)
     info = mvcc_by_start_ts(view.reader, wanted)
     if info is not None:

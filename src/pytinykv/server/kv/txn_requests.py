@@ -52,7 +52,7 @@ def _keys(region: Region, keys: Iterable[bytes]) -> tuple[bytes, ...]:
     return checked
 
 
-def user_bounds(region: Region) -> tuple[bytes, bytes]:
+def bounds_of_data(region: Region) -> tuple[bytes, bytes]:
     """Return the region's bounds as users' keys (empty: none). Raises PlainBoundsError."""
     try:
         return (
@@ -77,7 +77,7 @@ def clip(region: Region, start: bytes, end: bytes) -> tuple[bytes, bytes] | None
     for name, bound in (("start_key", start), ("end_key", end)):
         if (problem := bound_problem(bound)) is not None:
             raise InvalidRequestError(f"{name}: {problem}")
-    first, last = user_bounds(region)
+    first, last = bounds_of_data(region)
     start = max(start, first)
     if last and (not end or last < end):
         end = last
@@ -235,7 +235,7 @@ def resolve_lock(context: CommandContext, request: pb.ResolveLockRequest) -> com
     }
     if request.keys:
         return commands.ResolveLock(statuses=statuses, keys=_keys(context.region, request.keys))
-    start, end = user_bounds(context.region)
+    start, end = bounds_of_data(context.region)
     return commands.ResolveLock(statuses=statuses, start=start, end=end)
 
 

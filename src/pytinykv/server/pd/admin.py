@@ -7,8 +7,11 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
+from pytinykv.model import region_from_pb
+from pytinykv.scheduler.gc import GcReport
 from pytinykv.scheduler.operators import Operator
 from pytinykv.scheduler.scheduler import Scheduler
+from pytinykv.scheduler.transactions import is_plain
 from pytinykv.server.pd.convert import STORE_STATES
 from pytinykv.wire.pb import adminpb_pb2, pdpb_pb2
 
@@ -30,6 +33,9 @@ class AdminCalls:
             "RestoreStore": self._restore_store,
             "TransferLeader": self._transfer_leader,
             "ListOperators": self._list_operators,
+            "AllowTransactions": self._allow_transactions,
+            "AskSplitAt": self._ask_split_at,
+            "ReportGc": self._report_gc,
         }
 
     async def _remove_store(self, request: adminpb_pb2.RemoveStoreRequest) -> Message:
@@ -56,6 +62,27 @@ class AdminCalls:
         running = [_operator_to_pb(one, now, is_running=True) for one in operators.running()]
         ended = [_operator_to_pb(one, now, is_running=False) for one in operators.ended()]
         return adminpb_pb2.ListOperatorsResponse(header=self._header(), operators=[*running, *ended])
+
+    # --- what stores ask ----------------------------------------------------------------------------------------
+
+    async def _allow_transactions(self, request: adminpb_pb2.AllowTransactionsRequest) -> Message:
+        refusal = await self._scheduler.allow_transactions()
+        return adminpb_pb2.AllowTransactionsResponse(header=self._header(), refusal=refusal)
+
+    async def _ask_split_at(self, request: adminpb_pb2.AskSplitAtRequest) -> Message:
+        keys = list(request.split_keys)
+        is_transactional = self._scheduler.state.meta.transactional
+        response = adminpb_pb2.AskSplitAtResponse(header=self._header(), is_transactional=is_transactional)
+        if is_transactional and any(map(is_plain, keys)):
+            return response
+        for ids in await self._scheduler.ask_split(region_from_pb(request.region), len(keys), keys):
+            response.ids.add(new_region_id=ids.region_id, new_peer_ids=list(ids.peer_ids))
+        return response
+
+    async def _report_gc(self, request: adminpb_pb2.ReportGcRequest) -> Message:
+        report = GcReport(request.store_id, request.acknowledged_ts, request.oldest_lock_ts)
+        announced_ts, collect_ts = await self._scheduler.report_gc(report)
+        return adminpb_pb2.ReportGcResponse(header=self._header(), announced_ts=announced_ts, collect_ts=collect_ts)
 
 
 def _operator_to_pb(operator: Operator, now: float, *, is_running: bool) -> adminpb_pb2.Operator:

@@ -97,3 +97,59 @@ class Operator(_message.Message):
     duration_ms: int
     ended_ago_ms: int
     def __init__(self, region_id: _Optional[int] = ..., kind: _Optional[str] = ..., description: _Optional[str] = ..., status: _Optional[_Union[_pdpb_pb2.OperatorStatus, str]] = ..., reason: _Optional[str] = ..., steps: _Optional[_Iterable[str]] = ..., done_steps: _Optional[int] = ..., duration_ms: _Optional[int] = ..., ended_ago_ms: _Optional[int] = ...) -> None: ...
+
+class AllowTransactionsRequest(_message.Message):
+    __slots__ = ("header",)
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    header: _pdpb_pb2.RequestHeader
+    def __init__(self, header: _Optional[_Union[_pdpb_pb2.RequestHeader, _Mapping]] = ...) -> None: ...
+
+class AllowTransactionsResponse(_message.Message):
+    __slots__ = ("header", "refusal")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    header: _pdpb_pb2.ResponseHeader
+    refusal: str
+    def __init__(self, header: _Optional[_Union[_pdpb_pb2.ResponseHeader, _Mapping]] = ..., refusal: _Optional[str] = ...) -> None: ...
+
+class AskSplitAtRequest(_message.Message):
+    __slots__ = ("header", "region", "split_keys")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_KEYS_FIELD_NUMBER: _ClassVar[int]
+    header: _pdpb_pb2.RequestHeader
+    region: _metapb_pb2.Region
+    split_keys: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, header: _Optional[_Union[_pdpb_pb2.RequestHeader, _Mapping]] = ..., region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., split_keys: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class AskSplitAtResponse(_message.Message):
+    __slots__ = ("header", "ids", "is_transactional")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    IS_TRANSACTIONAL_FIELD_NUMBER: _ClassVar[int]
+    header: _pdpb_pb2.ResponseHeader
+    ids: _containers.RepeatedCompositeFieldContainer[_pdpb_pb2.SplitID]
+    is_transactional: bool
+    def __init__(self, header: _Optional[_Union[_pdpb_pb2.ResponseHeader, _Mapping]] = ..., ids: _Optional[_Iterable[_Union[_pdpb_pb2.SplitID, _Mapping]]] = ..., is_transactional: bool = ...) -> None: ...
+
+class ReportGcRequest(_message.Message):
+    __slots__ = ("header", "store_id", "acknowledged_ts", "oldest_lock_ts")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_TS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_LOCK_TS_FIELD_NUMBER: _ClassVar[int]
+    header: _pdpb_pb2.RequestHeader
+    store_id: int
+    acknowledged_ts: int
+    oldest_lock_ts: int
+    def __init__(self, header: _Optional[_Union[_pdpb_pb2.RequestHeader, _Mapping]] = ..., store_id: _Optional[int] = ..., acknowledged_ts: _Optional[int] = ..., oldest_lock_ts: _Optional[int] = ...) -> None: ...
+
+class ReportGcResponse(_message.Message):
+    __slots__ = ("header", "announced_ts", "collect_ts")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    ANNOUNCED_TS_FIELD_NUMBER: _ClassVar[int]
+    COLLECT_TS_FIELD_NUMBER: _ClassVar[int]
+    header: _pdpb_pb2.ResponseHeader
+    announced_ts: int
+    collect_ts: int
+    def __init__(self, header: _Optional[_Union[_pdpb_pb2.ResponseHeader, _Mapping]] = ..., announced_ts: _Optional[int] = ..., collect_ts: _Optional[int] = ...) -> None: ...
