@@ -69,12 +69,15 @@ def test_the_readme_has_two_tours_and_an_example_for_each_foreign_client() -> No
     assert len(tour) <= 20
 
 
-def test_the_configuration_file_in_the_readme_is_one(tmp_path: Path) -> None:
-    (text,) = re.findall(r"^```toml\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/operations.md"])
+def test_the_configuration_file_that_is_shown_is_one(tmp_path: Path, page: str) -> None:
+    shown = (ROOT / page).read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", shown, flags=re.MULTILINE | re.DOTALL)
     file = tmp_path / "tinykv.toml"
     file.write_text(text)
-    done = CliRunner().invoke(main, ["store", "--config", str(file), "--log-level", "loud"])
-    assert "'loud' is not one of" in done.output, "everything in the file was taken before"
+    for command in ("store", "scheduler", "status"):
+        done = CliRunner().invoke(main, [command, "--config", str(file), "--log-level", "loud"])
+        assert "'loud' is not one of" in done.output, "everything in the file was taken before"
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
