@@ -29,6 +29,7 @@ Invariants
 
 from __future__ import annotations
 
+import functools
 import struct
 from enum import Enum
 from typing import Final, NoReturn
@@ -188,6 +189,7 @@ def rollback_record(start_ts: Timestamp, *, protected: bool) -> Write:
 # --- encoding -----------------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=1024)  # all keys of a transaction have the same timestamps
 def varint(number: int) -> bytes:
     """Return a number in seven-bit groups, the lowest first, all but the last with the high bit set."""
     encoded = bytearray()
@@ -272,6 +274,18 @@ def encode_write(write: Write) -> bytes:
 # --- decoding -----------------------------------------------------------------------------------------------------
 
 
+def _varint_at(data: bytes, at: int) -> tuple[int, int]:
+    """Return the number that begins at `at`, and where it ends; (-1, at) if there is none of at most 64 bits."""
+    number = shift = 0
+    for end in range(at, min(at + 10, len(data))):
+        byte = data[end]
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (number, end + 1) if number <= _U64_MAX else (-1, at)
+        shift += 7
+    return -1, at
+
+
 class _Bytes:
     """What is left to decode of a record."""
 
@@ -304,15 +318,9 @@ class _Bytes:
         return Timestamp(_U64.unpack(self.take(8))[0])
 
     def varint(self) -> int:
-        number = shift = 0
-        while True:
-            byte = self.byte()
-            number |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
-            shift += 7
-        if number > _U64_MAX or shift > 63:
-            self.fail("a number of more than 64 bits ends")
+        number, self.at = _varint_at(self.data, self.at)
+        if number < 0:
+            self.fail("a number that does not end, or has more than 64 bits, begins")
         return number
 
     def count(self, item_bytes: int) -> int:
@@ -378,13 +386,23 @@ _LOCK_NUMBERS: Final = {"f": "for_update_ts", "t": "txn_size", "c": "min_commit_
 
 def decode_write(data: bytes) -> Write:
     """Read a write. Raises RecordFormatError."""
+    kind = _WRITE_KINDS.get(data[0]) if data else None
+    start, at = _varint_at(data, 1)
+    if kind is not None and start >= 0:
+        # What nearly all records are: no field, or a short value.
+        if at == len(data):
+            return Write(kind=kind, start_ts=Timestamp(start))
+        if data[at] == 0x76 and at + 2 <= len(data) == at + 2 + data[at + 1]:
+            return Write(kind=kind, start_ts=Timestamp(start), short_value=data[at + 2 :])
+    return _decode_any_write(data)
+
+
+def _decode_any_write(data: bytes) -> Write:
     left = _Bytes(data, "commit record")
     kind = _WRITE_KINDS.get(left.byte())
     if kind is None:
         left.fail("an unknown kind")
     start_ts = Timestamp(left.varint())
-    if left.at == len(data):
-        return Write(kind=kind, start_ts=start_ts)
     short_value: bytes | None = None
     has_overlapped_rollback = False
     gc_fence: Timestamp | None = None

@@ -19,6 +19,7 @@ keys as bytes and look at a record's first byte; only what is different is decod
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytinykv.storage import ColumnFamily
@@ -77,12 +78,7 @@ def scan(source: Reader, command: Scan, *, safe_point: Timestamp = NO_TS) -> Ite
         source.cursor(ColumnFamily.DEFAULT, start, end) as values,
         source.cursor(ColumnFamily.LOCK, start, end) as locks,
     ):
-        left = command.limit
-        for row in _Rows(writes, values, locks, command).rows():
-            yield row
-            left -= 1
-            if not left:
-                return
+        yield from islice(_Rows(writes, values, locks, command).rows(), command.limit)
 
 
 class _Rows:

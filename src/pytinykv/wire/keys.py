@@ -42,6 +42,8 @@ class KeyCodecError(ValueError):
 
 def encode_bytes(key: bytes) -> bytes:
     """Return the memcomparable form of `key`: groups of 9 bytes for 8, the last one never full."""
+    if len(key) < _GROUP:
+        return key.ljust(_GROUP, b"\0") + _LAST_MARKERS[len(key)]
     tail = len(key) % _GROUP
     body = len(key) - tail
     groups = [key[start : start + _GROUP] for start in range(0, body, _GROUP)]
