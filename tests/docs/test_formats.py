@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import pytest
 
 from pytinykv.model import Peer, PeerRole, Region, RegionEpoch, RegionId, SplitIds, StoreId, encode
@@ -33,7 +34,18 @@ from pytinykv.scheduler.state import Meta, ServiceSafePoint
 from pytinykv.server.host.raft_transport import _Greeting
 from pytinykv.storage import DataDirectory, DataKind
 from pytinykv.storage.changes import CF_CODES, PUT
+from pytinykv.transaction.records import (
+    LastChange,
+    Lock,
+    LockKind,
+    Write,
+    WriteKind,
+    encode_lock,
+    encode_write,
+    rollback_record,
+)
 from pytinykv.wire.keys import encode_bytes
+from pytinykv.wire.timestamp import Timestamp
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| (.+?) \| `([0-9A-Fa-f ]+)` \|$", PAGE, flags=re.MULTILINE))
@@ -42,7 +54,29 @@ VOTER, LEARNER = Peer(PeerId(5), StoreId(6)), Peer(PeerId(7), StoreId(8), PeerRo
 REGION = Region(RegionId(2), b"a", b"b", RegionEpoch(3, 4), (VOTER, LEARNER))
 HEARTBEAT = Heartbeat(PeerId(7), PeerId(5), Term(2), LogIndex(9), 1, 0.5)
 
+LOCK = Lock(kind=LockKind.PUT, primary=b"p", start_ts=Timestamp(5), ttl_ms=3)
+
+
+def lock_like(**fields: object) -> bytes:
+    return encode_lock(msgspec.structs.replace(LOCK, **fields))
+
+
 EXAMPLES = {
+    "lock: put of `val`, primary `p`, start timestamp 5, 3 ms": lock_like(short_value=b"val"),
+    "lock: pessimistic, for update at 6, commits at 7 or later": lock_like(
+        kind=LockKind.PESSIMISTIC, for_update_ts=6, min_commit_ts=7
+    ),
+    "lock: async commit with the secondary `s`": lock_like(min_commit_ts=7, use_async_commit=True, secondaries=(b"s",)),
+    "commit record: put of `val` by 300": encode_write(
+        Write(kind=WriteKind.PUT, start_ts=Timestamp(300), short_value=b"val")
+    ),
+    "commit record: lock by 5, the last change is at 3": encode_write(
+        Write(kind=WriteKind.LOCK, start_ts=Timestamp(5), last_change=LastChange(Timestamp(3), 1))
+    ),
+    "protected rollback of 5": encode_write(rollback_record(Timestamp(5), protected=True)),
+    "commit record: put by 5, in which a rollback is noted; the next version is at 12": encode_write(
+        Write(kind=WriteKind.PUT, start_ts=Timestamp(5), has_overlapped_rollback=True, gc_fence=Timestamp(12))
+    ),
     "`StoreIdent`: cluster 7, store 3": encode(StoreIdent(7, StoreId(3))),
     "`Region` 2 from `a` to `b`, epoch 3.4, voter 5 on store 6, learner 7 on store 8": encode(REGION),
     "`RaftLocalState`: term 1, vote for 2, commit 3, last index 4": encode(
