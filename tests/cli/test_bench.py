@@ -320,7 +320,7 @@ def test_a_bystander_that_waited_too_long_is_a_problem() -> None:
     assert figures.table().row_count == 2
 
 
-@pytest.mark.parametrize("option", ["--large-rows", "--stops"])
+@pytest.mark.parametrize("option", ["--large-rows", "--regions", "--stops"])
 def test_some_figures_need_a_cluster_of_our_own(option: str) -> None:
     done = tinykv("bench", option, 1, "--scheduler", "127.0.0.1:1")
     assert done.returncode == 2

@@ -4,6 +4,8 @@
     stops      stores that are stopped under load                    facts           single figures: memory, failover, idle
     large_rows reads of much data, beside another client
     processors processor time by role: client, leader, followers     report          tables, saved figures, plot
+    many_regions  many regions: puts, splits, restarts, rest      split_load      a load while regions split and move
+    put_load      puts beside what happens to a cluster           region_figures  its figures, beside their targets
     command    the command itself
 
 Machines differ and are noisy: what counts is the ratio between two systems that were measured in turns, round by round, in

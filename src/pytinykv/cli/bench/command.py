@@ -6,8 +6,8 @@ import importlib.util
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from pytinykv import aio
 from pytinykv.cli.bench.etcd import EtcdTarget, etcd_binary
 from pytinykv.cli.bench.facts import failover_seconds, idle_cpu_percent, memory_after_puts
 from pytinykv.cli.bench.large_rows import READS, measure_large_rows
+from pytinykv.cli.bench.many_regions import LOAD, STEPS, RegionPlan, measure_regions
 from pytinykv.cli.bench.plot import save_plot
 from pytinykv.cli.bench.report import Results
 from pytinykv.cli.bench.stops import measure_stops
@@ -30,6 +31,7 @@ from pytinykv.cli.options import option
 from pytinykv.cli.playground.cluster import LocalCluster
 from pytinykv.cli.playground.command import wait_serving
 from pytinykv.cli.playground.home import Home, PlaygroundError
+from pytinykv.cli.thresholds import Size
 from pytinykv.client import ClientError
 from pytinykv.lifecycle import LifecycleError
 from pytinykv.lifecycle.signals import run_process
@@ -55,6 +57,13 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
     return numbers
 
 
+def _steps(_context: click.Context, _parameter: click.Parameter, text: str) -> frozenset[str]:
+    steps = frozenset(text.split(","))
+    if unknown := sorted(steps - {*STEPS, LOAD}):
+        raise click.BadParameter(f"{unknown[0]!r} is no step; there are {', '.join((*STEPS, LOAD))}")
+    return steps
+
+
 @click.command()
 @option("--in-flight", default="1,64,256", show_default=True, callback=_numbers, help="Operations in flight.")
 @option("--rounds", type=click.IntRange(0, 20), default=3, show_default=True, help="Rounds of puts and gets; 0: none.")
@@ -76,6 +85,38 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
     default=0,
     help="Read so many rows of 7 MiB in many ways, and write huge batches, beside another client.",
 )
+@option(
+    "--regions", type=click.IntRange(0, 10_000), default=0, help="Split into so many regions and go through the steps."
+)
+@option(
+    "--region-steps",
+    default=",".join((*STEPS, LOAD)),
+    show_default=True,
+    callback=_steps,
+    help="What --regions measures.",
+)
+@option(
+    "--region-seconds",
+    type=click.FloatRange(0.05, 60),
+    default=2.0,
+    show_default=True,
+    help="How long --regions puts in each round and between events.",
+)
+@option(
+    "--region-idle",
+    type=click.FloatRange(0, 3600),
+    default=15.0,
+    show_default=True,
+    help="How long after the last write --regions looks at idle stores.",
+)
+@option(
+    "--region-load",
+    type=Size(),
+    default="64MiB",
+    show_default=True,
+    help="How much --regions loads while regions split.",
+)
+@option("--region-size", type=Size(), default="4MiB", show_default=True, help="At which size they split then.")
 @option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Save the figures as JSON.")
 @option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Save a plot (needs pytinykv[plot]).")
 @log_options("error")
@@ -91,6 +132,12 @@ def bench(
     stops: int,
     fill: int,
     large_rows: int,
+    regions: int,
+    region_steps: frozenset[str],
+    region_seconds: float,
+    region_idle: float,
+    region_load: int,
+    region_size: int,
     save: Path | None,
     plot: Path | None,
 ) -> None:
@@ -99,10 +146,11 @@ def bench(
     Every put is synced on a majority, every get is linearizable. Targets take turns, so that a noisy machine treats
     them alike; the ratio is what counts.
     """
-    if scheduler and (failovers or stops or large_rows or with_etcd):
+    if scheduler and (failovers or stops or large_rows or regions or with_etcd):
         raise click.UsageError(
-            "--failovers, --stops, --large-rows and --etcd need a cluster of our own; leave --scheduler out"
+            "--failovers, --stops, --large-rows, --regions and --etcd need a cluster of our own; leave --scheduler out"
         )
+    plan = RegionPlan(regions, region_steps, region_seconds, region_idle, region_load, region_size) if regions else None
     if plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise click.UsageError("--plot needs matplotlib: pip install 'pytinykv[plot]'")
     if with_etcd and etcd_binary() is None:
@@ -119,6 +167,7 @@ def bench(
         stops=stops,
         fill=fill,
         large_rows=large_rows,
+        plan=plan,
     )
     status = run_process(run.main, name="bench", stop_deadline_s=15.0)
     if status == 0 or run.problems:
@@ -144,6 +193,7 @@ class _Bench:
         stops: int,
         fill: int,
         large_rows: int,
+        plan: RegionPlan | None,
     ) -> None:
         self._in_flight = in_flight
         self._rounds = rounds
@@ -154,6 +204,7 @@ class _Bench:
         self._stops = stops
         self._fill = fill
         self._large_rows = large_rows
+        self._plan = plan
         self._console = Console()
         self.results = Results()
         self.problems: list[str] = []
@@ -170,6 +221,20 @@ class _Bench:
         return 1 if self.problems else 0
 
     async def _run(self, scope: Scope) -> None:
+        if self._rounds or self._failovers or self._stops or self._fill or self._large_rows or self._plan is None:
+            await self._run_one_region(scope)
+        if self._plan is not None:
+            await self._measure_regions(scope.child("many"), self._plan)
+
+    async def _measure_regions(self, scope: Scope, plan: RegionPlan) -> None:
+        async with self._progress() as progress:
+            with progress.steps(len(plan.steps) + 1) as tell:
+                figures = await measure_regions(scope, plan, tell)
+        self.results.regions = figures
+        self.problems.extend(figures.problems())
+        self._console.print(figures.table())
+
+    async def _run_one_region(self, scope: Scope) -> None:
         home = Home.open(None)
         cluster = None if self._scheduler else LocalCluster(scope, home, config=None)
         scope.on_stop("delete the data", home.close, 5.0)
@@ -272,6 +337,15 @@ class _Bars:
 
     def task(self, label: str, total: int) -> _Bar:
         return _Bar(self._progress, label, total)
+
+    @contextmanager
+    def steps(self, total: int) -> Iterator[Callable[[str, int], None]]:
+        """Show a bar whose label changes; the block tells the step that begins, and how many have ended."""
+        task = self._progress.add_task("regions", total=total)
+        try:
+            yield lambda label, done: self._progress.update(task, description=f"regions: {label}", completed=done)
+        finally:
+            self._progress.remove_task(task)
 
 
 class _Bar:

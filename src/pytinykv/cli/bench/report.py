@@ -18,6 +18,7 @@ from pytinykv.cli.bench.workload import Latencies, OperationKind, Round
 
 if TYPE_CHECKING:
     from pytinykv.cli.bench.large_rows import LargeRowFigures
+    from pytinykv.cli.bench.region_figures import RegionFigures
     from pytinykv.cli.bench.stops import StopFigures
     from pytinykv.cli.bench.workload import Workload
 
@@ -62,6 +63,7 @@ class Results:
         """Single figures, with their unit in the name."""
         self.stops: StopFigures | None = None
         self.large_rows: LargeRowFigures | None = None
+        self.regions: RegionFigures | None = None
 
     def add(self, measured: Round) -> None:
         workload = measured.workload
@@ -120,6 +122,7 @@ class Results:
             "facts": self.facts,
             "stops": None if self.stops is None else self.stops.as_json(),
             "large_rows": None if self.large_rows is None else self.large_rows.as_json(),
+            "regions": None if self.regions is None else self.regions.as_json(),
             "cells": [
                 {
                     "operation": cell.workload.operation.value,

@@ -34,6 +34,7 @@ class PeerFacts(msgspec.Struct, frozen=True):
     term: int
     applied: int
     stores: list[int]
+    is_asleep: bool = False
 
 
 class StoreFacts(msgspec.Struct, frozen=True):
