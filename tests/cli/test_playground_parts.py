@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import termios
 import threading
 import time
 from io import StringIO
@@ -21,7 +22,7 @@ from rich.console import Console
 from pytinykv.cli.playground import command
 from pytinykv.cli.playground.cluster import LOG_LINES, last_critical, last_lines
 from pytinykv.cli.playground.home import Home, PlaygroundError, remove_abandoned
-from pytinykv.cli.playground.keys import Keys
+from pytinykv.cli.playground.keys import Keys, keyboard
 from pytinykv.cli.playground.lines import pastes, program
 from pytinykv.cli.playground.observe import (
     STORE_PAGE,
@@ -297,6 +298,30 @@ async def test_a_store_that_does_not_come_back_is_told(scope: Scope) -> None:
     while keys.message == "store-1 is started again":
         await asyncio.sleep(0)
     assert keys.message == "store-1 could not start: no room"
+
+
+async def test_keys_are_read_as_they_are_typed_and_the_terminal_is_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    typed: list[str] = []
+    keys: Any = SimpleNamespace(press=typed.append)
+    ours, theirs = os.openpty()
+    try:
+        with os.fdopen(os.dup(theirs)) as terminal:
+            monkeypatch.setattr(sys, "stdin", terminal)
+            with keyboard(keys):  # not the terminal that controls this process: nothing is changed
+                assert termios.tcgetattr(theirs)[3] & termios.ICANON
+            monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp())
+            before = termios.tcgetattr(theirs)
+            with keyboard(keys):
+                assert not termios.tcgetattr(theirs)[3] & termios.ICANON
+                os.write(ours, b"2k")
+                while "".join(typed) != "2k":
+                    await asyncio.sleep(0)
+            assert termios.tcgetattr(theirs) == before
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 async def test_the_first_picture_waits_for_every_store(scope: Scope) -> None:
