@@ -34,6 +34,7 @@ def test_every_command_loads_and_explains_itself(name: str) -> None:
     result = CliRunner().invoke(main, [*name.split(), "--help"])
     assert result.exit_code == 0, result.output
     assert "--config" in result.output
+    assert "Exit status: 0 " in result.output
 
 
 def test_version() -> None:

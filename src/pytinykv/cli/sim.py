@@ -88,6 +88,8 @@ def sim(
 
     Scheduler, stores and clients are the real ones; clock, network, disk and randomness are not. One seed is one history:
     whatever it shows, the same scenario and seed show it again.
+
+    Exit status: 0 all histories were right; 1 one was not; 2 bad usage; 130 interrupted.
     """
     if importlib.util.find_spec("detangle") is None:
         print("tinykv sim: the checkers need a library more: pip install 'pytinykv[sim]'", file=sys.stderr)

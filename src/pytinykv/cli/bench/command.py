@@ -145,6 +145,8 @@ def bench(
 
     Every put is synced on a majority, every get is linearizable. Targets take turns, so that a noisy machine treats
     them alike; the ratio is what counts.
+
+    Exit status: 0 measured; 1 it could not be, or what was measured breaks a promise; 2 bad usage.
     """
     if scheduler and (failovers or stops or large_rows or regions or with_etcd):
         raise click.UsageError(
