@@ -12,8 +12,6 @@ from tests.cli.processes import Running, tinykv_here
 
 import pytinykv
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 

@@ -24,7 +24,8 @@ from pytinykv.cli.bench.plot import save_plot
 from pytinykv.cli.bench.report import Results
 from pytinykv.cli.bench.stops import measure_stops
 from pytinykv.cli.bench.targets import PytinykvTarget
-from pytinykv.cli.bench.workload import OperationKind, Workload, run_round
+from pytinykv.cli.bench.transactions import BALANCE, scan_rate, total
+from pytinykv.cli.bench.workload import COUNTERS, RAW, TRANSACTIONAL, OperationKind, Workload, run_round
 from pytinykv.cli.config_file import config_option
 from pytinykv.cli.logs import log_options
 from pytinykv.cli.options import option
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 BASELINE = "etcd"
 IDLE_S = 10.0
+SCAN_ROWS = 100_000
 _ROUND_S = 4.0
 """About how long a round shall take; how many operations that is, a short trial tells."""
 _TRIAL_OPERATIONS = 200
@@ -76,6 +78,7 @@ def _steps(_context: click.Context, _parameter: click.Parameter, text: str) -> f
     help="Measure a running cluster, not one of our own.",
 )
 @option("--etcd/--no-etcd", "with_etcd", default=None, help="Compare with three etcd members.  [default: if installed]")
+@option("--transactions/--no-transactions", default=True, show_default=True, help="Measure transactions, too.")
 @option("--failovers", type=click.IntRange(0, 100), default=0, help="Kill the leader so many times.")
 @option("--stops", type=click.IntRange(0, 10_000), default=0, help="Stop a store under load so many times.")
 @option("--fill", type=click.IntRange(0, 100_000_000), default=0, help="Put so many keys and report memory.")
@@ -128,6 +131,7 @@ def bench(
     value_bytes: int,
     scheduler: str,
     with_etcd: bool | None,
+    transactions: bool,
     failovers: int,
     stops: int,
     fill: int,
@@ -141,7 +145,7 @@ def bench(
     save: Path | None,
     plot: Path | None,
 ) -> None:
-    """Measure puts and gets of a cluster of three stores, beside etcd where it is installed.
+    """Measure a cluster of three stores: puts, gets and transactions, beside etcd where it is installed.
 
     Every put is synced on a majority, every get is linearizable. Targets take turns, so that a noisy machine treats
     them alike; the ratio is what counts.
@@ -165,6 +169,7 @@ def bench(
         value_bytes=value_bytes,
         scheduler=scheduler,
         with_etcd=with_etcd,
+        transactions=transactions,
         failovers=failovers,
         stops=stops,
         fill=fill,
@@ -191,6 +196,7 @@ class _Bench:
         value_bytes: int,
         scheduler: str,
         with_etcd: bool,
+        transactions: bool,
         failovers: int,
         stops: int,
         fill: int,
@@ -202,6 +208,7 @@ class _Bench:
         self._value_bytes = value_bytes
         self._scheduler = scheduler
         self._with_etcd = with_etcd
+        self._transactions = transactions
         self._failovers = failovers
         self._stops = stops
         self._fill = fill
@@ -254,6 +261,8 @@ class _Bench:
                 await etcd.start()
                 targets.append(etcd)
             await self._measure(targets, scope.child("workers"))
+            if self._rounds and self._transactions:
+                await self._check_transactions(client)
             if self.results.cells:
                 self._console.print(self.results.table(BASELINE))
                 self._console.print(self.results.processor_table())
@@ -265,6 +274,13 @@ class _Bench:
                     await self._measure_stops(cluster, client, scope.child("stops"))
         for name, value in self.results.facts.items():
             self._console.print(f"{name}: {value:g}")
+
+    async def _check_transactions(self, client: aio.AsyncClient) -> None:
+        """See that transfers have made and lost nothing; measure a scan."""
+        found, expected = await total(client), 2 * COUNTERS * BALANCE
+        if found != expected:
+            self.problems.append(f"after all transfers the accounts have {found} in all, and should have {expected}")
+        self.results.facts["scan_rows_per_s"] = round(await scan_rate(client, SCAN_ROWS, self._value_bytes))
 
     async def _measure_large_rows(self, cluster: LocalCluster, client: aio.AsyncClient, scope: Scope) -> None:
         async with self._progress() as progress:
@@ -283,10 +299,16 @@ class _Bench:
         for line in figures.lines():
             self._console.print(line, highlight=False)
 
-    async def _measure(self, targets: Sequence[BenchTarget], scope: Scope) -> None:
-        """Go through all cells, all targets in turn within each round."""
+    def _operations(self) -> Sequence[OperationKind]:
+        if not self._rounds:
+            return ()
+        return (*RAW, *TRANSACTIONAL) if self._transactions else RAW
+
+    async def _measure(self, everybody: Sequence[BenchTarget], scope: Scope) -> None:
+        """Go through all cells, all targets that offer an operation in turn within each round."""
         async with self._progress() as progress:
-            for operation in OperationKind if self._rounds else ():
+            for operation in self._operations():
+                targets = [target for target in everybody if await _offers(target, operation)]
                 for depth in self._in_flight:
                     sizes = {target.name: await self._size(target, operation, depth, scope) for target in targets}
                     for number in range(self._rounds):
@@ -297,7 +319,8 @@ class _Bench:
                                 self.results.add(await run_round(target, workload, scope, tell))
 
     def _workload(self, operation: OperationKind, depth: int, operations: int) -> Workload:
-        return Workload(operation, depth, operations, self._value_bytes)
+        keys = {} if operation in RAW else {"keys": COUNTERS}
+        return Workload(operation, depth, operations, self._value_bytes, **keys)
 
     async def _size(self, target: BenchTarget, operation: OperationKind, depth: int, scope: Scope) -> int:
         """Return how many operations make a round of about the wanted length; also warms up."""
@@ -329,6 +352,10 @@ class _Bench:
         )
         with Progress(*columns, console=self._console, transient=True) as progress:
             yield _Bars(progress)
+
+
+async def _offers(target: BenchTarget, operation: OperationKind) -> bool:
+    return operation in RAW or await target.prepare(operation, COUNTERS) is not None
 
 
 class _Bars:

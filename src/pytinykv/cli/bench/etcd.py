@@ -1,7 +1,7 @@
 """Three etcd members on this machine, and a grpc.aio client for them: what pytinykv is compared with.
 
-Only what a comparison needs: `Put` and linearizable `Range` of one key. The two requests are so small that they are
-written by hand here, rather than carrying etcd's protocol files along.
+Only what a comparison needs: `Put` and linearizable `Range` of one key, and `Txn` to put one that is as it was. The requests
+are so small that they are written by hand here, rather than carrying etcd's protocol files along.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytinykv.cli.bench.processors import Processes, ProcessRole
+from pytinykv.cli.bench.workload import OperationKind, key_of
 from pytinykv.lifecycle.children import start_child
 from pytinykv.transport import RpcError
 from pytinykv.transport.rpc import RpcChannel
+from pytinykv.wire.encoding import varint
 
 if TYPE_CHECKING:
+    from pytinykv.cli.bench.workload import Call
     from pytinykv.lifecycle import Scope
 
 _PUT = "/etcdserverpb.KV/Put"
 _RANGE = "/etcdserverpb.KV/Range"
+_TXN = "/etcdserverpb.KV/Txn"
+_PUTS_PER_TXN = 100
 CALL_TIMEOUT_S = 10.0
 _DYING_WITH_US = (
     sys.executable,
@@ -52,6 +57,11 @@ def _field(number: int, value: bytes) -> bytes:
     return bytes(head) + value
 
 
+def _number(number: int, value: int) -> bytes:
+    """Return a varint protobuf field."""
+    return bytes([number << 3]) + varint(value)
+
+
 def _same(data: bytes) -> bytes:
     return data
 
@@ -66,6 +76,8 @@ class EtcdTarget:
         self._directory = directory
         self._channel: RpcChannel
         self._processes: Processes
+        self._is_filled = False
+        """Whether the counters are there."""
 
     async def start(self) -> None:
         """Start the members and find the leader. Raises ChildStartError, TimeoutError."""
@@ -128,6 +140,37 @@ class EtcdTarget:
         return await self._channel.unary(
             _RANGE, _field(1, key), serialize=_same, deserialize=_same, timeout_s=CALL_TIMEOUT_S
         )
+
+    async def prepare(self, operation: OperationKind, keys: int) -> Call | None:
+        """Offer read-modify-write: get, then put if the key is as it was."""
+        if operation is not OperationKind.MODIFY:
+            return None
+        if not self._is_filled:
+            for start in range(0, keys, _PUTS_PER_TXN):
+                numbers = range(start, min(start + _PUTS_PER_TXN, keys))
+                puts = [_field(2, _field(2, _field(1, key_of(each)) + _field(2, b"1000"))) for each in numbers]
+                await self._txn(b"".join(puts))
+            self._is_filled = True
+        return self._modify
+
+    async def _txn(self, request: bytes) -> bytes:
+        return await self._channel.unary(_TXN, request, serialize=_same, deserialize=_same, timeout_s=CALL_TIMEOUT_S)
+
+    async def _modify(self, key: bytes) -> None:
+        while True:
+            found = await self.get(key)
+            assert found is not None
+            pair = _varints(found)[2]
+            assert isinstance(pair, bytes)
+            fields = _varints(pair)
+            value, revision = fields[5], fields[3]
+            assert isinstance(value, bytes)
+            assert isinstance(revision, int)
+            compare = _number(2, 2) + _field(3, key) + _number(6, revision)  # equal, mod_revision
+            put = _field(2, _field(1, key) + _field(2, b"%d" % (int(value) + 1)))
+            answer = await self._txn(_field(1, compare) + _field(2, put))
+            if _varints(answer).get(2):
+                return
 
     async def processes(self) -> Processes:
         """Return the members, and which of them led when it began: etcd's leader seldom changes."""

@@ -6,9 +6,11 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from pytinykv.cli.bench.processors import Processes, ProcessRole
+from pytinykv.cli.bench.transactions import prepare_transactions
 
 if TYPE_CHECKING:
     from pytinykv.aio import AsyncClient
+    from pytinykv.cli.bench.workload import Call, OperationKind
     from pytinykv.cli.playground.cluster import LocalCluster, ServerProcess
 
 
@@ -24,6 +26,12 @@ class PytinykvTarget:
         self.get = raw.get
         self._client: Final = client
         self._cluster: Final = cluster
+        self._prepared: Final[dict[OperationKind, Call]] = {}
+
+    async def prepare(self, operation: OperationKind, keys: int) -> Call | None:
+        if operation not in self._prepared:
+            self._prepared[operation] = await prepare_transactions(self._client, operation, keys)
+        return self._prepared[operation]
 
     async def processes(self) -> Processes:
         """Return who leads and who follows now."""

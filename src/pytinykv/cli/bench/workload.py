@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import accumulate
+from random import Random
 from typing import Final, Protocol
 
 from pytinykv.cli.bench.processors import Processes, ProcessorClock, ProcessRole
@@ -26,6 +27,19 @@ class OperationKind(StrEnum):
 
     PUT = "put"
     GET = "get"
+    SNAPSHOT_GET = "get at a snapshot"
+    """Of one moment, taken anew every so many gets."""
+    MODIFY = "read-modify-write"
+    """Add one to a counter, atomically; again if another was first."""
+    TRANSFER = "transfer"
+    """Move something between two counters in different regions, atomically."""
+
+
+RAW: Final = (OperationKind.PUT, OperationKind.GET)
+TRANSACTIONAL: Final = (OperationKind.SNAPSHOT_GET, OperationKind.MODIFY, OperationKind.TRANSFER)
+COUNTERS: Final = 10_000
+"""How many different keys the transactional operations have."""
+Call = Callable[[bytes], Awaitable[object]]
 
 
 class BenchTarget(Protocol):
@@ -37,6 +51,10 @@ class BenchTarget(Protocol):
     async def put(self, key: bytes, value: bytes) -> None: ...
 
     async def get(self, key: bytes) -> bytes | None: ...
+
+    async def prepare(self, operation: OperationKind, keys: int) -> Call | None:
+        """Make ready for a transactional operation, and return what does it once for a key; None if there is none."""
+        ...
 
     async def processes(self) -> Processes:
         """Return which processes work for the target at this moment."""
@@ -137,11 +155,12 @@ async def run_round(
     """Run one round and return what it measured; ends early after its `seconds_max`. Raises what an operation raises."""
     latencies = Latencies()
     numbers = _numbers(workload.operations, time.monotonic() + workload.seconds_max)
-    call = _caller(target, workload)
+    call = await _caller(target, workload)
     processors = ProcessorClock(await target.processes())
     started = time.perf_counter()
+    work = _work_in_order if workload.operation in RAW else _work_at_random
     workers = [
-        scope.start(f"worker-{index}", _work, numbers, call, workload.keys, latencies, on_progress)
+        scope.start(f"worker-{index}", work, numbers, call, workload.keys, latencies, on_progress)
         for index in range(workload.in_flight)
     ]
     for worker in workers:
@@ -150,7 +169,11 @@ async def run_round(
     return Round(workload, target.name, seconds, latencies, processors.elapsed_s())
 
 
-def _caller(target: BenchTarget, workload: Workload) -> Callable[[bytes], Awaitable[object]]:
+async def _caller(target: BenchTarget, workload: Workload) -> Call:
+    if workload.operation in TRANSACTIONAL:
+        call = await target.prepare(workload.operation, workload.keys)
+        assert call is not None
+        return call
     if workload.operation is OperationKind.GET:
         return target.get
     value = bytes(index % 251 for index in range(workload.value_bytes))
@@ -165,17 +188,39 @@ def _numbers(count: int, deadline: float) -> Iterator[int]:
         yield number
 
 
+async def _work_in_order(
+    numbers: Iterator[int],
+    call: Call,
+    keys: int,
+    latencies: Latencies,
+    on_progress: Callable[[int], None],
+) -> None:
+    await _work(numbers, call, lambda number: number % keys, latencies, on_progress)
+
+
+async def _work_at_random(
+    numbers: Iterator[int],
+    call: Call,
+    keys: int,
+    latencies: Latencies,
+    on_progress: Callable[[int], None],
+) -> None:
+    rng = Random()
+    await _work(numbers, call, lambda _: rng.randrange(keys), latencies, on_progress)
+
+
 async def _work(
     numbers: Iterator[int],
-    call: Callable[[bytes], Awaitable[object]],
-    keys: int,
+    call: Call,
+    choose: Callable[[int], int],
     latencies: Latencies,
     on_progress: Callable[[int], None],
 ) -> None:
     clock = time.perf_counter
     for number in numbers:
+        key = key_of(choose(number))
         begun = clock()
-        await call(key_of(number % keys))
+        await call(key)
         latencies.add(clock() - begun)
         if not number & 127:
             on_progress(latencies.count)

@@ -8,6 +8,7 @@ members    TinyKV's stories of membership changes
 moves      balance, scatter, draining, rolling restarts of many regions
 single     fixed courses: one partition, one snapshot
 splits     regions that split
+transactions  lists and a bank, under what the seed draws
 storm      each seed draws faults and settings
 stops      a stop at every moment
 """
@@ -25,6 +26,19 @@ from pytinykv.simulation.scenarios import (
     splits,
     stops,
     storm,
+    transactions,
 )
 
-__all__ = ["boot", "generic", "growth", "hibernation", "members", "moves", "single", "splits", "stops", "storm"]
+__all__ = [
+    "boot",
+    "generic",
+    "growth",
+    "hibernation",
+    "members",
+    "moves",
+    "single",
+    "splits",
+    "stops",
+    "storm",
+    "transactions",
+]

@@ -1,0 +1,257 @@
+"""Transactions under trouble: lists that are appended to, and a bank, on regions of which a transaction mostly needs several.
+
+    append   read some lists at a snapshot, append to others; optimistic or pessimistic
+    bank     move money between accounts; look at all accounts of one moment, whose sum never changes
+
+A seed draws what goes wrong, and how the clients commit. After the trouble every transaction must get through, no lock stays,
+and the history is held against snapshot isolation (`txn_history`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from pytinykv.client.config import ClientConfig
+from pytinykv.client.errors import ClientError
+from pytinykv.client.key_space import KeyRange
+from pytinykv.raftstore.config import RaftStoreConfig
+from pytinykv.simulation.cluster import Cluster, ClusterOptions
+from pytinykv.simulation.errors import Violation
+from pytinykv.simulation.nemeses import NEMESES
+from pytinykv.simulation.scenario import scenario
+from pytinykv.simulation.scenarios.generic import finish
+from pytinykv.simulation.txn_history import (
+    Elements,
+    Fate,
+    StoredVersion,
+    TxnRecord,
+    check_snapshot_isolation,
+    decode_elements,
+    encode_elements,
+)
+from pytinykv.simulation.workloads import until_done
+from pytinykv.wire.keys import encode_bytes
+from pytinykv.wire.timestamp import MAX_TIMESTAMP
+
+if TYPE_CHECKING:
+    from pytinykv.client import AsyncClient, AsyncTransaction
+
+TROUBLE_S: Final = 5.0
+TIMEOUT_S: Final = 3.0
+LISTS: Final = tuple(b"list-%d" % number for number in range(6))
+ACCOUNTS: Final = tuple(b"acct-%d" % number for number in range(6))
+MONEY: Final = 100
+BOUNDS: Final = (b"acct-3", b"list-", b"list-2", b"list-4")
+"""Where regions begin."""
+TROUBLE: Final = (
+    "partitions",
+    "link trouble",
+    "crashes",
+    "restarts",
+    "stalls",
+    "scheduler stalls",
+    "scheduler outages",
+    "slow links",
+    "leader stalls",
+    "leader changes",
+    "member changes",
+    "slow disks",
+)
+
+
+class TxnStory:
+    """One history: its records, and the clients' work."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.records: list[TxnRecord] = []
+        """Every transaction that began, in that order."""
+        self.acknowledged = 0
+        """The greatest commit timestamp that a client was told."""
+        self.looks = 0
+        """How often a client has seen all accounts."""
+
+    async def append(self, client: AsyncClient, rng: Random) -> None:
+        """One transaction on the lists; whatever it ends with is written down."""
+        is_pessimistic = rng.random() < 0.3
+        acknowledged = self.acknowledged
+        txn = client.transaction(pessimistic=is_pessimistic, timeout=TIMEOUT_S)
+        try:
+            await txn
+        except ClientError:
+            return
+        record = TxnRecord(
+            element=len(self.records),
+            start_ts=txn.start_ts,
+            acknowledged_before=acknowledged,
+            is_pessimistic=is_pessimistic,
+        )
+        self.records.append(record)
+        try:
+            await self._append(txn, record, rng)
+            record.fate = Fate.COMMITTED
+            record.commit_ts = txn.commit_ts or 0
+            self.acknowledged = max(self.acknowledged, record.commit_ts)
+        except ClientError as error:
+            record.fate = Fate.UNKNOWN if error.undetermined else Fate.NOT
+        finally:
+            if txn.is_active:
+                await txn.rollback(timeout=TIMEOUT_S)
+
+    async def _append(self, txn: AsyncTransaction, record: TxnRecord, rng: Random) -> None:
+        wanted = rng.sample(LISTS, rng.randint(1, 3))
+        written = rng.sample(LISTS, rng.randint(0, 3))
+        if rng.random() < 0.3:
+            found = {key: value async for key, value in txn.scan(prefix=b"list-", reverse=rng.random() < 0.5)}
+            record.reads = {key: decode_elements(found.get(key)) for key in LISTS}
+        else:
+            found = await txn.get_many(wanted)
+            record.reads = {key: decode_elements(found.get(key)) for key in wanted}
+        for key in written:
+            before: Elements
+            if record.is_pessimistic:
+                before = decode_elements(await txn.get_for_update(key))
+            else:
+                before = decode_elements(await txn.get(key))
+                record.reads[key] = before
+            await txn.put(key, encode_elements((*before, record.element)))
+            record.writes |= {key}
+        await txn.commit()
+
+    async def transfer(self, client: AsyncClient, rng: Random) -> None:
+        """Move money, or look."""
+        source, target = rng.sample(ACCOUNTS, 2)
+        amount = rng.randint(1, 10)
+
+        async def move(txn: AsyncTransaction) -> None:
+            read = txn.get_for_update if is_pessimistic else txn.get
+            first, second = sorted((source, target))
+            balances = {key: int(await read(key) or b"0") for key in (first, second)}
+            await txn.put(source, b"%d" % (balances[source] - amount))
+            await txn.put(target, b"%d" % (balances[target] + amount))
+
+        is_pessimistic = rng.random() < 0.3
+        try:
+            if rng.random() < 0.3:
+                await self.look(client)
+            else:
+                await client.run(move, pessimistic=is_pessimistic, timeout=TIMEOUT_S)
+        except ClientError:
+            pass
+
+    async def look(self, client: AsyncClient) -> None:
+        """See that no money was made or lost, at this moment."""
+        snapshot = await client.snapshot(timeout=TIMEOUT_S)
+        balances = {key: int(value) async for key, value in snapshot.scan(prefix=b"acct-")}
+        self.looks += 1
+        if sum(balances.values()) != MONEY * len(ACCOUNTS):
+            raise Violation("bank", f"at {snapshot.ts} the accounts hold {sum(balances.values())} in all: {balances}")
+
+    async def work(self, client: AsyncClient, rng: Random, stop: asyncio.Event) -> None:
+        """Do one after the other until told to stop."""
+        while not stop.is_set():
+            await (self.append if rng.random() < 0.5 else self.transfer)(client, rng)
+            await asyncio.sleep(rng.expovariate(1 / self.cluster.options.think_s))
+
+    async def open_bank(self, client: AsyncClient) -> None:
+        async def put(txn: AsyncTransaction) -> None:
+            for account in ACCOUNTS:
+                await txn.put(account, b"%d" % MONEY)
+
+        await client.run(put)
+
+    async def check(self, client: AsyncClient) -> None:
+        """Hold what the clients saw against what the cluster keeps."""
+        await self.look(client)
+        inspector = client.transactions.inspector
+        stored: dict[bytes, list[StoredVersion]] = {}
+        for key in LISTS:
+            history = await inspector.history(key)
+            stored[key] = [
+                StoredVersion(version.start_ts, version.commit_ts, decode_elements(version.value))
+                for version in history.versions
+                if version.kind == "put"
+            ]
+        check_snapshot_isolation(self.records, stored)
+        if not any(record.fate is Fate.COMMITTED and record.writes for record in self.records) or not self.looks:
+            raise Violation("story", "no transaction was committed, or nobody has looked at the accounts")
+
+
+def _options(rng: Random) -> ClusterOptions:
+    config = ClientConfig(
+        one_phase_commit=rng.random() < 0.5,
+        async_commit=rng.random() < 0.7,
+        lock_ttl_s=rng.choice([0.5, 3.0]),
+        pessimistic_lock_ttl_s=rng.choice([1.0, 5.0]),
+    )
+    return ClusterOptions(
+        stores=3,
+        clients=4,
+        client=config,
+        raftstore=RaftStoreConfig(region_heartbeat_s=1.0),
+        drawn=tuple(rng.sample(TROUBLE, rng.randint(0, 3))),
+    )
+
+
+@scenario("transactions", _options)
+async def transactions(cluster: Cluster) -> None:
+    """Lists and a bank under transactions, while what the seed draws goes wrong."""
+    story = TxnStory(cluster)
+    first = cluster.clients[0]
+    assert first.client is not None
+    await first.spawn("split", _split(first.client))
+    await first.spawn("open the bank", story.open_bank(first.client))
+    drawn = [name for name in cluster.options.drawn if cluster.may(name)]
+    cluster.world.trace.record("nemeses", *drawn)
+    cluster.notes.extend(drawn)
+    cluster.begin_trouble(drawn)
+    stop_clients, stop_trouble = asyncio.Event(), asyncio.Event()
+    work = []
+    for client in cluster.clients:
+        assert client.client is not None
+        rng = cluster.world.rng_for(f"{client.host}/workload")
+        work.append(client.spawn("workload", story.work(client.client, rng, stop_clients)))
+    trouble = [
+        cluster.world.loop.create_task(_run(cluster, name, stop_trouble), name=f"nemesis:{name}") for name in drawn
+    ]
+    await asyncio.sleep(TROUBLE_S * cluster.options.length)
+    stop_trouble.set()
+    await finish(trouble)
+    cluster.heal()
+    await cluster.heal_programs()
+    stop_clients.set()
+    await finish(work)
+    assert first.client is not None
+    await first.spawn("check", _settle(cluster, story, first.client))
+
+
+async def _run(cluster: Cluster, name: str, stop: asyncio.Event) -> None:
+    await NEMESES[name](cluster, cluster.world.rng_for(f"nemesis/{name}"), stop)
+
+
+async def _split(client: AsyncClient) -> None:
+    keys = [encode_bytes(key) for key in BOUNDS]
+    while (await client.scheduler.split_regions(keys)).finished_percentage < 100:  # noqa: ASYNC110 - it is asked
+        await asyncio.sleep(0.1)
+
+
+async def _settle(cluster: Cluster, story: TxnStory, client: AsyncClient) -> None:
+    """Let the first client write every key, which resolves all locks; then check."""
+
+    async def touch() -> None:
+        async def lock_all(txn: AsyncTransaction) -> None:
+            await txn.lock(*LISTS, *ACCOUNTS)
+
+        await client.run(lock_all, pessimistic=True, timeout=10.0)
+
+    await until_done(touch, limit_s=cluster.options.success_within_s, what="to lock all keys once nothing is wrong")
+    await story.check(client)
+    await until_done(lambda: _no_locks(client), limit_s=10.0, what="all locks gone")
+
+
+async def _no_locks(client: AsyncClient) -> None:
+    left = [lock async for lock in client.transactions.inspector.locks(KeyRange(b"", b""), MAX_TIMESTAMP)]
+    if left:
+        raise ClientError(f"locked: {[lock.key for lock in left]}")
