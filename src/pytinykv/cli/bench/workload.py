@@ -27,9 +27,9 @@ class OperationKind(StrEnum):
 
     PUT = "put"
     GET = "get"
-    SNAPSHOT_GET = "get at a snapshot"
+    SNAPSHOT_GET = "get at ts"
     """Of one moment, taken anew every so many gets."""
-    MODIFY = "read-modify-write"
+    MODIFY = "modify"
     """Add one to a counter, atomically; again if another was first."""
     TRANSFER = "transfer"
     """Move something between two counters in different regions, atomically."""
