@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from pytinykv.model import Region
@@ -67,6 +67,8 @@ class ReplicaObserver:
         """(region, applied index) -> the sum of its data then, and the host where it was seen first."""
         self._newest: dict[int, Region] = {}
         """Every region in the newest epoch that any disk ever had."""
+        self.on_region: list[Callable[[Region], None]] = []
+        """Called with each region that some disk has in a newer epoch than any before; for stories that look."""
         self.comparisons = 0
         """How often two stores, or two moments, were compared."""
 
@@ -140,6 +142,8 @@ class ReplicaObserver:
             known, epoch = self._newest.get(region.id), region.epoch
             if (epoch.conf_ver, epoch.version) != INITIAL_EPOCH and (known is None or known.epoch.is_behind(epoch)):
                 self._newest[region.id] = region
+                for look in self.on_region:
+                    look(region)
                 changed = changed or known is None or known.epoch.version != epoch.version
         if changed and (wrong := gaps(self.regions)):
             raise Violation("partition", "; ".join(wrong))

@@ -16,12 +16,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from planted import hibernation_plants, more_plants, split_plants
+from planted import hibernation_plants, more_plants, move_plants, split_plants
 from planted.plants import PLANTS, Plant
 from pytinykv.simulation import run_scenario
 
 assert more_plants, "its import registers more"
 assert split_plants, "and more"
+assert move_plants, "and those of moves"
 assert hibernation_plants, "and the rest"
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from planted import hibernation_plants, more_plants, split_plants
+from planted import hibernation_plants, more_plants, move_plants, split_plants
 from planted.plants import LEFT_OPEN, PLANTS, Plant
 from pytinykv.simulation import run_scenario
 
 assert more_plants, "its import registers more"
 assert split_plants, "and more"
+assert move_plants, "and those of moves"
 assert hibernation_plants, "and the rest"
 
 

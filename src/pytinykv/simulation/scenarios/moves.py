@@ -10,12 +10,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from random import Random
 
 import msgspec
 
 from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.errors import ClientError
+from pytinykv.model import Region
 from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.scheduler import Scheduler
@@ -206,6 +208,7 @@ async def drain(cluster: Cluster) -> None:
     victim = cluster.rng.choice(cluster.stores)
     others = [store for store in cluster.stores if store is not victim]
     gone = victim.store_id
+    cluster.replica_observer.on_region.append(partial(_must_have_three_voters, cluster))
     trouble = cluster.world.loop.create_task(_kill_now_and_then(cluster, others, stop), name="trouble")
     await asking.spawn("remove", _remove(cluster, gone))
     stop.set()
@@ -222,6 +225,18 @@ async def drain(cluster: Cluster) -> None:
     if victim.store_id == gone:
         raise Violation("story", f"store {gone} came back although it had been removed")
     await client.spawn("read", check_readable(session, [b"key %03d" % number for number in range(80)]))
+
+
+def _must_have_three_voters(cluster: Cluster, region: Region) -> None:
+    """A replacement is there before a peer goes, so that a region is never weaker than it was.
+
+    But a peer that is behind adds nothing, and goes first.
+    """
+    if len(region.voters) < 3:
+        operators = scheduler_of(cluster).operators
+        why = [one.description for one in (*operators.running(), *operators.ended()) if one.region_id == region.id]
+        if not any("that is behind" in one for one in why):
+            raise Violation("story", f"while a store was drained a region had too few voters, by {why}: {region}")
 
 
 async def _remove(cluster: Cluster, store_id: int) -> None:
@@ -319,6 +334,9 @@ async def sleepers(cluster: Cluster) -> None:
     assert victim is not None
     await victim.crash()
     since = cluster.world.loop.time()
+    await cluster.wait_until(  # without a client that asks for them
+        lambda: len(cluster.leaders()) == len(keys), limit_s=WAKE_S, what="a leader of each region, as one was killed"
+    )
     await finish([client.spawn("put", must_put(session, key, b"again")) for key in keys])
     took_s = cluster.world.loop.time() - since
     if took_s > WAKE_S:

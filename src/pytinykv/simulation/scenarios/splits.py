@@ -58,6 +58,8 @@ DEAF_S = 5.0
 PUT_MAX_S = 0.5
 """No put may take longer while regions split and nothing else is wrong: far below an election."""
 COMPARE_S = 0.01
+GREATEST = b"\xff" * 20
+"""A key above those of which a careless eye thinks that there is none greater."""
 
 
 def region_of(cluster: Cluster, key: bytes) -> Region:
@@ -260,6 +262,7 @@ async def _missed_split(cluster: Cluster, session: Session) -> None:
         cluster.network.partition([far.host], hosts([store for store in cluster.stores if store is not far]))
         for number in cluster.rng.sample(range(200), 100):
             await must_put(session, b"%03d" % number, bytes(30))
+        await must_put(session, GREATEST, b"the last region has no end")
         await cluster.wait_until(lambda: len(newest_regions(cluster.engines())) > 3, limit_s=20.0, what="a few regions")
         await asyncio.sleep(1.0)
         cluster.network.heal()
