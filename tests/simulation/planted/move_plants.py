@@ -6,11 +6,8 @@ from typing import Any
 
 from planted.plants import DAMAGED, ENDS, LOST, STUCK, Patch, planted
 from pytinykv.model import SplitIds
-from pytinykv.raft.core import Core
 from pytinykv.raftstore import installing, keys
 from pytinykv.raftstore import peer as peers
-from pytinykv.raftstore.activity import Activity
-from pytinykv.raftstore.children import Children
 from pytinykv.raftstore.leaving import Leaving
 from pytinykv.raftstore.peer_storage import PeerStorage
 from pytinykv.scheduler.leader_balancer import LeaderBalancer
@@ -48,20 +45,10 @@ def offers_snapshots_of_before_a_split(patch: Patch) -> None:
     patch.setattr(PeerStorage, "snapshot", snapshot)
 
 
-@planted("the other parts of a split forget what their peers have promised", "split-cuts", 60, REGIONS)
-def children_forget_promises(patch: Patch) -> None:
-    patch.setattr(Children, "_promised", lambda _self, _engine, _own, _region: None)
-
-
 @planted("installing leaves what the region had outside of its new range", "missed-split", 10, REGIONS)
 def installing_leaves_the_old_range(patch: Patch) -> None:
     original = installing.Installation.begin
     patch.setattr(installing.Installation, "begin", lambda self, batch, _old=None: original(self, batch, None))
-
-
-@planted("campaigns while a snapshot is being installed", "split-storm", 60, REGIONS)
-def campaigns_while_installing(patch: Patch) -> None:
-    patch.setattr(Core, "is_promotable", property(lambda self: self.id in self.conf.voters))
 
 
 @planted("ids of a split are given twice", "split-load", 5, REGIONS | {"ids"})
@@ -129,8 +116,3 @@ def leadership_goes_to_restarted_stores(patch: Patch) -> None:
 @planted("leaders are not balanced", "balance", 3, REGIONS)
 def leaders_are_not_balanced(patch: Patch) -> None:
     patch.setattr(LeaderBalancer, "check", lambda *_: None)
-
-
-@planted("regions that sleep miss that their leader's store is gone", "sleepers", 3, REGIONS)
-def sleepers_miss_a_death(patch: Patch) -> None:
-    patch.setattr(Activity, "_on_store_changed", lambda *_: None)
