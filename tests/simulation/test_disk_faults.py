@@ -12,12 +12,12 @@ from pytinykv.simulation import run_scenario
 from pytinykv.simulation.files import FileSyncs
 
 
-@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.seeds(4)
 def test_a_store_with_a_bad_disk_fails_or_serves_right(seed: int) -> None:
     run_scenario("disks", seed).check()
 
 
-@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.seeds(4)
 def test_a_store_dies_between_any_two_steps_on_its_disk(seed: int) -> None:
     """Five of these found a received snapshot gone although the region relied on it: its directory was never synced."""
     run_scenario("power-cuts", seed).check()

@@ -1,4 +1,4 @@
-"""Swarms of faults: each seed draws its own. `make soak` runs many more of these."""
+"""Swarms of faults: each seed draws its own. `./dev soak` runs many more of these, and so does `--more N`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pytinykv.simulation.nemeses import NEMESES
 from pytinykv.simulation.scenarios.storm import CONDITIONS, SETTINGS
 
 
-@pytest.mark.parametrize("seed", range(1, 13))
+@pytest.mark.seeds(8)
 def test_storm(seed: int) -> None:
     run_scenario("storm", seed).check()
 
 
-@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.seeds(2)
 def test_split_brain(seed: int) -> None:
     run_scenario("split-brain", seed).check()
 
 
 @pytest.mark.parametrize("scenario", ["elections", "rivals"])
-@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.seeds(2)
 def test_elections(scenario: str, seed: int) -> None:
     run_scenario(scenario, seed).check()
 
@@ -35,6 +35,6 @@ def test_one_kind_alone(kind: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("scenario", ["blackouts", "expiry", "figure-8", "stale-reports", "stale-scheduler"])
-@pytest.mark.parametrize("seed", range(1, 3))
+@pytest.mark.seeds(2)
 def test_one_kind_of_trouble_at_its_worst(scenario: str, seed: int) -> None:
     run_scenario(scenario, seed).check()

@@ -10,7 +10,7 @@ import pytest
 from pytinykv.simulation import run_scenario
 
 
-def covers(name: str, scenario: str, seeds: int = 3) -> list[object]:
+def covers(name: str, scenario: str, seeds: int = 2) -> list[object]:
     return [
         pytest.param(scenario, seed, id=f"{scenario}-{seed}", marks=pytest.mark.tinykv(name))
         for seed in range(1, seeds + 1)
@@ -20,9 +20,9 @@ def covers(name: str, scenario: str, seeds: int = 3) -> list[object]:
 @pytest.mark.parametrize(
     ("scenario", "seed"),
     [
-        *covers("TestManyPartitionsOneClient2B", "many-partitions-one-client", seeds=6),
-        *covers("TestManyPartitionsManyClients2B", "many-partitions-many-clients", seeds=3),
-        *covers("TestOnePartition2B", "one-partition", seeds=5),
+        *covers("TestManyPartitionsOneClient2B", "many-partitions-one-client", seeds=3),
+        *covers("TestManyPartitionsManyClients2B", "many-partitions-many-clients", seeds=2),
+        *covers("TestOnePartition2B", "one-partition", seeds=2),
         *covers("TestBasic2B", "basic", seeds=1),
         *covers("TestConcurrent2B", "concurrent", seeds=1),
         *covers("TestUnreliable2B", "unreliable", seeds=2),
@@ -31,7 +31,7 @@ def covers(name: str, scenario: str, seeds: int = 3) -> list[object]:
         *covers("TestPersistConcurrentUnreliable2B", "persist-concurrent-unreliable"),
         *covers("TestPersistPartition2B", "persist-partition"),
         *covers("TestPersistPartitionUnreliable2B", "persist-partition-unreliable"),
-        *covers("TestOneSnapshot2C", "one-snapshot", seeds=5),
+        *covers("TestOneSnapshot2C", "one-snapshot", seeds=2),
         *covers("TestSnapshotRecover2C", "snapshot-recover", seeds=1),
         *covers("TestSnapshotRecoverManyClients2C", "snapshot-recover-many-clients", seeds=1),
         *covers("TestSnapshotUnreliable2C", "snapshot-unreliable", seeds=2),
@@ -39,7 +39,7 @@ def covers(name: str, scenario: str, seeds: int = 3) -> list[object]:
         *covers(
             "TestSnapshotUnreliableRecoverConcurrentPartition2C",
             "snapshot-unreliable-recover-concurrent-partition",
-            seeds=4,
+            seeds=2,
         ),
     ],
 )

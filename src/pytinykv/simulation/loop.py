@@ -155,7 +155,7 @@ class SimLoop(base_events.BaseEventLoop):
 
     def pending_tasks(self, owner: Owner | None = None) -> list[asyncio.Task[Any]]:
         """Return the unfinished tasks, of one process or of all, oldest first."""
-        return [task for of, task in self._tasks if not task.done() and (owner is None or of is owner)]
+        return [task for of, task in self._tasks if (owner is None or of is owner) and not task.done()]
 
     def abort(self, error: BaseException) -> None:
         """End the history before the next turn: `run_until_complete` raises `error`. The first one counts."""

@@ -28,7 +28,7 @@ from pytinykv.server.kv import raw_reads, raw_writes
 from pytinykv.server.kv.service import KvService
 
 
-@planted("an old message brings a removed peer back", "removals", 20, frozenset({"tombstones"}) | LOST | STUCK)
+@planted("an old message brings a removed peer back", "removals", 20, frozenset({"tombstones"}) | LOST | STUCK, first=6)
 def resurrects_removed_peers(patch: Patch) -> None:
     original = MessageRouter._create
 
@@ -132,7 +132,7 @@ def half_closed_streams_never_end(patch: Patch) -> None:
     patch.setattr(KvService, "_read_frames", read_frames)
 
 
-@planted("a client whose timestamps failed once gets none any more", "scheduler-stalls", 10, STUCK)
+@planted("a client whose timestamps failed once gets none any more", "scheduler-stalls", 10, STUCK, first=2)
 def timestamps_fail_for_good(patch: Patch) -> None:
     original = TimestampStream._run
 
@@ -143,7 +143,7 @@ def timestamps_fail_for_good(patch: Patch) -> None:
     patch.setattr(TimestampStream, "_run", run)
 
 
-@planted("skips the entry after a run that is full", "storm", 30, LOST | STUCK | DAMAGED | {"protocol"})
+@planted("skips the entry after a run that is full", "storm", 30, LOST | STUCK | DAMAGED | {"protocol"}, first=6)
 def skips_the_entry_after_a_full_run(patch: Patch) -> None:
     original = RaftLog.take_committed
 
@@ -157,7 +157,7 @@ def skips_the_entry_after_a_full_run(patch: Patch) -> None:
     patch.setattr(RaftLog, "take_committed", take)
 
 
-@planted("applies compare-and-swaps again after a crash", "replays", 20, LOST, first=5)
+@planted("applies compare-and-swaps again after a crash", "replays", 20, LOST, first=12)
 def replays_conditional_entries(patch: Patch) -> None:
     original = apply._apply
 

@@ -17,7 +17,7 @@ from pytinykv.raftstore.turn import Turn
 REGIONS = frozenset({"no overlap", "no data outside a region", "story"}) | LOST | STUCK | DAMAGED
 
 
-@planted("applies what was proposed before a split", "split-load", 10, REGIONS)
+@planted("applies what was proposed before a split", "split-load", 10, REGIONS, first=2)
 def applies_what_was_proposed_before_a_split(patch: Patch) -> None:
     original = peers.apply_entry
 
@@ -29,7 +29,7 @@ def applies_what_was_proposed_before_a_split(patch: Patch) -> None:
     patch.setattr(peers, "apply_entry", apply_entry)
 
 
-@planted("takes regions that share keys with another", "missed-split", 10, REGIONS)
+@planted("takes regions that share keys with another", "missed-split", 10, REGIONS, first=2)
 def takes_regions_that_overlap(patch: Patch) -> None:
     patch.setattr(RegionTable, "overlapping", lambda _self, _region: None)
 
