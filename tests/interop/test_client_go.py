@@ -24,7 +24,6 @@ def go() -> str | None:
 
 
 pytestmark = [
-    pytest.mark.xdist_group("processes"),
     pytest.mark.timeout(BUILD_S + 2 * RUN_S),
     pytest.mark.skipif(go() is None, reason="Go is not installed"),
 ]

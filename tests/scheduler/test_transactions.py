@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pytinykv.model import Region, RegionId
-from pytinykv.scheduler.transactions import PLAIN_SPLIT_S, PlainSplits, is_plain, plain_bound
+from pytinykv.scheduler.transactions import PlainSplits, is_plain, plain_bound
 from pytinykv.wire.keys import encode_bytes
 
 
@@ -19,10 +19,10 @@ def test_one_plain_bound_is_enough_to_refuse_and_is_named() -> None:
 
 
 def test_a_plain_split_that_was_begun_may_come_for_a_while() -> None:
-    splits = PlainSplits()
+    splits = PlainSplits(5.0)
     assert splits.left_s(0.0) == 0.0
     splits.begin([encode_bytes(b"m")], 1.0)
     assert splits.left_s(1.0) == 0.0
     splits.begin([b"m"], 1.0)
-    assert splits.left_s(2.0) == PLAIN_SPLIT_S - 1.0
-    assert splits.left_s(1.0 + PLAIN_SPLIT_S) == 0.0
+    assert splits.left_s(2.0) == 4.0
+    assert splits.left_s(6.0) == 0.0

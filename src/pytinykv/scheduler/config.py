@@ -70,6 +70,9 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long a request to split waits for the new regions before it tells how far they are. Below the time after which
     clients take the scheduler for dead (3 s)."""
 
+    plain_split_s: float = 5.0
+    """For how long a split at a raw key, whose ids were given, may still come: so long the first transactional write of a
+    cluster waits. Above the time that stores wait for ids (3 s)."""
     gc_life_time_s: float = 600.0
     """How long versions that were overwritten or deleted can still be read; older snapshots fail. Running transactions and
     services that ask for it hold collection back for longer. 0: nothing is collected unless a client says so."""
@@ -104,6 +107,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
             "operator_timeout_s",
             "leader_operator_timeout_s",
             "split_wait_s",
+            "plain_split_s",
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")

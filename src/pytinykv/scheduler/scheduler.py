@@ -114,7 +114,7 @@ class Scheduler:
             allocate_peer_id=self._allocators.allocate_peer_id_nowait,
             rng=rng,
         )
-        self._plain_splits = PlainSplits()
+        self._plain_splits = PlainSplits(config.plain_split_s)
         self.gc = GcDriver(life_time_s=config.gc_life_time_s)
         self._map_changed = asyncio.Event()
         """Set when a region changes its range or members, and by a stop; cleared by calls that wait for that, before they

@@ -1,4 +1,4 @@
-"""Where regions may be split, so that raw and transactional clients can share a cluster (docs/adr).
+"""Where regions may be split, so that raw and transactional clients can share a cluster.
 
     raw data alone      a bound is any key            a b |  c d |
     transactions        a bound is the memcomparable form of a user's key, which transactional clients decode
@@ -16,9 +16,6 @@ from collections.abc import Iterable, Sequence
 
 from pytinykv.model import Region
 from pytinykv.wire.keys import KeyCodecError, decode_bytes, describe_key
-
-PLAIN_SPLIT_S = 5.0
-"""How long ids for a plain split are taken for usable."""
 
 
 def is_plain(key: bytes) -> bool:
@@ -47,14 +44,16 @@ def plain_bound(regions: Iterable[Region]) -> str:
 class PlainSplits:
     """Until when splits at plain keys may come that were begun."""
 
-    def __init__(self) -> None:
+    def __init__(self, usable_s: float) -> None:
+        """`usable_s`: how long ids for a plain split are taken for usable."""
+        self._usable_s = usable_s
         self._until = 0.0
         """Monotonic."""
 
     def begin(self, keys: Sequence[bytes], now: float) -> None:
         """Take note of ids that are given for a split at these keys; without keys, it may be anywhere."""
         if not keys or any(map(is_plain, keys)):
-            self._until = now + PLAIN_SPLIT_S
+            self._until = now + self._usable_s
 
     def left_s(self, now: float) -> float:
         """Return how long one may still come."""

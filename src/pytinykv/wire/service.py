@@ -17,13 +17,13 @@ import msgspec
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from pytinykv.wire.pb import POOL, adminpb_pb2, deadlock_pb2, healthpb_pb2, pdpb_pb2, tikvpb_pb2
+from pytinykv.wire.pb import POOL, adminpb_pb2, deadlock_pb2, etcdpb_pb2, healthpb_pb2, pdpb_pb2, tikvpb_pb2
 
 BATCH_COMMANDS: Final = "/tikvpb.Tikv/BatchCommands"
 """The path of the stream of frames, each of many commands or answers."""
 
 # A service can be found in the pool only after the module that defines it was imported.
-_DEFINING_MODULES = (adminpb_pb2, deadlock_pb2, healthpb_pb2, pdpb_pb2, tikvpb_pb2)
+_DEFINING_MODULES = (adminpb_pb2, deadlock_pb2, etcdpb_pb2, healthpb_pb2, pdpb_pb2, tikvpb_pb2)
 
 
 class MethodSpec(msgspec.Struct, frozen=True, kw_only=True):

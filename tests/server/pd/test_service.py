@@ -12,9 +12,9 @@ from tests.server.pd.pd_harness import ERROR, STORES, Pd, region, store
 
 from pytinykv.lifecycle import Scope
 from pytinykv.scheduler import Scheduler
-from pytinykv.server.pd.service import PdService
+from pytinykv.server.pd.service import SAVED_SAFE_POINT, PdService
 from pytinykv.wire import RpcError, StatusCode
-from pytinykv.wire.pb import eraftpb_pb2, metapb_pb2, pdpb_pb2
+from pytinykv.wire.pb import eraftpb_pb2, etcdpb_pb2, metapb_pb2, pdpb_pb2
 
 
 @pytest.mark.tinykv("TestGetPDMembers")
@@ -46,7 +46,7 @@ async def test_scheduler_that_is_reached_at_another_address_after_a_restart_says
 async def test_request_of_another_cluster_is_refused_everywhere(pd: Pd) -> None:
     await pd.bootstrap()
     for path, spec in pd.service.methods.items():
-        if spec.method_name in ("GetMembers", "GetClusterInfo"):
+        if spec.method_name in ("GetMembers", "GetClusterInfo", "Range"):
             continue
         for header in (pdpb_pb2.RequestHeader(cluster_id=pd.scheduler.cluster_id ^ 1), None):
             request: Any = spec.request_type(header=header)
@@ -510,3 +510,13 @@ async def test_a_copy_of_a_store_is_refused_until_the_store_has_stopped(pd: Pd) 
     await pd.ok("PutStore", store=other)
     stats = pdpb_pb2.StoreStats(store_id=4, start_time=1)
     assert await pd.error("StoreHeartbeat", stats=stats) == ERROR.DUPLICATED_ENTRY
+
+
+async def test_older_clients_read_the_safe_point_as_if_from_etcd(pd: Pd) -> None:
+    await pd.ok("UpdateGCSafePoint", safe_point=77)
+    saved = await pd.service.unary("/etcdserverpb.KV/Range", etcdpb_pb2.RangeRequest(key=SAVED_SAFE_POINT))
+    assert isinstance(saved, etcdpb_pb2.RangeResponse)
+    assert [(pair.key, pair.value) for pair in saved.kvs] == [(SAVED_SAFE_POINT, b"77")]
+    other = await pd.service.unary("/etcdserverpb.KV/Range", etcdpb_pb2.RangeRequest(key=b"/other"))
+    assert isinstance(other, etcdpb_pb2.RangeResponse)
+    assert not other.kvs

@@ -14,7 +14,7 @@ from pytinykv.server.host.metrics import SchedulerMetrics
 from pytinykv.server.host.server_base import ServerBase, ServerConfig
 from pytinykv.server.host.wiring import scheduler_wiring
 from pytinykv.server.pd.admin import ADMIN
-from pytinykv.server.pd.service import PdService
+from pytinykv.server.pd.service import ETCD, PdService
 from pytinykv.storage import DataKind
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ async def run_scheduler(
     Raises DataDirectoryError, EngineError, AddressError, each saying what and what to do.
     """
     scheduler_wiring().check()
-    base = ServerBase(config, scope, kind=DataKind.SCHEDULER, services=(PD, ADMIN))
+    base = ServerBase(config, scope, kind=DataKind.SCHEDULER, services=(PD, ADMIN, ETCD))
     inner = base.scope
     disk = ThreadWorker(inner, "disk")
     address = await base.listen()

@@ -49,9 +49,12 @@ from pytinykv.server.pd.convert import (
 from pytinykv.server.pd.heartbeats import Outbox, serve_heartbeats
 from pytinykv.server.pd.regions import RegionQueries
 from pytinykv.wire import MethodSpec, RpcError, StatusCode, service_methods
-from pytinykv.wire.pb import metapb_pb2, pdpb_pb2
+from pytinykv.wire.pb import etcdpb_pb2, metapb_pb2, pdpb_pb2
 
 _SERVICE: Final = "pdpb.PD"
+ETCD: Final = "etcdserverpb.KV"
+SAVED_SAFE_POINT: Final = b"/tidb/store/gcworker/saved_safe_point"
+"""Where clients before `GetGCState` look for the safe point."""
 _SOFT: Final[Mapping[type[Exception], pdpb_pb2.ErrorType]] = {
     NotBootstrapped: pdpb_pb2.ErrorType.NOT_BOOTSTRAPPED,
     AlreadyBootstrapped: pdpb_pb2.ErrorType.ALREADY_BOOTSTRAPPED,
@@ -97,6 +100,7 @@ class PdService:
         self._unary: Final[Mapping[str, Handler]] = {
             **{f"/{_SERVICE}/{name}": handlers[name] for name in handlers},
             **{f"/{ADMIN}/{name}": admin[name] for name in admin},
+            f"/{ETCD}/Range": self._range,
         }
         self._streams: Final[Mapping[str, Callable[[AsyncIterator[Message]], AsyncIterator[Message]]]] = {
             f"/{_SERVICE}/Tso": self._tso,
@@ -106,6 +110,7 @@ class PdService:
         self._methods = {
             **service_methods(_SERVICE, only=[*handlers, "Tso", "RegionHeartbeat", "QueryRegion"]),
             **service_methods(ADMIN),
+            **service_methods(ETCD),
         }
 
     def _handlers(self) -> dict[str, Handler]:
@@ -159,7 +164,7 @@ class PdService:
         name = self._methods[path].method_name
         try:
             self._scheduler.check_running()
-            if name not in ("GetMembers", "GetClusterInfo"):
+            if name not in ("GetMembers", "GetClusterInfo", "Range"):
                 self._check_cluster(request)
             if name in _LOOKUPS:
                 self._scheduler.check_bootstrapped()
@@ -398,6 +403,14 @@ class PdService:
             TTL=first.expires_at_s - self._scheduler.wall_ms // 1000,
             min_safe_point=first.safe_point,
         )
+
+    async def _range(self, request: etcdpb_pb2.RangeRequest) -> Message:
+        """Answer what older clients ask etcd: the safe point. Nothing else is there."""
+        response = etcdpb_pb2.RangeResponse(header=etcdpb_pb2.ResponseHeader(cluster_id=self._scheduler.cluster_id))
+        if request.key == SAVED_SAFE_POINT and not request.range_end:
+            response.kvs.add(key=request.key, value=str(self._scheduler.state.meta.gc_safe_point).encode())
+            response.count = 1
+        return response
 
     async def _get_gc_state(self, request: pdpb_pb2.GetGCStateRequest) -> Message:
         meta = self._scheduler.state.meta
