@@ -163,7 +163,8 @@ def restart_one(victim: int, arguments: list[str], scheduler: str) -> dict[str, 
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     ready_s = next((time.monotonic() - started for line in process.stdout if line.startswith("ready")), -1.0)
-    found = {"ready_s": round(ready_s, 2), "resident_mib": round(resident_mib(process.pid))}
+    used_s = cpu_seconds(process.pid)
+    found = {"ready_s": round(ready_s, 2), "cpu_s": round(used_s, 2), "resident_mib": round(resident_mib(process.pid))}
     process.terminate()
     process.wait(30)
     return found
