@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.table import Table
 
 from pytinykv import aio
-from pytinykv.cli.bench.report import bench_table
+from pytinykv.cli.bench.bench_table import bench_table
 from pytinykv.cli.bench.targets import leader_of
 from pytinykv.cli.bench.workload import Latencies
 from pytinykv.client import ClientError

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.table import Table
 
+from pytinykv.cli.bench.bench_table import bench_table
 from pytinykv.cli.bench.processors import ProcessRole
 from pytinykv.cli.bench.workload import Latencies, OperationKind, Round
 
@@ -143,15 +143,6 @@ class Results:
 
     def save(self, path: Path, baseline: str) -> None:
         path.write_text(json.dumps(self.as_json(baseline), indent=2) + "\n", encoding="utf-8")
-
-
-def bench_table(title: str, *headings: str, left: frozenset[str] = frozenset({"operation", "target"})) -> Table:
-    """Return a table whose headings stay on one line on a terminal of 80 columns; `left` are not numbers."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for heading in headings:
-        is_left = heading in left
-        table.add_column(heading, justify="left" if is_left else "right", no_wrap=True, overflow="ellipsis")
-    return table
 
 
 def _short(number: float) -> str:
