@@ -83,6 +83,13 @@ SCHEDULER: Final = (
         "RATIO",
         "Move a peer once two stores differ by this share of what a store carries.  [default: 0.05]",
     ),
+    Threshold(
+        "--gc-life-time",
+        "gc_life_time_s",
+        click.FloatRange(min=0),
+        "SECONDS",
+        "How long old versions can still be read, before they are collected; 0: for good.  [default: 600]",
+    ),
 )
 STORE: Final = (
     Threshold(
