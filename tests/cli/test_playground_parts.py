@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 
 from pytinykv.cli.playground import command
-from pytinykv.cli.playground.cluster import LOG_LINES, last_critical, last_lines
+from pytinykv.cli.playground.cluster import LOG_LINES, last_critical, last_lines, tell
 from pytinykv.cli.playground.home import Home, PlaygroundError, remove_abandoned
 from pytinykv.cli.playground.keys import Keys, keyboard
 from pytinykv.cli.playground.lines import pastes, program
@@ -87,6 +87,13 @@ def test_the_end_of_a_log_begins_with_its_first_error(tmp_path: Path) -> None:
         stream.write("101 ERROR store: it broke\nTraceback (most recent call last):\n102 INFO stopped\n")
     assert last_lines(log).splitlines()[0] == "    101 ERROR store: it broke"
     assert len(last_lines(log).splitlines()) == 3
+
+
+def test_a_store_that_ended_before_it_was_told_where_the_scheduler_is_does_not_end_the_playground() -> None:
+    def write(_line: bytes) -> None:
+        raise RuntimeError("unable to perform operation; the handler is closed")
+
+    tell(SimpleNamespace(write=write), "127.0.0.1:2379\n")  # type: ignore[arg-type]  # a fake pipe
 
 
 def test_lines_to_paste_name_another_scheduler_than_the_default() -> None:

@@ -11,6 +11,7 @@ Every child ends with its parent, also if that one is killed (lifecycle.children
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -136,8 +137,7 @@ class LocalCluster:
             process.options = (*process.options[:-1], self.scheduler.addr)
             stdin = process.child.stdin
             assert stdin is not None
-            stdin.write(f"{self.scheduler.addr}\n".encode())
-            stdin.close()
+            tell(stdin, f"{self.scheduler.addr}\n")
         for process in self.stores:
             await self._wait_ready(process)
 
@@ -222,6 +222,13 @@ class LocalCluster:
             except TimeoutError:
                 await process.child.stop(0.0)
             process.stopped_in_s = (process.ended_at or time.monotonic()) - started
+
+
+def tell(stdin: asyncio.StreamWriter, line: str) -> None:
+    """Write a process the only line it gets. If it has ended already, `_wait_ready` says why."""
+    with contextlib.suppress(RuntimeError, OSError):  # uvloop raises RuntimeError where asyncio warns
+        stdin.write(line.encode())
+        stdin.close()
 
 
 def _environment() -> dict[str, str]:
