@@ -21,6 +21,7 @@ from pytinykv.transaction.records import (
     encode_lock,
     encode_write,
     rollback_record,
+    short_value_of_put,
 )
 
 U64 = st.integers(0, 2**64 - 1)
@@ -80,6 +81,20 @@ def test_golden_locks(fields: dict[str, Any], stored: str) -> None:
 def test_golden_writes(write: Write, stored: str) -> None:
     assert encode_write(write).hex() == stored.replace(" ", "")
     assert decode_write(bytes.fromhex(stored)) == write
+
+
+@pytest.mark.parametrize(
+    "stored", [stored for _, stored in WRITES] + ["", "50", "50 05 76", "50 ff ff", "50 05 76 02 61"]
+)
+def test_the_short_way_agrees_with_the_long_one(stored: str) -> None:
+    data = bytes.fromhex(stored)
+    try:
+        write = decode_write(data)
+    except RecordFormatError:
+        assert short_value_of_put(data) is None
+        return
+    is_plain = write == Write(kind=WriteKind.PUT, start_ts=write.start_ts, short_value=write.short_value)
+    assert short_value_of_put(data) == (write.short_value if is_plain else None)
 
 
 def test_a_value_of_255_bytes_is_short() -> None:

@@ -34,6 +34,7 @@ from pytinykv.transaction.records import (
     WriteKind,
     decode_lock,
     decode_write,
+    short_value_of_put,
 )
 from pytinykv.transaction.results import GetResult, Pair
 from pytinykv.transaction.stored_keys import encode_bytes, stored_key, timestamp_of
@@ -115,6 +116,13 @@ class MvccReader:
                 return GetResult(self.value_of_lock(encoded, lock))
         if view.isolation is Isolation.RC_CHECK_TS:
             self._check_nothing_newer(key, encoded, view.version)
+        stored = self._seek(encoded, view.version)
+        if stored is None:
+            return _NOTHING
+        assert self._writes is not None
+        value = short_value_of_put(self._writes.value())
+        if value is not None:
+            return GetResult(value, timestamp_of(stored))
         found = self.newest_put(encoded, view.version)
         return _NOTHING if found is None else GetResult(self.value_of(encoded, found[1]), found[0])
 
@@ -157,13 +165,19 @@ class MvccReader:
 
     def seek_write(self, encoded: bytes, timestamp: Timestamp) -> tuple[Timestamp, Write] | None:
         """Return (commit_ts, record) of the newest record of a key at or below a timestamp, of whatever kind."""
+        stored = self._seek(encoded, timestamp)
+        if stored is None:
+            return None
+        assert self._writes is not None
+        return timestamp_of(stored), decode_write(self._writes.value())
+
+    def _seek(self, encoded: bytes, timestamp: Timestamp) -> bytes | None:
+        """Put the cursor on the newest record of a key at or below a timestamp; return its key, None if there is none."""
         cursor = self._writes
         if cursor is None:
             cursor = self._writes = self._source.cursor(_WRITE)
         stored = cursor.seek(stored_key(encoded, timestamp))
-        if stored is None or not stored.startswith(encoded):
-            return None
-        return timestamp_of(stored), decode_write(cursor.value())
+        return stored if stored is not None and stored.startswith(encoded) else None
 
     def newest_change(self, encoded: bytes, timestamp: Timestamp) -> tuple[Timestamp, Write] | None:
         """Return (commit_ts, record) of the newest put or delete of a key at or below a timestamp."""

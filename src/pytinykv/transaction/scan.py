@@ -27,7 +27,7 @@ from pytinykv.transaction.commands import Isolation, ReadView, Scan
 from pytinykv.transaction.concurrency import lock_in_the_way
 from pytinykv.transaction.errors import SnapshotTooOld, TxnError, TxnErrorRaised
 from pytinykv.transaction.reader import missing_value, newer_version, reads_through
-from pytinykv.transaction.records import NO_TS, LockKind, WriteKind, decode_lock, decode_write
+from pytinykv.transaction.records import NO_TS, LockKind, WriteKind, decode_lock, decode_write, short_value_of_put
 from pytinykv.transaction.results import Pair
 from pytinykv.transaction.stored_keys import (
     ABOVE_VERSIONS,
@@ -48,7 +48,6 @@ STEPS_MAX: Final = 16
 
 _PUT: Final = WriteKind.PUT.value
 _DELETE: Final = WriteKind.DELETE.value
-_SHORT: Final = ord("v")
 
 
 class _Locked(NamedTuple):
@@ -253,12 +252,9 @@ class _Rows:
 
     def _value(self, encoded: bytes, record: bytes) -> bytes | None:
         """Return the value of a PUT; None if the record was collected before and has only come back."""
-        # P, start_ts as a varint, v, length, value, and nothing else: what nearly all records are.
-        at = 2
-        while record[at - 1] > 0x7F:
-            at += 1
-        if len(record) > at and record[at] == _SHORT and len(record) == at + 2 + record[at + 1]:
-            return b"" if self._key_only else record[at + 2 :]
+        value = short_value_of_put(record)
+        if value is not None:
+            return b"" if self._key_only else value
         write = decode_write(record)
         if write.is_fenced_off(self._view.version):
             return None
