@@ -545,6 +545,8 @@ class FakeStream:
         self._requests: asyncio.Queue[Any] = asyncio.Queue()
         self._responses: asyncio.Queue[Any] = asyncio.Queue()
         self.error: RpcError | None = None
+        self.sent = 0
+        """How many frames it has taken."""
         self.full = False
         self.slow = False
         self.when_drained: Callable[[], object] | None = None
@@ -567,6 +569,7 @@ class FakeStream:
             raise self.error
         if self.full:
             raise RpcError(StatusCode.RESOURCE_EXHAUSTED, "buffer full")
+        self.sent += 1
         self._requests.put_nowait(message)
 
     def is_drained(self, otherwise: Callable[[], object]) -> bool:

@@ -21,6 +21,7 @@ from pytinykv.client import (
 )
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import RpcError, StatusCode
+from pytinykv.wire.cut_streams import stream_cut
 from pytinykv.wire.pb import tikvpb_pb2
 
 STORE = 2  # leads [g, p)
@@ -55,6 +56,44 @@ async def test_a_write_whose_answer_got_lost_is_undetermined(
     assert "put b'k': connection lost after it was sent" in str(error)
     assert cluster.stores[STORE].seen == ["RawPut"]
     assert await client.raw.get(b"k") == b"v"
+
+
+async def test_what_a_stopping_store_has_not_read_goes_to_the_next_leader(
+    client: AsyncClient, cluster: FakeCluster, connector: FakeConnector, scope: Scope
+) -> None:
+    """A rolling restart made a few puts of unknown fate at every store: those that were on their way when it stopped."""
+    await client.raw.put(b"k", b"0")
+    [stream] = [stream for stream in connector.streams if stream.address == ADDRESS]
+    read = stream.sent
+    cluster.stores[STORE].script.append("execute and lose")
+    doubtful = await started(client.raw.put(b"k", b"1"), scope, cluster)
+    cluster.stores[STORE].silent = True  # what comes now is left unread
+    unread = [scope.start("put", _give, client.raw.put(b"k%d" % number, b"2")) for number in range(3)]
+    while stream.sent < read + 2:
+        await asyncio.sleep(0)
+    cluster.down.add(ADDRESS)
+    cluster.region_of(b"k").leader = 3
+    stream.fail(stream_cut("the store is stopping", read + 1))
+    assert [await task.wait() for task in unread] == [(None, None)] * 3
+    _, error = await doubtful.wait()
+    assert type(error) is UndeterminedError
+    assert {cluster.data[""][b"k%d" % number] for number in range(3)} == {b"2"}
+
+
+async def test_a_stopping_store_that_has_read_nothing_but_the_probe_leaves_nothing_in_doubt(
+    client: AsyncClient, cluster: FakeCluster, connector: FakeConnector, scope: Scope
+) -> None:
+    await client.raw.put(b"k", b"0")
+    [stream] = [stream for stream in connector.streams if stream.address == ADDRESS]
+    read = stream.sent
+    cluster.stores[STORE].silent = True
+    unread = scope.start("put", _give, client.raw.put(b"k", b"2"))
+    while stream.sent < read + 1:
+        await asyncio.sleep(0)
+    cluster.down.add(ADDRESS)
+    cluster.region_of(b"k").leader = 3
+    stream.fail(stream_cut("the store is stopping", read))
+    assert await unread.wait() == (None, None)
 
 
 async def test_a_read_whose_answer_got_lost_is_repeated(

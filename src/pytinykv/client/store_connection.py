@@ -12,6 +12,7 @@ Invariants:
 
 1. A future made by `submit` is always resolved: by a reply or an `AttemptFailure`, at its deadline at the latest.
 2. A command is in `_waiting` or in `_sent` or resolved. It moves to `_sent` only after the transport took its frame.
+   Back it never goes: what a stopping store says it has not read (`wire.cut_streams`) fails with NOT_SENT.
 3. One task per store (the receiver), none per command; one timer for all deadlines.
 """
 
@@ -29,6 +30,7 @@ from pytinykv.client.route import Route
 from pytinykv.lifecycle import Scope
 from pytinykv.transport.status import FINAL_CODES
 from pytinykv.wire import BATCH_COMMANDS, BidiStream, Connector, RpcError, StatusCode
+from pytinykv.wire.cut_streams import frames_read_of
 from pytinykv.wire.encoding import member_head
 from pytinykv.wire.pb import tikvpb_pb2
 
@@ -71,6 +73,10 @@ class StoreConnection:
         """Commands that were not sent, in the order of `submit`; some may be resolved (expired, cancelled) by now."""
         self._sent: dict[int, _Sent] = {}
         """Commands that were sent and not answered, by request id."""
+        self._frames_sent = 0
+        """How many frames the stream was given, probes among them."""
+        self._frame_ends: deque[tuple[int, int]] = deque()
+        """Of frames with unanswered commands (and a few more): which frame of the stream, and the last request id in it."""
         self._next_id = 1
         """The request id of the next command. Never used twice, also not on another stream."""
         self._stream: BidiStream | None = None
@@ -205,9 +211,19 @@ class StoreConnection:
             return False
         self._next_id = first_id + len(taken)
         sent = self._sent
+        self._note_frame(self._next_id - 1)
         for request_id, (_, _, future, deadline) in enumerate(taken, first_id):
             sent[request_id] = (future, deadline)
         return True
+
+    def _note_frame(self, last_id: int) -> None:
+        """Remember which commands the frame had that was just sent, and forget those that are answered."""
+        self._frames_sent += 1
+        oldest = next(iter(self._sent), last_id)
+        ends = self._frame_ends
+        while ends and ends[0][1] < oldest:
+            ends.popleft()
+        ends.append((self._frames_sent, last_id))
 
     def _frame_room(self) -> int:
         """Return how many commands the next frame may have; something is waiting."""
@@ -231,6 +247,9 @@ class StoreConnection:
     async def _run(self) -> None:
         stream = self._connector.stream(self.address, BATCH_COMMANDS)
         reason, code = "its receiver ended", None
+        frames_read: int | None = None
+        self._frames_sent = 0
+        self._frame_ends.clear()
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
                 await self._probe_first(stream)
@@ -239,6 +258,7 @@ class StoreConnection:
                 self._on_frame(await stream.receive())
         except RpcError as error:
             reason, code = str(error), error.code
+            frames_read = frames_read_of(error)
         except TimeoutError:
             reason = f"no answer to the first probe within {self._config.connect_timeout_s} s"
         finally:
@@ -247,15 +267,20 @@ class StoreConnection:
             self._stream = None
             self._end_connecting()
             if not self._closed:
-                self._on_down(f"{self!r}: {reason}", code)
+                self._on_down(f"{self!r}: {reason}", code, frames_read)
 
     async def _probe_first(self, stream: BidiStream) -> None:
-        stream.send_nowait(_probe())
+        self._probe(stream)
         while True:
             frame = await stream.receive()
             assert isinstance(frame, tikvpb_pb2.BatchCommandsResponse)
             if PROBE_ID in frame.request_ids:
                 return
+
+    def _probe(self, stream: BidiStream) -> None:
+        """Ask for a sign of life. Raises RpcError: the transport does not take it."""
+        stream.send_nowait(_probe())
+        self._frames_sent += 1
 
     def _come_up(self, stream: BidiStream) -> None:
         _log.debug("%r answers", self)
@@ -284,12 +309,26 @@ class StoreConnection:
         if self._waiting and not self._flush_scheduled:
             self._flush()
 
-    def _on_down(self, reason: str, code: StatusCode | None) -> None:
+    def _on_down(self, reason: str, code: StatusCode | None, frames_read: int | None) -> None:
         if self._sent or self._waiting:
             _log.info("%s; %d commands sent, %d waiting", reason, len(self._sent), len(self._waiting))
+        if frames_read is not None:
+            self._fail_unread(frames_read, AttemptFailure(FailureKind.NOT_SENT, reason, code))
         self._fail_sent(AttemptFailure(FailureKind.BROKEN, reason, code))
         kind = FailureKind.REFUSED if code is StatusCode.UNIMPLEMENTED else FailureKind.NOT_SENT
         self._fail_waiting(AttemptFailure(kind, reason, code))
+
+    def _fail_unread(self, frames_read: int, failure: AttemptFailure) -> None:
+        """Resolve the commands of frames that the store has not looked at."""
+        last_read_id = max((last for number, last in self._frame_ends if number <= frames_read), default=None)
+        if last_read_id is None:
+            if not self._frame_ends:
+                return
+            last_read_id = next(iter(self._sent), self._next_id) - 1  # the oldest frame that is remembered is unread
+        for request_id in [request_id for request_id in self._sent if request_id > last_read_id]:
+            future, _ = self._sent.pop(request_id)
+            if not future.done():
+                future.set_result(failure)
 
     def _fail_sent(self, failure: AttemptFailure) -> None:
         sent, self._sent = self._sent, {}
@@ -357,7 +396,7 @@ class StoreConnection:
             return
         if silent_s > self._config.stall_timeout_s / 3:
             try:
-                self._stream.send_nowait(_probe())
+                self._probe(self._stream)
             except RpcError as error:
                 _log.debug("%r takes no probe: %s", self, error)
         self._watch = self._loop.call_later(self._config.stall_timeout_s / 3, self._check_silence)

@@ -7,6 +7,7 @@
     keys         memcomparable keys, with and without a timestamp
     timestamp    the scheduler's timestamps
     limits, cf   sizes and column family names that both sides agree on
+    cut_streams  what a stopping store has read of a stream
     checksum     the checksum of a range of raw pairs
 
 Everything here is pure: no sockets, no event loop, no clock. Independent of `raft` and `storage`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from tests.server.kv.kv_harness import Desk
 
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import BATCH_COMMANDS, RpcError, StatusCode
+from pytinykv.wire.cut_streams import frames_read_of, stream_cut
+from pytinykv.wire.pb import tikvpb_pb2
 
 
 async def no_requests() -> AsyncIterator[Any]:
@@ -25,3 +28,47 @@ async def test_a_stream_opened_while_the_store_stops_is_unavailable(tmp_path: Pa
     with pytest.raises(RpcError) as caught:
         await anext(service.stream(BATCH_COMMANDS, no_requests()))
     assert caught.value.code is StatusCode.UNAVAILABLE
+    assert frames_read_of(caught.value) == 0
+
+
+async def test_a_stream_that_is_cut_tells_how_many_frames_were_read_and_answers_those(tmp_path: Path) -> None:
+    scope = Scope("store")
+    desk = Desk(tmp_path, scope)
+    sent: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def requests() -> AsyncIterator[Any]:
+        while True:
+            yield await sent.get()
+
+    for number in range(1, 4):
+        frame = tikvpb_pb2.BatchCommandsRequest(request_ids=[number])
+        frame.requests.add().Empty.test_id = number
+        sent.put_nowait(frame)
+    stream = desk.service.stream(BATCH_COMMANDS, requests())
+    answered: list[int] = []
+
+    async def read_all() -> None:
+        async for frame in stream:
+            answered.extend(tikvpb_pb2.BatchCommandsResponse.FromString(frame).request_ids)
+            if len(answered) == 3:
+                stopped.append(asyncio.create_task(scope.stop()))
+
+    stopped: list[asyncio.Task[Any]] = []
+    with pytest.raises(RpcError) as caught:
+        await read_all()
+    await stopped[0]
+    assert answered == [1, 2, 3]
+    assert frames_read_of(caught.value) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "read"),
+    [
+        (stream_cut("the store is stopping", 0), 0),
+        (stream_cut("the store is stopping", 17), 17),
+        (RpcError(StatusCode.UNAVAILABLE, "connection reset"), None),
+        (RpcError(StatusCode.INTERNAL, "no; 3 frames of the stream were read"), None),
+    ],
+)
+def test_a_status_tells_how_much_was_read_or_nothing(error: RpcError, read: int | None) -> None:
+    assert frames_read_of(error) == read

@@ -18,6 +18,7 @@ from pytinykv.server.kv.long_writes import LongWrites
 from pytinykv.server.kv.reads import LongReads
 from pytinykv.server.kv.txn_host import TransactionHost
 from pytinykv.wire import BATCH_COMMANDS, MethodSpec, RpcError, StatusCode
+from pytinykv.wire.cut_streams import stream_cut
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -82,22 +83,24 @@ class KvService:
         if path != BATCH_COMMANDS:
             raise RpcError(StatusCode.UNIMPLEMENTED, f"{path} is not a stream of this service")
         answers = Answers(self.budget)
+        frames = _FrameCount()
         try:
-            reader = self._scope.start("batch-reader", self._read_frames, requests, answers)
+            reader = self._scope.start("batch-reader", self._read_frames, requests, answers, frames)
         except ScopeStoppedError as error:
-            raise _stopping() from error
+            raise _stopping(frames) from error
         try:
             async for frame in answers.frames():
                 yield frame
             if self._scope.stopping:
-                raise _stopping()  # the requests were ended here: not by a client that has got all it wanted
+                raise _stopping(frames)  # the requests were ended here: not by a client that has got all it wanted
         finally:
             answers.close()
             reader.cancel()
 
-    async def _read_frames(self, requests: AsyncIterator[Message], answers: Answers) -> None:
+    async def _read_frames(self, requests: AsyncIterator[Message], answers: Answers, frames: _FrameCount) -> None:
         try:
             async for frame in requests:
+                frames.read += 1
                 for first in range(0, len(frame.requests) or 1, COMMANDS_MAX):  # type: ignore[attr-defined]  # see below
                     if first:
                         await asyncio.sleep(0)  # others have their turn
@@ -107,7 +110,7 @@ class KvService:
         except RpcError as error:
             answers.fail(error)
         except asyncio.CancelledError:
-            answers.fail(_stopping())
+            answers.fail(_stopping(frames))
             raise
         except Exception as error:  # noqa: BLE001 - a defect in one command must not take the store with it
             _log.exception("a frame could not be served; its stream is broken off")
@@ -140,5 +143,12 @@ class KvService:
         return RequestFrame(self._services, self._cluster_id, answers)
 
 
-def _stopping() -> RpcError:
-    return RpcError(StatusCode.UNAVAILABLE, "the store is stopping")
+class _FrameCount:
+    """How many frames of a stream were read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+
+def _stopping(frames: _FrameCount) -> RpcError:
+    return stream_cut("the store is stopping", frames.read)
