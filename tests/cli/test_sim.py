@@ -159,7 +159,7 @@ def test_the_list_has_every_scenario_with_what_happens_in_it() -> None:
 def test_an_unknown_scenario_is_named_with_what_is_near_it() -> None:
     ended = tinykv_here("sim", "--scenario", "strom")
     assert ended.returncode == 2
-    assert "there is no scenario 'strom'; did you mean storm or split-storm?" in text(ended)
+    assert "there is no scenario 'strom'; did you mean storm or split-storm" in text(ended)
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
