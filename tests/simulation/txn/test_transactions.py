@@ -17,6 +17,7 @@ from pytinykv.client import (
     InvalidArgumentError,
     KeyExistsError,
     LockTimeoutError,
+    SnapshotTooOldError,
     TransactionClosedError,
     TransactionError,
     TransactionTooLargeError,
@@ -321,6 +322,25 @@ def test_a_deadlock_names_its_cycle() -> None:
         assert {step[0] for step in error.cycle} == {step[1] for step in error.cycle} == {t.start_ts for t in txns}
 
     tell(story, clients=3, splits=(b"g", b"m"))
+
+
+def test_a_snapshot_from_before_the_safe_point_is_too_old() -> None:
+    """Put, delete, collect, read in between: never "no such key"."""
+
+    async def story(_cluster: Cluster, client: AsyncClient) -> None:
+        before = await put_all(client, a=1, z=1)
+        old = await client.snapshot(before)
+        async with client.transaction() as txn:
+            await txn.delete(b"a")
+        safe_point = await client.timestamp()
+        assert await client.transactions.inspector.collect(safe_point) == safe_point
+        await asyncio.sleep(25)
+        for read in (lambda: old.get(b"a"), lambda: old.get_many([b"a", b"z"]), lambda: anext(old.scan())):
+            with pytest.raises(SnapshotTooOldError, match="snapshot too old"):
+                await read()
+        assert await get_all(client) == {"z": 1}
+
+    tell(story, clients=1)
 
 
 def test_a_scan_over_many_regions_and_pages() -> None:
