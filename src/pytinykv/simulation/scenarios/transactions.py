@@ -19,6 +19,7 @@ from pytinykv.client.key_space import KeyRange
 from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.errors import Violation
+from pytinykv.simulation.isolation import Append, ListRead, ListTxn, Outcome, check_isolation
 from pytinykv.simulation.nemeses import NEMESES
 from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.scenarios.generic import finish
@@ -175,8 +176,32 @@ class TxnStory:
                 if version.kind == "put"
             ]
         check_snapshot_isolation(self.records, stored)
+        newest = {
+            key: max(versions, key=lambda version: version.commit_ts) for key, versions in stored.items() if versions
+        }
+        last = ListTxn(
+            name="the last look",
+            operations=tuple(ListRead(key, version.elements) for key, version in sorted(newest.items())),
+            is_final=True,
+        )
+        if anomalies := check_isolation([*map(_as_told, self.records), last]):
+            raise Violation("isolation", f"by what clients have read alone: {anomalies[0]}")
         if not any(record.fate is Fate.COMMITTED and record.writes for record in self.records) or not self.looks:
             raise Violation("story", "no transaction was committed, or nobody has looked at the accounts")
+
+
+def _as_told(record: TxnRecord) -> ListTxn:
+    """Return a transaction as its client knows it; a pessimistic one without reads, as it writes on top of what is newer."""
+    outcome = {Fate.COMMITTED: Outcome.COMMITTED, Fate.NOT: Outcome.ABORTED, Fate.UNKNOWN: Outcome.UNKNOWN}[record.fate]
+    reads = {} if record.is_pessimistic else record.reads
+    return ListTxn(
+        name=str(record.element),
+        outcome=outcome,
+        operations=(
+            *(ListRead(key, elements) for key, elements in sorted(reads.items())),
+            *(Append(key, record.element) for key in sorted(record.writes)),
+        ),
+    )
 
 
 def _options(rng: Random) -> ClusterOptions:
