@@ -241,7 +241,8 @@ class _Bench:
                 figures = await measure_regions(scope, plan, tell)
         self.results.regions = figures
         self.problems.extend(figures.problems())
-        self._console.print(figures.table())
+        for line in figures.lines():
+            self._console.print(line, highlight=False)
 
     async def _run_one_region(self, scope: Scope) -> None:
         home = Home.open(None)

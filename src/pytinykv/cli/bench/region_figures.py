@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from rich.table import Table
-
 
 class Bound(StrEnum):
     """On which side of its target a figure has to be."""
@@ -71,14 +69,15 @@ class RegionFigures:
                 yield f"{figure.step}: {figure.name}: {figure.value_text}, target {figure.target_text}"
         yield from self.errors
 
-    def table(self) -> Table:
-        table = Table(title=f"{self.regions:,} regions × 3 replicas")
-        for heading in ("step", "figure", "seen", "target", "met", ""):
-            table.add_column(heading, justify="right" if heading in {"seen", "target"} else "left")
+    def lines(self) -> Iterator[str]:
+        """Yield what a reader wants to know: each figure beside its target, and below it what explains it."""
+        yield f"{self.regions:,} regions × 3 replicas"
         for figure in self.figures:
-            met = {None: "", True: "yes", False: "NO"}[figure.is_met]
-            table.add_row(figure.step, figure.name, figure.value_text, figure.target_text, met, figure.detail)
-        return table
+            met = {None: "", True: "met", False: "MISSED"}[figure.is_met]
+            target = f", target {figure.target_text}" if figure.target_text else ""
+            yield f"{met:6} {figure.step}: {figure.name}: {figure.value_text}{target}"
+            if figure.detail:
+                yield f"       {figure.detail}"
 
     def as_json(self) -> dict[str, Any]:
         return {
