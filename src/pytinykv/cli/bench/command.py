@@ -242,7 +242,7 @@ class _Bench:
         self.results.regions = figures
         self.problems.extend(figures.problems())
         for line in figures.lines():
-            self._console.print(line, highlight=False)
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     async def _run_one_region(self, scope: Scope) -> None:
         home = Home.open(None)
