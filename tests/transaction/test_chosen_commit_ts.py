@@ -9,7 +9,7 @@ from pytinykv.transaction import ConcurrencyManager, ReadView, TxnErrorRaised
 from pytinykv.transaction.commands import Isolation
 from pytinykv.transaction.errors import KeyIsLocked, TimestampFromFuture, WriteConflict
 from pytinykv.transaction.results import PrewriteResult, ReleasedLock
-from pytinykv.wire.timestamp import MAX_TIMESTAMP
+from pytinykv.wire.timestamp import MAX_TIMESTAMP, Timestamp
 
 A, B = b"a", b"b"
 
@@ -161,7 +161,7 @@ def test_reads_raise_max_ts_and_nothing_lowers_it() -> None:
 
 
 def test_a_timestamp_from_the_future_is_refused_before_it_does_harm(store: TxnStore) -> None:
-    store.manager.limit = 1000  # type: ignore[assignment]
+    store.manager.limit = lambda: Timestamp(1000)
     with pytest.raises(TxnErrorRaised, match="from the future, above 1000"):
         store.manager.note_read(1001)  # type: ignore[arg-type]
     error = store.fails(store.check(10, A, caller_start_ts=5000, rollback_if_not_exist=True))

@@ -13,8 +13,7 @@ Invariants
 ----------
 1. `max_ts` never goes down. A read at a timestamp is noted before it looks at anything.
 2. From the moment at which a commit timestamp is chosen until the lock (or, in one phase, the commit record) can be read
-from the
-   engine, the lock is here. So a read that is noted too late to be in `max_ts` finds it.
+   from the engine, the lock is here. So a read that is noted too late to be in `max_ts` finds it.
 3. `max_ts` covers only what this store has read. A store that comes to lead a region does not know what the leader before has
    read: it must first note a timestamp that it fetched after it came to lead (`note_read`), and until then use two phases
    (`Prewrite.as_two_phase`).
@@ -22,7 +21,7 @@ from the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -67,16 +66,20 @@ def lock_in_the_way(key: bytes, lock: Lock, view: ReadView) -> TxnError | None:
     return KeyIsLocked(key=key, lock=lock)
 
 
+def _no_limit() -> Timestamp:
+    return MAX_TIMESTAMP
+
+
 class ConcurrencyManager:
     """The largest read timestamp of a store, and the locks of its memory. One for all regions; one thread."""
 
     def __init__(self, max_ts: Timestamp = NO_TS) -> None:
         self.max_ts = max_ts
         """The largest timestamp that was noted as read at. Moved by `note_read`, only up."""
-        self.limit = MAX_TIMESTAMP
-        """No timestamp above this has been handed out yet, for all that its owner knows, who moves it; the largest number: it
-        does not know. Without it one request with a senseless timestamp would put all commits that are chosen here into the
-        future, where readers don't see them."""
+        self.limit: Callable[[], Timestamp] = _no_limit
+        """Returns above what no timestamp can have been handed out yet, for all that the manager's owner knows, who sets it;
+        without a limit, the largest number. One request with a senseless timestamp would otherwise put all commits that are
+        chosen here into the future, where readers don't see them."""
         self._locks: dict[bytes, Lock] = {}
         """By user's key. Filled by evaluations, emptied by those who have had their changes applied."""
 
@@ -89,8 +92,9 @@ class ConcurrencyManager:
             TxnErrorRaised: TimestampFromFuture.
         """
         if self.max_ts < version < MAX_TIMESTAMP:
-            if version > self.limit:
-                raise TxnErrorRaised(TimestampFromFuture(key=b"", start_ts=version, limit=self.limit))
+            limit = self.limit()
+            if version > limit:
+                raise TxnErrorRaised(TimestampFromFuture(key=b"", start_ts=version, limit=limit))
             self.max_ts = version
 
     def frozen(self) -> ConcurrencyManager:

@@ -12,7 +12,7 @@ from tests.server.kv.txn_harness import TxnDesk
 from pytinykv.lifecycle import Scope
 from pytinykv.server.kv.garbage import Allowed, GarbageCollector
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
-from pytinykv.wire.timestamp import MAX_TIMESTAMP
+from pytinykv.wire.timestamp import MAX_TIMESTAMP, Timestamp, compose
 
 LONG = b"x" * 300
 
@@ -419,3 +419,24 @@ async def test_ranges_are_deleted_with_versions_values_and_locks(desk: TxnDesk) 
     assert await desk.call("UnsafeDestroyRange", start_key=b"", end_key=b"") == pb.UnsafeDestroyRangeResponse()
     assert (await desk.get(b"c", 40)).not_found
     assert list((await desk.call("GetLockWaitInfo")).entries) == []
+
+
+async def test_a_read_in_the_far_future_is_refused_and_raises_no_commit_timestamp(desk: TxnDesk) -> None:
+    handed_out = [compose(1_000_000, 0)]
+
+    async def fetch(_timeout_s: float) -> Timestamp:
+        return handed_out[-1]
+
+    desk.serve_with(fetch_timestamp=fetch)
+    await asyncio.sleep(0)
+    host = desk.service.transactions
+    too_far, soon = compose(1_100_000, 0), compose(1_050_000, 0)
+    assert (await desk.get(b"a", soon)).not_found
+    refused = (await desk.get(b"a", too_far)).error.abort
+    assert "from the future" in refused
+    assert host.concurrency.max_ts == soon
+    # The scheduler's clock was set forward: the refusal has made the store ask again.
+    handed_out.append(too_far)
+    assert "from the future" in (await desk.get(b"a", too_far + 1)).error.abort
+    assert (await desk.get(b"a", too_far + 1)).not_found
+    assert host.concurrency.max_ts == too_far + 1

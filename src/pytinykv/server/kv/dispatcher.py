@@ -216,7 +216,7 @@ class RequestFrame:
             assert isinstance(command, (PointRead, RangeRead))
             if command.read_ts is not None:
                 # Before anything is looked at: from now on no transaction commits below this unseen.
-                host.concurrency.note_read(Timestamp(command.read_ts(request)))
+                host.note_read(Timestamp(command.read_ts(request)))
             part.reads.append(Read(request_id, command, request))
 
     def _locate(self, context: kvrpcpb_pb2.Context) -> _RegionPart:

@@ -25,9 +25,10 @@ from pytinykv.raftstore.region_events import Deposed, Destroyed, Leading, Region
 from pytinykv.raftstore.split_keys import holds_transactional_data
 from pytinykv.server.kv.kinds import InvalidRequestError
 from pytinykv.transaction.concurrency import ConcurrencyManager
+from pytinykv.transaction.errors import TxnErrorRaised
 from pytinykv.transaction.executor import Executor, OnAnswer, OnSettled, WaitLostError
 from pytinykv.wire.errors import NotLeader, RegionError, RegionNotFound, ServerIsBusy, UndeterminedResult
-from pytinykv.wire.timestamp import Timestamp
+from pytinykv.wire.timestamp import LOGICAL_MAX, MAX_TIMESTAMP, Timestamp, compose, physical_ms
 
 if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
@@ -47,6 +48,8 @@ MAX_TS_TIMEOUT_S: Final = 2.0
 """How long one attempt to fetch a timestamp may take."""
 MAX_TS_PAUSE_S: Final = 0.2
 """Pause after one that failed."""
+FUTURE_MS_MAX: Final = 60_000
+"""How far beyond what the scheduler's clock must show a timestamp may lie: clocks differ, and are set."""
 
 ALLOW_TIMEOUT_S: Final = 10.0
 """How long the scheduler has to switch the cluster over to transactions; it may wait for splits under way."""
@@ -168,6 +171,12 @@ class TransactionHost:
         """By region that came to be led, its term, for which no timestamp was asked yet."""
         self._is_fetching = False
         """Whether a task fetches timestamps; it ends when none is needed."""
+        self._newest: tuple[int, float] | None = None
+        """Milliseconds of the newest timestamp that was fetched, and when, by the monotonic clock; None: none was."""
+        self._is_behind = False
+        """Whether a request had a timestamp above `_limit`, so that a new one is to be fetched: the scheduler's clock may have
+        been set forward."""
+        self.concurrency.limit = self._limit
         self._is_timing = False
         """Whether a task wakes who waits for locks; it ends when none does."""
         for peer in store.peers.values():
@@ -185,6 +194,27 @@ class TransactionHost:
     def knows_max_ts(self, region_id: int, term: Term) -> bool:
         """Return whether `max_ts` is above all that was ever read in this region."""
         return self._terms.get(region_id) == term
+
+    def note_read(self, version: Timestamp) -> None:
+        """Take note that a read at `version` is about to be served.
+
+        Raises:
+            InvalidRequestError: the scheduler can't have handed out that timestamp yet.
+        """
+        try:
+            self.concurrency.note_read(version)
+        except TxnErrorRaised as raised:
+            self._is_behind = True
+            self._fetch_soon()
+            raise InvalidRequestError(raised.error.describe()) from None
+
+    def _limit(self) -> Timestamp:
+        """Return above what no timestamp can have been handed out; as long as none was fetched, the largest number."""
+        if self._newest is None:
+            return MAX_TIMESTAMP
+        fetched_ms, fetched_at = self._newest
+        now_ms = fetched_ms + (self.store.clock.monotonic() - fetched_at) * 1000
+        return compose(int(now_ms + FUTURE_MS_MAX), LOGICAL_MAX)
 
     def raise_safe_point(self, safe_point: Timestamp) -> None:
         """Refuse reads and prewrites below, from now on."""
@@ -274,14 +304,15 @@ class TransactionHost:
         self.executor.on_region_lost(region_id)
 
     def _fetch_soon(self) -> None:
-        if self._is_fetching or not self._came_to_lead or self._fetch_timestamp is None or self._scope.stopping:
+        needs_none = not self._came_to_lead and not self._is_behind
+        if self._is_fetching or needs_none or self._fetch_timestamp is None or self._scope.stopping:
             return
         self._is_fetching = True
         self._scope.start("max-ts", self._fetch_max_ts, self._fetch_timestamp)
 
     async def _fetch_max_ts(self, fetch: FetchTimestamp) -> None:
         try:
-            while self._came_to_lead:
+            while self._came_to_lead or self._is_behind:
                 asked = dict(self._came_to_lead)
                 try:
                     timestamp = await fetch(MAX_TS_TIMEOUT_S)
@@ -289,6 +320,8 @@ class TransactionHost:
                     _log.info("no timestamp for %d regions that came to be led: %s", len(asked), error)
                     await asyncio.sleep(MAX_TS_PAUSE_S)
                     continue
+                self._newest = (physical_ms(timestamp), self.store.clock.monotonic())
+                self._is_behind = False
                 self.concurrency.note_read(timestamp)
                 for region_id, term in asked.items():
                     if self._came_to_lead.get(region_id) == term:
