@@ -174,8 +174,8 @@ class TransactionHost:
         self._newest: tuple[int, float] | None = None
         """Milliseconds of the newest timestamp that was fetched, and when, by the monotonic clock; None: none was."""
         self._is_behind = False
-        """Whether a request had a timestamp above `_limit`, so that a new one is to be fetched: the scheduler's clock may have
-        been set forward."""
+        """Whether a read was refused for a timestamp above `_limit`: a new one is to be fetched, as the scheduler's clock may
+        have been set forward."""
         self.concurrency.limit = self._limit
         self._is_timing = False
         """Whether a task wakes who waits for locks; it ends when none does."""
