@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from tests.client.fake_cluster import FakeCluster, FakeConnector
+from tests.client.fake_cluster import FakeCluster, FakeConnector, FakeStore
 
 from pytinykv.client import (
     AsyncClient,
@@ -19,6 +19,7 @@ from pytinykv.client import (
     UndeterminedError,
     UnsupportedError,
 )
+from pytinykv.client.raw_commands import RawGet, RawTtl
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.cut_streams import stream_cut
@@ -174,6 +175,71 @@ async def test_another_store_at_the_address_is_noticed(client: AsyncClient, clus
     await client.raw.put(b"k", b"2")
     await client.raw.put(b"a", b"2")
     assert cluster.data[""] == {b"k": b"2", b"a": b"2"}
+
+
+async def test_the_stream_to_a_store_whose_host_serves_a_new_one_ends(
+    client: AsyncClient, cluster: FakeCluster, connector: FakeConnector
+) -> None:
+    """Store 2 leaves the cluster, and its machine comes back with an empty disk, as store 9."""
+    await client.raw.put(b"k", b"1")
+    del cluster.addresses[STORE]
+    cluster.stores[9], cluster.addresses[9] = FakeStore(cluster, 9), ADDRESS
+    connector.break_streams(ADDRESS)
+    while client.executor.router.stores[STORE]._stream is not None:
+        await asyncio.sleep(0)
+    region = cluster.region_of(b"k")
+    region.peers[9] = cluster.new_id()
+    region.leader = 3
+    await client.raw.put(b"k", b"2")  # to the address of old: the new store answers that it is another one
+    assert cluster.stores[9].seen == ["RawPut"]
+    region.leader = 9
+    await client.raw.put(b"k", b"3")
+    assert cluster.data[""] == {b"k": b"3"}
+    _, former, present = [stream for stream in connector.streams if stream.address == ADDRESS]
+    assert former.error is not None
+    assert present.error is None
+
+
+async def test_what_is_on_its_way_to_a_store_that_has_left_is_still_answered(
+    client: AsyncClient, cluster: FakeCluster, connector: FakeConnector, scope: Scope
+) -> None:
+    await client.raw.put(b"k", b"1")
+    [stream] = [stream for stream in connector.streams if stream.address == ADDRESS]
+    before = stream.sent
+    cluster.stores[STORE].open.clear()
+    task = scope.start("put", _give, client.raw.put(b"k", b"2"))
+    while stream.sent == before:
+        await asyncio.sleep(0)
+    del cluster.addresses[STORE]
+    await client.raw.put(b"a", b"1")  # asks where the stores are, for one that is not known
+    assert stream.error is None
+    cluster.stores[STORE].open.set()
+    assert await task.wait() == (None, None)
+    await asyncio.sleep(0)
+    assert stream.error is not None
+
+
+async def test_a_retired_connection_takes_no_command_and_ends_once_the_last_has_expired(
+    client: AsyncClient, cluster: FakeCluster, connector: FakeConnector, scope: Scope
+) -> None:
+    await client.raw.put(b"k", b"1")
+    store = client.executor.router.stores[STORE]
+    cluster.stores[STORE].script.append("lose")
+    task = await started(client.raw.put(b"k", b"2", timeout=0.05), scope, cluster)
+    store.retire()
+    [stream] = [stream for stream in connector.streams if stream.address == ADDRESS]
+    assert stream.error is None
+    before = len(cluster.commands())
+    framed, unary = RawGet(b"k", ""), RawTtl(b"k", "")
+    route = framed.locate(client.executor.router.regions)
+    assert route is not None
+    refused = f"not sent: store 2 is not at {ADDRESS} any more"
+    assert repr(await store.submit(framed, route, math.inf)) == refused
+    assert repr(await store.call(unary, route, math.inf)) == refused
+    assert len(cluster.commands()) == before
+    _, error = await task.wait()
+    assert type(error) is UndeterminedError
+    assert stream.error is not None
 
 
 async def test_a_write_without_an_answer_is_undetermined_at_its_deadline(

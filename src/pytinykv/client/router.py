@@ -60,7 +60,7 @@ class Router:
         self._moved: dict[int, StoreConnection] = {}
         """Stores whose address is to be asked for again before the next use."""
         self._retired: list[StoreConnection] = []
-        """Connections to former addresses, kept until their commands are answered."""
+        """Connections to former addresses, and to stores that have left: known here until their commands are answered."""
         self._addresses: dict[int, str] = {}
         """Where all stores were when the scheduler was asked last. One that nothing was sent to yet may come to lead while
         no scheduler answers."""
@@ -195,10 +195,6 @@ class Router:
         if address is None:
             raise StoreNotFoundError(f"store {store_id} is gone")
         store = self._moved.pop(store_id, None)
-        if store is not None and store.address != address:
-            _log.info("store %d moved from %s to %s", store_id, store.address, address)
-            self._retire(store)
-            store = None
         if store is None:
             store = StoreConnection(
                 store_id, address, connector=self._connector, config=self._config, scope=self._scope
@@ -209,13 +205,21 @@ class Router:
     async def _ask_addresses(self, left_s: float) -> None:
         stores = await self._scheduler.get_all_stores(exclude_tombstone=True, timeout_s=left_s)
         self._addresses = {store.id: store.address for store in stores if store.address}
+        for connections in (self.stores, self._moved):
+            for store in list(connections.values()):
+                if (address := self._addresses.get(store.store_id)) != store.address:
+                    # Somebody else may be there by now: a store that has left is never asked for again, and its host may
+                    # serve a new one.
+                    _log.info(
+                        "store %d is not at %s any more, but %s", store.store_id, store.address, address or "gone"
+                    )
+                    del connections[store.store_id]
+                    self._retire(store)
 
     def _retire(self, store: StoreConnection) -> None:
-        """Keep a connection that gets no new commands until those it has are answered."""
-        self._retired.append(store)
-        for old in [old for old in self._retired if not old.in_flight]:
-            old.close()
-            self._retired.remove(old)
+        """Let a connection end as soon as the commands that it has are answered."""
+        store.retire()
+        self._retired = [old for old in (*self._retired, store) if not old.is_idle]
 
 
 def _routes_to(regions: Iterable[metapb_pb2.Region], store_id: int) -> list[Route]:

@@ -87,6 +87,8 @@ class StoreConnection:
         """Whether the receiver task runs."""
         self._closed = False
         """Set by `close`; from then on commands fail at once."""
+        self._retired = False
+        """Set by `retire`; from then on commands fail at once, and the stream ends with the last answer that is due."""
         self._flush_scheduled = False
         """Whether `_flush` runs at the end of this loop turn."""
         self._expiry: asyncio.TimerHandle | None = None
@@ -116,6 +118,9 @@ class StoreConnection:
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self._closed:
             future.set_result(AttemptFailure(FailureKind.CLOSED_WAITING, "the client is closed"))
+            return future
+        if self._retired:
+            future.set_result(self._not_here())
             return future
         if self._stream is not None and self.silent:
             future.set_result(AttemptFailure(FailureKind.NOT_SENT, f"{self!r} has gone silent"))
@@ -156,6 +161,8 @@ class StoreConnection:
     async def _wait_up(self, deadline: float) -> AttemptFailure | None:
         if self._closed:
             return AttemptFailure(FailureKind.CLOSED_WAITING, "the client is closed")
+        if self._retired:
+            return self._not_here()
         if self._stream is not None:
             return AttemptFailure(FailureKind.NOT_SENT, f"{self!r} has gone silent") if self.silent else None
         self._ensure_running()
@@ -163,6 +170,9 @@ class StoreConnection:
             await asyncio.wait((self._connecting,), timeout=max(0.0, deadline - self._loop.time()))
         up = self._stream is not None
         return None if up else AttemptFailure(FailureKind.NOT_SENT, f"no connection to {self!r}")
+
+    def _not_here(self) -> AttemptFailure:
+        return AttemptFailure(FailureKind.NOT_SENT, f"store {self.store_id} is not at {self.address} any more")
 
     def _flush(self) -> None:
         self._flush_scheduled = False
@@ -179,6 +189,7 @@ class StoreConnection:
                 return
         if self._watch is None and self._sent:
             self._start_watch()
+        self._end_if_retired()
 
     def _send_frame(self, stream: BidiStream) -> bool:
         """Hand over one frame of what waits; False if the transport did not take it (then it all still waits)."""
@@ -308,6 +319,7 @@ class StoreConnection:
                 sent[0].set_result(response)
         if self._waiting and not self._flush_scheduled:
             self._flush()
+        self._end_if_retired()
 
     def _on_down(self, reason: str, code: StatusCode | None, frames_read: int | None) -> None:
         if self._sent or self._waiting:
@@ -374,6 +386,7 @@ class StoreConnection:
         deadlines += [deadline for _, _, future, deadline in self._waiting if not future.done()]
         if deadlines:
             self._arm_expiry(max(min(deadlines), due + EXPIRY_GRAIN_S))
+        self._end_if_retired()
 
     @property
     def silent(self) -> bool:
@@ -400,6 +413,25 @@ class StoreConnection:
             except RpcError as error:
                 _log.debug("%r takes no probe: %s", self, error)
         self._watch = self._loop.call_later(self._config.stall_timeout_s / 3, self._check_silence)
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def retire(self) -> None:
+        """Take no command any more: the store is not here, or has left the cluster. Safe in any state, and twice.
+
+        What was submitted is still sent and answered, or expires; then the stream ends.
+        """
+        self._retired = True
+        self._end_if_retired()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no command waits for its answer, nor to be sent."""
+        return not self._sent and all(future.done() for _, _, future, _ in self._waiting)
+
+    def _end_if_retired(self) -> None:
+        if self._retired and self.is_idle:
+            self._drop_stream("retired")
 
     def close(self) -> None:
         """Resolve everything at once as cut off by the client's end. Safe in any state, and twice."""
