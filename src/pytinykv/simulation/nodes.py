@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import ClientError, StoreTombstoneError
-from pytinykv.lifecycle import PROCESS_STOP_DEADLINE_S, Scope, StopReport
+from pytinykv.lifecycle import PROCESS_STOP_DEADLINE_S, Scope, ScopeStoppedError, StopReport
 from pytinykv.model import FormatError
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.scheduler.scheduler import Scheduler
@@ -117,6 +117,9 @@ class Node:
             fail_unless_done(ready, ProcessDied(f"{process} was stopped during its start"))
             raise
         except Exception as error:  # noqa: BLE001 - the real process prints it and ends
+            if isinstance(error, ScopeStoppedError) and scope.stopping:
+                # Told to stop just before it made its next part: for `cli.serving.serve` that is a stop in good order, too.
+                error = ProcessDied(f"{process} was stopped during its start: {error}")
             fail_unless_done(ready, error)
             return
         if not ready.done():
