@@ -126,8 +126,8 @@ def half_closed_streams_never_end(patch: Patch) -> None:
             yield request
         await asyncio.Event().wait()
 
-    async def read_frames(self: KvService, requests: Any, answers: Any) -> None:
-        await original(self, endless(requests), answers)
+    async def read_frames(self: KvService, requests: Any, answers: Any, frames: Any) -> None:
+        await original(self, endless(requests), answers, frames)
 
     patch.setattr(KvService, "_read_frames", read_frames)
 

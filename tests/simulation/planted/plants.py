@@ -385,7 +385,7 @@ def send_blocks(patch: Patch) -> None:
             while not self._store.take_due():
                 self._idle = asyncio.get_running_loop().create_future()
                 await self._idle
-            for _size_bytes, envelopes in self._store._frames:
+            for _size_bytes, envelopes in self._store._inbox._frames:
                 under_way[envelopes[0].sender.store_id] = 0
             self._store.turn()
             while max(under_way.values(), default=0) > 30:
