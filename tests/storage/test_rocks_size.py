@@ -9,7 +9,7 @@ import pytest
 from tests.storage.engines import SMALL, put
 
 from pytinykv.storage import ColumnFamily, RocksEngine
-from pytinykv.storage.rocks_size import share
+from pytinykv.storage.rocks_size import DELETED_MAX, share
 
 
 @pytest.mark.parametrize(
@@ -49,4 +49,18 @@ def test_quarters_of_random_keys(tmp_path: Path, flushed: bool) -> None:
         start, end = bytes([quarter * 64]), bytes([quarter * 64 + 64]) if quarter < 3 else None
         size = engine.approximate_size_bytes(ColumnFamily.RAW, start, end)
         assert size == pytest.approx(total / 4, rel=0.1)
+    engine.close()
+
+
+@pytest.mark.parametrize("side", ["first", "last"])
+def test_keys_behind_many_deleted_ones_are_not_searched_for(tmp_path: Path, side: str) -> None:
+    engine = RocksEngine.open(tmp_path / "db", SMALL)
+    deleted = [b"m%06d" % number for number in range(DELETED_MAX + 1)]
+    put(engine, ColumnFamily.LOCK, *((key, b"v") for key in deleted), (b"z" if side == "first" else b"a", b"v"))
+    assert engine.approximate_size_bytes(ColumnFamily.LOCK, b"", None) > len(deleted)
+    batch = engine.write_batch()
+    for key in deleted:
+        batch.delete(ColumnFamily.LOCK, key)
+    engine.write(batch)
+    assert engine.approximate_size_bytes(ColumnFamily.LOCK, b"", None) == 0
     engine.close()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock, patch
 
 import pytest
 from hypothesis import given, settings
@@ -10,12 +14,15 @@ from hypothesis import strategies as st
 from tests.storage.engines import make_harness
 from tests.transaction.txn_store import LONG, TxnStore, delete, lock_only, put
 
+from pytinykv.storage import ColumnFamily, Engine
 from pytinykv.transaction import TxnErrorRaised
 from pytinykv.transaction.commands import Isolation, Scan
 from pytinykv.transaction.errors import KeyIsLocked, SnapshotTooOld, WriteConflict
 from pytinykv.transaction.results import Pair
-from pytinykv.transaction.scan import STEPS_MAX, scan
+from pytinykv.transaction.scan import ROWS_AHEAD, STEPS_MAX, scan
+from pytinykv.wire.keys import encode_bytes
 
+scan_module = importlib.import_module("pytinykv.transaction.scan")  # the package has a function of this name
 BOTH = pytest.mark.parametrize("reverse", [False, True])
 
 
@@ -145,8 +152,12 @@ def test_keys_with_many_records_between_others(store: TxnStore, reverse: bool, w
 
 
 @BOTH
+@pytest.mark.parametrize("ahead", [1, 2, ROWS_AHEAD])
 @pytest.mark.parametrize("engine", ["memory", "rocks"])
-def test_a_suspended_scan_shows_the_moment_at_which_it_began(tmp_path: Path, engine: str, reverse: bool) -> None:
+def test_a_suspended_scan_shows_the_moment_at_which_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, ahead: int, reverse: bool
+) -> None:
+    monkeypatch.setattr(scan_module, "ROWS_AHEAD", ahead)
     harness = make_harness(engine, tmp_path)
     store = TxnStore(harness.engine)
     for number in range(4):
@@ -162,13 +173,69 @@ def test_a_suspended_scan_shows_the_moment_at_which_it_began(tmp_path: Path, eng
     harness.close()
 
 
+class LockSearches:
+    """A reader that remembers where its cursors on locks were moved to."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.bounds: list[tuple[bytes, bytes | None]] = []
+
+    def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
+        return self._engine.get(cf, key)
+
+    def scan(self, *args: Any, **kwargs: Any) -> Iterator[tuple[bytes, bytes]]:
+        return self._engine.scan(*args, **kwargs)
+
+    def cursor(self, cf: ColumnFamily, start: bytes = b"", end: bytes | None = None) -> Any:
+        cursor = self._engine.cursor(cf, start, end)
+        if cf is not ColumnFamily.LOCK:
+            return cursor
+
+        def pairs(**kwargs: Any) -> Iterator[tuple[bytes, bytes]]:
+            self.bounds.append((start, end))
+            return cursor.pairs(**kwargs)
+
+        found = MagicMock()
+        found.__enter__.return_value.pairs = pairs
+        found.__exit__.side_effect = lambda *_: cursor.close()
+        return found
+
+
+@BOTH
+def test_locks_are_searched_no_further_than_the_rows_asked_for(filled: TxnStore, reverse: bool) -> None:
+    """Otherwise every page of a large range steps over all locks that were ever deleted in it."""
+    engine = LockSearches(filled.engine)
+    rows = list(scan(engine, Scan(start=b"k0", end=b"k9", limit=2, reverse=reverse)))
+    assert keys(rows) == ([b"k4", b"k3"] if reverse else [b"k0", b"k1"])
+    key = encode_bytes
+    assert engine.bounds == [(key(b"k3"), key(b"k9")) if reverse else (key(b"k0"), key(b"k1") + b"\0")]
+
+
+@BOTH
+def test_locks_behind_the_rows_that_were_looked_up_ahead(
+    filled: TxnStore, monkeypatch: pytest.MonkeyPatch, reverse: bool
+) -> None:
+    monkeypatch.setattr(scan_module, "ROWS_AHEAD", 2)
+    locked = (b"k0", b"k00", b"k1", b"k10", b"k2", b"k3", b"k33", b"k5")
+    filled.must(filled.prewrite(30, *(put(key) for key in locked), primary=b"k0"))
+    everything = filled.scan(50)
+    assert {row.key for row in everything if row.error is not None} == set(locked)
+    assert keys(everything) == sorted({*locked, b"k4"})
+    assert filled.scan(50, reverse=True) == everything[::-1]
+    assert filled.scan(50, limit=6, reverse=reverse) == (everything[::-1] if reverse else everything)[:6]
+    # Deletes that are read through make no rows, so the rows looked up ahead are not enough.
+    filled.must(filled.prewrite(32, delete(b"k4"), primary=b"k4"))
+    view = {"committed_locks": frozenset({30, 32})}
+    assert keys(filled.scan(50, limit=8, reverse=reverse, view=view)) == sorted(locked, reverse=reverse)
+
+
 KEY = st.sampled_from([b"a", b"b", b"bb", b"c", b"12345678", b"123456789"])
 STEP = st.tuples(KEY, st.sampled_from(["put", "long", "delete", "lock", "rollback", "prewrite", "protected"]))
 
 
-@given(st.lists(STEP, max_size=80), st.integers(1, 500))
+@given(st.lists(STEP, max_size=80), st.integers(1, 500), st.sampled_from([1, 2, 3, ROWS_AHEAD]))
 @settings(max_examples=150, deadline=None)
-def test_scan_agrees_with_get(steps: list[tuple[bytes, str]], version: int) -> None:
+def test_scan_agrees_with_get(steps: list[tuple[bytes, str]], version: int, ahead: int) -> None:
     """Invariant: a scan, either way, yields what get finds at each key, or the error that it raises."""
     store = TxnStore()
     for number, (key, step) in enumerate(steps):
@@ -193,6 +260,7 @@ def test_scan_agrees_with_get(steps: list[tuple[bytes, str]], version: int) -> N
         else:
             if value is not None:
                 expected.append(Pair(key, value))
-    assert store.scan(version) == expected
-    assert store.scan(version, reverse=True) == expected[::-1]
+    with patch.object(scan_module, "ROWS_AHEAD", ahead):
+        assert store.scan(version) == expected
+        assert store.scan(version, reverse=True) == expected[::-1]
     store.engine.close()

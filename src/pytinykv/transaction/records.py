@@ -46,7 +46,10 @@ SHORT_VALUE_BYTES_MAX: Final = 255
 """Longest value that stands in the lock and the write themselves."""
 
 _U64: Final = struct.Struct(">Q")
+_unpack_u64: Final = _U64.unpack_from
 _U64_MAX: Final = (1 << 64) - 1
+_HIGH_BITS: Final = 0x8080808080808080
+"""Those of eight bytes."""
 
 
 class RecordFormatError(Exception):
@@ -405,6 +408,14 @@ def short_value_of_put(data: bytes) -> bytes | None:
     size = len(data)
     if size < 4 or data[0] != 0x50:
         return None
+    if (
+        size > 11
+        and data[10] == 0x76
+        and size == data[11] + 12
+        and data[9] < 0x80
+        and _unpack_u64(data, 1)[0] & _HIGH_BITS == _HIGH_BITS
+    ):
+        return data[12:]  # nine bytes of start_ts, as all timestamps have from 1978 to 3084
     at = 2
     while data[at - 1] > 0x7F:  # the start_ts
         at += 1

@@ -7,9 +7,13 @@ Locks of the range are merged in: a locked key yields an error in place of its v
 that a client can resolve all locks of a page at once. A key that is only locked, and has no version yet, is such a row,
 too.
 
-A scan is a generator: it costs nothing past what is taken of it, and may be left suspended while others are served. It has
-its cursors from the beginning, so all of it shows the state of the moment at which its first row was asked for, whatever is
-written meanwhile.
+A scan is a generator: it may be left suspended while others are served. It has its cursors from the beginning, so all of it
+shows the state of the moment at which its first row was asked for, whatever is written meanwhile.
+
+The first rows, `ROWS_AHEAD` at most, are looked up together, before the first lock. What RocksDB has deleted stays in the way
+of a search until it is compacted, and that is every lock that ever was; in a large range without a lock the search for the
+first one would step over them all, for each page again. So there are two cursors for locks: one ends with the rows that were
+looked up ahead, and only a scan that goes on behind them moves the other.
 
 The loops are written for the case that nearly every row is: one version, visible, short, unlocked. They compare stored
 keys as bytes and look at a record's first byte; only what is different is decoded (invariant:
@@ -18,8 +22,9 @@ keys as bytes and look at a record's first byte; only what is different is decod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytinykv.storage import ColumnFamily
@@ -31,11 +36,14 @@ from pytinykv.transaction.records import NO_TS, LockKind, WriteKind, decode_lock
 from pytinykv.transaction.results import Pair
 from pytinykv.transaction.stored_keys import (
     ABOVE_VERSIONS,
+    GROUP_BYTES,
     TS_BYTES,
+    encode_bytes,
     encoded_range,
     inverted,
     stored_key,
     timestamp_of,
+    user_groups,
     user_key,
 )
 from pytinykv.wire.timestamp import Timestamp
@@ -46,18 +54,38 @@ if TYPE_CHECKING:
 STEPS_MAX: Final = 16
 """Records of one key that are stepped over before a seek takes their place."""
 
+ROWS_AHEAD: Final = 1024
+"""Rows that are looked up before the locks among them, at most: as many as clients ask for, and a millisecond's work."""
+
 _PUT: Final = WriteKind.PUT.value
 _DELETE: Final = WriteKind.DELETE.value
+_CHANGES: Final = (_PUT, _DELETE)
+_MARKER: Final = -TS_BYTES - 1
+"""Where in a stored key the byte stands that tells how much of the last group is padding."""
+_LAST_GROUP: Final = _MARKER - GROUP_BYTES
+"""Where in a stored key the last group of the encoded key begins."""
 
 
 class _Locked(NamedTuple):
     """A lock that matters to a scan."""
 
-    encoded: bytes
+    key: bytes
     error: TxnError | None
     """Why the read must not pass; None: it is read through, as if it were committed."""
     value: bytes | None = None
     """What is read through it; None: a delete."""
+
+
+class _Unread(NamedTuple):
+    """A PUT whose value must be looked up: it is read when the row is taken, since it may be large."""
+
+    key: bytes
+    encoded: bytes
+    record: bytes
+
+
+_Found = Pair | _Unread
+"""What stands for a key before locks are looked at."""
 
 
 def scan(source: Reader, command: Scan, *, safe_point: Timestamp = NO_TS) -> Iterator[Pair]:
@@ -75,82 +103,103 @@ def scan(source: Reader, command: Scan, *, safe_point: Timestamp = NO_TS) -> Ite
     with (
         source.cursor(ColumnFamily.WRITE, start, end) as writes,
         source.cursor(ColumnFamily.DEFAULT, start, end) as values,
-        source.cursor(ColumnFamily.LOCK, start, end) as locks,
     ):
-        yield from islice(_Rows(writes, values, locks, command).rows(), command.limit)
+        rows = _Rows(writes, values, command)
+        wanted = min(command.limit, ROWS_AHEAD)
+        ahead = list(islice(rows.found, wanted))
+        portions: list[tuple[Iterable[_Found], tuple[bytes, bytes | None]]] = [(ahead, (start, end))]
+        if len(ahead) == wanted:
+            edge = encode_bytes(ahead[-1].key)
+            if command.reverse:
+                portions = [(ahead, (edge, end)), (rows.found, (start, edge))]
+            else:
+                edge += b"\0"
+                portions = [(ahead, (start, edge)), (rows.found, (edge, end))]
+        with ExitStack() as stack:
+            # Made before the first row is yielded, and so in the step in which the others were: all show one state.
+            locks = [stack.enter_context(source.cursor(ColumnFamily.LOCK, *bounds)) for _, bounds in portions]
+            merged = (rows.with_locks(found, cursor) for (found, _), cursor in zip(portions, locks, strict=True))
+            yield from islice(chain.from_iterable(merged), command.limit)
 
 
 class _Rows:
     """One scan: its cursors, all of one state, and what it looks for."""
 
-    __slots__ = ("_check_newer", "_key_only", "_locks", "_reverse", "_values", "_view", "_visible_from", "_writes")
+    __slots__ = ("_check_newer", "_key_only", "_reverse", "_values", "_view", "_visible_from", "_writes", "found")
 
-    def __init__(self, writes: Cursor, values: Cursor, locks: Cursor, command: Scan) -> None:
+    def __init__(self, writes: Cursor, values: Cursor, command: Scan) -> None:
         self._writes = writes
         self._values = values
-        self._locks = locks
         self._view: Final[ReadView] = command.view
         self._key_only: Final = command.key_only
         self._reverse: Final = command.reverse
         self._visible_from: Final = inverted(command.view.version)
         """The inverted timestamps from here on are visible."""
         self._check_newer: Final = command.view.isolation is Isolation.RC_CHECK_TS
+        self.found: Final = self._backward() if command.reverse else self._forward()
+        """What is in `write`, in the direction of the scan."""
 
     # --- locks --------------------------------------------------------------------------------------------------
 
-    def _locked(self) -> Iterator[_Locked]:
+    def _locked(self, locks: Cursor) -> Iterator[_Locked]:
         """Yield the locks that matter, in the direction of the scan."""
         view = self._view
         if view.isolation is Isolation.RC:
             return
-        for encoded, stored in self._locks.pairs(reverse=self._reverse):
+        for encoded, stored in locks.pairs(reverse=self._reverse):
             lock = decode_lock(stored)
-            error = lock_in_the_way(user_key(encoded), lock, view)
+            key = user_key(encoded)
+            error = lock_in_the_way(key, lock, view)
             if error is not None:
-                yield _Locked(encoded, error)
+                yield _Locked(key, error)
             elif reads_through(lock, view):
                 value = lock.short_value
                 if lock.kind is LockKind.PUT and value is None:
                     value = b"" if self._key_only else self._long_value(encoded, lock.start_ts)
-                yield _Locked(encoded, None, value)
+                yield _Locked(key, None, value)
 
     def _row_of_lock(self, locked: _Locked) -> Iterator[Pair]:
         """Yield the row that a lock makes: none for a delete that is read through."""
         if locked.error is not None:
-            yield Pair(user_key(locked.encoded), b"", locked.error)
+            yield Pair(locked.key, b"", locked.error)
         elif locked.value is not None:
-            yield Pair(user_key(locked.encoded), b"" if self._key_only else locked.value)
+            yield Pair(locked.key, b"" if self._key_only else locked.value)
 
     # --- rows ---------------------------------------------------------------------------------------------------
 
-    def rows(self) -> Iterator[Pair]:
-        """Yield the rows in the direction of the scan: what is found in `write`, and the locks."""
-        locks = self._locked()
-        locked = next(locks, None)
+    def with_locks(self, found: Iterable[_Found], cursor: Cursor) -> Iterator[Pair]:
+        """Yield the rows that were found in a part of the range, with the locks of this part, to which `cursor` is bound."""
+        locks = self._locked(cursor)
         reverse = self._reverse
-        for encoded, found in self._backward() if reverse else self._forward():
+        locked = next(locks, None)
+        for row in found:
             if locked is not None:
+                key = row.key
                 is_locked = False
-                while locked is not None and (locked.encoded == encoded or (locked.encoded < encoded) is not reverse):
-                    is_locked = locked.encoded == encoded
+                while locked is not None and (locked.key == key or (locked.key < key) is not reverse):
+                    is_locked = locked.key == key
                     yield from self._row_of_lock(locked)
                     locked = next(locks, None)
                 if is_locked:
                     continue
-            if isinstance(found, Pair):
-                yield found
-                continue
-            value = self._value(encoded, found)
-            if value is not None:
-                yield Pair(user_key(encoded), value)
+            if isinstance(row, Pair):
+                yield row
+            else:
+                value = self._value(row)
+                if value is not None:
+                    yield Pair(row.key, value)
         while locked is not None:
             yield from self._row_of_lock(locked)
             locked = next(locks, None)
 
-    def _forward(self) -> Iterator[tuple[bytes, bytes | Pair]]:
-        """Yield (encoded key, newest visible put) of each key that has one, or in its place the row with an error."""
-        visible_from, check_newer = self._visible_from, self._check_newer
-        done = b""
+    def _forward(self) -> Iterator[_Found]:
+        """Yield what stands for each key that has a visible put: it, or an error in its place. Nearly all rows are these.
+
+        Neighbours in the order of keys mostly differ in the last group of their encoded form only, so what is before that is
+        decoded once for all of them.
+        """
+        visible_from, check_newer, key_only = self._visible_from, self._check_newer, self._key_only
+        done = head = user_head = b""
         seek: bytes | None = None
         while True:
             steps = 0
@@ -160,16 +209,25 @@ class _Rows:
                     kind = record[0]
                     if stored[-TS_BYTES:] >= visible_from:
                         if kind == _PUT:
-                            yield encoded, record
                             done = encoded
                             steps = 0
+                            if stored[:_LAST_GROUP] != head:
+                                head = stored[:_LAST_GROUP]
+                                user_head = user_groups(head)
+                            # The marker: 0xFF says that the last group is full, 0xF7 that it is empty.
+                            key = user_head + stored[_LAST_GROUP : stored[_MARKER] - 0xFF + _MARKER]
+                            value = short_value_of_put(record)
+                            if value is not None:
+                                yield Pair(key, b"" if key_only else value)
+                            else:
+                                yield _Unread(key, encoded, record)
                             continue
                         if kind == _DELETE:
                             done = encoded
                             steps = 0
                             continue
-                    elif check_newer and kind in (_PUT, _DELETE):
-                        yield encoded, self._newer(stored, record)
+                    elif check_newer and kind in _CHANGES:
+                        yield self._newer(stored, record)
                         done = encoded
                         continue
                 steps += 1
@@ -196,7 +254,7 @@ class _Rows:
         error = newer_version(key, self._view.version, decode_write(record).start_ts, commit_ts)
         return Pair(key, b"", error)
 
-    def _backward(self) -> Iterator[tuple[bytes, bytes | Pair]]:
+    def _backward(self) -> Iterator[_Found]:
         """As `_forward`, in descending order.
 
         Backwards the oldest version of a key comes first, so that the last one seen that is visible is the newest.
@@ -213,7 +271,7 @@ class _Rows:
                 encoded = stored[:-TS_BYTES]
                 if encoded != current:
                     if newest is not None:
-                        yield current, newest
+                        yield self._row(current, newest)
                     current, newest, steps = encoded, None, 0
                 else:
                     steps += 1
@@ -231,10 +289,19 @@ class _Rows:
                 break
             found = self._seek_visible(current)
             if found is not None:
-                yield current, found
+                yield self._row(current, found)
             newest = None
         if newest is not None:
-            yield current, newest
+            yield self._row(current, newest)
+
+    def _row(self, encoded: bytes, found: bytes | Pair) -> _Found:
+        """Return what stands for a key, whose newest visible record this is, or the row with an error."""
+        if isinstance(found, Pair):
+            return found
+        value = short_value_of_put(found)
+        if value is None:
+            return _Unread(user_key(encoded), encoded, found)
+        return Pair(user_key(encoded), b"" if self._key_only else value)
 
     def _seek_visible(self, encoded: bytes) -> bytes | None:
         """Return a key's newest visible record, if that is a put, by a seek."""
@@ -250,17 +317,14 @@ class _Rows:
 
     # --- values -------------------------------------------------------------------------------------------------
 
-    def _value(self, encoded: bytes, record: bytes) -> bytes | None:
+    def _value(self, row: _Unread) -> bytes | None:
         """Return the value of a PUT; None if the record was collected before and has only come back."""
-        value = short_value_of_put(record)
-        if value is not None:
-            return b"" if self._key_only else value
-        write = decode_write(record)
+        write = decode_write(row.record)
         if write.is_fenced_off(self._view.version):
             return None
         if self._key_only:
             return b""
-        return write.short_value if write.short_value is not None else self._long_value(encoded, write.start_ts)
+        return write.short_value if write.short_value is not None else self._long_value(row.encoded, write.start_ts)
 
     def _long_value(self, encoded: bytes, start_ts: Timestamp) -> bytes:
         stored = stored_key(encoded, start_ts)

@@ -17,6 +17,8 @@ from pytinykv.wire.keys import decode_bytes, encode_bytes
 from pytinykv.wire.timestamp import MAX_TIMESTAMP, Timestamp
 
 TS_BYTES: Final = 8
+GROUP_BYTES: Final = 8
+"""An encoded key has so many bytes of the user's, and then a marker, again and again."""
 _pack = struct.Struct(">Q").pack
 _unpack_from = struct.Struct(">Q").unpack_from
 
@@ -49,6 +51,13 @@ def user_key(encoded: bytes) -> bytes:
     return bytes(key)
 
 
+def user_groups(encoded: bytes) -> bytes:
+    """Return what the user's key begins with, of the groups before the last one."""
+    key = bytearray(encoded)
+    del key[GROUP_BYTES :: GROUP_BYTES + 1]
+    return bytes(key)
+
+
 def encoded_range(start: bytes, end: bytes) -> tuple[bytes, bytes | None]:
     """Return the bounds in the engine of the users' keys with start <= key < end; an empty end is none."""
     return encode_bytes(start) if start else b"", encode_bytes(end) if end else None
@@ -56,6 +65,7 @@ def encoded_range(start: bytes, end: bytes) -> tuple[bytes, bytes | None]:
 
 __all__ = [
     "ABOVE_VERSIONS",
+    "GROUP_BYTES",
     "TS_BYTES",
     "decode_bytes",
     "encode_bytes",
@@ -63,5 +73,6 @@ __all__ = [
     "inverted",
     "stored_key",
     "timestamp_of",
+    "user_groups",
     "user_key",
 ]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pytinykv.server.kv.answers import AnswerBatch, AnswerBudget, Answers
 from pytinykv.server.kv.commands import COMMANDS, MEMBERS
-from pytinykv.server.kv.encoding import close_answer, open_answer, write_pair
+from pytinykv.server.kv.encoding import COPIED_BYTES_MAX, PairWriter, close_answer, open_answer
 from pytinykv.server.kv.kinds import CommandKind
 from pytinykv.wire.encoding import field_tag
 from pytinykv.wire.pb import errorpb_pb2, tikvpb_pb2
@@ -86,12 +86,27 @@ def test_pairs_written_one_by_one(pairs: list[tuple[bytes, int]], member: str, r
     command = MEMBERS[member]
     field = "kvs" if member == "RawScan" else "pairs"
     out = open_answer(command.tag)
+    writer = PairWriter(out, field_tag(command.response_type, field))
     for key, size in pairs:
-        write_pair(out, field_tag(command.response_type, field), key, b"v" * size)
+        writer.add(key, b"v" * size)
     batch = AnswerBatch(is_framed=True)
     batch.add_answer(request_id, close_answer(out, command.tag))
     response = command.response_type(**{field: [pb.KvPair(key=key, value=b"v" * size) for key, size in pairs]})
     assert parsed(batch) == expected([(request_id, member, response)])
+
+
+def test_pairs_of_one_shape_after_another() -> None:
+    """What is before a pair is kept for the next one only while both lengths are the same."""
+    out = BytesIO()
+    pairs = PairWriter(out, field_tag(pb.RawScanResponse, "kvs"))
+    wanted = [
+        pb.KvPair(key=b"k" * key_bytes, value=b"v" * value_bytes)
+        for key_bytes in (1, 1, 127, 128, 128, 0)
+        for value_bytes in (0, 127, 127, 128, COPIED_BYTES_MAX - 1, COPIED_BYTES_MAX, COPIED_BYTES_MAX, 128)
+    ]
+    for pair in wanted:
+        pairs.add(pair.key, memoryview(pair.value) if len(pair.value) == COPIED_BYTES_MAX else pair.value)
+    assert list(pb.RawScanResponse.FromString(out.getvalue()).kvs) == wanted
 
 
 def test_the_answer_to_a_unary_call_is_the_response() -> None:

@@ -127,18 +127,19 @@ def _pairs(command: Command[Any], reply: Any) -> list[Pair]:
     """Return the pairs of a reply. Raises for locks and other errors that it carries, of all pairs together."""
     if reply.HasField("error"):
         raise error_of(reply.error, command.describe())
-    result: list[Pair] = []
+    pairs = reply.pairs
+    result = [(pair.key, pair.value) for pair in pairs if not pair.HasField("error")]
+    if len(result) == len(pairs):
+        return result
     locks: list[ForeignLock] = []
-    for pair in reply.pairs:
+    for pair in pairs:
         if not pair.HasField("error"):
-            result.append((pair.key, pair.value))
-        elif pair.error.HasField("locked"):
+            continue
+        if pair.error.HasField("locked"):
             locks.append(ForeignLock.from_pb(pair.error.locked))
         else:
             raise error_of(pair.error, command.describe())
-    if locks:
-        raise locked(locks)
-    return result
+    raise locked(locks)
 
 
 class MvccOfKey(Command[kvrpcpb_pb2.MvccInfo]):

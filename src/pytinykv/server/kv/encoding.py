@@ -19,6 +19,8 @@ from pytinykv.wire.pb import tikvpb_pb2
 
 _PADDED_BYTES: Final = 5
 """Length of a varint that is filled in later: enough for 32 GiB."""
+COPIED_BYTES_MAX: Final = 4096
+"""Up to this size it is cheaper to copy a value once more than to write it by itself."""
 _RESPONSES: Final = b"\x0a"
 """The tag of `BatchCommandsResponse.responses`."""
 
@@ -60,9 +62,36 @@ def request_ids(ids: list[int]) -> bytes:
     return tikvpb_pb2.BatchCommandsResponse(request_ids=ids).SerializeToString()
 
 
-def write_pair(out: BytesIO, tag: bytes, key: bytes, value: bytes | memoryview) -> None:
-    """Add a `KvPair` to the repeated field with this tag."""
-    key_length, value_length = varint(len(key)), varint(len(value))
-    size = 2 + len(key_length) + len(key) + len(value_length) + len(value)
-    out.write(b"%b%b\x12%b%b\x1a%b" % (tag, varint(size), key_length, key, value_length))
-    out.write(value)
+class PairWriter:
+    """Adds `KvPair`s to the repeated field `tag` of an answer.
+
+    Pairs of an answer have mostly keys of one length and values of one length, and so the same bytes before them.
+    """
+
+    __slots__ = ("_head", "_key_bytes", "_middle", "_tag", "_value_bytes", "_write")
+
+    def __init__(self, out: BytesIO, tag: bytes) -> None:
+        self._write = out.write
+        self._tag = tag
+        self._key_bytes = self._value_bytes = -1
+        """The lengths for which the two below hold."""
+        self._head = self._middle = b""
+        """What comes before the key, and before the value."""
+
+    def add(self, key: bytes, value: bytes | memoryview) -> None:
+        """Add a pair."""
+        key_bytes, value_bytes = len(key), len(value)
+        if key_bytes != self._key_bytes or value_bytes != self._value_bytes:
+            self._measure(key_bytes, value_bytes)
+        if value_bytes < COPIED_BYTES_MAX:
+            self._write(b"".join((self._head, key, self._middle, value)))
+        else:
+            self._write(self._head + key + self._middle)
+            self._write(value)
+
+    def _measure(self, key_bytes: int, value_bytes: int) -> None:
+        self._key_bytes, self._value_bytes = key_bytes, value_bytes
+        key_length = varint(key_bytes)
+        self._middle = b"\x1a" + varint(value_bytes)
+        size = 1 + len(key_length) + key_bytes + len(self._middle) + value_bytes
+        self._head = b"%b%b\x12%b" % (self._tag, varint(size), key_length)

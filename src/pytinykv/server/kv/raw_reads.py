@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pytinykv.raftstore.keys import RAW_TAGS, raw_end
 from pytinykv.raftstore.raw_values import live_value, remaining_ttl_s
-from pytinykv.server.kv.encoding import write_pair
+from pytinykv.server.kv.encoding import PairWriter
 from pytinykv.server.kv.kinds import ROW_COST, CommandContext, InvalidRequestError, View
 from pytinykv.server.kv.raw_requests import check_key, clip, key_tag
 from pytinykv.storage import ColumnFamily
@@ -57,6 +57,7 @@ def get_ttl(view: View, context: CommandContext, request: pb.RawGetKeyTTLRequest
 
 def batch_get(view: View, context: CommandContext, request: pb.RawBatchGetRequest, out: BytesIO) -> Iterator[None]:
     tag, region, now_s = key_tag(request), context.region, context.now_s
+    pairs = PairWriter(out, _PAIRS)
     for key in request.keys:
         check_key(region, key)
         stored = view.reader.get(_RAW, tag + key)
@@ -65,7 +66,7 @@ def batch_get(view: View, context: CommandContext, request: pb.RawBatchGetReques
             view.left -= len(stored)
             value = _live_value(stored, now_s)
             if value is not None:
-                write_pair(out, _PAIRS, key, value)
+                pairs.add(key, value)
         if view.left <= 0:
             yield
 
@@ -92,12 +93,13 @@ def _scan_range(
     if wanted is None or limit <= 0:
         return
     now_s = context.now_s
+    add = PairWriter(out, _KVS).add
     found = 0
     for key, stored in view.reader.scan(_RAW, wanted.start, wanted.end, reverse=wanted.reverse):
         view.left -= ROW_COST + len(stored)
         value = _live_value(stored, now_s)
         if value is not None:
-            write_pair(out, _KVS, key[1:], b"" if key_only else value)
+            add(key[1:], b"" if key_only else value)
             found += 1
             if found == limit:
                 return

@@ -14,7 +14,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from pytinykv.server.kv import txn_requests
-from pytinykv.server.kv.encoding import write_pair
+from pytinykv.server.kv.encoding import PairWriter
 from pytinykv.server.kv.kinds import ROW_COST, CommandContext, InvalidRequestError, View
 from pytinykv.server.kv.txn_answers import key_error, lock_info, mvcc_info
 from pytinykv.transaction.commands import MvccGetByStartTs
@@ -62,6 +62,7 @@ def get(view: View, context: CommandContext, request: pb.GetRequest) -> bytes:
 def batch_get(view: View, context: CommandContext, request: pb.BatchGetRequest, out: BytesIO) -> Iterator[None]:
     wanted = txn_requests.batch_get(context, request)
     read_view, memory = wanted.view, view.memory
+    pairs = PairWriter(out, _PAIRS)
     for key in wanted.keys:
         view.left -= ROW_COST
         error = memory.blocks(key, read_view)
@@ -76,7 +77,7 @@ def batch_get(view: View, context: CommandContext, request: pb.BatchGetRequest, 
                     if request.need_commit_ts:
                         _write(out, _PAIRS, pb.KvPair(key=key, value=found.value, commit_ts=found.commit_ts))
                     else:
-                        write_pair(out, _PAIRS, key, found.value)
+                        pairs.add(key, found.value)
         if error is not None:
             _write_locked(out, key, error)
         if view.left <= 0:
@@ -91,11 +92,13 @@ def scan(view: View, context: CommandContext, request: pb.ScanRequest, out: Byte
     if in_memory is not None:
         out.write(pb.ScanResponse(error=key_error(in_memory)).SerializeToString())
         return
+    add = PairWriter(out, _PAIRS).add
     try:
         for row in scan_versions(view.reader, wanted, safe_point=Timestamp(view.safe_point)):
-            view.left -= ROW_COST + len(row.value)
+            value = row.value
+            view.left -= ROW_COST + len(value)
             if row.error is None:
-                write_pair(out, _PAIRS, row.key, row.value)
+                add(row.key, value)
             else:
                 _write_locked(out, row.key, row.error)
             if view.left <= 0:
