@@ -141,17 +141,25 @@ async def group(
     Raises what the caller gets when a way can't be found in time; nothing has been sent then.
     """
     groups: list[Group[_ItemT, _T]] = []
-    rest = items
-    while rest:
-        first = batch.make(rest[:1])
-        to_bound = first.space.to_bound
-        needed_to = to_bound(next_key(batch.key_of(rest[-1])))
-        route, store = await executor.find(first, attempts, Destination(to_bound(first.key), needed_to=needed_to))
-        count = 1
-        while count < len(rest) and route.contains(to_bound(batch.key_of(rest[count]))):
-            count += 1
-        inside, rest = rest[:count], rest[count:]
-        groups += [Group(batch.make(chunk), route, store) for chunk in _chunks(executor, batch, inside)]
+    if not items:
+        return groups
+    first = batch.make(items[:1])
+    to_bound, key_of = first.space.to_bound, batch.key_of
+    bounds = [to_bound(key_of(item)) for item in items]
+    needed_to = next_key(bounds[-1])
+    start = 0
+    while start < len(items):
+        if start:
+            first = batch.make(items[start : start + 1])
+        route, store = await executor.find(first, attempts, Destination(bounds[start], needed_to=needed_to))
+        end = start + 1
+        while end < len(items) and route.contains(bounds[end]):
+            end += 1
+        if end == start + 1:
+            groups.append(Group(first, route, store))
+        else:
+            groups += [Group(batch.make(chunk), route, store) for chunk in _chunks(executor, batch, items[start:end])]
+        start = end
     return groups
 
 
