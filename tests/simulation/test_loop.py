@@ -112,6 +112,23 @@ def test_cancelled_timers_are_forgotten() -> None:
     assert kept < 2000
 
 
+def test_what_interrupts_a_callback_from_outside_ends_the_history() -> None:
+    """The time limit of a test hit a client between taking a command and sending it: what failed then was the command."""
+
+    class TimeIsUp(BaseException):
+        pass
+
+    def interrupted() -> None:
+        raise TimeIsUp
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(1, interrupted)
+        await asyncio.sleep(10)
+
+    with pytest.raises(TimeIsUp):
+        run(main())
+
+
 def test_an_unhandled_exception_is_kept() -> None:
     async def main() -> None:
         asyncio.get_running_loop().call_soon(lambda: 1 / 0)

@@ -261,8 +261,15 @@ class SimLoop(base_events.BaseEventLoop):
     # errors and closed doors
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Keep an unhandled exception; the history fails by it."""
+        """Keep an unhandled exception; the history fails by it, at once if it was not meant for the history.
+
+        That is one that is no `Exception`, raised by a signal in the middle of a callback: the time limit of a test. Were it
+        only kept, what the callback left undone would look like a bug of the program.
+        """
         self.errors.append(context)
+        error = context.get("exception")
+        if error is not None and not isinstance(error, Exception | asyncio.CancelledError):
+            self.abort(error)
 
     def describe_tasks(self) -> str:
         """Return one line per unfinished task: name and the place where it waits."""

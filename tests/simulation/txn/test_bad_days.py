@@ -264,6 +264,7 @@ def test_the_scheduler_goes_away_during_commits(config: ClientConfig) -> None:
             while loop.time() < until:
                 await asyncio.gather(*(commit(number + offset) for offset in range(5)))
                 number += 5
+                await asyncio.sleep(0.05)  # enough commits meet the outage with a few hundred
 
         loop = asyncio.get_running_loop()
         until = loop.time() + 6
