@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytinykv
 
 REFUSED_S = 15.0
 CALL_S = 30.0
+HOLD_S = 4.0
+"""For how long the address of a store that has become silent is still its own."""
 
 
 def on_a_copy(cluster: Cluster, store: Process) -> Process:
@@ -53,7 +56,7 @@ def test_a_copy_is_refused_and_nothing_acknowledged_is_lost(fresh_cluster: Clust
 def test_a_store_moves_to_another_address(new_cluster: Callable[..., Cluster], tmp_path: Path, how: str) -> None:
     """At once if it stopped in good order; else when it has been silent for a while, which it says."""
     settings = tmp_path / "scheduler.toml"
-    settings.write_text("[scheduler.settings]\ntick_interval_s = 0.1\nstore_address_hold_s = 4.0\n")
+    settings.write_text(f"[scheduler.settings]\ntick_interval_s = 0.1\nstore_address_hold_s = {HOLD_S}\n")
     cluster = new_cluster(config=str(settings))
     cluster.start()
     store = cluster.stores[2]
@@ -61,8 +64,14 @@ def test_a_store_moves_to_another_address(new_cluster: Callable[..., Cluster], t
         store.stop()
     else:
         store.kill()
+    gone_at = time.monotonic()
     moved = cluster.stores[2] = on_a_copy(cluster, store)
     moved.start()
     moved.wait_ready()
+    took_s = time.monotonic() - gone_at
     cluster.wait_replicated(3)
-    assert ("waiting to see whether the other process is alive" in moved.log) is (how == "killed")
+    has_waited = "waiting to see whether the other process is alive" in moved.log
+    if how == "stopped":
+        assert not has_waited
+    else:  # on a slow machine it may have been ready to register only when the silence was long enough
+        assert has_waited or took_s > HOLD_S / 2
