@@ -28,7 +28,7 @@ from pytinykv.server.kv import raw_reads, raw_writes
 from pytinykv.server.kv.service import KvService
 
 
-@planted("an old message brings a removed peer back", "removals", 20, frozenset({"tombstones"}) | LOST | STUCK, first=6)
+@planted("an old message brings a removed peer back", "removals", 20, frozenset({"tombstones"}) | LOST | STUCK, first=7)
 def resurrects_removed_peers(patch: Patch) -> None:
     original = MessageRouter._create
 

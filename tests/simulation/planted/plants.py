@@ -165,12 +165,12 @@ def serves_half_a_snapshot(patch: Patch) -> None:
 # --- Raft -------------------------------------------------------------------------------------------------------------
 
 
-@planted("serves reads after the lease", "split-brain", 20, LOST, first=13)
+@planted("serves reads after the lease", "split-brain", 20, LOST, first=19)
 def serves_reads_after_the_lease(patch: Patch) -> None:
     patch.setattr(RegionPeer, "can_read_now", lambda self, _now: self.can_ask_reads())
 
 
-@planted("forgets its vote at a restart", "rivals", 100, LOST, first=15)
+@planted("forgets its vote at a restart", "rivals", 100, LOST, first=34)
 def forgets_its_vote(patch: Patch) -> None:
     original = PeerStorage.initial_state
 
@@ -183,7 +183,7 @@ def forgets_its_vote(patch: Patch) -> None:
     patch.setattr(Core, "is_just_restarted", has_none)  # it would neither campaign nor vote
 
 
-@planted("votes twice in a term", "elections", 30, LOST, first=8)
+@planted("votes twice in a term", "elections", 30, LOST, first=13)
 def votes_twice(patch: Patch) -> None:
     original = election.on_vote_request
 
@@ -213,7 +213,7 @@ def commits_old_entries_by_counting(patch: Patch) -> None:
     patch.setattr(leading, "maybe_commit", maybe_commit)
 
 
-@planted("takes a snapshot that is older than its data", "storm", 100, LOST | STUCK | DAMAGED, first=26)
+@planted("takes a snapshot that is older than its data", "storm", 100, LOST | STUCK | DAMAGED, first=56)
 def applies_a_snapshot_over_newer_data(patch: Patch) -> None:
     from pytinykv.raft import raw_node
     from pytinykv.raft.quorum import Configuration
@@ -419,7 +419,7 @@ async def _do_nothing(self: Any, _deadline_s: float = 0.0) -> None:
     """Not even when the scope asks for it."""
 
 
-@planted("a stream that is not closed before the next one", "storm", 30, ENDS | STUCK | {"tasks"}, first=11)
+@planted("a stream that is not closed before the next one", "storm", 30, ENDS | STUCK | {"tasks"}, first=25)
 def never_closes_a_broken_stream(patch: Patch) -> None:
     original = StoreConnection._run
 
