@@ -10,7 +10,12 @@ from random import Random
 from pytinykv.storage import ColumnFamily, MemoryEngine, RocksConfig, RocksEngine
 from pytinykv.storage.engine import Engine, Reader
 
-SMALL = RocksConfig(write_buffer_bytes=64 * 1024, write_buffers_bytes=256 * 1024, wal_bytes_max=512 * 1024)
+SMALL = RocksConfig(
+    write_buffer_bytes=64 * 1024,
+    write_buffers_bytes=256 * 1024,
+    unflushed_bytes_max=320 * 1024,
+    wal_bytes_max=512 * 1024,
+)
 
 
 class Harness:

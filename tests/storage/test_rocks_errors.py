@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from tests.storage import full_disk
 from tests.storage.engines import SMALL, put
 
 from pytinykv.storage import (
@@ -31,12 +32,13 @@ RAW, RAFT = ColumnFamily.RAW, ColumnFamily.RAFT
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of 2 MiB, or as the test asks."""
     path = tmp_path / "small"
     path.mkdir()
+    size = f"size={getattr(request, 'param', '2m')}"
     mounted = subprocess.run(
-        ["/bin/mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)], capture_output=True, text=True, check=False
+        ["/bin/mount", "-t", "tmpfs", "-o", size, "tmpfs", str(path)], capture_output=True, text=True, check=False
     )
     if mounted.returncode != 0:
         pytest.skip(f"can't mount a small file system here: {mounted.stderr.strip()}")
@@ -79,6 +81,28 @@ def test_full_disk_stops_the_engine_and_loses_nothing(small_disk: Path) -> None:
     for number in range(acknowledged):
         assert again.get(RAW, b"k%06d" % number) == rng.randbytes(5000)
     again.close()
+
+
+@pytest.mark.parametrize("small_disk", ["24m"], indirect=True)
+def test_a_write_behind_a_flush_that_fails_is_refused(small_disk: Path) -> None:
+    """It does not wait for the flush, however many memtables there are: RocksDB would try again until there is space."""
+    written = subprocess.run(
+        [sys.executable, "-m", "tests.storage.full_disk", str(small_disk)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert written.returncode == 0, written.stderr
+    (small_disk / "ballast").unlink()
+    engine = RocksEngine.open(small_disk / "db", full_disk.CONFIG)
+    for number in range(int(written.stdout)):
+        assert engine.get(RAW, b"row%06d" % number) == b"y"
+    assert sum(1 for _ in engine.scan(full_disk.SLOW, b"", None)) == full_disk.ROWS
+    assert engine.get(RAW, b"900000999") == b"x" * 10
+    put(engine, RAW, (b"goes", b"on"))
+    engine.sync()
+    engine.close()
 
 
 def fill_disk(ballast: Path) -> None:

@@ -3,8 +3,9 @@
 How writes become durable
 -------------------------
 `write` appends the batch to RocksDB's write-ahead log (one `write(2)`, no fsync) and to the memtables; it takes
-microseconds and holds the GIL. `sync` is `flush_wal(sync=True)`: one fsync for everything written before; it releases the
-GIL, so it belongs into a thread of its own while the event loop fills the next batch (group commit).
+microseconds and holds the GIL. Only when flushes lag far behind does it wait before, for a bounded time (`rocks_backlog.py`).
+`sync` is `flush_wal(sync=True)`: one fsync for everything written before; it releases the GIL, so it belongs into a thread
+of its own while the event loop fills the next batch (group commit).
 To come back from the fsync that thread needs the GIL, for which it waits up to `sys.getswitchinterval()` (5 ms) while
 the loop is busy. A shorter interval helped in a benchmark of the engine alone and showed no gain in a store, so none is set.
 
@@ -34,6 +35,7 @@ import rocksdict
 from pytinykv.storage.engine import ColumnFamily, Reader, WriteBatch
 from pytinykv.storage.errors import EngineClosedError, EngineError
 from pytinykv.storage.handles import ByFamily, Dependents
+from pytinykv.storage.rocks_backlog import Backlog
 from pytinykv.storage.rocks_errors import explain_failed_open, translate
 from pytinykv.storage.rocks_options import RocksConfig, RocksOptions
 from pytinykv.storage.rocks_read import RocksCursor, RocksSnapshot, open_cursor
@@ -101,6 +103,8 @@ class RocksEngine:
         """Column family -> what a write batch names it by."""
         self._gets = ByFamily({cf: column.get for cf, column in columns.items()})
         """Column family -> its `get`, looked up once."""
+        self._backlog = Backlog(columns.values(), options.config)
+        """Holds writes back while RocksDB lags behind with writing memtables to files."""
         self._dependents = Dependents()
         """Open cursors, and snapshots that are pinned."""
         self._unpinned: list[weakref.ref[RocksSnapshot]] = []
@@ -181,6 +185,7 @@ class RocksEngine:
         if self._unpinned:
             self._pin_snapshots()
         try:
+            self._backlog.before_write(size[1])
             self._database_write(batch.raw)
         except Exception as error:
             raise self._fail(error) from error
@@ -275,6 +280,7 @@ class RocksEngine:
             for snapshot in filter(None, (reference() for reference in self._unpinned)):
                 snapshot.close()
             self._dependents.close_all()
+            self._backlog.clear()
             for table in (self._columns, self._handles, self._gets):
                 table.clear()
             database, self._database = self._database, None

@@ -13,6 +13,8 @@ _KIB: Final = 1024
 _MIB: Final = 1024 * 1024
 _COMPRESSED_FROM_LEVEL: Final = 2
 _LEVELS: Final = 7
+_NEVER: Final = 1 << 30
+"""A number of memtables or files that is not reached."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,10 @@ class RocksConfig:
     """All memtables together; at this size the biggest is flushed."""
     write_buffer_bytes: int = 8 * _MIB
     """One memtable; at this size it becomes an SST file."""
+    unflushed_bytes_max: int = 48 * _MIB
+    """All memtables together that are not in SST files yet; beyond it a write is held back."""
+    hold_back_max_s: float = 1.0
+    """How long one write is held back at most while flushes or compactions lag behind; the caller waits meanwhile."""
     wal_bytes_max: int = 32 * _MIB
     """Write-ahead logs together; bounds the time that recovery takes."""
     open_files_max: int = 256
@@ -70,7 +76,12 @@ def _family_options(config: RocksConfig, cf: ColumnFamily, cache: rocksdict.Cach
     options = rocksdict.Options(raw_mode=True)
     options.set_block_based_table_factory(_table_options(cache))
     options.set_write_buffer_size(config.write_buffer_bytes)
-    options.set_max_write_buffer_number(4)
+    # RocksDB never holds a write back by itself, as it may do so for ever: see `rocks_backlog.py`.
+    options.set_max_write_buffer_number(_NEVER)
+    options.set_level_zero_slowdown_writes_trigger(_NEVER)
+    options.set_level_zero_stop_writes_trigger(_NEVER)
+    options.set_soft_pending_compaction_bytes_limit(0)
+    options.set_hard_pending_compaction_bytes_limit(0)
     # Well below the write buffer: a memtable whose first arena block fills it would be flushed after every write.
     options.set_arena_block_size(min(256 * _KIB, config.write_buffer_bytes // 8))
     options.set_level_compaction_dynamic_level_bytes(True)
