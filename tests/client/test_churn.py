@@ -105,7 +105,7 @@ def test_both_faces_have_the_same_operations_with_the_same_parameters() -> None:
         return {
             name: [str(each) for each in inspect.signature(method).parameters.values()]
             for name, method in inspect.getmembers(face, inspect.isfunction)
-            if not name.startswith("_") and name != "pager"
+            if not name.startswith("_") and name != "pages"
         }
 
     assert operations(AsyncRawClient) == operations(RawClient)

@@ -12,7 +12,6 @@ from pytinykv.client.arguments import (
     checked_deletion,
     checked_key,
     checked_keys,
-    checked_limit,
     checked_pairs,
     checked_range,
     checked_timeout,
@@ -39,6 +38,7 @@ from pytinykv.client.raw_commands import (
     RawScan,
     RawTtl,
 )
+from pytinykv.client.scan_request import ScanRequest
 from pytinykv.client.scanning import Pages, ScanPager
 
 
@@ -189,38 +189,22 @@ class AsyncRawClient:
         write made during it may or may not show. `timeout` holds for each page.
         """
         return AsyncScan(
-            self.pager(
-                start, end, prefix=prefix, limit=limit, reverse=reverse, key_only=key_only, cf=cf, timeout=timeout
+            self.pages(
+                ScanRequest.checked(
+                    start, end, prefix=prefix, limit=limit, reverse=reverse, key_only=key_only, timeout=timeout
+                ),
+                cf,
             )
         )
 
-    def pager(
-        self,
-        start: bytes,
-        end: bytes | None,
-        *,
-        prefix: bytes | None,
-        limit: int | None,
-        reverse: bool,
-        key_only: bool,
-        cf: str,
-        timeout: float | None,
-    ) -> ScanPager:
+    def pages(self, scan: ScanRequest, cf: str) -> Pages:
         """Return the pages of a scan; for `scan` here and in the synchronous face."""
         family = checked_cf(cf)
 
         def make(range_: KeyRange, rows: int) -> RawScan:
-            return RawScan(range_, limit=rows, reverse=reverse, key_only=key_only, cf=family)
+            return RawScan(range_, limit=rows, reverse=scan.reverse, key_only=scan.key_only, cf=family)
 
-        return ScanPager(
-            self._executor,
-            checked_range(start, end, prefix),
-            make,
-            limit=checked_limit(limit),
-            reverse=reverse,
-            kind=AnswerKind(family, key_only=key_only),
-            timeout_s=checked_timeout(timeout),
-        )
+        return ScanPager(self._executor, scan, make, AnswerKind(family, key_only=scan.key_only))
 
     async def delete_range(
         self,

@@ -21,6 +21,7 @@ from pytinykv.client.attempts import AttemptFailure
 from pytinykv.client.commands import PagedScan, Pair
 from pytinykv.client.executor import Executor
 from pytinykv.client.key_space import KeyRange
+from pytinykv.client.scan_request import ScanRequest
 from pytinykv.wire.keys import next_key
 
 FIRST_PAGE_ROWS = 16
@@ -55,23 +56,19 @@ class ScanPager:
     def __init__(
         self,
         executor: Executor,
-        range_: KeyRange | None,
+        scan: ScanRequest,
         make: MakePage,
-        *,
-        limit: int | None,
-        reverse: bool,
         kind: AnswerKind,
-        timeout_s: float | None,
     ) -> None:
         self._executor = executor
-        self._left = range_ if limit != 0 else None
+        self._left = scan.range_ if scan.limit != 0 else None
         """What is still to be read; None when that is nothing."""
-        self._limit = limit
+        self._limit = scan.limit
         """How many rows are still wanted; None for all."""
-        self._reverse = reverse
+        self._reverse = scan.reverse
         self._kind = kind
         self._make = make
-        self._timeout_s = timeout_s
+        self._timeout_s = scan.timeout_s
         config = executor.config
         unknown = FIRST_PAGE_ROWS if kind.key_only else UNKNOWN_ROWS
         known = executor.answer_sizes.rows(self._kind, config.scan_page_bytes_target)

@@ -13,6 +13,7 @@ from pytinykv.client.config import ClientConfig
 from pytinykv.client.grpc_connector import GrpcConnector
 from pytinykv.client.raw import delete_command, get_command, put_command
 from pytinykv.client.raw_commands import CasResult, Checksum
+from pytinykv.client.scan_request import ScanRequest
 from pytinykv.client.sync_core import ConnectorFactory, SyncCore
 from pytinykv.client.sync_scan import Scan
 from pytinykv.client.txn import sync
@@ -112,10 +113,10 @@ class RawClient:
         Pairs are fetched in pages of about 1 MiB, at most one page ahead of what was yielded: the scan is no snapshot, and a
         write made during it may or may not show. `timeout` holds for each page.
         """
-        pager = self._core.client.raw.pager(
-            start, end, prefix=prefix, limit=limit, reverse=reverse, key_only=key_only, cf=cf, timeout=timeout
+        scan = ScanRequest.checked(
+            start, end, prefix=prefix, limit=limit, reverse=reverse, key_only=key_only, timeout=timeout
         )
-        return Scan(self._core, pager, checked_timeout(timeout))
+        return Scan(self._core, self._core.client.raw.pages(scan, cf), scan.timeout_s)
 
     def delete_range(
         self,

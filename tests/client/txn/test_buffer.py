@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pytinykv.client import KeyExistsError, TransactionClosedError, TransactionTooLargeError
 from pytinykv.client.commands import Pair
 from pytinykv.client.key_space import KeyRange
+from pytinykv.client.scan_request import ScanRequest
 from pytinykv.client.txn.buffer import WriteBuffer
 from pytinykv.client.txn.merging import MergingPages
 from pytinykv.client.txn.read_set import ReadSet
@@ -149,9 +150,8 @@ def test_a_scan_shows_own_writes_on_top_of_the_snapshot(
     if key_only:
         expected = [(key, b"") for key, _ in expected]
         snapshot = [(key, b"") for key, _ in snapshot]
-    pages = MergingPages(
-        FakePages(snapshot, page_size), sorted(own.items()), limit=limit, reverse=reverse, key_only=key_only, check=int
-    )
+    scan = ScanRequest.checked(b"", None, prefix=None, limit=limit, reverse=reverse, key_only=key_only, timeout=None)
+    pages = MergingPages(FakePages(snapshot, page_size), sorted(own.items()), scan, check=int)
     result: list[Pair] = []
 
     async def read() -> None:

@@ -12,6 +12,7 @@
       └── committer     two phases, or fewer       background   what nobody waits for
           │
     read_commands  commit_commands  lock_commands  resolve_commands  keys_command       what travels
+    reads               what transactions and snapshots share      parts       what the cluster's backend is made of
     key_errors          what stores answer about keys
     records             locks, views, writes       manager      makes them; `run`; ends them with the client
     inspection          versions and locks, for tools

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from pytinykv.client.config import ClientConfig
-from pytinykv.client.key_space import KeyRange
+from pytinykv.client.scan_request import ScanRequest
 from pytinykv.client.scanning import Pages
 from pytinykv.client.txn.records import BufferedWrite, SnapshotView, Txn
 
@@ -53,17 +53,8 @@ class TransactionBackend(Protocol):
     async def get_many(self, view: SnapshotView, keys: Sequence[bytes], deadline: float) -> dict[bytes, bytes]:
         """Return the values of those keys (distinct, ascending) that exist."""
 
-    def pages(
-        self,
-        view: SnapshotView,
-        range_: KeyRange | None,
-        *,
-        limit: int | None,
-        reverse: bool,
-        key_only: bool,
-        timeout_s: float | None,
-    ) -> Pages:
-        """Return the pages of a scan; None is the empty range."""
+    def pages(self, view: SnapshotView, scan: ScanRequest) -> Pages:
+        """Return the pages of a scan."""
 
     async def lock(
         self, txn: Txn, keys: Sequence[bytes], deadline: float, *, at_snapshot: bool, must_not_exist: bool, read: bool

@@ -12,12 +12,14 @@ from pytinykv.client.errors import InvalidArgumentError
 from pytinykv.client.executor import Executor
 from pytinykv.client.key_space import KeyRange
 from pytinykv.client.pd.scheduler_client import SchedulerClient
+from pytinykv.client.scan_request import ScanRequest
 from pytinykv.client.scanning import Pages, ScanPager
 from pytinykv.client.txn.backend import Pauses
 from pytinykv.client.txn.background import Background
 from pytinykv.client.txn.committer import Committer
 from pytinykv.client.txn.key_errors import KeysLockedError
 from pytinykv.client.txn.locker import Locker
+from pytinykv.client.txn.parts import ClusterParts
 from pytinykv.client.txn.read_commands import TxnBatchGet, TxnGet, TxnScan
 from pytinykv.client.txn.records import BufferedWrite, SnapshotView, Txn
 from pytinykv.client.txn.resolver import Resolver
@@ -33,10 +35,10 @@ class ClusterBackend:
         self.background = Background(scope)
         self.resolver = Resolver(executor, scheduler, self.background)
         self._executor = executor
-        self._scheduler = scheduler
         self._loop = executor.origin.loop
-        self._locker = Locker(executor, scheduler, self.resolver, self.background, scope)
-        self._committer = Committer(executor, scheduler, self.resolver, self.background, scope)
+        self._parts = ClusterParts(executor, scheduler, self.resolver, self.background, scope)
+        self._locker = Locker(self._parts)
+        self._committer = Committer(self._parts)
         self._seen_ts = 0
         """The greatest timestamp that the scheduler has given."""
 
@@ -67,7 +69,7 @@ class ClusterBackend:
         return SnapshotView(ts)
 
     async def _timestamp(self, deadline: float) -> int:
-        ts = await self._scheduler.timestamp(max(deadline - self._loop.time(), 0.001))
+        ts = await self._parts.timestamp(deadline)
         self._seen_ts = max(self._seen_ts, ts)
         return ts
 
@@ -100,22 +102,12 @@ class ClusterBackend:
             except KeysLockedError as error:
                 await self.resolver.clear_for_read(error.locks, view, attempts)
 
-    def pages(
-        self,
-        view: SnapshotView,
-        range_: KeyRange | None,
-        *,
-        limit: int | None,
-        reverse: bool,
-        key_only: bool,
-        timeout_s: float | None,
-    ) -> Pages:
+    def pages(self, view: SnapshotView, scan: ScanRequest) -> Pages:
         def make(part: KeyRange, rows: int) -> TxnScan:
-            return TxnScan(part, view, limit=rows, reverse=reverse, key_only=key_only)
+            return TxnScan(part, view, limit=rows, reverse=scan.reverse, key_only=scan.key_only)
 
-        kind = AnswerKind("txn", key_only=key_only)
-        pager = ScanPager(self._executor, range_, make, limit=limit, reverse=reverse, kind=kind, timeout_s=timeout_s)
-        return _ResolvingPages(self, pager, view, timeout_s)
+        pager = ScanPager(self._executor, scan, make, AnswerKind("txn", key_only=scan.key_only))
+        return _ResolvingPages(self, pager, view, scan.timeout_s)
 
     # --- writing ------------------------------------------------------------------------------------------------
 

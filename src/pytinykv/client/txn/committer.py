@@ -38,10 +38,7 @@ from pytinykv.client.errors import (
     TransactionError,
     UndeterminedError,
 )
-from pytinykv.client.executor import Executor
 from pytinykv.client.key_space import MEMCOMPARABLE
-from pytinykv.client.pd.scheduler_client import SchedulerClient
-from pytinykv.client.txn.background import Background
 from pytinykv.client.txn.commit_commands import (
     CommitKeys,
     CommitPrimary,
@@ -50,12 +47,11 @@ from pytinykv.client.txn.commit_commands import (
     TxnPrewrite,
     TxnRollback,
 )
-from pytinykv.client.txn.heartbeat import Heartbeat
 from pytinykv.client.txn.key_errors import CommitTsExpiredError
 from pytinykv.client.txn.lock_commands import UnlockKeys
+from pytinykv.client.txn.parts import ClusterParts, TxnCall
 from pytinykv.client.txn.records import CHECK_NOT_EXISTS, BufferedWrite, ForeignLock, Txn
-from pytinykv.client.txn.resolver import Resolver, run_keys
-from pytinykv.lifecycle import Scope
+from pytinykv.client.txn.resolver import run_keys
 from pytinykv.wire.keys import describe_key
 from pytinykv.wire.timestamp import MAX_TIMESTAMP
 
@@ -69,35 +65,26 @@ TTL_S_MAX: Final = 20.0
 class Committer:
     """Commits the transactions of one client."""
 
-    def __init__(
-        self, executor: Executor, scheduler: SchedulerClient, resolver: Resolver, background: Background, scope: Scope
-    ) -> None:
-        self.executor = executor
-        self.scheduler = scheduler
-        self.resolver = resolver
-        self.background = background
-        self.scope = scope
+    def __init__(self, parts: ClusterParts) -> None:
+        self._parts = parts
 
     async def commit(self, txn: Txn, writes: Sequence[BufferedWrite], deadline: float) -> int:
         """See `TransactionBackend.commit`."""
-        commit = _Commit(self, txn, writes, deadline)
-        ttl_s = self.executor.config.lock_ttl_s
-        heartbeat = txn.heartbeat or Heartbeat(self.executor, self.scope, txn, commit.primary, ttl_s)
+        commit = _Commit(self._parts, txn, writes, deadline)
+        ttl_s = self._parts.executor.config.lock_ttl_s
+        heartbeat = txn.heartbeat or self._parts.heartbeat(txn, commit.primary, ttl_s)
         try:
             return await commit.run()
         finally:
             heartbeat.stop()
 
 
-class _Commit:
+class _Commit(TxnCall):
     """One commit."""
 
-    def __init__(self, committer: Committer, txn: Txn, writes: Sequence[BufferedWrite], deadline: float) -> None:
-        self._committer = committer
-        self._executor = committer.executor
-        self._txn = txn
+    def __init__(self, parts: ClusterParts, txn: Txn, writes: Sequence[BufferedWrite], deadline: float) -> None:
+        super().__init__(parts, txn, deadline)
         self._writes = writes
-        self._deadline = deadline
         self._keys = [write.key for write in writes if write.op != CHECK_NOT_EXISTS]
         """Those that get locks."""
         self.primary = txn.primary or (self._keys or [writes[0].key])[0]
@@ -112,10 +99,7 @@ class _Commit:
     def _ttl_ms(self) -> int:
         config = self._executor.config
         ttl_s = max(config.lock_ttl_s, min(TTL_S_MAX, TTL_S_PER_ROOT_MIB * sqrt(self._size / (1 << 20))))
-        return self._txn.ttl_ms(self._now(), ttl_s)
-
-    def _now(self) -> float:
-        return self._executor.origin.loop.time()
+        return self._txn.ttl_ms(self._parts.now(), ttl_s)
 
     async def run(self) -> int:
         """Commit; see `TransactionBackend.commit`."""
@@ -132,9 +116,6 @@ class _Commit:
             self._background_commit(self._keys, self._plan.min_commit_ts)
             return self._plan.min_commit_ts
         return await self._commit_primary()
-
-    async def _timestamp(self) -> int:
-        return await self._committer.scheduler.timestamp(max(self._deadline - self._now(), 0.001))
 
     # --- prewrite -----------------------------------------------------------------------------------------------
 
@@ -179,7 +160,7 @@ class _Commit:
             pending = sorted(write for result in blocked for write in result.mutations)
             if pending:
                 locks: list[ForeignLock] = [lock for result in blocked for lock in result.locks]
-                await self._committer.resolver.clear_for_write(locks, self._txn, attempts, pause=True)
+                await self._parts.resolver.clear_for_write(locks, self._txn, attempts, pause=True)
         plan.min_commit_ts = min_commit_ts
 
     def _take(self, result: Prewritten) -> int:
@@ -222,7 +203,7 @@ class _Commit:
 
     async def _own_fate(self, error: TransactionError) -> int:
         try:
-            return await self._committer.resolver.own_fate(self._txn, self.primary, self._deadline)
+            return await self._parts.resolver.own_fate(self._txn, self.primary, self._deadline)
         except ClientError as unknown:
             raise UndeterminedError(
                 f"whether transaction {self._txn.start_ts} was committed is unknown: its prewrite was repeated and then "
@@ -257,14 +238,14 @@ class _Commit:
             try:
                 return command, await self._executor.execute(command, self._deadline)
             except CommitTsExpiredError as error:
-                if self._now() >= self._deadline:
+                if self._parts.now() >= self._deadline:
                     raise DeadlineExceededError(f"readers were always first: {error}") from error
 
     # --- what goes on in the background -------------------------------------------------------------------------
 
     def _background_commit(self, keys: Sequence[bytes], commit_ts: int) -> None:
         if keys:
-            self._committer.background.start("commit secondaries", self._commit_keys, keys, commit_ts)
+            self._parts.background.start("commit secondaries", self._commit_keys, keys, commit_ts)
 
     async def _commit_keys(self, keys: Sequence[bytes], commit_ts: int) -> None:
         start_ts = self._txn.start_ts
@@ -275,7 +256,7 @@ class _Commit:
         """Remove what the prewrites may have left, unless nothing can be there."""
         if not self._keys:
             return
-        self._committer.background.start("roll back", self._rollback)
+        self._parts.background.start("roll back", self._rollback)
 
     async def _rollback(self) -> None:
         txn = self._txn

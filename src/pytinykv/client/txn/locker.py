@@ -28,14 +28,10 @@ from pytinykv.client.errors import (
     UndeterminedError,
     WriteConflictError,
 )
-from pytinykv.client.executor import Executor
-from pytinykv.client.pd.scheduler_client import SchedulerClient
-from pytinykv.client.txn.background import Background
-from pytinykv.client.txn.heartbeat import Heartbeat
 from pytinykv.client.txn.lock_commands import LockCall, Locked, LockKeys, UnlockKeys
+from pytinykv.client.txn.parts import ClusterParts, TxnCall
 from pytinykv.client.txn.records import ForeignLock, Txn
-from pytinykv.client.txn.resolver import Resolver, run_keys
-from pytinykv.lifecycle import Scope
+from pytinykv.client.txn.resolver import run_keys
 from pytinykv.wire.timestamp import MAX_TIMESTAMP
 
 WAIT_MS: Final = 1000
@@ -48,26 +44,22 @@ RELEASE_TIMEOUT_S: Final = 5.0
 class Locker:
     """Takes and releases the pessimistic locks of one client's transactions."""
 
-    def __init__(
-        self, executor: Executor, scheduler: SchedulerClient, resolver: Resolver, background: Background, scope: Scope
-    ) -> None:
-        self._executor = executor
-        self._scheduler = scheduler
-        self._resolver = resolver
-        self._background = background
-        self._scope = scope
-        self._loop = executor.origin.loop
+    def __init__(self, parts: ClusterParts) -> None:
+        self._parts = parts
+        self._executor = parts.executor
 
     async def lock(
         self, txn: Txn, keys: Sequence[bytes], deadline: float, *, at_snapshot: bool, must_not_exist: bool, read: bool
     ) -> dict[bytes, bytes | None]:
         """See `TransactionBackend.lock`."""
-        call = _Call(self, txn, keys, deadline, at_snapshot=at_snapshot, must_not_exist=must_not_exist, read=read)
+        call = _LockCall(
+            self._parts, txn, keys, deadline, at_snapshot=at_snapshot, must_not_exist=must_not_exist, read=read
+        )
         try:
             values = await call.run()
         except BaseException as error:
             # Not those that a later call may take: they are taken at a later timestamp.
-            self._background.start("release locks", self._release, txn, call.asked, call.for_update_ts)
+            self._parts.background.start("release locks", self._release, txn, call.asked, call.for_update_ts)
             if isinstance(error, (UndeterminedError, DeadlineExceededError)):
                 raise call.late_error(error) from error
             raise
@@ -75,7 +67,7 @@ class Locker:
             txn.primary = call.primary
         if txn.heartbeat is None:
             ttl_s = self._executor.config.pessimistic_lock_ttl_s
-            txn.heartbeat = Heartbeat(self._executor, self._scope, txn, txn.primary, ttl_s)
+            txn.heartbeat = self._parts.heartbeat(txn, txn.primary, ttl_s)
         txn.add_locks(keys, call.for_update_ts)
         return values
 
@@ -99,15 +91,15 @@ class Locker:
         try:
             await self._unlock(txn, keys, MAX_TIMESTAMP, deadline)
         except ClientError:
-            self._background.start("release locks", self._release, txn, keys, MAX_TIMESTAMP)
+            self._parts.background.start("release locks", self._release, txn, keys, MAX_TIMESTAMP)
 
 
-class _Call:
+class _LockCall(TxnCall):
     """One call for locks."""
 
     def __init__(
         self,
-        locker: Locker,
+        parts: ClusterParts,
         txn: Txn,
         keys: Sequence[bytes],
         deadline: float,
@@ -116,11 +108,8 @@ class _Call:
         must_not_exist: bool,
         read: bool,
     ) -> None:
-        self._locker = locker
-        self._executor = locker._executor  # noqa: SLF001 - same module
-        self._txn = txn
+        super().__init__(parts, txn, deadline)
         self._keys = keys
-        self._deadline = deadline
         self._at_snapshot = at_snapshot
         self._must_not_exist = must_not_exist
         self._read = read
@@ -160,21 +149,21 @@ class _Call:
         while pending:
             ts = ts or await self._for_update_ts()
             self.for_update_ts = max(self.for_update_ts, ts)
-            began = self._executor.origin.loop.time()
+            began = self._parts.now()
             results = await self._ask(pending, ts)
             pending = [key for result in results if result.locks or result.error for key in result.keys]
-            if await self._deal_with(results, took_s=self._executor.origin.loop.time() - began):
+            if await self._deal_with(results, took_s=self._parts.now() - began):
                 ts = 0
             pending.sort()
 
     async def _ask(self, keys: Sequence[bytes], ts: int) -> list[Locked]:
-        loop_time = self._executor.origin.loop.time()
-        left_ms = int((self._deadline - loop_time) * 1000)
+        now = self._parts.now()
+        left_ms = int((self._deadline - now) * 1000)
         call = LockCall(
             txn=self._txn,
             primary=self.primary,
             for_update_ts=ts,
-            lock_ttl_ms=self._txn.ttl_ms(loop_time, self._executor.config.pessimistic_lock_ttl_s),
+            lock_ttl_ms=self._txn.ttl_ms(now, self._executor.config.pessimistic_lock_ttl_s),
             wait_ms=max(1, min(WAIT_MS, left_ms // 2)),  # the answer has to be here in time
             must_not_exist=self._must_not_exist,
             return_values=self._read,
@@ -197,22 +186,18 @@ class _Call:
         self._met = locks[0] if locks else None
         if locks:
             has_waited = took_s * 1000 >= WAIT_MS * WAITED_SHARE
-            resolver = self._locker._resolver  # noqa: SLF001 - same module
-            await resolver.clear_for_write(locks, self._txn, self._attempts, pause=not has_waited)
+            await self._parts.resolver.clear_for_write(locks, self._txn, self._attempts, pause=not has_waited)
         return is_late
 
     def _refuse(self, error: TransactionError) -> None:
         """Raise an error, unless it only means that the timestamp was too early."""
         if self._at_snapshot or not isinstance(error, WriteConflictError):
             raise error
-        if self._executor.origin.loop.time() >= self._deadline:
+        if self._parts.now() >= self._deadline:
             raise DeadlineExceededError(f"no lock in time: others were always first: {error}") from error
 
     async def _for_update_ts(self) -> int:
-        if self._at_snapshot:
-            return self._txn.start_ts
-        left_s = self._deadline - self._executor.origin.loop.time()
-        return await self._locker._scheduler.timestamp(max(left_s, 0.001))  # noqa: SLF001 - same module
+        return self._txn.start_ts if self._at_snapshot else await self._timestamp()
 
 
 def _identity(key: bytes) -> bytes:

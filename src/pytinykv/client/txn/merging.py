@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from pytinykv.client.commands import Pair
+from pytinykv.client.scan_request import ScanRequest
 from pytinykv.client.scanning import Pages
 
 
@@ -21,21 +22,19 @@ class MergingPages:
         self,
         pages: Pages,
         own: Sequence[tuple[bytes, bytes | None]],
-        *,
-        limit: int | None,
-        reverse: bool,
-        key_only: bool,
+        scan: ScanRequest,
         check: Callable[[], None],
     ) -> None:
         """`own`: the writes in the range, ascending; None for a key that was deleted. `check` raises when it is over."""
         self._pages = pages
-        self._own = deque(reversed(own) if reverse else own)
+        self._own = deque(reversed(own) if scan.reverse else own)
         """Those that were not shown yet, in the order of the scan."""
-        self._limit = limit
-        self._reverse = reverse
-        self._key_only = key_only
+        self._scan = scan
+        self._limit = scan.limit
+        """How many pairs are still wanted; None for all."""
         self._check = check
-        self._is_over = limit == 0
+        self._is_over = scan.limit == 0
+        """Whether nothing is left to show. Never unset."""
 
     def check_origin(self) -> None:
         self._pages.check_origin()
@@ -71,9 +70,9 @@ class MergingPages:
         return result
 
     def _comes_before(self, key: bytes, other: bytes) -> bool:
-        return key > other if self._reverse else key < other
+        return key > other if self._scan.reverse else key < other
 
     def _take(self, own: tuple[bytes, bytes | None], result: list[Pair]) -> None:
         key, value = own
         if value is not None:
-            result.append((key, b"" if self._key_only else value))
+            result.append((key, b"" if self._scan.key_only else value))

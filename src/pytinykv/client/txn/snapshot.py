@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from pytinykv.client.arguments import (
-    checked_key,
-    checked_keys,
-    checked_limit,
-    checked_range,
-    checked_timeout,
-    checked_timestamp,
-)
-from pytinykv.client.errors import TransactionClosedError
-from pytinykv.client.raw import AsyncScan
+from pytinykv.client.arguments import checked_key, checked_keys, checked_timestamp
+from pytinykv.client.scan_request import ScanRequest
 from pytinykv.client.scanning import Pages
 from pytinykv.client.txn.backend import TransactionBackend
+from pytinykv.client.txn.reads import AsyncReads
 from pytinykv.client.txn.records import SnapshotView
 
 
-class AsyncSnapshot:
+class AsyncSnapshot(AsyncReads):
     """The data as of one timestamp. `AsyncClient.snapshot` makes one; await it, or enter it, to begin.
 
         snapshot = await db.snapshot()              async with db.snapshot(ts) as snapshot:
@@ -31,10 +24,11 @@ class AsyncSnapshot:
     `SnapshotTooOldError`. Tasks may share it.
     """
 
+    _noun = "snapshot"
+
     def __init__(self, backend: TransactionBackend, ts: int | None, timeout: float | None) -> None:
-        self._backend = backend
+        super().__init__(backend, timeout)
         self._wanted_ts = checked_timestamp(ts)
-        self._timeout = checked_timeout(timeout)
         self._view: SnapshotView | None = None
         """Set once, when it has begun."""
 
@@ -55,47 +49,8 @@ class AsyncSnapshot:
         several = checked_keys(keys)
         return await self._backend.get_many(self._begun(), several, self._deadline(timeout))
 
-    def scan(
-        self,
-        start: bytes = b"",
-        end: bytes | None = None,
-        *,
-        prefix: bytes | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        key_only: bool = False,
-        timeout: float | None = None,
-    ) -> AsyncScan:
-        """Iterate over the pairs with keys from `start` on and below `end`, or those that begin with `prefix`.
-
-        Yields `(key, value)` in ascending order, or descending with `reverse` (the range means the same); at most `limit`
-        pairs; with `key_only` the values are empty. Pages are fetched as they are needed, all of the same moment; `timeout`
-        holds for each.
-        """
-        return AsyncScan(
-            self.pages(start, end, prefix=prefix, limit=limit, reverse=reverse, key_only=key_only, timeout=timeout)
-        )
-
-    def pages(
-        self,
-        start: bytes,
-        end: bytes | None,
-        *,
-        prefix: bytes | None,
-        limit: int | None,
-        reverse: bool,
-        key_only: bool,
-        timeout: float | None,
-    ) -> Pages:
-        """Return the pages of a scan; for `scan` here and in the synchronous face."""
-        return self._backend.pages(
-            self._begun(),
-            checked_range(start, end, prefix),
-            limit=checked_limit(limit),
-            reverse=reverse,
-            key_only=key_only,
-            timeout_s=self._timeout if timeout is None else checked_timeout(timeout),
-        )
+    def pages(self, scan: ScanRequest) -> Pages:
+        return self._backend.pages(self._begun(), scan)
 
     async def begin(self) -> Self:
         """Take the timestamp, if that was not done before. Raises `InvalidArgumentError` for one in the future."""
@@ -104,18 +59,7 @@ class AsyncSnapshot:
         return self
 
     def _begun(self) -> SnapshotView:
-        if self._view is None:
-            raise TransactionClosedError("the snapshot has not begun: await it, or use it in `async with`")
-        return self._view
-
-    def _deadline(self, timeout: float | None) -> float:
-        return self._backend.deadline(self._timeout if timeout is None else checked_timeout(timeout))
-
-    def __await__(self) -> Generator[Any, None, Self]:
-        return self.begin().__await__()
-
-    async def __aenter__(self) -> Self:
-        return await self.begin()
+        return self._required(self._view)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 from pytinykv.client.arguments import checked_key, checked_timeout, checked_value, taken
 from pytinykv.client.commands import Effect
 from pytinykv.client.errors import ConcurrentUseError, TransactionError
+from pytinykv.client.scan_request import ScanRequest
 from pytinykv.client.sync_core import SyncCore
 from pytinykv.client.sync_scan import Scan
 from pytinykv.client.txn.manager import Runs
@@ -52,10 +53,16 @@ class _Reads:
         pairs; with `key_only` the values are empty. A transaction shows what it had written when the scan began. Pages are
         fetched as they are needed, all of the same moment; `timeout` holds for each.
         """
-        pages = self._reads.pages(
-            start, end, prefix=prefix, limit=limit, reverse=reverse, key_only=key_only, timeout=timeout
+        scan = ScanRequest.checked(
+            start,
+            end,
+            prefix=prefix,
+            limit=limit,
+            reverse=reverse,
+            key_only=key_only,
+            timeout=self._timeout if timeout is None else timeout,
         )
-        return Scan(self._core, pages, self._limit(timeout))
+        return Scan(self._core, self._reads.pages(scan), scan.timeout_s)
 
     def _run(self, work: Coroutine[Any, Any, _T], timeout: float | None, effect: Effect = Effect.READ) -> _T:
         try:

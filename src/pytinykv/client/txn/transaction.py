@@ -19,29 +19,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
-from pytinykv.client.arguments import (
-    checked_key,
-    checked_keys,
-    checked_limit,
-    checked_range,
-    checked_timeout,
-    checked_value,
-)
+from pytinykv.client.arguments import checked_key, checked_keys, checked_value
 from pytinykv.client.errors import ClientError, ConcurrentUseError, TransactionAbortedError, TransactionClosedError
-from pytinykv.client.raw import AsyncScan
+from pytinykv.client.scan_request import ScanRequest
 from pytinykv.client.scanning import Pages
 from pytinykv.client.txn.backend import TransactionBackend
 from pytinykv.client.txn.buffer import WriteBuffer
 from pytinykv.client.txn.merging import MergingPages
 from pytinykv.client.txn.read_set import ReadSet
+from pytinykv.client.txn.reads import AsyncReads
 from pytinykv.client.txn.records import LOCK, BufferedWrite, Phase, SnapshotView, Txn
 
 
-class AsyncTransaction:
+class AsyncTransaction(AsyncReads):
     """One transaction. `AsyncClient.transaction` makes one; enter it, or await it, to begin.
 
         async with db.transaction() as txn:         # commits at the end of the block, rolls back on an exception
@@ -61,10 +55,11 @@ class AsyncTransaction:
     Calls raise what `AsyncRawClient`'s raise, and `TransactionError`.
     """
 
+    _noun = "transaction"
+
     def __init__(self, backend: TransactionBackend, *, pessimistic: bool, timeout: float | None) -> None:
-        self._backend = backend
+        super().__init__(backend, timeout)
         self._is_pessimistic = pessimistic
-        self._timeout = checked_timeout(timeout)
         config = backend.config
         self._buffer = WriteBuffer(
             is_pessimistic=pessimistic, keys_max=config.transaction_keys_max, bytes_max=config.transaction_bytes_max
@@ -141,54 +136,15 @@ class AsyncTransaction:
                 return dict(sorted(found.items()))
             return found
 
-    def scan(
-        self,
-        start: bytes = b"",
-        end: bytes | None = None,
-        *,
-        prefix: bytes | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        key_only: bool = False,
-        timeout: float | None = None,
-    ) -> AsyncScan:
-        """Iterate over the pairs with keys from `start` on and below `end`, or those that begin with `prefix`.
-
-        Yields `(key, value)` in ascending order, or descending with `reverse` (the range means the same); at most `limit`
-        pairs; with `key_only` the values are empty. It shows the snapshot with what the transaction had written when the scan
-        began. Pages are fetched as they are needed; `timeout` holds for each.
-        """
-        return AsyncScan(
-            self.pages(start, end, prefix=prefix, limit=limit, reverse=reverse, key_only=key_only, timeout=timeout)
-        )
-
-    def pages(
-        self,
-        start: bytes,
-        end: bytes | None,
-        *,
-        prefix: bytes | None,
-        limit: int | None,
-        reverse: bool,
-        key_only: bool,
-        timeout: float | None,
-    ) -> Pages:
-        """Return the pages of a scan; for `scan` here and in the synchronous face."""
-        range_, limit = checked_range(start, end, prefix), checked_limit(limit)
+    def pages(self, scan: ScanRequest) -> Pages:
         self._refuse()
-        own = self._buffer.within(range_) if range_ is not None else []
-        if self._is_pessimistic and range_ is not None:
-            self._read.add_range(range_)
+        own = self._buffer.within(scan.range_) if scan.range_ is not None else []
+        if self._is_pessimistic and scan.range_ is not None:
+            self._read.add_range(scan.range_)
         hidden = sum(value is None for _, value in own)
-        pages = self._backend.pages(
-            self._view,
-            range_,
-            limit=None if limit is None else limit + hidden,
-            reverse=reverse,
-            key_only=key_only,
-            timeout_s=self._timeout if timeout is None else checked_timeout(timeout),
-        )
-        return MergingPages(pages, own, limit=limit, reverse=reverse, key_only=key_only, check=self._refuse)
+        limit = None if scan.limit is None else scan.limit + hidden
+        pages = self._backend.pages(self._view, scan._replace(limit=limit))
+        return MergingPages(pages, own, scan, self._refuse)
 
     async def get_for_update(self, key: bytes, *, timeout: float | None = None) -> bytes | None:
         """Return the value of `key`, and make sure that nobody else writes it before this transaction ends.
@@ -388,18 +344,7 @@ class AsyncTransaction:
         return f"the transaction{begun} is {self._phase.value}; begin a new one"
 
     def _begun(self) -> Txn:
-        if self._txn is None:
-            raise TransactionClosedError("the transaction has not begun: await it, or use it in `async with`")
-        return self._txn
-
-    def _deadline(self, timeout: float | None) -> float:
-        return self._backend.deadline(self._timeout if timeout is None else checked_timeout(timeout))
-
-    def __await__(self) -> Generator[Any, None, Self]:
-        return self.begin().__await__()
-
-    async def __aenter__(self) -> Self:
-        return await self.begin()
+        return self._required(self._txn)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
