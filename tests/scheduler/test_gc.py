@@ -86,7 +86,7 @@ def test_a_store_that_fell_silent_holds_it_back() -> None:
     stores.report(1, OLD, now=late)
     assert stores.announce(now=late, wall_ms=WALL_MS + 60_000) == OLD
     assert stores.collectable(now=late) == 0
-    assert stores.driver.acknowledged(STORES, late) == 0
+    assert stores.driver.permitted(Meta(gc_safe_point=OLD), STORES, late) == 0
 
 
 def test_without_a_life_time_only_clients_move_it_and_stores_refuse_what_they_said() -> None:
@@ -104,3 +104,25 @@ def test_what_is_announced_never_goes_back() -> None:
     assert stores.announce() == OLD
     stores.report(2, oldest_lock_ts=OLD - 5)
     assert stores.announce() == OLD
+
+
+def test_locks_are_to_be_resolved_up_to_where_the_safe_point_would_be_without_them() -> None:
+    service = ServiceSafePoint("backup", OLD - 9, WALL_MS // 1000 + 60)
+    stores = Stores()
+    stores.report(1, oldest_lock_ts=OLD - 500)
+    assert stores.driver.wanted(stores.meta, WALL_MS) == OLD
+    assert stores.driver.wanted(Meta(services=(service,)), WALL_MS) == OLD - 9
+    assert stores.driver.wanted(Meta(gc_safe_point=OLD + 3), WALL_MS) == OLD + 3, "moved by a client"
+    assert GcDriver(life_time_s=0.0).wanted(Meta(gc_safe_point=77), WALL_MS) == 77
+
+
+def test_nothing_is_deleted_past_a_lock_although_a_client_has_moved_the_safe_point() -> None:
+    """Its commit record at the primary may be what the lock stands for: deleted, the lock would be rolled back."""
+    stores = Stores(Meta(gc_safe_point=OLD + 50))
+    stores.report(1, OLD + 50)
+    stores.report(2, OLD + 50, oldest_lock_ts=OLD + 20)
+    assert stores.driver.permitted(stores.meta, STORES, 0.0) == OLD + 20
+    stores.report(2, OLD + 40)
+    assert stores.driver.permitted(stores.meta, STORES, 0.0) == OLD + 40
+    stores.report(2, OLD + 60)
+    assert stores.driver.permitted(stores.meta, STORES, 0.0) == OLD + 50

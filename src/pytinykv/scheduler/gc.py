@@ -1,16 +1,20 @@
 """How far garbage collection may go: not past a reader, a running transaction, or a service that still needs old versions.
 
-    announced   now - life time, at most what holds back        stores refuse reads and prewrites below it, from then on
+    wanted      now - life time, at most what services need     stores resolve older locks whose owners are gone
+        │
+        ▼
+    announced   at most the oldest lock that is left            stores refuse reads and prewrites below it, from then on
         │            every store has acknowledged it, and has no lock of a transaction from before it
         ▼
     collected   = the GC safe point, durable                    stores delete what no reader at or above it sees
 
-Two steps, as one is not enough: a store that has not heard of a safe point would serve a reader from whom another has already
-taken versions, and a prewrite from below it could come after its region was collected. Locks hold it back because what they
-mean is decided at the primary, whose record of the commit must not be collected before.
+The last two are two steps, as one is not enough: a store that has not heard of a safe point would serve a reader from whom
+another has already taken versions, and a prewrite from below it could come after its region was collected. Locks hold it back
+because what they mean is decided at the primary, whose record of the commit must not be collected before.
 
-What holds it back: the oldest lock on any store, services with a safe point of their own (`UpdateServiceGCSafePoint`), and
-stores that do not report, until they do or are tombstones.
+What holds it back: the oldest lock on any store (its transaction runs, as its heartbeats say, or can't be asked about),
+services with a safe point of their own (`UpdateServiceGCSafePoint`), and stores that do not report, until they do or are
+tombstones.
 """
 
 from __future__ import annotations
@@ -36,6 +40,17 @@ class GcReport(NamedTuple):
     """The start of the oldest transaction that has a lock there; `NONE_TS`: none has."""
 
 
+class GcAnswer(NamedTuple):
+    """What a store is told."""
+
+    announced_ts: int
+    """Refuse reads and prewrites below this."""
+    collect_ts: int
+    """Delete what no reader at or above this sees."""
+    resolve_ts: int
+    """Resolve the locks of transactions from before this, if these have ended."""
+
+
 class GcDriver:
     """What stores have reported. Knows no clock: `now` is monotonic, `wall_ms` the time of timestamps."""
 
@@ -50,14 +65,20 @@ class GcDriver:
         """Take note of what a store says."""
         self._reports[report.store_id] = (report, now)
 
+    def wanted(self, meta: Meta, wall_ms: int) -> int:
+        """Return where the safe point would be, were there no locks: those from before are to be resolved."""
+        if not self._life_time_ms:
+            return meta.gc_safe_point
+        wanted = compose(max(0, wall_ms - self._life_time_ms), 0)
+        held = [one.safe_point for one in meta.services if one.expires_at_s > wall_ms // 1000]
+        return max(meta.gc_safe_point, min([wanted, *held]))
+
     def announce(self, meta: Meta, stores: Iterable[int], *, now: float, wall_ms: int) -> int:
         """Return what stores are to refuse; move it on if nothing holds it back."""
         reports = self._all(stores, now)
         if self._life_time_ms and reports is not None:
-            wanted = compose(max(0, wall_ms - self._life_time_ms), 0)
             held = [report.oldest_lock_ts for report in reports]
-            held += [one.safe_point for one in meta.services if one.expires_at_s > wall_ms // 1000]
-            self.announced_ts = max(self.announced_ts, min([wanted, *held]))
+            self.announced_ts = max(self.announced_ts, min([self.wanted(meta, wall_ms), *held]))
         self.announced_ts = max(self.announced_ts, meta.gc_safe_point)
         return self.announced_ts
 
@@ -69,10 +90,17 @@ class GcDriver:
         reached = min(min(report.acknowledged_ts, report.oldest_lock_ts) for report in reports)
         return max(meta.gc_safe_point, min(reached, self.announced_ts))
 
-    def acknowledged(self, stores: Iterable[int], now: float) -> int:
-        """Return below what every store refuses, 0 if that is not known of one."""
+    def permitted(self, meta: Meta, stores: Iterable[int], now: float) -> int:
+        """Return up to where stores may delete, 0 if one has not been heard of.
+
+        Up to the safe point, as far as every store refuses what is below, and no lock is left from there. The safe point
+        alone does not do: a client may have moved it (`UpdateGCSafePoint`) past locks that it has not resolved, whose
+        primaries' commit records would be deleted then, and so the transactions torn.
+        """
         reports = self._all(stores, now)
-        return min((report.acknowledged_ts for report in reports), default=0) if reports else 0
+        if not reports:
+            return 0
+        return min(meta.gc_safe_point, *(min(one.acknowledged_ts, one.oldest_lock_ts) for one in reports))
 
     def _all(self, stores: Iterable[int], now: float) -> list[GcReport] | None:
         """Return the reports of all these stores, None if one is missing or too old."""
@@ -85,4 +113,4 @@ class GcDriver:
         return found
 
 
-__all__ = ["GC_WORKER", "NONE_TS", "GcDriver", "GcReport"]
+__all__ = ["GC_WORKER", "NONE_TS", "GcAnswer", "GcDriver", "GcReport"]

@@ -48,7 +48,7 @@ from pytinykv.scheduler.errors import (
     SchedulerStopped,
     UnknownRegion,
 )
-from pytinykv.scheduler.gc import GcDriver, GcReport
+from pytinykv.scheduler.gc import GcAnswer, GcDriver, GcReport
 from pytinykv.scheduler.leader_balancer import LeaderBalancer
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import Operator, OperatorKind, Order, TransferLeader
@@ -496,8 +496,8 @@ class Scheduler:
         self.check_running()
         return cast("int", await self._committer.execute(UpdateGcSafePoint(safe_point)))
 
-    async def report_gc(self, report: GcReport) -> tuple[int, int]:
-        """Take a store's report; return below what it is to refuse, and below what it may delete what is superseded."""
+    async def report_gc(self, report: GcReport) -> GcAnswer:
+        """Take a store's report, and say how far the store may go."""
         self.check_bootstrapped()
         now = self.now
         self.gc.on_report(report, now)
@@ -506,7 +506,8 @@ class Scheduler:
         reached_ts = self.gc.collectable(self.state.meta, stores, now)
         if reached_ts > self.state.meta.gc_safe_point:
             await self.update_gc_safe_point(reached_ts)
-        return announced_ts, min(self.state.meta.gc_safe_point, self.gc.acknowledged(stores, now))
+        collect_ts = self.gc.permitted(self.state.meta, stores, now)
+        return GcAnswer(announced_ts, collect_ts, self.gc.wanted(self.state.meta, self.wall_ms))
 
     async def update_service_safe_point(self, service_id: str, safe_point: int, ttl_s: int) -> ServiceSafePoint:
         """Hold collection back for a service (`ttl_s` <= 0: no longer); return the service that holds it back most."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.server.kv.txn_harness import TxnDesk
 
+from pytinykv.client.txn.records import ForeignLock
 from pytinykv.lifecycle import Scope
 from pytinykv.server.kv.garbage import Allowed, GarbageCollector
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
@@ -440,3 +442,41 @@ async def test_a_read_in_the_far_future_is_refused_and_raises_no_commit_timestam
     assert "from the future" in (await desk.get(b"a", too_far + 1)).error.abort
     assert (await desk.get(b"a", too_far + 1)).not_found
     assert host.concurrency.max_ts == too_far + 1
+
+
+async def test_old_locks_are_handed_to_who_resolves_them_and_younger_ones_are_not(desk: TxnDesk) -> None:
+    handed: list[list[ForeignLock]] = []
+
+    async def resolve(locks: Sequence[ForeignLock], timeout_s: float) -> int:
+        handed.append(list(locks))
+        return 1
+
+    await desk.finish(desk.service.collect_garbage(_nothing_yet, 5.0, resolve))
+    collector = desk.service.transactions.collector
+    assert isinstance(collector, GarbageCollector)
+    await desk.prewrite(33, {b"a": b"1", b"c": b"2"}, use_async_commit=True, secondaries=[b"c"], min_commit_ts=34)
+    await desk.lock(22, b"b")
+    await desk.prewrite(44, {b"d": b"1"})
+    await collector.resolve_old_locks(44)
+    (locks,) = handed
+    assert [(lock.key, lock.primary, lock.start_ts, lock.is_pessimistic) for lock in locks] == [
+        (b"a", b"a", 33, False),
+        (b"b", b"b", 22, True),
+        (b"c", b"a", 33, False),
+    ]
+    assert collector.resolved == 2
+    await collector.resolve_old_locks(22)
+    assert len(handed) == 1
+
+
+async def test_that_old_locks_cannot_be_resolved_does_not_end_collection(desk: TxnDesk) -> None:
+    async def resolve(locks: Sequence[ForeignLock], timeout_s: float) -> int:
+        raise TimeoutError("no scheduler answers")
+
+    await desk.finish(desk.service.collect_garbage(_nothing_yet, 5.0, resolve))
+    collector = desk.service.transactions.collector
+    assert isinstance(collector, GarbageCollector)
+    await desk.prewrite(33, {b"a": b"1"})
+    await collector.resolve_old_locks(44)
+    assert collector.resolved == 0
+    assert await collector.oldest_lock() == 33

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from pytinykv.client import AsyncClient, ClientConfig
+from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.scenario import run_world
 from pytinykv.simulation.world import World
@@ -24,11 +25,13 @@ def tell(
     stores: int = 3,
     splits: Sequence[bytes] = (b"m",),
     seed: int = 1,
+    gc_life_time_s: float = 600.0,
 ) -> None:
     """Run `story(cluster, first client)` on a cluster whose regions were split at the keys of `splits`."""
 
     async def history(world: World) -> None:
-        options = ClusterOptions(stores=stores, clients=clients, client=config or ClientConfig())
+        scheduler = SchedulerConfig(max_replicas=stores, gc_life_time_s=gc_life_time_s)
+        options = ClusterOptions(stores=stores, clients=clients, client=config or ClientConfig(), scheduler=scheduler)
         cluster = Cluster(world, options)
         try:
             await cluster.start()

@@ -18,13 +18,20 @@ Invariants
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 
 from pytinykv.client.attempts import Attempts
 from pytinykv.client.batches import BatchOperation, run_batch
-from pytinykv.client.errors import DeadlineExceededError, LockTimeoutError, UndeterminedError, WriteConflictError
+from pytinykv.client.errors import (
+    ClientError,
+    DeadlineExceededError,
+    LockTimeoutError,
+    UndeterminedError,
+    WriteConflictError,
+)
 from pytinykv.client.executor import Executor
 from pytinykv.client.key_space import MEMCOMPARABLE
 from pytinykv.client.pd.scheduler_client import SchedulerClient
@@ -42,6 +49,8 @@ from pytinykv.client.txn.resolve_commands import (
 )
 from pytinykv.wire.keys import describe_key
 from pytinykv.wire.timestamp import MAX_TIMESTAMP
+
+_log = logging.getLogger(__name__)
 
 KNOWN_MAX = 2048
 """Transactions whose fate is remembered."""
@@ -115,6 +124,35 @@ class Resolver:
                 await self._wait(waiting, attempts)
             else:
                 self._refuse_late(waiting, attempts)
+
+    async def resolve_ended(self, locks: Sequence[ForeignLock], timeout_s: float, *, per_transaction_s: float) -> int:
+        """Remove locks whose transactions have ended, or have run out; return how many are left. Waits for no transaction.
+
+        One that can't be asked about within `per_transaction_s` is left, as are those for whom `timeout_s` is too short.
+        Raises `ClientError` if the scheduler gives no timestamp, and then has done nothing.
+        """
+        loop = self._executor.origin.loop
+        deadline = self._executor.deadline(timeout_s)
+        current_ts = await self._scheduler.timestamp(timeout_s)
+        left = 0
+        for own in _by_transaction(locks).values():
+            ends_at = min(deadline, loop.time() + per_transaction_s)
+            # A prewritten lock tells more than a pessimistic one: its primary is certain.
+            met = min(own, key=attrgetter("is_pessimistic"))
+            try:
+                if loop.time() >= deadline:
+                    left += len(own)
+                    continue
+                attempts = self._executor.begin(ends_at)
+                status = await self._status(met, attempts, caller_ts=0, current_ts=current_ts)
+                if status.ttl_ms:
+                    left += len(own)
+                else:
+                    await self._resolve(own, status, ends_at)
+            except ClientError as error:
+                _log.info("%s is left for now: %s", met, error)
+                left += len(own)
+        return left
 
     async def _wait(self, lock: ForeignLock, attempts: Attempts) -> None:
         self._refuse_late(lock, attempts)

@@ -28,6 +28,7 @@ from pytinykv.raftstore import SnapshotDirectory, Store, StoreIdent, StoreLoop, 
 from pytinykv.server.host.scheduler_link import SchedulerReporter
 from pytinykv.server.kv.deadlocks import Deadlocks
 from pytinykv.server.kv.garbage import Allowed
+from pytinykv.server.kv.old_locks import OldLockResolver
 from pytinykv.server.kv.service import KvService
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.pb import metapb_pb2
@@ -188,14 +189,15 @@ class StoreProgram:
                 store, self._scope, connector=ports.connector, find_first_leader=self._find_first_leader
             ),
         )
-        await service.collect_garbage(self._report_gc, patience_s)
+        resolve = OldLockResolver(self.scheduler, connector=ports.connector, rng=ports.rng, scope=self._scope)
+        await service.collect_garbage(self._report_gc, patience_s, resolve)
         return service
 
     async def _report_gc(self, acknowledged_ts: int, oldest_lock_ts: int, timeout_s: float) -> Allowed:
         answer = await self.scheduler.report_gc(
             self.store.store_id, acknowledged_ts=acknowledged_ts, oldest_lock_ts=oldest_lock_ts, timeout_s=timeout_s
         )
-        return Allowed(answer.announced_ts, answer.collect_ts)
+        return Allowed(answer.announced_ts, answer.collect_ts, answer.resolve_ts)
 
     async def _find_first_leader(self, timeout_s: float) -> str:
         """Return the address of the store that leads the first region, "" while none is known. Raises ClientError."""

@@ -1,6 +1,7 @@
 """Collecting the versions that nobody reads any more, region by region, as far as the scheduler allows.
 
     report ──▶ scheduler ──▶ announced: refuse reads and prewrites below    ──▶ acknowledged by the next report
+                        ├──▶ resolve: locks from before, in each region led here, whose owners are gone (`old_locks`)
                         └──▶ collect: in each region led here, slices ──▶ log ──▶ … ──▶ the next region
 
 A store acknowledges with the next report only, `REPORT_S` later: by then what was evaluated before it took up the safe point
@@ -15,10 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from pytinykv.client.txn.records import ForeignLock
 from pytinykv.lifecycle import ScopeStoppedError
+from pytinykv.server.kv.old_locks import PASS_TIMEOUT_S, old_locks
 from pytinykv.server.kv.txn_requests import PlainBoundsError, bounds_of_data
 from pytinykv.storage import ColumnFamily
 from pytinykv.transaction.commands import Gc
@@ -51,8 +54,12 @@ class Allowed(NamedTuple):
     """Refuse reads and prewrites below this."""
     collect_ts: int
     """Delete what no reader at or above this sees."""
+    resolve_ts: int = 0
+    """Find out about the locks of transactions that began below this: they hold collection back."""
 
 
+ResolveLocks = Callable[[Sequence[ForeignLock], float], Awaitable[int]]
+"""Resolves (locks, timeout_s) of transactions that have ended; returns how many are left. Raises Exception."""
 Report = Callable[[int, int, float], Awaitable[Allowed]]
 """Reports (acknowledged_ts, oldest_lock_ts, timeout_s). Raises Exception."""
 
@@ -60,16 +67,22 @@ Report = Callable[[int, int, float], Awaitable[Allowed]]
 class GarbageCollector:
     """One store's garbage. `start` once; its tasks belong to `scope`."""
 
-    def __init__(self, host: TransactionHost, scope: Scope, report: Report) -> None:
+    def __init__(
+        self, host: TransactionHost, scope: Scope, report: Report, resolve: ResolveLocks | None = None
+    ) -> None:
+        """Without `resolve`, locks whose owners are gone are left to those who meet them."""
         self._host = host
         self._scope = scope
         self._report = report
+        self._resolve = resolve
         self.collect_ts = 0
         """Up to which garbage may be collected; only grows."""
         self._collected_ts = 0
         """Up to which it was, in all regions that were led here at that time."""
         self.deleted = 0
         """Commit records that were deleted in regions led here; only grows."""
+        self.resolved = 0
+        """Locks of ended transactions that were removed in regions led here; only grows."""
 
     async def start(self, patience_s: float) -> None:
         """Take up the safe point before anything is read, then go on by itself. Raises what reporting raises."""
@@ -82,10 +95,13 @@ class GarbageCollector:
             acknowledged = self._host.safe_point
             oldest = await self.oldest_lock()
             try:
-                self._take_up(await self._report(acknowledged, oldest, REPORT_TIMEOUT_S))
+                allowed = await self._report(acknowledged, oldest, REPORT_TIMEOUT_S)
             except Exception as error:  # noqa: BLE001 - whatever keeps the scheduler away: it is told again
                 _log.info("garbage collection is not reported: %s", error)
                 continue
+            self._take_up(allowed)
+            if oldest < allowed.resolve_ts:
+                await self.resolve_old_locks(allowed.resolve_ts)
             if self.collect_ts > self._collected_ts:
                 await self._collect_all(self.collect_ts)
 
@@ -103,6 +119,28 @@ class GarbageCollector:
                 if looked_at % LOCKS_PER_SLICE == 0:
                     await asyncio.sleep(0)
         return oldest
+
+    async def resolve_old_locks(self, before_ts: int) -> None:
+        """Remove, in regions led here, the locks of transactions from before `before_ts` that have ended or run out.
+
+        The next report tells what is left: so a lock counts until its removal was applied here.
+        """
+        if self._resolve is None:
+            return
+        ends_at = asyncio.get_running_loop().time() + PASS_TIMEOUT_S
+        found = left = 0
+        try:
+            async for locks in old_locks(self._host.store, before_ts):
+                left_s = ends_at - asyncio.get_running_loop().time()
+                if left_s <= 0:
+                    break
+                left += await self._resolve(locks, left_s)
+                found += len(locks)
+        except Exception as error:  # noqa: BLE001 - no scheduler, no store: the next pass does the rest
+            _log.info("old locks are left for the next time: %s", error)
+        if found:
+            self.resolved += found - left
+            _log.info("%d locks from before %d: %d of them are left", found, before_ts, left)
 
     # --- collecting ---------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from pytinykv.server.kv.answers import AnswerBudget, Answers
 from pytinykv.server.kv.commands import MEMBERS, UNARY
 from pytinykv.server.kv.deadlocks import Deadlocks
 from pytinykv.server.kv.dispatcher import FrameServices, RequestFrame
-from pytinykv.server.kv.garbage import GarbageCollector, Report
+from pytinykv.server.kv.garbage import GarbageCollector, Report, ResolveLocks
 from pytinykv.server.kv.kinds import METHODS
 from pytinykv.server.kv.long_writes import LongWrites
 from pytinykv.server.kv.reads import LongReads
@@ -65,9 +65,9 @@ class KvService:
         self._services = FrameServices(store, self.long_reads, self.long_writes, self.transactions)
         self.methods: Mapping[str, MethodSpec] = {path: METHODS[path] for path in (*UNARY, BATCH_COMMANDS)}
 
-    async def collect_garbage(self, report: Report, patience_s: float) -> None:
+    async def collect_garbage(self, report: Report, patience_s: float, resolve: ResolveLocks | None = None) -> None:
         """Take up the cluster's safe point, and collect garbage from now on. Raises what reporting raises."""
-        collector = self.transactions.collector = GarbageCollector(self.transactions, self._scope, report)
+        collector = self.transactions.collector = GarbageCollector(self.transactions, self._scope, report, resolve)
         await collector.start(patience_s)
 
     async def unary(self, path: str, request: Message) -> bytes:

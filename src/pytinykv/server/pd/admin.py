@@ -81,8 +81,8 @@ class AdminCalls:
 
     async def _report_gc(self, request: adminpb_pb2.ReportGcRequest) -> Message:
         report = GcReport(request.store_id, request.acknowledged_ts, request.oldest_lock_ts)
-        announced_ts, collect_ts = await self._scheduler.report_gc(report)
-        return adminpb_pb2.ReportGcResponse(header=self._header(), announced_ts=announced_ts, collect_ts=collect_ts)
+        answer = await self._scheduler.report_gc(report)
+        return adminpb_pb2.ReportGcResponse(header=self._header(), **answer._asdict())
 
 
 def _operator_to_pb(operator: Operator, now: float, *, is_running: bool) -> adminpb_pb2.Operator:

@@ -145,11 +145,13 @@ class ReportGcRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[_pdpb_pb2.RequestHeader, _Mapping]] = ..., store_id: _Optional[int] = ..., acknowledged_ts: _Optional[int] = ..., oldest_lock_ts: _Optional[int] = ...) -> None: ...
 
 class ReportGcResponse(_message.Message):
-    __slots__ = ("header", "announced_ts", "collect_ts")
+    __slots__ = ("header", "announced_ts", "collect_ts", "resolve_ts")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCED_TS_FIELD_NUMBER: _ClassVar[int]
     COLLECT_TS_FIELD_NUMBER: _ClassVar[int]
+    RESOLVE_TS_FIELD_NUMBER: _ClassVar[int]
     header: _pdpb_pb2.ResponseHeader
     announced_ts: int
     collect_ts: int
-    def __init__(self, header: _Optional[_Union[_pdpb_pb2.ResponseHeader, _Mapping]] = ..., announced_ts: _Optional[int] = ..., collect_ts: _Optional[int] = ...) -> None: ...
+    resolve_ts: int
+    def __init__(self, header: _Optional[_Union[_pdpb_pb2.ResponseHeader, _Mapping]] = ..., announced_ts: _Optional[int] = ..., collect_ts: _Optional[int] = ..., resolve_ts: _Optional[int] = ...) -> None: ...
