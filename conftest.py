@@ -45,6 +45,36 @@ class OneHeavyFileAtATime(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         return nodeid if nodeid.startswith(SINGLE) else nodeid.partition("::")[0]
 
+    def remove_node(self, node: Any) -> str | None:
+        """Take back what a worker had when it ended; return the test in which it died, if it did.
+
+        That test has failed and is not run again. (xdist would run it again and again; and it would queue the units that were
+        finished, too, of which the next worker runs nothing, and so never asks for more.)
+        """
+        left = {unit: tests for unit, tests in self.assigned_work.pop(node).items() if not all(tests.values())}
+        died_in = next((test for tests in left.values() for test, done in tests.items() if not done), None)
+        if died_in is None:
+            return None
+        left[self._split_scope(died_in)][died_in] = True
+        self.workqueue.update({unit: tests for unit, tests in left.items() if not all(tests.values())})
+        for other in self.nodes:
+            self._reschedule(other)
+        return died_in
+
+    def _reschedule(self, node: Any) -> None:
+        """Give a worker more when it runs out.
+
+        A worker begins a test once it knows the next one, or that there is none. One that takes the place of a dead one has
+        none at first, so one unit may be too little for it; and it takes none before it has collected the tests.
+        """
+        if node not in self.registered_collections:
+            return
+        super()._reschedule(node)
+        while self.workqueue and not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:
+            self._assign_work_unit(node)
+        if not self.workqueue:
+            node.shutdown()
+
     def _assign_work_unit(self, node: Any) -> None:
         busy = any(
             unit.startswith(HEAVY) and not all(tests.values())

@@ -31,26 +31,76 @@ def test_that_goes_on_until_all_heavy_ones_have_run(number):
     with open("ran", "a") as ran:
         print(os.environ["PYTEST_XDIST_WORKER"], "light", file=ran)
 """
+DEADLY = """
+import os, signal
+import pytest
+
+@pytest.mark.parametrize("number", range({tests}))
+def test_that_may_kill_its_worker(number):
+    with open("ran", "a") as ran:
+        print(os.environ["PYTEST_XDIST_WORKER"], __file__, file=ran)
+    if number == {deadly}:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def run(directory: Path, tests: dict[str, str]) -> tuple[int, str, list[list[str]]]:
+    """Run tests as `./dev test` does; return the status, what was said, and the words that the tests wrote, line by line."""
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, directory)
+    for path, text in tests.items():
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=100, check=False)
+    ran = [line.split() for line in (directory / "ran").read_text(encoding="utf-8").splitlines()]
+    return done.returncode, done.stdout + done.stderr, ran
 
 
 def test_tests_of_processes_run_one_file_after_the_other_beside_all_others(tmp_path: Path) -> None:
-    for name in ("conftest.py", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
-    for path, text in {
-        "tests/cli/test_a.py": HEAVY,
-        "tests/process/test_b.py": HEAVY,
-        "tests/process/test_c.py": HEAVY,
-        "tests/raft/test_d.py": LIGHT,
-    }.items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider", "tests"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, said, lines = run(
+        tmp_path,
+        {
+            "tests/cli/test_a.py": HEAVY,
+            "tests/process/test_b.py": HEAVY,
+            "tests/process/test_c.py": HEAVY,
+            "tests/raft/test_d.py": LIGHT,
+        },
+    )
+    assert status == 0, said
     ran = defaultdict(list)
-    for line in (tmp_path / "ran").read_text(encoding="utf-8").splitlines():
-        worker, kind = line.split()
+    for worker, kind in lines:
         ran[kind].append(worker)
     assert len(ran["heavy"]) == 15
     assert len(set(ran["heavy"])) == 1
     assert set(ran["light"]).isdisjoint(ran["heavy"])
+
+
+def test_a_run_survives_the_death_of_its_workers(tmp_path: Path) -> None:
+    """The tests in which they die fail and are not run again; each other one runs once, and the run comes to its end.
+
+    One worker dies in the middle of a file, with others behind it that are finished; one in its last test; and what is left
+    for their successors are files of a single test.
+    """
+    files = {
+        "tests/process/test_a.py": DEADLY.format(tests=4, deadly=None),
+        "tests/process/test_b.py": DEADLY.format(tests=4, deadly=2),
+        "tests/process/test_c.py": DEADLY.format(tests=3, deadly=2),
+        "tests/raft/test_d.py": DEADLY.format(tests=3, deadly=None),
+        "tests/raft/test_e.py": DEADLY.format(tests=1, deadly=None),
+        "tests/raft/test_f.py": DEADLY.format(tests=1, deadly=0),
+        "tests/raft/test_g.py": DEADLY.format(tests=1, deadly=None),
+    }
+    status, said, lines = run(tmp_path, files)
+    assert status == 1, said
+    assert "3 failed, 14 passed" in said
+    assert said.count("crashed while running") >= 3
+    ran = defaultdict(int)
+    for _, file in lines:
+        ran[Path(file).relative_to(tmp_path).as_posix()] += 1
+    assert ran == {"tests/process/test_a.py": 4, "tests/process/test_b.py": 4, "tests/process/test_c.py": 3} | {
+        "tests/raft/test_d.py": 3,
+        "tests/raft/test_e.py": 1,
+        "tests/raft/test_f.py": 1,
+        "tests/raft/test_g.py": 1,
+    }
