@@ -10,6 +10,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from pytinykv.cli.moving.export_file import ExportWriter, RawRows, TransactionRows
 from pytinykv.model import Peer, PeerRole, Region, RegionEpoch, RegionId, SplitIds, StoreId, encode
 from pytinykv.raft import (
     ConfChangeKind,
@@ -152,3 +153,13 @@ def test_the_identity_file_is_as_shown(tmp_path: Path) -> None:
     with DataDirectory.open(tmp_path, kind=DataKind.STORE) as directory:
         directory.claim(cluster_id=7041, store_id=3)
     assert json.loads((tmp_path / "identity.json").read_text()) == json.loads(shown)
+
+
+def test_the_example_of_an_export(tmp_path: Path) -> None:
+    with ExportWriter(tmp_path / "export") as writer:
+        writer.write(TransactionRows([(b"a", b"1"), (b"b", b"2")]))
+        writer.write(RawRows("default", [(b"a", b"1", 0)]))
+        writer.write(RawRows("write", [(b"b", b"2", 0)]))
+        writer.finish()
+    example = PAGE.partition("### Exports")[2].partition("Example")[2].split("```")[1]
+    assert (tmp_path / "export").read_bytes().endswith(bytes.fromhex(example))

@@ -32,6 +32,8 @@ COMMANDS: Final = {
     "mvcc": CommandEntry("pytinykv.cli.txn", "mvcc", "Show every version and the lock of a key."),
     "locks": CommandEntry("pytinykv.cli.txn", "locks", "List the locks of transactions."),
     "gc": CommandEntry("pytinykv.cli.txn", "gc", "Show or move the moment before which versions are collected."),
+    "export": CommandEntry("pytinykv.cli.moving.commands", "export_", "Write all data into a file."),
+    "import": CommandEntry("pytinykv.cli.moving.commands", "import_", "Write the rows of such a file."),
     "status": CommandEntry("pytinykv.cli.cluster", "status", "Show how the cluster is."),
     "regions": CommandEntry("pytinykv.cli.cluster", "regions", "List the regions, and who leads them."),
     "stores": CommandEntry("pytinykv.cli.cluster", "stores", "List the stores."),

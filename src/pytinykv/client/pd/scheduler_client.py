@@ -254,6 +254,20 @@ class SchedulerClient:
         reply = await self.call("UpdateGCSafePoint", request, pdpb_pb2.UpdateGCSafePointResponse, timeout_s)
         return reply.new_safe_point
 
+    async def hold_gc_safe_point(
+        self, service: str, safe_point: int, ttl_s: int, timeout_s: float | None = None
+    ) -> int:
+        """Keep what a snapshot at `safe_point` needs for `ttl_s` seconds, for a service; 0 or less: let go of it.
+
+        Returns the lowest timestamp that any service, or garbage collection itself, holds. If that is above `safe_point`, it
+        is not held: its versions may be gone.
+        """
+        request = pdpb_pb2.UpdateServiceGCSafePointRequest(
+            service_id=service.encode(), safe_point=safe_point, TTL=ttl_s
+        )
+        answer = pdpb_pb2.UpdateServiceGCSafePointResponse
+        return (await self.call("UpdateServiceGCSafePoint", request, answer, timeout_s)).min_safe_point
+
     # --- administration -----------------------------------------------------------------------------------------
 
     async def remove_store(self, store_id: int, timeout_s: float | None = None) -> adminpb_pb2.RemoveStoreResponse:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
-from pytinykv.client.errors import InvalidArgumentError
+from pytinykv.client.errors import InvalidArgumentError, SnapshotTooOldError
 from pytinykv.client.executor import Executor
 from pytinykv.client.key_space import KeyRange
 from pytinykv.client.pd.scheduler_client import SchedulerClient
@@ -103,6 +103,17 @@ class Inspector:
     async def safe_point(self, timeout_s: float | None = None) -> int:
         """Return the timestamp before which versions may have been collected; 0 if none were."""
         return await self._scheduler.get_gc_safe_point(timeout_s)
+
+    async def hold(self, service: str, ts: int, ttl_s: int, timeout_s: float | None = None) -> None:
+        """Keep the versions that a snapshot at `ts` needs for `ttl_s` seconds, for a service; 0: let go of them.
+
+        Raises `SnapshotTooOldError` if they may be gone already.
+        """
+        lowest = await self._scheduler.hold_gc_safe_point(service, ts, ttl_s, timeout_s)
+        if ttl_s > 0 and lowest > ts:
+            raise SnapshotTooOldError(
+                f"versions of timestamp {ts} may have been collected: the cluster keeps those since {lowest}"
+            )
 
     async def collect(self, safe_point: int, timeout_s: float | None = None) -> int:
         """Resolve all locks older than `safe_point`, waiting for their transactions, and raise the cluster's to it.
