@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pytinykv.client.sync_client import Client, RawClient, connect
     from pytinykv.client.sync_scan import Scan
     from pytinykv.client.txn.sync import Snapshot, Transaction
+    from pytinykv.embedded import open_database as open  # noqa: A004 - as in dbm and shelve: always with the package's name
 
 __version__ = "0.1.0"
 
@@ -76,10 +77,13 @@ __all__ = [
     "__version__",
     "aio",
     "connect",
+    "open",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "open":
+        return importlib.import_module("pytinykv.embedded").open_database
     if name == "aio":
         return importlib.import_module("pytinykv.aio")
     if name in __all__:

@@ -26,13 +26,14 @@ from pytinykv.client import (
     SchedulerUnavailableError,
     UndeterminedError,
 )
+from pytinykv.client.sync_core import SyncCore
 
 STORE = 2  # leads [g, p)
 HERE = Path(__file__).parent
 
 
 def connected(cluster: FakeCluster, config: ClientConfig = QUICK) -> Client:
-    return Client(cluster.scheduler_address, config=config, connector=cluster.connector)
+    return Client(SyncCore(cluster.scheduler_address, config=config, connector=cluster.connector, timeout=None))
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_no_scheduler_leaves_nothing_behind(shared: FakeCluster) -> None:
     with pytest.raises(
         SchedulerUnavailableError, match=r"no scheduler answered in time \(asked pd-1:2379; last: .*refused"
     ):
-        Client(shared.scheduler_address, config=QUICK.with_timeout(0.05), connector=shared.connector)
+        connected(shared, QUICK.with_timeout(0.05))
 
 
 def test_ctrl_c_leaves_the_client_usable(db: Client, shared: FakeCluster) -> None:
@@ -213,8 +214,9 @@ atexit.register(lambda: [thread.join(5) for thread in threads])  # runs after th
 sys.path.insert(0, {here!r})
 from fake_cluster import FakeCluster
 from pytinykv.client import Client, ClientConfig, ClientForkedError
+from pytinykv.client.sync_core import SyncCore
 cluster = FakeCluster()
-db = Client(cluster.scheduler_address, config=ClientConfig(), connector=cluster.connector)
+db = Client(SyncCore(cluster.scheduler_address, config=ClientConfig(), connector=cluster.connector, timeout=None))
 db.raw.put(b"k", b"v")
 {body}
 """

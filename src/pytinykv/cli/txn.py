@@ -119,7 +119,7 @@ def mvcc(key: str, *, as_json: bool, is_hex: bool, target: Target) -> None:
     name = checked_name(key, is_hex=is_hex)
 
     async def body(client: AsyncClient) -> int:
-        history = await client.transactions.inspector.history(name)
+        history = await client.inspector.history(name)
         if as_json:
             print(json.dumps(_history_as_json(history)))
         else:
@@ -234,7 +234,7 @@ def locks(
     async def body(client: AsyncClient) -> None:
         now_ms = physical_ms(Timestamp(await client.timestamp()))
         max_ts = compose(max(0, now_ms - int(older_than * 1000)), (1 << 18) - 1)
-        found = [lock async for lock in client.transactions.inspector.locks(range_, max_ts, limit=limit)]
+        found = [lock async for lock in client.inspector.locks(range_, max_ts, limit=limit)]
         if as_json:
             print(json.dumps([_lock_as_json(lock) for lock in found]))
             return
@@ -275,7 +275,7 @@ def gc(keep: float | None, *, target: Target) -> None:
     """
 
     async def body(client: AsyncClient) -> None:
-        inspector = client.transactions.inspector
+        inspector = client.inspector
         now_ms = physical_ms(Timestamp(await client.timestamp()))
         if keep is None:
             safe_point = await inspector.safe_point()

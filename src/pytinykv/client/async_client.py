@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections.abc import Awaitable, Callable, Generator, Iterable
+from functools import partial
 from random import Random
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pytinykv.client.arguments import checked_timeout
+from pytinykv.client.batches import run_batch
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import ClientClosedError
 from pytinykv.client.executor import Executor
@@ -60,13 +63,15 @@ class AsyncClient:
         self._connector = connector
         self.scheduler = SchedulerClient(addresses, connector=connector, rng=rng, scope=scope, config=self._config)
         self._executor = Executor(self.scheduler, connector=connector, rng=rng, scope=scope, config=self._config)
-        self._raw = AsyncRawClient(self._executor)
+        self._raw = AsyncRawClient(self._executor, partial(run_batch, self._executor))
         backend = ClusterBackend(self._executor, self.scheduler, scope)
-        inspector = Inspector(self._executor, self.scheduler, backend.resolver)
-        self.transactions = TransactionManager(backend, backend.background, inspector)
+        self._background = backend.background
+        self.inspector = Inspector(self._executor, self.scheduler, backend.resolver)
+        """For tools."""
+        self.transactions = TransactionManager(backend)
         """Makes transactions and snapshots; for `transaction`, `snapshot` and `run`, also of the synchronous face."""
         self._closed = False
-        scope.on_stop("end transactions", self.transactions.finish, self._config.close_transactions_s + 0.5)
+        scope.on_stop("end transactions", self._end_transactions, self._config.close_transactions_s + 0.5)
         scope.on_stop("resolve pending calls", self._cut_off)
         scope.on_stop("close connections", connector.close, deadline_s=2.0)
 
@@ -118,6 +123,11 @@ class AsyncClient:
         return self._closed
 
     @property
+    def cluster_id(self) -> int:
+        """The id of the cluster."""
+        return self.scheduler.cluster_id
+
+    @property
     def executor(self) -> Executor:
         """Router and connections; for tools and tests."""
         return self._executor
@@ -140,6 +150,13 @@ class AsyncClient:
         report = await self._scope.stop(STOP_DEADLINE_S)
         self.transactions.warn_left_open()
         return report
+
+    async def _end_transactions(self) -> None:
+        """End all open transactions, and wait a moment for what runs in the background."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._config.close_transactions_s
+        await self.transactions.abandon_all(deadline)
+        await self._background.wait_idle(max(deadline - loop.time(), 0.0))
 
     def _cut_off(self) -> None:
         self._closed = True

@@ -19,6 +19,11 @@
     │   ├── ServerError                        an error text of the store's own
     │   ├── EntryTooLargeError · StoreDiskFullError
     │   └── UnsupportedError                   the store does not know the operation
+    ├── DatabaseError                          an embedded database (`pytinykv.open`) can't be opened, or its disk fails
+    │   ├── DatabaseInUseError                 another process, or this one, has it open
+    │   ├── DatabaseMismatchError              the path holds something else, or a newer format
+    │   ├── DatabaseCorruptError               a file of it is damaged
+    │   └── DatabaseFullError                  no space left on its disk
     └── TransactionError                       a transaction or snapshot that can't go on; nothing of it was committed
         ├── WriteConflictError                 another transaction was first
         ├── KeyExistsError                     `insert` of a key that exists
@@ -152,6 +157,35 @@ class StoreDiskFullError(StoreError):
 
 class UnsupportedError(StoreError):
     """The store does not implement the operation."""
+
+
+class DatabaseError(ClientError):
+    """An embedded database can't be opened, or its disk has failed. Nothing was changed by the call that raises it.
+
+    After a failed write or sync a database takes no writes any more, since it can't be known what reached the disk: close it,
+    and open it again when the disk works. Everything that was acknowledged is there then.
+    """
+
+
+class DatabaseInUseError(DatabaseError):
+    """Another process has the database open, or this one has it open already. The message says which, and since when."""
+
+    def __init__(self, message: str, *, holder_pid: int | None = None) -> None:
+        super().__init__(message)
+        self.holder_pid = holder_pid
+        """The process that has it open; None if that is not known."""
+
+
+class DatabaseMismatchError(DatabaseError):
+    """The path holds something else (a store's data, other files), or was written by a newer pytinykv."""
+
+
+class DatabaseCorruptError(DatabaseError):
+    """A file of the database is damaged; nothing was skipped or dropped. The message names the file."""
+
+
+class DatabaseFullError(DatabaseError):
+    """There is no space left on the disk of the database. Free some, then close and open it again."""
 
 
 class TransactionError(ClientError):

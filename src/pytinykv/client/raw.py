@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from pytinykv.client.answer_sizes import AnswerKind
 from pytinykv.client.arguments import (
@@ -18,10 +19,9 @@ from pytinykv.client.arguments import (
     checked_ttl,
     checked_value,
 )
-from pytinykv.client.batches import BatchOperation, run_batch
+from pytinykv.client.batches import BatchOperation
 from pytinykv.client.commands import Pair
 from pytinykv.client.errors import ClientError, UndeterminedError
-from pytinykv.client.executor import Executor
 from pytinykv.client.key_space import KeyRange
 from pytinykv.client.raw_commands import (
     CasResult,
@@ -38,8 +38,12 @@ from pytinykv.client.raw_commands import (
     RawScan,
     RawTtl,
 )
+from pytinykv.client.runner import CommandRunner
 from pytinykv.client.scan_request import ScanRequest
 from pytinykv.client.scanning import Pages, ScanPager
+
+_T = TypeVar("_T")
+_ItemT = TypeVar("_ItemT")
 
 
 def get_command(key: bytes, cf: str) -> RawGet:
@@ -56,6 +60,12 @@ def put_command(key: bytes, value: bytes, ttl: float | None, cf: str, value_byte
 def delete_command(key: bytes, cf: str) -> RawDelete:
     """Return the checked command of a `delete`."""
     return RawDelete(checked_key(key), checked_cf(cf) if cf else "")
+
+
+class RunBatch(Protocol):
+    """Runs a batch operation and returns the results of its commands. See `batches.run_batch`."""
+
+    def __call__(self, batch: BatchOperation[_ItemT, _T], deadline: float) -> Coroutine[Any, Any, list[_T]]: ...
 
 
 class AsyncScan(AsyncIterator[Pair]):
@@ -103,8 +113,9 @@ class AsyncRawClient:
     * `ClientClosedError`, `WrongEventLoopError`, `ClientForkedError`: the client can't be used (any more, or here).
     """
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: CommandRunner, run_batch: RunBatch) -> None:
         self._executor = executor
+        self._run_batch = run_batch
         self._value_bytes_max = executor.config.value_bytes_max
 
     async def get(self, key: bytes, *, cf: str = "", timeout: float | None = None) -> bytes | None:
@@ -135,7 +146,7 @@ class AsyncRawClient:
             return RawBatchGet(items, family)
 
         batch = BatchOperation(checked_keys(keys), _identity, len, make, AnswerKind(family))
-        results = await run_batch(self._executor, batch, self._deadline(timeout))
+        results = await self._run_batch(batch, self._deadline(timeout))
         return dict(sorted(pair for result in results for pair in result))
 
     async def batch_put(
@@ -156,7 +167,7 @@ class AsyncRawClient:
             return RawBatchPut(items, ttl_s, family)
 
         batch = BatchOperation(checked_pairs(pairs, self._value_bytes_max), _key_of_pair, _size_of_pair, make)
-        await run_batch(self._executor, batch, self._deadline(timeout))
+        await self._run_batch(batch, self._deadline(timeout))
 
     async def batch_delete(self, keys: Iterable[bytes], *, cf: str = "", timeout: float | None = None) -> None:
         """Remove several keys, whether they exist or not. Not atomic, as `batch_put`."""
@@ -166,7 +177,7 @@ class AsyncRawClient:
             return RawBatchDelete(items, family)
 
         batch = BatchOperation(checked_keys(keys), _identity, len, make)
-        await run_batch(self._executor, batch, self._deadline(timeout))
+        await self._run_batch(batch, self._deadline(timeout))
 
     def scan(
         self,

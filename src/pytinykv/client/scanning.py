@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, Protocol
 from pytinykv.client.answer_sizes import UNKNOWN_ROWS, AnswerKind
 from pytinykv.client.attempts import AttemptFailure
 from pytinykv.client.commands import PagedScan, Pair
-from pytinykv.client.executor import Executor
 from pytinykv.client.key_space import KeyRange
+from pytinykv.client.runner import CommandRunner
 from pytinykv.client.scan_request import ScanRequest
 from pytinykv.wire.keys import next_key
 
@@ -55,7 +55,7 @@ class ScanPager:
 
     def __init__(
         self,
-        executor: Executor,
+        executor: CommandRunner,
         scan: ScanRequest,
         make: MakePage,
         kind: AnswerKind,

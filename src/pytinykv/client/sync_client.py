@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 from pytinykv.client.arguments import checked_timeout, taken
 from pytinykv.client.commands import Effect
 from pytinykv.client.config import ClientConfig
+from pytinykv.client.core import Core
 from pytinykv.client.grpc_connector import GrpcConnector
 from pytinykv.client.raw import delete_command, get_command, put_command
 from pytinykv.client.raw_commands import CasResult, Checksum
@@ -37,13 +38,13 @@ def connect(
     config = config or ClientConfig()
     if (timeout := checked_timeout(timeout)) is not None:
         config = config.with_timeout(timeout)
-    return Client(addresses, config=config, connector=connector)
+    return Client(SyncCore(addresses, config=config, connector=connector, timeout=None))
 
 
 class RawClient:
     """Raw operations, blocking. See `AsyncRawClient` for what all of them guarantee and raise."""
 
-    def __init__(self, core: SyncCore) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
         self._value_bytes_max = core.config.value_bytes_max
 
@@ -195,11 +196,13 @@ class Client:
     """
 
     def __init__(
-        self, addresses: str | Iterable[str], *, config: ClientConfig, connector: ConnectorFactory = GrpcConnector
+        self, core: Core, *, snapshots: type[Snapshot] = Snapshot, transactions: type[Transaction] = Transaction
     ) -> None:
-        """Connect; see `connect`."""
-        self._core = SyncCore(addresses, config=config, connector=connector, timeout=None)
-        self._raw = RawClient(self._core)
+        """Make the face of a core, which it closes; see `connect` and `open`."""
+        self._core = core
+        self._raw = RawClient(core)
+        self._snapshots = snapshots
+        self._transactions = transactions
 
     def __repr__(self) -> str:
         return f"<Client of {self._core!r}, {'closed' if self._core.closed else 'open'}>"
@@ -211,11 +214,11 @@ class Client:
 
     def transaction(self, *, pessimistic: bool = False, timeout: float | None = None) -> Transaction:
         """Begin a transaction; use it in `with`. `timeout` in seconds holds for each of its calls."""
-        return Transaction(self._core, pessimistic=pessimistic, timeout=timeout)
+        return self._transactions(self._core, pessimistic=pessimistic, timeout=timeout)
 
     def snapshot(self, ts: int | None = None, *, timeout: float | None = None) -> Snapshot:
         """Return a snapshot of now, or as of the timestamp `ts`, for any number of reads of one moment."""
-        return Snapshot(self._core, ts, timeout)
+        return self._snapshots(self._core, ts, timeout)
 
     def run(
         self, function: Callable[[Transaction], _T], *, pessimistic: bool = False, timeout: float | None = None
@@ -226,7 +229,7 @@ class Client:
         `timeout` seconds have passed; then the last error is raised. So it may run several times: what it does besides
         must bear that. An exception of its own rolls back and comes through. `UndeterminedError` is never repeated.
         """
-        return sync.run(self._core, function, pessimistic=pessimistic, timeout=timeout)
+        return sync.run(self._core, function, self._transactions, pessimistic=pessimistic, timeout=timeout)
 
     @property
     def closed(self) -> bool:
@@ -236,14 +239,14 @@ class Client:
     @property
     def cluster_id(self) -> int:
         """The id of the cluster."""
-        return self._core.client.scheduler.cluster_id
+        return self._core.client.cluster_id
 
     def timestamp(self, *, timeout: float | None = None) -> int:
         """Return a timestamp of the cluster (milliseconds since 1970 << 18 | counter), greater than all given out before.
 
         Raises `SchedulerUnavailableError` after `timeout` seconds.
         """
-        return self._core.run(lambda db: db.scheduler.timestamp(timeout), checked_timeout(timeout))
+        return self._core.run(lambda db: db.timestamp(timeout=timeout), checked_timeout(timeout))
 
     def close(self) -> None:
         """Resolve all pending calls with `ClientClosedError` and stop. Any number of times, from any thread."""

@@ -33,6 +33,7 @@ from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.attempts import FAILURES, Failure
 from pytinykv.client.commands import Command, Effect
 from pytinykv.client.config import ClientConfig
+from pytinykv.client.core import AsyncParts, Work
 from pytinykv.client.errors import (
     ClientClosedError,
     ClientError,
@@ -48,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 ConnectorFactory = Callable[[Scope], Connector]
-_Work = Command[_T] | Callable[[AsyncClient], Coroutine[Any, Any, _T]]
+_Work = Command[_T] | Work[_T]
 
 LOOP_GRACE_S = 5.0
 """How long a caller waits past its deadline for a loop that is blocked."""
@@ -119,7 +120,7 @@ class SyncCore:
         try:
             self._loop, self.client = self._thread.call(make, config.timeout_s)
             _open_cores.add(self)
-            self.run(lambda client: client.open(timeout), timeout)
+            self.run(lambda _: self.client.open(timeout), timeout)
         except BaseException:
             self.close()
             raise
@@ -140,7 +141,7 @@ class SyncCore:
 
     def run(
         self,
-        work: Callable[[AsyncClient], Coroutine[Any, Any, _T]],
+        work: Work[_T],
         timeout_s: float | None,
         effect: Effect = Effect.READ,
     ) -> _T:
@@ -157,10 +158,10 @@ class SyncCore:
             if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
                 coroutine.close()
 
-    def run_plain(self, function: Callable[[AsyncClient], _T]) -> _T:
+    def run_plain(self, function: Callable[[AsyncParts], _T]) -> _T:
         """Return the result of a function that does not wait, called in the loop."""
 
-        async def work(client: AsyncClient) -> _T:
+        async def work(client: AsyncParts) -> _T:
             return function(client)
 
         return self._run(_Call(work, None, Effect.READ))
@@ -275,15 +276,15 @@ class SyncCore:
         if self._thread.scope.stopping:
             call.fail(self.client.executor.error_when_closing(command, failure))
         else:
-            self._on_loop_start(call, lambda client: client.executor.recover(command, deadline, failure))
+            self._on_loop_start(call, lambda _: self.client.executor.recover(command, deadline, failure))
 
-    def _on_loop_start(self, call: _Call[_T], work: Callable[[AsyncClient], Coroutine[Any, Any, _T]]) -> None:
+    def _on_loop_start(self, call: _Call[_T], work: Work[_T]) -> None:
         if self._thread.scope.stopping:
             call.fail(ClientClosedError("the client was closed; nothing was changed"))
         else:
             call.task = self._thread.scope.start("call", self._on_loop_run, call, work).task
 
-    async def _on_loop_run(self, call: _Call[_T], work: Callable[[AsyncClient], Coroutine[Any, Any, _T]]) -> None:
+    async def _on_loop_run(self, call: _Call[_T], work: Work[_T]) -> None:
         try:
             call.resolve(await work(self.client))
         except asyncio.CancelledError:

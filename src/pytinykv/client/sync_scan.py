@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterator
 
 from pytinykv.client.commands import Pair
+from pytinykv.client.core import Core
 from pytinykv.client.scanning import Pages
-from pytinykv.client.sync_core import SyncCore
 
 
 class Scan(Iterator[Pair]):
@@ -17,7 +17,7 @@ class Scan(Iterator[Pair]):
     Threads may share one; each pair goes to one of them.
     """
 
-    def __init__(self, core: SyncCore, pager: Pages, timeout: float | None) -> None:
+    def __init__(self, core: Core, pager: Pages, timeout: float | None) -> None:
         self._core = core
         self._pager = pager
         self._timeout = timeout

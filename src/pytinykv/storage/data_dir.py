@@ -55,6 +55,7 @@ class DataKind(StrEnum):
 
     STORE = "store"
     SCHEDULER = "scheduler"
+    EMBEDDED = "embedded"
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

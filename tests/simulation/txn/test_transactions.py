@@ -333,7 +333,7 @@ def test_a_snapshot_from_before_the_safe_point_is_too_old() -> None:
         async with client.transaction() as txn:
             await txn.delete(b"a")
         safe_point = await client.timestamp()
-        assert await client.transactions.inspector.collect(safe_point) == safe_point
+        assert await client.inspector.collect(safe_point) == safe_point
         await asyncio.sleep(25)
         for read in (lambda: old.get(b"a"), lambda: old.get_many([b"a", b"z"]), lambda: anext(old.scan())):
             with pytest.raises(SnapshotTooOldError, match="snapshot too old"):

@@ -80,4 +80,4 @@ async def locks_of(client: AsyncClient) -> list[bytes]:
     """Return the keys that are locked."""
     from pytinykv.client.key_space import KeyRange
 
-    return [lock.key async for lock in client.transactions.inspector.locks(KeyRange(b"", b""), (1 << 64) - 1)]
+    return [lock.key async for lock in client.inspector.locks(KeyRange(b"", b""), (1 << 64) - 1)]

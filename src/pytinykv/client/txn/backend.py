@@ -12,6 +12,7 @@ Coroutines of a backend whose work needs no waiting may end without ever suspend
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from pytinykv.client.config import ClientConfig
@@ -40,6 +41,9 @@ class TransactionBackend(Protocol):
 
     def pauses(self, deadline: float) -> Pauses:
         """Return the pauses of one call that ends at `deadline`."""
+
+    def mutex(self) -> AbstractAsyncContextManager[None]:
+        """Return a lock that calls of one transaction hold one after the other."""
 
     async def begin(self, deadline: float, *, is_pessimistic: bool) -> Txn:
         """Begin a transaction: its snapshot holds all that was committed before this call."""

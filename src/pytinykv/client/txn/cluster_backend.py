@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Sequence
 
@@ -48,6 +49,9 @@ class ClusterBackend:
     def is_over(self, deadline: float) -> bool:
         return self._loop.time() >= deadline
 
+    def mutex(self) -> asyncio.Lock:
+        return asyncio.Lock()
+
     def pauses(self, deadline: float) -> Pauses:
         return self._executor.begin(deadline).backoff
 
@@ -55,7 +59,8 @@ class ClusterBackend:
 
     async def begin(self, deadline: float, *, is_pessimistic: bool) -> Txn:
         begun_at = self._loop.time()
-        return Txn(await self._timestamp(deadline), begun_at=begun_at, is_pessimistic=is_pessimistic)
+        view = SnapshotView(await self._timestamp(deadline))
+        return Txn(view, begun_at=begun_at, is_pessimistic=is_pessimistic)
 
     async def view(self, ts: int | None, deadline: float) -> SnapshotView:
         if ts is None:

@@ -14,7 +14,7 @@ from pytinykv.client.executor import Executor
 from pytinykv.client.key_space import KeyRange
 from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.client.txn.read_commands import MvccOfKey
-from pytinykv.client.txn.records import DELETE, INSERT, LOCK, PESSIMISTIC_LOCK, PUT, ForeignLock, Txn
+from pytinykv.client.txn.records import DELETE, INSERT, LOCK, PESSIMISTIC_LOCK, PUT, ForeignLock, SnapshotView, Txn
 from pytinykv.client.txn.resolve_commands import ScanLocks
 from pytinykv.client.txn.resolver import Resolver
 from pytinykv.wire.keys import next_key
@@ -128,7 +128,7 @@ class Inspector:
             )
         deadline = self._executor.deadline(timeout_s)
         attempts = self._executor.begin(deadline)
-        me = Txn(now, begun_at=self._executor.origin.loop.time(), is_pessimistic=True)
+        me = Txn(SnapshotView(now), begun_at=self._executor.origin.loop.time(), is_pessimistic=True)
         async for lock in self.locks(KeyRange(b"", b""), safe_point, timeout_s=timeout_s):
             rest = [lock]
             while rest:

@@ -21,14 +21,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pytinykv.client.errors import (
-    DeadlockError,
     KeyExistsError,
     SnapshotTooOldError,
     TransactionAbortedError,
     TransactionError,
     TransactionRefusedError,
-    WriteConflictError,
 )
+from pytinykv.client.txn import refusals
 from pytinykv.client.txn.records import ForeignLock
 from pytinykv.wire.keys import describe_key
 from pytinykv.wire.pb import kvrpcpb_pb2
@@ -108,35 +107,17 @@ def _aborted(text: str, what: str) -> TransactionError:
 
 def _conflict(conflict: kvrpcpb_pb2.WriteConflict, _: str) -> TransactionError:
     if conflict.reason == kvrpcpb_pb2.WriteConflict.SelfRolledBack:
-        return TransactionAbortedError(
-            f"transaction {conflict.start_ts} was rolled back by others before it wrote {describe_key(conflict.key)}; "
-            "it took longer than its locks live. Run it again"
-        )
-    return WriteConflictError(
-        f"another transaction has committed {describe_key(conflict.key)} at {conflict.conflict_commit_ts}, after this one "
-        f"began at {conflict.start_ts}; nothing of this one was committed. Run it again from a new snapshot (db.run does)",
-        key=conflict.key,
-        conflict_ts=conflict.conflict_ts,
-        conflict_commit_ts=conflict.conflict_commit_ts,
-    )
+        return refusals.rolled_back(conflict.key, conflict.start_ts)
+    return refusals.write_conflict(conflict.key, conflict.start_ts, conflict.conflict_ts, conflict.conflict_commit_ts)
 
 
 def _exists(found: Any, _: str) -> KeyExistsError:
-    key: bytes = found.key
-    return KeyExistsError(
-        f"{describe_key(key)} exists: insert needs a key that does not; use put to overwrite", key=key
-    )
+    return refusals.key_exists(found.key)
 
 
-def _deadlock(deadlock: kvrpcpb_pb2.Deadlock, _: str) -> DeadlockError:
+def _deadlock(deadlock: kvrpcpb_pb2.Deadlock, _: str) -> TransactionError:
     cycle = tuple((entry.txn, entry.wait_for_txn, entry.key) for entry in deadlock.wait_chain)
-    steps = ", ".join(f"{txn} waits for {other} to release {describe_key(key)}" for txn, other, key in cycle)
-    return DeadlockError(
-        f"deadlock at {describe_key(deadlock.lock_key)}, locked by transaction {deadlock.lock_ts}: "
-        f"{steps or 'the store did not name the circle'}. Roll back, and run it again",
-        key=deadlock.lock_key,
-        cycle=cycle,
-    )
+    return refusals.deadlock(deadlock.lock_key, deadlock.lock_ts, cycle)
 
 
 def _lock_missing(missing: kvrpcpb_pb2.TxnLockNotFound, what: str) -> TransactionError:

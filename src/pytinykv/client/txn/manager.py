@@ -9,7 +9,6 @@ The function is repeated, and not its writes: they follow from what it has read,
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable
@@ -18,8 +17,6 @@ from typing import TypeVar
 from pytinykv.client.arguments import checked_timeout
 from pytinykv.client.errors import TransactionError
 from pytinykv.client.txn.backend import Pauses, TransactionBackend
-from pytinykv.client.txn.background import Background
-from pytinykv.client.txn.inspection import Inspector
 from pytinykv.client.txn.snapshot import AsyncSnapshot
 from pytinykv.client.txn.transaction import AsyncTransaction
 
@@ -44,13 +41,10 @@ class Runs:
 
 
 class TransactionManager:
-    """Makes the transactions and snapshots of one client. All methods belong to its loop."""
+    """Makes the transactions and snapshots of one client. All methods belong to its loop, if it has one."""
 
-    def __init__(self, backend: TransactionBackend, background: Background, inspector: Inspector) -> None:
+    def __init__(self, backend: TransactionBackend) -> None:
         self.backend = backend
-        self.inspector = inspector
-        """For tools."""
-        self._background = background
         self._open: weakref.WeakSet[AsyncTransaction] = weakref.WeakSet()
         """All that may not have ended."""
         self._left_open = 0
@@ -78,13 +72,10 @@ class TransactionManager:
             except TransactionError as error:
                 await runs.pause_after(error)
 
-    async def finish(self) -> None:
-        """End all open transactions because the client closes, and wait a moment for what runs in the background."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.backend.config.close_transactions_s
+    async def abandon_all(self, deadline: float) -> None:
+        """End all open transactions because the client closes; locks are released if there is time."""
         for txn in list(self._open):
             self._left_open += await txn.abandon(deadline)
-        await self._background.wait_idle(max(deadline - loop.time(), 0.0))
 
     def warn_left_open(self) -> None:
         """Warn of transactions that were neither committed nor rolled back when the client closed; once."""

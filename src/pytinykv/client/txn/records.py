@@ -125,10 +125,22 @@ class Phase(Enum):
 class Txn:
     """A transaction as the cluster has to know it. Belongs to the loop, once it has begun."""
 
-    __slots__ = ("begun_at", "for_update_ts", "heartbeat", "is_pessimistic", "locked", "lost", "primary", "start_ts")
+    __slots__ = (
+        "begun_at",
+        "for_update_ts",
+        "heartbeat",
+        "is_pessimistic",
+        "locked",
+        "lost",
+        "primary",
+        "start_ts",
+        "view",
+    )
 
-    def __init__(self, start_ts: int, *, begun_at: float, is_pessimistic: bool) -> None:
-        self.start_ts = start_ts
+    def __init__(self, view: SnapshotView, *, begun_at: float, is_pessimistic: bool) -> None:
+        self.view = view
+        """What it reads."""
+        self.start_ts = view.ts
         """Identity of the transaction, and the timestamp of its snapshot."""
         self.begun_at = begun_at
         """Loop time when `start_ts` was fetched. Locks live so and so long after `start_ts`."""

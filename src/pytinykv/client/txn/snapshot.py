@@ -58,6 +58,11 @@ class AsyncSnapshot(AsyncReads):
             self._view = await self._backend.view(self._wanted_ts, self._deadline(None))
         return self
 
+    @property
+    def view(self) -> SnapshotView:
+        """What it reads, for faces that read by themselves. Raises `TransactionClosedError` before it has begun."""
+        return self._required(self._view)
+
     def _begun(self) -> SnapshotView:
         return self._required(self._view)
 

@@ -8,9 +8,9 @@ from typing import Any, Self, TypeVar
 
 from pytinykv.client.arguments import checked_key, checked_timeout, checked_value, taken
 from pytinykv.client.commands import Effect
+from pytinykv.client.core import Core
 from pytinykv.client.errors import ConcurrentUseError, TransactionError
 from pytinykv.client.scan_request import ScanRequest
-from pytinykv.client.sync_core import SyncCore
 from pytinykv.client.sync_scan import Scan
 from pytinykv.client.txn.manager import Runs
 from pytinykv.client.txn.records import Phase
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 class _Reads:
     """What transactions and snapshots have in common."""
 
-    def __init__(self, core: SyncCore, inner: AsyncTransaction | AsyncSnapshot, timeout: float | None) -> None:
+    def __init__(self, core: Core, inner: AsyncTransaction | AsyncSnapshot, timeout: float | None) -> None:
         self._core = core
         self._reads = inner
         self._timeout = checked_timeout(timeout)
@@ -79,7 +79,7 @@ class _Reads:
 class Snapshot(_Reads):
     """The data as of one timestamp, for threads to share. `Client.snapshot` makes one. See `AsyncSnapshot`."""
 
-    def __init__(self, core: SyncCore, ts: int | None, timeout: float | None) -> None:
+    def __init__(self, core: Core, ts: int | None, timeout: float | None) -> None:
         self._inner = core.client.snapshot(ts, timeout=timeout)
         super().__init__(core, self._inner, timeout)
         self._run(self._inner.begin(), None)
@@ -112,7 +112,7 @@ class Transaction(_Reads):
     a commit or rollback every call raises `TransactionClosedError`.
     """
 
-    def __init__(self, core: SyncCore, *, pessimistic: bool, timeout: float | None) -> None:
+    def __init__(self, core: Core, *, pessimistic: bool, timeout: float | None) -> None:
         self._inner = core.run_plain(lambda db: db.transaction(pessimistic=pessimistic, timeout=timeout))
         super().__init__(core, self._inner, timeout)
         self._is_pessimistic = pessimistic
@@ -215,13 +215,20 @@ class Transaction(_Reads):
             raise
 
 
-def run(core: SyncCore, function: Callable[[Transaction], _T], *, pessimistic: bool, timeout: float | None) -> _T:
+def run(
+    core: Core,
+    function: Callable[[Transaction], _T],
+    transactions: type[Transaction] = Transaction,
+    *,
+    pessimistic: bool,
+    timeout: float | None,
+) -> _T:
     """Run a function in a transaction and commit it; again as long as others are first. See `Client.run`."""
     timeout = checked_timeout(timeout)
     runs = core.run_plain(lambda db: Runs(db.transactions.backend, timeout))
     while True:
         try:
-            with Transaction(core, pessimistic=pessimistic, timeout=timeout) as txn:
+            with transactions(core, pessimistic=pessimistic, timeout=timeout) as txn:
                 return function(txn)
         except TransactionError as error:
             core.run_coroutine(runs.pause_after(error), timeout)

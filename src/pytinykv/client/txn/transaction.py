@@ -16,7 +16,6 @@ could say whether that still belongs to it; after either, every call raises `Tra
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import warnings
 from collections.abc import Iterable, Iterator
@@ -72,7 +71,7 @@ class AsyncTransaction(AsyncReads):
         self._commit_ts: int | None = None
         self._calls = 0
         """Calls under way that belong to it."""
-        self._locking = asyncio.Lock()
+        self._locking = backend.mutex()
         """One call at a time takes locks: what a failed one releases must not be another's."""
         self._read = ReadSet()
         """What a pessimistic transaction has read from its snapshot."""
@@ -101,6 +100,11 @@ class AsyncTransaction(AsyncReads):
     def is_active(self) -> bool:
         """Whether it can still be used."""
         return self._phase is Phase.ACTIVE
+
+    @property
+    def view(self) -> SnapshotView:
+        """What it reads, for faces that read by themselves."""
+        return self._begun().view
 
     @property
     def buffered(self) -> WriteBuffer:
@@ -312,7 +316,7 @@ class AsyncTransaction(AsyncReads):
         self._refuse_closed()
         if self._txn is None:
             txn = await self._backend.begin(self._deadline(None), is_pessimistic=self._is_pessimistic)
-            self._txn, self._view = txn, SnapshotView(txn.start_ts)
+            self._txn, self._view = txn, txn.view
         return self
 
     @contextlib.contextmanager

@@ -166,7 +166,7 @@ class TxnStory:
     async def check(self, client: AsyncClient) -> None:
         """Hold what the clients saw against what the cluster keeps."""
         await self.look(client)
-        inspector = client.transactions.inspector
+        inspector = client.inspector
         stored: dict[bytes, list[StoredVersion]] = {}
         for key in LISTS:
             history = await inspector.history(key)
@@ -277,6 +277,6 @@ async def _settle(cluster: Cluster, story: TxnStory, client: AsyncClient) -> Non
 
 
 async def _no_locks(client: AsyncClient) -> None:
-    left = [lock async for lock in client.transactions.inspector.locks(KeyRange(b"", b""), MAX_TIMESTAMP)]
+    left = [lock async for lock in client.inspector.locks(KeyRange(b"", b""), MAX_TIMESTAMP)]
     if left:
         raise ClientError(f"locked: {[lock.key for lock in left]}")

@@ -1,0 +1,451 @@
+"""One database in this process: an engine, who may write it and when, and what runs beside.
+
+    caller's thread ──▶ reads          an open view, the engine: no lock (in memory: the writer's)
+                    ──▶ commit         GroupCommit ─▶ writer's lock: Executor ─▶ evaluate ─▶ engine.write ─▶ sync ─▶ visible
+                    ──▶ lock, unlock   writer's lock: Executor; waits for the locks of others outside of it
+    background      ──▶ deadlines of lock waits, garbage, expired raw values, syncs of relaxed commits (`Background`)
+
+Invariants
+----------
+1. The engine is written, and the executor used, under `writer` only.
+2. What was acknowledged is durable, unless durability is relaxed: then a power cut may take the last moments, always from the
+   end. Whole transactions in both cases; a killed process loses nothing that was acknowledged.
+3. After `close` every call raises `ClientClosedError`, in a forked child `ClientForkedError`, and neither touches the engine.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from pytinykv.client.errors import (
+    ClientClosedError,
+    ClientError,
+    DeadlineExceededError,
+    LockTimeoutError,
+    WriteConflictError,
+)
+from pytinykv.client.origin import ProcessOrigin
+from pytinykv.client.txn.records import CHECK_NOT_EXISTS, BufferedWrite
+from pytinykv.embedded.groups import Entry, GroupCommit
+from pytinykv.embedded.local_port import LocalDeadlocks, LocalPort
+from pytinykv.embedded.oracle import LocalTxn, OpenView, Oracle
+from pytinykv.embedded.reads import EngineReads
+from pytinykv.embedded.refusals import CLOSED, engine_error, error_of, snapshot_too_old
+from pytinykv.storage import ColumnFamily, DataDirectory, Engine, EngineError
+from pytinykv.transaction import ConcurrencyManager, Failure
+from pytinykv.transaction.commands import (
+    LockRequest,
+    Mutation,
+    MutationOp,
+    PessimisticAction,
+    PessimisticLock,
+    PessimisticRollback,
+    Prewrite,
+    WriteCommand,
+)
+from pytinykv.transaction.executor import Executor
+from pytinykv.transaction.results import PessimisticLockResult, PrewriteResult, Result
+from pytinykv.wire.timestamp import MAX_TIMESTAMP, Timestamp
+
+_T = TypeVar("_T")
+
+BOUND_KEY: Final = b"\x01timestamps"
+"""In column family `raft`, which is free here: the bound that no timestamp was given above, eight bytes big-endian."""
+GRACE_S: Final = 5.0
+"""How long a caller waits past its deadline for an answer that is due."""
+CLOSE_S: Final = 5.0
+_LOCK_TTL_MS: Final = 1 << 40
+"""Locks end with their transaction, not by time."""
+_OPS: Final = {op.value: op for op in MutationOp}
+
+
+class _Answer:
+    """What becomes of a command; `done` is held until it is there."""
+
+    __slots__ = ("done", "error", "is_there", "on_done", "result")
+
+    def __init__(self, on_done: Callable[[], None] | None = None) -> None:
+        self.error: Exception | None = None
+        self.result: Result | None = None
+        self.is_there = False
+        self.on_done = on_done
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    def __call__(self, error: Exception | None, result: Result | None) -> None:
+        self.error, self.result, self.is_there = error, result, True
+        self.done.release()
+        if self.on_done is not None:
+            self.on_done()
+
+    def get(self) -> Result:
+        """Return the result. Raises `ClientError`."""
+        if isinstance(self.error, EngineError):
+            raise engine_error(self.error) from self.error
+        if self.error is not None:
+            raise ClientClosedError(CLOSED) from self.error
+        result = self.result
+        assert result is not None
+        if isinstance(result, Failure):
+            raise error_of(result.errors[0])
+        return result
+
+
+class Database:
+    """See the module. Thread-safe."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        directory: DataDirectory | None,
+        *,
+        name: str,
+        is_relaxed: bool,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] | None = None,
+    ) -> None:
+        """Take over an engine, and the directory in which it lies. Raises EngineError."""
+        self.name: Final = name
+        """For messages."""
+        self.engine: Final = engine
+        self.is_relaxed: Final = is_relaxed
+        self.origin: Final = ProcessOrigin()
+        self._directory = directory
+        self._monotonic = monotonic
+        self.writer: Final = threading.Lock()
+        """Invariant 1."""
+        self.reads: Final = EngineReads(engine, self.writer)
+        stored = engine.get(ColumnFamily.RAFT, BOUND_KEY)
+        bound = 0 if stored is None else int.from_bytes(stored, "big")
+        self.oracle: Final = Oracle(bound) if wall_ms is None else Oracle(bound, wall_ms)
+        self.port: Final = LocalPort(engine)
+        deadlocks = LocalDeadlocks(monotonic)
+        self.executor: Final = Executor(concurrency=ConcurrencyManager(), observer=deadlocks, monotonic=monotonic)
+        deadlocks.attach(self.executor)
+        self.groups: Final = GroupCommit(self.writer, self._make_durable)
+        self._written_bound = bound
+        """The bound that was written last; durable after the next sync. Moved under the writer's lock."""
+        self._synced_writes = 0
+        """How many of `port.writes` are durable."""
+        self.on_waiting: Callable[[], None] = _nothing
+        """Called, in any thread, when `executor.next_due` may have become earlier. Set by the background."""
+        self.on_abandoned: Callable[[LocalTxn], None] = _ignore
+        """Called, in any thread and at any point of it, with a transaction that has locks and was forgotten."""
+        self.on_durable: Callable[[], None] = _nothing
+        """Called under the writer's lock when all that was written is durable; set by what holds reads back until then."""
+        self.closed = False
+        """Set once, by `begin_close`."""
+        self._closing = threading.Lock()
+        self.extend_bound()
+
+    # --- when it may be used ------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise `ClientForkedError` or `ClientClosedError` where the database can't be used."""
+        self.origin.check()
+        if self.closed:
+            raise ClientClosedError(CLOSED)
+
+    @property
+    def failure(self) -> EngineError | None:
+        """Why the engine takes no writes any more; None while it does."""
+        failure: EngineError | None = getattr(self.engine, "failure", None)
+        return failure
+
+    def now(self) -> float:
+        """Return the monotonic time, in which deadlines are."""
+        return self._monotonic()
+
+    # --- beginnings ---------------------------------------------------------------------------------------------
+
+    def begin(self, deadline: float, *, is_pessimistic: bool) -> LocalTxn:
+        """Begin a transaction."""
+        view = self._given(self.oracle.begin, deadline)
+        return LocalTxn(view, is_pessimistic=is_pessimistic)
+
+    def timestamp(self, deadline: float) -> int:
+        """Return a timestamp greater than all before."""
+        return self._given(self.oracle.timestamp, deadline)
+
+    def view(self, ts: int | None) -> OpenView | None:
+        """Return the view of a snapshot, None for a timestamp that was not given yet. Raises `SnapshotTooOldError`."""
+        self.check()
+        if ts is None:
+            return self.oracle.view_of_now()
+        view = self.oracle.view_at(ts)
+        # From here on it is open. A safe point above it was chosen before, and shows.
+        if view is not None and ts < self.executor.safe_point:
+            raise snapshot_too_old(ts, self.executor.safe_point)
+        return view
+
+    def _given(self, ask: Callable[[], _T | None], deadline: float) -> _T:
+        self.check()
+        while (given := ask()) is None:
+            left_s = deadline - self._monotonic()
+            if left_s <= 0:
+                raise DeadlineExceededError("no timestamp in time: the disk does not answer")
+            if not self.oracle.wait_published(0.0):
+                self.oracle.wait_published(left_s)
+                self.check()
+                continue
+            try:
+                self.extend_bound()
+            except EngineError as error:
+                raise engine_error(error) from error
+            if self.oracle.is_withheld:
+                self.groups.run(_nothing, deadline)
+        return given
+
+    def extend_bound(self) -> None:
+        """See to it that timestamps can be given for a while. Blocks for a sync."""
+        with self.writer:
+            bound = self._write_bound()
+        if bound:
+            self._sync()
+            self.oracle.on_bound_durable(bound)
+
+    def _write_bound(self) -> int:
+        """Write the next bound, if one is wanted; return what the next sync makes durable, 0 for nothing new."""
+        bound = self.oracle.wants_bound()
+        if bound <= self._written_bound:
+            return self._written_bound if bound else 0
+        batch = self.engine.write_batch()
+        batch.put(ColumnFamily.RAFT, BOUND_KEY, bound.to_bytes(8, "big"))
+        self.engine.write(batch)
+        self._written_bound = bound
+        return bound
+
+    # --- commit -------------------------------------------------------------------------------------------------
+
+    def commit_work(self, txn: LocalTxn, writes: Sequence[BufferedWrite]) -> Callable[[], int]:
+        """Return the work of a commit, for `groups`: it returns the commit timestamp."""
+        mutations = _mutations(txn, writes)
+        writes_something = any(write.op != CHECK_NOT_EXISTS for write in writes)
+
+        def work() -> int:
+            self.check()
+            try:
+                self._write_bound()
+            except EngineError as error:
+                raise engine_error(error) from error
+            command = Prewrite(
+                mutations=mutations,
+                primary=txn.primary or mutations[0].key,
+                start_ts=Timestamp(txn.start_ts),
+                lock_ttl_ms=_LOCK_TTL_MS,
+                for_update_ts=Timestamp(txn.for_update_ts),
+                min_commit_ts=self.oracle.next_commit(),
+                txn_size=len(mutations),
+                try_one_pc=True,
+            )
+            result = self._run(command).get()
+            assert isinstance(result, PrewriteResult)
+            return result.one_pc_commit_ts if writes_something else txn.start_ts
+
+        return work
+
+    def commit(self, txn: LocalTxn, writes: Sequence[BufferedWrite], deadline: float) -> int:
+        """See `TransactionBackend.commit`."""
+        self.check()
+        try:
+            return self.groups.run(self.commit_work(txn, writes), deadline)
+        finally:
+            self.end_commit(txn)
+
+    def end_commit(self, txn: LocalTxn) -> None:
+        """Release what a commit has not released: it has failed."""
+        if txn.locked:
+            self.unlock_all(txn)
+
+    def _run(self, command: WriteCommand) -> _Answer:
+        """Run a command; its answer may come later. Under the writer's lock."""
+        answer = _Answer()
+        self.executor.submit(self.port, command, answer)
+        return answer
+
+    def _make_durable(self, group: list[Entry[Any]]) -> None:
+        """See `GroupCommit`: sync what a group has written, then show it."""
+        written, bound = self.port.writes, self._written_bound
+        try:
+            if (written != self._synced_writes and not self.is_relaxed) or bound > self.oracle.durable_bound:
+                self._sync()
+                self._synced_writes = written
+        except EngineError as error:
+            self.oracle.withhold()
+            for entry in group:
+                if entry.error is None:
+                    entry.error = engine_error(error, may_have_written=True)
+            return
+        except BaseException:
+            self.oracle.withhold()
+            raise
+        self.oracle.on_bound_durable(bound)
+        self.oracle.publish()
+        with self.writer:
+            if self.is_relaxed or self.port.writes == written:
+                self.on_durable()
+
+    def _sync(self) -> None:
+        self.engine.sync()
+
+    def sync_relaxed(self) -> None:
+        """Make durable what was committed since the last sync."""
+        with self.writer:
+            written = self.port.writes
+        if written != self._synced_writes:
+            self._sync()
+            self._synced_writes = written
+
+    # --- pessimistic locks --------------------------------------------------------------------------------------
+
+    def lock(
+        self,
+        txn: LocalTxn,
+        keys: Sequence[bytes],
+        deadline: float,
+        *,
+        at_snapshot: bool,
+        must_not_exist: bool,
+        read: bool,
+    ) -> dict[bytes, bytes | None]:
+        """See `TransactionBackend.lock`."""
+        while True:
+            for_update_ts = txn.start_ts if at_snapshot else self.timestamp(deadline)
+            answer = self.begin_lock(
+                txn, keys, deadline, for_update_ts=for_update_ts, must_not_exist=must_not_exist, read=read
+            )
+            if not answer.done.acquire(timeout=max(0.0, deadline - self._monotonic()) + GRACE_S):
+                raise DeadlineExceededError("the keys could not be locked in time")
+            try:
+                return self.end_lock(txn, keys, for_update_ts, answer)
+            except WriteConflictError as error:
+                if at_snapshot:
+                    raise
+                self.wait_visible(error, deadline)
+
+    def begin_lock(
+        self,
+        txn: LocalTxn,
+        keys: Sequence[bytes],
+        deadline: float,
+        *,
+        for_update_ts: int,
+        must_not_exist: bool,
+        read: bool,
+        on_done: Callable[[], None] | None = None,
+    ) -> _Answer:
+        """Ask for locks; the answer is there at once, or when they are free, or at the deadline."""
+        self.check()
+        command = PessimisticLock(
+            keys=tuple(LockRequest(key, should_not_exist=must_not_exist) for key in keys),
+            primary=txn.primary or keys[0],
+            start_ts=Timestamp(txn.start_ts),
+            for_update_ts=Timestamp(for_update_ts),
+            lock_ttl_ms=_LOCK_TTL_MS,
+            is_first_lock=not txn.locked and len(keys) == 1,
+            wait_timeout_ms=max(1, int((deadline - self._monotonic()) * 1000)),
+            return_values=read,
+        )
+        answer = _Answer(on_done)
+        with self.writer:
+            self.executor.submit(self.port, command, answer)
+        if not answer.is_there:
+            self.on_waiting()
+            if self.closed:  # since the check: nothing else would end the wait
+                with self.writer:
+                    self.executor.stop()
+        return answer
+
+    def end_lock(
+        self, txn: LocalTxn, keys: Sequence[bytes], for_update_ts: int, answer: _Answer
+    ) -> dict[bytes, bytes | None]:
+        """Take an answer: note the locks and return the values. Raises `ClientError`."""
+        result = answer.get()
+        assert isinstance(result, PessimisticLockResult)
+        if txn.primary is None:
+            txn.primary = keys[0]
+        txn.add_locks(keys, for_update_ts)
+        return {key: locked.value for key, locked in zip(keys, result.keys, strict=True)}
+
+    def wait_visible(self, error: WriteConflictError, deadline: float) -> None:
+        """Wait until the commit that was newer than a lock request can be seen. Raises `LockTimeoutError` if it is late."""
+        left_s = deadline - self._monotonic()
+        if left_s <= 0 or not (
+            error.conflict_commit_ts <= self.oracle.visible_ts or self.oracle.wait_published(left_s)
+        ):
+            raise LockTimeoutError(
+                f"no lock in time: others were always first: {error}", key=error.key, holder_ts=error.conflict_ts
+            )
+
+    def unlock_all(self, txn: LocalTxn) -> None:
+        """Release the locks of a transaction that ends. Any number of times."""
+        keys = list(txn.locked)
+        txn.locked.clear()
+        self._unlock(txn, keys)
+
+    def _unlock(self, txn: LocalTxn, keys: Sequence[bytes]) -> None:
+        if not keys or self.closed or not self.origin.is_here:
+            return
+        command = PessimisticRollback(keys=tuple(keys), start_ts=Timestamp(txn.start_ts), for_update_ts=MAX_TIMESTAMP)
+        with self.writer:
+            self._run(command)
+        self.on_waiting()
+
+    def abandon(self, txn: LocalTxn) -> None:
+        """Release the locks of a transaction that was forgotten, soon. From any thread, at any point of it."""
+        if txn.locked and not self.closed:
+            self.on_abandoned(txn)
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def begin_close(self) -> bool:
+        """Refuse calls from now on; return whether it is the caller that has to close: the first one, in this process."""
+        with self._closing:
+            was_closed, self.closed = self.closed, True
+        return not was_closed and self.origin.is_here
+
+    def refuse_all(self) -> bool:
+        """End what waits, and wait for commits under way; return whether they have ended. After `begin_close`."""
+        is_idle = self.groups.close(_closed, CLOSE_S)
+        with self.writer:
+            self.executor.stop()
+        return is_idle
+
+    def release(self) -> None:
+        """Close the engine and let go of the directory; after `refuse_all`. Raises EngineError."""
+        try:
+            with self.writer:
+                if self.failure is None:
+                    batch = self.engine.write_batch()
+                    batch.put(ColumnFamily.RAFT, BOUND_KEY, self.oracle.bound_at_close.to_bytes(8, "big"))
+                    self.engine.write(batch)
+                for view in self.oracle.views():
+                    view.cursors.clear()
+                self.engine.close()
+        finally:
+            if self._directory is not None:
+                self._directory.close()
+
+
+def _mutations(txn: LocalTxn, writes: Sequence[BufferedWrite]) -> tuple[Mutation, ...]:
+    locked = txn.locked
+    check, skip = PessimisticAction.CHECK_LOCK, PessimisticAction.SKIP_CHECK
+    return tuple(
+        Mutation(_OPS[write.op], write.key, write.value, action=check if write.key in locked else skip)
+        for write in writes
+    )
+
+
+def _closed() -> ClientError:
+    return ClientClosedError(CLOSED)
+
+
+def _nothing() -> None:
+    """Until a background is there."""
+
+
+def _ignore(_txn: LocalTxn) -> None:
+    """As `_nothing`."""

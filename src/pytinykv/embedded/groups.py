@@ -1,0 +1,198 @@
+"""Group commit: threads that want something durable at the same time share one sync.
+
+    thread 1   enqueue ─▶ leads: run 1 ─▶ sync ─────────▶ done ─▶ names 2 the next leader
+    thread 2          enqueue ──────── waits ──────────────────▶ leads: run 2, 3 ─▶ sync ─▶ done
+    thread 3             enqueue ───── waits ──────────────────────────────────────────────▶ done
+
+There is no thread of its own for it: a caller that finds no leader becomes one, and leads one group, which holds its own
+work. With one caller a commit costs one write and one sync, and no switch of threads.
+
+Invariants
+----------
+1. At most one thread leads. While anything is queued, one does, or has been told to.
+2. Every entry ends: done, refused before it was run, or of unknown fate at its deadline. The leader itself takes as long
+   as the disk: what hangs in a sync can't be interrupted.
+3. Work runs in the order in which it was queued, under the writer's lock. What has run is answered after the sync that
+   covers it, and so is what has found that it has nothing to write: it may rest on what others of the group wrote.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar, cast
+
+from pytinykv.client.errors import ClientError, DeadlineExceededError, UndeterminedError
+
+_T = TypeVar("_T")
+
+CALLBACK = Callable[["Entry[Any]"], object]
+
+
+class Entry(Generic[_T]):
+    """A piece of work that wants to be durable."""
+
+    __slots__ = ("done", "error", "is_finished", "is_taken", "leads", "on_done", "value", "work")
+
+    def __init__(self, work: Callable[[], _T], on_done: CALLBACK | None = None) -> None:
+        self.work: Final = work
+        """Called once, by the leader, under the writer's lock."""
+        self.on_done: Final = on_done
+        """Called when it is finished, in the leader's thread; None: a thread waits on `done`."""
+        self.value: _T | None = None
+        self.error: BaseException | None = None
+        self.is_taken = False
+        """Whether a leader has it. Moved under the mutex."""
+        self.is_finished = False
+        self.leads = False
+        """Whether its thread has been told to lead. Moved under the mutex."""
+        self.done = threading.Lock()
+        """Held until it is finished, or is to lead."""
+        self.done.acquire()
+
+    def finish(self) -> None:
+        """Let its caller go on."""
+        self.is_finished = True
+        if self.on_done is not None:
+            self.on_done(self)
+        elif self.done.locked():
+            self.done.release()
+
+    def result(self) -> _T:
+        """Return what the work has returned, or raise what it, or its sync, has raised."""
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                self.error = None  # no cycle of error, traceback, frame and entry
+        return cast("_T", self.value)
+
+
+class GroupCommit:
+    """The queue of one database, and who leads. Thread-safe."""
+
+    def __init__(self, writer: threading.Lock, make_durable: Callable[[list[Entry[Any]]], None]) -> None:
+        """`make_durable(group)` is called once for each group, after its work, without the writer's lock."""
+        self._writer = writer
+        self._make_durable = make_durable
+        self._mutex = threading.Lock()
+        """Guards what follows; held for moments."""
+        self._queue: list[Entry[Any]] = []
+        """What no leader has taken yet."""
+        self._is_led = False
+        """Whether a thread leads, or has been told to."""
+        self._refusal: Callable[[], ClientError] | None = None
+        """Set once, by `close`: why nothing is taken any more."""
+        self._idle = threading.Event()
+        """Set while no thread leads."""
+        self._idle.set()
+
+    def run(self, work: Callable[[], _T], deadline: float) -> _T:
+        """Run work and return its result when it is durable. `deadline` is monotonic.
+
+        Raises:
+            DeadlineExceededError: it was not its turn until then; it has not been run.
+            UndeterminedError: it was run and not answered until then.
+        """
+        entry = Entry(work)
+        if self._enter(entry) or self._wait(entry, deadline):
+            self._lead()
+        return entry.result()
+
+    def enqueue(self, work: Callable[[], _T], on_done: CALLBACK) -> tuple[Entry[_T], bool]:
+        """Queue work without waiting; return its entry, and whether the caller has to see to it that `lead` is called."""
+        entry = Entry(work, on_done)
+        return entry, self._enter(entry)
+
+    def lead(self) -> None:
+        """Lead, in a thread that serves callers who don't wait in threads, as `enqueue` has asked for."""
+        self._lead()
+
+    def withdraw(self, entry: Entry[Any]) -> bool:
+        """Take an entry back whose caller has given up; return whether it had not begun."""
+        with self._mutex:
+            if entry.is_taken or entry.leads or entry not in self._queue:
+                return False
+            self._queue.remove(entry)
+            return True
+
+    def _enter(self, entry: Entry[Any]) -> bool:
+        """Queue an entry; return whether its caller leads."""
+        with self._mutex:
+            if self._refusal is not None:
+                raise self._refusal()
+            self._queue.append(entry)
+            if self._is_led:
+                return False
+            self._is_led = True
+            self._idle.clear()
+            return True
+
+    def _wait(self, entry: Entry[Any], deadline: float) -> bool:
+        """Wait for the end of an entry; return whether its caller is to lead instead."""
+        if not entry.done.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            with self._mutex:
+                if not (entry.is_taken or entry.leads):
+                    self._queue.remove(entry)
+                    raise DeadlineExceededError(
+                        "the commit's turn did not come before its deadline; nothing was written"
+                    )
+            if not (entry.leads or entry.is_finished):
+                raise UndeterminedError(
+                    "the commit was written, but the disk did not say until the deadline that it is durable: whether it "
+                    "will be there after a crash is unknown"
+                )
+        return entry.leads and not entry.is_finished
+
+    # --- leading ------------------------------------------------------------------------------------------------
+
+    def _lead(self) -> None:
+        """Lead one group, then pass the lead on to the first thread that waits; without one, lead until nothing is queued."""
+        is_over = False
+        while not is_over:
+            try:
+                self._run_group()
+            finally:
+                is_over = self._pass_on()
+
+    def _pass_on(self) -> bool:
+        """Return whether this thread need not lead any more."""
+        with self._mutex:
+            heir = next((entry for entry in self._queue if entry.on_done is None), None)
+            if heir is not None:
+                heir.leads = True
+                heir.done.release()
+            elif not self._queue:
+                self._is_led = False
+                self._idle.set()
+            return heir is not None or not self._queue
+
+    def _run_group(self) -> None:
+        with self._mutex:
+            group, self._queue = self._queue, []
+            for entry in group:
+                entry.is_taken = True
+        try:
+            with self._writer:
+                for entry in group:
+                    try:
+                        entry.value = entry.work()
+                    except Exception as error:  # noqa: BLE001 - its caller raises it
+                        entry.error = error
+            self._make_durable(group)
+        except BaseException as error:
+            for entry in group:
+                entry.error = entry.error or UndeterminedError(f"the commit was interrupted: {error!r}")
+            raise
+        finally:
+            for entry in group:
+                entry.finish()
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def close(self, refusal: Callable[[], ClientError], timeout_s: float) -> bool:
+        """Take nothing any more, and wait for what was taken; return whether all of it has ended."""
+        with self._mutex:
+            self._refusal = refusal
+        return self._idle.wait(timeout_s)

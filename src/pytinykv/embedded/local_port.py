@@ -1,0 +1,113 @@
+"""The local engine as the executor of `transaction` knows a region: one that is always led here and covers all keys.
+
+Locks are in memory alone. On a cluster they are data, since whoever meets one must find out what became of its owner; here
+the owner lives in this process, and ends with it. So a crash leaves no lock behind, and a commit is one-phase: the locks that
+its evaluation works out are never written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from pytinykv.storage import ColumnFamily, Cursor, Engine
+from pytinykv.storage.changes import CF_CODES, DELETE, Change, add_changes
+from pytinykv.transaction.deadlock import DeadlockDetector, Wait
+from pytinykv.transaction.executor import Executor, OnSettled
+from pytinykv.transaction.lock_waits import Waiter
+
+_LOCK: Final = ColumnFamily.LOCK
+_LOCK_CODE: Final = CF_CODES[_LOCK]
+
+
+class WithLocks:
+    """A `Reader` of the engine as it is now, with the locks of memory in place of the column family `lock`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.locks: dict[bytes, bytes] = {}
+        """By encoded key. Written by `LocalPort.propose` only."""
+
+    def get(self, cf: ColumnFamily, key: bytes) -> bytes | None:
+        return self.locks.get(key) if cf is _LOCK else self._engine.get(cf, key)
+
+    def cursor(self, cf: ColumnFamily, start: bytes = b"", end: bytes | None = None) -> Cursor:
+        assert cf is not _LOCK, "no command that is run here looks for locks"
+        return self._engine.cursor(cf, start, end)
+
+    def scan(
+        self, cf: ColumnFamily, start: bytes, end: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return self.cursor(cf, start, end).pairs(reverse=reverse)
+
+
+class LocalPort:
+    """A `RegionPort`. Used under the writer's lock."""
+
+    region_id: Final = 0
+    may_compute_commit_ts: Final = True
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.reader: Final = WithLocks(engine)
+        self.writes: int = 0
+        """Batches written; only grows."""
+
+    def refusal(self) -> Exception | None:
+        return None
+
+    def is_current(self) -> bool:
+        return True
+
+    def wait_until_current(self, on_ready: OnSettled) -> None:
+        on_ready(None)
+
+    def confirm(self, on_confirmed: OnSettled) -> None:
+        on_confirmed(None)
+
+    def propose(self, changes: list[Change], on_applied: OnSettled) -> None:
+        """Write changes; they are visible to evaluations at once. Durable is what the group's sync covers."""
+        locks = self.reader.locks
+        on_disk = [change for change in changes if change[1] != _LOCK_CODE]
+        if on_disk:
+            batch = self._engine.write_batch()
+            add_changes(batch, on_disk)
+            try:
+                self._engine.write(batch)
+            except Exception as error:  # noqa: BLE001 - the executor tells the caller
+                on_applied(error)
+                return
+            self.writes += 1
+        for change in changes:
+            if change[1] == _LOCK_CODE:
+                if change[0] == DELETE:
+                    locks.pop(change[2], None)
+                else:
+                    locks[change[2]] = change[3]
+        on_applied(None)
+
+    def is_undetermined(self, error: Exception) -> bool:
+        return False  # nothing reads a lock in memory after the engine has failed
+
+
+class LocalDeadlocks:
+    """A `WaitObserver`: all waits there can be are those of this process."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self.detector: Final = DeadlockDetector(lifetime_s=float("inf"))
+        self._executor: Executor | None = None
+
+    def attach(self, executor: Executor) -> None:
+        """Name the executor; called once, before any wait."""
+        self._executor = executor
+
+    def begin_wait(self, waiter: Waiter) -> None:
+        wait = Wait(waiter.start_ts, waiter.lock_ts, waiter.key)
+        cycle = self.detector.detect(wait, self._monotonic())
+        if cycle:
+            assert self._executor is not None
+            self._executor.on_deadlock(waiter, cycle)
+
+    def end_wait(self, waiter: Waiter) -> None:
+        self.detector.end_transaction(waiter.start_ts)
