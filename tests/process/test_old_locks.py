@@ -38,7 +38,7 @@ async def test_a_lock_that_nobody_meets_is_resolved(new_cluster: Callable[..., C
     cluster = new_cluster(gc_life_time="2")
     cluster.start(1)
     async with pytinykv.aio.connect(cluster.address) as db:
-        inspector = db.transactions.inspector
+        inspector = db.inspector
 
         async def locked() -> list[bytes]:
             return [lock.key async for lock in inspector.locks(KeyRange(b"", b""), await db.timestamp())]

@@ -21,12 +21,12 @@ ASYNC_COMMIT = ClientConfig(one_phase_commit=False)
 
 
 async def safe_point_of(client: AsyncClient) -> int:
-    return await client.transactions.inspector.safe_point()
+    return await client.inspector.safe_point()
 
 
 async def values_of(client: AsyncClient, key: bytes) -> list[bytes | None]:
     """Return the values of all versions that are left, the newest first."""
-    versions = (await client.transactions.inspector.history(key)).versions
+    versions = (await client.inspector.history(key)).versions
     return [version.value for version in versions if version.kind == "put"]
 
 

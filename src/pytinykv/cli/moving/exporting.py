@@ -191,7 +191,7 @@ def _service(header: Header) -> str:
 
 
 async def _hold(client: AsyncClient, header: Header) -> None:
-    await client.transactions.inspector.hold(_service(header), header.ts, HOLD_S)
+    await client.inspector.hold(_service(header), header.ts, HOLD_S)
 
 
 @asynccontextmanager
@@ -201,4 +201,4 @@ async def _held(client: AsyncClient, header: Header) -> AsyncIterator[None]:
         await _hold(client, header)
     yield
     if header.ts:
-        await client.transactions.inspector.hold(_service(header), header.ts, 0)
+        await client.inspector.hold(_service(header), header.ts, 0)
