@@ -16,11 +16,12 @@ from tests.transaction.txn_store import LONG, TxnStore, delete, lock_only, put
 
 from pytinykv.storage import ColumnFamily, Engine
 from pytinykv.transaction import TxnErrorRaised
-from pytinykv.transaction.commands import Isolation, Scan
+from pytinykv.transaction.commands import Isolation, ReadView, Scan
 from pytinykv.transaction.errors import KeyIsLocked, SnapshotTooOld, WriteConflict
 from pytinykv.transaction.results import Pair
-from pytinykv.transaction.scan import ROWS_AHEAD, STEPS_MAX, scan
+from pytinykv.transaction.scan import RECORDS_PER_STEP, ROWS_AHEAD, STEPS_MAX, scan, scan_in_steps
 from pytinykv.wire.keys import encode_bytes
+from pytinykv.wire.timestamp import Timestamp
 
 scan_module = importlib.import_module("pytinykv.transaction.scan")  # the package has a function of this name
 BOTH = pytest.mark.parametrize("reverse", [False, True])
@@ -173,6 +174,53 @@ def test_a_suspended_scan_shows_the_moment_at_which_it_began(
     harness.close()
 
 
+DELETED = 10 * RECORDS_PER_STEP
+
+
+@BOTH
+@pytest.mark.parametrize("what", ["deleted", "newer", "many versions of one", "locks that do not matter"])
+def test_what_makes_no_row_is_stepped_over_a_bit_at_a_time(store: TxnStore, reverse: bool, what: str) -> None:
+    """So a scan over any number of deleted keys lets others have their turn."""
+    store.write(10, 20, put(b"a", b"first"), put(b"z", b"last"))
+    numbers = range(DELETED)
+    if what == "many versions of one":
+        for number in numbers:
+            store.write(30 + 2 * number, 31 + 2 * number, lock_only(b"k"))
+    else:
+        batch = [b"k%06d" % number for number in numbers]
+        if what == "locks that do not matter":
+            store.must(store.prewrite(60, *map(put, batch)))
+        else:
+            store.write(30, 40, *map(delete if what == "deleted" else put, batch))
+    version = 25 if what == "newer" else 50
+    rows = list(scan_in_steps(store.engine, Scan(limit=10, reverse=reverse, view=ReadView(version=Timestamp(version)))))
+    assert keys([row for row in rows if row is not None]) == ([b"z", b"a"] if reverse else [b"a", b"z"])
+    if what == "many versions of one":
+        return  # a few steps, then a seek
+    assert DELETED // RECORDS_PER_STEP - 1 <= rows.count(None) <= 2 * DELETED // RECORDS_PER_STEP + 1
+    assert rows[0] is not None, "what was found before the first step does not wait for the last one"
+
+
+@BOTH
+@pytest.mark.parametrize("engine", ["memory", "rocks"])
+def test_a_scan_that_is_suspended_at_a_step_shows_the_moment_at_which_it_began(
+    tmp_path: Path, engine: str, reverse: bool
+) -> None:
+    harness = make_harness(engine, tmp_path)
+    store = TxnStore(harness.engine)
+    store.write(10, 20, put(b"a", b"old"), put(b"z", b"old"))
+    store.write(30, 40, *(delete(b"k%06d" % number) for number in range(2 * RECORDS_PER_STEP)))
+    rows = scan_in_steps(store.engine, Scan(limit=10, reverse=reverse))
+    seen = []
+    while (row := next(rows)) is not None:
+        seen.append(row)
+    store.must(store.prewrite(50, put(b"z"), put(b"a"), put(b"k000300")))
+    store.write(60, 70, put(b"b", b"new"), put(b"y", b"new"))
+    seen.extend(row for row in rows if row is not None)
+    assert sorted((row.key, row.value, row.error) for row in seen) == [(b"a", b"old", None), (b"z", b"old", None)]
+    harness.close()
+
+
 class LockSearches:
     """A reader that remembers where its cursors on locks were moved to."""
 
@@ -233,9 +281,14 @@ KEY = st.sampled_from([b"a", b"b", b"bb", b"c", b"12345678", b"123456789"])
 STEP = st.tuples(KEY, st.sampled_from(["put", "long", "delete", "lock", "rollback", "prewrite", "protected"]))
 
 
-@given(st.lists(STEP, max_size=80), st.integers(1, 500), st.sampled_from([1, 2, 3, ROWS_AHEAD]))
+@given(
+    st.lists(STEP, max_size=80),
+    st.integers(1, 500),
+    st.sampled_from([1, 2, 3, ROWS_AHEAD]),
+    st.sampled_from([1, 2, 3, RECORDS_PER_STEP]),
+)
 @settings(max_examples=150, deadline=None)
-def test_scan_agrees_with_get(steps: list[tuple[bytes, str]], version: int, ahead: int) -> None:
+def test_scan_agrees_with_get(steps: list[tuple[bytes, str]], version: int, ahead: int, per_step: int) -> None:
     """Invariant: a scan, either way, yields what get finds at each key, or the error that it raises."""
     store = TxnStore()
     for number, (key, step) in enumerate(steps):
@@ -260,7 +313,7 @@ def test_scan_agrees_with_get(steps: list[tuple[bytes, str]], version: int, ahea
         else:
             if value is not None:
                 expected.append(Pair(key, value))
-    with patch.object(scan_module, "ROWS_AHEAD", ahead):
+    with patch.object(scan_module, "ROWS_AHEAD", ahead), patch.object(scan_module, "RECORDS_PER_STEP", per_step):
         assert store.scan(version) == expected
         assert store.scan(version, reverse=True) == expected[::-1]
     store.engine.close()

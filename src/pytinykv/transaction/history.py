@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 from pytinykv.storage import ColumnFamily
 from pytinykv.transaction.commands import MvccGetByStartTs
@@ -21,6 +22,9 @@ from pytinykv.wire.timestamp import Timestamp, decompose
 
 if TYPE_CHECKING:
     from pytinykv.storage import Reader
+
+RECORDS_PER_STEP: Final = 256
+"""Records that are looked at in one step of a search."""
 
 
 def mvcc_by_key(source: Reader, key: bytes) -> MvccInfo:
@@ -44,14 +48,26 @@ def mvcc_by_start_ts(source: Reader, command: MvccGetByStartTs) -> MvccInfo | No
 
     It looks at every lock, and then at every record, of the range.
     """
+    key = next((key for key in key_by_start_ts(source, command) if key is not None), None)
+    return None if key is None else mvcc_by_key(source, key)
+
+
+def key_by_start_ts(source: Reader, command: MvccGetByStartTs) -> Iterator[bytes | None]:
+    """Yield that key at the end, if there is one, and before that None for each `RECORDS_PER_STEP` that were looked at."""
     start, end = encoded_range(command.start, command.end)
-    for encoded, stored in source.scan(ColumnFamily.LOCK, start, end):
-        if decode_lock(stored).start_ts == command.start_ts:
-            return mvcc_by_key(source, user_key(encoded))
-    for stored, record in source.scan(ColumnFamily.WRITE, start, end):
-        if decode_write(record).start_ts == command.start_ts:
-            return mvcc_by_key(source, user_key(stored[:-TS_BYTES]))
-    return None
+    with source.cursor(ColumnFamily.LOCK, start, end) as locks, source.cursor(ColumnFamily.WRITE, start, end) as writes:
+        for looked_at, (encoded, stored) in enumerate(locks.pairs(), 1):
+            if decode_lock(stored).start_ts == command.start_ts:
+                yield user_key(encoded)
+                return
+            if looked_at % RECORDS_PER_STEP == 0:
+                yield None
+        for looked_at, (stored, record) in enumerate(writes.pairs(), 1):
+            if decode_write(record).start_ts == command.start_ts:
+                yield user_key(stored[:-TS_BYTES])
+                return
+            if looked_at % RECORDS_PER_STEP == 0:
+                yield None
 
 
 def describe(info: MvccInfo) -> list[str]:

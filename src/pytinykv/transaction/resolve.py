@@ -14,6 +14,7 @@ there, and whose transaction is one of the command's, is resolved.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -36,6 +37,9 @@ PORTION_KEYS_MAX: Final = 256
 """Locks that one portion resolves."""
 PORTION_LOOKS_MAX: Final = 4096
 """Locks, also of others, that are looked at for one portion; some milliseconds."""
+
+LOCKS_PER_STEP: Final = 256
+"""Locks that are looked at in one step of a ScanLock."""
 
 
 class Portion(msgspec.Struct, frozen=True):
@@ -85,14 +89,29 @@ def resolve_lock(reader: MvccReader, command: ResolveLock, manager: ConcurrencyM
 
 def scan_lock(source: Reader, command: ScanLock, manager: ConcurrencyManager) -> LocksResult:
     """Answer a ScanLock: the locks in the engine, and those in memory that are not there yet."""
+    steps = scan_lock_in_steps(source, command, manager)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]  # what the generator returns
+
+
+def scan_lock_in_steps(
+    source: Reader, command: ScanLock, manager: ConcurrencyManager
+) -> Generator[None, None, LocksResult]:
+    """As `scan_lock`, in steps: yields each `LOCKS_PER_STEP` locks that it looks at. Shows the state of its first step."""
     manager.note_read(command.max_ts)
     found: dict[bytes, LockInfo] = {
         key: LockInfo(key, lock) for key, lock in manager.locks_in_range(command.start, command.end, command.max_ts)
     }
     start, end = encoded_range(command.start, command.end)
-    left = command.limit
+    left, looked_at = command.limit, 0
     with source.cursor(ColumnFamily.LOCK, start, end) as cursor:
         for encoded, stored in cursor.pairs():
+            looked_at += 1
+            if looked_at % LOCKS_PER_STEP == 0:
+                yield
             lock = decode_lock(stored)
             if lock.start_ts > command.max_ts:
                 continue

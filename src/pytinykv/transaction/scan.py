@@ -15,6 +15,10 @@ of a search until it is compacted, and that is every lock that ever was; in a la
 first one would step over them all, for each page again. So there are two cursors for locks: one ends with the rows that were
 looked up ahead, and only a scan that goes on behind them moves the other.
 
+What is stepped over without a row, deleted keys, versions that are too new, locks that do not matter, may be any number.
+`scan_in_steps` says so each `RECORDS_PER_STEP` of them, for who has others to serve. When that happens among the rows
+that are looked up ahead, that ends these: the cursors for locks are made then, in the same step.
+
 The loops are written for the case that nearly every row is: one version, visible, short, unlocked. They compare stored
 keys as bytes and look at a record's first byte; only what is different is decoded (invariant:
 `test_scan_agrees_with_get`).
@@ -24,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytinykv.storage import ColumnFamily
@@ -57,6 +60,9 @@ STEPS_MAX: Final = 16
 ROWS_AHEAD: Final = 1024
 """Rows that are looked up before the locks among them, at most: as many as clients ask for, and a millisecond's work."""
 
+RECORDS_PER_STEP: Final = 256
+"""Records and locks that are stepped over before a scan in steps says so."""
+
 _PUT: Final = WriteKind.PUT.value
 _DELETE: Final = WriteKind.DELETE.value
 _CHANGES: Final = (_PUT, _DELETE)
@@ -74,6 +80,8 @@ class _Locked(NamedTuple):
     """Why the read must not pass; None: it is read through, as if it were committed."""
     value: bytes | None = None
     """What is read through it; None: a delete."""
+    is_step: bool = False
+    """It does not matter after all: so many locks up to here did not."""
 
 
 class _Unread(NamedTuple):
@@ -94,10 +102,16 @@ def scan(source: Reader, command: Scan, *, safe_point: Timestamp = NO_TS) -> Ite
     Raises:
         TxnErrorRaised: SnapshotTooOld, before the first row.
     """
+    return (row for row in scan_in_steps(source, command, safe_point=safe_point) if row is not None)
+
+
+def scan_in_steps(source: Reader, command: Scan, *, safe_point: Timestamp = NO_TS) -> Iterator[Pair | None]:
+    """As `scan`, with None whenever `RECORDS_PER_STEP` records, more or less, were stepped over that made no row."""
     view = command.view
     if view.version < safe_point:
         raise TxnErrorRaised(SnapshotTooOld(key=command.start, start_ts=view.version, safe_point=safe_point))
-    if command.limit <= 0:
+    left = command.limit
+    if left <= 0:
         return
     start, end = encoded_range(command.start, command.end)
     with (
@@ -105,27 +119,50 @@ def scan(source: Reader, command: Scan, *, safe_point: Timestamp = NO_TS) -> Ite
         source.cursor(ColumnFamily.DEFAULT, start, end) as values,
     ):
         rows = _Rows(writes, values, command)
-        wanted = min(command.limit, ROWS_AHEAD)
-        ahead = list(islice(rows.found, wanted))
-        portions: list[tuple[Iterable[_Found], tuple[bytes, bytes | None]]] = [(ahead, (start, end))]
-        if len(ahead) == wanted:
-            edge = encode_bytes(ahead[-1].key)
-            if command.reverse:
-                portions = [(ahead, (edge, end)), (rows.found, (start, edge))]
-            else:
-                edge += b"\0"
-                portions = [(ahead, (start, edge)), (rows.found, (edge, end))]
+        ahead: list[_Found] = []
+        edge: bytes | None = None
+        """Ends the part of the range that was looked at, if not all of it was."""
+        ends_with_step = False
+        for found in rows.found:
+            if found is None:
+                edge, ends_with_step = rows.position, True
+                break
+            ahead.append(found)
+            if len(ahead) >= min(left, ROWS_AHEAD):
+                edge = encode_bytes(found.key) if command.reverse else encode_bytes(found.key) + b"\0"
+                break
+        portions: list[tuple[Iterable[_Found | None], tuple[bytes, bytes | None]]] = [(ahead, (start, end))]
+        if edge is not None:
+            bounds = [(edge, end), (start, edge)] if command.reverse else [(start, edge), (edge, end)]
+            portions = [(ahead, bounds[0]), (rows.found, bounds[1])]
         with ExitStack() as stack:
             # Made before the first row is yielded, and so in the step in which the others were: all show one state.
             locks = [stack.enter_context(source.cursor(ColumnFamily.LOCK, *bounds)) for _, bounds in portions]
-            merged = (rows.with_locks(found, cursor) for (found, _), cursor in zip(portions, locks, strict=True))
-            yield from islice(chain.from_iterable(merged), command.limit)
+            for (part, _), cursor in zip(portions, locks, strict=True):
+                for row in rows.with_locks(part, cursor):
+                    yield row
+                    if row is not None:
+                        left -= 1
+                        if not left:
+                            return
+                if ends_with_step and part is ahead:
+                    yield None
 
 
 class _Rows:
     """One scan: its cursors, all of one state, and what it looks for."""
 
-    __slots__ = ("_check_newer", "_key_only", "_reverse", "_values", "_view", "_visible_from", "_writes", "found")
+    __slots__ = (
+        "_check_newer",
+        "_key_only",
+        "_reverse",
+        "_values",
+        "_view",
+        "_visible_from",
+        "_writes",
+        "found",
+        "position",
+    )
 
     def __init__(self, writes: Cursor, values: Cursor, command: Scan) -> None:
         self._writes = writes
@@ -137,7 +174,10 @@ class _Rows:
         """The inverted timestamps from here on are visible."""
         self._check_newer: Final = command.view.isolation is Isolation.RC_CHECK_TS
         self.found: Final = self._backward() if command.reverse else self._forward()
-        """What is in `write`, in the direction of the scan."""
+        """What is in `write`, in the direction of the scan; None for a step without a row."""
+        self.position = b""
+        """Encoded, at a step without a row: all that was found lies on this side of it, all that will be on the other.
+        Forwards the first bound of what is left, backwards the second one."""
 
     # --- locks --------------------------------------------------------------------------------------------------
 
@@ -146,6 +186,7 @@ class _Rows:
         view = self._view
         if view.isolation is Isolation.RC:
             return
+        passed = 0
         for encoded, stored in locks.pairs(reverse=self._reverse):
             lock = decode_lock(stored)
             key = user_key(encoded)
@@ -157,27 +198,37 @@ class _Rows:
                 if lock.kind is LockKind.PUT and value is None:
                     value = b"" if self._key_only else self._long_value(encoded, lock.start_ts)
                 yield _Locked(key, None, value)
+            else:
+                passed += 1
+                if passed == RECORDS_PER_STEP:
+                    passed = 0
+                    yield _Locked(key, None, is_step=True)
 
-    def _row_of_lock(self, locked: _Locked) -> Iterator[Pair]:
+    def _row_of_lock(self, locked: _Locked) -> Iterator[Pair | None]:
         """Yield the row that a lock makes: none for a delete that is read through."""
-        if locked.error is not None:
+        if locked.is_step:
+            yield None
+        elif locked.error is not None:
             yield Pair(locked.key, b"", locked.error)
         elif locked.value is not None:
             yield Pair(locked.key, b"" if self._key_only else locked.value)
 
     # --- rows ---------------------------------------------------------------------------------------------------
 
-    def with_locks(self, found: Iterable[_Found], cursor: Cursor) -> Iterator[Pair]:
+    def with_locks(self, found: Iterable[_Found | None], cursor: Cursor) -> Iterator[Pair | None]:
         """Yield the rows that were found in a part of the range, with the locks of this part, to which `cursor` is bound."""
         locks = self._locked(cursor)
         reverse = self._reverse
         locked = next(locks, None)
         for row in found:
+            if row is None:
+                yield None
+                continue
             if locked is not None:
                 key = row.key
                 is_locked = False
                 while locked is not None and (locked.key == key or (locked.key < key) is not reverse):
-                    is_locked = locked.key == key
+                    is_locked |= locked.key == key and not locked.is_step
                     yield from self._row_of_lock(locked)
                     locked = next(locks, None)
                 if is_locked:
@@ -192,7 +243,7 @@ class _Rows:
             yield from self._row_of_lock(locked)
             locked = next(locks, None)
 
-    def _forward(self) -> Iterator[_Found]:
+    def _forward(self) -> Iterator[_Found | None]:
         """Yield what stands for each key that has a visible put: it, or an error in its place. Nearly all rows are these.
 
         Neighbours in the order of keys mostly differ in the last group of their encoded form only, so what is before that is
@@ -201,6 +252,7 @@ class _Rows:
         visible_from, check_newer, key_only = self._visible_from, self._check_newer, self._key_only
         done = head = user_head = b""
         seek: bytes | None = None
+        passed = 0
         while True:
             steps = 0
             for stored, record in self._writes.pairs(seek=seek):
@@ -217,20 +269,22 @@ class _Rows:
                             # The marker: 0xFF says that the last group is full, 0xF7 that it is empty.
                             key = user_head + stored[_LAST_GROUP : stored[_MARKER] - 0xFF + _MARKER]
                             value = short_value_of_put(record)
-                            if value is not None:
-                                yield Pair(key, b"" if key_only else value)
-                            else:
-                                yield _Unread(key, encoded, record)
+                            short = None if value is None else Pair(key, b"" if key_only else value)
+                            yield short or _Unread(key, encoded, record)
                             continue
                         if kind == _DELETE:
                             done = encoded
-                            steps = 0
-                            continue
+                            steps = -1  # this one does not count
                     elif check_newer and kind in _CHANGES:
                         yield self._newer(stored, record)
                         done = encoded
                         continue
                 steps += 1
+                passed += 1
+                if passed >= RECORDS_PER_STEP:
+                    passed = 0
+                    self.position = encoded + b"\0" if encoded == done else encoded
+                    yield None
                 if steps > STEPS_MAX:
                     seek = self._behind(stored, record, is_done=encoded == done)
                     break
@@ -254,7 +308,7 @@ class _Rows:
         error = newer_version(key, self._view.version, decode_write(record).start_ts, commit_ts)
         return Pair(key, b"", error)
 
-    def _backward(self) -> Iterator[_Found]:
+    def _backward(self) -> Iterator[_Found | None]:
         """As `_forward`, in descending order.
 
         Backwards the oldest version of a key comes first, so that the last one seen that is visible is the newest.
@@ -263,6 +317,7 @@ class _Rows:
         current = b""
         newest: bytes | Pair | None = None
         seek: bytes | None = None
+        passed = 0
         while True:
             pairs = self._writes.pairs(reverse=True, seek=seek)
             seek = None
@@ -271,6 +326,7 @@ class _Rows:
                 encoded = stored[:-TS_BYTES]
                 if encoded != current:
                     if newest is not None:
+                        passed -= 1
                         yield self._row(current, newest)
                     current, newest, steps = encoded, None, 0
                 else:
@@ -279,6 +335,11 @@ class _Rows:
                         # All versions of `current` lie behind its encoded form: what is before that is the next key.
                         seek = encoded
                         break
+                passed += 1
+                if passed >= RECORDS_PER_STEP:
+                    passed = 0
+                    self.position = current + b"\0"
+                    yield None
                 kind = record[0]
                 if kind in (_PUT, _DELETE):
                     if stored[-TS_BYTES:] >= visible_from:
@@ -287,10 +348,7 @@ class _Rows:
                         newest = self._newer(stored, record)
             if seek is None:
                 break
-            found = self._seek_visible(current)
-            if found is not None:
-                yield self._row(current, found)
-            newest = None
+            newest = self._seek_visible(current)
         if newest is not None:
             yield self._row(current, newest)
 

@@ -13,6 +13,7 @@ from tests.server.kv.txn_harness import TxnDesk
 from pytinykv.client.txn.records import ForeignLock
 from pytinykv.lifecycle import Scope
 from pytinykv.server.kv.garbage import Allowed, GarbageCollector
+from pytinykv.server.kv.txn_reads import RECORD_COST
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 from pytinykv.wire.timestamp import MAX_TIMESTAMP, Timestamp, compose
 
@@ -480,3 +481,39 @@ async def test_that_old_locks_cannot_be_resolved_does_not_end_collection(desk: T
     await collector.resolve_old_locks(44)
     assert collector.resolved == 0
     assert await collector.oldest_lock() == 33
+
+
+DELETED = [b"k%06d" % number for number in range(6000)]
+
+
+async def test_a_scan_over_very_many_deleted_keys_lets_others_have_their_turn(desk: TxnDesk) -> None:
+    """They make no row, so that neither rows nor bytes end a slice."""
+    mutations = [pb.Mutation(op=pb.Op.Del, key=key) for key in DELETED]
+    await desk.put(10, 20, {b"a": b"1", b"z": b"2"})
+    await desk.prewrite(30, {b"p": b""}, mutations=mutations, primary_lock=DELETED[0])
+    await desk.commit(30, 40, *DELETED)
+    records_per_slice = desk.node.running.config.read_slice_bytes // RECORD_COST
+    slices = desk.service.long_reads.slices
+    for fields in ({"start_key": b"", "end_key": b""}, {"start_key": b"zz", "end_key": b"a", "reverse": True}):
+        answer = await desk.call("KvScan", limit=5, version=50, **fields)
+        assert sorted(pair.key for pair in answer.pairs) == [b"a", b"z"]
+        taken = desk.service.long_reads.slices - slices
+        assert taken >= len(DELETED) // records_per_slice
+        slices += taken
+    assert (await desk.call("MvccGetByStartTs", start_ts=11)).key == b""
+    assert desk.service.long_reads.slices - slices >= len(DELETED) // records_per_slice
+
+
+async def test_a_search_for_locks_among_very_many_lets_others_have_their_turn(desk: TxnDesk) -> None:
+    mutations = [pb.Mutation(op=pb.Op.Put, key=key, value=b"1") for key in DELETED]
+    await desk.prewrite(60, {b"p": b""}, mutations=mutations, primary_lock=DELETED[0])
+    records_per_slice = desk.node.running.config.read_slice_bytes // RECORD_COST
+    for name, fields in (
+        ("KvScanLock", {"max_version": 50, "limit": 10}),
+        ("KvScan", {"start_key": b"", "limit": 10, "version": 50}),
+    ):
+        slices = desk.service.long_reads.slices
+        answer = await desk.call(name, **fields)
+        assert not getattr(answer, "locks", None), "all are younger"
+        assert not getattr(answer, "pairs", None), "all are younger"
+        assert desk.service.long_reads.slices - slices >= len(DELETED) // records_per_slice

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pytinykv.server.kv import txn_requests
 from pytinykv.server.kv.encoding import PairWriter
 from pytinykv.server.kv.kinds import ROW_COST, CommandContext, InvalidRequestError, View
 from pytinykv.server.kv.txn_answers import key_error, lock_info, mvcc_info
+from pytinykv.transaction import history
 from pytinykv.transaction.commands import MvccGetByStartTs
 from pytinykv.transaction.errors import SnapshotTooOld, TxnError, TxnErrorRaised
-from pytinykv.transaction.history import mvcc_by_key, mvcc_by_start_ts
-from pytinykv.transaction.resolve import scan_lock as find_locks
-from pytinykv.transaction.scan import scan as scan_versions
+from pytinykv.transaction.history import key_by_start_ts, mvcc_by_key
+from pytinykv.transaction.resolve import LOCKS_PER_STEP
+from pytinykv.transaction.resolve import scan_lock_in_steps as find_locks
+from pytinykv.transaction.scan import RECORDS_PER_STEP, scan_in_steps
 from pytinykv.wire.encoding import field_tag, varint
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 from pytinykv.wire.timestamp import Timestamp
@@ -29,6 +31,11 @@ from pytinykv.wire.timestamp import Timestamp
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from pytinykv.transaction.results import LocksResult
+
+
+RECORD_COST: Final = 512
+"""What stepping over a record costs that makes no row, in bytes, as `ROW_COST` is."""
 
 _VALUE = field_tag(pb.GetResponse, "value")
 _NOT_FOUND = pb.GetResponse(not_found=True).SerializeToString()
@@ -94,12 +101,14 @@ def scan(view: View, context: CommandContext, request: pb.ScanRequest, out: Byte
         return
     add = PairWriter(out, _PAIRS).add
     try:
-        for row in scan_versions(view.reader, wanted, safe_point=Timestamp(view.safe_point)):
-            value = row.value
-            view.left -= ROW_COST + len(value)
-            if row.error is None:
-                add(row.key, value)
+        for row in scan_in_steps(view.reader, wanted, safe_point=Timestamp(view.safe_point)):
+            if row is None:
+                view.left -= RECORDS_PER_STEP * RECORD_COST
+            elif row.error is None:
+                view.left -= ROW_COST + len(row.value)
+                add(row.key, row.value)
             else:
+                view.left -= ROW_COST
                 _write_locked(out, row.key, row.error)
             if view.left <= 0:
                 yield
@@ -112,11 +121,23 @@ def scan_lock(view: View, context: CommandContext, request: pb.ScanLockRequest, 
     wanted = txn_requests.scan_lock(context, request)
     if wanted is None:
         return
-    for found in find_locks(view.reader, wanted, view.memory).locks:
+    found: LocksResult | None = None
+    steps = find_locks(view.reader, wanted, view.memory)
+    while found is None:
+        try:
+            next(steps)
+        except StopIteration as done:
+            found = done.value
+        else:
+            view.left -= LOCKS_PER_STEP * RECORD_COST
+        if view.left <= 0:
+            yield
+    assert found is not None, "the loop has ended"
+    for one in found.locks:
         view.left -= ROW_COST
-        _write(out, _LOCKS, lock_info(found.key, found.lock))
-    if view.left <= 0:
-        yield
+        _write(out, _LOCKS, lock_info(one.key, one.lock))
+        if view.left <= 0:
+            yield
 
 
 def mvcc_get_by_key(
@@ -135,11 +156,13 @@ def mvcc_get_by_start_ts(
 ) -> Iterator[None]:
     start, end = txn_requests.bounds_of_data(context.region)
     wanted = MvccGetByStartTs(Timestamp(request.start_ts), start, end)
-    info = mvcc_by_start_ts(view.reader, wanted)
-    if info is not None:
-        out.write(pb.MvccGetByStartTsResponse(key=info.key, info=mvcc_info(info)).SerializeToString())
-    view.left = 0
-    yield
+    for key in key_by_start_ts(view.reader, wanted):
+        if key is not None:
+            info = mvcc_info(mvcc_by_key(view.reader, key))
+            out.write(pb.MvccGetByStartTsResponse(key=key, info=info).SerializeToString())
+        view.left -= history.RECORDS_PER_STEP * RECORD_COST
+        if view.left <= 0:
+            yield
 
 
 def _told_by_key(error: TxnError) -> TxnError:
