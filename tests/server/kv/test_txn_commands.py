@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from tests.server.kv.txn_harness import TxnDesk
 
+from pytinykv.client.errors import DeadlineExceededError
 from pytinykv.client.txn.records import ForeignLock
 from pytinykv.lifecycle import Scope
+from pytinykv.server.kv.commands import COMMANDS, MEMBERS
 from pytinykv.server.kv.garbage import Allowed, GarbageCollector
 from pytinykv.server.kv.txn_reads import RECORD_COST
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
@@ -445,21 +447,43 @@ async def test_a_read_in_the_far_future_is_refused_and_raises_no_commit_timestam
     assert host.concurrency.max_ts == too_far + 1
 
 
-async def test_old_locks_are_handed_to_who_resolves_them_and_younger_ones_are_not(desk: TxnDesk) -> None:
-    handed: list[list[ForeignLock]] = []
+class Cluster:
+    """Stands in for the rest of the cluster: remembers what it was asked for."""
 
-    async def resolve(locks: Sequence[ForeignLock], timeout_s: float) -> int:
-        handed.append(list(locks))
+    def __init__(self, error: Exception | None = None) -> None:
+        self.locks: list[list[ForeignLock]] = []
+        self.ranges: list[tuple[bytes, bytes]] = []
+        self._error = error
+        """What is raised at every question."""
+
+    async def resolve_locks(self, locks: Sequence[ForeignLock], timeout_s: float) -> int:
+        self.locks.append(list(locks))
+        if self._error is not None:
+            raise self._error
         return 1
 
-    await desk.finish(desk.service.collect_garbage(_nothing_yet, 5.0, resolve))
+    async def delete_range(self, start: bytes, end: bytes, timeout_s: float) -> None:
+        self.ranges.append((start, end))
+        if self._error is not None:
+            raise self._error
+
+
+async def collector_of(desk: TxnDesk) -> GarbageCollector:
+    await desk.finish(desk.service.collect_garbage(_nothing_yet, 5.0))
     collector = desk.service.transactions.collector
     assert isinstance(collector, GarbageCollector)
+    return collector
+
+
+async def test_old_locks_are_handed_to_who_resolves_them_and_younger_ones_are_not(desk: TxnDesk) -> None:
+    cluster = Cluster()
+    desk.serve_with(cluster=cluster)
+    collector = await collector_of(desk)
     await desk.prewrite(33, {b"a": b"1", b"c": b"2"}, use_async_commit=True, secondaries=[b"c"], min_commit_ts=34)
     await desk.lock(22, b"b")
     await desk.prewrite(44, {b"d": b"1"})
     await collector.resolve_old_locks(44)
-    (locks,) = handed
+    (locks,) = cluster.locks
     assert [(lock.key, lock.primary, lock.start_ts, lock.is_pessimistic) for lock in locks] == [
         (b"a", b"a", 33, False),
         (b"b", b"b", 22, True),
@@ -467,20 +491,26 @@ async def test_old_locks_are_handed_to_who_resolves_them_and_younger_ones_are_no
     ]
     assert collector.resolved == 2
     await collector.resolve_old_locks(22)
-    assert len(handed) == 1
+    assert len(cluster.locks) == 1
 
 
 async def test_that_old_locks_cannot_be_resolved_does_not_end_collection(desk: TxnDesk) -> None:
-    async def resolve(locks: Sequence[ForeignLock], timeout_s: float) -> int:
-        raise TimeoutError("no scheduler answers")
-
-    await desk.finish(desk.service.collect_garbage(_nothing_yet, 5.0, resolve))
-    collector = desk.service.transactions.collector
-    assert isinstance(collector, GarbageCollector)
+    desk.serve_with(cluster=Cluster(TimeoutError("no scheduler answers")))
+    collector = await collector_of(desk)
     await desk.prewrite(33, {b"a": b"1"})
     await collector.resolve_old_locks(44)
     assert collector.resolved == 0
     assert await collector.oldest_lock() == 33
+
+
+async def test_a_store_sees_to_the_whole_range_that_is_to_be_destroyed(desk: TxnDesk) -> None:
+    cluster = Cluster()
+    desk.serve_with(cluster=cluster)
+    done = await desk.call("UnsafeDestroyRange", start_key=b"a", end_key=b"z")
+    assert done == pb.UnsafeDestroyRangeResponse()
+    assert cluster.ranges == [(b"a", b"z")]
+    desk.serve_with(cluster=Cluster(DeadlineExceededError("region 7 has no leader")))
+    assert (await desk.call("UnsafeDestroyRange")).error == "region 7 has no leader"
 
 
 DELETED = [b"k%06d" % number for number in range(6000)]
@@ -517,3 +547,29 @@ async def test_a_search_for_locks_among_very_many_lets_others_have_their_turn(de
         assert not getattr(answer, "locks", None), "all are younger"
         assert not getattr(answer, "pairs", None), "all are younger"
         assert desk.service.long_reads.slices - slices >= len(DELETED) // records_per_slice
+
+
+def test_what_the_protocol_carries_in_frames_is_served_there() -> None:
+    """All that `BatchCommands` has a member for, but for what this version does not serve at all."""
+    served = {command.member for command in COMMANDS if command.member is not None}
+    assert set(MEMBERS) - served == {
+        "BroadcastTxnStatus",
+        "BufferBatchGet",
+        "Coprocessor",
+        "FlashbackToVersion",
+        "Flush",
+        "GetHealthFeedback",
+        "Import",
+        "PrepareFlashbackToVersion",
+        "RawCoprocessor",
+    }
+    assert {command.method for command in COMMANDS if command.member is None} == {
+        "GetLockWaitInfo",
+        "MvccGetByKey",
+        "MvccGetByStartTs",
+        "RawChecksum",
+        "RawCompareAndSwap",
+        "RawGetKeyTTL",
+        "SplitRegion",
+        "UnsafeDestroyRange",
+    }, "of which no member is defined"

@@ -41,7 +41,7 @@ async def prewrite_only(client: AsyncClient, txn: AsyncTransaction, keys: set[by
     """Do what a commit does first, and nothing after that; of all keys, or of some."""
     backend = backend_of(client)
     writes = txn.buffered.freeze(str)
-    commit = _Commit(backend._committer, txn._begun(), writes, backend.deadline(5))
+    commit = _Commit(backend._parts, txn._begun(), writes, backend.deadline(5))
     await commit._choose_phases()
     commit._writes = [write for write in writes if keys is None or write.key in keys]
     await commit._prewrite_all()
@@ -111,7 +111,7 @@ def test_a_reader_pushes_a_prewritten_transaction_and_passes() -> None:
         await txn.put(b"a", b"2")
         await txn.put(b"z", b"2")
         commit = _Commit(
-            backend_of(other)._committer, txn._begun(), txn.buffered.freeze(str), backend_of(other).deadline(5)
+            backend_of(other)._parts, txn._begun(), txn.buffered.freeze(str), backend_of(other).deadline(5)
         )
         await commit._choose_phases()
         await commit._prewrite_all()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pytinykv.client.commands import BatchCommand, Command, Effect, FramedRequest, RangeCommand
+from pytinykv.client.errors import ServerError
 from pytinykv.client.key_space import MEMCOMPARABLE, KeyRange
 from pytinykv.client.route import Route
 from pytinykv.client.txn.key_errors import error_of
@@ -182,3 +183,25 @@ class ScanLocks(RangeCommand[list[ForeignLock]]):
     def decode(self, reply: kvrpcpb_pb2.ScanLockResponse) -> list[ForeignLock]:
         refuse_errors(reply, self.describe())
         return [ForeignLock.from_pb(lock) for lock in reply.locks]
+
+
+class DeleteRange(RangeCommand[None]):
+    """Delete all versions, values and locks of a range. Asks neither readers nor transactions."""
+
+    __slots__ = ()
+    field = "DeleteRange"
+    tag = field_tag(FramedRequest, field)
+    verb = "delete"
+    effect = Effect.IDEMPOTENT
+    space = MEMCOMPARABLE
+
+    def request(self, route: Route) -> kvrpcpb_pb2.DeleteRangeRequest:
+        try:
+            part = self._cover(route)
+        except KeyCodecError as error:
+            raise plain_boundary(self, route, error) from error
+        return kvrpcpb_pb2.DeleteRangeRequest(context=route.context, start_key=part.start, end_key=part.end)
+
+    def decode(self, reply: kvrpcpb_pb2.DeleteRangeResponse) -> None:
+        if reply.error:
+            raise ServerError(f"{self.describe()}: {reply.error}")

@@ -28,7 +28,7 @@ from pytinykv.raftstore import SnapshotDirectory, Store, StoreIdent, StoreLoop, 
 from pytinykv.server.host.scheduler_link import SchedulerReporter
 from pytinykv.server.kv.deadlocks import Deadlocks
 from pytinykv.server.kv.garbage import Allowed
-from pytinykv.server.kv.old_locks import OldLockResolver
+from pytinykv.server.kv.own_client import OwnClient
 from pytinykv.server.kv.service import KvService
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.pb import metapb_pb2
@@ -188,9 +188,9 @@ class StoreProgram:
             deadlocks=Deadlocks(
                 store, self._scope, connector=ports.connector, find_first_leader=self._find_first_leader
             ),
+            cluster=OwnClient(self.scheduler, connector=ports.connector, rng=ports.rng, scope=self._scope),
         )
-        resolve = OldLockResolver(self.scheduler, connector=ports.connector, rng=ports.rng, scope=self._scope)
-        await service.collect_garbage(self._report_gc, patience_s, resolve)
+        await service.collect_garbage(self._report_gc, patience_s)
         return service
 
     async def _report_gc(self, acknowledged_ts: int, oldest_lock_ts: int, timeout_s: float) -> Allowed:

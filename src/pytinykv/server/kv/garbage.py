@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from pytinykv.client.txn.records import ForeignLock
 from pytinykv.lifecycle import ScopeStoppedError
 from pytinykv.server.kv.old_locks import PASS_TIMEOUT_S, old_locks
 from pytinykv.server.kv.txn_requests import PlainBoundsError, bounds_of_data
@@ -58,8 +57,6 @@ class Allowed(NamedTuple):
     """Find out about the locks of transactions that began below this: they hold collection back."""
 
 
-ResolveLocks = Callable[[Sequence[ForeignLock], float], Awaitable[int]]
-"""Resolves (locks, timeout_s) of transactions that have ended; returns how many are left. Raises Exception."""
 Report = Callable[[int, int, float], Awaitable[Allowed]]
 """Reports (acknowledged_ts, oldest_lock_ts, timeout_s). Raises Exception."""
 
@@ -67,14 +64,10 @@ Report = Callable[[int, int, float], Awaitable[Allowed]]
 class GarbageCollector:
     """One store's garbage. `start` once; its tasks belong to `scope`."""
 
-    def __init__(
-        self, host: TransactionHost, scope: Scope, report: Report, resolve: ResolveLocks | None = None
-    ) -> None:
-        """Without `resolve`, locks whose owners are gone are left to those who meet them."""
+    def __init__(self, host: TransactionHost, scope: Scope, report: Report) -> None:
         self._host = host
         self._scope = scope
         self._report = report
-        self._resolve = resolve
         self.collect_ts = 0
         """Up to which garbage may be collected; only grows."""
         self._collected_ts = 0
@@ -125,7 +118,8 @@ class GarbageCollector:
 
         The next report tells what is left: so a lock counts until its removal was applied here.
         """
-        if self._resolve is None:
+        cluster = self._host.cluster
+        if cluster is None:
             return
         ends_at = asyncio.get_running_loop().time() + PASS_TIMEOUT_S
         found = left = 0
@@ -134,7 +128,7 @@ class GarbageCollector:
                 left_s = ends_at - asyncio.get_running_loop().time()
                 if left_s <= 0:
                     break
-                left += await self._resolve(locks, left_s)
+                left += await cluster.resolve_locks(locks, left_s)
                 found += len(locks)
         except Exception as error:  # noqa: BLE001 - no scheduler, no store: the next pass does the rest
             _log.info("old locks are left for the next time: %s", error)

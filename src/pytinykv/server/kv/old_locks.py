@@ -3,7 +3,7 @@
     a region led here ──▶ locks from before `resolve_ts` ──▶ the primary, on whichever store ──▶ ended: its locks here go
                                                                                       └───────▶ alive: they stay
 
-The store that leads a region looks after the locks in it. It asks as any client that meets a lock (`client.txn.resolver`):
+The store that leads a region looks after the locks in it. It asks as any client that meets a lock (`own_client`):
 through the primary's region leader, for an asynchronous commit through those of all secondaries. So a transaction that is
 alive, as its heartbeats at the primary say, keeps its locks, and holds collection back for as long as it runs.
 
@@ -14,15 +14,10 @@ has said never changes, and resolving may be repeated.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
-from pytinykv.client.config import ClientConfig
-from pytinykv.client.executor import Executor
-from pytinykv.client.txn.background import Background
 from pytinykv.client.txn.records import ForeignLock
-from pytinykv.client.txn.resolver import Resolver
 from pytinykv.server.kv.txn_answers import lock_info
 from pytinykv.server.kv.txn_requests import PlainBoundsError, bounds_of_data
 from pytinykv.storage import ColumnFamily
@@ -30,37 +25,14 @@ from pytinykv.transaction.records import decode_lock
 from pytinykv.transaction.stored_keys import encoded_range, user_key
 
 if TYPE_CHECKING:
-    from random import Random
-
-    from pytinykv.client.pd.scheduler_client import SchedulerClient
-    from pytinykv.lifecycle import Scope
     from pytinykv.raftstore import Store
-    from pytinykv.wire import Connector
-
-_log = logging.getLogger(__name__)
 
 PASS_TIMEOUT_S: Final = 20.0
 """For all locks of one pass; those that are left have their turn in the next one."""
-TXN_TIMEOUT_S: Final = 3.0
-"""For the locks of one transaction: one that can't be reached must not keep the others waiting."""
 LOCKS_PER_STEP: Final = 1000
 """Locks that are looked at before others have their turn."""
 LOCKS_PER_PAGE: Final = 4096
 """Old locks that are gathered before they are resolved."""
-
-
-class OldLockResolver:
-    """A client of the cluster within a store, for locks whose owners may be gone. Its connections belong to `scope`."""
-
-    def __init__(self, scheduler: SchedulerClient, *, connector: Connector, rng: Random, scope: Scope) -> None:
-        """To be made within the event loop; nothing is sent before there are locks."""
-        executor = Executor(scheduler, connector=connector, rng=rng, scope=scope, config=ClientConfig())
-        self._resolver = Resolver(executor, scheduler, Background(scope))
-        scope.on_stop("resolve pending calls about old locks", executor.close)
-
-    async def __call__(self, locks: Sequence[ForeignLock], timeout_s: float) -> int:
-        """Remove those whose transactions have ended; return how many are left, alive or out of reach. Raises ClientError."""
-        return await self._resolver.resolve_ended(locks, timeout_s, per_transaction_s=TXN_TIMEOUT_S)
 
 
 async def old_locks(store: Store, before_ts: int) -> AsyncIterator[list[ForeignLock]]:

@@ -12,7 +12,7 @@ from pytinykv.server.kv.answers import AnswerBudget, Answers
 from pytinykv.server.kv.commands import MEMBERS, UNARY
 from pytinykv.server.kv.deadlocks import Deadlocks
 from pytinykv.server.kv.dispatcher import FrameServices, RequestFrame
-from pytinykv.server.kv.garbage import GarbageCollector, Report, ResolveLocks
+from pytinykv.server.kv.garbage import GarbageCollector, Report
 from pytinykv.server.kv.kinds import METHODS
 from pytinykv.server.kv.long_writes import LongWrites
 from pytinykv.server.kv.reads import LongReads
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pytinykv.lifecycle import Scope
     from pytinykv.raftstore import Store
-    from pytinykv.server.kv.txn_host import AllowTransactions, FetchTimestamp
+    from pytinykv.server.kv.txn_host import AllowTransactions, ClusterPort, FetchTimestamp
     from pytinykv.wire.pb import tikvpb_pb2
 
 _log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class KvService:
         fetch_timestamp: FetchTimestamp | None = None,
         allow_transactions: AllowTransactions | None = None,
         deadlocks: Deadlocks | None = None,
+        cluster: ClusterPort | None = None,
     ) -> None:
         """See `TransactionHost`; without `deadlocks`, those within this store alone are seen."""
         self._store = store
@@ -61,13 +62,14 @@ class KvService:
             fetch_timestamp=fetch_timestamp,
             allow_transactions=allow_transactions,
             deadlocks=self.deadlocks,
+            cluster=cluster,
         )
         self._services = FrameServices(store, self.long_reads, self.long_writes, self.transactions)
         self.methods: Mapping[str, MethodSpec] = {path: METHODS[path] for path in (*UNARY, BATCH_COMMANDS)}
 
-    async def collect_garbage(self, report: Report, patience_s: float, resolve: ResolveLocks | None = None) -> None:
+    async def collect_garbage(self, report: Report, patience_s: float) -> None:
         """Take up the cluster's safe point, and collect garbage from now on. Raises what reporting raises."""
-        collector = self.transactions.collector = GarbageCollector(self.transactions, self._scope, report, resolve)
+        collector = self.transactions.collector = GarbageCollector(self.transactions, self._scope, report)
         await collector.start(patience_s)
 
     async def unary(self, path: str, request: Message) -> bytes:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pytinykv.lifecycle import ScopeStoppedError
@@ -31,6 +31,7 @@ from pytinykv.wire.errors import NotLeader, RegionError, RegionNotFound, ServerI
 from pytinykv.wire.timestamp import LOGICAL_MAX, MAX_TIMESTAMP, Timestamp, compose, physical_ms
 
 if TYPE_CHECKING:
+    from pytinykv.client.txn.records import ForeignLock
     from pytinykv.lifecycle import Scope
     from pytinykv.raft import Term
     from pytinykv.raftstore import RegionPeer, Store
@@ -69,6 +70,21 @@ class Collector(Protocol):
 
     def collect_region(self, peer: RegionPeer, on_done: Callable[[Exception | None], None]) -> None:
         """Collect one region now; `on_done(error)` is called once."""
+        ...
+
+
+class ClusterPort(Protocol):
+    """What a store asks of the whole cluster, as a client of it."""
+
+    async def resolve_locks(self, locks: Sequence[ForeignLock], timeout_s: float) -> int:
+        """Remove locks whose transactions have ended or run out; return how many are left, alive or out of reach.
+
+        Raises ClientError if no scheduler answers; then nothing was done.
+        """
+        ...
+
+    async def delete_range(self, start: bytes, end: bytes, timeout_s: float) -> None:
+        """Delete all versions, values and locks of a range of users' keys (empty end: none). Raises ClientError."""
         ...
 
 
@@ -146,9 +162,16 @@ class TransactionHost:
         fetch_timestamp: FetchTimestamp | None = None,
         allow_transactions: AllowTransactions | None = None,
         deadlocks: Deadlocks,
+        cluster: ClusterPort | None = None,
     ) -> None:
-        """`fetch_timestamp` None: no commit timestamp is ever computed here. `allow_transactions` None: there may be any."""
+        """`fetch_timestamp` None: no commit timestamp is ever computed here. `allow_transactions` None: there may be any.
+
+        `cluster` None: this store's regions are all that is reached, and old locks are left to those who meet them.
+        """
         self.store: Final = store
+        self.scope: Final = scope
+        """Owns what commands start."""
+        self.cluster: Final = cluster
         self._scope = scope
         self._fetch_timestamp = fetch_timestamp
         self.concurrency: Final = ConcurrencyManager()

@@ -1,7 +1,7 @@
 """Transactional commands for whole ranges: deleting all there is, and collecting garbage.
 
     KvDeleteRange        one region          all versions, values and locks, through its log
-    UnsafeDestroyRange   each store          the same in every region that the store leads
+    UnsafeDestroyRange   each store          the same in every region of the range, by the store as a client of the cluster
     KvGC                 one region          what the cluster's safe point allows to delete; the cluster does that by itself
 
 Deleting a range asks neither readers nor transactions: it is for data that nobody uses any more.
@@ -10,20 +10,26 @@ Deleting a range asks neither readers nor transactions: it is for data that nobo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from pytinykv.client.errors import ClientError
+from pytinykv.lifecycle import ScopeStoppedError
 from pytinykv.raftstore.keys import ABOVE_ALL_ENCODED_KEYS
 from pytinykv.server.kv.kinds import CommandContext, InvalidRequestError, PreparedWrite
 from pytinykv.server.kv.txn_requests import PlainBoundsError, bounds_of_data, clip
 from pytinykv.storage import ColumnFamily
 from pytinykv.storage.changes import CF_CODES, DELETE_RANGE
 from pytinykv.wire.keys import encode_bytes
+from pytinykv.wire.limits import bound_problem
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 
 if TYPE_CHECKING:
     from pytinykv.model import Region
     from pytinykv.raftstore import Operation, RegionPeer
     from pytinykv.server.kv.txn_host import TransactionHost
+
+DESTROY_TIMEOUT_S: Final = 120.0
+"""How long a range may take to be deleted; clients wait for minutes."""
 
 _FAMILIES = tuple(CF_CODES[cf] for cf in (ColumnFamily.LOCK, ColumnFamily.WRITE, ColumnFamily.DEFAULT))
 
@@ -48,7 +54,39 @@ def delete_range(context: CommandContext, request: pb.DeleteRangeRequest) -> Pre
 def destroy_range(
     host: TransactionHost, request: pb.UnsafeDestroyRangeRequest, on_answer: Callable[[bytes], None]
 ) -> None:
-    """Delete a range in every region that is led here; answered when all have applied it, or with what some did not."""
+    """Delete a range; answered when all of its regions have applied it, or with what some did not.
+
+    Clients ask every store, and each store sees to the whole range: were each to delete what it leads, a region whose leader
+    moves from a store that has not been asked yet to one that has would be missed.
+    """
+    for name, bound in (("start_key", request.start_key), ("end_key", request.end_key)):
+        if (problem := bound_problem(bound)) is not None:
+            raise InvalidRequestError(f"{name}: {problem}")
+    cluster = host.cluster
+    if cluster is None:
+        _destroy_led_range(host, request, on_answer)
+        return
+
+    async def run() -> None:
+        error = "the store is stopping; a part of the range may be deleted"
+        try:
+            await cluster.delete_range(request.start_key, request.end_key, DESTROY_TIMEOUT_S)
+            error = ""
+        except ClientError as failure:
+            error = str(failure)
+        finally:
+            on_answer(pb.UnsafeDestroyRangeResponse(error=error).SerializeToString())
+
+    try:
+        host.scope.start("destroy-range", run)
+    except ScopeStoppedError:
+        on_answer(pb.UnsafeDestroyRangeResponse(error="the store is stopping").SerializeToString())
+
+
+def _destroy_led_range(
+    host: TransactionHost, request: pb.UnsafeDestroyRangeRequest, on_answer: Callable[[bytes], None]
+) -> None:
+    """Delete a range in every region that is led here."""
     left = 1
     problems: list[str] = []
 
