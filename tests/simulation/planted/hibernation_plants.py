@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from planted.plants import LOST, STUCK, Patch, planted
+from planted.patching import Patch
+from planted.plants import LOST, STUCK, planted
 from pytinykv.raft import LogIndex, RawNode, hibernation
 from pytinykv.raftstore.activity import Activity
 from pytinykv.raftstore.liveness import Liveness

@@ -17,6 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from planted import hibernation_plants, more_plants, move_plants, split_plants
+from planted.patching import Patch
 from planted.plants import PLANTS, Plant
 from pytinykv.simulation import run_scenario
 
@@ -28,11 +29,13 @@ assert hibernation_plants, "and the rest"
 
 def seeds_needed(plant: Plant, first: int, limit: int) -> tuple[int, str]:
     """Return how many seeds from `first` on it takes, and which checker found it; `limit` + 1 if none did."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as context:
+        patch = Patch(context)
         plant.plant(patch)
         for number in range(limit):
             result = run_scenario(plant.scenario, first + number)
             if not result.ok:
+                patch.check()
                 return number + 1, result.checker
     return limit + 1, "none"
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from planted.plants import DAMAGED, ENDS, LOST, STUCK, Patch, planted
+from planted.patching import Patch
+from planted.plants import DAMAGED, ENDS, LOST, STUCK, planted
 from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.pd.timestamp_stream import TimestampStream
 from pytinykv.raft import HeartbeatResponse, LogIndex

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from planted.plants import DAMAGED, ENDS, LOST, STUCK, Patch, planted
+from planted.patching import Patch
+from planted.plants import DAMAGED, ENDS, LOST, STUCK, planted
 from pytinykv.model import SplitIds
 from pytinykv.raftstore import installing, keys
 from pytinykv.raftstore import peer as peers
@@ -56,8 +58,8 @@ def ids_of_a_split_are_given_twice(patch: Patch) -> None:
     original = Scheduler.ask_split
     given: list[list[SplitIds]] = []
 
-    async def ask_split(self: Scheduler, meta: Any, count: int) -> list[SplitIds]:
-        ids = await original(self, meta, count)
+    async def ask_split(self: Scheduler, meta: Any, count: int, keys: Sequence[bytes] = ()) -> list[SplitIds]:
+        ids = await original(self, meta, count, keys)
         given.append(ids)
         return given[-2] if len(given) == 3 and len(given[-2]) == count else ids
 

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import pytest
-
+from planted.patching import Patch
 from pytinykv.client.async_client import AsyncClient
 from pytinykv.client.store_connection import StoreConnection
 from pytinykv.model import encode
@@ -33,8 +32,6 @@ from pytinykv.scheduler.ids import IdAllocator
 from pytinykv.scheduler.regions import RegionMap
 from pytinykv.scheduler.tso import TimestampOracle
 from pytinykv.server.kv.dispatcher import RegionWrites
-
-Patch = pytest.MonkeyPatch
 
 LOST = frozenset(
     {
@@ -144,7 +141,6 @@ def applied_index_goes_ahead_of_the_data(patch: Patch) -> None:
 
 @planted("does not sync what it receives of a snapshot", "power-cuts", 20, DAMAGED | LOST)
 def received_files_are_not_synced(patch: Patch) -> None:
-    patch.setattr(snapshot_files.os, "fsync", lambda _file: None)  # type: ignore[attr-defined] # the simulator's is over it
     original = snapshot_files.SnapshotWriter._close_file
 
     def close_file(self: Any, file: Any, stream: Any) -> None:
@@ -411,11 +407,10 @@ def never_closes_its_connections(patch: Patch) -> None:
     from pytinykv.simulation.rpc import SimConnector
 
     patch.setattr(AsyncClient, "_cut_off", lambda _self: None)
-    patch.setattr(SimConnector, "stop_member", _do_nothing)
     patch.setattr(SimConnector, "close", _do_nothing)
 
 
-async def _do_nothing(self: Any, _deadline_s: float = 0.0) -> None:
+async def _do_nothing(self: Any) -> None:
     """Not even when the scope asks for it."""
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from planted.plants import DAMAGED, LOST, STUCK, Patch, planted
+from planted.patching import Patch
+from planted.plants import DAMAGED, LOST, STUCK, planted
 from pytinykv.model import Region
 from pytinykv.raftstore import peer as peers
 from pytinykv.raftstore.children import Children
