@@ -71,6 +71,7 @@ class AsyncClient:
         self.transactions = TransactionManager(backend)
         """Makes transactions and snapshots; for `transaction`, `snapshot` and `run`, also of the synchronous face."""
         self._closed = False
+        """Set when the close begins, by `close` or the scope's stop; never unset."""
         scope.on_stop("end transactions", self._end_transactions, self._config.close_transactions_s + 0.5)
         scope.on_stop("resolve pending calls", self._cut_off)
         scope.on_stop("close connections", connector.close, deadline_s=2.0)

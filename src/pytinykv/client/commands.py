@@ -152,6 +152,7 @@ class PagedScan(RangeCommand[list[Pair]]):
     def __init__(self, range_: KeyRange, *, limit: int, reverse: bool, key_only: bool) -> None:
         super().__init__(range_)
         self.limit = limit
+        """Rows to ask for; only `shrink` moves it, down to 1, when a store refuses so large an answer."""
         self.reverse = reverse
         self.key_only = key_only
 

@@ -33,6 +33,7 @@ class GrpcConnector:
         self._channels: dict[str, RpcChannel] = {}
         """By address; one that was closed is replaced at its next use."""
         self._closed = False
+        """Set by `close`, and never unset: no call begins any more."""
 
     async def unary(self, address: str, path: str, request: Message, *, timeout_s: float) -> Message:
         """Make one call; see `wire.Connector`."""
@@ -87,6 +88,7 @@ class _Stream:
     def __init__(self, stream: RpcStream[Any, Any]) -> None:
         self._stream = stream
         self._closed = False
+        """Set by `close` on this side, to tell its own end from a broken one."""
 
     def send_nowait(self, message: Message | bytes) -> None:
         try:

@@ -77,7 +77,9 @@ class AsyncScan(AsyncIterator[Pair]):
     def __init__(self, pager: Pages) -> None:
         self._pager = pager
         self._page: deque[Pair] = deque()
+        """Pairs that were fetched and not yielded yet, next first."""
         self._paging = asyncio.Lock()
+        """Held while a page is fetched: tasks that share the scan ask for one at a time."""
 
     async def __anext__(self) -> Pair:
         if not self._page:

@@ -75,6 +75,7 @@ class _Call(Generic[_T]):
         self.cancelled = False
         """Set by the caller that has given it up: the loop does not begin it then."""
         self.done = threading.Lock()
+        """Held from the start; released once, by the loop, when `value` or `error` is set."""
         self.done.acquire()
 
     def resolve(self, value: _T) -> None:

@@ -22,7 +22,9 @@ class Scan(Iterator[Pair]):
         self._pager = pager
         self._timeout = timeout
         self._page: deque[Pair] = deque()
+        """Pairs that were fetched and not yielded yet, next first. Replaced only under `_paging`, once it is empty."""
         self._paging = threading.Lock()
+        """Held while a page is fetched: threads that share the scan ask for one at a time."""
 
     def __next__(self) -> Pair:
         try:

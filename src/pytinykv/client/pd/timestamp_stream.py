@@ -45,11 +45,14 @@ class TimestampStream:
         self._batch: list[_Waiter] = []
         """Callers that the request under way is for."""
         self._stream: BidiStream | None = None
+        """The stream to the scheduler's leader; None before the first request and after each failure. Only the task
+        moves it."""
         self._stream_address = ""
         """The endpoint that `_stream` leads to."""
         self._running = False
         """Whether the task runs."""
         self._closed = False
+        """Set by `close`, and never unset: callers are refused, and the task ends."""
         self._last = 0
         """The greatest timestamp received, packed; every later one must be greater."""
 

@@ -26,12 +26,15 @@ class WriteBuffer:
         self._keys_max = keys_max
         self._bytes_max = bytes_max
         self._writes: dict[bytes, BufferedWrite] = {}
+        """By key, its latest write. Guarded by `_mutex`."""
         self._sorted: list[bytes] | None = []
         """The keys in order; None while that is to be found anew."""
         self._bytes = 0
+        """Keys and values in it, together; never above the limit that was given."""
         self._is_frozen: Callable[[], str] | None = None
         """Set once, by `freeze`: says why nothing is taken any more."""
         self._mutex = threading.Lock()
+        """Guards the fields above: in the synchronous face threads write here directly."""
 
     def __len__(self) -> int:
         return len(self._writes)

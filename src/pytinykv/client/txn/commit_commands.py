@@ -43,9 +43,14 @@ class PrewritePlan:
         """All of the transaction: one command with so many may commit it in one phase."""
         self.lock_ttl_ms = lock_ttl_ms
         self.min_commit_ts = 0
+        """The transaction commits no earlier; raised by the committer by what the stores answer. 0 until it has
+        begun."""
         self.secondaries: Sequence[bytes] = ()
+        """All keys but the primary, written into its lock; empty unless the commit is asynchronous."""
         self.use_async_commit = False
+        """Chosen before the first prewrite; unset for good by the first answer without a `min_commit_ts`."""
         self.try_one_phase = False
+        """Chosen before the first prewrite: one command that holds all writes commits them, too."""
         self.was_one_phase = False
         """Whether a command was sent that may have committed all of it."""
         self.requested: set[bytes] = set()

@@ -38,7 +38,9 @@ class Heartbeat:
         self._ttl_s = ttl_s
         self._loop = executor.origin.loop
         self._stopped = False
+        """Set by `stop`, and never unset: no beat begins any more."""
         self._task: asyncio.Task[None] | None = None
+        """Sends the beats; None until the first pause is over. Owned by the scope."""
         self._timer: asyncio.TimerHandle = self._loop.call_later(ttl_s / BEATS_PER_TTL, self._start)
 
     def stop(self) -> None:

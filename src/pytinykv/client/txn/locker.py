@@ -115,6 +115,7 @@ class _LockCall(TxnCall):
         self._read = read
         self._attempts: Attempts = self._executor.begin(deadline)
         self._values: dict[bytes, bytes | None] = {}
+        """What the keys that are locked so far held, where `read` asks for it."""
         self.primary = txn.primary or keys[0]
         self.for_update_ts = 0
         """The greatest timestamp that was locked at."""

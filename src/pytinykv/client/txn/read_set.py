@@ -15,7 +15,9 @@ class ReadSet:
 
     def __init__(self) -> None:
         self._keys: set[bytes] = set()
+        """Keys that were read one by one."""
         self._ranges: list[KeyRange] = []
+        """Ranges that were scanned, each once, in the order of the scans."""
 
     def add(self, key: bytes) -> None:
         """Note a key."""

@@ -65,10 +65,13 @@ class AsyncTransaction(AsyncReads):
         )
         self._value_bytes_max = config.value_bytes_max
         self._phase = Phase.ACTIVE
+        """Moves as the module's text draws it, only ever forward: `commit`, `rollback` and `abandon` move it."""
         self._txn: Txn | None = None
         """Set once, when it has begun."""
         self._view = SnapshotView(0)
+        """The snapshot that it reads; of timestamp 0, and never used, until it has begun."""
         self._commit_ts: int | None = None
+        """Set once, when the commit has succeeded with something to write."""
         self._calls = 0
         """Calls under way that belong to it."""
         self._locking = backend.mutex()
