@@ -88,6 +88,7 @@ class PeerStorage:
         """Index and term of the last entry, or of the last one that is cut off where there is none. Moved by `append` and
         `restore`; not below the applied index."""
         self._last_term = Term(0)
+        """The term at `_last_index`; both move together."""
         self._load()
 
     def _load(self) -> None:

@@ -71,6 +71,7 @@ class MessageRouter:
         """`parked_s`: for how long a message waits for its keys; afterwards its sender has given up or said it again."""
         self._store_id = store_id
         self._peers = peers
+        """By region; the store's own table, which this shares with it and adds to."""
         self._tombstones = tombstones
         """By region, what the newest destroyed peer left; a peer with that id or a lower one is never made again."""
         self._make_peer = make_peer

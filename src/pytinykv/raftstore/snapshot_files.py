@@ -132,6 +132,7 @@ class SnapshotWriter:
         self._stream: BinaryIO | None = None
         """That file, open; `abort` and `_close_file` close it."""
         self._written = 0
+        """Bytes of the current file that have arrived; never more than the manifest says."""
         self._checksum = 0
         """Size and CRC-32C of what of it has come."""
         try:

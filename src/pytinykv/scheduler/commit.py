@@ -44,6 +44,7 @@ class Committer:
         self._engine = engine
         self._worker = worker
         self._state = state
+        """The durable state; a round replaces it once it is synced."""
         self._on_installed = on_installed
         self._on_failure = on_failure
         self._queue: list[tuple[StateCommand, asyncio.Future[Any]]] = []

@@ -163,9 +163,11 @@ class FrameListener(Member):
         self._servers: Final[list[asyncio.Server]] = []
         """One for each address of the host; none until started."""
         self._port: int | None = None
+        """Where it listens; None until it has started."""
         self._connections: Final[dict[FrameConnection, None]] = {}
         """Those that are open."""
         self._is_stopped = False
+        """Set by the stop, and never unset: connections that still come in are closed."""
         scope.adopt(self)
 
     @property

@@ -137,6 +137,7 @@ class _OneRequest:
 
     def __init__(self, request: _Decoded) -> None:
         self._request: _Decoded | None = request
+        """None once it was taken."""
 
     def __aiter__(self) -> Self:
         return self

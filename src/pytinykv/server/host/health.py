@@ -37,8 +37,11 @@ class HealthService:
         """Answer for `services` ("tikvpb.Tikv"), none of them serving yet."""
         self.methods: Final[Mapping[str, MethodSpec]] = service_methods(_SERVICE)
         self._serving: Final = dict.fromkeys(services, False)
+        """By service; the names are fixed. No more changes once the stop has begun."""
         self._stopping = False
+        """Set by the stop, and never unset: everything is NOT_SERVING then, and watchers end."""
         self._changed = asyncio.Event()
+        """Set, and replaced by a new one, at each change: the watchers that took it before wake up."""
 
     def set_serving(self, service: str, serving: bool) -> None:  # noqa: FBT001 - the value that is set
         """Say whether `service` serves. Without effect once the stop has begun."""

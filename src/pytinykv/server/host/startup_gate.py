@@ -28,6 +28,7 @@ class StartupGate:
         }
         self._name = names[0]
         self._service: Service | None = None
+        """None until `open`; set once."""
 
     def open(self, service: Service) -> None:
         """Let calls through from now on."""

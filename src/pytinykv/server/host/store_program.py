@@ -91,7 +91,9 @@ class StoreProgram:
         """
         self._ports = ports
         self._address = ""
+        """Where clients reach it; empty until `start`. So the two below."""
         self._peer_address = ""
+        """Where other stores send their Raft messages."""
         self._status_address = ""
         """Where others reach this store, as `start` was told; empty before."""
         self._started_s = 0

@@ -45,6 +45,8 @@ class AnswerBudget:
     def __init__(self, bytes_max: int = STORE_BYTES_MAX) -> None:
         self.bytes_max: Final = bytes_max
         self.used_bytes = 0
+        """Answers that were begun and that gRPC has not taken. Each stream adds its own and takes them back, also at
+        its end."""
         self.refused = 0
         """How many reads were refused since the start, for lack of room or of time."""
         self.stats: Final = CommandStats()
@@ -67,6 +69,7 @@ class AnswerBatch:
         self.parts: list[bytes] = [] if parts is None else parts
         """Encoded, to be joined."""
         self.size_bytes = sum(map(len, self.parts))
+        """Of all `parts`; moved with each that is added or merged in."""
 
     def add(self, request_id: int, command: CommandKind, response: bytes) -> None:
         """Add the encoded response of a command."""
@@ -110,6 +113,7 @@ class Answers:
         self.is_closed = False
         """Whether the client has gone, or has got all it will get."""
         self._waiting: deque[AnswerBatch] = deque()
+        """Batches that gRPC has not asked for yet, oldest first."""
         self._bytes = 0
         """Waiting here and not taken by gRPC yet; counted in the budget."""
         self._open = 0

@@ -75,6 +75,7 @@ class Deadlocks:
         self.detector: Final = DeadlockDetector()
         """Of all waits in the cluster while this store leads the first region; else it has none, or old ones."""
         self._executor: Executor | None = None
+        """Hears of deadlocks. None until `attach`, before which nothing can wait."""
         self._waits: dict[Waiter, None] = {}
         """Those who wait here, in the order they began."""
         self._stream: BidiStream | None = None

@@ -74,13 +74,17 @@ class RegionWrites:
         self.proposed_at = asked_at
         """When they were proposed, by the clock; set by who does it."""
         self._ids: list[int] = []
+        """The request ids of its commands. It and the lists up to `operations` only grow, until it is proposed."""
         self._commands: list[CommandKind] = []
+        """Of each id, the kind of command."""
         self._replies: list[bytes] = []
         """The answers in case of success, one per command."""
         self._make_reply: Callable[[Results], bytes] | None = None
         """Makes the reply of the one command whose reply depends on the log's results."""
         self.operations: list[Operation] = []
+        """What all commands do, in their order: one proposal."""
         self.size_bytes = 0
+        """Of `operations`; kept within the bound of a proposal by the dispatcher."""
 
     def takes(self, prepared: PreparedWrite, bytes_max: int) -> bool:
         """Return whether a write may share an entry with those that are here."""
@@ -141,6 +145,7 @@ class _RegionPart:
         self.checked_context = b""
         """What was checked last: commands with an equal one need no check. Encoded, as comparing messages takes longer."""
         self.reads: list[Read] = []
+        """In the order in which they came."""
         self.writes: list[RegionWrites] = []
         """The last one takes more."""
         self.transactions: list[tuple[int, TransactionCommand, Any, transaction.WriteCommand]] = []

@@ -150,6 +150,7 @@ class _FrameCount:
 
     def __init__(self) -> None:
         self.read = 0
+        """Only grows."""
 
 
 def _stopping(frames: _FrameCount) -> RpcError:

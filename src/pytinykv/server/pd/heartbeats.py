@@ -31,6 +31,7 @@ class Outbox:
         self._changed = asyncio.Event()
         """Set when something was queued or the stream was closed; cleared by `next`, the only one that waits for it."""
         self._is_closed = False
+        """Set by `close`, and never unset: what is put into it then is dropped."""
         self._error: Exception | None = None
         """How the stream ends once `_waiting` is empty; None: in good order."""
 

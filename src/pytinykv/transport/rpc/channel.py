@@ -66,6 +66,7 @@ class RpcChannel(Member):
         self._closing = False
         """Whether `close` was called; never false again."""
         self._close_task: asyncio.Task[None] | None = None
+        """Closes gRPC's channel; made by the first `close`, which later ones join."""
         self._unaries: Final[dict[str, Callable[..., Any]]] = {}
         """gRPC's callables, by path: made once each."""
         self._unary_waiters: Final[dict[asyncio.Future[Any], None]] = {}
@@ -268,6 +269,7 @@ class RpcStream(Generic[Request, Response]):
         """Resolved when the call is over and grpc's sending task has ended."""
         self._call: Final = open_call(self._requests())
         self._responses: AsyncIterator[Response] | None = None
+        """gRPC's iterator over the responses; made by the first `receive`."""
         self._call.add_done_callback(self._on_call_done)
 
     @property

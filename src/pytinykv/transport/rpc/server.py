@@ -98,6 +98,7 @@ class _Requests:
     def __init__(self, messages: AsyncIterator[Any]) -> None:
         self._messages: Final = messages
         self._ended = False
+        """Whether nothing more will come, by the caller's end or from this side. Never unset."""
         self._reader: asyncio.Task[Any] | None = None
         """The task that waits for the next message, while it does."""
 
@@ -149,6 +150,7 @@ class RpcServer(Member):
         self._scope: Final = scope
         self._options: Final = tuple({**dict(SERVER_OPTIONS), **dict(options)}.items())  # of two, gRPC takes the first
         self._handlers: Final[list[grpc.GenericRpcHandler[Any, Any]]] = []
+        """Of the services that were added, all of them before the start."""
         self._calls: Final[dict[asyncio.Task[Any], _Call]] = {}
         """Calls under way, by the task that gRPC made for each: from a handler's first line to the end of the task."""
         self._server: grpc.aio.Server | None = None
