@@ -41,6 +41,7 @@ class ThreadMutex:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        """Held by the thread that is inside."""
 
     async def __aenter__(self) -> None:
         self._lock.acquire()
@@ -56,6 +57,7 @@ class BlockingPauses:
 
     def __init__(self, config: ClientConfig, deadline: float) -> None:
         self._next_s = config.backoff_min_s
+        """The longest that the next pause may be; doubled by each, up to `_max_s`."""
         self._max_s = config.backoff_max_s
         self._deadline = deadline
 

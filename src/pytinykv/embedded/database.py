@@ -69,10 +69,14 @@ class _Answer:
 
     def __init__(self, on_done: Callable[[], None] | None = None) -> None:
         self.error: Exception | None = None
+        """Why the command was not executed; set with `is_there`, if at all."""
         self.result: Result | None = None
+        """What it came to, refusals of keys included; set with `is_there`, if at all."""
         self.is_there = False
+        """Set once: the fields above do not change any more."""
         self.on_done = on_done
         self.done = threading.Lock()
+        """Held from the start; released once, when it is there."""
         self.done.acquire()
 
     def __call__(self, error: Exception | None, result: Result | None) -> None:
@@ -139,6 +143,7 @@ class Database:
         self.closed = False
         """Set once, by `begin_close`."""
         self._closing = threading.Lock()
+        """Held by the thread that closes; a second one waits for it."""
         self.extend_bound()
 
     # --- when it may be used ------------------------------------------------------------------------------------

@@ -41,10 +41,13 @@ class Entry(Generic[_T]):
         self.on_done: Final = on_done
         """Called when it is finished, in the leader's thread; None: a thread waits on `done`."""
         self.value: _T | None = None
+        """What `work` has returned; set by the leader before it is finished."""
         self.error: BaseException | None = None
+        """Why it failed, alone or with its group; set by the leader before it is finished."""
         self.is_taken = False
         """Whether a leader has it. Moved under the mutex."""
         self.is_finished = False
+        """Set once, by `finish`."""
         self.leads = False
         """Whether its thread has been told to lead. Moved under the mutex."""
         self.done = threading.Lock()

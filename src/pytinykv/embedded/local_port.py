@@ -97,6 +97,7 @@ class LocalDeadlocks:
         self._monotonic = monotonic
         self.detector: Final = DeadlockDetector(lifetime_s=float("inf"))
         self._executor: Executor | None = None
+        """Hears of deadlocks. None until `attach`, before which nothing can wait."""
 
     def attach(self, executor: Executor) -> None:
         """Name the executor; called once, before any wait."""

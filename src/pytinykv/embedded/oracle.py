@@ -75,6 +75,7 @@ class Oracle:
         """`bound` is the durable bound that the last run has left, 0 for a new database."""
         self._wall_ms = wall_ms
         self._mutex = threading.Lock()
+        """Guards the fields below."""
         self._last = max(bound, wall_ms() << LOGICAL_BITS)
         """The greatest that was given for a beginning, or that is visible."""
         self.visible_ts = self._last

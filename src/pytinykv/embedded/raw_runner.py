@@ -84,6 +84,7 @@ class Pending:
         self._has_ranges = False
         """Whether a range is among them."""
         self._is_empty = threading.Event()
+        """Set while nothing is pending; moved with `_keys` and `_has_ranges`."""
         self._is_empty.set()
 
     def add(self, keys: Iterable[bytes] | None) -> None:

@@ -39,7 +39,10 @@ class Dependents:
 
     def __init__(self) -> None:
         self._references: list[weakref.ref[Closable]] = []
+        """In the order in which they were added; some may be dead."""
         self._limit = 64
+        """At so many references the dead ones are dropped; then twice what was left, so that adding costs constant
+        time."""
 
     def add(self, dependent: Closable) -> None:
         self._references.append(weakref.ref(dependent))

@@ -94,6 +94,7 @@ class RocksEngine:
         self._database = database
         """None once closed."""
         self._database_write = database.write
+        """Looked up once; raises `EngineClosedError` once closed."""
         self._database_flush_wal = database.flush_wal
         """As `_database_write`, looked up once; both raise `EngineClosedError` once closed."""
         columns = {cf: database.get_column_family(cf.value) for cf in ColumnFamily}

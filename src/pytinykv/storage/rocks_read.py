@@ -62,13 +62,16 @@ class RocksCursor:
 
     def __init__(self, raw: Any, start: bytes, end: bytes | None, root: Path, shared: _Shared | None = None) -> None:
         self.key: bytes | None = None
+        """Where it stands; None where there is no pair, and before the first seek."""
         self._raw = raw
+        """RocksDB's iterator; replaced by one that raises once closed."""
         self._start = start
         self._end = end
         """Exclusive; also keeps the bound alive that an own iterator was given: trap 3."""
         self._bound = None if shared is None else end
         """The end, if the iterator does not know it."""
         self._shared = shared
+        """What tells who moved the iterator last, if it is not its own; None once closed."""
         self._root = root
 
     def value(self) -> bytes:
@@ -237,6 +240,7 @@ class RocksSnapshot:
 
     def __init__(self, columns: ByFamily[Any], gets: ByFamily[Any], root: Path) -> None:
         self._columns = columns
+        """The engine's column families; `CLOSED` once the snapshot is closed."""
         self._gets = gets
         """The engine's own tables; `CLOSED` once the snapshot is closed."""
         self._pinned: _Pinned | None = None

@@ -71,7 +71,10 @@ class VersionedMap:
     def __init__(self, pins: Pins) -> None:
         self._pins = pins
         self.pairs: SortedDict[bytes, bytes | _Versions] = SortedDict()
+        """A plain value, or versions where a pinned snapshot may need older ones; then the last is the newest, and may
+        be None."""
         self.shape = 0
+        """Changes whenever a key enters or leaves `pairs`."""
         self.used_bytes = 0
         """Bytes of the keys and values of the newest state."""
 

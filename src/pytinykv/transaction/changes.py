@@ -41,8 +41,11 @@ class TxnChanges:
     def __init__(self, manager: ConcurrencyManager) -> None:
         self.manager: Final = manager
         self.changes: list[Change] = []
+        """For the engine, in the order in which they have to be applied. Only grows, as the lists below."""
         self.released: list[ReleasedLock] = []
+        """Locks that end with these changes: their waiters are told once they are applied."""
         self.new_locks: list[LockInfo] = []
+        """Locks that begin with these changes, for waiters that stand behind the old ones."""
         self.memory_locks: list[bytes] = []
         """User's keys that this command has locked in the manager."""
 

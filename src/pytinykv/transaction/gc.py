@@ -80,7 +80,9 @@ class _Collector:
 
     def __init__(self, command: Gc) -> None:
         self.changes: list[Change] = []
+        """What the current slice deletes; `take` empties it."""
         self._deleted = 0
+        """Versions that the current slice deletes; `take` sets it to 0."""
         self._from = inverted(command.safe_point)
         """Inverted timestamps from here on are at or below the safe point."""
         self._key = b""

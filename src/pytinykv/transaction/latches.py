@@ -29,6 +29,7 @@ class Latch:
         self._missing = 0
         """How many of the keys others hold or have a claim to that is older."""
         self.is_released = False
+        """Set once, by `Latches.release`; it holds nothing any more."""
 
     @property
     def is_held(self) -> bool:

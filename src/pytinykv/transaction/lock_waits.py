@@ -68,6 +68,7 @@ class Waiter:
         """Monotonic."""
         self.on_end: Final = on_end
         self.is_over = False
+        """Set once, before `on_end` is called; heaps may hold it a while longer."""
 
 
 _Place = tuple[Timestamp, int]
@@ -85,7 +86,9 @@ class LockWaits:
         self._wake_ups: dict[bytes, float] = {}
         """By key, when the next in line is to be woken."""
         self._count = 0
+        """Waiters that are not over."""
         self._numbers = 0
+        """The number of the latest waiter. Only grows."""
 
     def __len__(self) -> int:
         """Return how many wait."""

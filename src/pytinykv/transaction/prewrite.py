@@ -105,6 +105,7 @@ class _Prewriter:
         self._changes = TxnChanges(manager)
         self._is_pessimistic = command.for_update_ts != 0
         self._prepared: list[_Prepared] = []
+        """Keys that passed all checks, with the locks they get. Nothing is written before all have."""
         self._min_commit_ts = NO_TS
         """The largest of all keys, as long as the transaction chooses its own commit timestamp."""
         self._is_two_phase = command.secondaries is None and not command.try_one_pc
