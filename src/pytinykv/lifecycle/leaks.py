@@ -74,11 +74,17 @@ class _Origins:
 
     def __init__(self) -> None:
         self.installed = False
+        """Set once, by `install`."""
         self.tasks: Final[weakref.WeakKeyDictionary[asyncio.Task[Any], Sites]] = weakref.WeakKeyDictionary()
+        """By task, as long as it lives, the lines that started it."""
         self.threads: Final[weakref.WeakKeyDictionary[threading.Thread, Sites]] = weakref.WeakKeyDictionary()
+        """By thread, as long as it lives, the lines that started it."""
         self.files: Final[collections.OrderedDict[str, Sites]] = collections.OrderedDict()
+        """By path, the lines that opened it last; the oldest are dropped past `_OPENED_KEPT`."""
         self.sockets: Final = collections.deque[Sites](maxlen=16)
+        """The lines that opened the latest sockets, newest last."""
         self.programs: Final = collections.deque[tuple[str, Sites]](maxlen=64)
+        """The latest programs that were started, and the lines that did, newest last."""
         self.orphaned_tasks: Final[list[Leak]] = []
         """Tasks that were still running when their Runner was closed."""
 

@@ -76,6 +76,7 @@ class Scope(Member):
         self._bad_reports: Final[list[StopReport]] = []
         """Reports of children that were stopped on their own and left something behind."""
         self._failure_callbacks: Final[list[FailureCallback]] = []
+        """Asked when background work fails; a scope that has none leaves it to its parent. Only grows."""
         self._before: Final[Census | None] = take_census() if parent is None else None
         """Of a root scope: what the process had when it was made."""
         self.wait_clock: WaitClock | None = None

@@ -39,8 +39,11 @@ class StopSequence:
         """Moved to now when the stop itself is cancelled."""
         self._explain: Final = explain
         self.results: Final[list[StageResult]] = []
+        """How each stage and member ended, in the order in which they did."""
         self.leaks: Final[list[Leak]] = []
+        """What was told to end and did not, or was given up."""
         self.child_reports: Final[list[StopReport]] = []
+        """Of child scopes that have stopped, in the order of their stops."""
         self.graph: WaitGraph | None = None
         """What waited for what when a step of this scope first overran; None when none did."""
         self.step_task: asyncio.Task[Any] | None = None

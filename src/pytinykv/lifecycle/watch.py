@@ -67,6 +67,7 @@ class Watch:
         self._loop_thread: Final = threading.current_thread()
         """The thread whose stack is logged when the loop is blocked."""
         self._scope: Scope | None = None
+        """The root whose work is explained; None until `attach`, and never another one."""
         self.clock: Final = WaitClock()
         """Since when each task and thread has waited."""
         self._growth: Final = growth or GrowthWatch()

@@ -56,6 +56,7 @@ class Watchdog:
         self._is_armed = self._is_over = False
         """Whether time runs, and whether the thread is to end."""
         self._first_signal_at: float | None = None
+        """When the first of the signals came (monotonic); None before. A later one counts as a repetition."""
         self._expires_at: float | None = None
         """When the process is ended; None until the thread has seen that it is armed. Only ever brought forward."""
         self._why = f"not stopped after {limit_s} s"

@@ -68,6 +68,7 @@ class Wiring:
         self.components: Final[dict[str, tuple[str, ...]]] = {}
         """In the order in which they stop; each with the patterns of the names of its tasks and threads."""
         self.links: Final[list[Link]] = []
+        """In the order in which they were declared. Only grows."""
 
     def component(self, name: str, *, runs: Sequence[str] = ()) -> None:
         """Add a component, after those that stop before it; `runs` are its tasks and threads, with `*` as in file names."""

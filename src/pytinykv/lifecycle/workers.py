@@ -58,6 +58,7 @@ class ThreadWorker:
         self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = queue.SimpleQueue()
         """Work and what to call with its result; None ends the thread."""
         self._is_stopped = False
+        """Set by the stop, and never unset: what is still in the queue is not done."""
         self._began_at: float | None = None
         """When the piece of work under way began."""
         scope.start_thread(name, self._run, wake=self._stop)

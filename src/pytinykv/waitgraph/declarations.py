@@ -103,7 +103,9 @@ class waiting_for:  # noqa: N801 - reads as what it does, like contextlib's
     def __init__(self, what: str, *, woken_by: Sequence[Waker] = ()) -> None:
         self.declaration: Final = Declaration(what, tuple(woken_by), call_site())
         self.task: asyncio.Task[Any] | None = None
+        """The task that is inside of the block; None outside, and in a thread without a running loop."""
         self.thread = 0
+        """The thread that is, or was last, inside; 0 before."""
 
     def __enter__(self) -> Self:
         try:

@@ -66,6 +66,7 @@ class _Draft:
         self._numbers: Final[dict[NodeKind, int]] = {}
         """How many resources there are of each kind."""
         self._edges: Final[list[Edge]] = []
+        """In the order in which they were found. Only grows."""
         self._extra: Final[dict[str, GraphNode]] = {}
         """Wakers that are no runners, by the ids of their nodes."""
         self._waiting: Final[dict[int, set[str]]] = {}

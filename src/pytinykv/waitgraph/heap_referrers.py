@@ -164,6 +164,7 @@ class _Heap:
 
     def __init__(self, resources: Sequence[object]) -> None:
         self._found: Final[dict[int, list[Any]]] = {}
+        """By the id of an object that was asked about, what refers to it."""
         around = self._walk(resources)
         indirect = self._walk([one for one in around if type(one) in (CellType, *_COLLECTIONS)])
         self._walk([one for one in indirect if type(one) in (tuple, dict)])

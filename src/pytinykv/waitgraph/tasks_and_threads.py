@@ -38,7 +38,9 @@ class Runner:
         self.name: Final = name
         self.subject: Final = subject
         self.started_at: CallSite | None = None
+        """The line that started it, if a label tells."""
         self.age_s: float | None = None
+        """How long ago that was, if a label tells."""
         self.steps: tuple[Step, ...] = ()
         """Its stack, outermost first."""
         self.place: Final = place_of(subject)
@@ -68,6 +70,7 @@ class Runners:
 
     def __init__(self, program: Program) -> None:
         self.all: Final[dict[str, Runner]] = {}
+        """In the order in which the text shows them. Only grows."""
         self.notes: Final[list[str]] = []
         """What could not be looked at, and why."""
         self.turned_by: Final[dict[str, tuple[str, str]]] = {}

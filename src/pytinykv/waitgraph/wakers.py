@@ -66,9 +66,13 @@ class Reach:
 
     def __init__(self, runners: Sequence[tuple[str, Sequence[Step]]]) -> None:
         self._places: Final[dict[int, dict[tuple[str, int, str], Place]]] = {}
+        """By the id of an object, where it was found: by runner, step and way, so that each is there once."""
         self._owners: Final[dict[int, dict[tuple[int, str], tuple[object, str]]]] = {}
+        """By the id of an object, the objects that have it as an attribute, and the attribute's name."""
         self._kept: Final[list[object]] = []
+        """Everything whose id is a key above: it must not be freed, or another object may get its id."""
         self._inside: Final[dict[CodeType, set[str]]] = {}
+        """By a piece of code, the runners that are inside of it now."""
         own = [
             (runner, step)
             for runner, steps in runners
