@@ -17,6 +17,7 @@ class SimClock:
     def __init__(self, loop: SimLoop, *, offset_s: float = 0.0, rate: float = 1.0) -> None:
         self._loop = loop
         self._rate = rate
+        """Seconds that pass here in one of virtual time, since `_base`; moved by `set_rate` only."""
         self._started = loop.time()
         """World time at which the rate was set last."""
         self._base = offset_s + self._started

@@ -82,6 +82,7 @@ class End:
     def __init__(self, process: Process, on_frame: Callable[[Frame], None], on_closed: Callable[[str], None]) -> None:
         self.process = process
         self.is_open = True
+        """Unset once, when the break has arrived here; nothing is delivered any more."""
         self._on_frame = on_frame
         self._on_closed = on_closed
 

@@ -166,6 +166,7 @@ class SimDisk:
         self.power_cut: Callable[[], None] | None = None
         """What kills the process between two of its steps on the disk, and how many it still does before."""
         self.steps_left = 0
+        """Steps that are still done before the power cut; counts only while `power_cut` is set."""
         self.cuts_within_turns = False
         """Whether only steps count that follow another one at the same moment: a cut then comes in the middle of a turn."""
         self._last_step_at = -1.0
@@ -278,6 +279,7 @@ class SimWorker(Member):
         self._busy = False
         """Whether a piece of work is between its begin and its end."""
         self._stopped = False
+        """Set by its stop or the process's end: what waits is not done."""
         self._timer: Any = None
         """Fires at the end of the work that has begun."""
         process.on_death.append(self.stop)  # what it would have done may hold files, which a dead process has no more

@@ -67,6 +67,7 @@ class SimLoop(base_events.BaseEventLoop):
         self._tasks: list[tuple[Owner | None, asyncio.Task[Any]]] = []
         """Tasks with the process they belong to; finished ones are taken out when there are more than `_tasks_limit`."""
         self._tasks_limit = _TASKS_BEFORE_PRUNING
+        """At so many tasks those that have ended are dropped; twice what was left at the last time."""
         self._held: list[asyncio.Handle] = []
         """What would be runnable if its process were not stalled."""
         self.gates = 0

@@ -86,6 +86,7 @@ class Network:
         self._connections: dict[int, NetworkConnection] = {}
         """Open connections by number."""
         self._connections_made = 0
+        """The number of the latest connection. Only grows, so that each has its own."""
         self._no_process = Context()
         """The context of the network's own timers: they outlive the process that sent."""
         self.counters: dict[str, int] = {}

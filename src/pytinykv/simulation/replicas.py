@@ -63,6 +63,7 @@ class ReplicaObserver:
 
     def __init__(self) -> None:
         self._disks: weakref.WeakKeyDictionary[SimEngine, _Disk] = weakref.WeakKeyDictionary()
+        """What is known of each engine that was written to, for as long as it is open."""
         self._held: dict[tuple[int, int], tuple[int, str]] = {}
         """(region, applied index) -> the sum of its data then, and the host where it was seen first."""
         self._newest: dict[int, Region] = {}

@@ -36,6 +36,7 @@ class _CancelledAt:
     def __init__(self, coroutine: Coroutine[Any, Any, T], number: int) -> None:
         self._coroutine = coroutine
         self._left = number
+        """Waits before the cancellation; 0 or less once it was ordered."""
 
     def __await__(self) -> Generator[Any, Any, Any]:
         steps = self._coroutine.__await__()

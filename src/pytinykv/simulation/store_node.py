@@ -47,6 +47,7 @@ class StoreNode(Node):
         super().__init__(world, host)
         self.config = replace(config, inline_sync_s=0)  # a virtual disk's syncs take their time in its worker
         self.address = f"{host}:{FIRST_PORT}"
+        """Where it serves clients; `move` gives it another port."""
         self._program: StoreProgram | None = None
         """That of the newest incarnation."""
         self._serving = False

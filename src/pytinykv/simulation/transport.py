@@ -118,6 +118,7 @@ class _Transfer:
         self._receiver: Process | None = None
         """The process that takes the snapshot, once it does."""
         self._sink: SnapshotReceiver | None = None
+        """The receiver's side; None until the header has arrived and was accepted."""
         self._told = False
         """Whether the sender has been told, or will be."""
 

@@ -85,6 +85,7 @@ class _Watch:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._stop = asyncio.Event()
+        """Set at the end of the story: the writer ends after its current write."""
 
     async def __aenter__(self) -> None:
         cluster = self._cluster
