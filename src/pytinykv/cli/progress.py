@@ -44,7 +44,9 @@ class Progress:
         self._now = now
         self._started = now()
         self._next = self._started + SILENT_S
+        """When the line is drawn again, at the earliest (monotonic)."""
         self._is_on_screen = False
+        """Whether a line stands there that has to be wiped."""
         self._total = total
         self._before = before
 

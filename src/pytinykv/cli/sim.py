@@ -212,8 +212,11 @@ class _Run:
         self._progress = _Progress()
         self._is_verbose = "--verbose" in extra
         self._failures = 0
+        """Histories that failed. Only grows."""
         self._failed = asyncio.Event()
+        """Set with the first failure, for `--until-failure`."""
         self.status = INTERRUPTED
+        """The exit status; INTERRUPTED until the run has come to its end."""
 
     async def main(self, scope: Scope) -> int:
         from rich.console import Console

@@ -75,7 +75,9 @@ class EtcdTarget:
         self._scope = scope
         self._directory = directory
         self._channel: RpcChannel
+        """To the leader; from `start` on."""
         self._processes: Processes
+        """The pids, by role; from `start` on."""
         self._is_filled = False
         """Whether the counters are there."""
 

@@ -79,6 +79,7 @@ class LargeRowFigures:
 
     def __init__(self) -> None:
         self.reads: list[ReadFigures] = []
+        """One for each kind of read, in the order they were made. Only grows."""
 
     def problems(self) -> list[str]:
         """Return what is not as it should be, one line each."""
@@ -188,6 +189,7 @@ class LargeReads:
         self._keys = [_large_key(number) for number in range(rows)]
         self._context = kvrpcpb_pb2.Context()
         self._address = ""
+        """Of the store that leads the region of the rows; empty until `fill` has looked it up."""
 
     async def find_leader(self) -> None:
         """Find where calls go that are not made by our client."""

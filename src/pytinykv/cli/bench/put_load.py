@@ -63,11 +63,15 @@ class PutLoad:
         self._value: Final = value
         self._numbers: Final = iter(range(count)) if count is not None else iter(_naturals())
         self._ending = False
+        """Set by `end`, and never unset: no worker begins another put."""
         self._waiting: Final[dict[int, float]] = {}
         """Since when each worker's put is under way."""
         self._windows: Final[list[Window]] = []
+        """Those that count now: the one of the whole load, once it has started, and one for each open block of
+        `window`."""
         self._in_flight: Final = in_flight
         self._workers: list[OwnedTask[None]] = []
+        """Made by `start`; each ends by itself once `_ending` is set."""
         self.total: Final = Window(time.perf_counter())
         """From the start to the end."""
 

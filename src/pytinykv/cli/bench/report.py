@@ -59,11 +59,15 @@ class Results:
 
     def __init__(self) -> None:
         self.cells: dict[tuple[OperationKind, int, str], Cell] = {}
+        """By kind of operation, how many in flight, and target. Repeated measurements join their cell."""
         self.facts: dict[str, float] = {}
         """Single figures, with their unit in the name."""
         self.stops: StopFigures | None = None
+        """None unless stops were measured; so the two below."""
         self.large_rows: LargeRowFigures | None = None
+        """None unless reads of large rows were measured."""
         self.regions: RegionFigures | None = None
+        """None unless a cluster with many regions was measured."""
 
     def add(self, measured: Round) -> None:
         workload = measured.workload

@@ -75,14 +75,20 @@ class Ledger:
         self._acknowledged: Final = [[0] * keys for _ in range(writers)]
         self._keys: Final = keys
         self._doubtful: Final[set[tuple[int, int]]] = set()
+        """Writer and slot of puts that may still happen; their keys get no further put. Only grows."""
         self.acknowledged = 0
-        self.undetermined = 0
+        """How many puts were acknowledged, over all keys."""
         self.refused = 0
         """Puts that failed and surely were not executed."""
         self.stale_reads = 0
         """Reads that found less than what was acknowledged before they began."""
         self.lost: Final[set[bytes]] = set()
         """Keys that do not hold what was acknowledged."""
+
+    @property
+    def undetermined(self) -> int:
+        """Puts that ended without an answer that tells."""
+        return len(self._doubtful)
 
     def slots(self, writer: int) -> Iterator[int]:
         """Yield a writer's places for ever, round and round, without those whose key is in doubt."""
@@ -98,7 +104,6 @@ class Ledger:
     def doubt(self, writer: int, slot: int) -> None:
         """Note that a put may have happened, or may still happen."""
         self._doubtful.add((writer, slot))
-        self.undetermined += 1
 
     def pick(self, rng: random.Random) -> tuple[bytes, int]:
         """Return some key, and the put that it has to hold at least."""

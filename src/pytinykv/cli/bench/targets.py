@@ -27,6 +27,7 @@ class PytinykvTarget:
         self._client: Final = client
         self._cluster: Final = cluster
         self._prepared: Final[dict[OperationKind, Call]] = {}
+        """By kind of transactional operation, the call that runs one; made when it is first asked for."""
 
     async def prepare(self, operation: OperationKind, keys: int) -> Call | None:
         if operation not in self._prepared:

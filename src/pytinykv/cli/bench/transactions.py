@@ -78,7 +78,9 @@ class _SnapshotGets:
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
         self._snapshot = client.snapshot()
+        """What gets read now; replaced when `_left` is used up. The first one begins with its first get."""
         self._left = 0
+        """Gets before the next snapshot is taken."""
 
     async def get(self, key: bytes) -> bytes | None:
         if self._left == 0:

@@ -83,6 +83,7 @@ class Latencies:
 
     def __init__(self) -> None:
         self._counts: Final = Counter[int]()
+        """How many operations took so many steps of the resolution. Only grows."""
 
     def add(self, seconds: float) -> None:
         self._counts[round(seconds * _STEPS_PER_S)] += 1

@@ -152,6 +152,7 @@ class ExportWriter:
         self.transaction_rows = 0
         """Rows in the file."""
         self.raw_rows = 0
+        """As `transaction_rows`, of the raw column families. Both only grow."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -236,7 +237,9 @@ class Surveyor:
         self._end: End | None = None
         """The last one."""
         self._spans: dict[str | None, tuple[bytes, bytes]] = {}
+        """By column family (None: transactions), the first and the last key seen so far."""
         self._row_blocks = 0
+        """Blocks of rows seen so far."""
         self._rows = [0, 0]
         """Of transactions and raw ones, to be compared with what the end says."""
 

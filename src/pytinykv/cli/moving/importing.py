@@ -59,7 +59,9 @@ class Counts:
 
     def __init__(self) -> None:
         self.transaction_rows = 0
+        """Rows that were written as transactions. Only grows, as those below."""
         self.raw_rows = 0
+        """Rows that were written into the raw column families."""
         self.expired = 0
         """Raw rows whose time was over; not in `raw_rows`."""
 

@@ -52,6 +52,7 @@ class ServerProcess:
         self.died: str = ""
         """How it ended, if it did before it was told to."""
         self.ended_at: float | None = None
+        """When it was seen to end (monotonic); None while it runs."""
         self.stopped_in_s: float | None = None
         """How long it took from being told; None if it was not told, or has not ended."""
 
@@ -99,9 +100,12 @@ class LocalCluster:
         self._home: Final = home
         self._config: Final = config
         self._thresholds: Final = dict(thresholds or {})
+        """Settings that all programs get as flags; `start` adds one replica for each store if there are few."""
         self._program: Final = program
         self._stopping = False
+        """Set when the stop begins, and never unset: a program that ends now has not crashed."""
         self.processes: Final[list[ServerProcess]] = []
+        """The scheduler, then the stores by number. A program that is started again takes the place of the old one."""
         self.on_death: Callable[[ServerProcess], object] = lambda _: None
         """Called when a process ends before it was told to."""
         scope.on_stop("stop the stores", self._stop_stores, STOP_S + 2)

@@ -113,10 +113,13 @@ class Playground:
         self._config: Final = config
         self._thresholds: Final = thresholds
         self._home: Home | None = None
+        """None until the data directory is held."""
         self._cluster: LocalCluster | None = None
+        """None until its programs are being started; there is none without `_home`."""
         self._inherited: Final = frozenset(child_pids())
         """Children that are none of ours: of a shell that has replaced itself by this program."""
         self._status = 0
+        """The exit status that the stop's report asks for; 0 until the report says otherwise."""
         self._refused = ""
         """Why it could not start or go on, if so."""
 

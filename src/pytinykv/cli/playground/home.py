@@ -43,6 +43,7 @@ class Home:
         self.path: Final = path
         self.is_temporary: Final = is_temporary
         self._lock: int | None = lock
+        """The descriptor that holds the directory; None once closed."""
 
     @classmethod
     def open(cls, path: Path | None) -> Home:

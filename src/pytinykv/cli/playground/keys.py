@@ -44,6 +44,7 @@ class Keys:
         self._on_change: Final = on_change
         self._stop: Final = stop
         self._index = 0
+        """Of the store that is chosen, among `cluster.stores`. Moved by the digits and arrows."""
         self._coming: Final[set[str]] = set()
         """Names of stores that are being brought back."""
         self.message = ""

@@ -92,7 +92,9 @@ class Observer:
     def __init__(self, cluster: LocalCluster, scope: Scope) -> None:
         self._cluster: Final = cluster
         self._facts: Final[dict[str, StoreFacts]] = {}
+        """By the store's name, the newest page that could be read; it stays when the store no longer answers."""
         self._answers: Final[dict[str, bool]] = {}
+        """By the store's name, whether its latest page could be read; no entry before the first attempt."""
         self.scheduler: SchedulerFacts = SchedulerFacts()
         """What the scheduler told last."""
         self._first: Final = asyncio.Event()

@@ -49,7 +49,9 @@ class Picture:
         self._observer = observer
         self._console = console
         self._seen: tuple[float, int] = (time.monotonic(), 0)
+        """When the rate was computed last (monotonic), and how many writes there were then."""
         self._rate = 0.0
+        """Writes per second between the last two looks; 0 before the second."""
 
     def draw(self) -> RenderableType:
         """Return the picture; it fits into the terminal as it is at the moment."""
