@@ -12,16 +12,20 @@ from pytinykv.client.grpc_connector import GrpcConnector
 from pytinykv.client.raw import AsyncRawClient, AsyncScan
 from pytinykv.client.txn.snapshot import AsyncSnapshot
 from pytinykv.client.txn.transaction import AsyncTransaction
+from pytinykv.embedded.async_database import AsyncDatabase
+from pytinykv.embedded.async_database import open_async as open  # noqa: A004 - as `pytinykv.open`
 from pytinykv.lifecycle import Scope
 
 __all__ = [
     "AsyncClient",
+    "AsyncDatabase",
     "AsyncRawClient",
     "AsyncScan",
     "AsyncSnapshot",
     "AsyncTransaction",
     "ClientConfig",
     "connect",
+    "open",
 ]
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Iterable
 from functools import partial
 from random import Random
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self
 
 from pytinykv.client.arguments import checked_timeout
+from pytinykv.client.async_base import AsyncBase
 from pytinykv.client.batches import run_batch
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import ClientClosedError
@@ -21,15 +20,11 @@ from pytinykv.client.raw import AsyncRawClient
 from pytinykv.client.txn.cluster_backend import ClusterBackend
 from pytinykv.client.txn.inspection import Inspector
 from pytinykv.client.txn.manager import TransactionManager
-from pytinykv.client.txn.snapshot import AsyncSnapshot
-from pytinykv.client.txn.transaction import AsyncTransaction
 from pytinykv.lifecycle import STOP_DEADLINE_S, Scope, StopReport
 from pytinykv.wire import Connector
 
-_T = TypeVar("_T")
 
-
-class AsyncClient:
+class AsyncClient(AsyncBase):
     """A client of one cluster, for one event loop.
 
         async with AsyncClient("127.0.0.1:2379", connector=…, rng=…, scope=…) as db:
@@ -68,8 +63,7 @@ class AsyncClient:
         self._background = backend.background
         self.inspector = Inspector(self._executor, self.scheduler, backend.resolver)
         """For tools."""
-        self.transactions = TransactionManager(backend)
-        """Makes transactions and snapshots; for `transaction`, `snapshot` and `run`, also of the synchronous face."""
+        self._transactions = TransactionManager(backend)
         self._closed = False
         """Set when the close begins, by `close` or the scope's stop; never unset."""
         scope.on_stop("end transactions", self._end_transactions, self._config.close_transactions_s + 0.5)
@@ -85,31 +79,10 @@ class AsyncClient:
         """Raw operations: keys, batches of keys and ranges, without transactions."""
         return self._raw
 
-    def transaction(self, *, pessimistic: bool = False, timeout: float | None = None) -> AsyncTransaction:
-        """Return a transaction, to be entered (`async with`) or awaited. See `AsyncTransaction`.
-
-        `timeout` in seconds holds for each of its calls; None means the client's default.
-        """
-        return self.transactions.transaction(pessimistic=pessimistic, timeout=timeout)
-
-    def snapshot(self, ts: int | None = None, *, timeout: float | None = None) -> AsyncSnapshot:
-        """Return a snapshot of now, or as of the timestamp `ts`, to be entered (`async with`) or awaited."""
-        return self.transactions.snapshot(ts, timeout)
-
-    async def run(
-        self,
-        function: Callable[[AsyncTransaction], Awaitable[_T]],
-        *,
-        pessimistic: bool = False,
-        timeout: float | None = None,
-    ) -> _T:
-        """Return the result of `await function(txn)`, committed.
-
-        On a conflict (any retryable `TransactionError`) the function runs again in a new transaction, after a pause, until
-        `timeout` seconds have passed; then the last error is raised. So it may run several times: what it does besides
-        must bear that. An exception of its own rolls back and comes through. `UndeterminedError` is never repeated.
-        """
-        return await self.transactions.run(function, pessimistic=pessimistic, timeout=timeout)
+    @property
+    def transactions(self) -> TransactionManager:
+        """Makes transactions and snapshots."""
+        return self._transactions
 
     async def timestamp(self, *, timeout: float | None = None) -> int:
         """Return a timestamp of the cluster (milliseconds since 1970 << 18 | counter), greater than all given out before.
@@ -117,11 +90,6 @@ class AsyncClient:
         Raises `SchedulerUnavailableError` after `timeout` seconds.
         """
         return await self.scheduler.timestamp(checked_timeout(timeout))
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
 
     @property
     def cluster_id(self) -> int:
@@ -163,22 +131,3 @@ class AsyncClient:
         self._closed = True
         self._executor.close()
         self.scheduler.close()
-
-    async def __aenter__(self) -> Self:
-        try:
-            return await self.open()
-        except BaseException:
-            await self.close()
-            raise
-
-    def __await__(self) -> Generator[Any, None, Self]:
-        return self.__aenter__().__await__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    def __del__(self, warn: Any = warnings.warn) -> None:
-        if not getattr(self, "_closed", True):
-            warn(f"{self!r} was never closed; use `async with`, or await its close()", ResourceWarning, source=self)

@@ -10,12 +10,14 @@ import random
 import threading
 import time
 from collections.abc import Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, TypeVar
 
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import InvalidArgumentError
 from pytinykv.client.scan_request import ScanRequest
+from pytinykv.client.txn.backend import Pauses
 from pytinykv.client.txn.records import BufferedWrite, SnapshotView, Txn
 from pytinykv.embedded.database import Database
 from pytinykv.embedded.oracle import LocalTxn, OpenView
@@ -66,9 +68,13 @@ class BlockingPauses:
 
     def pause_now(self) -> None:
         """Block for the next pause."""
+        time.sleep(self.next_s())
+
+    def next_s(self) -> float:
+        """Return how long the next pause is, never past the deadline."""
         pause_s = self._next_s * (0.5 + 0.5 * random.random())
         self._next_s = min(2 * self._next_s, self._max_s)
-        time.sleep(max(0.0, min(pause_s, self._deadline - time.monotonic())))
+        return max(0.0, min(pause_s, self._deadline - time.monotonic()))
 
 
 class LocalBackend:
@@ -78,17 +84,21 @@ class LocalBackend:
         self.config = config
         self.database = database
 
-    def deadline(self, timeout_s: float | None) -> float:
+    def check(self) -> None:
+        """Raise where the database can't be used."""
         self.database.check()
+
+    def deadline(self, timeout_s: float | None) -> float:
+        self.check()
         return time.monotonic() + (self.config.timeout_s if timeout_s is None else timeout_s)
 
     def is_over(self, deadline: float) -> bool:
         return time.monotonic() >= deadline
 
-    def pauses(self, deadline: float) -> BlockingPauses:
+    def pauses(self, deadline: float) -> Pauses:
         return BlockingPauses(self.config, deadline)
 
-    def mutex(self) -> ThreadMutex:
+    def mutex(self) -> AbstractAsyncContextManager[None]:
         return ThreadMutex()
 
     # --- beginning ----------------------------------------------------------------------------------------------
@@ -127,7 +137,7 @@ class LocalBackend:
         return view if isinstance(view, OpenView) else self.database.oracle.view_of(view.ts)
 
     def pages(self, view: SnapshotView, scan: ScanRequest) -> LocalPages:
-        return LocalPages(self.database.reads, view, scan, check=self.database.check)
+        return LocalPages(self.database.reads, view, scan, check=self.check)
 
     # --- writing ------------------------------------------------------------------------------------------------
 

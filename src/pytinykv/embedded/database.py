@@ -57,6 +57,9 @@ BOUND_KEY: Final = b"\x01timestamps"
 GRACE_S: Final = 5.0
 """How long a caller waits past its deadline for an answer that is due."""
 CLOSE_S: Final = 5.0
+LOCKED_PAUSE_S: Final = 0.002
+"""First pause of a commit that has met a pessimistic lock, before it looks again. It holds no lock then."""
+LOCKED_PAUSE_S_MAX: Final = 0.05
 _LOCK_TTL_MS: Final = 1 << 40
 """Locks end with their transaction, not by time."""
 _OPS: Final = {op.value: op for op in MutationOp}
@@ -254,9 +257,19 @@ class Database:
 
     def commit(self, txn: LocalTxn, writes: Sequence[BufferedWrite], deadline: float) -> int:
         """See `TransactionBackend.commit`."""
-        self.check()
+        work = self.commit_work(txn, writes)
+        pause_s = LOCKED_PAUSE_S
         try:
-            return self.groups.run(self.commit_work(txn, writes), deadline)
+            while True:
+                self.check()
+                try:
+                    return self.groups.run(work, deadline)
+                except LockTimeoutError:
+                    left_s = deadline - self._monotonic()
+                    if left_s <= pause_s:
+                        raise
+                    time.sleep(pause_s)
+                    pause_s = min(2 * pause_s, LOCKED_PAUSE_S_MAX)
         finally:
             self.end_commit(txn)
 
@@ -322,14 +335,18 @@ class Database:
             answer = self.begin_lock(
                 txn, keys, deadline, for_update_ts=for_update_ts, must_not_exist=must_not_exist, read=read
             )
-            if not answer.done.acquire(timeout=max(0.0, deadline - self._monotonic()) + GRACE_S):
-                raise DeadlineExceededError("the keys could not be locked in time")
             try:
+                if not answer.done.acquire(timeout=max(0.0, deadline - self._monotonic()) + GRACE_S):
+                    raise DeadlineExceededError("the keys could not be locked in time")
                 return self.end_lock(txn, keys, for_update_ts, answer)
             except WriteConflictError as error:
                 if at_snapshot:
                     raise
-                self.wait_visible(error, deadline)
+                conflict = error
+            except BaseException:
+                self.give_up_lock(txn, keys, answer)
+                raise
+            self.wait_visible(conflict, deadline)
 
     def begin_lock(
         self,
@@ -374,6 +391,13 @@ class Database:
             txn.primary = keys[0]
         txn.add_locks(keys, for_update_ts)
         return {key: locked.value for key, locked in zip(keys, result.keys, strict=True)}
+
+    def give_up_lock(self, txn: LocalTxn, keys: Sequence[bytes], answer: _Answer) -> None:
+        """End a lock request whose caller does not wait any longer; what it has got is released."""
+        with self.writer:
+            self.executor.end_wait(answer)
+        if isinstance(answer.result, PessimisticLockResult):
+            self._unlock(txn, keys)
 
     def wait_visible(self, error: WriteConflictError, deadline: float) -> None:
         """Wait until the commit that was newer than a lock request can be seen. Raises `LockTimeoutError` if it is late."""

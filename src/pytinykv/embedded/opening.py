@@ -50,7 +50,7 @@ def open_database(
     Raises `InvalidArgumentError`; `DatabaseInUseError`, which names the process that has it open; `DatabaseMismatchError` for
     a directory with something else in it, or a newer format; `DatabaseCorruptError`; `DatabaseFullError`; `DatabaseError`.
     """
-    config = _checked(config, timeout)
+    config = checked_config(config, timeout)
     database = open_engine(path, durability=durability, history_s=history_s)
     try:
         background = Background(database, history_s=history_s)
@@ -61,7 +61,8 @@ def open_database(
     return Client(core, snapshots=LocalSnapshot, transactions=LocalTransaction)
 
 
-def _checked(config: ClientConfig | None, timeout: float | None) -> ClientConfig:
+def checked_config(config: ClientConfig | None, timeout: float | None) -> ClientConfig:
+    """Return the settings with this default deadline. Raises `InvalidArgumentError`."""
     config = config or ClientConfig()
     if (timeout := checked_timeout(timeout)) is not None:
         config = config.with_timeout(timeout)

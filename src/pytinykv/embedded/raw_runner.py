@@ -145,7 +145,7 @@ class RawRunner:
         self.database.check()
 
     def deadline(self, timeout_s: float | None) -> float:
-        self.database.check()
+        self.check()
         return time.monotonic() + (self.config.timeout_s if timeout_s is None else timeout_s)
 
     async def execute(self, command: Command[_T], deadline: float) -> _T:

@@ -311,6 +311,15 @@ class Executor:
         execution.evaluation = Evaluation(result=Failure((_cycle_error(cycle),)))
         self._finish(execution, None)
 
+    def end_wait(self, on_answer: OnAnswer) -> None:
+        """End the wait of the command with this `on_answer`, whose caller has given up: it is told a `WaitLostError`.
+
+        Does nothing for a command that does not wait.
+        """
+        for waiter, execution in list(self._waiting.items()):
+            if execution.on_answer is on_answer:
+                self.waits.end(waiter, WaitEnd.STOPPING)
+
     # --- what its owner tells -----------------------------------------------------------------------------------
 
     def next_due(self) -> float | None:
