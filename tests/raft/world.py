@@ -46,7 +46,9 @@ from pytinykv.raft import (
     TimeoutNow,
     VoteResponse,
     decode_conf_change,
+    leading,
 )
+from pytinykv.raft.roles import Leader
 
 LEASE_S = 0.8
 
@@ -296,8 +298,24 @@ class Judge:
             assert node is not None
             assert node.term >= self.seen_terms.get(peer.id, 0) or peer.restarts, "terms never fall"
             self.check_durable(peer, node)
+            self.check_shortcuts(peer, node)
             if node.is_leader:
                 self.check_leader(peer, node)
+
+    def check_shortcuts(self, peer: WorldPeer, node: RawNode) -> None:
+        """What is left out to save time changes nothing: `has_ready` is right, and a leader has committed all it can."""
+        core = node._core
+        log, role = core.log, core.role
+        soft_changed = (role.leader_id, role.kind) != (node._last_soft.leader_id, node._last_soft.role)
+        waits = bool(core.messages or core.read_states or core.dropped_reads or soft_changed)
+        if log.installing is None:
+            waits |= bool(log.handed < log.last_index or core.after_sync or log.has_committed())
+            waits |= log.pending_snapshot is not None or core.hard_state != node._last_hard
+            waits |= isinstance(role, Leader) and leading.has_due_messages(core, role)
+        assert node.has_ready() == waits, f"peer {peer.id} has work and does not know it, or the other way round"
+        if isinstance(role, Leader):
+            reached = core.conf.reached(lambda peer_id: role.progress[peer_id].match)
+            assert reached <= log.committed or not role.is_own_entry(reached), f"peer {peer.id} could commit {reached}"
 
     def check_durable(self, peer: WorldPeer, node: RawNode) -> None:
         durability = node._core.log.durability

@@ -143,12 +143,13 @@ def send_due(core: Core, role: Leader) -> None:
     if role.reads.has_waiting:
         role.reads.begin_round(core.log.committed)
         broadcast_heartbeats(core, role)
-    announced = _announced_commit(core, role)
+    announced, last = _announced_commit(core, role), core.log.last_index
     for peer_id, progress in role.progress.items():
         if peer_id == core.id:
             continue
-        while progress.is_due(core.log.last_index, announced):
-            if not _send_append(core, role, peer_id, progress):
+        while progress.is_due(last, announced):
+            # It had all there is, and the commit index: no need to ask whether another one is due.
+            if not _send_append(core, role, peer_id, progress) or progress.next > last:
                 break
 
 
@@ -259,7 +260,8 @@ def on_append_response(core: Core, role: Leader, progress: Progress, message: Ap
     _note_contact(progress, message.sent_at)
     if not progress.on_accepted(message.match):
         return
-    maybe_commit(core, role)
+    if message.match > core.log.committed:  # what is committed already commits nothing more
+        maybe_commit(core, role)
     if role.transfer is not None and role.transfer.transferee == message.sender:
         maybe_send_timeout_now(core, role)
 
@@ -337,8 +339,8 @@ def on_durable(core: Core, role: Leader) -> None:
 
 def maybe_commit(core: Core, role: Leader) -> bool:
     """Move the commit index to what a majority has on disk, if that is of this term; return whether it moved."""
-    progress, log = role.progress, core.log
-    reached = core.conf.reached(lambda peer_id: progress[peer_id].match)
+    progress, log, conf = role.progress, core.log, core.conf
+    reached = conf.reached_of([progress[peer_id].match for peer_id in conf.voters])
     if reached <= log.committed or not role.is_own_entry(reached):
         return False
     log.commit_to(reached)

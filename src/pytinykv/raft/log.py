@@ -149,6 +149,8 @@ class RaftLog:
         """
         first = self._unwritten_first
         if low >= first:
+            if low == high:
+                return (self._unwritten[low - first],)
             return tuple(limit_bytes(self._unwritten[low - first : high - first + 1], bytes_max))
         if low <= self._snapshot_index:
             raise Compacted(low)

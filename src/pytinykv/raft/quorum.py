@@ -47,8 +47,12 @@ class Configuration:
 
     def reached(self, value_of: Callable[[PeerId], N]) -> N:
         """Return the highest value that a majority of the voters has reached."""
-        values = sorted([value_of(peer_id) for peer_id in self.voters])
-        return values[len(values) - self._majority]
+        return self.reached_of([value_of(peer_id) for peer_id in self.voters])
+
+    def reached_of(self, values: list[N]) -> N:
+        """Return the same of the values themselves, one for each of the voters; the list is sorted by it."""
+        values.sort()
+        return values[-self._majority]
 
     def has_quorum(self, is_counted: Callable[[PeerId], bool]) -> bool:
         """Tell whether a majority of the voters satisfies the predicate."""

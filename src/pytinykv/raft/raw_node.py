@@ -63,6 +63,8 @@ class RawNode:
         """What the driver has written or was last told to write."""
         self._last_soft = self._soft_state()
         """What the driver was last told."""
+        self._last_role = self._core.role
+        """The role that it was told of. A role's kind and leader never change, so while it is this one there is no news."""
 
     # --- what happened ------------------------------------------------------------------------------------------
 
@@ -217,18 +219,16 @@ class RawNode:
         """Tell whether `ready` has something to do."""
         core = self._core
         log, role = core.log, core.role
+        if core.messages or core.read_states or core.dropped_reads or self._soft_changed():
+            return True
         if log.installing is not None:
-            return bool(core.messages or core.read_states or core.dropped_reads or self._soft_changed())
+            return False
         return bool(
             log.handed < log.last_index
-            or core.messages
             or core.after_sync
-            or log.has_committed()
+            or log.applying < log.committed
             or log.pending_snapshot is not None
-            or core.read_states
-            or core.dropped_reads
             or self._hard_changed()
-            or self._soft_changed()
             or (isinstance(role, Leader) and leading.has_due_messages(core, role))
         )
 
@@ -249,7 +249,8 @@ class RawNode:
             leading.send_due(core, role)
         self._number += 1
         hard_state = core.hard_state if self._hard_changed() else None
-        entries, snapshot = log.take_unhanded(), log.take_snapshot()
+        entries = log.take_unhanded()
+        snapshot = None if log.pending_snapshot is None else log.take_snapshot()
         must_sync = bool(entries) or snapshot is not None or self._term_or_vote_changed()
         if core.after_sync and not must_sync:
             if log.durability.idle:
@@ -267,7 +268,9 @@ class RawNode:
             hard_state=hard_state,
             entries=entries,
             snapshot=snapshot,
-            committed_entries=log.take_committed(core.config.committed_bytes_max),
+            committed_entries=log.take_committed(core.config.committed_bytes_max)
+            if log.applying < log.committed
+            else (),
             messages=tuple(core.messages),
             messages_after_sync=tuple(core.after_sync),
             read_states=tuple(core.read_states),
@@ -295,10 +298,14 @@ class RawNode:
 
     def _clear_handed_out(self) -> None:
         core = self._core
-        core.messages.clear()
-        core.after_sync.clear()
-        core.read_states.clear()
-        core.dropped_reads.clear()
+        if core.messages:
+            core.messages.clear()
+        if core.after_sync:
+            core.after_sync.clear()
+        if core.read_states:
+            core.read_states.clear()
+        if core.dropped_reads:
+            core.dropped_reads.clear()
 
     def on_persisted(self, number: int, now: float) -> None:
         """Ready `number`, and every one before it, is durable."""
@@ -402,16 +409,17 @@ class RawNode:
 
     def _soft_changed(self) -> bool:
         role, last = self._core.role, self._last_soft
-        return role.leader_id != last.leader_id or role.kind is not last.role
+        return role is not self._last_role and (role.leader_id != last.leader_id or role.kind is not last.role)
 
     def _take_soft_state(self) -> SoftState | None:
         if not self._soft_changed():
             return None
-        self._last_soft = self._soft_state()
+        self._last_soft, self._last_role = self._soft_state(), self._core.role
         return self._last_soft
 
     def _hard_changed(self) -> bool:
-        return self._core.log.committed != self._last_hard.commit or self._term_or_vote_changed()
+        core, last = self._core, self._last_hard
+        return core.log.committed != last.commit or core.term != last.term or core.vote != last.vote
 
     def _term_or_vote_changed(self) -> bool:
         core, last = self._core, self._last_hard

@@ -201,6 +201,8 @@ class PeerCalls:
 
     def serve_reads(self, turn: Turn, ready: Ready) -> None:
         """Take what Raft confirms or drops of reads, and let those look for which enough is applied."""
+        if not (ready.read_states or ready.dropped_reads or self._reads.has_confirmed):
+            return
         for on_ready in self._reads.take_dropped(ready.dropped_reads):
             turn.answer_read(on_ready, self._not_leader())
         for state in ready.read_states:

@@ -36,6 +36,7 @@ class FollowerWatch:
 
     def __init__(self, config: RaftStoreConfig) -> None:
         self._config = config
+        self._back_after_s = BACK_AFTER_HEARTBEATS * config.heartbeat_ticks * config.tick_s
         self._heard_at: dict[int, float] = {}
         """By peer, when its last message came; emptied when this peer comes to lead."""
         self._back_at: dict[int, float] = {}
@@ -53,7 +54,7 @@ class FollowerWatch:
         self._since = now
 
     def on_heard(self, peer_id: PeerId, now: float) -> None:
-        if self.silent_s(peer_id, now) > BACK_AFTER_HEARTBEATS * self._config.heartbeat_ticks * self._config.tick_s:
+        if now - self._heard_at.get(peer_id, self._since) > self._back_after_s:
             self._back_at[peer_id] = now
         self._heard_at[peer_id] = now
 

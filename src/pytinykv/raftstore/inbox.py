@@ -82,11 +82,11 @@ class Inbox:
                 if envelope.note is not None:
                     self._activity.on_note(envelope, envelope.note, turn)
                     continue
-                if isinstance(envelope.message, InstallSnapshot) and not self._has_state_of(envelope, envelope.message):
+                if type(envelope.message) is InstallSnapshot and not self._has_state_of(envelope, envelope.message):
                     continue  # it means nothing without its files, with which it comes to `receive_snapshot`
                 peer = self._router.find_receiver(envelope, turn)
                 if peer is not None:
-                    touched[peer.region.id] = peer
+                    touched[envelope.region_id] = peer
                     self._step(peer, envelope, turn)
 
     def _has_state_of(self, envelope: RaftEnvelope, message: InstallSnapshot) -> bool:

@@ -199,15 +199,16 @@ class RegionPeer:
 
     def step(self, envelope: RaftEnvelope, now: float) -> None:
         """Give a message to Raft. The caller has checked that it is meant for this peer. Raises ProtocolViolation."""
-        message = envelope.message
+        message, sender = envelope.message, envelope.sender
         if message is None:
             return
-        self._known_peers[envelope.sender.id] = envelope.sender
-        if not self.is_initialized:
+        self._known_peers[sender.id] = sender
+        if not self.storage.region.peers:
             self._heard_conf_ver = max(self._heard_conf_ver, envelope.epoch.conf_ver)
-        self._followers.on_heard(envelope.sender.id, now)
+        self._followers.on_heard(sender.id, now)
         self.node.step(message, now)
-        self.orders.retry(now)
+        if self.orders.has_any:
+            self.orders.retry(now)
 
     def can_wait(self, message: Message) -> bool:
         """Return whether a message may be stepped with the next ones, since nothing can be done because of it."""
@@ -227,20 +228,16 @@ class RegionPeer:
         self.calls.on_tick(turn)
 
     def _send(self, turn: Turn, message: Message) -> None:
-        receiver = self.region.peer(message.to) or self._known_peers.get(message.to)
+        region = self.storage.region
+        receiver = region.peer(message.to) or self._known_peers.get(message.to)
         if receiver is None:
-            _log.debug("region %d: no address for peer %d", self.region.id, message.to)
+            _log.debug("region %d: no address for peer %d", region.id, message.to)
             return
+        start_key, end_key = region.start_key, region.end_key
         envelope = RaftEnvelope(
-            self.region.id,
-            self.peer,
-            receiver,
-            self.region.epoch,
-            message,
-            start_key=self.region.start_key,
-            end_key=self.region.end_key,
+            region.id, self.peer, receiver, region.epoch, message, start_key=start_key, end_key=end_key
         )
-        if isinstance(message, InstallSnapshot):
+        if type(message) is InstallSnapshot:
             turn.snapshots_to_send.append(envelope)
         else:
             turn.send(envelope)
@@ -252,15 +249,16 @@ class RegionPeer:
 
         So applying may lag behind committing. Reads and leases allow for that: see `can_read_now`.
         """
-        if self._is_installable:
+        if self._installation is not None and self._is_installable:
             self._install_next(turn)
-        while not self.is_destroyed and self.node.has_ready():
-            self._collect_one(turn, self.node.ready(turn.now))
-            if self.calls.has_waiting_reads and self.can_ask_reads():
-                self.calls.ask_reads(turn)
+        node, calls = self.node, self.calls
+        while not self.is_destroyed and node.has_ready():
+            self._collect_one(turn, node.ready(turn.now))
+            if calls.has_waiting_reads and self.can_ask_reads():
+                calls.ask_reads(turn)
             if turn.is_region_done:
                 return self.has_work
-        return self._is_installable
+        return self._installation is not None and self._is_installable
 
     @property
     def has_work(self) -> bool:
@@ -278,7 +276,8 @@ class RegionPeer:
             self._restore(turn, ready)
         if ready.entries:
             storage.append(turn.batch, ready.entries)
-        if ready.entries or ready.hard_state is not None:
+            storage.save_hard_state(turn.batch, ready.hard_state)
+        elif ready.hard_state is not None:
             storage.save_hard_state(turn.batch, ready.hard_state)
         for message in ready.messages:
             self._send(turn, message)
@@ -295,8 +294,9 @@ class RegionPeer:
         """Tell Raft that everything written up to that turn is durable, and say what was waiting for it."""
         if self._installation_turn and self._installation_turn <= synced_turn:
             self._installation_turn = 0
-        while self._unsynced and self._unsynced[0].turn <= synced_turn:
-            durable = self._unsynced.popleft()
+        unsynced = self._unsynced
+        while unsynced and unsynced[0].turn <= synced_turn:
+            durable = unsynced.popleft()
             self.node.on_persisted(durable.ready, turn.now)
             for message in durable.messages:
                 self._send(turn, message)
@@ -334,7 +334,8 @@ class RegionPeer:
                 return
         self.storage.save_applied(turn.batch)
         self.node.on_applied(entries[-1].index)
-        self.orders.retry(turn.now)
+        if self.orders.has_any:
+            self.orders.retry(turn.now)
 
     def _apply_split(self, turn: Turn, entry: Entry, parts: list[Part]) -> None:
         split = splits.decode_split(entry.data)

@@ -63,6 +63,10 @@ class PeerStorage:
 
     def __init__(self, engine: Engine, region: Region, *, cache_bytes_max: int) -> None:
         self._engine = engine
+        self._raft_state_key = keys.raft_state_key(region.id)
+        self._apply_state_key = keys.apply_state_key(region.id)
+        self._entry_prefix = keys.entry_prefix(region.id)
+        """These three never change, and are needed with each entry."""
         self.region = region
         """The region as of `applied_index`; moved by applied admin commands and by snapshots."""
         self._cache: deque[Entry] = deque()
@@ -154,6 +158,8 @@ class PeerStorage:
     def entries(self, low: LogIndex, high_exclusive: LogIndex, bytes_max: int) -> list[Entry]:
         """Return entries low <= index < high_exclusive, at least one, then as many as fit into `bytes_max`."""
         self._check_range(low, high_exclusive)
+        if low + 1 == high_exclusive:
+            return [self._entry(low)]
         found: list[Entry] = []
         size = 0
         for entry in self._entries(low, high_exclusive):
@@ -212,10 +218,10 @@ class PeerStorage:
         old_last = self._last_index
         while self._cache and self._cache[-1].index >= first:
             self._cache_bytes -= len(self._cache.pop().data)
-        region_id, size = self.region.id, 0
+        prefix, size = self._entry_prefix, 0
         for entry in entries:
             value = encode(entry)
-            batch.put(RAFT_CF, keys.entry_key(region_id, entry.index), value)
+            batch.put(RAFT_CF, prefix + entry.index.to_bytes(8, "big"), value)
             self._cache_append(entry)
             size += len(value)
         self.log_bytes += size
@@ -223,14 +229,14 @@ class PeerStorage:
         self._last_index = entries[-1].index
         self._last_term = entries[-1].term
         for index in range(self._last_index + 1, old_last + 1):
-            batch.delete(RAFT_CF, keys.entry_key(region_id, index))
+            batch.delete(RAFT_CF, keys.entry_key(self.region.id, index))
 
     def save_hard_state(self, batch: WriteBatch, hard_state: HardState | None) -> None:
         """Write Raft's state together with the end of the log; call it after `append`."""
         if hard_state is not None:
             self.hard_state = hard_state
         state = RaftLocalState(self.hard_state, self._last_index)
-        batch.put(RAFT_CF, keys.raft_state_key(self.region.id), encode(state))
+        batch.put(RAFT_CF, self._raft_state_key, encode(state))
 
     def set_applied(self, index: LogIndex, term: Term) -> None:
         """Move the applied index; `save_applied` writes it, once for a run of entries."""
@@ -238,7 +244,7 @@ class PeerStorage:
         self.apply_state = ApplyState(index, term, old.truncated_index, old.truncated_term)
 
     def save_applied(self, batch: WriteBatch) -> None:
-        batch.put(RAFT_CF, keys.apply_state_key(self.region.id), encode(self.apply_state))
+        batch.put(RAFT_CF, self._apply_state_key, encode(self.apply_state))
 
     def truncate(self, batch: WriteBatch, index: LogIndex, term: Term) -> None:
         """Cut off the log's front up to and including an applied index."""

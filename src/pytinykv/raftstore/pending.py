@@ -116,6 +116,11 @@ class PendingReads:
     def has_waiting(self) -> bool:
         return bool(self._waiting)
 
+    @property
+    def has_confirmed(self) -> bool:
+        """Return whether reads wait for no more than that enough is applied."""
+        return bool(self._confirmed)
+
     def ask(self, ask_quorum: Callable[[bytes], None]) -> None:
         """Ask once for all waiting reads; if `ask_quorum` raises, they go on waiting."""
         self._contexts += 1

@@ -100,7 +100,7 @@ class MessageRouter:
         if envelope.is_tombstone:
             self._on_tombstone(peer, envelope, turn)
             return None
-        if self._is_from_removed(peer, envelope):
+        if type(envelope.message) in _VOTE_REQUESTS and self._is_from_removed(peer, envelope):
             self._tell_removed(peer, envelope, turn)
             return None
         return peer
@@ -182,11 +182,7 @@ class MessageRouter:
 
     def _is_from_removed(self, peer: RegionPeer, envelope: RaftEnvelope) -> bool:
         region = peer.region
-        return (
-            isinstance(envelope.message, _VOTE_REQUESTS)
-            and envelope.epoch.conf_ver < region.epoch.conf_ver
-            and region.peer(envelope.sender.id) is None
-        )
+        return envelope.epoch.conf_ver < region.epoch.conf_ver and region.peer(envelope.sender.id) is None
 
     def _tell_removed(self, peer: RegionPeer, envelope: RaftEnvelope, turn: Turn) -> None:
         turn.send(

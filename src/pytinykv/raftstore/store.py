@@ -6,7 +6,7 @@
     turn n+1    arrived messages, among them acknowledgements → commit → apply → ...
 
 While the disk syncs turn n, turn n+1 fills, so the rate is set by how much fits into a sync and never by how long one
-takes. Costs per turn may be generous; costs per command are counted.
+takes. What a turn costs by itself may be generous; what each command costs, and each region in a turn, is counted.
 
 Invariants:
 1. Only a turn changes regions, and between two turns the end of a sync, which moves nothing but what is durable:
@@ -128,6 +128,8 @@ class Store:
         """What the next turn does before ticks and proposals; see `in_turn`."""
         self._touched: dict[int, RegionPeer] = {}
         """By region, the peers that the turn has to collect from, in the order they were touched; emptied by each turn."""
+        self._unsynced: dict[int, RegionPeer] = {}
+        """By region, the peers that have written what is not known to be durable, in the order they came to that."""
         self._proposing: dict[int, RegionPeer] = {}
         """By region, the peers with commands that no turn has proposed yet."""
         self._queued_bytes = 0
@@ -173,11 +175,7 @@ class Store:
             self.store_id, self.peers, loaded.tombstones, self._make_peer, self.table, parked_s=parked_s
         )
         self._children = Children(
-            self.store_id,
-            self.peers,
-            loaded.tombstones,
-            make_peer=self._make_peer,
-            touch=self._touch,
+            self.store_id, self.peers, loaded.tombstones, make_peer=self._make_peer, touch=self._touch
         )
         self._inbox = Inbox(self.peers, self._router, self.activity, self._on_violation)
         self.leaving = Leaving(self.peers, in_turn=self.in_turn, touch=self._touch, wake=self.activity.wake_leaders)
@@ -202,14 +200,9 @@ class Store:
 
     def _make_peer(self, peer: Peer, region: Region, *, is_fresh: bool = False) -> RegionPeer:
         storage = PeerStorage(self.engine, region, cache_bytes_max=self.config.log_cache_bytes)
+        config, rng, on_split = self.config, self._rng, self._children.bear
         region_peer = RegionPeer(
-            peer=peer,
-            storage=storage,
-            config=self.config,
-            rng=self._rng,
-            table=self.table,
-            on_split=self._children.bear,
-            is_fresh=is_fresh,
+            peer=peer, storage=storage, config=config, rng=rng, table=self.table, on_split=on_split, is_fresh=is_fresh
         )
         self.peers[region.id] = region_peer
         self.activity.add(region_peer)
@@ -461,6 +454,8 @@ class Store:
                 peer.calls.ask_reads(turn)
                 if peer.collect(turn):
                     self._touched[region_id] = peer
+                if peer.has_unsynced:
+                    self._unsynced[region_id] = peer
         self.has_leftovers = bool(not self._inbox.is_empty or self._proposing or self._touched)
         turn.write()
         self._turn_number = turn.number
@@ -486,9 +481,12 @@ class Store:
         if durable_turn is None:
             return
         self._incoming.on_durable(durable_turn)
-        for peer in self.peers.values():
-            if peer.has_unsynced and not peer.is_destroyed:
+        waiting, self._unsynced = self._unsynced, {}
+        for region_id, peer in waiting.items():
+            if not peer.is_destroyed:
                 peer.on_durable(turn, durable_turn)
+                if peer.has_unsynced:
+                    self._unsynced[region_id] = peer
                 if peer.has_work:
                     self._touch(peer)
         self._send(turn)
