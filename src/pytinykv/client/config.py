@@ -58,6 +58,9 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     close_transactions_s: float = 1.0
     """How long a closing client finishes what runs in the background: secondaries to commit, locks to remove. What is left
     is resolved by those who meet it."""
+    background_max: int = 512
+    """Commits of secondaries and removals of locks that go on in the background; calls do further ones themselves before they
+    return."""
     async_commit: bool = True
     """Whether small transactions are committed by their prewrites alone, where the stores offer it."""
     one_phase_commit: bool = True

@@ -6,6 +6,7 @@ import asyncio
 import warnings
 from typing import Any
 
+import msgspec
 import pytest
 from tests.simulation.txn.txn_world import TWO_PHASES, client_of, get_all, locks_of, put_all, tell
 
@@ -20,6 +21,7 @@ from pytinykv.client import (
     TransactionAbortedError,
     TransactionClosedError,
     UndeterminedError,
+    WriteConflictError,
 )
 from pytinykv.client.txn.cluster_backend import ClusterBackend
 from pytinykv.client.txn.commit_commands import CommitPrimary, TxnPrewrite
@@ -53,7 +55,7 @@ def test_the_next_reader_finishes_what_a_killed_client_has_committed(config: Cli
     async def story(cluster: Cluster, client: AsyncClient) -> None:
         other = client_of(cluster, 1)
         await put_all(client, a=1, b=1, y=1, z=1)
-        backend_of(other).background.start = lambda *_, **__: None  # type: ignore[method-assign]
+        backend_of(other).background.start = lambda *_, **__: True  # type: ignore[method-assign]
         await cluster.clients[1].spawn("commit", put_all(other, a=2, b=2, y=2, z=2))
         left = await locks_of(client)
         assert set(left) >= {b"y", b"z"}
@@ -334,3 +336,60 @@ def test_a_store_that_goes_away_answers_who_waits_for_its_locks() -> None:
         assert await get_all(client) == {"a": 2}
 
     tell(story, splits=())
+
+
+def test_what_goes_on_in_the_background_is_bounded_and_then_slows_commits_down() -> None:
+    """Without a bound, a client that is faster than its stores piles up secondaries without end."""
+    most = 0
+
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        background = backend_of(client).background
+
+        async def commit(number: int) -> None:
+            nonlocal most
+            async with client.transaction() as txn:
+                await txn.put(b"a%d" % number, b"1")
+                await txn.put(b"z%d" % number, b"1")
+            most = max(most, len(background))
+
+        await asyncio.gather(*map(commit, range(40)))
+        assert len(await get_all(client_of(cluster, 1))) == 80
+        await background.wait_idle(5)
+        assert await locks_of(client) == []
+        await put_all(client, a=0, z=0)
+        refused = await client.transaction()
+        assert await refused.get(b"a") == b"0"
+        await refused.put(b"a", b"2")
+        await refused.put(b"z", b"2")
+        await put_all(client, z=1)
+        with pytest.raises(WriteConflictError):
+            await refused.commit()
+        await background.wait_idle(5)
+        assert await locks_of(client) == [], "a rollback is done by the call, too"
+
+    for config in (TWO_PHASES, ASYNC_COMMIT):
+        tell(story, config=msgspec.structs.replace(config, background_max=2))
+    assert most == 2
+
+
+def test_secondaries_that_no_room_is_left_for_are_left_when_the_time_is_over() -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        background = backend_of(client).background
+        stuck = asyncio.Event()
+        assert background.start("stuck", stuck.wait)
+        txn = await client.transaction(timeout=2)
+        await txn.put(b"a", b"1")
+        await txn.put(b"z", b"1")
+        commit = _Commit(
+            backend_of(client)._parts, txn._begun(), txn.buffered.freeze(str), backend_of(client).deadline(2)
+        )
+        commit._commit_keys = lambda *_: asyncio.sleep(3600)  # type: ignore[method-assign,assignment]
+        txn._phase = Phase.COMMITTED
+        began = asyncio.get_running_loop().time()
+        assert await commit.run()
+        assert asyncio.get_running_loop().time() - began < 3
+        assert len(background) == 1
+        stuck.set()
+        assert await get_all(client_of(cluster, 1)) == {"a": 1, "z": 1}
+
+    tell(story, config=msgspec.structs.replace(ASYNC_COMMIT, background_max=1))

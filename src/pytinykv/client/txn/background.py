@@ -1,5 +1,9 @@
 """Work that goes on when the call that began it has ended: secondaries to commit, locks to remove.
 
+    start        in the background, or not at all if there is too much already
+    finish       in the background, or by the call itself if there is too much already: so who is faster than the stores
+                 is slowed down to what they bear
+
 All of it may be left undone: whoever meets a lock that was left resolves it. So nothing here is repeated for long, errors are
 only noted, and a closing client waits a moment for what is under way and then lets go.
 """
@@ -20,10 +24,11 @@ P = ParamSpec("P")
 
 
 class Background:
-    """The tasks of one client that nobody waits for, owned by its scope."""
+    """The tasks of one client that nobody waits for, owned by its scope; never more than `tasks_max` at a time."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, *, tasks_max: int) -> None:
         self._scope = scope
+        self._tasks_max = tasks_max
         self._tasks: set[asyncio.Task[None]] = set()
         """Those under way."""
 
@@ -32,23 +37,48 @@ class Background:
 
     def start(
         self, name: str, work: Callable[P, Coroutine[Any, Any, object]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> None:
-        """Do some work; not at all if the client is closing."""
+    ) -> bool:
+        """Do some work; return False, and do not, if there is too much already. A closing client leaves it to others."""
         if self._scope.stopping:
             _log.debug("%s is left to others: the client is closing", name)
-            return
+            return True
+        if len(self._tasks) >= self._tasks_max:
+            return False
 
         async def quiet() -> None:
-            try:
-                await work(*args, **kwargs)
-            except ClientError as error:
-                _log.debug("%s is left to others: %s", name, error)
+            await _quietly(name, work(*args, **kwargs))
 
         task = self._scope.start(name, quiet).task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def finish(
+        self,
+        deadline: float,
+        name: str,
+        work: Callable[P, Coroutine[Any, Any, object]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Do some work in the background, or at once if there is too much already, until `deadline` (loop time) at most."""
+        if self.start(name, work, *args, **kwargs):
+            return
+        try:
+            async with asyncio.timeout_at(deadline):
+                await _quietly(name, work(*args, **kwargs))
+        except TimeoutError:
+            _log.debug("%s is left to others: no time is left for it", name)
 
     async def wait_idle(self, timeout_s: float) -> None:
         """Wait until nothing is under way, for `timeout_s` seconds at most."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
+
+
+async def _quietly(name: str, work: Coroutine[Any, Any, object]) -> None:
+    try:
+        await work
+    except ClientError as error:
+        _log.debug("%s is left to others: %s", name, error)

@@ -33,7 +33,7 @@ class ClusterBackend:
 
     def __init__(self, executor: Executor, scheduler: SchedulerClient, scope: Scope) -> None:
         self.config = executor.config
-        self.background = Background(scope)
+        self.background = Background(scope, tasks_max=executor.config.background_max)
         self.resolver = Resolver(executor, scheduler, self.background)
         self._executor = executor
         self._loop = executor.origin.loop

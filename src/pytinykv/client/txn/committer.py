@@ -113,7 +113,7 @@ class _Commit(TxnCall):
         if not self._keys:
             return self._txn.start_ts  # only checks
         if self._plan.use_async_commit:
-            self._background_commit(self._keys, self._plan.min_commit_ts)
+            await self._background_commit(self._keys, self._plan.min_commit_ts)
             return self._plan.min_commit_ts
         return await self._commit_primary()
 
@@ -187,12 +187,12 @@ class _Commit(TxnCall):
         if by_prewrite and self._plan.was_repeated and isinstance(error, TransactionError):
             commit_ts = await self._own_fate(error)
             if commit_ts:
-                self._background_commit(self._keys, commit_ts)
+                await self._background_commit(self._keys, commit_ts)
                 return commit_ts
         if by_prewrite and not isinstance(error, ClientError):
             raise error  # cancelled: what was sent may commit it, and others find out
         if not self._left_nothing:
-            self._background_rollback()
+            await self._background_rollback(error)
         if isinstance(error, ClientClosedError):
             raise ClientClosedError("the client was closed; the transaction was not committed") from error
         if isinstance(error, UndeterminedError):
@@ -223,11 +223,11 @@ class _Commit(TxnCall):
                 f"whether transaction {start_ts} was committed is unknown: {error}. Its primary is "
                 f"{describe_key(self.primary)}"
             ) from error
-        except ClientError:
-            self._background_rollback()
+        except ClientError as error:
+            await self._background_rollback(error)
             raise
         covered = set(command.covered)
-        self._background_commit([key for key in self._keys if key not in covered], commit_ts)
+        await self._background_commit([key for key in self._keys if key not in covered], commit_ts)
         return commit_ts
 
     async def _commit_late_enough(self) -> tuple[CommitPrimary, int]:
@@ -243,20 +243,24 @@ class _Commit(TxnCall):
 
     # --- what goes on in the background -------------------------------------------------------------------------
 
-    def _background_commit(self, keys: Sequence[bytes], commit_ts: int) -> None:
+    async def _background_commit(self, keys: Sequence[bytes], commit_ts: int) -> None:
         if keys:
-            self._parts.background.start("commit secondaries", self._commit_keys, keys, commit_ts)
+            work = self._commit_keys
+            await self._parts.background.finish(self._deadline, "commit secondaries", work, keys, commit_ts)
 
     async def _commit_keys(self, keys: Sequence[bytes], commit_ts: int) -> None:
         start_ts = self._txn.start_ts
         deadline = self._executor.deadline(BACKGROUND_TIMEOUT_S)
         await run_keys(self._executor, keys, lambda items: CommitKeys(items, start_ts, commit_ts), deadline)
 
-    def _background_rollback(self) -> None:
-        """Remove what the prewrites may have left, unless nothing can be there."""
+    async def _background_rollback(self, error: BaseException) -> None:
+        """Remove what the prewrites may have left, unless nothing can be there, because of `error`."""
         if not self._keys:
             return
-        self._parts.background.start("roll back", self._rollback)
+        if isinstance(error, ClientError):
+            await self._parts.background.finish(self._deadline, "roll back", self._rollback)
+        else:
+            self._parts.background.start("roll back", self._rollback)  # cancelled: waits for nothing more
 
     async def _rollback(self) -> None:
         txn = self._txn

@@ -16,6 +16,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from pytinykv.client.attempts import Attempts
@@ -59,7 +60,11 @@ class Locker:
             values = await call.run()
         except BaseException as error:
             # Not those that a later call may take: they are taken at a later timestamp.
-            self._parts.background.start("release locks", self._release, txn, call.asked, call.for_update_ts)
+            release = partial(self._release, txn, call.asked, call.for_update_ts)
+            if isinstance(error, ClientError):
+                await self._parts.background.finish(deadline, "release locks", release)
+            else:
+                self._parts.background.start("release locks", release)
             if isinstance(error, (UndeterminedError, DeadlineExceededError)):
                 raise call.late_error(error) from error
             raise

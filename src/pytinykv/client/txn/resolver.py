@@ -90,9 +90,7 @@ class Resolver:
                 view.committed.add(start_ts)
             else:
                 view.passed.add(start_ts)
-            if waiting is None:
-                self._background.start("resolve locks", self._resolve_later, own, status)
-            else:
+            if waiting is not None or not self._background.start("resolve locks", self._resolve_later, own, status):
                 await self._resolve(own, status, attempts.deadline)
         if waiting is not None:
             await self._wait(waiting, attempts)

@@ -37,8 +37,9 @@ class OwnClient:
 
     def __init__(self, scheduler: SchedulerClient, *, connector: Connector, rng: Random, scope: Scope) -> None:
         """To be made within the event loop."""
-        self._executor = Executor(scheduler, connector=connector, rng=rng, scope=scope, config=ClientConfig())
-        self._resolver = Resolver(self._executor, scheduler, Background(scope))
+        config = ClientConfig()
+        self._executor = Executor(scheduler, connector=connector, rng=rng, scope=scope, config=config)
+        self._resolver = Resolver(self._executor, scheduler, Background(scope, tasks_max=config.background_max))
         scope.on_stop("resolve the store's own calls", self._executor.close)
 
     async def resolve_locks(self, locks: Sequence[ForeignLock], timeout_s: float) -> int:
