@@ -208,7 +208,7 @@ class Router:
         for connections in (self.stores, self._moved):
             for store in list(connections.values()):
                 if (address := self._addresses.get(store.store_id)) != store.address:
-                    # Somebody else may be there by now: a store that has left is never asked for again, and its host may
+                    # Another store may be there by now: a store that has left is never asked for again, and its host may
                     # serve a new one.
                     _log.info(
                         "store %d is not at %s any more, but %s", store.store_id, store.address, address or "gone"

@@ -1,8 +1,8 @@
 """What runs beside the callers of a database, in one thread under a lifecycle scope.
 
-    lock-waits     ends the waits of pessimistic locks at their deadlines, and gives the next in line its chance
+    lock-waits     ends the waits of pessimistic locks at their deadlines, and gives the next waiter its chance
     unlock         releases the locks of transactions that were forgotten
-    garbage        deletes versions that nobody can see any more
+    garbage        deletes versions that no snapshot can see any more
     sync           relaxed durability: makes durable, each second, what was committed since the last time
 
 No read and no commit waits for it.

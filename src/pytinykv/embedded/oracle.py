@@ -1,7 +1,7 @@
 """The timestamps of one database: snapshots, transactions and commits in one order, which never goes back.
 
     time ──▶   …  98  99 │ 100 = visible_ts │ 101  102 (begun)        8292  8293 (being committed)
-                         └ all commits up to here are there for readers      └ written, not durable yet: nobody sees them
+                         └ all commits up to here are there for readers      └ written, not durable yet: no reader sees them
 
 A commit becomes visible when it is durable, and not before: what a reader has seen, a power cut does not take back. So while
 a group of commits is being synced, transactions that begin get timestamps below those of the group, out of a gap that was

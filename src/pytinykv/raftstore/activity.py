@@ -13,9 +13,9 @@ a majority; a region with a member on a store that never sent a beat, so one of 
 What wakes a peer
     a Raft message for it                    whatever it is
     a proposal, read, order, transfer        at the leader; its heartbeats then wake the members
-    a client's request at a follower         or nobody would notice that its leader is out of reach
+    a client's request at a follower         or it would not be noticed that its leader is out of reach
     its leader's store falls silent          or was started again; at a leader: that of any member, or when it is back
-    WakeUp                                   a member that was woken by somebody else tells the leader
+    WakeUp                                   a member that was woken by a third peer tells the leader
     a stop, a disk that does not answer      leadership is handed over
 
 Invariants

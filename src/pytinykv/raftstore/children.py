@@ -61,7 +61,7 @@ class Children:
         self._make_peer = make_peer
         self._touch = touch
 
-    def bear(self, turn: Turn, parent: RegionPeer, made: Iterable[Region]) -> None:
+    def create(self, turn: Turn, parent: RegionPeer, made: Iterable[Region]) -> None:
         """Write the children's states beside the parent's, which is in the batch already; then let them live."""
         living: list[tuple[Peer, Region, bool]] = []
         for region in made:

@@ -174,7 +174,7 @@ class RegionPeer:
 
     @property
     def is_idle(self) -> bool:
-        """Return whether nobody waits for this peer, and it for nothing: no call, order, snapshot or disk."""
+        """Return whether nothing waits for this peer, nor it for anything: no call, order, snapshot or disk."""
         is_waiting = self.calls.has_any or self.orders.has_any or self.has_unsynced or self.is_installing
         return not is_waiting and self.storage.snapshot_need is SnapshotNeed.NONE
 

@@ -17,7 +17,7 @@ class Rest:
         self.is_asleep = False
         """Whether the peer is not ticked."""
         self.is_read = False
-        """Whether a read has come since the last tick; set by whoever serves it."""
+        """Whether a read has come since the last tick; set by the code that serves it."""
         self.seen: tuple[object, ...] = ()
         """Where the peer stood at its last tick."""
         self.quiet_ticks = 0

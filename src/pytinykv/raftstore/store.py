@@ -200,7 +200,7 @@ class Store:
 
     def _make_peer(self, peer: Peer, region: Region, *, is_fresh: bool = False) -> RegionPeer:
         storage = PeerStorage(self.engine, region, cache_bytes_max=self.config.log_cache_bytes)
-        config, rng, on_split = self.config, self._rng, self._children.bear
+        config, rng, on_split = self.config, self._rng, self._children.create
         region_peer = RegionPeer(
             peer=peer, storage=storage, config=config, rng=rng, table=self.table, on_split=on_split, is_fresh=is_fresh
         )
@@ -337,7 +337,7 @@ class Store:
             self.wake()
 
     def rouse(self, peer: RegionPeer) -> None:
-        """Wake a peer that a client asks in vain: while it sleeps, it does not notice if nobody can reach its leader."""
+        """Wake a peer that a client asks in vain: while it sleeps, it does not notice that its leader is out of reach."""
         if peer.rest.is_asleep:
             self._touch(peer)
 

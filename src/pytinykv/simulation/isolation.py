@@ -20,9 +20,9 @@ that is write skew. Every other cycle is an anomaly, named by what it is made of
 
 Without a graph: G1a, the read of an append that was rolled back; G1b, the read of a state in the middle of a transaction;
 a transaction that does not see its own appends; two reads of a key of which neither begins like the other; an append that
-is there twice, or that nobody has made.
+is there twice, or that no transaction has made.
 
-An append that nobody has read stands behind all that was read of its key.
+An append that was never read stands behind all that was read of its key.
 
 A transaction of unknown outcome counts as committed once some committed one has seen an append of it. Let a history end with
 a read of every key (`is_final`), so that lost appends are seen.
@@ -159,7 +159,7 @@ def _check_reads(txn: ListTxn, appends: _Appends) -> Iterator[Anomaly]:
             writer = appends.get((read.key, value))
             if writer is None:
                 yield Anomaly(
-                    "garbage", (txn.name,), f"{txn.name} read {value!r} in {read.key!r}, which nobody appended"
+                    "garbage", (txn.name,), f"{txn.name} read {value!r} in {read.key!r}, which was never appended"
                 )
             elif writer.outcome is Outcome.ABORTED:
                 text = f"{txn.name} read {value!r} in {read.key!r} of {writer.name}, which was rolled back"
@@ -249,7 +249,7 @@ def _dependencies(
 
 
 def _unread(committed: Sequence[ListTxn], orders: Mapping[bytes, tuple[Hashable, ...]]) -> dict[bytes, list[str]]:
-    """Return who has appended what nobody read, by key: it stands behind all that was read, in an unknown order."""
+    """Return which transactions have appended what was never read, by key: it stands behind all that was read, in an unknown order."""
     unread: dict[bytes, list[str]] = {}
     for txn in committed:
         for operation in txn.operations:

@@ -1,6 +1,6 @@
 """What transactions have read and written, and whether that was snapshot isolation.
 
-Every write is an append of an element that nobody else appends, so a value tells which transactions it holds. At the end the
+Every write is an append of an element of its own, so a value tells which transactions it holds. At the end the
 versions that the cluster keeps of each key, with both timestamps, are set beside what clients were told:
 
 1. one fate      a transaction has a version of all the keys that it wrote, with one commit timestamp, or of none (G1b); what
@@ -94,7 +94,9 @@ def _check_chain(key: bytes, chain: Sequence[StoredVersion], by_start: Mapping[i
     for version in chain:
         record = by_start.get(version.start_ts)
         if record is None or key not in record.writes:
-            raise Violation(CHECKER, f"nobody has written the version of {key!r} at {version.commit_ts}: {version}")
+            raise Violation(
+                CHECKER, f"no transaction has written the version of {key!r} at {version.commit_ts}: {version}"
+            )
         if version.elements != (*before.elements, record.element):
             raise Violation(
                 CHECKER,

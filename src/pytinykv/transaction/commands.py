@@ -8,7 +8,7 @@
 All keys are the users' own, not encoded; an empty end of a range means that there is none. Timestamps are plain integers,
 0 where one is not given. Enumerations have the numbers of the protocol (kvrpcpb), so that a server need not translate.
 
-A command is asked of one region: whoever makes it from a request has checked that its keys lie there, and has clipped
+A command is asked of one region: the code that makes it from a request has checked that its keys lie there, and has clipped
 ranges to the region. It may come twice, late, or after the transaction's fate was decided; every evaluator is written for
 that.
 """
@@ -310,7 +310,7 @@ class PessimisticLock(msgspec.Struct, frozen=True, kw_only=True):
     min_commit_ts: Timestamp = NO_TS
     lock_only_if_exists: bool = False
     allow_lock_with_conflict: bool = False
-    """Lock although somebody has committed above `for_update_ts`, and return what it wrote. For one key."""
+    """Lock although another one has committed above `for_update_ts`, and return what it wrote. For one key."""
 
 
 class PessimisticRollback(msgspec.Struct, frozen=True, kw_only=True):
@@ -335,7 +335,7 @@ class Gc(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeleteRange(msgspec.Struct, frozen=True):
-    """Delete all versions, values and locks of a range, whoever reads them. Answered with `Done`."""
+    """Delete all versions, values and locks of a range, even under snapshots that read them. Answered with `Done`."""
 
     start: bytes
     end: bytes

@@ -1,7 +1,7 @@
 """Commit: put a commit record in the place of each lock (Percolator, 2.2, figure 6, lines 49 to 57).
 
 The transaction is committed from the moment at which its primary is; the other keys only follow. So a commit comes once for
-the primary, and any number of times for the others, from the client or from whoever resolves its locks.
+the primary, and any number of times for the others, from its client or from one that resolves its locks.
 
 Invariants
 ----------

@@ -9,7 +9,7 @@ while it lasts, and when it ends. So a detector that has just begun, and knows n
 
 Invariants:
 1. The graph has no cycle: a wait that would close one is not taken into it.
-2. What nobody tells again within `lifetime_s` is forgotten: the store that waited may be gone.
+2. What no store tells again within `lifetime_s` is forgotten: the store that waited may be gone.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
      ├─ TxnLockNotFound                commit found no lock: rolled back by others, begin anew
      ├─ CommitTsExpired                commit is below what readers were promised: commit again, later
      ├─ AlreadyCommitted               rollback came too late
-     ├─ TxnNotFound                    nobody knows of the transaction (yet)
+     ├─ TxnNotFound                    there is no trace of the transaction (yet)
      ├─ PrimaryMismatch                the key asked about is not the primary: its lock tells which one is
      ├─ PessimisticLockNotFound        a lock that prewrite counted on is lost: begin anew
      ├─ PessimisticLockRolledBack      the transaction is rolled back and can't lock any more
@@ -42,7 +42,7 @@ class ConflictReason(IntEnum):
     UNKNOWN = 0
     OPTIMISTIC = 1
     PESSIMISTIC_RETRY = 2
-    """Somebody committed above the `for_update_ts`: lock again with a newer one. The transaction goes on."""
+    """Another transaction committed above the `for_update_ts`: lock again with a newer one. The transaction goes on."""
     SELF_ROLLED_BACK = 3
     RC_CHECK_TS = 4
     LAZY_UNIQUENESS_CHECK = 5
@@ -209,7 +209,7 @@ class LockMissing(IntEnum):
     FOR_UPDATE_TS = 3
     """It is there with another `for_update_ts` than the client knows of: the one that it got was lost in between."""
     NOT_LOCKED_KEY_CONFLICT = 4
-    """The key was never locked, and somebody has committed after the transaction's `for_update_ts`."""
+    """The key was never locked, and another one has committed after the transaction's `for_update_ts`."""
 
 
 class PessimisticLockNotFound(TxnError, frozen=True, kw_only=True):

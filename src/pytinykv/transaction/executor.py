@@ -3,8 +3,8 @@
     submit ─▶ latches on its keys ─▶ evaluate on the engine as it is ─▶ changes ─▶ log ─▶ applied ─▶ answer
                    ▲                    │                                                      │
                    │                    ├─▶ none: is it still the newest state? ─▶ answer      ├─▶ locks that are gone
-                   │                    └─▶ locked by another ─▶ in line ─┐                    ▼
-                   └───────────────── woken, or its time is over ─────────┴─────────── the next in line
+                   │                    └─▶ locked by another ─▶ queued ──┐                    ▼
+                   └───────────────── woken, or its time is over ─────────┴─────────── the next waiter
 
 No snapshot is needed: evaluation is one step of the only thread that writes, and the latches keep others from the keys until
 the changes are applied. The region comes in by a small port, so that a store with its log and an engine of one's own are
@@ -14,7 +14,8 @@ Invariants:
 1. A command is answered exactly once.
 2. What is evaluated sees every change to its keys that was ever acknowledged: those of this store are applied before their
    latches are given back, and `RegionPort.is_current` says that those of earlier leaders are.
-3. An answer that rests on what was there (no changes) is given only once it is sure that nobody else had written meanwhile.
+3. An answer that rests on what was there (no changes) is given only once it is sure that no other leader had
+   written meanwhile.
 4. Who waits for a lock holds no latch.
 
 Left out: reads, which take no latch; and a timer: the owner calls `on_time` when `next_due` has come.
@@ -118,7 +119,7 @@ class _Execution:
         self.began_at: Final = began_at
         """Monotonic."""
         self.latch: Latch | None = None
-        """Held or waited for; None while it stands in line for a lock, and in the end."""
+        """Held or waited for; None while it waits for a lock, and in the end."""
         self.evaluation: Evaluation | None = None
         """What the last evaluation gave."""
         self.deadline: float | None = None
@@ -153,7 +154,7 @@ class Executor:
         self._unsettled: dict[int, list[tuple[bytes, ...]]] = {}
         """By region, locks in memory of commands whose fate is not known: kept while this store may serve its reads."""
         self._waiting: dict[Waiter, _Execution] = {}
-        """Commands that stand in line."""
+        """Commands that wait for locks."""
 
     # --- commands -----------------------------------------------------------------------------------------------
 
@@ -241,7 +242,7 @@ class Executor:
             self.concurrency.unlock(keys)
 
     def _pass_on(self, execution: _Execution, *, locked: bool) -> None:
-        """Give the next in line its chance, if this command was woken for a lock and did not take it."""
+        """Give the next waiter its chance, if this command was woken for a lock and did not take it."""
         key, execution.tried_key = execution.tried_key, None
         if key is None:
             return
@@ -252,7 +253,7 @@ class Executor:
     # --- waiting for locks --------------------------------------------------------------------------------------
 
     def _waits(self, execution: _Execution, evaluation: Evaluation) -> bool:
-        """Put a command in line if it met a lock that it may wait for; return whether it did."""
+        """Queue a command if it met a lock that it may wait for; return whether it did."""
         command = execution.command
         if not isinstance(command, PessimisticLock) or not isinstance(evaluation.result, Failure):
             return False
@@ -341,7 +342,7 @@ class Executor:
         self.waits.fail_region(region_id)
 
     def stop(self) -> None:
-        """End everything that stands in line. What is in the log is answered by the log."""
+        """End every wait for a lock. What is in the log is answered by the log."""
         self.waits.fail_all()
 
 

@@ -1,18 +1,18 @@
-"""Waiting for locks: pessimistic transactions in line for a key that another has locked.
+"""Waiting for locks: pessimistic transactions that are queued for a key that another has locked.
 
     key k, locked by 10; 40, 20, 30 wait     released ─▶ 20 is woken, tries again ─▶ has the lock: the others wait on
                                                                                   └▶ has not: 30 is next, a moment later
 
 The oldest transaction goes first, whenever it came: it has waited longest for everything. Only one is woken by a release, as
-only one can have the lock. What it does with its chance is told by `on_tried`: without the lock (somebody committed what it
-does not see, so that its client has to begin anew), the next one has its chance after `NEXT_WAKE_UP_S`, in which the first
-may come back.
+only one can have the lock. What it does with its chance is told by `on_tried`: without the lock (another one committed what
+it does not see, so that its client has to begin anew), the next one has its chance after `NEXT_WAKE_UP_S`, in which the
+first may come back.
 
 Invariants:
 1. Every waiter ends exactly once: woken, at its deadline, or failed with its region or its store.
-2. As long as anyone is in line for a key that was released, a wake-up for it is under way or due.
+2. As long as there are waiters for a key that was released, a wake-up for it is under way or due.
 
-Left out: a lock that is never released wakes nobody; who waits for it ends at its deadline, and its client then looks
+Left out: a lock that is never released wakes no waiter; each ends at its deadline, and its client then looks
 whether the lock's owner is alive.
 """
 
@@ -43,7 +43,7 @@ class WaitEnd(Enum):
 
 
 class Waiter:
-    """One command in line for one key. `on_end(why)` is called once, by whatever ends the wait."""
+    """One command that waits for one key. `on_end(why)` is called once, by whatever ends the wait."""
 
     __slots__ = ("deadline", "is_over", "key", "lock_ts", "on_end", "region_id", "start_ts")
 
@@ -76,7 +76,7 @@ _Place = tuple[Timestamp, int]
 
 
 class LockWaits:
-    """Those in line on one store. Has no timer: its owner calls `on_time` when `next_due` has come."""
+    """The waiters of one store. Has no timer: its owner calls `on_time` when `next_due` has come."""
 
     def __init__(self) -> None:
         self._lines: dict[bytes, list[tuple[_Place, Waiter]]] = {}
@@ -84,7 +84,7 @@ class LockWaits:
         self._timers: list[tuple[float, int, Waiter]] = []
         """A heap of deadlines; may hold some that are over."""
         self._wake_ups: dict[bytes, float] = {}
-        """By key, when the next in line is to be woken."""
+        """By key, when its next waiter is to be woken."""
         self._count = 0
         """Waiters that are not over."""
         self._numbers = 0
@@ -99,7 +99,7 @@ class LockWaits:
         return [waiter for key in sorted(self._lines) for _, waiter in sorted(self._lines[key]) if not waiter.is_over]
 
     def add(self, waiter: Waiter) -> None:
-        """Let a command stand in line."""
+        """Put a command into the queue of its key."""
         self._numbers += 1
         self._count += 1
         heapq.heappush(self._lines.setdefault(waiter.key, []), ((waiter.start_ts, self._numbers), waiter))
@@ -108,7 +108,7 @@ class LockWaits:
     # --- what wakes ---------------------------------------------------------------------------------------------
 
     def on_released(self, keys: Iterable[bytes]) -> None:
-        """Wake the first in line for each of these keys, whose locks are gone."""
+        """Wake the first waiter of each of these keys, whose locks are gone."""
         if not self._lines:
             return
         for key in keys:
@@ -135,7 +135,7 @@ class LockWaits:
     # --- what ends ----------------------------------------------------------------------------------------------
 
     def next_due(self) -> float | None:
-        """Return the monotonic time at which `on_time` has something to do, None while nobody waits."""
+        """Return the monotonic time at which `on_time` has something to do, None while there are no waiters."""
         while self._timers and self._timers[0][2].is_over:
             heapq.heappop(self._timers)
         due = list(self._wake_ups.values())

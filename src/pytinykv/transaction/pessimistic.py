@@ -3,10 +3,10 @@
 A statement locks what it is about to change, at a timestamp of its own, `for_update_ts`: what was committed above that is a
 conflict of the statement, which is then repeated with a newer one, and not of the transaction, which goes on.
 
-    start_ts 10          somebody commits at 20             for_update_ts 15: conflict            25: locked
+    start_ts 10          another one commits at 20          for_update_ts 15: conflict            25: locked
     ────┼───────────────────────┼──────────────────────────────────┼─────────────────────────────────┼──────▶
 
-A lock of another transaction is answered by KeyIsLocked, and whoever calls the evaluator decides whether to wait
+A lock of another transaction is answered by KeyIsLocked, and the caller of the evaluator decides whether to wait
 (`lock_waits`). After waiting it evaluates the command anew, as `after_waiting` returns it: time to live is counted from the
 transaction's start, so it has to grow by the time that was waited, or a lock could be given that has expired already.
 

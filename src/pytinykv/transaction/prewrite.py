@@ -169,7 +169,7 @@ class _Prewriter:
 
     def _commit_at_once(self, prepared: _Prepared) -> None:
         # No rollback record can be in the place of this one: the commit_ts is above every start_ts that was noted as read,
-        # and whoever writes a protected rollback notes its start_ts first.
+        # and a command that writes a protected rollback notes its start_ts first.
         lock = prepared.lock
         record = Write(
             kind=WRITE_OF_LOCK[lock.kind],
@@ -188,7 +188,7 @@ class _Prewriter:
         command = self._command
         key, encoded = mutation.key, encode_bytes(mutation.key)
         if mutation.op in (MutationOp.INSERT, MutationOp.CHECK_NOT_EXISTS):
-            # It tells the client that there is no value, so nobody may commit one below later on.
+            # It tells the client that there is no value, so none may be committed below later on.
             self._changes.manager.note_read(command.start_ts)
         lock = self._reader.load_lock(encoded)
         if lock is not None:

@@ -129,7 +129,7 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True):
     source: int = 0
     """Who wrote it, for tools that replicate; carried through."""
     is_locked_with_conflict: bool = False
-    """A pessimistic lock that was given although somebody had committed above its `for_update_ts`."""
+    """A pessimistic lock that was given although another transaction had committed above its `for_update_ts`."""
     generation: int = 0
     """Counts the flushes of a transaction that prewrites while it runs; carried through."""
     use_one_pc: bool = False

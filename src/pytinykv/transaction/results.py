@@ -192,7 +192,7 @@ class Evaluation(msgspec.Struct):
     The caller holds latches on the command's keys. It replicates `changes`, and answers with `result` once they are
     applied, or at once if there are none. Then it wakes who waits for `released`, unlocks `memory_locks`, and only then
     gives the latches back. If the changes are refused or lost it does the same but for `result` and `released`; whether
-    they were applied may then be unknown, so `memory_locks` stay until the region is led by somebody else or the log has
+    they were applied may then be unknown, so `memory_locks` stay until the region is led by another store or the log has
     told.
     """
 

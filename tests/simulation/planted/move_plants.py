@@ -104,7 +104,7 @@ async def _say_nothing(_self: Any, _store: Any) -> None:
     """The scheduler takes the store for one that goes on."""
 
 
-@planted("a store that stops hands over once and tells nobody", "rolling-regions", 5, REGIONS)
+@planted("a store that stops hands over once and does not say that it is leaving", "rolling-regions", 5, REGIONS)
 def hands_over_once(patch: Patch) -> None:
     patch.setattr(SchedulerReporter, "_tell_leaving", _say_nothing)
     patch.setattr(Leaving, "on_event", lambda _self, _event: None)

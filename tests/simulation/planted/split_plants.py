@@ -42,22 +42,22 @@ def tells_of_one_part_only(patch: Patch) -> None:
 
 @planted("writes parent and children in two batches", "split-cuts", 20, REGIONS)
 def writes_a_split_in_two_batches(patch: Patch) -> None:
-    original = Children.bear
+    original = Children.create
 
-    def bear(self: Children, turn: Turn, parent: RegionPeer, made: Iterable[Region]) -> None:
+    def create(self: Children, turn: Turn, parent: RegionPeer, made: Iterable[Region]) -> None:
         turn.write()
         original(self, turn, parent, made)
 
-    patch.setattr(Children, "bear", bear)
+    patch.setattr(Children, "create", create)
 
 
 @planted("the other parts of a split wait for an election", "split-load", 3, REGIONS)
 def children_wait_for_an_election(patch: Patch) -> None:
-    original = Children.bear
+    original = Children.create
 
-    def bear(self: Children, turn: Turn, parent: RegionPeer, made: Iterable[Region]) -> None:
+    def create(self: Children, turn: Turn, parent: RegionPeer, made: Iterable[Region]) -> None:
         leads, parent.is_leader = parent.is_leader, False
         original(self, turn, parent, made)
         parent.is_leader = leads
 
-    patch.setattr(Children, "bear", bear)
+    patch.setattr(Children, "create", create)

@@ -139,7 +139,7 @@ FORBIDDEN: dict[str, tuple[str, list[TxnRecord], Versions]] = {
         [txn(1, 10, 20, writes=b"x")],
         {X: [version(10, 21, 1)]},
     ),
-    "a version of nobody": ("nobody has written", [], {X: [version(10, 20, 1)]}),
+    "a version of no transaction": ("no transaction has written", [], {X: [version(10, 20, 1)]}),
     "two that began at one timestamp": ("began at one timestamp", [txn(1, 10), txn(2, 10)], {}),
 }
 

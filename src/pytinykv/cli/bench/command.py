@@ -305,11 +305,11 @@ class _Bench:
             return ()
         return (*RAW, *TRANSACTIONAL) if self._transactions else RAW
 
-    async def _measure(self, everybody: Sequence[BenchTarget], scope: Scope) -> None:
+    async def _measure(self, candidates: Sequence[BenchTarget], scope: Scope) -> None:
         """Go through all cells, all targets that offer an operation in turn within each round."""
         async with self._progress() as progress:
             for operation in self._operations():
-                targets = [target for target in everybody if await _offers(target, operation)]
+                targets = [target for target in candidates if await _offers(target, operation)]
                 for depth in self._in_flight:
                     sizes = {target.name: await self._size(target, operation, depth, scope) for target in targets}
                     for number in range(self._rounds):

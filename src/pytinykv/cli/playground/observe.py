@@ -131,7 +131,7 @@ class Observer:
                 async with asyncio.timeout(TIMEOUT_S):
                     self.scheduler = await read_page(status, _SCHEDULER_PAGE, SchedulerFacts)
             except (OSError, TimeoutError, msgspec.DecodeError):
-                self.scheduler = SchedulerFacts()  # what it did last is over, as far as anybody knows
+                self.scheduler = SchedulerFacts()  # what it did last is over, as far as is known
             await asyncio.sleep(INTERVAL_S)
 
     def facts_of(self, process: ServerProcess) -> StoreFacts:

@@ -81,4 +81,4 @@ class TransactionBackend(Protocol):
         """Release the locks of a transaction that ends without commit; those that can't be reached run out."""
 
     def abandon(self, txn: Txn) -> None:
-        """Let the locks of a transaction that nobody will end run out. May be called from any thread."""
+        """Let the locks of a transaction that was forgotten run out. May be called from any thread."""

@@ -1,11 +1,11 @@
 """Work that goes on when the call that began it has ended: secondaries to commit, locks to remove.
 
     start        in the background, or not at all if there is too much already
-    finish       in the background, or by the call itself if there is too much already: so who is faster than the stores
-                 is slowed down to what they bear
+    finish       in the background, or by the call itself if there is too much already: so a caller that is faster than the
+                 stores is slowed down to what they bear
 
-All of it may be left undone: whoever meets a lock that was left resolves it. So nothing here is repeated for long, errors are
-only noted, and a closing client waits a moment for what is under way and then lets go.
+All of it may be left undone: the client that meets a lock that was left resolves it. So nothing here is repeated for long,
+errors are only noted, and a closing client waits a moment for what is under way and then lets go.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ P = ParamSpec("P")
 
 
 class Background:
-    """The tasks of one client that nobody waits for, owned by its scope; never more than `tasks_max` at a time."""
+    """The tasks of one client that no caller waits for, owned by its scope; never more than `tasks_max` at a time."""
 
     def __init__(self, scope: Scope, *, tasks_max: int) -> None:
         self._scope = scope

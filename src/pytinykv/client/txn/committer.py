@@ -5,7 +5,7 @@
     one phase    prewrite all in one command, which commits them
 
 The primary decides: before it is committed the transaction is not, afterwards it is. In an asynchronous commit the prewrites
-decide together: it is committed once all locks stand, and whoever finds them all computes the same commit timestamp.
+decide together: it is committed once all locks stand, and each client that finds them all computes the same commit timestamp.
 
 Invariants
 
@@ -16,7 +16,7 @@ Invariants
 3. The first `min_commit_ts` that is asked for lies above a timestamp fetched when the commit began: a transaction that
    begins after this one has ended sees it.
 4. A prewrite that was sent twice may have been executed the first time. If it then fails, the primary is asked what became
-   of the transaction before anybody is told that it failed (one phase and asynchronous commit; in two phases nothing is
+   of the transaction before the caller is told that it failed (one phase and asynchronous commit; in two phases nothing is
    committed without us).
 5. `UndeterminedError` is raised only when a command that decides may have been executed and no answer tells.
 """
@@ -56,7 +56,7 @@ from pytinykv.wire.keys import describe_key
 from pytinykv.wire.timestamp import MAX_TIMESTAMP
 
 BACKGROUND_TIMEOUT_S: Final = 20.0
-"""For secondaries and rollbacks; what is left then is resolved by whoever meets it."""
+"""For secondaries and rollbacks; what is left then is resolved by the clients that meet it."""
 TTL_S_PER_ROOT_MIB: Final = 6.0
 """Locks of large commits live longer: so many seconds times the root of their MiB."""
 TTL_S_MAX: Final = 20.0

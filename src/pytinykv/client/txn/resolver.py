@@ -279,7 +279,7 @@ async def run_keys(
 ) -> None:
     """Run a command that may be repeated at any time on sorted keys, in every region of theirs.
 
-    Whether it was executed matters to nobody then: what would be undetermined is only late.
+    Whether it was executed does not matter then: what would be undetermined is only late.
     """
     try:
         await run_batch(executor, BatchOperation(keys, _identity, len, make), deadline)

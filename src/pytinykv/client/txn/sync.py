@@ -167,14 +167,14 @@ class Transaction(_Reads):
             self._inner.buffered.delete(checked_key(key))
 
     def lock(self, *keys: bytes, timeout: float | None = None) -> None:
-        """Make sure that nobody else writes `keys` before this transaction ends, all of them or none.
+        """Make sure that no other transaction writes `keys` before this one ends, all of them or none.
 
         A pessimistic transaction waits for the locks. An optimistic one fails to commit if one was written since it began.
         """
         self._run(self._inner.lock(*keys, timeout=timeout), timeout, Effect.IDEMPOTENT)
 
     def get_for_update(self, key: bytes, *, timeout: float | None = None) -> bytes | None:
-        """Return the value of `key`, and make sure that nobody else writes it before this transaction ends.
+        """Return the value of `key`, and make sure that no other transaction writes it before this one ends.
 
         A pessimistic transaction waits for the lock and returns the newest value. An optimistic one returns that of its
         snapshot, and fails to commit if it was written since.

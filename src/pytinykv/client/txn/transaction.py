@@ -1,6 +1,6 @@
 """Transactions (asynchronous face): reads of one moment, writes that happen together or not at all.
 
-    ACTIVE ──commit──► COMMITTING ──► COMMITTED        the writes are there, for everybody, at `commit_ts`
+    ACTIVE ──commit──► COMMITTING ──► COMMITTED        the writes are there, for all clients, at `commit_ts`
        │                    ├───────► FAILED           nothing of it is, nor will be
        │                    └───────► UNDETERMINED     one or the other
        ├──rollback──► ROLLED_BACK
@@ -10,8 +10,8 @@ Writes stay in the client until the commit. An optimistic transaction finds out 
 pessimistic one locks each key when it writes it, and waits then.
 
 Who may use it when: tasks (or threads, in the synchronous face) may share a transaction, and their reads and writes may be
-under way at once. Commit and rollback end it for all of them: `commit` refuses while another call is under way, since nobody
-could say whether that still belongs to it; after either, every call raises `TransactionClosedError`.
+under way at once. Commit and rollback end it for all of them: `commit` refuses while another call is under way, since it
+could not be told whether that still belongs to it; after either, every call raises `TransactionClosedError`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class AsyncTransaction(AsyncReads):
 
     A pessimistic transaction locks keys as it writes them, and waits for those who hold them: for hot keys. `get_for_update`
     and `lock` see the newest state there, later than the snapshot. What it has read from the snapshot it can only write if
-    nobody has written it since.
+    no other transaction has written it since.
 
     `timeout` of each call is in seconds, with all its retries; None means that of the transaction, or the client's default.
     Calls raise what `AsyncRawClient`'s raise, and `TransactionError`.
@@ -154,7 +154,7 @@ class AsyncTransaction(AsyncReads):
         return MergingPages(pages, own, scan, self._refuse)
 
     async def get_for_update(self, key: bytes, *, timeout: float | None = None) -> bytes | None:
-        """Return the value of `key`, and make sure that nobody else writes it before this transaction ends.
+        """Return the value of `key`, and make sure that no other transaction writes it before this one ends.
 
         A pessimistic transaction waits for the lock and returns the newest value. An optimistic one returns that of its
         snapshot, and fails to commit if it was written since.
@@ -199,7 +199,7 @@ class AsyncTransaction(AsyncReads):
             self._buffer.delete(key)
 
     async def lock(self, *keys: bytes, timeout: float | None = None) -> None:
-        """Make sure that nobody else writes `keys` before this transaction ends, all of them or none.
+        """Make sure that no other transaction writes `keys` before this one ends, all of them or none.
 
         A pessimistic transaction waits for the locks. An optimistic one fails to commit if one was written since it began.
         """

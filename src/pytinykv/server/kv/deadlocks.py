@@ -56,7 +56,7 @@ FindFirstLeader = Callable[[float], Awaitable[str]]
 class Deadlocks:
     """One store's part: it tells its waits to the detector, and is the detector while it leads the first region.
 
-    A `WaitObserver`, and the service that the others call. Its tasks, which end when nobody waits, belong to `scope`.
+    A `WaitObserver`, and the service that the others call. Its tasks, which end when no command waits, belong to `scope`.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Deadlocks:
             _log.debug("a wait was not told: %s", error)
 
     async def _tell_again(self) -> None:
-        """Tell all waits again and again, to whoever detects, as long as there are any."""
+        """Tell all waits again and again, to the detector of the moment, as long as there are any."""
         try:
             while self._waits:
                 await self._look_for_detector()

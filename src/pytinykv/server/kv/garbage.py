@@ -1,4 +1,4 @@
-"""Collecting the versions that nobody reads any more, region by region, as far as the scheduler allows.
+"""Collecting the versions that no snapshot reads any more, region by region, as far as the scheduler allows.
 
     report ──▶ scheduler ──▶ announced: refuse reads and prewrites below    ──▶ acknowledged by the next report
                         ├──▶ resolve: locks from before, in each region led here, whose owners are gone (`old_locks`)

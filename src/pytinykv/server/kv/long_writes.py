@@ -119,7 +119,7 @@ class LongWrites:
     async def _execute(self, write: LongWrite) -> Exception | None:
         for first, end in self._bounds(write):
             if write.is_ended or write.answers.is_closed:
-                return UndeterminedResult()  # nobody is there to hear it
+                return UndeterminedResult()  # the caller has gone
             prepared = write.command.prepare_part(write.context, write.request, first, end)
             was_proposed, write.is_proposed = write.is_proposed, True
             error = await self._propose(write, prepared)

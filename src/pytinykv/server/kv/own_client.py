@@ -1,7 +1,7 @@
 """A store as a client of its cluster: for what concerns keys in regions that other stores lead.
 
     old locks           their primaries, wherever they are, tell what became of their transactions (see `old_locks`)
-    UnsafeDestroyRange  every region of the range, whoever leads it by the time it is reached
+    UnsafeDestroyRange  every region of the range, at the store that leads it by then
 
 Whatever is asked for here may be repeated, so several stores may do the same at the same time, and any of them may stop in
 between. Routing, retries after a split or a moved leader, and deadlines are those of any client of ours.

@@ -70,7 +70,7 @@ class RegionReads:
         self._reads = reads
         self._began_at = store.clock.monotonic()
         self.asked_at = self._began_at
-        """When they came, monotonic; whoever knows better sets it."""
+        """When they came, monotonic; set by the caller that knows better."""
         self.sliced_at = self._began_at
         """When the newest slice began."""
         self._view = View(store.engine, host.concurrency, host.safe_point)

@@ -181,7 +181,7 @@ class TransactionHost:
         self.deadlocks: Final = deadlocks
         deadlocks.attach(self.executor)
         self.collector: Collector | None = None
-        """Collects garbage, where somebody says how far; set once, by `KvService.collect_garbage`."""
+        """Collects garbage, where a client of the scheduler says how far; set once, by `KvService.collect_garbage`."""
         self._allow_transactions = allow_transactions
         self._are_allowed = allow_transactions is None or holds_transactional_data(store.engine)
         """Whether the cluster is known to split regions at memcomparable keys only. Never goes back."""

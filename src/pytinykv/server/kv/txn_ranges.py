@@ -4,7 +4,7 @@
     UnsafeDestroyRange   each store          the same in every region of the range, by the store as a client of the cluster
     KvGC                 one region          what the cluster's safe point allows to delete; the cluster does that by itself
 
-Deleting a range asks neither readers nor transactions: it is for data that nobody uses any more.
+Deleting a range asks neither readers nor transactions: it is for data that is not used any more.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Regions on the move: balance, scatter, stores that are drained, rolling restarts of many regions, all with faults on.
 
 What must come true here is not only that nothing is lost. Balance must be reached and come to an end; a store that is drained
-becomes empty, says so and ends; whoever is told to stop hands over all that it leads first.
+becomes empty, says so and ends; a store that is told to stop hands over all that it leads first.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ class TxnStory:
         if anomalies := check_isolation([*map(_as_told, self.records), last]):
             raise Violation("isolation", f"by what clients have read alone: {anomalies[0]}")
         if not any(record.fate is Fate.COMMITTED and record.writes for record in self.records) or not self.looks:
-            raise Violation("story", "no transaction was committed, or nobody has looked at the accounts")
+            raise Violation("story", "no transaction was committed, or the accounts were never looked at")
 
 
 def _as_told(record: TxnRecord) -> ListTxn:
