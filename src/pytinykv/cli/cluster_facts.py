@@ -8,8 +8,8 @@
     pending            a voter is behind its leader
     healthy
 
-A *problem* needs an administrator to do something, or makes the next failure worse; `status` exits 1 for one. A *note* tells what is
-on its way to where it should be: a store that is being removed, a learner that is filled.
+A *problem* needs an administrator to do something, or makes the next failure worse; `status` exits 1 for one. A *note* tells
+what is on its way to where it should be: a store that is being removed, a learner that is filled.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The local engine as the executor of `transaction` knows a region: one that is always led here and covers all keys.
 
-Locks are in memory alone. On a cluster they are data, since a client that meets one must find out what became of its owner; here
-the owner lives in this process, and ends with it. So a crash leaves no lock behind, and a commit is one-phase: the locks that
-its evaluation works out are never written.
+Locks are in memory alone. On a cluster they are data, since a client that meets one must find out what became of its owner;
+here the owner lives in this process, and ends with it. So a crash leaves no lock behind, and a commit is one-phase: the locks
+that its evaluation works out are never written.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Raw operations on a database: runs the commands of `client.raw_commands` on the engine instead of sending them.
 
-A raw value has no versions: what is written is there at once. It is durable a sync later, and until then no reader may see it,
-or a power cut could take back what a reader has seen. So a read looks whether what it has read is still on its way to the
+A raw value has no versions: what is written is there at once. It is durable a sync later, and until then no reader may see
+it, or a power cut could take back what a reader has seen. So a read looks whether what it has read is still on its way to the
 disk, and if so waits for that and reads again.
 
 Left out: as on a cluster nothing is atomic over several keys, though here a batch is.

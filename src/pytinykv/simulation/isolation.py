@@ -249,7 +249,7 @@ def _dependencies(
 
 
 def _unread(committed: Sequence[ListTxn], orders: Mapping[bytes, tuple[Hashable, ...]]) -> dict[bytes, list[str]]:
-    """Return which transactions have appended what was never read, by key: it stands behind all that was read, in an unknown order."""
+    """Return those who appended what was never read, by key: it stands behind all that was read, in any order."""
     unread: dict[bytes, list[str]] = {}
     for txn in committed:
         for operation in txn.operations:

@@ -6,8 +6,8 @@
 A command takes its place at all of its keys in one step, so of two commands the one that came first is before the other at
 every key they share, and commands can't wait for each other in a cycle.
 
-Left out: latches are held in memory by the one writer of a store and are no locks of transactions, which are data. The command
-that holds one must let go of it on every path, since nothing here has a deadline.
+Left out: latches are held in memory by the one writer of a store and are no locks of transactions, which are data. The
+command that holds one must let go of it on every path, since nothing here has a deadline.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
       2. the newest record at or below 25, by one seek; past LOCK and ROLLBACK records, which change nothing
       3. the value, which is in the record, or in `default` if it is long
 
-(Percolator, section 2.2, figure 6.) The caller has noted the timestamp that it reads at in the `ConcurrencyManager` before, and
-has looked at the locks that are only in memory. Ranges are read by `scan`.
+(Percolator, section 2.2, figure 6.) The caller has noted the timestamp that it reads at in the `ConcurrencyManager` before,
+and has looked at the locks that are only in memory. Ranges are read by `scan`.
 
 Invariants
 ----------

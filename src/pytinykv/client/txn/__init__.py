@@ -18,7 +18,8 @@
     inspection          versions and locks, for tools
 
 What no caller waits for may be left undone at any moment: a lock that was left names its primary, the primary tells what
-became of the transaction, and the client that meets it finishes the work (`resolver`). So a client may be closed, or killed, at any point.
+became of the transaction, and the client that meets it finishes the work (`resolver`). So a client may be closed, or killed,
+at any point.
 
 Left out: savepoints, secondary indexes, reads from followers, API V2.
 """
