@@ -6,6 +6,8 @@ call(fn, …, timeout_s) ──► run fn(…) as a task of `scope` ──► re
 stop() ──────────────────► scope.stop(), loop closed, thread ended ──► the report
 ```
 
+`ask` and `end` are the same for a caller that has a loop, of its own or another thread: they are awaited.
+
 Any number of threads may call at once. Every call has a deadline; a caller that gives up (deadline, Ctrl-C) cancels its
 task. After a fork the child has no such thread, so calls there raise at once instead of waiting for ever.
 """
@@ -55,6 +57,7 @@ class LoopThread:
         """Resolved once, with the deadline of the stop."""
         self._report: Final = concurrent.futures.Future[StopReport]()
         """Resolved when the loop is closed."""
+        self._report.set_running_or_notify_cancel()  # so that one that waits for it and is cancelled does not cancel it
         self._lock: Final = threading.Lock()
         """Held to resolve `_stop_wanted`, which several threads may want to."""
         # A daemon: one that was never stopped must not hang the interpreter's exit.
@@ -103,6 +106,34 @@ class LoopThread:
             ScopeStoppedError: stopped, before or meanwhile.
             LifecycleError: called in a forked child, or in the loop's own thread, which would wait for itself.
         """
+        result, give_up = self._begin(lambda: coro_fn(*args, **kwargs), timeout_s)
+        try:
+            return result.result(None if timeout_s is None else timeout_s + _GRACE_S)
+        except BaseException:
+            give_up()
+            raise
+
+    async def ask(
+        self,
+        coro_fn: Callable[P, Coroutine[Any, Any, T]],
+        /,
+        timeout_s: float | None,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """As `call`, awaited in another loop, which goes on meanwhile."""
+        result, give_up = self._begin(lambda: coro_fn(*args, **kwargs), timeout_s)
+        try:
+            async with asyncio.timeout(None if timeout_s is None else timeout_s + _GRACE_S):
+                return await asyncio.wrap_future(result)
+        except BaseException:
+            give_up()
+            raise
+
+    def _begin(
+        self, start: Callable[[], Coroutine[Any, Any, T]], timeout_s: float | None
+    ) -> tuple[concurrent.futures.Future[T], Callable[[], None]]:
+        """Start a call; return its outcome, and what its caller is to call that does not wait for it any more."""
         self._refuse_misuse()
         result: concurrent.futures.Future[T] = concurrent.futures.Future()
         result.set_running_or_notify_cancel()
@@ -112,22 +143,19 @@ class LoopThread:
 
         def begin() -> None:
             try:
-                tasks.append(
-                    self._scope.start("call", self._resolve, result, lambda: coro_fn(*args, **kwargs), timeout_s).task
-                )
+                tasks.append(self._scope.start("call", self._resolve, result, start, timeout_s).task)
             except LifecycleError as error:
                 _settle(result, error)
+
+        def give_up() -> None:
+            if not result.done() and not loop.is_closed():
+                loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
 
         try:
             loop.call_soon_threadsafe(begin)
         except RuntimeError:  # the loop was closed just now
             raise ScopeStoppedError(f"{self.name} is stopped") from None
-        try:
-            return result.result(None if timeout_s is None else timeout_s + _GRACE_S)
-        except BaseException:
-            if not result.done() and not loop.is_closed():  # this thread gives up; so shall the task
-                loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
-            raise
+        return result, give_up
 
     async def _resolve(
         self,
@@ -165,6 +193,25 @@ class LoopThread:
         except TimeoutError:
             raise LifecycleError(f"the loop of {self.name} is blocked; it could not be stopped") from None
         self._thread.join(EXIT_S)
+        return report
+
+    async def end(self, deadline_s: float = STOP_DEADLINE_S) -> StopReport:
+        """As `stop`, awaited in another loop, which goes on meanwhile.
+
+        Raises:
+            LifecycleError: as `stop`.
+        """
+        if os.getpid() != self._pid or self._thread is threading.current_thread():
+            self._refuse_misuse()
+        if self._thread.ident is None:
+            return StopReport(self.name, 0.0, ())
+        self.request_stop(deadline_s)
+        try:
+            async with asyncio.timeout(deadline_s + EXIT_S):
+                report = await asyncio.wrap_future(self._report)
+        except TimeoutError:
+            raise LifecycleError(f"the loop of {self.name} is blocked; it could not be stopped") from None
+        self._thread.join(EXIT_S)  # it has nothing left to do
         return report
 
     def request_stop(self, deadline_s: float = STOP_DEADLINE_S) -> None:

@@ -209,6 +209,14 @@ class Scope(Member):
         self.refuse_if_stopping(f"stage {name!r}")
         self.books.last_stages.append(Stage(name, function, deadline_s, call_site()))
 
+    def forget_stages(self) -> None:
+        """Forget what was registered with `on_stop`, here and below: a stop then ends things without a word to others.
+
+        For tests, in which it is to look like a crash. What `on_stopped` has registered still runs.
+        """
+        for scope in self.subtree():
+            scope.books.stages.clear()
+
     def on_failure(self, callback: FailureCallback) -> None:
         """Call `callback(name, error)` when a task or thread fails, here or in a child without a callback of its own."""
         self._failure_callbacks.append(callback)

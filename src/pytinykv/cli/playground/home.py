@@ -13,22 +13,17 @@ directory whose lock is free is left over.
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
 import re
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import Final
 
-_log = logging.getLogger(__name__)
+from pytinykv.lifecycle import temporary
+from pytinykv.lifecycle.temporary import LOCK, hold_lock
 
 _PREFIX: Final = "tinykv-playground-"
-_LOCK: Final = "lock"
-_SETTLED_S: Final = 60.0
-"""A directory younger than this may be one that another playground is just making."""
 _STORE: Final = re.compile(r"store-([1-9][0-9]*)")
 
 
@@ -92,42 +87,20 @@ class Home:
 def _refuse_other_files(path: Path) -> None:
     """Leave a directory alone in which there is something, but nothing of a playground."""
     names = {entry.name for entry in path.iterdir()}
-    if names and not names & {_LOCK, "scheduler", "logs"}:
+    if names and not names & {LOCK, "scheduler", "logs"}:
         others = ", ".join(sorted(names)[:3])
         raise PlaygroundError(f"{path} has other files in it ({others}); choose an empty or a new directory")
 
 
 def _hold(path: Path) -> int:
-    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(descriptor)
+        return hold_lock(path)
+    except BlockingIOError as error:
         raise PlaygroundError(
-            f"{path} is in use by another playground (pid {holder}): stop it, or choose another --data-dir"
+            f"{path} is in use by another playground (pid {error}): stop it, or choose another --data-dir"
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
 
 
 def remove_abandoned() -> None:
     """Delete the temporary directories of playgrounds of this user that were killed."""
-    for path in sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*")):
-        try:
-            facts = path.stat()
-            if facts.st_uid != os.getuid() or time.time() - facts.st_mtime < _SETTLED_S:
-                continue
-            descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:  # it is just vanishing, or is none of ours
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            _log.info("deleting %s, which a playground that was killed left behind", path)
-            shutil.rmtree(path, ignore_errors=True)
-        finally:
-            os.close(descriptor)
+    temporary.remove_abandoned(_PREFIX)

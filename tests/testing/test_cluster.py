@@ -1,0 +1,282 @@
+"""Clusters in this process: started, used, harmed, ended; and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pytinykv import aio, connect, testing
+from pytinykv.client import EntryTooLargeError, UndeterminedError
+from pytinykv.testing.ports import free_address
+
+
+@pytest.fixture
+def three() -> Iterator[testing.Cluster]:
+    with testing.cluster(stores=3) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def one() -> Iterator[testing.Cluster]:
+    with testing.cluster(stores=1) as cluster:
+        yield cluster
+
+
+def test_one_store_serves_raw_and_transactional_clients() -> None:
+    with testing.cluster(stores=1) as c:
+        db = c.client()
+        db.raw.put(b"k", b"v")
+        with db.transaction() as txn:
+            txn.put(b"a", b"1")
+        assert db.raw.get(b"k") == b"v"
+        assert [(r.leader, r.stores) for r in c.regions()] == [(1, (1,))]
+
+
+def test_an_acknowledged_write_survives_the_loss_of_the_leader() -> None:
+    with testing.cluster(stores=3) as c:
+        db = c.client(timeout=20)
+        db.raw.put(b"k", b"v")
+        leader = c.stores[c.regions()[0].leader - 1]
+        leader.kill()
+        assert not leader.is_running
+        assert db.raw.get(b"k") == b"v"
+        leader.start()
+        c.wait_replicated()
+
+
+def test_a_killed_store_keeps_what_was_acknowledged() -> None:
+    with testing.cluster(stores=1) as c:
+        db = c.client(timeout=20)
+        for number in range(20):
+            db.raw.put(b"k%02d" % number, b"v")
+        c.stores[0].kill()
+        c.stores[0].start()
+        assert len(list(db.raw.scan())) == 20
+        c.stores[0].restart()
+        assert len(list(db.raw.scan())) == 20
+
+
+def test_a_paused_store_does_nothing_until_it_is_resumed() -> None:
+    with testing.cluster(stores=1) as c:
+        db = c.client(timeout=20)
+        c.stores[0].pause()
+        done = threading.Event()
+
+        def put() -> None:
+            db.raw.put(b"k", b"v")
+            done.set()
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        assert not done.wait(0.2)
+        c.stores[0].resume()
+        thread.join(20)
+        assert done.is_set()
+
+
+def test_a_paused_store_can_be_killed_stopped_and_left() -> None:
+    with testing.cluster(stores=2, replicas=1) as c:
+        for end in (c.stores[0].kill, c.stores[0].stop):
+            c.stores[0].pause()
+            c.stores[0].pause()
+            end()
+            c.stores[0].start()
+        c.stores[1].pause()
+
+
+def test_the_others_go_on_without_a_store_that_is_cut_off(three: testing.Cluster) -> None:
+    db = three.client(timeout=20)
+    cut_off = three.regions()[0].leader
+    for other in {1, 2, 3} - {cut_off}:
+        three.cut(cut_off, other)
+    with db.transaction() as txn:  # begun at a leader that can't reach a majority any more
+        txn.put(b"k", b"v")
+    assert three.regions()[0].leader != cut_off
+    three.heal()
+    three.wait_replicated()
+
+
+def test_regions_are_split_and_moved_on_demand(three: testing.Cluster) -> None:
+    three.split(b"m")
+    three.split(b"m")
+    first, second = three.regions()
+    assert first.end == second.start != b""
+    target = next(number for number in second.stores if number != second.leader)
+    three.transfer_leader(second.id, target)
+    assert next(one for one in three.regions() if one.id == second.id).leader == target
+    with pytest.raises(testing.ClusterError, match="no region 999"):
+        three.transfer_leader(999, 1)
+
+
+async def test_the_asynchronous_twin_does_the_same() -> None:
+    async with testing.aio.cluster(stores=3) as c:
+        db = await c.client(timeout=20)
+        async with db.transaction() as txn:
+            await txn.put(b"k", b"v")
+        leader = c.stores[(await c.regions())[0].leader - 1]
+        await leader.kill()
+        async with db.snapshot() as snapshot:
+            assert await snapshot.get(b"k") == b"v"
+        await leader.restart()
+        await c.wait_replicated()
+        await c.split(b"m")
+        assert len(await c.regions()) == 2
+
+
+def test_clusters_live_side_by_side_and_inside_each_other() -> None:
+    with testing.cluster(stores=1) as outer, testing.cluster(stores=1) as inner:
+        outer.client().raw.put(b"k", b"outer")
+        inner.client().raw.put(b"k", b"inner")
+        assert outer.client().raw.get(b"k") == b"outer"
+        assert outer.address != inner.address
+
+
+def test_a_body_that_raises_leaves_nothing_and_its_error_comes_through() -> None:
+    def body() -> None:
+        with testing.cluster(stores=1) as c:
+            c.client()
+            c.stores[0].pause()
+            raise RuntimeError("of the test")
+
+    with pytest.raises(RuntimeError, match="of the test"):
+        body()
+
+
+def test_an_interrupt_in_the_body_leaves_nothing() -> None:
+    def body() -> None:
+        with testing.cluster(stores=1) as c:
+            c.client().raw.put(b"k", b"v")
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        body()
+
+
+async def test_a_cancelled_body_leaves_nothing() -> None:
+    started = asyncio.Event()
+
+    async def body() -> None:
+        async with testing.aio.cluster(stores=1):
+            started.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(body())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_of_two_that_ask_for_the_same_port_the_second_is_told() -> None:
+    port = int(free_address().rpartition(":")[2])
+    with testing.cluster(stores=1, port=port) as c:
+        assert c.address == f"127.0.0.1:{port}"
+        with pytest.raises(testing.ClusterError, match=rf"127.0.0.1:{port}: another process listens there"):
+            testing.cluster(stores=1, port=port).start()
+    with testing.cluster(stores=1, port=port):
+        pass  # it is free again
+
+
+def test_without_a_free_port_the_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(*_: object) -> None:
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    with pytest.raises(testing.ClusterError, match="no port is free on 127.0.0.1"):
+        testing.cluster(stores=1).start()
+
+
+@pytest.mark.parametrize("wrong", [{"stores": 0}, {"stores": 10}, {"port": 70_000}, {"stores": 1, "replicas": 2}])
+def test_what_cannot_be_is_refused_before_anything_starts(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"stores|port"):
+        testing.cluster(**wrong)
+
+
+def test_a_wrong_setting_is_named() -> None:
+    with pytest.raises(testing.ClusterError, match="no setting 'tick'"):
+        testing.cluster(stores=1, settings={"raftstore": {"tick": 1}}).start()
+
+
+def test_settings_reach_the_stores() -> None:
+    with (
+        testing.cluster(stores=1, settings={"raftstore": {"entry_bytes_max": 1000}}) as c,
+        pytest.raises(EntryTooLargeError),
+    ):
+        c.client().raw.put(b"k", bytes(2000))
+
+
+def test_a_forked_child_is_told_and_harms_nothing(one: testing.Cluster) -> None:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            one.regions()
+        except BaseException as error:  # noqa: BLE001 - the child must not go on as a copy of the test
+            os.write(writer, str(error).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as told:
+        assert b"a forked child has to make its own" in told.read()
+    os.waitpid(pid, 0)
+    assert one.regions()
+
+
+def test_a_client_of_ones_own_finds_the_cluster(one: testing.Cluster) -> None:
+    with connect(one.address) as db:
+        db.raw.put(b"own", b"v")
+
+    async def read() -> bytes | None:
+        async with aio.connect(one.address) as db:
+            return await db.raw.get(b"own")
+
+    assert asyncio.run(read()) == b"v"
+
+
+def test_answers_on_demand_reach_a_client_in_frames(one: testing.Cluster) -> None:
+    db = one.client(timeout=20)
+    db.raw.put(b"k", b"v")
+    for answer in (testing.NotLeader(), testing.EpochNotMatch(), testing.ServerIsBusy(backoff_s=0.01)):
+        order = one.answer("RawPut", answer, times=2)
+        db.raw.put(b"k", b"w")
+        assert (order.given, order.left) == (2, 0)
+    order = one.answer("KvPrewrite", testing.Delay(0.05), store=1)
+    with db.transaction() as txn:
+        txn.put(b"a", b"1")
+    assert order.given == 1
+
+
+def test_a_lost_answer_leaves_the_outcome_unknown_and_the_write_done(one: testing.Cluster) -> None:
+    db = one.client()
+    order = one.answer("RawPut", testing.Lost())
+    with pytest.raises(UndeterminedError):
+        db.raw.put(b"k", b"v", timeout=0.5)
+    assert order.given == 1
+    assert db.raw.get(b"k") == b"v"
+
+
+def test_an_answer_that_was_taken_back_is_not_given(one: testing.Cluster) -> None:
+    order = one.answer("RawGet", testing.ServerIsBusy(), times=5)
+    one.clear_answers()
+    assert one.client().raw.get(b"k") is None
+    assert order.given == 0
+
+
+def test_answers_to_commands_that_come_alone(one: testing.Cluster) -> None:
+    order = one.answer("RawCompareAndSwap", testing.EpochNotMatch())
+    assert one.client(timeout=20).raw.compare_and_swap(b"k", None, b"v").swapped
+    assert order.given == 1
+
+
+def test_a_kind_that_there_is_not_is_refused_with_those_that_there_are(one: testing.Cluster) -> None:
+    with pytest.raises(ValueError, match="'Put' is no command of a store; those are .*RawPut"):
+        one.answer("Put", testing.NotLeader())
+    with pytest.raises(ValueError, match="at least 1"):
+        one.answer("RawPut", testing.NotLeader(), times=0)
+    with pytest.raises(ValueError, match="no store 2"):
+        one.answer("RawPut", testing.NotLeader(), store=2)
