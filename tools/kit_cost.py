@@ -47,7 +47,6 @@ from pytinykv.waitgraph.stacks import UNKNOWN_SITE
 BARE: Final = "--bare"
 KIT: Final = ("pytinykv.lifecycle", "pytinykv.transport", "pytinykv.waitgraph")
 TOOL: Final = str(Path(__file__).resolve())
-WARM_UP_S: Final = 2.0
 _ENDLESS: Final = 1_000_000_000
 
 
@@ -229,7 +228,7 @@ async def _compare(scope: Scope, options: argparse.Namespace, comparisons: list[
         for comparison in comparisons:
             comparison.begin_run()
             for side in order:
-                await sides[side].run(comparison.in_flight, WARM_UP_S)
+                await sides[side].run(comparison.in_flight, options.warm_up)
             for _ in range(options.rounds):
                 for side in order:
                     comparison.add(side, await sides[side].run(comparison.in_flight, options.seconds))
@@ -250,6 +249,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--seconds", type=float, default=0.4, help="length of a round; short ones see the same neighbours"
     )
+    parser.add_argument("--warm-up", type=float, default=2.0, help="seconds of puts to each cluster before its rounds")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[256, 64], help="puts in flight")
     parser.add_argument("--control", action="store_true", help="both clusters with the kit: shows the noise")
     parser.add_argument("--save", type=Path, help="write all rounds to this file, as JSON")

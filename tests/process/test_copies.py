@@ -18,6 +18,16 @@ HOLD_S = 4.0
 """For how long the address of a store that has become silent is still its own."""
 
 
+@pytest.fixture
+def three_stores(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Cluster:
+    """Run a scheduler that holds addresses for a short time, and three stores."""
+    settings = tmp_path / "scheduler.toml"
+    settings.write_text(f"[scheduler.settings]\ntick_interval_s = 0.1\nstore_address_hold_s = {HOLD_S}\n")
+    cluster = new_cluster(config=str(settings))
+    cluster.start()
+    return cluster
+
+
 def on_a_copy(cluster: Cluster, store: Process) -> Process:
     """Make a store, at an address of its own, on a copy of the data of one that does not run."""
     copy = cluster.make(f"copy-of-{store.name}", "store", scheduler=cluster.address)
@@ -25,16 +35,17 @@ def on_a_copy(cluster: Cluster, store: Process) -> Process:
     return copy
 
 
-def test_a_copy_is_refused_and_nothing_acknowledged_is_lost(fresh_cluster: Cluster) -> None:
+def test_a_copy_is_refused_and_nothing_acknowledged_is_lost(three_stores: Cluster) -> None:
     """A and C acknowledge, C's copy comes, A goes: B and C are a majority, and it has to be C's log that counts."""
-    a, b, c = fresh_cluster.stores
+    cluster = three_stores
+    a, b, c = cluster.stores
     c.stop()
-    copy = on_a_copy(fresh_cluster, c)
+    copy = on_a_copy(cluster, c)
     c.start()
     c.wait_ready()
-    fresh_cluster.wait_replicated(3)
+    cluster.wait_replicated(3)
     b.stop()
-    with pytinykv.connect(fresh_cluster.address, timeout=CALL_S) as db:
+    with pytinykv.connect(cluster.address, timeout=CALL_S) as db:
         for number in range(100):
             db.raw.put(b"key%03d" % number, b"acknowledged")
     copy.start()
@@ -48,17 +59,14 @@ def test_a_copy_is_refused_and_nothing_acknowledged_is_lost(fresh_cluster: Clust
     a.stop()
     b.start()
     b.wait_ready()
-    with pytinykv.connect(fresh_cluster.address, timeout=CALL_S) as db:
+    with pytinykv.connect(cluster.address, timeout=CALL_S) as db:
         assert sum(1 for _ in db.raw.scan(prefix=b"key")) == 100
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
-def test_a_store_moves_to_another_address(new_cluster: Callable[..., Cluster], tmp_path: Path, how: str) -> None:
+def test_a_store_moves_to_another_address(three_stores: Cluster, how: str) -> None:
     """At once if it stopped in good order; else when it has been silent for a while, which it says."""
-    settings = tmp_path / "scheduler.toml"
-    settings.write_text(f"[scheduler.settings]\ntick_interval_s = 0.1\nstore_address_hold_s = {HOLD_S}\n")
-    cluster = new_cluster(config=str(settings))
-    cluster.start()
+    cluster = three_stores
     store = cluster.stores[2]
     if how == "stopped":
         store.stop()

@@ -6,15 +6,18 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 from tests.process.cluster import Cluster
 from tests.simulation.txn.txn_world import split
 
 import pytinykv.aio
 from pytinykv.client.key_space import KeyRange
 
+INJECTED = Path(__file__).parent / "injected"
 ROUNDS_S = 60.0
-"""Stores report every 10 s, and are told then which locks are old."""
+"""Stores report every 10 s, this one every second, and are told then which locks are old."""
 
 DIES_AFTER_THE_PRIMARY = """
 import os, sys, asyncio
@@ -34,7 +37,11 @@ asyncio.run(main())
 """
 
 
-async def test_a_lock_that_nobody_meets_is_resolved(new_cluster: Callable[..., Cluster]) -> None:
+async def test_a_lock_that_nobody_meets_is_resolved(
+    new_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(INJECTED))
+    monkeypatch.setenv("GC_REPORT_S", "1")
     cluster = new_cluster(gc_life_time="2")
     cluster.start(1)
     async with pytinykv.aio.connect(cluster.address) as db:
@@ -47,6 +54,7 @@ async def test_a_lock_that_nobody_meets_is_resolved(new_cluster: Callable[..., C
             await txn.put(b"a", b"1")
             await txn.put(b"z", b"1")
         await split(db, [b"m"])
+        monkeypatch.undo()
         died = await asyncio.to_thread(run_and_die, cluster.address)
         assert died.returncode == -9, died.stderr
         assert await locked() == [b"z"]

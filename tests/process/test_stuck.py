@@ -24,8 +24,10 @@ import pytinykv
 from pytinykv.wire.pb import pdpb_pb2
 
 INJECTED = Path(__file__).parent / "injected"
+SILENCE_S = 1.0
+"""How long a store waits for its disk until it says so; 2 s by default."""
 MOVED_S = 10.0
-"""Silence until it is noticed (2 s), an election (1 to 2 s), and what a busy machine adds."""
+"""Silence until it is noticed, by the scheduler after 2 s; an election (1 to 2 s), and what a busy machine adds."""
 GIVES_UP_S = 30.0
 CALL_S = 2.0
 """What was sent to a blocked store gets no answer, so each client waits for as long as this, once."""
@@ -40,7 +42,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     Parameter: a sync of less than so many seconds the event loop does itself (0.005 by default).
     """
     config = tmp_path / "store.toml"
-    config.write_text(f"[store.raftstore]\ninline_sync_s = {request.param}\n")
+    config.write_text(f"[store.raftstore]\ninline_sync_s = {request.param}\ndisk_silence_s = {SILENCE_S}\n")
     start = Process.start
 
     def start_injected(process: Process) -> None:

@@ -15,8 +15,8 @@ LIMIT_S = 60.0
 
 
 def test_it_compares_two_clusters_round_by_round(tmp_path: Path) -> None:
-    options = ("--clusters", "2", "--rounds", "2", "--seconds", "0.1", "--in-flight", "8", "--save", tmp_path / "all")
-    command = [sys.executable, TOOL, *options]
+    short = ("--clusters", "2", "--rounds", "2", "--seconds", "0.1", "--warm-up", "0.1", "--in-flight", "8")
+    command = [sys.executable, TOOL, *short, "--save", tmp_path / "all"]
     done = subprocess.run(command, capture_output=True, timeout=LIMIT_S, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"8 puts in flight, 2 pairs of clusters" in done.stdout

@@ -9,6 +9,8 @@ call, and a stage of its stop that raises.
 `PHASE` names a file that says what takes long, or is cut off: "receive" (each piece of a snapshot takes a while), "install"
 (the process is killed with a snapshot half installed) or "recover" (to finish that takes a while). A file beside it, with
 the suffix ".reached", tells that it has come to that.
+
+`GC_REPORT_S` makes a store report about its garbage more often than every 10 s.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pytinykv.raftstore import recovery
 from pytinykv.raftstore.installing import Installation
 from pytinykv.raftstore.snapshot_files import SnapshotWriter
 from pytinykv.server.host import scheduler_process
+from pytinykv.server.kv import garbage
 from pytinykv.server.pd.service import PdService
 from pytinykv.storage.rocks import RocksEngine
 
@@ -104,6 +107,8 @@ if "PHASE" in os.environ:
     SnapshotWriter.write = _receive_slowly  # type: ignore[method-assign]
     Installation.ingest_next = _install_in_part  # type: ignore[method-assign]
     recovery.finish_restore = _recover_slowly
+if "GC_REPORT_S" in os.environ:
+    garbage.REPORT_S = float(os.environ["GC_REPORT_S"])  # type: ignore[misc]
 if "STUCK_DISK" in os.environ:
     RocksEngine.__init__ = _init_with_hanging_sync  # type: ignore[method-assign]
 if "MISCHIEF" in os.environ:
