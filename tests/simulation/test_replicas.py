@@ -41,7 +41,7 @@ class Disks:
 class Disk:
     def __init__(self, disks: Disks, host: str) -> None:
         disk = SimDisk(Random(1), host=host)
-        disk.on_replaced = disks.observer.on_write
+        disk.on_write = disks.observer.on_write
         self.engine: SimEngine = disk.open(Process(disks.loop, host, 1))
 
     def write(self, *changes: Callable[[WriteBatch], None]) -> None:

@@ -102,7 +102,6 @@ class Cluster:
         """Sees every write of all stores, and ends the history when regions or what they hold are not as they must be."""
         for store in self.stores:
             store.disk.on_write = self._on_write
-            store.disk.on_replaced = self._on_replaced
         self.history = RawHistory(self._on_operation)
         """What clients asked and were told; judged at the end."""
         self.recovered_after_s: float | None = None
@@ -394,14 +393,9 @@ class Cluster:
     def running_store(self, host: str) -> tuple[Process, Store] | None:
         return next((store.serving for store in self.stores if store.host == host), None)
 
-    def _on_write(self, engine: SimEngine, keys_written: list[bytes]) -> None:
+    def _on_write(self, engine: SimEngine, raft_keys: list[bytes], replaced: list[Replaced]) -> None:
         try:
-            self.observer.on_write(engine, keys_written)
-        except Violation as violation:
-            self.world.loop.abort(violation)
-
-    def _on_replaced(self, engine: SimEngine, raft_keys: list[bytes], replaced: list[Replaced]) -> None:
-        try:
+            self.observer.on_write(engine, raft_keys)
             self.replica_observer.on_write(engine, raft_keys, replaced)
         except Violation as violation:
             self.world.loop.abort(violation)

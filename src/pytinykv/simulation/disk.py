@@ -62,6 +62,8 @@ class SimEngine(MemoryEngine):
     _collecting: list[int] | None = None
     disk: SimDisk
     """Where it lies."""
+    names: dict[int, ColumnFamily]
+    """By the identity of a family's map, which family it is."""
     applied: dict[int, int]
     """Region -> the applied index written last; a checker's notes."""
     tombstones: dict[int, tuple[int, float]] | None
@@ -84,20 +86,13 @@ class SimEngine(MemoryEngine):
     def write(self, batch: WriteBatch) -> None:
         super().write(batch)
         assert isinstance(batch, MemoryWriteBatch)
-        if self.disk.on_write is not None:
-            self.disk.on_write(self, [change[1] for change in batch.changes])
-        if self.disk.on_replaced is not None and batch.changes:
-            self._tell_replaced(batch)
+        if self.disk.on_write is not None and batch.changes:
+            raft, names = self._families[_RAFT], self.names
+            raft_keys = [change[1] for change in batch.changes if change[0] is raft]
+            undo = self._journal[-1][1]
+            replaced = [(names[id(family)], key, before) for family, key, before in undo if family is not raft]
+            self.disk.on_write(self, raft_keys, replaced)
         self.disk.maybe_lose_power()
-
-    def _tell_replaced(self, batch: MemoryWriteBatch) -> None:
-        assert self.disk.on_replaced is not None
-        names = {id(family): cf for cf, family in self._families.items()}
-        raft = self._families[_RAFT]
-        replaced = [
-            (names[id(family)], key, before) for family, key, before in self._journal[-1][1] if family is not raft
-        ]
-        self.disk.on_replaced(self, [change[1] for change in batch.changes if change[0] is raft], replaced)
 
     def ingest_sst(self, cf: ColumnFamily, path: Path) -> None:
         super().ingest_sst(cf, path)
@@ -140,6 +135,10 @@ class SimEngine(MemoryEngine):
             self._collecting = None
 
 
+OnWrite = Callable[[SimEngine, list[bytes], list[Replaced]], None]
+"""Gets the engine, the keys of the family `raft` that a batch has changed, and what it has replaced in the others."""
+
+
 class SimDisk:
     """The disk of one host."""
 
@@ -159,10 +158,8 @@ class SimDisk:
         """Probability that a read finds damage."""
         self.hurt = False
         """Whether the incarnation that runs now has had a fault to bear."""
-        self.on_write: Callable[[SimEngine, list[bytes]], None] | None = None
-        """Sees the keys of every batch; for checkers."""
-        self.on_replaced: Callable[[SimEngine, list[bytes], list[Replaced]], None] | None = None
-        """Sees of every batch its keys of the family `raft`, and what it has replaced in the others; for checkers."""
+        self.on_write: OnWrite | None = None
+        """Called after every batch that was written; for checkers."""
         self.power_cut: Callable[[], None] | None = None
         """What kills the process between two of its steps on the disk, and how many it still does before."""
         self.steps_left = 0
@@ -336,4 +333,5 @@ def _as_sim_engine(engine: MemoryEngine, disk: SimDisk) -> SimEngine:
     engine.__class__ = SimEngine
     assert isinstance(engine, SimEngine)
     engine.disk, engine.applied, engine.tombstones = disk, {}, None
+    engine.names = {id(family): cf for cf, family in engine._families.items()}  # noqa: SLF001 - its base class's
     return engine

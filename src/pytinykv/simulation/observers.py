@@ -153,12 +153,12 @@ class RaftObserver:
                     f"term {applied[index]} was applied",
                 )
 
-    def on_write(self, engine: SimEngine, keys_written: Iterable[bytes]) -> None:
+    def on_write(self, engine: SimEngine, raft_keys: Iterable[bytes]) -> None:
         """Look at what a store has just written: everything that it says it has applied. Raises `Violation`."""
-        changed = [key for key in keys_written if key[:1] == keys.REGION_STATE_START]
+        changed = [key for key in raft_keys if key[:1] == keys.REGION_STATE_START]
         if changed:
             self._check_regions(engine, changed)
-        for key in keys_written:
+        for key in raft_keys:
             if key[:1] == keys.REGION_STATE_START and len(key) == _APPLY_STATE_BYTES:
                 data = engine.peek(key)
                 if data is not None:

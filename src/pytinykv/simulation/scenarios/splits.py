@@ -6,7 +6,6 @@ The general story comes in variants with small regions; the others have a course
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from random import Random
 
@@ -18,7 +17,7 @@ from pytinykv.raftstore.keys import REGION_STATE_START
 from pytinykv.raftstore.splits import encode_split
 from pytinykv.raftstore.turn import Turn
 from pytinykv.simulation.cluster import Cluster, ClusterOptions, hosts
-from pytinykv.simulation.disk import DiskTiming, SimEngine
+from pytinykv.simulation.disk import DiskTiming, OnWrite, Replaced, SimEngine
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.nemeses import NEMESES
 from pytinykv.simulation.nodes import start_until_up
@@ -52,7 +51,6 @@ MISSED = RaftStoreConfig(
 )
 CUT_CHANCE = 0.5
 """How often a store dies that has just written the state of a region."""
-OnWrite = Callable[[SimEngine, list[bytes]], None]
 DEAF_S = 5.0
 """How long the scheduler hears of no region."""
 PUT_MAX_S = 0.5
@@ -217,10 +215,12 @@ async def split_cuts(cluster: Cluster) -> None:
     rng, stop = cluster.world.rng_for("split cuts"), asyncio.Event()
     condemned: list[StoreNode] = []
 
-    def on_write(store: StoreNode, before: OnWrite | None, engine: SimEngine, keys_written: list[bytes]) -> None:
+    def on_write(
+        store: StoreNode, before: OnWrite | None, engine: SimEngine, raft_keys: list[bytes], replaced: list[Replaced]
+    ) -> None:
         if before is not None:
-            before(engine, keys_written)
-        if not condemned and any(key[:1] == REGION_STATE_START for key in keys_written) and rng.random() < CUT_CHANCE:
+            before(engine, raft_keys, replaced)
+        if not condemned and any(key[:1] == REGION_STATE_START for key in raft_keys) and rng.random() < CUT_CHANCE:
             condemned.append(store)
 
     for store in cluster.stores:
