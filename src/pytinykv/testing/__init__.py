@@ -12,7 +12,7 @@
 
 Two kinds behind one interface: servers in threads of this process, which start in a fraction of a second, and processes.
 
-    cluster, aio     the faces                     answers      answers on demand
+    sync, aio        the faces                     answers      answers on demand
     core             what is done to a cluster     network      cuts between stores
     backend, kinds   what a kind has to do         plugin       fixtures for pytest
     in_process       … threads: servers, server_log, ports
@@ -21,17 +21,28 @@ Two kinds behind one interface: servers in threads of this process, which start 
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from pytinykv.testing import aio
-from pytinykv.testing.answers import Answer, Delay, EpochNotMatch, Lost, NotLeader, Order, ServerIsBusy
-from pytinykv.testing.backend import ClusterConfig, ClusterError
-from pytinykv.testing.cluster import Cluster, Store
-from pytinykv.testing.core import RegionFacts
+if TYPE_CHECKING:
+    from pytinykv.testing import aio
+    from pytinykv.testing.answers import Answer, Delay, EpochNotMatch, Lost, NotLeader, Order, ServerIsBusy
+    from pytinykv.testing.backend import ClusterConfig, ClusterError
+    from pytinykv.testing.core import RegionFacts
+    from pytinykv.testing.sync import Cluster, Store, cluster
+
+_HOMES = {
+    "answers": ("Answer", "Delay", "EpochNotMatch", "Lost", "NotLeader", "Order", "ServerIsBusy"),
+    "backend": ("ClusterConfig", "ClusterError"),
+    "sync": ("Cluster", "Store", "cluster"),
+    "core": ("RegionFacts",),
+}
+"""Where names come from: loaded at their first use, since pytest loads the plugin of this package in every session."""
 
 __all__ = [
     "Answer",
     "Cluster",
+    "ClusterConfig",
     "ClusterError",
     "Delay",
     "EpochNotMatch",
@@ -46,26 +57,10 @@ __all__ = [
 ]
 
 
-def cluster(
-    stores: int = 3,
-    *,
-    processes: bool = False,
-    port: int = 0,
-    replicas: int = 0,
-    settings: dict[str, dict[str, Any]] | None = None,
-) -> Cluster:
-    """Return a cluster, to be started with `with`: a scheduler and `stores` stores on loopback ports.
-
-    Args:
-        stores: how many, 1 to 9.
-        processes: run each server as a process of its own, with its data on disk; otherwise all run in threads of this
-            process, with their data in memory.
-        port: that of the scheduler; 0: a free one.
-        replicas: how many peers each region has; 0: one on each store, at most three.
-        settings: of the components, by the names of the configuration file: `{"scheduler": {…}, "raftstore": {…}}`.
-
-    Raises:
-        ValueError: what can't be; before anything is started.
-    """
-    config = ClusterConfig(stores=stores, port=port, replicas=replicas, settings=settings or {})
-    return Cluster(config, processes=processes)
+def __getattr__(name: str) -> Any:
+    if name == "aio":
+        return importlib.import_module("pytinykv.testing.aio")
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"pytinykv.testing.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -141,6 +141,14 @@ class AsyncCluster:
     async def wait_replicated(self) -> None:
         await self.core.wait_replicated()
 
+    async def clear(self) -> None:
+        await self.core.clear()
+
+    async def reset(self) -> None:
+        while self._clients:
+            await self._clients.pop().close()
+        await self.core.reset()
+
     def answer(self, kind: str, answer: Answer, *, times: int = 1, store: int | None = None) -> Order:
         check_numbers(self._config, *(() if store is None else (store,)))
         return self.core.backend.orders.add(kind, answer, times, store)

@@ -1,20 +1,28 @@
-"""A cluster under test, asynchronous: its servers, and what is done to them. The faces (`cluster`, `aio`) stand on it."""
+"""A cluster under test, asynchronous: its servers, and what is done to them. The faces (`sync`, `aio`) stand on it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pytinykv.client.errors import ClientError, SchedulerError
+from pytinykv.client.config import ClientConfig
+from pytinykv.client.errors import ClientError, SchedulerError, TransactionRefusedError
+from pytinykv.client.executor import Executor
 from pytinykv.client.grpc_connector import GrpcConnector
+from pytinykv.client.key_space import KeyRange
 from pytinykv.client.pd.scheduler_client import SchedulerClient
+from pytinykv.client.raw_commands import RawDeleteRange
+from pytinykv.client.txn.resolve_commands import DeleteRange
 from pytinykv.testing.backend import ClusterError
+from pytinykv.wire.cf import RAW_COLUMN_FAMILIES
 from pytinykv.wire.keys import encode_bytes
 from pytinykv.wire.pb import pdpb_pb2
 
 if TYPE_CHECKING:
+    from pytinykv.client.commands import RangeCommand
     from pytinykv.lifecycle import Scope
     from pytinykv.testing.backend import Backend, ClusterConfig
 
@@ -48,6 +56,10 @@ class ClusterCore:
         self._scope: Final = scope
         self._scheduler: SchedulerClient | None = None
         """Asks the cluster's scheduler; from the start on."""
+        self._connector: GrpcConnector | None = None
+        """Reaches scheduler and stores; from the start on."""
+        self._executor: Executor | None = None
+        """Runs commands of our own; made when the first is."""
         scope.on_stop("end the servers", backend.close, CLOSE_S)
 
     @property
@@ -59,8 +71,9 @@ class ClusterCore:
     async def start(self) -> None:
         """Start the servers; return when the first region has all its peers, and a leader. Raises ClusterError."""
         await self.backend.start()
+        self._connector = GrpcConnector(self._scope)
         self._scheduler = SchedulerClient(
-            self.backend.address, connector=GrpcConnector(self._scope), rng=Random(), scope=self._scope
+            self.backend.address, connector=self._connector, rng=Random(), scope=self._scope
         )
         await self.wait_replicated()
 
@@ -121,6 +134,45 @@ class ClusterCore:
                 )
             await asyncio.sleep(0.05)
 
+    async def clear(self) -> None:
+        """Delete all data, raw and transactional. Regions stay, and so do snapshots' timestamps. Raises ClientError."""
+        assert self._connector is not None, "the cluster was not started"
+        if self._executor is None:
+            self._executor = Executor(
+                self.scheduler, connector=self._connector, rng=Random(), scope=self._scope, config=ClientConfig()
+            )
+        everything = KeyRange(b"", b"")
+        deadline = self._executor.deadline(READY_S)
+        for family in RAW_COLUMN_FAMILIES:
+            await self._delete(_raw_deletion(family), everything, deadline)
+        with contextlib.suppress(TransactionRefusedError):  # split for raw data alone: there is nothing transactional
+            await self._delete(DeleteRange, everything, deadline)
+
+    async def _delete(
+        self, make: Callable[[KeyRange], RangeCommand[None]], left: KeyRange | None, deadline: float
+    ) -> None:
+        assert self._executor is not None
+        while left is not None:
+            command = make(left)
+            await self._executor.execute(command, deadline)
+            left = left.behind(command.covered)
+
+    async def reset(self) -> None:
+        """Undo what was done to the cluster: it is healed and empty, and all its stores run. Regions stay.
+
+        Raises ClusterError, ClientError.
+        """
+        backend = self.backend
+        backend.orders.clear()
+        backend.heal()
+        for number in range(1, self.config.stores + 1):
+            if backend.is_running(number):
+                await backend.resume_store(number)
+            else:
+                await backend.start_store(number)
+        await self.wait_replicated()
+        await self.clear()
+
     async def _wait_for(self, problem: Callable[[list[RegionFacts]], str]) -> None:
         deadline = asyncio.get_running_loop().time() + READY_S
         said = "the scheduler does not answer"
@@ -133,6 +185,10 @@ class ClusterCore:
                 return
             await asyncio.sleep(_POLL_S)
         raise ClusterError(f"the cluster is not as it should be after {READY_S:.0f} s: {said}\n{self.backend.log()}")
+
+
+def _raw_deletion(family: str) -> Callable[[KeyRange], RawDeleteRange]:
+    return lambda left: RawDeleteRange(left, family)
 
 
 def _facts(region: pdpb_pb2.Region, numbers: dict[int, int]) -> RegionFacts:

@@ -31,7 +31,7 @@ T = TypeVar("T")
 _PORT_TRIES: Final = 5
 """How often other ports are tried: another process may take one between the look and the start."""
 _SCHEDULER: Final = USUAL_SCHEDULER | {"tick_interval_s": 0.05, "leader_rest_s": 0.0}
-_RAFTSTORE: Final = {"tick_s": 0.05, "hibernate_after_s": 0.0}
+_RAFTSTORE: Final = {"tick_s": 0.05}
 _numbers: Final = itertools.count(1)
 """Numbers the clusters of this process, for the names of their threads."""
 

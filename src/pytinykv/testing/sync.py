@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
@@ -76,6 +77,7 @@ class Cluster:
         self._config: Final = config
         self._processes: Final = processes
         self._thread: Final = LoopThread("tikv-cluster")
+        self._pid: Final = os.getpid()
         self._clients: Final[list[Client]] = []
         """Made by `client`; closed with the cluster."""
         self._core: ClusterCore | None = None
@@ -117,9 +119,14 @@ class Cluster:
 
     def close(self) -> None:
         """End everything, paused or not; nothing is left. Idempotent."""
+        if os.getpid() != self._pid:
+            return  # forked: servers and clients are the parent's
+        self._close_clients()
+        self._thread.stop(STOP_S)
+
+    def _close_clients(self) -> None:
         while self._clients:
             self._clients.pop().close()
-        self._thread.stop(STOP_S)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -163,6 +170,18 @@ class Cluster:
         """Wait until every region has all its peers, up to date, and a leader. Raises ClusterError."""
         self.do(self.core.wait_replicated)
 
+    def clear(self) -> None:
+        """Delete all data, raw and transactional. Regions stay as they are."""
+        self.do(self.core.clear)
+
+    def reset(self) -> None:
+        """Undo what was done to it: clients closed, no answers on demand, healed, all stores running, empty. Regions stay.
+
+        Raises ClusterError, ClientError: it can't be brought back; close it.
+        """
+        self._close_clients()
+        self.do(self.core.reset)
+
     def answer(self, kind: str, answer: Answer, *, times: int = 1, store: int | None = None) -> Order:
         """Have the next `times` commands of a kind (`RawPut`, `KvPrewrite`) get an answer, from any store or from one.
 
@@ -187,3 +206,28 @@ class Cluster:
     def __repr__(self) -> str:
         where = "not started" if self._core is None else f"at {self.address}"
         return f"<Cluster of {self._config.stores} stores, {where}>"
+
+
+def cluster(
+    stores: int = 3,
+    *,
+    processes: bool = False,
+    port: int = 0,
+    replicas: int = 0,
+    settings: dict[str, dict[str, Any]] | None = None,
+) -> Cluster:
+    """Return a cluster, to be started with `with`: a scheduler and `stores` stores on loopback ports.
+
+    Args:
+        stores: how many, 1 to 9.
+        processes: run each server as a process of its own, with its data on disk; otherwise all run in threads of this
+            process, with their data in memory.
+        port: that of the scheduler; 0: a free one.
+        replicas: how many peers each region has; 0: one on each store, at most three.
+        settings: of the components, by the names of the configuration file: `{"scheduler": {…}, "raftstore": {…}}`.
+
+    Raises:
+        ValueError: what can't be; before anything is started.
+    """
+    config = ClusterConfig(stores=stores, port=port, replicas=replicas, settings=settings or {})
+    return Cluster(config, processes=processes)
