@@ -26,7 +26,7 @@ keys as bytes and look at a record's first byte; only what is different is decod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -114,11 +114,12 @@ def scan_in_steps(source: Reader, command: Scan, *, safe_point: Timestamp = NO_T
     if left <= 0:
         return
     start, end = encoded_range(command.start, command.end)
-    with (
-        source.cursor(ColumnFamily.WRITE, start, end) as writes,
-        source.cursor(ColumnFamily.DEFAULT, start, end) as values,
-    ):
+    with ExitStack() as stack:
+        writes = stack.enter_context(source.cursor(ColumnFamily.WRITE, start, end))
+        values = stack.enter_context(source.cursor(ColumnFamily.DEFAULT, start, end))
         rows = _Rows(writes, values, command)
+        # It and `rows` refer to each other: unclosed it would keep RocksDB's iterator, and the database, until a collection.
+        stack.callback(rows.found.close)
         ahead: list[_Found] = []
         edge: bytes | None = None
         """Ends the part of the range that was looked at, if not all of it was."""
@@ -135,18 +136,17 @@ def scan_in_steps(source: Reader, command: Scan, *, safe_point: Timestamp = NO_T
         if edge is not None:
             bounds = [(edge, end), (start, edge)] if command.reverse else [(start, edge), (edge, end)]
             portions = [(ahead, bounds[0]), (rows.found, bounds[1])]
-        with ExitStack() as stack:
-            # Made before the first row is yielded, and so in the step in which the others were: all show one state.
-            locks = [stack.enter_context(source.cursor(ColumnFamily.LOCK, *bounds)) for _, bounds in portions]
-            for (part, _), cursor in zip(portions, locks, strict=True):
-                for row in rows.with_locks(part, cursor):
-                    yield row
-                    if row is not None:
-                        left -= 1
-                        if not left:
-                            return
-                if ends_with_step and part is ahead:
-                    yield None
+        # Made before the first row is yielded, and so in the step in which the others were: all show one state.
+        locks = [stack.enter_context(source.cursor(ColumnFamily.LOCK, *bounds)) for _, bounds in portions]
+        for (part, _), cursor in zip(portions, locks, strict=True):
+            for row in rows.with_locks(part, cursor):
+                yield row
+                if row is not None:
+                    left -= 1
+                    if not left:
+                        return
+            if ends_with_step and part is ahead:
+                yield None
 
 
 class _Rows:
@@ -243,7 +243,7 @@ class _Rows:
             yield from self._row_of_lock(locked)
             locked = next(locks, None)
 
-    def _forward(self) -> Iterator[_Found | None]:
+    def _forward(self) -> Generator[_Found | None]:
         """Yield what stands for each key that has a visible put: it, or an error in its place. Nearly all rows are these.
 
         Neighbours in the order of keys mostly differ in the last group of their encoded form only, so what is before that is
@@ -308,7 +308,7 @@ class _Rows:
         error = newer_version(key, self._view.version, decode_write(record).start_ts, commit_ts)
         return Pair(key, b"", error)
 
-    def _backward(self) -> Iterator[_Found | None]:
+    def _backward(self) -> Generator[_Found | None]:
         """As `_forward`, in descending order.
 
         Backwards the oldest version of a key comes first, so that the last one seen that is visible is the newest.
