@@ -16,7 +16,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
@@ -27,7 +27,10 @@ from pytinykv.cli.output import drop_output
 
 if TYPE_CHECKING:
     from pytinykv.client import AsyncClient
+    from pytinykv.client.async_base import AsyncBase
     from pytinykv.lifecycle import Scope
+
+_ClientT = TypeVar("_ClientT", bound="AsyncBase")
 
 INTERRUPTED: Final = 130
 NOT_DONE: Final = 4
@@ -79,6 +82,13 @@ def client_options(function: Callable[..., None]) -> Callable[..., None]:
 
 def run_client(target: Target, body: Callable[[AsyncClient], Awaitable[int | None]]) -> int:
     """Run `body` with a client of the target's cluster; return the exit status, None of `body` counting as 0."""
+    from pytinykv import aio
+
+    return run_with(target, lambda: aio.connect(target.scheduler, timeout=target.timeout_s), body)
+
+
+def run_with(target: Target, connect: Callable[[], _ClientT], body: Callable[[_ClientT], Awaitable[int | None]]) -> int:
+    """As `run_client`, with any asynchronous client, which `connect` makes within the event loop."""
     from pytinykv.lifecycle import run_process
 
     status = INTERRUPTED
@@ -89,7 +99,7 @@ def run_client(target: Target, body: Callable[[AsyncClient], Awaitable[int | Non
     async def main(_scope: Scope) -> int:
         nonlocal status
         try:
-            status = await _attempt(target, body)
+            status = await _attempt(target, connect, body)
         except asyncio.CancelledError:
             print(f"tinykv {target.command}: interrupted", file=sys.stderr, flush=True)
             raise
@@ -99,13 +109,14 @@ def run_client(target: Target, body: Callable[[AsyncClient], Awaitable[int | Non
     return status or ended
 
 
-async def _attempt(target: Target, body: Callable[[AsyncClient], Awaitable[int | None]]) -> int:
-    from pytinykv import aio
+async def _attempt(
+    target: Target, connect: Callable[[], _ClientT], body: Callable[[_ClientT], Awaitable[int | None]]
+) -> int:
     from pytinykv.client import ClientError, SchedulerUnavailableError, UndeterminedError
     from pytinykv.lifecycle import LifecycleError
 
     try:
-        async with aio.connect(target.scheduler, timeout=target.timeout_s) as client:
+        async with connect() as client:
             status = await body(client)
             sys.stdout.flush()
     except UndeterminedError as error:

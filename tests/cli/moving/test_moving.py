@@ -186,6 +186,27 @@ def test_an_import_goes_on_where_the_journal_says(
     assert run("import", everything).returncode == 0
 
 
+def test_from_a_cluster_into_an_embedded_database_and_back(
+    everything: Path, run: Run, db: pytinykv.Client, tmp_path: Path
+) -> None:
+    before = contents(db)
+    data = tmp_path / "data"
+    done = run("import", everything, "--data", data)
+    assert (done.returncode, done.stdout) == (0, b"3,000 transactional rows, 3,004 raw rows imported\n")
+    with pytinykv.open(data) as local:
+        assert contents(local) == before
+        assert local.raw.ttl(SOON) is not None
+        in_use = run("export", tmp_path / "back", "--data", data)
+        assert in_use.returncode == 4
+        assert b"in use" in in_use.stderr or b"open" in in_use.stderr
+    assert run("export", tmp_path / "back", "--data", data).returncode == 0
+    clear(db)
+    assert run("import", tmp_path / "back").returncode == 0
+    assert contents(db) == before
+    done = run("export", tmp_path / "nothing", "--data", tmp_path / "nothing")
+    assert (done.returncode, b"--data: there is no directory" in done.stderr) == (2, True)
+
+
 def test_a_full_disk_leaves_what_can_be_carried_on(everything: Path, run: Run, address: str, tmp_path: Path) -> None:
     command = f"ulimit -f 64; exec {sys.executable} -m pytinykv export {tmp_path / 'full'}"
     done = subprocess.run(

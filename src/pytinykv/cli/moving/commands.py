@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,22 @@ import click
 from pytinykv.cli.options import option
 from pytinykv.cli.progress import Progress
 from pytinykv.cli.ranges import range_arguments, range_of
-from pytinykv.cli.session import NOT_DONE, Target, client_options, run_client
+from pytinykv.cli.session import NOT_DONE, Target, client_options, run_client, run_with
 from pytinykv.client.arguments import checked_range
 from pytinykv.lifecycle import Scope
 
 if TYPE_CHECKING:
     from pytinykv.cli.moving.export_file import ExportWriter, Header
     from pytinykv.cli.moving.exporting import Wanted
-    from pytinykv.client import AsyncClient
+    from pytinykv.client.async_base import AsyncBase
 
+_data_option = option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    metavar="DIR",
+    help="An embedded database (`pytinykv.open(DIR)`) instead of a cluster.",
+)
 _file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 
@@ -34,6 +42,7 @@ _file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 )
 @option("--hex", "is_hex", is_flag=True, help="START, END and --prefix in hexadecimal.")
 @option("--ttl/--no-ttl", "ttls", default=True, show_default=True, help="Ask when each raw key vanishes.")
+@_data_option
 @client_options
 def export_(
     file: Path,
@@ -44,6 +53,7 @@ def export_(
     only: str | None,
     is_hex: bool,
     ttls: bool,
+    data: Path | None,
     target: Target,
 ) -> None:
     """Write all data into FILE: what transactions see, of one moment, and the raw keys of all column families.
@@ -59,23 +69,34 @@ def export_(
     range_ = checked_range(arguments.start, arguments.end, arguments.prefix)
     if range_ is None:
         raise click.UsageError("no key can be in this range")
+    if data is not None and not data.exists():
+        raise click.UsageError(f"--data: there is no directory {data}")
     wanted = Wanted(range_.start, range_.end, only != "raw", FAMILIES if only != "transactions" else (), ttls=ttls)
 
-    async def body(client: AsyncClient) -> int:
+    async def body(client: AsyncBase) -> int:
         try:
             with ExportWriter(file) as writer:
-                return await _export(client, writer, wanted)
+                return await _export(client, writer, wanted, _name_of(client, data))
         except ExportFileError as error:
             return _failed("export", str(error))
 
-    sys.exit(run_client(target, body))
+    sys.exit(_run(target, data, body))
 
 
-async def _export(client: AsyncClient, writer: ExportWriter, wanted: Wanted) -> int:
+def _run(target: Target, data: Path | None, body: Callable[[AsyncBase], Awaitable[int]]) -> int:
+    """Run `body` with a client of the cluster, or with the embedded database."""
+    if data is None:
+        return run_client(target, body)
+    from pytinykv import aio
+    from pytinykv.cli.moving.exporting import HOLD_S
+
+    return run_with(target, lambda: aio.open(data, history_s=HOLD_S, timeout=target.timeout_s), body)
+
+
+async def _export(client: AsyncBase, writer: ExportWriter, wanted: Wanted, source: str) -> int:
     from pytinykv.cli.moving.exporting import check_same, export, header_for
     from pytinykv.client import SnapshotTooOldError
 
-    source = _name_of(client)
     left = writer.left()
     if left is None:
         header = header_for(wanted, source, await client.timestamp() if wanted.transactions else 0)
@@ -115,8 +136,9 @@ def _exported(writer: ExportWriter, header: Header, size: int) -> str:
 @click.command("import")
 @_file
 @option("--overwrite", is_flag=True, help="Also if the target has keys within the range of the file.")
+@_data_option
 @client_options
-def import_(file: Path, *, overwrite: bool, target: Target) -> None:
+def import_(file: Path, *, overwrite: bool, data: Path | None, target: Target) -> None:
     """Write all rows of FILE, which `tinykv export` has made.
 
     First the whole file is checked, and whether the target has keys in its range. Then rows come in portions, each a
@@ -125,18 +147,18 @@ def import_(file: Path, *, overwrite: bool, target: Target) -> None:
     """
     from pytinykv.cli.moving.export_file import ExportFileError
 
-    async def body(client: AsyncClient) -> int:
+    async def body(client: AsyncBase) -> int:
         try:
-            return await _import(client, file, overwrite=overwrite)
+            return await _import(client, file, _name_of(client, data), overwrite=overwrite)
         except ExportFileError as error:
             return _failed("import", str(error))
         except OSError as error:
             return _failed("import", f"{error.filename or file}: {error.strerror or error}")
 
-    sys.exit(run_client(target, body))
+    sys.exit(_run(target, data, body))
 
 
-async def _import(client: AsyncClient, file: Path, *, overwrite: bool) -> int:
+async def _import(client: AsyncBase, file: Path, name: str, *, overwrite: bool) -> int:
     from pytinykv.cli.moving.importing import (
         Counts,
         Import,
@@ -148,7 +170,6 @@ async def _import(client: AsyncClient, file: Path, *, overwrite: bool) -> int:
     )
 
     survey = await check(file)
-    name = _name_of(client)
     journal = read_journal(file)
     first = 0
     if journal is not None and (journal.export_id, journal.target) == (survey.header.export_id.hex(), name):
@@ -179,8 +200,8 @@ async def _import(client: AsyncClient, file: Path, *, overwrite: bool) -> int:
     return 0
 
 
-def _name_of(client: AsyncClient) -> str:
-    return f"cluster {client.scheduler.cluster_id}"
+def _name_of(client: AsyncBase, data: Path | None) -> str:
+    return f"cluster {client.cluster_id}" if data is None else f"database {data.resolve()}"
 
 
 def _failed(command: str, text: str) -> int:

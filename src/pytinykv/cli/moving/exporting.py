@@ -31,7 +31,7 @@ from pytinykv.wire.keys import next_key
 
 if TYPE_CHECKING:
     from pytinykv.cli.progress import Progress
-    from pytinykv.client import AsyncClient
+    from pytinykv.client.async_base import AsyncBase
 
 FAMILIES: Final = ("default", "lock", "write")
 HOLD_S: Final = 3600
@@ -87,7 +87,7 @@ def check_same(left: Left, wanted: Wanted, source: str, part: object) -> None:
 
 
 async def export(
-    client: AsyncClient, writer: ExportWriter, header: Header, left: Left | None, progress: Progress, *, ttls: bool
+    client: AsyncBase, writer: ExportWriter, header: Header, left: Left | None, progress: Progress, *, ttls: bool
 ) -> None:
     """Write all rows behind those of `left`, and the header if there is no `left`. Raises ClientError, OSError."""
     if left is None:
@@ -109,7 +109,7 @@ async def export(
 
 
 async def _export_transactions(
-    client: AsyncClient, writer: ExportWriter, header: Header, start: bytes, progress: Progress
+    client: AsyncBase, writer: ExportWriter, header: Header, start: bytes, progress: Progress
 ) -> None:
     if header.end and start >= header.end:
         return
@@ -124,7 +124,7 @@ async def _export_transactions(
 
 
 async def _export_raw(
-    client: AsyncClient,
+    client: AsyncBase,
     writer: ExportWriter,
     family: str,
     start: bytes,
@@ -164,7 +164,7 @@ async def in_blocks(pairs: AsyncIterable[Pair]) -> AsyncIterator[list[Pair]]:
         yield block
 
 
-async def _expiries(scope: Scope, client: AsyncClient, keys: Sequence[bytes], family: str) -> list[int | None]:
+async def _expiries(scope: Scope, client: AsyncBase, keys: Sequence[bytes], family: str) -> list[int | None]:
     """Return when each key vanishes, seconds since 1970: 0 for never, None if it has vanished meanwhile."""
 
     async def expiries(part: Sequence[bytes]) -> list[int | None]:
@@ -190,15 +190,19 @@ def _service(header: Header) -> str:
     return f"tinykv-export-{header.export_id.hex()}"
 
 
-async def _hold(client: AsyncClient, header: Header) -> None:
-    await client.inspector.hold(_service(header), header.ts, HOLD_S)
+async def _hold(client: AsyncBase, header: Header, ttl_s: int = HOLD_S) -> None:
+    """Have a cluster keep the versions that the export reads; an embedded database does so for its open snapshots."""
+    from pytinykv.client import AsyncClient
+
+    if isinstance(client, AsyncClient):
+        await client.inspector.hold(_service(header), header.ts, ttl_s)
 
 
 @asynccontextmanager
-async def _held(client: AsyncClient, header: Header) -> AsyncIterator[None]:
+async def _held(client: AsyncBase, header: Header) -> AsyncIterator[None]:
     """Keep the versions that the export reads; after an error they are kept on, so that it can be carried on."""
     if header.ts:
         await _hold(client, header)
     yield
     if header.ts:
-        await client.inspector.hold(_service(header), header.ts, 0)
+        await _hold(client, header, ttl_s=0)

@@ -34,7 +34,7 @@ from pytinykv.wire.keys import next_key
 
 if TYPE_CHECKING:
     from pytinykv.cli.progress import Progress
-    from pytinykv.client import AsyncClient
+    from pytinykv.client.async_base import AsyncBase
     from pytinykv.client.txn.transaction import AsyncTransaction
 
 BLOCKS_AT_ONCE: Final = 8
@@ -91,7 +91,7 @@ async def check(path: Path) -> Survey:
     return surveyor.survey()
 
 
-async def check_free(client: AsyncClient, survey: Survey) -> None:
+async def check_free(client: AsyncBase, survey: Survey) -> None:
     """Refuse if the target has a key within what is to be imported. Raises `ExportFileError`."""
     for family, (first, last) in survey.spans.items():
         found = None
@@ -114,7 +114,7 @@ class Import(NamedTuple):
     """One import."""
 
     scope: Scope
-    client: AsyncClient
+    client: AsyncBase
     path: Path
     survey: Survey
     target: str
