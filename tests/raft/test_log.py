@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.raft.harness import entries_of, ids, stored
+from tests.raft.harness import Peer, accept, entries_of, ids, stored
 
 from pytinykv.raft import (
+    AppendEntries,
     Compacted,
     ConfState,
     Entry,
@@ -17,6 +20,7 @@ from pytinykv.raft import (
     Term,
     Unavailable,
 )
+from pytinykv.raft import log as log_module
 from pytinykv.raft.log import RaftLog
 
 BYTES = 1 << 20
@@ -310,3 +314,34 @@ def test_whatever_happens_the_log_is_a_list_of_terms(actions: list[tuple[str, in
         assert terms_of(log) == terms
         assert log.applied <= log.applying <= log.committed == committed <= log.last_index
         assert log.durability.index <= log.handed <= log.last_index
+
+
+def test_one_put_moves_the_positions_as_the_module_draws_it() -> None:
+    table = re.findall(
+        r"^    (\S.*?)  +(\d)  +(\d)  +(\d)  +(\d)  +(\d)  +(\d)$", log_module.__doc__ or "", re.MULTILINE
+    )
+    drawn = [tuple(map(int, numbers)) for _, *numbers in table]
+    leader = Peer(1, stored(terms=(1, 1, 1, 1, 1), term=1, commit=5), applied=5)
+    leader.lead()
+    node, log = leader.node, leader.node._core.log
+    played = []
+
+    def note() -> None:
+        played.append((log.last_index, log.handed, log.durability.index, log.committed, log.applying, log.applied))
+
+    leader.propose(b"put")
+    note()
+    ready = node.ready(leader.now)
+    leader.storage.append(ready.entries)
+    note()
+    for message in ready.messages:
+        if isinstance(message, AppendEntries):
+            leader.step(accept(message))
+    note()
+    assert [entry.index for entry in node.ready(leader.now).committed_entries] == [7]
+    note()
+    node.on_applied(index(7))
+    note()
+    node.on_persisted(ready.number, leader.now)
+    note()
+    assert played == drawn

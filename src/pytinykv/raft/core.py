@@ -11,6 +11,21 @@ What a role does with it stands in modules of functions that take a `Core`, so t
             ├── Configuration             who the members are, what a majority of them is
             └── Follower, Candidate, Leader: what only that role has; gone when the role ends
 
+What moves term, vote and role (term and vote are on disk before any message tells of them):
+
+    event                                      term        vote        role                 election timer
+    ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    no leader for `election_timeout` ticks     stays       stays       pre-candidate (1)    begins anew
+    a majority would vote for this peer        + 1         this peer   candidate            begins anew
+    a majority has voted for it                stays       stays       leader               rests
+    a leader of this term is heard             stays       stays       its follower         begins anew
+    a vote is given                            stays       candidate   follower             begins anew
+    a message of a newer term (2)              the newer   NO_PEER     follower             begins anew
+    a restart                                  from disk   from disk   follower             begins anew
+
+(1) A candidate at once where pre-vote is off, or the leader has asked for the election. (2) But for pre-votes, and for
+requests that a sticky peer ignores: invariant 3.
+
 A lease relies on leader stickiness (thesis 4.2.3 and 6.4.1). A peer that heard a leader elects no other one for
 `election_ticks` ticks and for `stickiness_s` seconds of its own clock:
 

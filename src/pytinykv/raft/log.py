@@ -1,10 +1,18 @@
 """One peer's log, as the rules of Raft see it: numbered entries, each with the term in which a leader made it.
 
-In quiet times it only grows: a leader appends what clients ask for, followers append what the leader sends. Once a
-majority has an entry on disk it is *committed*, which is final: all peers will have it at that index, and apply it to their
-state machines in the same order. What is not committed may be replaced. A leader that lost its majority may have appended
-entries that no other peer has; when the next leader's entries come for the same indexes, its own give way from the first
-difference on.
+In quiet times it only grows: a leader appends what clients ask for, followers append what the leader sends. Once a majority
+has an entry on disk it is *committed*, which is final: all peers will have it at that index, and apply it to their state
+machines in the same order. What is not committed may be replaced. A leader that lost its majority may have appended entries
+that no other peer has; when the next leader's entries come for the same indexes, its own give way from the first difference
+on. Here the leader of term 2 was cut off with 3@2 and 4@2 (index 3 and 4, term 2) in its own log only; then it hears of the
+leader of term 3. No client was told that a command of 3@2 or 4@2 was executed, since no majority had it:
+
+    old leader         1@1 no-op   2@1 a   3@2 no-op   4@2 b
+    new leader         1@1 no-op   2@1 a   3@3 no-op               sends 3@3, to be put behind 2@1
+    old leader, then   1@1 no-op   2@1 a   3@3 no-op               it has 2@1: 3@3 replaces 3@2, and 4@2 goes with that
+
+What an entry's data says is the driver's affair; Raft looks at its kind. A no-op has no data: with it a leader opens its
+term, because entries of older terms are committed only together with one of its own (Raft 5.4.2, figure 8; see `leading`).
 
 Two logs that have the same term at one index are equal up to there (log matching, Raft 5.3), since a term has one leader, and
 a follower appends only behind an entry that it shares with the leader. So peers compare logs by one position, index and term.
@@ -25,6 +33,16 @@ Here the log is what the storage has, then the newest entries, which the storage
       disk                     durability.index ≤ handed ≤ last_index
 
 `committed` may lie above `durability.index`: then a majority without this peer has the entries on disk.
+
+One put at a leader of three, whose log ends at 6 and is committed and applied up to there (a test plays it):
+
+                                                  last_index  handed  durable  committed  applying  applied
+    it is proposed                                         7       6        6          6         6        6
+    a Ready: write 7, send it to the followers             7       7        6          6         6        6
+    both followers have it on disk, we not yet             7       7        6          7         6        6
+    the next Ready: apply 7                                7       7        6          7         7        6
+    it is applied, and its client is answered              7       7        6          7         7        7
+    our own disk has it                                    7       7        7          7         7        7
 
 An entry's way: `append` puts it into memory; `take_unhanded` gives it to the driver in a Ready; once the driver asks for the
 next Ready it has written this one, and `on_written` lets go of it: from then on the storage serves it. A cache of recent
