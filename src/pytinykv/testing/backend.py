@@ -79,6 +79,10 @@ class Backend(Protocol):
         """Return which store of the cluster it is."""
         ...
 
+    def store_address(self, number: int) -> str:
+        """Return where clients reach it."""
+        ...
+
     def is_running(self, number: int) -> bool:
         """Whether it was started and has not ended."""
         ...

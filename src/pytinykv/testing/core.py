@@ -60,7 +60,7 @@ class ClusterCore:
         """Reaches scheduler and stores; from the start on."""
         self._executor: Executor | None = None
         """Runs commands of our own; made when the first is."""
-        scope.on_stop("end the servers", backend.close, CLOSE_S)
+        scope.on_stop("end the servers", self._close, CLOSE_S)
 
     @property
     def scheduler(self) -> SchedulerClient:
@@ -76,6 +76,13 @@ class ClusterCore:
             self.backend.address, connector=self._connector, rng=Random(), scope=self._scope
         )
         await self.wait_replicated()
+
+    async def _close(self) -> None:
+        if self._executor is not None:
+            self._executor.close()
+        if self._connector is not None:
+            await self._connector.close()
+        await self.backend.close()
 
     async def regions(self) -> list[RegionFacts]:
         """Return all regions in the order of their keys."""

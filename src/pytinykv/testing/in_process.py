@@ -114,15 +114,19 @@ class InProcess:
                 return
 
     async def close(self) -> None:
-        servers = [*self._stores.values(), *((self._scheduler,) if self._scheduler is not None else ())]
-        for ending in [server.begin_kill() for server in servers]:
+        for ending in [store.begin_kill() for store in self._stores.values()]:
             await ending
+        if self._scheduler is not None:  # behind its clients, which gRPC would have complain
+            await self._scheduler.kill()
         self._log.close()
         if self._directory is not None:
             self._directory.close()
 
     def store_id(self, number: int) -> int:
         return self._stores[number].store_id
+
+    def store_address(self, number: int) -> str:
+        return self._stores[number].address
 
     def is_running(self, number: int) -> bool:
         return self._stores[number].is_running

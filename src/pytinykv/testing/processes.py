@@ -186,6 +186,9 @@ class Processes:
     def store_id(self, number: int) -> int:
         return int(self._stores[number].facts.get("store", 0))
 
+    def store_address(self, number: int) -> str:
+        return self._stores[number].address
+
     def is_running(self, number: int) -> bool:
         return self._stores[number].is_running
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -14,16 +13,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from pytinykv.cli.config_file import config_file, config_option
 from pytinykv.cli.logs import log_options
 from pytinykv.cli.options import ListenAddress, option
 from pytinykv.cli.playground.cluster import STOP_S, LocalCluster, last_lines
 from pytinykv.cli.playground.home import Home, PlaygroundError
-from pytinykv.cli.playground.lines import death_line, intro, ready_line, report_lines
+from pytinykv.cli.playground.lines import death_line, intro, ready_line, report_lines, say
 from pytinykv.cli.playground.observe import INTERVAL_S, Observer
+from pytinykv.cli.playground.parent import end_with_parent
 from pytinykv.cli.serving import check_addresses
-from pytinykv.cli.thresholds import SCHEDULER, STORE, threshold_options
+from pytinykv.cli.thresholds import SCHEDULER, STORE, threshold_options, with_thresholds
 from pytinykv.lifecycle import EXIT_ERROR, EXIT_FORCED, LifecycleError, Scope, StopReport, run_process
 from pytinykv.lifecycle.census import child_pids
 from pytinykv.transport.address import AddressError, check_can_bind, parse_address
@@ -33,8 +34,6 @@ PLAYGROUND_STOP_DEADLINE_S: Final = 2 * STOP_S + 2
 SERVING_S: Final = 30.0
 """How long the first region may take to have its replicas and a leader."""
 STORES: Final = 3
-PARENT_INTERVAL_S: Final = 0.5
-"""How often it is looked whether the parent is there, with `--exit-with-parent`."""
 
 
 @click.command()
@@ -59,6 +58,11 @@ PARENT_INTERVAL_S: Final = 0.5
     is_flag=True,
     help="Stop when the process that started it ends, however it does: for tests, which may be killed.",
 )
+@option(
+    "--quick",
+    is_flag=True,
+    help="In this one process and in memory, on a free port, ended with its parent: for tests in any language.",
+)
 @threshold_options(SCHEDULER, STORE)
 @log_options("error")
 @config_option
@@ -71,6 +75,7 @@ def playground(
     scheduler_addr: str,
     data_dir: Path | None,
     exit_with_parent: bool,
+    quick: bool,
     **thresholds: Any,
 ) -> None:
     """Run a whole cluster on this machine, and watch it: a scheduler, and stores on free ports.
@@ -83,8 +88,19 @@ def playground(
     Exit status: 0 all stopped in good order; 1 a process failed, or something is left; 2 bad usage; 3 a process had to be
     killed.
     """
-    parent = os.getppid() if exit_with_parent else None
+    parent = os.getppid() if exit_with_parent or quick else None
     check_addresses(insecure=False, scheduler_addr=scheduler_addr)
+    if quick:
+        if data_dir is not None:
+            raise click.UsageError("--quick keeps all data in memory: leave --data-dir out, or --quick")
+        is_chosen = context.get_parameter_source("scheduler_addr") is not ParameterSource.DEFAULT
+        settings = {
+            "scheduler": with_thresholds({}, SCHEDULER, thresholds),
+            "raftstore": with_thresholds({}, STORE, thresholds),
+        }
+        from pytinykv.cli.playground.quick import run_quick
+
+        sys.exit(run_quick(stores, scheduler_addr if is_chosen else "127.0.0.1:0", settings))
     sys.exit(Playground(data_dir, stores, scheduler_addr, config_file(context), thresholds, parent=parent).run())
 
 
@@ -156,7 +172,7 @@ class Playground:
             raise PlaygroundError(
                 f"{home.path} has the data of {home.stores} stores; leave --stores out, or give at least {home.stores}"
             )
-        _say(f"starting a scheduler and {stores} store{'s' if stores > 1 else ''} …")
+        say(f"starting a scheduler and {stores} store{'s' if stores > 1 else ''} …")
         await cluster.launch(stores, self._scheduler_addr)
         # For `wait_serving`, while the servers load their code, and not in the loop: it takes a second on a busy machine.
         loading = scope.start_thread("load-client", importlib.import_module, "pytinykv.aio")
@@ -166,15 +182,15 @@ class Playground:
 
     async def _play(self, scope: Scope, cluster: LocalCluster, home: Home, took_s: float) -> None:
         for line in intro(cluster, home):
-            _say(line)
+            say(line)
         observer = Observer(cluster, scope)
         if sys.stdout.isatty():
-            _say(f"Serving after {took_s:.1f} s.\n")
+            say(f"Serving after {took_s:.1f} s.\n")
             await observer.wait_first()
             await _show(scope, cluster, observer)
         else:
-            _say(ready_line(cluster))
-            cluster.on_death = lambda process: _say(death_line(process))
+            say(ready_line(cluster))
+            cluster.on_death = lambda process: say(death_line(process))
             await _tell(observer)
 
     def _print_report(self, report: StopReport) -> None:
@@ -184,7 +200,7 @@ class Playground:
             print(self._refused, file=sys.stderr, flush=True)
         orphans = {pid: command for pid, command in child_pids().items() if pid not in self._inherited}
         for line in report_lines(self._cluster, self._home, report, orphans):
-            _say(line)
+            say(line)
         processes = self._cluster.processes
         if any(process.child.killed for process in processes):
             self._status = EXIT_FORCED
@@ -198,16 +214,6 @@ def _check_port(address: str) -> None:
         check_can_bind(parse_address(address))
     except AddressError as error:
         raise PlaygroundError(f"--scheduler-addr: {error}") from error
-
-
-async def end_with_parent(parent: int) -> None:
-    """Ask this process to stop once `parent` is not its parent any more.
-
-    (The kernel could tell, but does so when the parent's *thread* that started this process ends.)
-    """
-    while os.getppid() == parent:  # noqa: ASYNC110 - of the end of a parent there is no event
-        await asyncio.sleep(PARENT_INTERVAL_S)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def wait_serving(cluster: LocalCluster) -> None:
@@ -285,13 +291,5 @@ async def _tell(observer: Observer) -> None:
             now = (region.leader or 0, region.term)
             if region.leader is not None and known.get(region.region) != now:
                 known[region.region] = now
-                _say(f"region {region.region} is led by store {region.leader} in term {region.term}")
+                say(f"region {region.region} is led by store {region.leader} in term {region.term}")
         await asyncio.sleep(INTERVAL_S)
-
-
-def _say(line: str) -> None:
-    """Print a line; who started the playground may have closed its output, and that ends nothing."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for the rest of the process

@@ -46,6 +46,14 @@ def pastes(address: str) -> list[tuple[str, str]]:
     ]
 
 
+def say(line: str) -> None:
+    """Print a line; who started the playground may have closed its output, and that ends nothing."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for the rest of the process
+
+
 def ready_line(cluster: LocalCluster) -> str:
     """Return the line that scripts wait for."""
     stores = ",".join(process.addr for process in cluster.stores)
