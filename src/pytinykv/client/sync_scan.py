@@ -26,6 +26,21 @@ class Scan(Iterator[Pair]):
         self._paging = threading.Lock()
         """Held while a page is fetched: threads that share the scan ask for one at a time."""
 
+    def __iter__(self) -> Iterator[Pair]:  # noqa: PYI034 - a generator is quicker than this iterator itself
+        # What `next` does, without a call for each pair.
+        while True:
+            page = self._page
+            try:
+                while True:
+                    yield page.popleft()
+            except IndexError:
+                pass  # fetched below, so that an error there does not come with this one
+            try:
+                pair = self.__next__()
+            except StopIteration:
+                return
+            yield pair
+
     def __next__(self) -> Pair:
         try:
             return self._page.popleft()

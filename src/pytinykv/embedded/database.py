@@ -29,13 +29,14 @@ from pytinykv.client.errors import (
 )
 from pytinykv.client.origin import ProcessOrigin
 from pytinykv.client.txn.records import CHECK_NOT_EXISTS, BufferedWrite
+from pytinykv.embedded import forks
 from pytinykv.embedded.groups import Entry, GroupCommit
 from pytinykv.embedded.local_port import LocalDeadlocks, LocalPort
 from pytinykv.embedded.oracle import LocalTxn, OpenView, Oracle
-from pytinykv.embedded.reads import EngineReads
+from pytinykv.embedded.reads import EngineReads, RefusingReads
 from pytinykv.embedded.refusals import CLOSED, engine_error, error_of, snapshot_too_old
 from pytinykv.storage import ColumnFamily, DataDirectory, Engine, EngineError
-from pytinykv.transaction import ConcurrencyManager, Failure
+from pytinykv.transaction import ConcurrencyManager, Failure, evaluate
 from pytinykv.transaction.commands import (
     LockRequest,
     Mutation,
@@ -91,7 +92,7 @@ class _Answer:
     def get(self) -> Result:
         """Return the result. Raises `ClientError`."""
         if isinstance(self.error, EngineError):
-            raise engine_error(self.error) from self.error
+            raise engine_error(self.error, may_have_written=True) from self.error
         if self.error is not None:
             raise ClientClosedError(CLOSED) from self.error
         result = self.result
@@ -124,7 +125,8 @@ class Database:
         self._monotonic = monotonic
         self.writer: Final = threading.Lock()
         """Invariant 1."""
-        self.reads: Final = EngineReads(engine, self.writer)
+        self.reads: EngineReads = EngineReads(engine, self.writer)
+        """What reads the engine; in a forked child it refuses."""
         stored = engine.get(ColumnFamily.RAFT, BOUND_KEY)
         bound = 0 if stored is None else int.from_bytes(stored, "big")
         self.oracle: Final = Oracle(bound) if wall_ms is None else Oracle(bound, wall_ms)
@@ -148,6 +150,7 @@ class Database:
         self._closing = threading.Lock()
         """Held by the thread that closes; a second one waits for it."""
         self.extend_bound()
+        forks.watch(self)
 
     # --- when it may be used ------------------------------------------------------------------------------------
 
@@ -156,6 +159,13 @@ class Database:
         self.origin.check()
         if self.closed:
             raise ClientClosedError(CLOSED)
+
+    def check_writable(self) -> None:
+        """As `check`; and raise `DatabaseError` if the engine takes no writes any more."""
+        self.check()
+        failure = self.failure
+        if failure is not None:
+            raise engine_error(failure)
 
     @property
     def failure(self) -> EngineError | None:
@@ -234,7 +244,7 @@ class Database:
         writes_something = any(write.op != CHECK_NOT_EXISTS for write in writes)
 
         def work() -> int:
-            self.check()
+            self.check_writable()
             try:
                 self._write_bound()
             except EngineError as error:
@@ -249,7 +259,7 @@ class Database:
                 txn_size=len(mutations),
                 try_one_pc=True,
             )
-            result = self._run(command).get()
+            result = self._run(command).get() if self.port.reader.locks else self._run_alone(command)
             assert isinstance(result, PrewriteResult)
             return result.one_pc_commit_ts if writes_something else txn.start_ts
 
@@ -284,6 +294,20 @@ class Database:
         self.executor.submit(self.port, command, answer)
         return answer
 
+    def _run_alone(self, command: Prewrite) -> Result:
+        """As `_run`, while nothing is locked: nothing waits then, and the executor would only be a detour."""
+        executor = self.executor
+        evaluation = evaluate(self.port.reader, command, executor.concurrency, safe_point=executor.safe_point)
+        answer = _Answer()
+        try:
+            if evaluation.changes:
+                self.port.propose(evaluation.changes, lambda error: answer(error, evaluation.result))
+            else:
+                answer(None, evaluation.result)
+        finally:
+            executor.concurrency.unlock(evaluation.memory_locks)
+        return answer.get()
+
     def _make_durable(self, group: list[Entry[Any]]) -> None:
         """See `GroupCommit`: sync what a group has written, then show it."""
         written, bound = self.port.writes, self._written_bound
@@ -300,10 +324,11 @@ class Database:
         except BaseException:
             self.oracle.withhold()
             raise
-        self.oracle.on_bound_durable(bound)
+        if bound > self.oracle.durable_bound:
+            self.oracle.on_bound_durable(bound)
         self.oracle.publish()
-        with self.writer:
-            if self.is_relaxed or self.port.writes == written:
+        if self.on_durable is not _nothing:
+            with self.writer:
                 self.on_durable()
 
     def _sync(self) -> None:
@@ -435,6 +460,15 @@ class Database:
         with self._closing:
             was_closed, self.closed = self.closed, True
         return not was_closed and self.origin.is_here
+
+    def forget(self) -> None:
+        """Make it unusable in a forked child: its threads and its lock are the parent's."""
+        self.reads = RefusingReads(self.check)
+        forks.keep_for_ever(self.engine)
+        for view in self.oracle.views():
+            forks.keep_for_ever(view.cursors)
+        if self._directory is not None:
+            self._directory.forget()
 
     def refuse_all(self) -> bool:
         """End what waits, and wait for commits under way; return whether they have ended. After `begin_close`."""

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar, cast
 
 from pytinykv.client.errors import ClientError, DeadlineExceededError, UndeterminedError
+from pytinykv.embedded.quiet_event import QuietEvent
 
 _T = TypeVar("_T")
 
@@ -87,9 +88,8 @@ class GroupCommit:
         """Whether a thread leads, or has been told to."""
         self._refusal: Callable[[], ClientError] | None = None
         """Set once, by `close`: why nothing is taken any more."""
-        self._idle = threading.Event()
-        """Set while no thread leads."""
-        self._idle.set()
+        self._idle = QuietEvent()
+        """Set while no thread leads. Moved under the mutex."""
 
     def run(self, work: Callable[[], _T], deadline: float) -> _T:
         """Run work and return its result when it is durable. `deadline` is monotonic.

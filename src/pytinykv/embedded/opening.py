@@ -80,7 +80,7 @@ def open_engine(path: str | os.PathLike[str] | None, *, durability: Durability, 
     if path is None:
         return Database(MemoryEngine(), None, name="in memory", is_relaxed=is_relaxed)
     try:
-        name = os.fspath(path)
+        name = os.fsdecode(path)
     except TypeError:
         raise InvalidTypeError(
             f"path must be a string or a path, or None for a database in memory, not {path!r}"

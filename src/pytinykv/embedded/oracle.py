@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pytinykv.client.txn.records import SnapshotView, Txn
+from pytinykv.embedded.quiet_event import QuietEvent
 from pytinykv.storage import Cursor
 from pytinykv.wire.timestamp import LOGICAL_BITS, Timestamp
 
@@ -86,9 +87,8 @@ class Oracle:
         """The greatest that was given to a commit of the group under way; 0 without one."""
         self._ceiling = 0
         """The smallest of them: what begins now stays below. 0 without a group."""
-        self._published = threading.Event()
+        self._published = QuietEvent()
         """Set while no group is under way."""
-        self._published.set()
         self._open: dict[int, weakref.ref[OpenView]] = {}
         """By id, all views that are held."""
 

@@ -62,16 +62,19 @@ class RawWrite:
     def __call__(self) -> Any:
         """Write. The work of an entry of a group."""
         database = self._runner.database
-        database.check()
-        batch = database.engine.write_batch()
+        database.check_writable()
         try:
+            batch = database.engine.write_batch()
             result = self._fill(batch)
-            if len(batch):
-                self._runner.pending.add(self._keys)
-                database.engine.write(batch)
-                database.port.writes += 1
         except EngineError as error:
             raise engine_error(error) from error
+        if len(batch):
+            self._runner.pending.add(self._keys)
+            try:
+                database.engine.write(batch)
+            except EngineError as error:
+                raise engine_error(error, may_have_written=True) from error
+            database.port.writes += 1
         return result
 
 

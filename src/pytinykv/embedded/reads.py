@@ -23,10 +23,10 @@ from pytinykv.client.txn.records import SnapshotView
 from pytinykv.embedded.oracle import OpenView
 from pytinykv.embedded.refusals import engine_error
 from pytinykv.storage import ColumnFamily, Engine, EngineError, MemoryEngine
-from pytinykv.transaction.commands import Isolation, ReadView, Scan
+from pytinykv.transaction.commands import ReadView, Scan
 from pytinykv.transaction.reader import MvccReader
 from pytinykv.transaction.records import short_value_of_put
-from pytinykv.transaction.scan import scan
+from pytinykv.transaction.scan import scan_unlocked
 from pytinykv.transaction.stored_keys import encode_bytes, stored_key
 from pytinykv.wire.keys import next_key
 from pytinykv.wire.timestamp import Timestamp
@@ -93,18 +93,34 @@ class EngineReads:
             limit=rows,
             reverse=reverse,
             key_only=key_only,
-            view=ReadView(Timestamp(ts), Isolation.RC),
+            view=ReadView(Timestamp(ts)),
         )
         pairs: list[Pair] = []
         size = 0
         with self.guard:
-            for row in scan(self._engine, command):
-                value = row.value
-                pairs.append((row.key, value))
-                size += len(value)
+            for pair in scan_unlocked(self._engine, command):
+                pairs.append(pair)
+                size += len(pair[1])
                 if size > PAGE_BYTES:
                     return Page(pairs, is_last=False)
         return Page(pairs, is_last=len(pairs) < rows)
+
+
+class RefusingReads(EngineReads):
+    """The reads of a database in a forked child."""
+
+    def __init__(self, refuse: Callable[[], None]) -> None:
+        self._refuse = refuse
+        """Raises."""
+        self.guard = nullcontext()
+
+    def get(self, view: OpenView, key: bytes) -> bytes | None:
+        self._refuse()
+        return None
+
+    def page(self, ts: int, range_: KeyRange, rows: int, *, reverse: bool, key_only: bool) -> Page:
+        self._refuse()
+        return Page([], is_last=True)
 
 
 class LocalPages:

@@ -2,7 +2,7 @@
 
 ::
 
-    DIR/lock             held with flock(2) by the process that uses the directory; contains its pid
+    DIR/lock             held with flock(2) by the process that uses the directory; says which: pid, host, since when
     DIR/identity.json    what the directory is: see below
     DIR/engine/          the engine's files
     DIR/snapshots/       region snapshots being built, sent or received
@@ -24,6 +24,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
@@ -143,6 +145,10 @@ class DataDirectory:
                 raise _explain(self.path, error) from error
             self._identity = claimed
 
+    def forget(self) -> None:
+        """Let go of it in a forked child: the parent goes on holding it, and its end releases it."""
+        self.close()
+
     def close(self) -> None:
         """Release the directory. Idempotent. Close the engine first."""
         descriptor, self._lock_descriptor = self._lock_descriptor, None
@@ -171,15 +177,16 @@ def _refuse_other_files(path: Path) -> None:
 
 
 def _lock(path: Path) -> int:
-    """Take the lock file and write our pid into it; return the descriptor that holds it."""
+    """Take the lock file and write into it who we are; return the descriptor that holds it."""
     descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _in_use(path, os.pread(descriptor, 32, 0)) from None
+            raise _in_use(path, os.pread(descriptor, 512, 0)) from None
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        os.pwrite(descriptor, f"{os.getpid()}\n{socket.gethostname()}\n{since}\n".encode(), 0)
     except BaseException:
         os.close(descriptor)
         raise
@@ -187,14 +194,16 @@ def _lock(path: Path) -> int:
 
 
 def _in_use(path: Path, content: bytes) -> DataDirectoryInUseError:
-    digits = content.strip()
-    pid = int(digits) if digits.isdigit() else None
+    lines = content.decode(errors="replace").splitlines()
+    pid = int(lines[0]) if lines and lines[0].isdecimal() else None
     if pid == os.getpid():
         holder = f"this process already (pid {pid})"
     elif pid is not None:
         holder = f"the process with pid {pid}"
     else:
         holder = "another process"
+    if len(lines) > 2:
+        holder += f" on host {lines[1]}, since {lines[2]}"
     return DataDirectoryInUseError(
         f"{path} is in use by {holder}: stop it, or choose another data directory", holder_pid=pid
     )

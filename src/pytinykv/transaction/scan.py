@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytinykv.storage import ColumnFamily
@@ -149,6 +150,19 @@ def scan_in_steps(source: Reader, command: Scan, *, safe_point: Timestamp = NO_T
                 yield None
 
 
+def scan_unlocked(source: Reader, command: Scan) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (key, value) as `scan` does, where no lock can be in the way: those of the engine are not looked at.
+
+    The view must have snapshot isolation or read committed, and lie above the safe point.
+    """
+    start, end = encoded_range(command.start, command.end)
+    with (
+        source.cursor(ColumnFamily.WRITE, start, end) as writes,
+        source.cursor(ColumnFamily.DEFAULT, start, end) as values,
+    ):
+        yield from islice(_Rows(writes, values, command).plain(), command.limit)
+
+
 class _Rows:
     """One scan: its cursors, all of one state, and what it looks for."""
 
@@ -242,6 +256,16 @@ class _Rows:
         while locked is not None:
             yield from self._row_of_lock(locked)
             locked = next(locks, None)
+
+    def plain(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows that were found, without a look at locks."""
+        for row in self.found:
+            if isinstance(row, Pair):
+                yield row.key, row.value
+            elif row is not None:
+                value = self._value(row)
+                if value is not None:
+                    yield row.key, value
 
     def _forward(self) -> Generator[_Found | None]:
         """Yield what stands for each key that has a visible put: it, or an error in its place. Nearly all rows are these.

@@ -1,0 +1,378 @@
+"""What a database says on bad days: paths that are something else, a second process, a fork, a full disk, no files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pytinykv
+from pytinykv import aio
+from pytinykv.client import (
+    ClientClosedError,
+    DatabaseError,
+    DatabaseFullError,
+    DatabaseInUseError,
+    DatabaseMismatchError,
+    InvalidArgumentError,
+    InvalidTypeError,
+    SnapshotTooOldError,
+    UndeterminedError,
+    WrongEventLoopError,
+)
+from pytinykv.storage import DataDirectory, DataKind
+
+IS_ROOT = os.geteuid() == 0
+
+
+def put(db: pytinykv.Client, key: bytes, value: bytes) -> None:
+    with db.transaction() as txn:
+        txn.put(key, value)
+
+
+# --- opening ------------------------------------------------------------------------------------------------------
+
+
+def test_a_path_that_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("text")
+    with pytest.raises(DatabaseError, match="file is not a directory"):
+        pytinykv.open(path)
+    assert path.read_text() == "text"
+
+
+@pytest.mark.parametrize("kind", [DataKind.STORE, DataKind.SCHEDULER])
+def test_a_directory_of_a_server_is_refused_and_named(tmp_path: Path, kind: DataKind) -> None:
+    DataDirectory.open(tmp_path / "data", kind=kind).close()
+    with pytest.raises(DatabaseMismatchError, match=f"data holds the data of a {kind.value}"):
+        pytinykv.open(tmp_path / "data")
+
+
+def test_a_directory_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years")
+    with pytest.raises(DatabaseMismatchError, match=r"thesis\.txt"):
+        pytinykv.open(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    pytinykv.open(tmp_path).close()
+    identity = json.loads((tmp_path / "identity.json").read_text())
+    (tmp_path / "identity.json").write_text(json.dumps(identity | {"format_version": 99}))
+    with pytest.raises(DatabaseMismatchError, match="format version 99"):
+        pytinykv.open(tmp_path)
+
+
+@pytest.mark.skipif(IS_ROOT, reason="root may write everywhere")
+def test_a_directory_that_can_only_be_read(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(DatabaseError, match="permission"):
+        pytinykv.open(tmp_path / "data")
+
+
+def test_arguments_that_can_not_be_right(tmp_path: Path) -> None:
+    refused: list[tuple[Callable[[], object], type[Exception]]] = [
+        (lambda: pytinykv.open(""), InvalidArgumentError),
+        (lambda: pytinykv.open(7), InvalidTypeError),  # type: ignore[arg-type]  # the test
+        (lambda: pytinykv.open(b""), InvalidArgumentError),  # type: ignore[arg-type]  # the test
+        (lambda: pytinykv.open(None, durability="none"), InvalidArgumentError),  # type: ignore[arg-type]  # the test
+        (lambda: pytinykv.open(None, history_s=0), InvalidArgumentError),
+        (lambda: pytinykv.open(None, history_s=float("nan")), InvalidArgumentError),
+        (lambda: pytinykv.open(None, timeout=-1), InvalidArgumentError),
+    ]
+    for call, error in refused:
+        with pytest.raises(error):
+            call()
+
+
+# --- who may use it -----------------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, pytinykv
+with pytinykv.open(sys.argv[1]) as db:
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_told_of_the_first(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        try:
+            assert holder.stdout.readline() == "open\n"
+            with pytest.raises(DatabaseInUseError) as refused:
+                pytinykv.open(tmp_path)
+            assert refused.value.holder_pid == holder.pid
+            text = str(refused.value)
+            assert f"pid {holder.pid} on host {socket.gethostname()}, since 20" in text
+        finally:
+            holder.stdin.close()
+    pytinykv.open(tmp_path).close()
+
+
+def test_the_same_process_is_told_of_itself(tmp_path: Path) -> None:
+    with pytinykv.open(tmp_path), pytest.raises(DatabaseInUseError, match="this process already"):
+        pytinykv.open(tmp_path)
+
+
+def in_child(work: Callable[[], None]) -> str:
+    """Return what work raises in a forked child, which then ends as programs do."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(read)
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001 - the parent judges it
+                os.write(write, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    try:
+        with os.fdopen(read, "rb") as pipe:
+            return pipe.read().decode()
+    finally:
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_a_forked_child_can_not_use_it_and_the_parent_goes_on(tmp_path: Path, where: str) -> None:
+    with pytinykv.open(None if where == "memory" else tmp_path) as db:
+        put(db, b"k", b"v")
+        snapshot, txn = db.snapshot(), db.transaction()
+        assert snapshot.get(b"k") == b"v"
+        txn.put(b"k", b"child's")
+        calls: list[Callable[[], object]] = [
+            lambda: snapshot.get(b"k"),
+            lambda: list(snapshot.scan()),
+            lambda: txn.get(b"other"),
+            txn.commit,
+            db.transaction,
+            lambda: db.raw.get(b"k"),
+            lambda: db.raw.put(b"k", b"v"),
+        ]
+        for call in calls:
+            assert in_child(call).startswith("ClientForkedError"), call  # type: ignore[arg-type]  # what it returns
+        assert in_child(db.close) == ""
+        txn.rollback()
+        put(db, b"k", b"parent's")
+        assert db.snapshot().get(b"k") == b"parent's"
+
+
+def test_a_child_outlives_its_parent_without_keeping_the_directory(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time, pytinykv\n"
+        "db = pytinykv.open(sys.argv[1])\n"
+        "if os.fork() == 0:\n"
+        "    time.sleep(30)\n"
+        "    os._exit(0)\n"
+        "print(os.getpid(), flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, start_new_session=True
+    ) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        parent.wait(10)
+        try:
+            pytinykv.open(tmp_path).close()
+        finally:
+            os.killpg(parent.pid, 9)
+
+
+async def test_opening_in_the_thread_of_a_loop(tmp_path: Path) -> None:
+    with pytinykv.open(tmp_path / "blocking") as db:  # works, and blocks: a loop's programs have aio.open
+        put(db, b"k", b"v")
+    async with aio.open(tmp_path / "asyncio") as other:
+        assert await (await other.snapshot()).get(b"k") is None
+        snapshot = await other.snapshot()
+
+        def elsewhere() -> None:
+            with pytest.raises(WrongEventLoopError):
+                asyncio.run(snapshot.get(b"k"))
+
+        await asyncio.to_thread(elsewhere)
+    with pytest.raises(ClientClosedError):
+        await snapshot.get(b"k")
+
+
+def test_an_asyncio_database_needs_a_loop() -> None:
+    with pytest.raises(WrongEventLoopError):
+        aio.open(None)
+
+
+def committed_by_two(txn: pytinykv.Transaction) -> list[object]:
+    """Return what comes of two threads that commit a transaction at once."""
+    outcomes: list[object] = []
+    barrier = threading.Barrier(2)
+
+    def end() -> None:
+        barrier.wait()
+        try:
+            outcomes.append(txn.commit())
+        except pytinykv.TransactionError as error:
+            outcomes.append(type(error).__name__)
+
+    threads = [threading.Thread(target=end) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+def test_a_transaction_in_two_threads_commits_once() -> None:
+    with pytinykv.open(None) as db:
+        for _ in range(20):
+            txn = db.transaction()
+            txn.put(b"k", b"v")
+            outcomes = committed_by_two(txn)
+            assert sum(isinstance(outcome, int) for outcome in outcomes) == 1, outcomes
+
+
+def test_closing_ends_who_waits_for_a_lock(tmp_path: Path) -> None:
+    db = pytinykv.open(tmp_path)
+    holder, waiter = db.transaction(pessimistic=True), db.transaction(pessimistic=True)
+    holder.put(b"k", b"1")
+    outcome: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            waiter.put(b"k", b"2", timeout=60)
+        except ClientClosedError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    core = db._core
+    while not len(core.database.executor.waits):  # type: ignore[attr-defined]  # an EmbeddedCore
+        time.sleep(0.001)
+    with pytest.warns(ResourceWarning, match="1 transaction"):
+        db.close()
+    thread.join(10)
+    assert outcome
+
+
+# --- disks --------------------------------------------------------------------------------------------------------
+
+
+def test_files_deleted_while_it_is_open(tmp_path: Path) -> None:
+    """What was acknowledged before is gone with the files; the program is told, or the database goes on without them."""
+    db = pytinykv.open(tmp_path / "data")
+    put(db, b"k", b"v")
+    shutil.rmtree(tmp_path / "data")
+    try:
+        for number in range(3):
+            try:
+                put(db, b"%d" % number, b"v" * 100_000)
+            except (DatabaseError, UndeterminedError):
+                break
+    finally:
+        try:
+            db.close()
+        except DatabaseError:
+            assert db.closed
+    with pytinykv.open(tmp_path / "data") as fresh:
+        assert list(fresh.snapshot().scan()) == []
+
+
+def test_a_failed_disk_takes_no_more_writes_and_loses_nothing_acknowledged() -> None:
+    from pytinykv.storage import EngineError, MemoryEngine
+
+    with pytinykv.open(None) as db:
+        engine = db._core.database.engine  # type: ignore[attr-defined]  # an EmbeddedCore
+        assert isinstance(engine, MemoryEngine)
+        put(db, b"k", b"acknowledged")
+        engine.faults.sync_error = EngineError("the disk is gone")
+        with pytest.raises(UndeterminedError, match="the disk is gone"):
+            put(db, b"k", b"in doubt")
+        with pytest.raises(DatabaseError, match="nothing was changed"):
+            put(db, b"k", b"refused")
+        with pytest.raises(DatabaseError):
+            db.raw.put(b"k", b"refused")
+        assert db.snapshot().get(b"k") == b"acknowledged"  # what may be lost is not shown
+
+
+def test_a_full_disk_says_so() -> None:
+    from pytinykv.storage import MemoryEngine
+
+    with pytinykv.open(None) as db:
+        engine = db._core.database.engine  # type: ignore[attr-defined]  # an EmbeddedCore
+        assert isinstance(engine, MemoryEngine)
+        put(db, b"k", b"v")
+        engine.faults.capacity_bytes = 10
+        with pytest.raises(UndeterminedError, match="holds 10 bytes"):
+            put(db, b"k", b"x")
+        with pytest.raises(DatabaseFullError):
+            put(db, b"k", b"x")
+
+
+# --- old versions -------------------------------------------------------------------------------------------------
+
+
+def wait_for_garbage(db: pytinykv.Client, passes: int) -> None:
+    garbage = db._core.background.garbage  # type: ignore[attr-defined]  # an EmbeddedCore
+    end = time.monotonic() + 20
+    while garbage.passes < passes:
+        assert time.monotonic() < end, "no garbage was collected"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_an_open_snapshot_keeps_what_it_shows_beside_writes(tmp_path: Path, where: str) -> None:
+    with pytinykv.open(None if where == "memory" else tmp_path, history_s=0.01) as db:
+        put(db, b"k", b"first")
+        put(db, b"k", b"second")
+        snapshot = db.snapshot()
+        before = snapshot.ts
+        for number in range(10):
+            put(db, b"k", b"%d" % number)
+        garbage = db._core.background.garbage  # type: ignore[attr-defined]  # an EmbeddedCore
+        wait_for_garbage(db, garbage.passes + 1)
+        assert snapshot.get(b"k") == b"second"
+        assert list(snapshot.scan()) == [(b"k", b"second")]
+        del snapshot
+        put(db, b"k", b"last")
+        end = time.monotonic() + 20
+        while garbage.deleted < 12:
+            assert time.monotonic() < end, garbage.deleted
+            time.sleep(0.005)
+            put(db, b"other", b"x")
+        with pytest.raises(SnapshotTooOldError, match="history_s"):
+            db.snapshot(before)
+        assert db.snapshot().get(b"k") == b"last"
+
+
+def test_a_forgotten_transaction_releases_its_locks() -> None:
+    with pytinykv.open(None) as db:
+        txn = db.transaction(pessimistic=True)
+        txn.put(b"k", b"1")
+        with pytest.warns(ResourceWarning, match="never committed"):
+            del txn
+        with db.transaction(pessimistic=True) as other:
+            other.put(b"k", b"2", timeout=10)
+        assert db.snapshot().get(b"k") == b"2"
+
+
+def test_relaxed_commits_are_durable_after_a_moment_and_after_a_close(tmp_path: Path) -> None:
+    with pytinykv.open(tmp_path, durability="relaxed") as db:
+        put(db, b"k", b"v")
+        db.raw.put(b"k", b"raw")
+        assert db.snapshot().get(b"k") == b"v"
+    with pytinykv.open(tmp_path) as db:
+        assert (db.snapshot().get(b"k"), db.raw.get(b"k")) == (b"v", b"raw")
