@@ -325,11 +325,10 @@ def test_a_full_disk_says_so() -> None:
 # --- old versions -------------------------------------------------------------------------------------------------
 
 
-def wait_for_garbage(db: pytinykv.Client, passes: int) -> None:
-    garbage = db._core.background.garbage  # type: ignore[attr-defined]  # an EmbeddedCore
+def wait_until(condition: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + 20
-    while garbage.passes < passes:
-        assert time.monotonic() < end, "no garbage was collected"
+    while not condition():
+        assert time.monotonic() < end, what
         time.sleep(0.005)
 
 
@@ -343,16 +342,16 @@ def test_an_open_snapshot_keeps_what_it_shows_beside_writes(tmp_path: Path, wher
         for number in range(10):
             put(db, b"k", b"%d" % number)
         garbage = db._core.background.garbage  # type: ignore[attr-defined]  # an EmbeddedCore
-        wait_for_garbage(db, garbage.passes + 1)
+        wait_until(lambda: garbage.collected_ts >= before, "no garbage was collected")
+        assert garbage.collected_ts == before  # no further
         assert snapshot.get(b"k") == b"second"
         assert list(snapshot.scan()) == [(b"k", b"second")]
         del snapshot
         put(db, b"k", b"last")
-        end = time.monotonic() + 20
-        while garbage.deleted < 12:
-            assert time.monotonic() < end, garbage.deleted
-            time.sleep(0.005)
-            put(db, b"other", b"x")
+        last = db.snapshot().ts
+        put(db, b"other", b"x")
+        wait_until(lambda: garbage.collected_ts >= last, "what the snapshot has held back was not collected")
+        assert garbage.deleted == 12
         with pytest.raises(SnapshotTooOldError, match="history_s"):
             db.snapshot(before)
         assert db.snapshot().get(b"k") == b"last"

@@ -162,7 +162,7 @@ class AsyncLocalBackend(LocalBackend):
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, LOCKED_PAUSE_S_MAX)
         finally:
-            self.database.end_commit(txn)
+            self.database.end(txn)
 
     async def lock(
         self, txn: Txn, keys: Sequence[bytes], deadline: float, *, at_snapshot: bool, must_not_exist: bool, read: bool

@@ -155,7 +155,7 @@ class LocalBackend:
 
     async def rollback(self, txn: Txn, deadline: float) -> None:
         assert isinstance(txn, LocalTxn)
-        self.database.unlock_all(txn)
+        self.database.end(txn)
 
     def abandon(self, txn: Txn) -> None:
         assert isinstance(txn, LocalTxn)

@@ -281,10 +281,11 @@ class Database:
                     time.sleep(pause_s)
                     pause_s = min(2 * pause_s, LOCKED_PAUSE_S_MAX)
         finally:
-            self.end_commit(txn)
+            self.end(txn)
 
-    def end_commit(self, txn: LocalTxn) -> None:
-        """Release what a commit has not released: it has failed."""
+    def end(self, txn: LocalTxn) -> None:
+        """Let go of what a transaction holds: its view, and the locks that a commit that failed has left."""
+        txn.view.release()
         if txn.locked:
             self.unlock_all(txn)
 

@@ -46,7 +46,7 @@ class Garbage:
         self._history_s = history_s
         self._seen_writes = -1
         """`port.writes` when the last pass began."""
-        self._collected_ts = -1
+        self.collected_ts = -1
         """The safe point of the last pass that has ended."""
         self.deleted = 0
         """Commit records deleted; only grows."""
@@ -87,8 +87,8 @@ class Garbage:
         """Make one pass, unless nothing can have become garbage since the last one."""
         database = self._database
         writes, safe_point = database.port.writes, self.choose_safe_point()
-        if safe_point <= self._collected_ts or (
-            writes == self._seen_writes and database.oracle.visible_ts <= self._collected_ts
+        if safe_point <= self.collected_ts or (
+            writes == self._seen_writes and database.oracle.visible_ts <= self.collected_ts
         ):
             return
         guard = database.reads.guard
@@ -100,7 +100,7 @@ class Garbage:
                     break
                 self._apply(part)
                 await asyncio.sleep(SLICE_PAUSE_S)
-        self._seen_writes, self._collected_ts = writes, safe_point
+        self._seen_writes, self.collected_ts = writes, safe_point
         self.passes += 1
 
     def _apply(self, part: GcSlice) -> None:

@@ -54,6 +54,11 @@ class OpenView(SnapshotView):
         self._open = open_
         open_[id(self)] = weakref.ref(self)
 
+    def release(self) -> None:
+        """Take note that nothing is read at it any more. Any number of times."""
+        self._open.pop(id(self), None)
+        self.cursors.clear()
+
     def __del__(self) -> None:
         self._open.pop(id(self), None)
 
