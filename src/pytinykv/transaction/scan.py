@@ -27,7 +27,7 @@ keys as bytes and look at a record's first byte; only what is different is decod
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -160,7 +160,9 @@ def scan_unlocked(source: Reader, command: Scan) -> Iterator[tuple[bytes, bytes]
         source.cursor(ColumnFamily.WRITE, start, end) as writes,
         source.cursor(ColumnFamily.DEFAULT, start, end) as values,
     ):
-        yield from islice(_Rows(writes, values, command).plain(), command.limit)
+        rows = _Rows(writes, values, command)
+        with closing(rows.found):  # as in `scan_in_steps`
+            yield from islice(rows.plain(), command.limit)
 
 
 class _Rows:
