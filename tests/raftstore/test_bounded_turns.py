@@ -14,6 +14,7 @@ from pytinykv.model import RegionId
 from pytinykv.raft import LogIndex
 from pytinykv.raftstore import RaftStoreConfig, StoreLoop
 from pytinykv.raftstore.operations import decode_operations
+from pytinykv.raftstore.store_loop import PAUSE_EACH_S, PAUSE_FROM, PAUSE_MAX_S
 from pytinykv.raftstore.turn import OPERATION_COST
 from pytinykv.storage import ColumnFamily
 
@@ -167,6 +168,39 @@ async def test_others_have_the_event_loop_between_full_turns(tmp_path: Path) -> 
     await scope.stop(10.0)
     assert all(call.answers for call in calls)
     assert "turn turn" not in " ".join(order[: order.index("turn") + 6]), "what is left waits for the others"
+
+
+@pytest.mark.parametrize(("regions", "turns"), [(PAUSE_FROM - 1, 3), (PAUSE_FROM, 2)])
+async def test_what_comes_shortly_after_a_turn_of_many_regions_shares_the_next_one(
+    tmp_path: Path, regions: int, turns: int
+) -> None:
+    cluster = Cluster(tmp_path, stores=1, config=RaftStoreConfig(tick_s=3600.0))
+    cluster.settle()
+    leader = cluster.leaders()[0].running
+    if regions > 1:
+        leader.splits.split(
+            REGION_ID, [b"%02d" % number for number in range(1, regions)], lambda _error, _regions: None
+        )
+    cluster.settle()
+    assert len(leader.peers) == regions
+    cluster.nodes[1].disk.is_held = True  # no turn comes of a sync
+    ran: list[int] = []
+    turn = leader.turn
+    leader.turn = lambda: (ran.append(len(ran)), turn())[0]  # type: ignore[method-assign,assignment,return-value]
+    scope = Scope("store")
+    StoreLoop(leader).start(scope)
+    await asyncio.sleep(0.1)
+    ran.clear()
+    calls = [cluster.put(1, b"k", b"1", region_id=region) for region in leader.peers]
+    for _ in range(2):
+        await asyncio.sleep(PAUSE_EACH_S)
+        calls.append(cluster.put(1, b"k", b"2"))
+    await asyncio.sleep(PAUSE_MAX_S * 2)
+    assert len(ran) == turns
+    cluster.nodes[1].disk.submit = lambda work, on_done: on_done(work())  # type: ignore[method-assign,assignment]
+    cluster.nodes[1].disk.work()
+    await scope.stop(10.0)
+    assert all(call.answers == 1 for call in calls)
 
 
 def test_a_busy_region_gets_a_share_of_a_turn_while_others_have_work_and_all_of_it_while_it_is_alone(

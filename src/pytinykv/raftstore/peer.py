@@ -270,6 +270,7 @@ class RegionPeer:
 
     def _collect_one(self, turn: Turn, ready: Ready) -> None:
         storage = self.storage
+        turn.readys += 1
         if ready.soft_state is not None:
             self._on_soft_state(turn, ready.soft_state.leader_id, ready.soft_state.role)
         if ready.snapshot is not None:

@@ -136,6 +136,8 @@ class Store:
         """Size of these commands; at most one command above `queued_bytes_max`."""
         self.has_leftovers = False
         """Whether the last turn was full, or a snapshot is being installed, so that the next turn is due at once."""
+        self.readys = 0
+        """How many regions the last turn had something to do for; one that came up twice in it counts twice."""
         self._ticks_due = 0
         """1 when a tick has passed since the last turn, else 0."""
         self._turn_number = 0
@@ -432,10 +434,8 @@ class Store:
 
     def _run_turn(self) -> None:
         turn = self._turn = self._new_turn()
-        if self._disk_error is not None:
-            raise StoreFailedError(
-                f"store {self.store_id} can't rely on its disk: {self._disk_error}"
-            ) from self._disk_error
+        if (error := self._disk_error) is not None:
+            raise StoreFailedError(f"store {self.store_id} can't rely on its disk: {error}") from error
         self._inbox.take(turn, self._touched)
         actions, self._actions = self._actions, []
         for action in actions:
@@ -458,7 +458,7 @@ class Store:
                     self._unsynced[region_id] = peer
         self.has_leftovers = bool(not self._inbox.is_empty or self._proposing or self._touched)
         turn.write()
-        self._turn_number = turn.number
+        self._turn_number, self.readys = turn.number, turn.readys
         self.counters.turns += 1
         self.syncs.note_written(turn)
         self._send(turn)

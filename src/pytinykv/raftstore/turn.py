@@ -45,6 +45,7 @@ class Turn:
         "now",
         "number",
         "outgoing",
+        "readys",
         "snapshots_to_send",
         "used_snapshots",
         "written_bytes",
@@ -62,6 +63,8 @@ class Turn:
         self.number = number
         self.must_sync = False
         """Whether something in the batch must become durable before another process is told of it."""
+        self.readys = 0
+        """How many Readys of regions it has carried out."""
         self.written_bytes = 0
         """Size of the batches that `write` has written."""
         self._bytes_left = bytes_max
