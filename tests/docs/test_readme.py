@@ -64,7 +64,7 @@ def wait_ready(process: subprocess.Popen[bytes]) -> str:
 
 def test_the_readme_has_two_tours_and_an_example_for_each_foreign_client() -> None:
     imports = [re.findall(r"^(?:import|from) (\w+)", example, flags=re.MULTILINE) for example in IN_README]
-    assert [names[-1] for names in imports] == ["pytinykv", "pytinykv", "tikv", "tikv_client"]
+    assert [names[-1] for names in imports] == ["pytinykv", "pytinykv", "tikv_client", "tikv"]
     tour = [line for line in IN_README[0].splitlines() if line.strip()]
     assert len(tour) <= 20
 
