@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 OUTAGE_WAIT_S = 0.5
 """How long to wait for a scheduler before going by what was known earlier."""
+OUTAGE_S = 2.0
+"""For so long after that it is not asked where something is known: callers wait for their turn to ask, one after the other."""
 REGIONS_PAGE = 64
 """How many regions a range or batch asks the scheduler for at a time."""
 AVOID_STORE_S = 3.0
@@ -66,6 +68,8 @@ class Router:
         no scheduler answers."""
         self._avoid_until: dict[int, float] = {}
         """Loop time until which a store that did not answer is passed over."""
+        self._outage_until = 0.0
+        """Loop time until which the scheduler is not asked for what is known from earlier, since it did not answer."""
         self._lookup = asyncio.Lock()
         """One caller asks the scheduler, the others see its answer in the cache."""
 
@@ -82,12 +86,16 @@ class Router:
             case wire_errors.NotLeader(leader=leader) if leader is not None:
                 known = route.region.peer_on(leader.store_id)
                 if known is None or known.id != leader.id:
-                    self.regions.remove(route)  # membership has changed as well
+                    self._drop(route)  # membership has changed as well
                 else:
                     self.regions.replace(route, route.led_by(known))
             case wire_errors.EpochNotMatch(current_regions=current):
-                self.regions.remove(route)
-                self.regions.insert_all(_routes_to(current, route.store_id))
+                self._drop(route)
+                # Neighbours may be told as well. They are not taken: one could replace an older and wider region of which the
+                # rest is not told, and leave a gap.
+                self.regions.insert_all(
+                    new for new in _routes_to(current, route.store_id) if new.region.overlaps(route.region)
+                )
 
     def forget(self, route: Route, retry: Retry) -> None:
         """Forget what an attempt at `route` has shown to be wrong."""
@@ -95,7 +103,11 @@ class Router:
             self._avoid_until[route.store_id] = self._loop.time() + AVOID_STORE_S
         if retry.drop_store and (store := self.stores.pop(route.store_id, None)) is not None:
             self._moved[route.store_id] = store
-        if retry.drop_region and self.regions.remove(route):
+        if retry.drop_region:
+            self._drop(route)
+
+    def _drop(self, route: Route) -> None:
+        if self.regions.remove(route):
             self._dropped.insert(route)
 
     # --- finding the way ----------------------------------------------------------------------------------------
@@ -129,8 +141,9 @@ class Router:
         left_s = deadline - self._loop.time()
         dropped = self._dropped.find(destination)
         try:
-            known = await self._ask_regions(destination, left_s if dropped is None else min(left_s, OUTAGE_WAIT_S))
+            known = await self._ask_regions(destination, self._patience_s(left_s, has_other=dropped is not None))
         except SchedulerUnavailableError:
+            self._note_outage()
             if dropped is None:
                 raise
             routes = [self._with_other_leader(dropped)]
@@ -142,6 +155,21 @@ class Router:
         )
         # One that is older than what is cached was not taken, and is used all the same: its store names the newer ones.
         return self.regions.find(destination) or next((route for route in routes if route.serves(destination)), None)
+
+    def _patience_s(self, left_s: float, *, has_other: bool) -> float:
+        """Return how long to wait for the scheduler; `has_other`: there is something to go by without it.
+
+        Raises `SchedulerUnavailableError` if it is not to be asked at all.
+        """
+        if not has_other:
+            return left_s
+        if self._loop.time() < self._outage_until:
+            raise SchedulerUnavailableError("the scheduler has not answered a moment ago")
+        return min(left_s, OUTAGE_WAIT_S)
+
+    def _note_outage(self) -> None:
+        if self._loop.time() >= self._outage_until:
+            self._outage_until = self._loop.time() + OUTAGE_S
 
     async def _ask_regions(self, destination: Destination, left_s: float) -> list[RegionInfo]:
         """Return the region that `destination` means, if the scheduler knows it, and those that are needed with it."""
@@ -187,9 +215,10 @@ class Router:
         address = self._addresses.get(store_id)
         left_s = deadline - self._loop.time()
         try:
-            await self._ask_addresses(left_s if address is None else min(left_s, OUTAGE_WAIT_S))
+            await self._ask_addresses(self._patience_s(left_s, has_other=address is not None))
             address = self._addresses.get(store_id)
         except SchedulerUnavailableError:
+            self._note_outage()
             if address is None:
                 raise
         if address is None:

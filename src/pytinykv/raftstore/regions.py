@@ -66,8 +66,8 @@ class RegionTable:
         """Return the region and those that have become of the keys that it had at `version`, as far as they live here.
 
         A split leaves the last part to the old region, so they are its neighbours to the left, one behind the other; and all
-        that has become of them since has a greater version. One that was not part of it may be among them, which does no
-        harm.
+        that has become of them since has a greater version. One that was not part of it may be among them: a caller that
+        knows the keys it asked about takes only what shares some with them.
         """
         found = [region]
         regions = self.by_start()

@@ -137,7 +137,7 @@ class ClusterView:
         """
         store = self.store(stats.store_id)
         if store is None:
-            raise StoreNotFound(stats.store_id)
+            raise StoreNotFound(stats.store_id, (one.id for one in self.stores() if not one.meta.is_tombstone))
         if store.meta.is_tombstone:
             raise StoreTombstone(stats.store_id)
         if not store.meta.address:

@@ -20,7 +20,11 @@ Refusal
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable
+from typing import ClassVar, Final
+
+STORES_LISTED_MAX: Final = 20
+"""How many stores a message names at most."""
 
 
 class Refusal(Exception):
@@ -46,11 +50,16 @@ class AlreadyBootstrapped(Refusal):
 
 
 class StoreNotFound(Refusal):
-    """No store with this id."""
+    """No store with this id. The message names those that there are."""
 
-    def __init__(self, store_id: int) -> None:
-        # Go clients recognise both halves of this text.
-        super().__init__(f"invalid store ID {store_id}, not found")
+    def __init__(self, store_id: int, known: Iterable[int] = ()) -> None:
+        """`known`: the ids of all registered stores, tombstones left out."""
+        ids = sorted(known)
+        listed = ", ".join(map(str, ids[:STORES_LISTED_MAX])) + (", …" if len(ids) > STORES_LISTED_MAX else "")
+        # Go clients recognise both halves of the first part.
+        super().__init__(
+            f"invalid store ID {store_id}, not found: " + (f"there are stores {listed}" if ids else "there is no store")
+        )
         self.store_id = store_id
 
 

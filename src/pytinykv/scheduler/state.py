@@ -107,7 +107,7 @@ class State(msgspec.Struct, frozen=True):
         """Return a registered store. Raises StoreNotFound."""
         store = self.stores.get(StoreId(store_id))
         if store is None:
-            raise StoreNotFound(store_id)
+            raise StoreNotFound(store_id, (one.id for one in self.stores.values() if not one.is_tombstone))
         return store
 
     def store_at(self, address: str, *, other_than: int) -> StoreMeta | None:

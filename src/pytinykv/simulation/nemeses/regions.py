@@ -55,13 +55,18 @@ def _check_answer(cluster: Cluster, error: Exception | None, regions: Sequence[R
 
 def _draw_keys(leader: StoreNode, region: Region, rng: Random) -> list[bytes]:
     """Draw keys to split at: mostly of pairs that are there, in order; else any."""
-    engine = leader.disk.peek()
-    end = None if not region.end_key else b"d" + region.end_key
-    stored = [] if engine is None else engine.peek_range(ColumnFamily.RAW, b"d" + region.start_key, end)
-    there = [key[1:] for key, _ in stored if key[1:] != region.start_key]
+    there = keys_inside(leader, region)
     if there and rng.random() < 0.8:
         return sorted(rng.sample(there, min(len(there), rng.choice([1, 1, 2, 4]))))
     return [rng.choice([b"", region.start_key, region.end_key, b"client-1", rng.randbytes(3)]) for _ in range(2)]
+
+
+def keys_inside(node: StoreNode, region: Region) -> list[bytes]:
+    """Return the raw keys on a store's disk at which a region can be split."""
+    engine = node.disk.peek()
+    end = None if not region.end_key else b"d" + region.end_key
+    stored = [] if engine is None else engine.peek_range(ColumnFamily.RAW, b"d" + region.start_key, end)
+    return [key[1:] for key, _ in stored if key[1:] != region.start_key]
 
 
 async def ordered_splits(cluster: Cluster, rng: Random, stop: asyncio.Event) -> None:

@@ -11,15 +11,18 @@ from random import Random
 
 import msgspec
 
+from pytinykv.client.router import OUTAGE_WAIT_S
 from pytinykv.model import PeerId, Region, RegionId, SplitIds
 from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.raftstore.keys import REGION_STATE_START
 from pytinykv.raftstore.splits import encode_split
+from pytinykv.raftstore.store import Store
 from pytinykv.raftstore.turn import Turn
 from pytinykv.simulation.cluster import Cluster, ClusterOptions, hosts
 from pytinykv.simulation.disk import DiskTiming, OnWrite, Replaced, SimEngine
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.nemeses import NEMESES
+from pytinykv.simulation.nemeses.regions import keys_inside
 from pytinykv.simulation.nodes import start_until_up
 from pytinykv.simulation.observers import Seen, check_replicas_equal, data_by_region, newest_regions
 from pytinykv.simulation.scenario import scenario
@@ -53,6 +56,8 @@ CUT_CHANCE = 0.5
 """How often a store dies that has just written the state of a region."""
 DEAF_S = 5.0
 """How long the scheduler hears of no region."""
+STORM_SPLITS = 15
+"""How often regions split while there is no scheduler."""
 PUT_MAX_S = 0.5
 """No put may take longer while regions split and nothing else is wrong: far below an election."""
 COMPARE_S = 0.01
@@ -183,6 +188,90 @@ async def _split_ids(cluster: Cluster, peers: int) -> SplitIds:
     assert client is not None
     numbers = [await client.scheduler.alloc_id(1.0) for _ in range(1 + peers)]
     return SplitIds(RegionId(numbers[0]), tuple(PeerId(number) for number in numbers[1:]))
+
+
+@scenario("absent-scheduler", ClusterOptions(stores=3, clients=3, raftstore=SMALL), fixed=True)
+async def absent_scheduler(cluster: Cluster) -> None:
+    """The scheduler dies and regions split all the time until it is back: it learns all of them, and gives no id twice."""
+    keys = [b"%03d" % number for number in range(STORM_SPLITS * 3)]
+    session, asker = cluster.session(cluster.clients[0]), cluster.clients[0]
+    for client in cluster.clients:  # each knows where the region is before the scheduler dies
+        await client.spawn("fill", _put_all(cluster.session(client), keys))
+    ids = [await asker.spawn("ids", _split_ids(cluster, 3)) for _ in range(STORM_SPLITS)]
+    await cluster.scheduler.crash()
+    stop = asyncio.Event()
+    loads = [
+        client.spawn("load", _rewrite(cluster.session(client), keys, cluster.world.rng_for(client.host), stop))
+        for client in cluster.clients
+    ]
+    for one in ids:
+        await _split_somewhere(cluster, one)
+    await asyncio.sleep(DEAF_S)
+    if len(newest_regions(cluster.engines())) != 1 + STORM_SPLITS:
+        raise Violation("story", "regions did not split, or by themselves, without a scheduler")
+    await start_until_up(cluster.scheduler)
+    await cluster.wait_until(lambda: _knows_all(cluster), limit_s=DEAF_S, what="the scheduler to know all regions")
+    fresh = await asker.spawn("ids", _split_ids(cluster, 3))
+    await asker.spawn("more", _put_all(session, [b"000 x %03d" % number for number in range(200)]))
+    await cluster.wait_until(
+        lambda: len(newest_regions(cluster.engines())) > 1 + STORM_SPLITS and _knows_all(cluster),
+        limit_s=20.0,
+        what="regions that are too large to split again",
+    )
+    stop.set()
+    await finish(loads)
+    used = [number for one in (*ids, fresh) for number in (one.region_id, *one.peer_ids)]
+    regions = newest_regions(cluster.engines())
+    given = [number for region in regions for number in (region.id, *(peer.id for peer in region.peers))]
+    later = [number for number in given if number not in used and number > min(used)]
+    if len(set(given)) != len(given) or len(set(used)) != len(used) or not later or min(later) <= max(used):
+        raise Violation("ids", f"of {sorted(given)} and {sorted(used)} one was given twice")
+    await check_split(cluster)
+    await cluster.check_converged()
+
+
+async def _put_all(session: Session, keys: list[bytes]) -> None:
+    for key in keys:
+        await must_put(session, key, bytes(20))
+
+
+async def _rewrite(session: Session, keys: list[bytes], rng: Random, stop: asyncio.Event) -> None:
+    """Put keys that are there while their regions split; without the scheduler none may take long."""
+    loop = asyncio.get_running_loop()
+    while not stop.is_set():
+        key, since = rng.choice(keys), loop.time()
+        await must_put(session, key, bytes(20))
+        if loop.time() - since > OUTAGE_WAIT_S + PUT_MAX_S:  # asked about a leader that has moved, it does not answer
+            raise Violation("story", f"putting {key!r} took {loop.time() - since:.3f} s without a scheduler")
+        await asyncio.sleep(0.02)
+
+
+async def _split_somewhere(cluster: Cluster, ids: SplitIds) -> None:
+    """Have one of the regions that hold several pairs split in two, with ids that were given before."""
+    ended: list[object] = []
+
+    def propose(store: Store, region: Region, key: bytes, turn: Turn) -> None:
+        data = encode_split(region.epoch, [key], [ids])
+        store.peers[region.id].calls.propose_admin(turn, data, lambda error, _regions: ended.append(error))
+
+    while ended != [None]:
+        ended.clear()
+        region = cluster.rng.choice(newest_regions(cluster.engines()))
+        leader = cluster.leaders().get(region.id)
+        inside = [] if leader is None else keys_inside(leader, region)
+        if leader is None or leader.serving is None or not inside:
+            await asyncio.sleep(COMPARE_S)
+            continue
+        process, store = leader.serving
+        process.post(store.in_turn, partial(propose, store, region, cluster.rng.choice(inside)))
+        await cluster.wait_until(lambda: bool(ended), limit_s=5.0, what="the end of a split")
+
+
+def _knows_all(cluster: Cluster) -> bool:
+    scheduler = cluster.scheduler.scheduler
+    assert scheduler is not None
+    known = {region.id: (region.meta.epoch, region.leader is not None) for region in scheduler.cluster.regions}
+    return known == {region.id: (region.epoch, True) for region in newest_regions(cluster.engines())}
 
 
 # --- everything at once -----------------------------------------------------------------------------------------------
