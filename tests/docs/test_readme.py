@@ -1,4 +1,4 @@
-"""Every Python example in the README and in docs/client.md runs, and prints what its comments say."""
+"""Every Python example in the README, docs/client.md and docs/embedded.md runs, and prints what its comments say."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from pytinykv.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CLIENT_PAGE = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
-IN_README, IN_CLIENT_PAGE = (
-    re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL) for page in (README, CLIENT_PAGE)
+EMBEDDED_PAGE = (ROOT / "docs" / "embedded.md").read_text(encoding="utf-8")
+IN_README, IN_CLIENT_PAGE, IN_EMBEDDED_PAGE = (
+    re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    for page in (README, CLIENT_PAGE, EMBEDDED_PAGE)
 )
-EXAMPLES = [*IN_README, *IN_CLIENT_PAGE]
+EXAMPLES = [*IN_README, *IN_CLIENT_PAGE, *IN_EMBEDDED_PAGE]
 ADDRESS_IN_README = "127.0.0.1:2379"
 READY_LINE = re.compile(rb"^ready\b.*?\bscheduler=(\S+)", re.MULTILINE)
 READY_WITHIN_S = 45.0
@@ -62,10 +64,11 @@ def wait_ready(process: subprocess.Popen[bytes]) -> str:
             return match[1].decode()
 
 
-def test_the_readme_has_two_tours_and_an_example_for_each_foreign_client() -> None:
+def test_the_readme_has_three_tours_and_an_example_for_each_foreign_client() -> None:
     imports = [re.findall(r"^(?:import|from) (\w+)", example, flags=re.MULTILINE) for example in IN_README]
-    assert [names[-1] for names in imports] == ["pytinykv", "pytinykv", "tikv_client", "tikv"]
-    tour = [line for line in IN_README[0].splitlines() if line.strip()]
+    assert [names[-1] for names in imports] == ["pytinykv", "pytinykv", "pytinykv", "tikv_client", "tikv"]
+    assert "pytinykv.open(" in IN_README[0], "what needs no server comes first"
+    tour = [line for line in IN_README[1].splitlines() if line.strip()]
     assert len(tour) <= 20
 
 
@@ -81,7 +84,7 @@ def test_the_configuration_file_that_is_shown_is_one(tmp_path: Path, page: str) 
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_example_runs_and_prints_what_it_says(number: int, scheduler_address: str) -> None:
+def test_example_runs_and_prints_what_it_says(number: int, scheduler_address: str, tmp_path: Path) -> None:
     example = EXAMPLES[number]
     if "tikv_client" in example:
         pytest.importorskip("tikv_client", reason="its last wheels are for CPython 3.11")
@@ -91,6 +94,7 @@ def test_example_runs_and_prints_what_it_says(number: int, scheduler_address: st
         text=True,
         timeout=60,
         check=False,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     printed = done.stdout.splitlines()
