@@ -8,12 +8,14 @@ least and has none of the region:
 
 so that the region is never weaker than before. If no region of that store can move, the next one is tried.
 
-A move must help: the stores differ by twice the region's weight or more, or it would be the target's turn to give next; and
-they differ by more than `region_balance_tolerance_ratio` of what a store carries on average, or there would be no end to it.
+A move must help: the stores differ by one and a half times the region's weight or more, so that afterwards they differ by a
+third of that at most, which is no reason to move it back; and they differ by more than `region_balance_tolerance_ratio` of what
+a store carries on average, or there would be no end to it. Every move makes the sum of the squares of what stores carry
+smaller.
 
 Only healthy regions move: enough voters, no learners, no peer down, none behind, none on a store that is going. A region
 whose one laggard is the peer on the source is fine, and comes first: that copy is missed least. Regions led elsewhere come
-before those led there.
+before those led there, and among equals the one whose move leaves the smallest difference: with few large regions it matters which.
 
 Nothing is moved before most regions were reported since the start of this process.
 """
@@ -41,6 +43,8 @@ from pytinykv.scheduler.quorum import is_working, next_leader
 from pytinykv.scheduler.records import ReportedRegion
 from pytinykv.scheduler.stores import StoreHealth, StoreInfo
 
+GAP_MIN_RATIO = 1.5
+"""How many times a region's weight the stores must differ by before it moves. Above 1, or the move would not help."""
 CANDIDATES_MAX = 32
 """How many regions of a store are looked at in one go, picked at random."""
 
@@ -77,19 +81,23 @@ class RegionBalancer:
         for source in sorted(stores, key=lambda store: (-scores[store.id], store.id)):
             if scores[source.id] - lowest <= tolerance:
                 return None
-            for region in self._candidates(source, now):
+            gap = scores[source.id] - lowest
+            for region in self._candidates(source, gap, now):
                 target = self._target(region, source, scores, tolerance, now)
                 if target is not None:
                     return self._move(region, source.id, target.id, now)
         return None
 
-    def _candidates(self, source: StoreInfo, now: float) -> Iterator[ReportedRegion]:
-        """Yield regions that may lose their peer on a store, those first that will miss it least."""
+    def _candidates(self, source: StoreInfo, gap: int, now: float) -> Iterator[ReportedRegion]:
+        """Yield regions that may lose their peer on a store, those first that will miss it least.
+
+        Of the others those come first that leave the least of `gap`, the difference to the store that carries least.
+        """
         ids = list(self._cluster.regions.tally(source.id).regions)
         picked = self._rng.sample(ids, min(len(ids), CANDIDATES_MAX))
         regions = [region for region_id in picked if (region := self._cluster.regions.get(region_id)) is not None]
         found = [region for region in regions if self._may_move(region, source.id, now)]
-        yield from sorted(found, key=lambda region: _merit(region, source.id))
+        yield from sorted(found, key=lambda region: (_merit(region, source.id), abs(gap - 2 * region.weight)))
 
     def _may_move(self, region: ReportedRegion, source: StoreId, now: float) -> bool:
         meta = region.meta
@@ -113,7 +121,7 @@ class RegionBalancer:
         taken = region.meta.store_ids
         for store_id in sorted(scores, key=lambda store_id: (scores[store_id], store_id)):
             gap = scores[source.id] - scores[store_id]
-            if gap < 2 * region.weight or gap <= tolerance:
+            if gap < GAP_MIN_RATIO * region.weight or gap <= tolerance:
                 return None
             store = self._cluster.store(store_id)
             if store_id in taken or store is None:

@@ -12,8 +12,9 @@ For one region, the first rule that applies decides:
  7. More voters than wanted: remove the one that is needed least.
 
 To replace is to add first and remove afterwards, so that the region is never weaker than before; if the region has more
-voters than wanted anyway, the peer is removed at once. A drained peer that is still behind adds nothing: it goes first (rule
-5 then adds the new one). The leader hands over before its peer is removed.
+voters than wanted anyway, the peer is removed at once. That holds also for a peer on a store that is being drained and is
+behind: it may catch up when another one is lost, and without it the region would stop at that loss. The leader hands over
+before its peer is removed.
 
 A new peer starts as a learner and gets its vote when it has caught up. A voter without data would make the majority
 larger and could not be part of it: the region could not commit until the snapshot is there, and never if that store
@@ -162,8 +163,6 @@ class ReplicaChecker:
     def _replace(self, region: ReportedRegion, peer: Peer, now: float, why: str) -> Operator | None:
         if len(region.meta.voters) > self._max_replicas():
             return self._remove(region, peer, now, f"remove surplus {why} peer")
-        if why == "offline" and region.is_pending(peer.id):
-            return self._remove(region, peer, now, "remove offline peer that is behind")
         added = self._one_more_voter(region, now)
         if not added:
             return None
