@@ -3,24 +3,34 @@
     append   read some lists at a snapshot, append to others; optimistic or pessimistic
     bank     move money between accounts; look at all accounts of one moment, whose sum never changes
 
-A seed draws what goes wrong, and how the clients commit. After the trouble every transaction must get through, no lock stays,
-and the history is held against snapshot isolation (`txn_history`).
+A seed draws what goes wrong, and how the clients commit. After the trouble every transaction must get through, those that
+wait for one key have their turns without delay, no lock stays, and the history is held against snapshot isolation
+(`txn_history`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from pytinykv.client.config import ClientConfig
 from pytinykv.client.errors import ClientError
 from pytinykv.client.key_space import KeyRange
+from pytinykv.client.txn.cluster_backend import ClusterBackend
 from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.errors import Violation
+from pytinykv.simulation.faults import pause
 from pytinykv.simulation.isolation import Append, ListRead, ListTxn, Outcome, check_isolation
+from pytinykv.simulation.loop import current_process
 from pytinykv.simulation.nemeses import NEMESES
+from pytinykv.simulation.nodes import ClientNode, start_until_up
+from pytinykv.simulation.process import Process
 from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.scenarios.generic import finish
 from pytinykv.simulation.txn_history import (
@@ -46,6 +56,10 @@ ACCOUNTS: Final = tuple(b"acct-%d" % number for number in range(6))
 MONEY: Final = 100
 BOUNDS: Final = (b"acct-3", b"list-", b"list-2", b"list-4")
 """Where regions begin."""
+TURNS: Final = 4
+"""How often each client locks the same key at the end."""
+TURNS_WITHIN_S: Final = 1.0
+"""How long all of these may take together; it is a tenth of that. A waiter that is not woken comes back by itself after a second."""
 TROUBLE: Final = (
     "partitions",
     "link trouble",
@@ -59,7 +73,14 @@ TROUBLE: Final = (
     "leader changes",
     "member changes",
     "slow disks",
+    "splits under transactions",
+    "client deaths",
+    "late clients",
+    "power cuts",
 )
+LATE: Final = ("late clients", "leader changes")
+LATE_S: Final = 1.5
+"""By how much a late client's messages are late at most: longer than the shortest locks live."""
 
 
 class TxnStory:
@@ -73,6 +94,10 @@ class TxnStory:
         """The greatest commit timestamp that a client was told."""
         self.looks = 0
         """How often a client has seen all accounts."""
+        self.stop_clients = asyncio.Event()
+        """Set once: each client ends with the transaction it has under way."""
+        self.work: dict[str, asyncio.Task[None]] = {}
+        """By host, what the newest incarnation of a client does."""
 
     async def append(self, client: AsyncClient, rng: Random) -> None:
         """One transaction on the lists; whatever it ends with is written down."""
@@ -96,7 +121,8 @@ class TxnStory:
             record.commit_ts = txn.commit_ts or 0
             self.acknowledged = max(self.acknowledged, record.commit_ts)
         except ClientError as error:
-            record.fate = Fate.UNKNOWN if error.undetermined else Fate.NOT
+            if not self._is_dead():
+                record.fate = Fate.UNKNOWN if error.undetermined else Fate.NOT
         finally:
             if txn.is_active:
                 await txn.rollback(timeout=TIMEOUT_S)
@@ -150,9 +176,75 @@ class TxnStory:
         if sum(balances.values()) != MONEY * len(ACCOUNTS):
             raise Violation("bank", f"at {snapshot.ts} the accounts hold {sum(balances.values())} in all: {balances}")
 
-    async def work(self, client: AsyncClient, rng: Random, stop: asyncio.Event) -> None:
-        """Do one after the other until told to stop."""
+    @staticmethod
+    def _is_dead() -> bool:
+        """Tell whether this client has been killed, and only its tasks are being swept up: it is told nothing any more."""
+        process = current_process.get()
+        return isinstance(process, Process) and not process.alive
+
+    def begin(self, node: ClientNode) -> None:
+        """Let a client do one transaction after the other."""
+        assert node.client is not None
+        assert node.process is not None
+        rng = self.cluster.world.rng_for(f"{node.host}/workload/{node.process.incarnation}")
+        self.work[node.host] = node.spawn("workload", self._work(node.client, rng))
+
+    async def finish(self) -> None:
+        """Let every client end what it has under way. Raises what one of them raised."""
+        self.stop_clients.set()
+        await finish(list(self.work.values()))
+
+    async def client_deaths(self, rng: Random, stop: asyncio.Event) -> None:
+        """Kill clients in the middle of everything; others have to see to what they leave. The first one lives."""
         while not stop.is_set():
+            await pause(stop, 1.5 * rng.random())
+            node = rng.choice(self.cluster.clients[1:])
+            await node.crash()
+            await start_until_up(node)
+            self.begin(node)
+
+    async def splits(self, rng: Random, stop: asyncio.Event) -> None:
+        """Split regions at the keys that are fought over, until each has a region of its own."""
+        keys = [key for key in (*LISTS, *ACCOUNTS) if key not in BOUNDS]
+        rng.shuffle(keys)
+        first = self.cluster.clients[0]
+        while keys and not stop.is_set():
+            await pause(stop, rng.random())
+            client = first.client
+            assert client is not None
+            asking = client.scheduler.split_regions([encode_bytes(keys.pop())], TIMEOUT_S)
+            with contextlib.suppress(ClientError):
+                await first.spawn("split", asking)
+
+    async def late_clients(self, rng: Random, stop: asyncio.Event) -> None:
+        """Let what one client sends to one store come late, while its locks elsewhere run out and others go on."""
+        network = self.cluster.network
+        slow = msgspec.structs.replace(network.conditions, straggle=1.0, straggle_max_s=LATE_S)
+        while not stop.is_set():
+            client, store = rng.choice(self.cluster.clients).host, rng.choice(self.cluster.store_hosts)
+            network.set_conditions(client, store, slow)
+            await pause(stop, 2.0 * rng.random())
+            network.set_conditions(client, store, network.conditions)
+
+    async def take_turns(self) -> None:
+        """Let every client lock the same key a few times: each must be woken when its turn has come."""
+
+        async def lock(client: AsyncClient) -> None:
+            for _ in range(TURNS):
+                async with client.transaction(pessimistic=True, timeout=10.0) as txn:
+                    await txn.lock(LISTS[0])
+
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        clients = [node.client for node in self.cluster.clients if node.client is not None]
+        turns = [node.spawn("turns", lock(client)) for node, client in zip(self.cluster.clients, clients, strict=True)]
+        await finish(turns)
+        took_s = loop.time() - began
+        if took_s > TURNS_WITHIN_S:
+            raise Violation("liveness", f"{TURNS} turns of {len(turns)} clients at one key took {took_s:.1f} s")
+
+    async def _work(self, client: AsyncClient, rng: Random) -> None:
+        while not self.stop_clients.is_set():
             await (self.append if rng.random() < 0.5 else self.transfer)(client, rng)
             await asyncio.sleep(rng.expovariate(1 / self.cluster.options.think_s))
 
@@ -208,7 +300,7 @@ def _options(rng: Random) -> ClusterOptions:
     config = ClientConfig(
         one_phase_commit=rng.random() < 0.5,
         async_commit=rng.random() < 0.7,
-        lock_ttl_s=rng.choice([0.5, 3.0]),
+        lock_ttl_s=rng.choice([0.2, 0.5, 3.0]),
         pessimistic_lock_ttl_s=rng.choice([1.0, 5.0]),
     )
     return ClusterOptions(
@@ -220,40 +312,61 @@ def _options(rng: Random) -> ClusterOptions:
     )
 
 
+def _late_options(rng: Random) -> ClusterOptions:
+    return msgspec.structs.replace(_options(rng), drawn=LATE, think_s=0.005)
+
+
+@scenario("late-transactions", _late_options)
+async def late_transactions(cluster: Cluster) -> None:
+    """Transactions whose messages come late, in one region or several whose leaders change."""
+    await _tell(cluster, is_split=cluster.rng.random() < 0.5)
+
+
 @scenario("transactions", _options)
 async def transactions(cluster: Cluster) -> None:
     """Lists and a bank under transactions, while what the seed draws goes wrong."""
+    await _tell(cluster, is_split=True)
+
+
+async def _tell(cluster: Cluster, *, is_split: bool) -> None:
     story = TxnStory(cluster)
     first = cluster.clients[0]
     assert first.client is not None
-    await first.spawn("split", _split(first.client))
+    if is_split:
+        await first.spawn("split", _split(first.client))
     await first.spawn("open the bank", story.open_bank(first.client))
     drawn = [name for name in cluster.options.drawn if cluster.may(name)]
     cluster.world.trace.record("nemeses", *drawn)
     cluster.notes.extend(drawn)
     cluster.begin_trouble(drawn)
-    stop_clients, stop_trouble = asyncio.Event(), asyncio.Event()
-    work = []
+    stop_trouble = asyncio.Event()
     for client in cluster.clients:
-        assert client.client is not None
-        rng = cluster.world.rng_for(f"{client.host}/workload")
-        work.append(client.spawn("workload", story.work(client.client, rng, stop_clients)))
+        story.begin(client)
+    own = {
+        "splits under transactions": story.splits,
+        "client deaths": story.client_deaths,
+        "late clients": story.late_clients,
+    }
     trouble = [
-        cluster.world.loop.create_task(_run(cluster, name, stop_trouble), name=f"nemesis:{name}") for name in drawn
+        cluster.world.loop.create_task(_run(cluster, name, own.get(name), stop_trouble), name=f"nemesis:{name}")
+        for name in drawn
     ]
     await asyncio.sleep(TROUBLE_S * cluster.options.length)
     stop_trouble.set()
     await finish(trouble)
     cluster.heal()
     await cluster.heal_programs()
-    stop_clients.set()
-    await finish(work)
+    await story.finish()
     assert first.client is not None
-    await first.spawn("check", _settle(cluster, story, first.client))
-
-
-async def _run(cluster: Cluster, name: str, stop: asyncio.Event) -> None:
-    await NEMESES[name](cluster, cluster.world.rng_for(f"nemesis/{name}"), stop)
+    await first.spawn("touch", _touch(cluster, first.client))
+    await story.take_turns()
+    await first.spawn("check", _settle(story, first.client))
+    # A stop waits a moment for secondaries, and is measured here by what it takes without any.
+    for node in cluster.clients:
+        assert node.client is not None
+        backend = node.client.transactions.backend
+        assert isinstance(backend, ClusterBackend)
+        await node.spawn("idle", backend.background.wait_idle(TIMEOUT_S))
 
 
 async def _split(client: AsyncClient) -> None:
@@ -262,8 +375,15 @@ async def _split(client: AsyncClient) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _settle(cluster: Cluster, story: TxnStory, client: AsyncClient) -> None:
-    """Let the first client write every key, which resolves all locks; then check."""
+async def _run(
+    cluster: Cluster, name: str, own: Callable[[Random, asyncio.Event], Awaitable[None]] | None, stop: asyncio.Event
+) -> None:
+    rng = cluster.world.rng_for(f"nemesis/{name}")
+    await (NEMESES[name](cluster, rng, stop) if own is None else own(rng, stop))
+
+
+async def _touch(cluster: Cluster, client: AsyncClient) -> None:
+    """Let a client write every key, which resolves all locks."""
 
     async def touch() -> None:
         async def lock_all(txn: AsyncTransaction) -> None:
@@ -272,6 +392,9 @@ async def _settle(cluster: Cluster, story: TxnStory, client: AsyncClient) -> Non
         await client.run(lock_all, pessimistic=True, timeout=10.0)
 
     await until_done(touch, limit_s=cluster.options.success_within_s, what="to lock all keys once nothing is wrong")
+
+
+async def _settle(story: TxnStory, client: AsyncClient) -> None:
     await story.check(client)
     await until_done(lambda: _no_locks(client), limit_s=10.0, what="all locks gone")
 
