@@ -5,12 +5,30 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 from tests.cli.processes import Running, tinykv_here
 
 import pytinykv
+
+DIES_IN_ITS_COMMIT = """
+import asyncio, os, sys
+import pytinykv.aio
+from pytinykv.client import ClientConfig
+from pytinykv.client.txn.background import Background
+
+Background.finish = lambda *_, **__: os._exit(9)  # the prewrites are done when this is called
+
+async def main():
+    async with pytinykv.aio.connect(sys.argv[1], config=ClientConfig(one_phase_commit=False)) as db:
+        async with db.transaction() as txn:
+            await txn.put(b"async_a", b"1")
+            await txn.put(b"async_b", b"1")
+
+asyncio.run(main())
+"""
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -99,3 +117,33 @@ def test_the_safe_point_is_shown_and_moved(run: Run) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     assert re.fullmatch(rb"safe point   \d+ \(.*, 30\d s ago\)\n", done.stdout)
     assert run("gc").stdout.startswith(b"safe point   ")
+    told = json.loads(run("gc", "--json").stdout)
+    assert told["safe_point"] > 0
+    assert told["age_s"] >= 300
+
+
+def test_what_is_behind_a_lock(run: Run, db: pytinykv.Client, address: str) -> None:
+    with db.transaction(pessimistic=True) as txn:
+        txn.lock(b"held")
+        lines = run("mvcc", "held").stdout.decode().splitlines()
+        assert lines[0] == "key      held"
+        assert re.match(rf"lock     pessimistic, of transaction {txn.start_ts} .*, it is the primary$", lines[1])
+        assert re.match(r"         taken at \d+ \(.*\); nothing is prewritten yet$", lines[2])
+        assert lines[3:] == ["versions none"]
+    assert subprocess.run([sys.executable, "-c", DIES_IN_ITS_COMMIT, address], check=False, timeout=30).returncode == 9
+    lines = run("mvcc", "async_a").stdout.decode().splitlines()
+    assert "put, async commit, of transaction" in lines[1]
+    assert re.match(r"         to be committed at \d+ or later$", lines[2])
+    assert lines[3] == "         committed once these are locked, too: async_b"
+    told = json.loads(run("mvcc", "async_a", "--json").stdout)["lock"]
+    assert told["use_async_commit"]
+    assert told["min_commit_ts"] > told["start_ts"]
+    assert told["secondaries"] == [b"async_b".hex()]
+    assert "put, async" in run("locks", "async_").stdout.decode()
+
+
+def test_one_phase_leaves_versions_as_two_phases_do(run: Run, db: pytinykv.Client) -> None:
+    commit_ts = commit(db, one_phase="1")
+    told = json.loads(run("mvcc", "one_phase", "--json").stdout)
+    assert told["lock"] is None
+    assert [(each["kind"], each["commit_ts"]) for each in told["versions"]] == [("put", commit_ts)]

@@ -33,6 +33,9 @@ def _ts_option(function: Callable[..., None]) -> Callable[..., None]:
     )(function)
 
 
+SECONDARIES_SHOWN = 8
+"""Of an asynchronous commit; `--json` has all."""
+
 _json_option = option("--json", "as_json", is_flag=True, help="For programs.")
 
 
@@ -138,7 +141,11 @@ def _print_history(history: KeyHistory, *, is_hex: bool) -> None:
     if history.lock is None:
         print("lock     none")
     else:
-        print(f"lock     {_describe_lock(history.lock, is_hex=is_hex)}")
+        for name, line in zip(("lock", "", ""), _describe_lock(history.lock, is_hex=is_hex), strict=False):
+            print(f"{name:8} {line}")
+    if not history.versions:
+        print("versions none")
+        return
     columns = [
         Column("COMMITTED"),
         Column("COMMIT_TS", is_number=True),
@@ -157,12 +164,26 @@ def _version_row(version: KeyVersion, *, is_hex: bool) -> list[str]:
     return [moment, "" if is_rollback else str(version.commit_ts), str(version.start_ts), kind, value]
 
 
-def _describe_lock(lock: ForeignLock, *, is_hex: bool) -> str:
+def _describe_lock(lock: ForeignLock, *, is_hex: bool) -> list[str]:
+    """Return a lock in lines: whose it is, and where it stands."""
     from pytinykv.client.txn.inspection import kind_of
 
-    primary = "it is the primary" if lock.primary == lock.key else f"primary {shown(lock.primary, is_hex=is_hex)}"
+    is_primary = lock.primary == lock.key
+    primary = "it is the primary" if is_primary else f"primary {shorten(shown(lock.primary, is_hex=is_hex))}"
     kind = kind_of(lock) + (", async commit" if lock.use_async_commit else "")
-    return f"{kind}, of transaction {lock.start_ts} ({_moment(lock.start_ts)}), lives {lock.ttl_ms} ms, {primary}"
+    lines = [
+        f"{kind}, of transaction {lock.start_ts} ({_moment(lock.start_ts)}), lives {lock.ttl_ms} ms from then on, {primary}"
+    ]
+    if lock.is_pessimistic:
+        lines.append(f"taken at {lock.for_update_ts} ({_moment(lock.for_update_ts)}); nothing is prewritten yet")
+    elif lock.min_commit_ts:
+        lines.append(f"to be committed at {lock.min_commit_ts} or later")
+    if lock.use_async_commit and is_primary:
+        keys = [shorten(shown(key, is_hex=is_hex)) for key in lock.secondaries[:SECONDARIES_SHOWN]]
+        more = len(lock.secondaries) - len(keys)
+        listed = ", ".join(keys) + (f" and {more} more" if more > 0 else "")
+        lines.append(f"committed once these are locked, too: {listed}" if keys else "it is the only lock")
+    return lines
 
 
 def _moment(ts: int) -> str:
@@ -226,7 +247,11 @@ def locks(
     is_hex: bool,
     target: Target,
 ) -> None:
-    """List the locks of transactions on keys from START on, below END."""
+    """List the locks of transactions on keys from START on, below END.
+
+    A lock that is older than its time to live (AGE_S, TTL_S) has run out, unless its transaction keeps its primary alive; who
+    meets it finds out, and so do the stores after the life time of garbage. `tinykv mvcc KEY` tells more of one.
+    """
     from pytinykv.client.key_space import KeyRange
 
     range_ = KeyRange(from_text(start, "START", is_hex=is_hex), from_text(end, "END", is_hex=is_hex))
@@ -256,7 +281,8 @@ def _lock_row(lock: ForeignLock, now_ms: int, *, is_hex: bool) -> list[str]:
 
     age_s = (now_ms - physical_ms(Timestamp(lock.start_ts))) / 1000
     key, primary = (shorten(shown(each, is_hex=is_hex)) for each in (lock.key, lock.primary))
-    return [key, kind_of(lock), str(lock.start_ts), f"{age_s:.1f}", f"{lock.ttl_ms / 1000:.1f}", primary]
+    kind = kind_of(lock) + (", async" if lock.use_async_commit else "")
+    return [key, kind, str(lock.start_ts), f"{age_s:.1f}", f"{lock.ttl_ms / 1000:.1f}", primary]
 
 
 @click.command()
@@ -267,11 +293,13 @@ def _lock_row(lock: ForeignLock, now_ms: int, *, is_hex: bool) -> list[str]:
     metavar="SECONDS",
     help="Collect now what no snapshot of the last SECONDS needs.  [default: only show]",
 )
+@_json_option
 @client_options
-def gc(keep: float | None, *, target: Target) -> None:
-    """Show before which moment old versions are collected; with --keep, move it.
+def gc(keep: float | None, *, as_json: bool, target: Target) -> None:
+    """Show before which moment old versions are collected; with --keep, move it, never back.
 
-    The cluster does so by itself. A snapshot older than that can't be read any more.
+    The cluster does so by itself. A snapshot older than that can't be read any more. With --json: {"safe_point": TIMESTAMP,
+    "age_s": SECONDS}, both null as long as there is none.
     """
 
     async def body(client: AsyncClient) -> None:
@@ -281,10 +309,13 @@ def gc(keep: float | None, *, target: Target) -> None:
             safe_point = await inspector.safe_point()
         else:
             safe_point = await inspector.collect(compose(max(1, now_ms - int(keep * 1000)), 0))
-        if not safe_point:
+        age_s = (now_ms - physical_ms(Timestamp(safe_point))) / 1000 if safe_point else None
+        if as_json:
+            print(json.dumps({"safe_point": safe_point or None, "age_s": age_s}))
+            return
+        if age_s is None:
             print("safe point   none: nothing was collected yet")
             return
-        age_s = (now_ms - physical_ms(Timestamp(safe_point))) / 1000
         print(f"safe point   {safe_point} ({_moment(safe_point)}, {age_s:.0f} s ago)")
 
     sys.exit(run_client(target, body))

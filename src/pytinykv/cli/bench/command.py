@@ -24,7 +24,7 @@ from pytinykv.cli.bench.plot import save_plot
 from pytinykv.cli.bench.report import Results
 from pytinykv.cli.bench.stops import measure_stops
 from pytinykv.cli.bench.targets import PytinykvTarget
-from pytinykv.cli.bench.transactions import BALANCE, scan_rate, total
+from pytinykv.cli.bench.transactions import BALANCE, hot_lock, scan_rate, total
 from pytinykv.cli.bench.workload import COUNTERS, RAW, TRANSACTIONAL, OperationKind, Workload, run_round
 from pytinykv.cli.config_file import config_option
 from pytinykv.cli.logs import log_options
@@ -263,7 +263,7 @@ class _Bench:
                 targets.append(etcd)
             await self._measure(targets, scope.child("workers"))
             if self._rounds and self._transactions:
-                await self._check_transactions(client)
+                await self._check_transactions(client, scope.child("hot-lock"))
             if self.results.cells:
                 self._console.print(self.results.table(BASELINE))
                 self._console.print(self.results.processor_table())
@@ -276,12 +276,15 @@ class _Bench:
         for name, value in self.results.facts.items():
             self._console.print(f"{name}: {value:g}")
 
-    async def _check_transactions(self, client: aio.AsyncClient) -> None:
-        """See that transfers have made and lost nothing; measure a scan."""
+    async def _check_transactions(self, client: aio.AsyncClient, scope: Scope) -> None:
+        """See that transfers have made and lost nothing; measure a scan, and a lock that many want."""
         found, expected = await total(client), 2 * COUNTERS * BALANCE
         if found != expected:
             self.problems.append(f"after all transfers the accounts have {found} in all, and should have {expected}")
         self.results.facts["scan_rows_per_s"] = round(await scan_rate(client, SCAN_ROWS, self._value_bytes))
+        hot = await hot_lock(client, scope)
+        self.results.facts.update(hot.as_facts())
+        self.problems.extend(hot.problems())
 
     async def _measure_large_rows(self, cluster: LocalCluster, client: aio.AsyncClient, scope: Scope) -> None:
         async with self._progress() as progress:

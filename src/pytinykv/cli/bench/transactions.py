@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytinykv.cli.bench.workload import OperationKind, key_of
 from pytinykv.lifecycle import LifecycleError
@@ -14,6 +14,7 @@ from pytinykv.wire.keys import encode_bytes
 if TYPE_CHECKING:
     from pytinykv.aio import AsyncClient, AsyncTransaction
     from pytinykv.cli.bench.workload import Call
+    from pytinykv.lifecycle import Scope
 
 SNAPSHOT_GETS: Final = 1000
 """Gets of one snapshot, before the next one is taken."""
@@ -22,6 +23,7 @@ LEFT, RIGHT = b"bench-left-", b"bench-right-"
 BALANCE: Final = 1000
 BATCH: Final = 2000
 SPLIT_S: Final = 15.0
+HOT_LOCK_TIMEOUT_S: Final = 30.0
 
 
 async def prepare_transactions(client: AsyncClient, operation: OperationKind, keys: int) -> Call:
@@ -70,6 +72,70 @@ async def scan_rate(client: AsyncClient, rows: int, value_bytes: int) -> float:
     if seen != rows:
         raise LifecycleError(f"a scan of {rows} rows has returned {seen}")
     return rows / seconds
+
+
+class HotLock(NamedTuple):
+    """What many do who all count up under the same pessimistic lock."""
+
+    clients: int
+    alone_per_s: float
+    """Turns per second of one client alone."""
+    together_per_s: float
+    """Of all clients together."""
+    turns: list[int]
+    """By client."""
+    longest_s: float
+    """The longest that a client waited for a turn and had it."""
+
+    def problems(self) -> list[str]:
+        """Return what is not as promised: every client has its turn."""
+        left_out = self.turns.count(0)
+        if not left_out:
+            return []
+        return [f"{left_out} of {self.clients} clients never had their turn with the lock that all wanted"]
+
+    def as_facts(self) -> dict[str, float]:
+        """Return the figures, with their units in the names."""
+        return {
+            "hot_lock_alone_per_s": round(self.alone_per_s),
+            f"hot_lock_{self.clients}_clients_per_s": round(self.together_per_s),
+            "hot_lock_longest_turn_s": round(self.longest_s, 3),
+            "hot_lock_fewest_turns": min(self.turns),
+            "hot_lock_most_turns": max(self.turns),
+        }
+
+
+async def hot_lock(client: AsyncClient, scope: Scope, *, clients: int = 64, seconds: float = 4.0) -> HotLock:
+    """Count up under one lock: one client alone, then many. Raises LifecycleError if a turn is lost."""
+    key = b"bench-hot"
+    longest_s = 0.0
+
+    async def add(txn: AsyncTransaction) -> None:
+        await txn.put(key, b"%d" % (int(await txn.get_for_update(key) or b"0") + 1))
+
+    async def work(turns: list[int], number: int, until: float) -> None:
+        nonlocal longest_s
+        while (begun := time.monotonic()) < until:
+            await client.run(add, pessimistic=True, timeout=HOT_LOCK_TIMEOUT_S)
+            turns[number] += 1
+            longest_s = max(longest_s, time.monotonic() - begun)
+
+    async def measure(many: int) -> tuple[list[int], float]:
+        turns = [0] * many
+        begun = time.monotonic()
+        workers = [scope.start(f"hot-lock-{number}", work, turns, number, begun + seconds) for number in range(many)]
+        for worker in workers:
+            await worker.wait()
+        return turns, sum(turns) / (time.monotonic() - begun)
+
+    before = int(await (await client.snapshot()).get(key) or b"0")
+    alone, alone_per_s = await measure(1)
+    longest_s = 0.0
+    turns, together_per_s = await measure(clients)
+    counted = int(await (await client.snapshot()).get(key) or b"0") - before
+    if counted != sum(alone) + sum(turns):
+        raise LifecycleError(f"{sum(alone) + sum(turns)} turns under a lock have counted to {counted}")
+    return HotLock(clients, alone_per_s, together_per_s, turns, longest_s)
 
 
 class _SnapshotGets:

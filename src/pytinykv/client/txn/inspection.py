@@ -82,7 +82,11 @@ class Inspector:
             )
             for write in info.writes
         ]
-        return KeyHistory(key, _lock_of(key, info), versions)
+        lock = _lock_of(key, info)
+        if lock is not None:  # the store's history lacks a part of what it tells of locks
+            told = [one async for one in self.locks(KeyRange(key, next_key(key)), lock.start_ts, limit=1)]
+            lock = next((one for one in told if one.start_ts == lock.start_ts), lock)
+        return KeyHistory(key, lock, versions)
 
     async def locks(
         self, range_: KeyRange, max_ts: int, *, limit: int | None = None, timeout_s: float | None = None

@@ -101,7 +101,8 @@ def _assertion_failed(failed: kvrpcpb_pb2.AssertionFailed, what: str) -> Transac
 
 def _aborted(text: str, what: str) -> TransactionError:
     if text.startswith(TOO_OLD):
-        return SnapshotTooOldError(f"{what}: {text}; begin a new transaction or snapshot")
+        advice = "" if "begin" in text else "; begin a new transaction or snapshot"  # our stores give it themselves
+        return SnapshotTooOldError(f"{what}: {text}{advice}")
     return TransactionRefusedError(f"{what}: {text}")
 
 

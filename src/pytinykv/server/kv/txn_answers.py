@@ -132,7 +132,7 @@ _ERRORS: dict[type, Callable[[Any], pb.KeyError]] = {
         primary_mismatch=pb.PrimaryMismatch(lock_info=lock_info(error.key, error.lock))
     ),
     errors.PessimisticLockNotFound: lambda error: pb.KeyError(retryable=str(error)),
-    errors.SnapshotTooOld: lambda error: pb.KeyError(abort=f"snapshot too old: {error.describe()}"),
+    errors.SnapshotTooOld: lambda error: pb.KeyError(abort=error.describe()),
 }
 
 

@@ -168,7 +168,7 @@ def mvcc_get_by_start_ts(
 def _told_by_key(error: TxnError) -> TxnError:
     """Return an error that a key may have; one that the whole read meets ends it instead."""
     if isinstance(error, SnapshotTooOld):
-        raise InvalidRequestError(f"snapshot too old: {error.describe()}")
+        raise InvalidRequestError(error.describe())
     return error
 
 
