@@ -280,3 +280,8 @@ def test_a_kind_that_there_is_not_is_refused_with_those_that_there_are(one: test
         one.answer("RawPut", testing.NotLeader(), times=0)
     with pytest.raises(ValueError, match="no store 2"):
         one.answer("RawPut", testing.NotLeader(), store=2)
+
+
+def test_a_store_that_runs_is_not_started_again(one: testing.Cluster) -> None:
+    with pytest.raises(testing.ClusterError, match="runs already"):
+        one.stores[0].start()

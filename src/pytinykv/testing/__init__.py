@@ -16,7 +16,7 @@ Two kinds behind one interface: servers in threads of this process, which start 
     core             what is done to a cluster     network      cuts between stores
     backend, kinds   what a kind has to do         plugin       fixtures for pytest
     in_process       … threads: servers, server_log, ports
-    processes        … processes
+    processes        … processes: fronts
 """
 
 from __future__ import annotations

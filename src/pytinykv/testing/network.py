@@ -40,6 +40,10 @@ class Cuts:
         """Whether what the store of number `sender` says to the store with that id is lost."""
         return bool(self._ways) and (sender, self._numbers.get(store_id, 0)) in self._ways
 
+    def is_cut_between(self, sender_id: int, receiver: int) -> bool:
+        """As `is_cut`, of what the store with that id says to the store of number `receiver`."""
+        return bool(self._ways) and (self._numbers.get(sender_id, 0), receiver) in self._ways
+
 
 class CutTransport:
     """A `raftstore.Transport` that loses what is cut, and everything once its store was killed."""

@@ -17,6 +17,8 @@ from pytinykv.lifecycle import LifecycleError, OwnedChild, start_child
 from pytinykv.lifecycle.temporary import TemporaryDirectory
 from pytinykv.testing.answers import Orders
 from pytinykv.testing.backend import PREFIX, USUAL_SCHEDULER, ClusterConfig, ClusterError
+from pytinykv.testing.fronts import Front
+from pytinykv.testing.network import Cuts
 from pytinykv.testing.ports import HOST, free_address
 from pytinykv.transport.address import AddressError, check_can_bind, parse_address
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 READY_S: Final = 40.0
 """A loaded machine is slow; a process that is broken has ended, which is noticed at once."""
 STOP_S: Final = 10.0
+FRONT_S: Final = 1.0
+"""How long the ports of a store that has ended may take to be gone."""
 _LOG_LINES: Final = 40
 _SCHEDULER: Final = USUAL_SCHEDULER | {"tick_interval_s": 0.1}
 
@@ -132,6 +136,11 @@ class Processes:
         self._config = config
         self._scope = scope
         self.orders = Orders()
+        self._cuts = Cuts()
+        self._fronts: dict[int, Scope] = {}
+        """By number: the scope of the front of each store that runs."""
+        self._places: dict[int, tuple[tuple[str, str], tuple[str, str]]] = {}
+        """By number: where others are told that a store is, for clients and stores; and where it is itself."""
         self._directory: TemporaryDirectory | None = None
         """All data and logs; from the start to the end."""
         self._scheduler: _Server | None = None
@@ -153,14 +162,22 @@ class Processes:
             config.write_text(self._toml(), encoding="utf-8")
         except (AddressError, OSError) as error:
             raise ClusterError(f"the cluster could not start: {error}") from error
-        common = {"--config": str(config), "--status-addr": "", "--advertise-addr": ""}
-        self._scheduler = self._make("scheduler", path, common | {"--addr": address})
+        common = {"--config": str(config), "--status-addr": ""}
+        self._scheduler = self._make("scheduler", path, common | {"--addr": address, "--advertise-addr": ""})
         for number in range(1, self._config.stores + 1):
-            options = {"--addr": free_address(), "--peer-addr": free_address(), "--scheduler": address}
+            told, own = self._places[number] = _two_addresses(), _two_addresses()
+            options = {
+                "--addr": own[0],
+                "--advertise-addr": told[0],
+                "--peer-addr": own[1],
+                "--advertise-peer-addr": told[1],
+                "--scheduler": address,
+            }
             self._stores[number] = self._make(f"store-{number}", path, common | options)
-        servers = [self._scheduler, *self._stores.values()]  # stores wait for the scheduler by themselves
+        starting = [self._scope.start("start-scheduler", self._scheduler.start)]  # stores wait for it by themselves
+        starting += [self._scope.start(f"start-store-{number}", self.start_store, number) for number in self._stores]
         try:
-            for task in [self._scope.start(f"start-{server.name}", server.start) for server in servers]:
+            for task in starting:
                 await task.wait()
         except LifecycleError as error:
             raise ClusterError(f"the cluster could not start: {error}") from error
@@ -180,6 +197,8 @@ class Processes:
             server.begin_kill()
         for server in servers:
             await server.kill()
+        for number in list(self._fronts):
+            await self._end_front(number)
         if self._directory is not None:
             self._directory.close()
 
@@ -187,7 +206,7 @@ class Processes:
         return int(self._stores[number].facts.get("store", 0))
 
     def store_address(self, number: int) -> str:
-        return self._stores[number].address
+        return self._places[number][0][0]
 
     def is_running(self, number: int) -> bool:
         return self._stores[number].is_running
@@ -197,13 +216,31 @@ class Processes:
         return "\n".join(server.tail() for server in servers)
 
     async def start_store(self, number: int) -> None:
+        if self._stores[number].is_running:
+            raise ClusterError(f"store {number} runs already")
+        await self._end_front(number)  # that of a process that has ended by itself
+        told, own = self._places[number]
+        scope = self._fronts[number] = self._scope.child(f"front-{number}")
+        try:
+            await Front(number, to=own, orders=self.orders, cuts=self._cuts, scope=scope).start(told)
+        except AddressError as error:
+            raise ClusterError(f"store {number} could not start: {error}") from error
         await self._stores[number].start()
+        self._cuts.name(self.store_id(number), number)
 
     async def stop_store(self, number: int) -> None:
         await self._stores[number].stop()
+        await self._end_front(number)
 
     async def kill_store(self, number: int) -> None:
+        self._stores[number].begin_kill()
+        await self._end_front(number)
         await self._stores[number].kill()
+
+    async def _end_front(self, number: int) -> None:
+        front = self._fronts.pop(number, None)
+        if front is not None:
+            await front.stop(FRONT_S)
 
     async def pause_store(self, number: int) -> None:
         self._stores[number].pause()
@@ -212,10 +249,14 @@ class Processes:
         self._stores[number].resume()
 
     def cut(self, sender: int, receiver: int) -> None:
-        raise ClusterError("stores that are processes can't be cut off yet: use the cluster in this process")
+        self._cuts.cut(sender, receiver)
 
     def heal(self, *numbers: int) -> None:
-        """Nothing is cut."""
+        self._cuts.heal(*numbers)
+
+
+def _two_addresses() -> tuple[str, str]:
+    return free_address(), free_address()
 
 
 def _table(name: str, settings: dict[str, Any]) -> str:

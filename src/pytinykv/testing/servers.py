@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytinykv.client.grpc_connector import GrpcConnector
-from pytinykv.lifecycle import InlineWorker, LoopThread, Scope, SystemClock
+from pytinykv.lifecycle import InlineWorker, LifecycleError, LoopThread, Scope, SystemClock
 from pytinykv.scheduler import Scheduler, SchedulerConfig
 from pytinykv.server.host.address_book import AddressBook
 from pytinykv.server.host.grpc_binding import bind_service
@@ -72,7 +72,8 @@ class ServerThread:
 
     async def start(self) -> None:
         """Return when it serves. Raises AddressError, ClientError, as the real server does."""
-        assert self._thread is None, f"{self.name} runs already"
+        if self._thread is not None:
+            raise LifecycleError(f"{self.name} runs already")
         self._thread = thread = LoopThread(self.name)
         thread.start()
         try:

@@ -1,0 +1,72 @@
+"""Clusters of processes: the same calls as for those in this process."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pytinykv import testing
+from pytinykv.client import UndeterminedError
+
+
+def test_what_can_be_done_to_stores_that_are_processes() -> None:
+    with testing.cluster(stores=3, processes=True) as c:
+        db = c.client(timeout=20)
+        busy = c.answer("RawPut", testing.ServerIsBusy(), times=2)
+        db.raw.put(b"k", b"v")
+        assert busy.given == 2
+        c.answer("RawPut", testing.Lost())
+        with pytest.raises(UndeterminedError):
+            db.raw.put(b"k", b"w", timeout=0.5)
+        assert db.raw.get(b"k") == b"w"
+
+        cut_off = c.regions()[0].leader
+        for other in {1, 2, 3} - {cut_off}:
+            c.cut(cut_off, other)
+        with db.transaction() as txn:
+            txn.put(b"k", b"v")
+        leader = c.regions()[0].leader
+        assert leader != cut_off
+        c.heal()
+        c.wait_replicated()
+
+        c.stores[leader - 1].kill()
+        with db.transaction() as txn:
+            assert txn.get(b"k") == b"v"
+            txn.put(b"k", b"x")
+        c.stores[leader - 1].start()
+        with pytest.raises(testing.ClusterError, match=f"store {leader} runs already"):
+            c.stores[leader - 1].start()
+        c.wait_replicated()
+        assert "knows the addresses of stores" in c.log()
+
+
+def test_a_store_may_be_paused_stopped_and_left() -> None:
+    with testing.cluster(stores=1, processes=True) as c:
+        c.client(timeout=20).raw.put(b"k", b"v")
+        c.stores[0].restart()
+        assert c.client(timeout=20).raw.get(b"k") == b"v"
+        c.stores[0].pause()
+        assert c.stores[0].is_running
+
+
+def test_without_permission_to_send_signals_the_advice_is_to_do_without_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_pid: int, _number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with testing.cluster(stores=1, processes=True) as c:
+        monkeypatch.setattr(os, "kill", refuse)
+        with pytest.raises(testing.ClusterError, match="use the cluster in this process"):
+            c.stores[0].pause()
+        monkeypatch.undo()
+        assert c.client(timeout=20).raw.get(b"k") is None
+
+
+def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:
+    with testing.cluster(stores=1) as c:
+        port = int(c.address.rpartition(":")[2])
+        with pytest.raises(testing.ClusterError, match="another process listens there"):
+            testing.cluster(stores=1, processes=True, port=port).start()
