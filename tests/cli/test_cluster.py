@@ -43,9 +43,10 @@ def test_stores_and_regions(run: Callable[..., subprocess.CompletedProcess[bytes
     assert header.split() == ["STORE", "STATE", "ADDRESS", "REGIONS", "LEADERS", "DISK_FREE", "DISK_SIZE", "HEARD"]
     assert row.split()[1:5] == ["up", cluster.ready()["stores"], "1", "1"]
     header, row = run("regions").stdout.decode().splitlines()
-    assert header.split() == ["REGION", "STATE", "START", "END", "EPOCH", "PEERS", "LEADER"]
+    assert header.split() == ["REGION", "STATE", "START", "END", "EPOCH", "SIZE", "PEERS", "LEADER"]
     assert row.split()[1:5] == ["healthy", "-", "-", "1,1"]
     (region,) = json.loads(run("regions", "--json").stdout)
+    assert isinstance(region["approximate_size_bytes"], int)
     (store,) = json.loads(run("stores", "--json").stdout)
     assert region["leader_store"] == store["store"]
 

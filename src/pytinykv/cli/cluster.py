@@ -77,7 +77,9 @@ def stores(*, as_json: bool, target: Target) -> None:
 @json_option
 @client_options
 def regions(*, as_json: bool, target: Target) -> None:
-    """List the regions: range of keys, epoch (membership changes, splits), peers as PEER@STORE, leader.
+    """List the regions: range of keys, epoch (membership changes, splits), size, peers as PEER@STORE, leader.
+
+    The size is what one replica takes on its store's disk, roughly, as its leader reported last.
 
     States: healthy; pending (a replica is behind); under-replicated; leaderless; no quorum.
     """
@@ -117,6 +119,7 @@ _REGION_COLUMNS: Final = (
     Column("START"),
     Column("END"),
     Column("EPOCH"),
+    Column("SIZE", is_number=True),
     Column("PEERS"),
     Column("LEADER"),
 )
@@ -143,6 +146,7 @@ def _region_row(region: dict[str, Any]) -> list[str]:
         _bound(region["start"]),
         _bound(region["end"]),
         f"{region['conf_ver']},{region['version']}",
+        "-" if region["approximate_size_bytes"] is None else size(region["approximate_size_bytes"]),
         " ".join(f"{peer['peer']}@{peer['store']}" for peer in region["peers"]),
         "none" if region["leader"] is None else f"{region['leader']}@{region['leader_store']}",
     ]

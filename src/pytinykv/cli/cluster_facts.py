@@ -53,7 +53,8 @@ async def describe_cluster(scheduler: SchedulerClient) -> dict[str, Any]:
         max_replicas = config.cluster.max_peer_count
         try:
             reply = await scheduler.call("ScanRegions", request, pdpb_pb2.ScanRegionsResponse, REGIONS_TIMEOUT_S)
-            found = [describe_region(region) for region in reply.regions]
+            sizes = await _region_sizes(scheduler)
+            found = [describe_region(region, sizes.get(region.region.id)) for region in reply.regions]
         except SchedulerError as error:
             failure = str(error)
     all_stores = [] if not bootstrapped else await _describe_stores(scheduler, found or [])
@@ -68,6 +69,18 @@ async def describe_cluster(scheduler: SchedulerClient) -> dict[str, Any]:
         "problems": problems(all_stores, found, failure, bootstrapped=bootstrapped, max_replicas=max_replicas),
         "notes": notes(all_stores, found or []),
     }
+
+
+async def _region_sizes(scheduler: SchedulerClient) -> dict[int, int]:
+    """Return the regions' sizes; none where the scheduler does not tell them, as PD does not."""
+    from pytinykv.client import SchedulerError, SchedulerUnavailableError
+
+    try:
+        return await scheduler.list_region_sizes(REGIONS_TIMEOUT_S)
+    except SchedulerUnavailableError:
+        raise
+    except SchedulerError:
+        return {}
 
 
 async def _describe_stores(scheduler: SchedulerClient, regions: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -111,8 +124,11 @@ def describe_store(
     }
 
 
-def describe_region(region: pdpb_pb2.Region) -> dict[str, Any]:
-    """Return a region as plain data; its keys are hexadecimal. Its state is "healthy" until `judge_regions`."""
+def describe_region(region: pdpb_pb2.Region, size_bytes: int | None = None) -> dict[str, Any]:
+    """Return a region as plain data; its keys are hexadecimal. Its state is "healthy" until `judge_regions`.
+
+    `size_bytes`: what it holds on one store, roughly; None: not known.
+    """
     meta = region.region
     return {
         "region": meta.id,
@@ -127,6 +143,7 @@ def describe_region(region: pdpb_pb2.Region) -> dict[str, Any]:
         ],
         "leader": region.leader.id or None,
         "leader_store": region.leader.store_id or None,
+        "approximate_size_bytes": size_bytes,
         "down_peers": sorted(one.peer.id for one in region.down_peers),
         "pending_peers": sorted(peer.id for peer in region.pending_peers),
     }

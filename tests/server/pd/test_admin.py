@@ -101,6 +101,18 @@ async def test_leader_is_moved_by_an_administrator_and_operators_are_told(pd: Pd
     assert silent.message.endswith("the store has been silent for 23 s")
 
 
+async def test_sizes_are_told_of_the_regions_that_a_leader_has_reported(pd: Pd) -> None:
+    await pd.bootstrap((1, 2, 3))
+    assert list((await pd.admin("ListRegionSizes")).regions) == []
+    requests, responses = pd.stream("RegionHeartbeat")
+    requests.send(pd.heartbeat(region(10, version=2), approximate_size=96 << 20))
+    requests.end()
+    assert [response async for response in responses] == []
+    assert [(one.region_id, one.approximate_bytes) for one in (await pd.admin("ListRegionSizes")).regions] == [
+        (10, 96 << 20)
+    ]
+
+
 async def test_leader_is_not_moved_where_it_can_not_lead(pd: Pd) -> None:
     await pd.bootstrap((1, 2, 3, 4))
     behind = region(10, version=2)

@@ -298,6 +298,17 @@ class SchedulerClient:
         reply = await self.call("ListOperators", request, adminpb_pb2.ListOperatorsResponse, timeout_s, service=_ADMIN)
         return list(reply.operators)
 
+    async def list_region_sizes(self, timeout_s: float | None = None) -> dict[int, int]:
+        """Return how many bytes regions hold, roughly, by id: of those that a leader has reported to this scheduler.
+
+        Raises `SchedulerError` where the scheduler is not ours, and has no such call.
+        """
+        request = adminpb_pb2.ListRegionSizesRequest()
+        reply = await self.call(
+            "ListRegionSizes", request, adminpb_pb2.ListRegionSizesResponse, timeout_s, service=_ADMIN
+        )
+        return {one.region_id: one.approximate_bytes for one in reply.regions}
+
     async def split_regions(
         self, keys: Sequence[bytes], timeout_s: float | None = None
     ) -> pdpb_pb2.SplitRegionsResponse:

@@ -33,6 +33,7 @@ class AdminCalls:
             "RestoreStore": self._restore_store,
             "TransferLeader": self._transfer_leader,
             "ListOperators": self._list_operators,
+            "ListRegionSizes": self._list_region_sizes,
             "AllowTransactions": self._allow_transactions,
             "AskSplitAt": self._ask_split_at,
             "ReportGc": self._report_gc,
@@ -62,6 +63,15 @@ class AdminCalls:
         running = [_operator_to_pb(one, now, is_running=True) for one in operators.running()]
         ended = [_operator_to_pb(one, now, is_running=False) for one in operators.ended()]
         return adminpb_pb2.ListOperatorsResponse(header=self._header(), operators=[*running, *ended])
+
+    async def _list_region_sizes(self, request: adminpb_pb2.ListRegionSizesRequest) -> Message:
+        self._scheduler.check_bootstrapped()
+        sizes = [
+            adminpb_pb2.RegionSize(region_id=region.id, approximate_bytes=region.approximate_size)
+            for region in self._scheduler.cluster.regions
+            if region.leader is not None
+        ]
+        return adminpb_pb2.ListRegionSizesResponse(header=self._header(), regions=sizes)
 
     # --- what stores ask ----------------------------------------------------------------------------------------
 

@@ -98,6 +98,28 @@ class Operator(_message.Message):
     ended_ago_ms: int
     def __init__(self, region_id: _Optional[int] = ..., kind: _Optional[str] = ..., description: _Optional[str] = ..., status: _Optional[_Union[_pdpb_pb2.OperatorStatus, str]] = ..., reason: _Optional[str] = ..., steps: _Optional[_Iterable[str]] = ..., done_steps: _Optional[int] = ..., duration_ms: _Optional[int] = ..., ended_ago_ms: _Optional[int] = ...) -> None: ...
 
+class ListRegionSizesRequest(_message.Message):
+    __slots__ = ("header",)
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    header: _pdpb_pb2.RequestHeader
+    def __init__(self, header: _Optional[_Union[_pdpb_pb2.RequestHeader, _Mapping]] = ...) -> None: ...
+
+class ListRegionSizesResponse(_message.Message):
+    __slots__ = ("header", "regions")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    header: _pdpb_pb2.ResponseHeader
+    regions: _containers.RepeatedCompositeFieldContainer[RegionSize]
+    def __init__(self, header: _Optional[_Union[_pdpb_pb2.ResponseHeader, _Mapping]] = ..., regions: _Optional[_Iterable[_Union[RegionSize, _Mapping]]] = ...) -> None: ...
+
+class RegionSize(_message.Message):
+    __slots__ = ("region_id", "approximate_bytes")
+    REGION_ID_FIELD_NUMBER: _ClassVar[int]
+    APPROXIMATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    region_id: int
+    approximate_bytes: int
+    def __init__(self, region_id: _Optional[int] = ..., approximate_bytes: _Optional[int] = ...) -> None: ...
+
 class AllowTransactionsRequest(_message.Message):
     __slots__ = ("header",)
     HEADER_FIELD_NUMBER: _ClassVar[int]
