@@ -12,6 +12,7 @@ import pytest
 
 from pytinykv.cli.moving.export_file import ExportWriter, RawRows, TransactionRows
 from pytinykv.model import Peer, PeerRole, Region, RegionEpoch, RegionId, SplitIds, StoreId, encode
+from pytinykv.model.raw_values import encode_raw_value
 from pytinykv.raft import (
     ConfChangeKind,
     Entry,
@@ -27,7 +28,6 @@ from pytinykv.raft.messages import encode_conf_change
 from pytinykv.raftstore import MembershipChange, RaftEnvelope
 from pytinykv.raftstore.keys import RAW_TAGS
 from pytinykv.raftstore.operations import DELETE_EXPIRED, RAW_CODE, encode_operations
-from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.raftstore.records import ApplyState, Note, RaftLocalState, StoreIdent
 from pytinykv.raftstore.splits import encode_split
 from pytinykv.scheduler import records as scheduler

@@ -30,7 +30,7 @@ from pytinykv.client import (
     UndeterminedError,
     WrongEventLoopError,
 )
-from pytinykv.storage import DataDirectory, DataKind
+from pytinykv.storage import ColumnFamily, DataDirectory, DataKind
 
 IS_ROOT = os.geteuid() == 0
 
@@ -375,3 +375,17 @@ def test_relaxed_commits_are_durable_after_a_moment_and_after_a_close(tmp_path: 
         assert db.snapshot().get(b"k") == b"v"
     with pytinykv.open(tmp_path) as db:
         assert (db.snapshot().get(b"k"), db.raw.get(b"k")) == (b"v", b"raw")
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_expired_raw_values_are_deleted_and_renewed_ones_stay(tmp_path: Path, where: str) -> None:
+    with pytinykv.open(None if where == "memory" else tmp_path, history_s=0.01) as db:
+        db.raw.batch_put({b"gone/%04d" % number: b"v" for number in range(1500)}, ttl=1)
+        db.raw.put(b"renewed", b"v", ttl=1)
+        db.raw.put(b"stays", b"v")
+        db.raw.put(b"renewed", b"v", ttl=100)
+        core = db._core
+        garbage, engine = core.background.garbage, core.database.engine  # type: ignore[attr-defined]  # an EmbeddedCore
+        wait_until(lambda: garbage.expired == 1500, "expired values are still there")
+        with core.database.writer:  # type: ignore[attr-defined]  # as above
+            assert [key[1:] for key, _ in engine.scan(ColumnFamily.RAW, b"", None)] == [b"renewed", b"stays"]

@@ -15,6 +15,7 @@ from typing import Any
 from tests.helpers import ManualClock
 
 from pytinykv.model import Peer, Region, RegionEpoch, RegionId, SplitIds, StoreId, encode
+from pytinykv.model.raw_values import encode_raw_value, live_value
 from pytinykv.raft import ConfChangeKind, InstallSnapshot, PeerId, Term
 from pytinykv.raftstore import (
     MembershipChange,
@@ -32,7 +33,6 @@ from pytinykv.raftstore import (
     splits,
 )
 from pytinykv.raftstore.operations import RAW_CODE
-from pytinykv.raftstore.raw_values import encode_raw_value, live_value
 from pytinykv.raftstore.records import decode_envelopes, decode_snapshot_header
 from pytinykv.raftstore.snapshot_files import snapshot_chunks
 from pytinykv.raftstore.turn import Turn

@@ -8,12 +8,12 @@ import pytest
 from tests.raftstore.harness import RAW, REGION_ID, Call, Cluster, Node, put
 
 from pytinykv.model import Peer, Region, RegionEpoch, StoreId
+from pytinykv.model.raw_values import encode_raw_value, has_expired, live_value
 from pytinykv.raft import PeerId
 from pytinykv.raftstore import Operation, RaftStoreConfig
 from pytinykv.raftstore.apply import apply_conditional
 from pytinykv.raftstore.expiry import STEP_BYTES_MAX, ExpirySweep, find_expired
 from pytinykv.raftstore.operations import COMPARE_AND_SWAP, DELETE_EXPIRED, RAW_CODE
-from pytinykv.raftstore.raw_values import encode_raw_value, has_expired, live_value
 from pytinykv.storage import MemoryEngine
 from pytinykv.storage.changes import PUT
 

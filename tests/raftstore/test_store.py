@@ -9,6 +9,7 @@ import pytest
 from tests.raftstore.harness import REGION_ID, Call, Cluster, Node, put
 
 from pytinykv.model import Peer, Region, RegionEpoch, StoreId, encode
+from pytinykv.model.raw_values import encode_raw_value
 from pytinykv.raft import (
     AppendEntries,
     AppendResponse,
@@ -20,7 +21,6 @@ from pytinykv.raft import (
 )
 from pytinykv.raftstore import RaftEnvelope, RaftStoreConfig
 from pytinykv.raftstore.operations import COMPARE_AND_SWAP, RAW_CODE
-from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.wire.errors import (
     EpochNotMatch,
     NotLeader,

@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Coroutine
 from functools import cached_property
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pytinykv.client.arguments import checked_timeout
 from pytinykv.client.batches import BatchOperation
@@ -22,9 +22,11 @@ from pytinykv.client.txn.transaction import AsyncTransaction
 from pytinykv.embedded.backend import LocalBackend, drive
 from pytinykv.embedded.background import Background
 from pytinykv.embedded.database import Database
-from pytinykv.embedded.raw_runner import RawRunner
 from pytinykv.embedded.refusals import engine_error
 from pytinykv.storage import EngineError
+
+if TYPE_CHECKING:
+    from pytinykv.embedded.raw_runner import RawRunner
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +47,9 @@ class LocalParts:
 
     @cached_property
     def runner(self) -> RawRunner:
-        """What runs raw commands; made when they are used first."""
+        """What runs raw commands; made, and loaded, when they are used first."""
+        from pytinykv.embedded.raw_runner import RawRunner
+
         return RawRunner(self._database, self._config)
 
     @cached_property

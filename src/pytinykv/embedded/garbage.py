@@ -15,10 +15,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Generator
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from pytinykv.storage import EngineError
+from pytinykv.model.raw_values import has_expired
+from pytinykv.storage import ColumnFamily, EngineError
 from pytinykv.storage.changes import add_changes
 from pytinykv.transaction.commands import Gc
 from pytinykv.transaction.gc import GcSlice, collect
@@ -27,6 +30,8 @@ from pytinykv.wire.timestamp import LOGICAL_BITS, Timestamp
 if TYPE_CHECKING:
     from pytinykv.embedded.database import Database
 
+_RAW: Final = ColumnFamily.RAW
+
 _log = logging.getLogger(__name__)
 
 PAUSE_S_MAX: Final = 60.0
@@ -34,6 +39,8 @@ PAUSE_S_MAX: Final = 60.0
 PAUSE_S_MIN: Final = 0.05
 SHARE_MAX: Final = 0.05
 """A pass over much data is followed by a pause so long that collecting takes no more than this part of the time."""
+RAW_PER_SLICE: Final = 1000
+"""Raw pairs that are looked at in one go."""
 SLICE_PAUSE_S: Final = 0.005
 """After a slice, in which callers are served."""
 
@@ -50,6 +57,8 @@ class Garbage:
         """The safe point of the last pass that has ended."""
         self.deleted = 0
         """Commit records deleted; only grows."""
+        self.expired = 0
+        """Raw values deleted because their time was over; only grows."""
         self.passes = 0
         """Passes that have ended; only grows."""
 
@@ -64,6 +73,7 @@ class Garbage:
             self._release_cursors()
             try:
                 await self.collect()
+                await self.delete_expired()
             except EngineError as error:
                 _log.warning("%s: garbage is not collected any more: %s", self._database.name, error)
                 return
@@ -102,6 +112,32 @@ class Garbage:
                 await asyncio.sleep(SLICE_PAUSE_S)
         self._seen_writes, self.collected_ts = writes, safe_point
         self.passes += 1
+
+    async def delete_expired(self) -> None:
+        """Delete the raw values whose time to live is over, wherever they are."""
+        database = self._database
+        next_key: bytes | None = b""
+        while next_key is not None:
+            with database.reads.guard, database.engine.cursor(_RAW, next_key) as cursor:
+                if cursor.seek_to_first() is None:
+                    return
+                part = list(islice(cursor.pairs(), RAW_PER_SLICE))
+            next_key = part[-1][0] + b"\0" if len(part) == RAW_PER_SLICE else None
+            self._delete_expired([key for key, stored in part if has_expired(stored, int(time.time()))])
+            await asyncio.sleep(SLICE_PAUSE_S)
+
+    def _delete_expired(self, keys: list[bytes]) -> None:
+        """Delete values that were found expired, but for those that have been put anew since."""
+        database = self._database
+        if not keys:
+            return
+        with database.writer:
+            batch = database.engine.write_batch()
+            for key in keys:
+                if has_expired(database.engine.get(_RAW, key), int(time.time())):
+                    batch.delete(_RAW, key)
+                    self.expired += 1
+            database.engine.write(batch)
 
     def _apply(self, part: GcSlice) -> None:
         database = self._database

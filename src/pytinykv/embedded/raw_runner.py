@@ -36,8 +36,8 @@ from pytinykv.client.raw_commands import (
 )
 from pytinykv.embedded.database import Database
 from pytinykv.embedded.refusals import engine_error
+from pytinykv.model.raw_values import encode_raw_value, live_value, remaining_ttl_s
 from pytinykv.raftstore.keys import RAW_TAGS, raw_end
-from pytinykv.raftstore.raw_values import encode_raw_value, live_value, remaining_ttl_s
 from pytinykv.storage import ColumnFamily, EngineError, WriteBatch
 from pytinykv.wire.checksum import checksum_pairs
 

@@ -5,6 +5,7 @@
     region      `Region`, `Peer`, `PeerRole`, `RegionEpoch`
     split       what a split makes of a region
     convert     regions and peers to and from the messages of the wire
+    raw_values  the stored form of a raw value, and when it expires
 
 Pure values, immutable. `raftstore` stores and replicates them, `scheduler` decides about them.
 """

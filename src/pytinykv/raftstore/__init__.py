@@ -5,7 +5,6 @@ The chapters, bottom-up:
     records             what is stored and sent
     keys                where it is in the engine
     operations          what a log entry says
-    raw_values          how a raw value is stored
     peer_storage        a region's log and state
     apply               what operations do to the data
     pending, calls      the callers that wait for an answer

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytinykv.model.raw_values import has_expired, live_value
 from pytinykv.raftstore.operations import (
     COMPACT_LOG,
     CONDITIONAL,
     DELETE_EXPIRED,
     decode_operations,
 )
-from pytinykv.raftstore.raw_values import has_expired, live_value
 from pytinykv.storage import ColumnFamily
 from pytinykv.storage.changes import add_changes
 from pytinykv.wire.errors import RegionError, UndeterminedResult

@@ -25,10 +25,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytinykv.model.raw_values import has_expired
 from pytinykv.raftstore.calls import QueuedCommand
 from pytinykv.raftstore.keys import raw_ranges
 from pytinykv.raftstore.operations import DELETE_EXPIRED, RAW_CODE
-from pytinykv.raftstore.raw_values import has_expired
 from pytinykv.storage import ColumnFamily
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from tests.server.kv.kv_harness import Desk
 
 from pytinykv.lifecycle import Scope
-from pytinykv.raftstore.raw_values import encode_raw_value
+from pytinykv.model.raw_values import encode_raw_value
 from pytinykv.server.host.grpc_binding import bind_service
 from pytinykv.server.kv import answers
 from pytinykv.storage import ColumnFamily

@@ -11,8 +11,8 @@ import pytest
 from tests.server.kv.kv_harness import Desk
 
 from pytinykv.lifecycle import Scope
+from pytinykv.model.raw_values import encode_raw_value
 from pytinykv.raftstore.operations import RAW_CODE
-from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.storage import ColumnFamily
 from pytinykv.storage.changes import PUT
 from pytinykv.wire.limits import KEY_BYTES_MAX, RAW_SCAN_LIMIT_MAX, TTL_S_MAX

@@ -15,8 +15,8 @@ from tests.server.kv.kv_harness import Desk, collect, config, feed
 
 from pytinykv.lifecycle import Scope, TaskCancelledError
 from pytinykv.model import Region, RegionEpoch
+from pytinykv.model.raw_values import encode_raw_value
 from pytinykv.raftstore.operations import RAW_CODE
-from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.server.kv import answers, reads
 from pytinykv.server.kv.answers import AnswerBatch, AnswerBudget, Answers
 from pytinykv.server.kv.commands import MEMBERS

@@ -10,8 +10,8 @@ from collections.abc import Generator, Iterator
 from io import BytesIO
 from typing import Any, NamedTuple
 
+from pytinykv.model.raw_values import live_value, remaining_ttl_s
 from pytinykv.raftstore.keys import RAW_TAGS, raw_end
-from pytinykv.raftstore.raw_values import live_value, remaining_ttl_s
 from pytinykv.server.kv.encoding import PairWriter
 from pytinykv.server.kv.kinds import ROW_COST, CommandContext, InvalidRequestError, View
 from pytinykv.server.kv.raw_requests import check_key, clip, key_tag

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytinykv.model.raw_values import encode_raw_value
 from pytinykv.raftstore.keys import raw_end
 from pytinykv.raftstore.operations import COMPARE_AND_SWAP, RAW_CODE
-from pytinykv.raftstore.raw_values import encode_raw_value
 from pytinykv.server.kv.kinds import CommandContext, InvalidRequestError, PreparedWrite
 from pytinykv.server.kv.raw_requests import check_key, clip, expires_at_s, key_tag
 from pytinykv.storage.changes import DELETE, DELETE_RANGE, PUT

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from pytinykv.model.raw_values import live_value
 from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.raftstore.keys import RAW_TAGS
-from pytinykv.raftstore.raw_values import live_value
 from pytinykv.simulation.cluster import Cluster, ClusterOptions, hosts
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.observers import applied_indexes, regions_on

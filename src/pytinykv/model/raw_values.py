@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from pytinykv.model import FormatError
+from pytinykv.model.codec import FormatError
 
 Stored = TypeVar("Stored", bytes, memoryview)
 
