@@ -1,4 +1,4 @@
-"""The examples of transactions, run against a playground: they print what they promise."""
+"""The examples of transactions, run against a cluster: they print what they promise."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.processes import started
+
+from pytinykv import testing
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
-def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    directory = tmp_path_factory.mktemp("examples")
-    with started(directory, "playground", "--stores", 1, "--scheduler-addr", "127.0.0.1:0") as playground:
-        yield playground.ready()["scheduler"]
-        assert playground.stop() == 0, playground.output + playground.errors
+def scheduler() -> Iterator[str]:
+    with testing.cluster(stores=1) as cluster:
+        yield cluster.address
 
 
 def run(name: str, scheduler: str) -> list[str]:

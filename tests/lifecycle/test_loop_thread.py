@@ -138,3 +138,42 @@ def test_tasks_that_the_scope_did_not_start_may_end_before_the_loop_is_closed() 
     """
     done = subprocess.run([sys.executable, "-c", FOREIGN_TASK], capture_output=True, text=True, check=True)
     assert done.stdout == "ended by itself\n"
+
+
+async def test_ask_is_awaited_while_the_own_loop_goes_on(bridge: LoopThread) -> None:
+    assert await bridge.ask(add, ENOUGH_S, 1, b=2) == 3
+    with pytest.raises(OSError, match="disk full"):
+        await bridge.ask(fail, ENOUGH_S)
+    with pytest.raises(TimeoutError):
+        await bridge.ask(forever, 0.01)
+
+
+async def test_ask_that_is_cancelled_cancels_what_was_asked(bridge: LoopThread) -> None:
+    entered, left = threading.Event(), threading.Event()
+
+    async def stay() -> None:
+        entered.set()
+        try:
+            await forever()
+        finally:
+            left.set()
+
+    asking = asyncio.create_task(bridge.ask(stay, None))
+    while not entered.is_set():
+        await asyncio.sleep(0.001)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert left.wait(ENOUGH_S)
+
+
+async def test_end_is_awaited_by_any_number_also_when_one_is_cancelled(bridge: LoopThread) -> None:
+    given_up = asyncio.create_task(bridge.end())
+    await asyncio.sleep(0)
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    assert (await bridge.end()).ok
+    assert (await bridge.end()).ok
+    with pytest.raises(ScopeStoppedError):
+        await bridge.ask(add, ENOUGH_S, 1, 2)

@@ -285,3 +285,9 @@ def test_a_kind_that_there_is_not_is_refused_with_those_that_there_are(one: test
 def test_a_store_that_runs_is_not_started_again(one: testing.Cluster) -> None:
     with pytest.raises(testing.ClusterError, match="runs already"):
         one.stores[0].start()
+
+
+def test_a_cluster_is_started_once(one: testing.Cluster) -> None:
+    with pytest.raises(testing.ClusterError, match="make another one"):
+        one.start()
+    assert one.regions()

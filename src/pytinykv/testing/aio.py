@@ -9,7 +9,7 @@ from pytinykv import aio
 from pytinykv.client.async_client import AsyncClient
 from pytinykv.lifecycle import Scope
 from pytinykv.testing.answers import Answer, Order
-from pytinykv.testing.backend import ClusterConfig, check_numbers
+from pytinykv.testing.backend import ClusterConfig, ClusterError, check_numbers
 from pytinykv.testing.core import CLOSE_S, ClusterCore, RegionFacts
 from pytinykv.testing.kinds import make_backend
 
@@ -96,6 +96,8 @@ class AsyncCluster:
 
     async def start(self) -> Self:
         """Start it; return when it serves, with all its replicas. Raises ClusterError; then nothing is left."""
+        if self._core is not None:
+            raise ClusterError("a cluster is started once: make another one")
         try:
             backend = make_backend(self._config, self._scope, processes=self._processes)
             self._core = ClusterCore(self._config, backend, self._scope)

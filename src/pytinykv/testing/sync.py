@@ -10,7 +10,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 from pytinykv.client.sync_client import Client, connect
 from pytinykv.lifecycle import LoopThread
 from pytinykv.testing.answers import Answer, Order
-from pytinykv.testing.backend import ClusterConfig, check_numbers
+from pytinykv.testing.backend import ClusterConfig, ClusterError, check_numbers
 from pytinykv.testing.core import ClusterCore, RegionFacts
 from pytinykv.testing.kinds import make_backend
 
@@ -104,6 +104,8 @@ class Cluster:
 
     def start(self) -> Self:
         """Start it; return when it serves, with all its replicas. Raises ClusterError; then nothing is left."""
+        if self._core is not None or os.getpid() != self._pid:
+            raise ClusterError("a cluster is started once, by the process that has made it: make another one")
         self._thread.start()
         try:
             self.do(self._start)
