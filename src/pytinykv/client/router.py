@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 OUTAGE_WAIT_S = 0.5
 """How long to wait for a scheduler before going by what was known earlier."""
 OUTAGE_S = 2.0
-"""For so long after that it is not asked where something is known: callers wait for their turn to ask, one after the other."""
+"""For so long after that it is not asked where something is known: callers take turns in asking, and would all wait."""
 REGIONS_PAGE = 64
 """How many regions a range or batch asks the scheduler for at a time."""
 AVOID_STORE_S = 3.0

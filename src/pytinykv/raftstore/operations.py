@@ -7,8 +7,8 @@ a blind write:
     (DELETE_EXPIRED, cf, key, now_s)
     (COMPACT_LOG, index, term)
 
-`expected` and the value that COMPARE_AND_SWAP stores are raw values (see `model.raw_values`), a None `value` deletes; `now_s` is
-the leader's wall clock, so that all replicas agree on what has expired. DELETE_EXPIRED deletes the raw value that is there
+`expected` and the value that COMPARE_AND_SWAP stores are raw values (see `model.raw_values`), a None `value` deletes; `now_s`
+is the leader's wall clock, so that all replicas agree on what has expired. DELETE_EXPIRED deletes the raw value that is there
 when it is applied, if that one has expired at `now_s`: a newer one stays, whatever the sweep saw (see `expiry`).
 
 The operations of `CONDITIONAL` look at what is there and have results, and fill entries of their own: for COMPARE_AND_SWAP

@@ -8,14 +8,14 @@ least and has none of the region:
 
 so that the region is never weaker than before. If no region of that store can move, the next one is tried.
 
-A move must help: the stores differ by one and a half times the region's weight or more, so that afterwards they differ by a
-third of that at most, which is no reason to move it back; and they differ by more than `region_balance_tolerance_ratio` of what
-a store carries on average, or there would be no end to it. Every move makes the sum of the squares of what stores carry
-smaller.
+A move must help: the stores differ by one and a half times the region's weight or more, so that what they differ by
+afterwards is no reason to move it back; and they differ by more than `region_balance_tolerance_ratio` of what a store carries
+on average, or there would be no end to it. Every move makes the sum of the squares of what stores carry smaller.
 
 Only healthy regions move: enough voters, no learners, no peer down, none behind, none on a store that is going. A region
 whose one laggard is the peer on the source is fine, and comes first: that copy is missed least. Regions led elsewhere come
-before those led there, and among equals the one whose move leaves the smallest difference: with few large regions it matters which.
+before those led there, and among equals the one whose move leaves the smallest difference: with few large regions it matters
+which.
 
 Nothing is moved before most regions were reported since the start of this process.
 """

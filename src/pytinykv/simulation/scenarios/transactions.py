@@ -59,7 +59,7 @@ BOUNDS: Final = (b"acct-3", b"list-", b"list-2", b"list-4")
 TURNS: Final = 4
 """How often each client locks the same key at the end."""
 TURNS_WITHIN_S: Final = 1.0
-"""How long all of these may take together; it is a tenth of that. A waiter that is not woken comes back by itself after a second."""
+"""How long all of these may take together; it is a tenth of that. A waiter that is not woken comes back after a second."""
 TROUBLE: Final = (
     "partitions",
     "link trouble",
