@@ -152,12 +152,16 @@ class GroupCommit:
 
     def _lead(self) -> None:
         """Lead one group, then pass the lead on to the first thread that waits; without one, lead until nothing is queued."""
+        first: BaseException | None = None
         is_over = False
         while not is_over:
             try:
                 self._run_group()
-            finally:
-                is_over = self._pass_on()
+            except BaseException as error:  # noqa: BLE001 - raised when nothing depends on this thread any more
+                first = first or error
+            is_over = self._pass_on()
+        if first is not None:
+            raise first
 
     def _pass_on(self) -> bool:
         """Return whether this thread need not lead any more."""
