@@ -1,8 +1,8 @@
 """Spreads the tests over pytest-xdist's workers, lets property tests take their time, and counts simulated histories.
 
-Tests that start servers as processes, or measure, want the machine to themselves. So, with `--dist loadfile`, one worker runs
-a file of those while the other one runs files of all the rest. Only when nothing else is left do two such files run beside
-each other, so that both workers end at about the same time.
+Tests that start servers as processes wait for half of their time, and would like the machine to themselves. So, with
+`--dist loadfile`, all workers but one run files of those, and one runs files of all the rest, which only compute. When only
+one kind is left, all workers run that, so that they end at about the same time.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ settings.load_profile("pytinykv")
 HEAVY: Final = (
     "tests/tools/test_kit_cost.py",
     "tests/cli/test_bench.py",
+    "tests/interop/test_client_go.py",
     "tests/process/",
-    "tests/cli/",
     "tests/interop/",
+    "tests/cli/",
     "tests/docs/",
     "tests/packaging/",
 )
-"""Files and directories of heavy tests, in the order in which they run: those that measure while there is other work left."""
+"""Files and directories of heavy tests, in the order in which they run: the longest first, the shortest last."""
 SINGLE: Final = ("tests/simulation/test_", "tests/simulation/planted/")
 """Of these files, each test is handed out for itself: they take seconds each and share nothing."""
 
@@ -35,7 +36,7 @@ def place(unit: str) -> int:
     return next((number for number, start in enumerate(HEAVY) if unit.startswith(start)), len(HEAVY))
 
 
-class OneHeavyFileAtATime(LoadScopeScheduling):
+class FewHeavyFilesAtATime(LoadScopeScheduling):
     """Hands out files, and single tests of some; see the module.
 
     (xdist has `--dist loadgroup` for groups of tests. It marks them by changing their ids, which pytest 9.2 ignores: they
@@ -76,12 +77,12 @@ class OneHeavyFileAtATime(LoadScopeScheduling):
             node.shutdown()
 
     def _assign_work_unit(self, node: Any) -> None:
-        busy = any(
-            unit.startswith(HEAVY) and not all(tests.values())
+        heavy = sum(
+            any(unit.startswith(HEAVY) and not all(tests.values()) for unit, tests in units.items())
             for other, units in self.assigned_work.items()
             if other is not node
-            for unit, tests in units.items()
         )
+        busy = heavy >= max(1, self.numnodes - 1)
         waiting = sorted(self.workqueue, key=place)
         unit = next((unit for unit in waiting if unit.startswith(HEAVY) is not busy), waiting[-1])
         self.workqueue.move_to_end(unit, last=False)
@@ -91,7 +92,7 @@ class OneHeavyFileAtATime(LoadScopeScheduling):
 @pytest.hookimpl(tryfirst=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
     """Replace xdist's `loadfile`."""
-    return OneHeavyFileAtATime(config, log) if config.getoption("dist") == "loadfile" else None
+    return FewHeavyFilesAtATime(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

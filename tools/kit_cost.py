@@ -150,10 +150,13 @@ class Side:
         self._scope = scope
 
     async def run(self, in_flight: int, seconds: float) -> Sample:
-        before = self._cpu_seconds()
+        """Run a round; again, if the machine was so busy that it did nothing."""
         workload = Workload(OperationKind.PUT, in_flight, _ENDLESS, seconds_max=seconds)
-        measured = await run_round(self._target, workload, self._scope)
-        return Sample(measured.rate, (self._cpu_seconds() - before) / measured.operations * 1e6)
+        while True:
+            before = self._cpu_seconds()
+            measured = await run_round(self._target, workload, self._scope)
+            if measured.operations:
+                return Sample(measured.rate, (self._cpu_seconds() - before) / measured.operations * 1e6)
 
     def _cpu_seconds(self) -> float:
         """Return the processor time of all threads of the stores, to the nanosecond; clock ticks are too coarse."""

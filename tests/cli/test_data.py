@@ -33,9 +33,14 @@ def test_the_commands_as_processes(run: Run, cluster: Running) -> None:
     address = cluster.ready()["scheduler"]
     assert tinykv("put", "k", "v", TINYKV_SCHEDULER=address).returncode == 0
     done = tinykv("get", "k", "--scheduler", address)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"v\n", b"")
+    assert (done.returncode, done.stdout, complaints(done)) == (0, b"v\n", [])
     done = tinykv("get", "other", "--scheduler", address)
-    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"tinykv get: no such key: other\n")
+    assert (done.returncode, done.stdout, complaints(done)) == (1, b"", [b"tinykv get: no such key: other"])
+
+
+def complaints(done: subprocess.CompletedProcess[bytes]) -> list[bytes]:
+    """Return what a command says went wrong. (On a busy machine it may also log that it had to wait for the processor.)"""
+    return [line for line in done.stderr.splitlines() if line.startswith((b"tinykv ", b"Traceback"))]
 
 
 def test_put_get_delete(run: Run) -> None:
