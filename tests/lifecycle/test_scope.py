@@ -592,12 +592,9 @@ async def test_a_step_that_is_cancelled_before_it_begins_leaves_no_coroutine_beh
 
 async def test_stages_that_are_forgotten_do_not_run_and_all_else_ends() -> None:
     scope, told = Scope("test"), []
-    child = scope.child("child")
-    for one in (scope, child):
+    for one in (scope, child := scope.child("child")):
         one.on_stop("say goodbye", lambda: told.append("goodbye"))
         one.on_stopped("close", lambda: told.append("closed"))
     task = child.start("wait", forever)
     scope.forget_stages()
-    assert (await scope.stop()).ok
-    assert task.done
-    assert told == ["closed", "closed"]
+    assert ((await scope.stop()).ok, task.done, told) == (True, True, ["closed", "closed"])
