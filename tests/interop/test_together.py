@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from tests.interop.test_tikv_client import run
 from tests.process.cluster import Cluster
 
 import pytinykv
-from pytinykv.client.errors import EntryTooLargeError, InvalidArgumentError
+from pytinykv.client.errors import EntryTooLargeError, InvalidArgumentError, TransactionRefusedError
 from pytinykv.wire.pb import pdpb_pb2
 
 MIB: Final = 1 << 20
@@ -129,3 +130,32 @@ def test_a_connection_that_sends_nothing_disturbs_no_other(cluster: Cluster) -> 
 def tuple_of(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     return host, int(port)
+
+
+def test_on_a_cluster_with_plain_bounds_no_transaction_leaves_anything(fresh_cluster: Cluster, tmp_path: Path) -> None:
+    """Ours says why. tikv-client can't read the bounds: it calls an optimistic commit a success, and sends nothing."""
+
+    async def split_at_raw_keys() -> None:
+        async with pytinykv.aio.connect(fresh_cluster.address) as db:
+            await db.raw.put(b"k05", b"v")
+            while (await db.scheduler.split_regions([b"k05", b"k10"])).finished_percentage < 100:
+                await asyncio.sleep(0.05)
+
+    pytest.importorskip("tikv_client", reason="its last wheels are for CPython 3.11")
+    asyncio.run(split_at_raw_keys())
+    shown = run(fresh_cluster, "plain_bounds", tmp_path)
+    assert shown["optimistic"] == ""
+    assert "unexpected EOF" in shown["pessimistic"]
+    assert "unexpected EOF" in shown["read"]
+
+    async def look() -> None:
+        async with pytinykv.aio.connect(fresh_cluster.address) as db:
+            for key in (b"a", b"k07", b"z"):
+                txn = await db.transaction()
+                await txn.put(key, b"1")
+                with pytest.raises(TransactionRefusedError, match="was split at raw keys before it saw a transaction"):
+                    await txn.commit()
+                history = await db.inspector.history(key)
+                assert (history.lock, list(history.versions)) == (None, [])
+
+    asyncio.run(look())

@@ -190,9 +190,23 @@ async def pessimistic(client: TransactionClient) -> None:
     await third.rollback()
 
 
+async def plain_bounds(client: TransactionClient) -> None:
+    """Write and read on a cluster whose regions begin at raw keys."""
+    first = await client.begin(pessimistic=False)
+    for key in (b"a", b"k07", b"z"):
+        await first.put(key, b"1")
+    show("optimistic", await failure(first.commit()))
+    second = await client.begin(pessimistic=True)
+    show("pessimistic", await failure(second.put(b"k07", b"1")))
+    await failure(second.rollback())
+    third = await client.begin(pessimistic=False)
+    show("read", await failure(third.get(b"k07")))
+    await failure(third.rollback())
+
+
 async def main() -> None:
     scenario = globals()[sys.argv[2]]
-    kind = TransactionClient if scenario in (optimistic, pessimistic) else RawClient
+    kind = TransactionClient if scenario in (optimistic, pessimistic, plain_bounds) else RawClient
     await scenario(await kind.connect([sys.argv[1]]))
     show("done", None)
 

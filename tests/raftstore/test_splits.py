@@ -16,7 +16,10 @@ from pytinykv.raftstore.peer_storage import RAFT_CF
 from pytinykv.raftstore.records import PeerState, RaftLocalState, RegionLocalState, decode_raft_state
 from pytinykv.raftstore.regions import SIBLINGS_MAX
 from pytinykv.raftstore.splits import SplitRefusedError
-from pytinykv.wire.errors import EpochNotMatch, NotLeader, RegionNotFound, ServerIsBusy
+from pytinykv.storage import ColumnFamily
+from pytinykv.storage.changes import CF_CODES, PUT
+from pytinykv.wire.errors import EpochNotMatch, NotLeader, RegionNotFound, ServerIsBusy, UnknownRegionError
+from pytinykv.wire.keys import encode_bytes
 
 CHILD_ID = RegionId(1000)
 
@@ -540,3 +543,52 @@ def test_a_child_votes_once_a_term_however_often_its_store_crashes(tmp_path: Pat
     cluster.ticks(80)
     for region in check_partition(cluster):
         cluster.leader_of(region.id)
+
+
+# --- a cluster that comes to hold transactions ----------------------------------------------------------------------
+
+
+def write_a_version(cluster: Cluster, key: bytes) -> None:
+    stored = encode_bytes(key) + bytes(8)
+    assert not cluster.propose(1, (PUT, CF_CODES[ColumnFamily.WRITE], stored, b"P")).failed
+    cluster.settle()
+
+
+def test_a_plain_split_whose_ids_came_before_the_first_transaction_is_refused_where_it_is_applied(
+    cluster: Cluster,
+) -> None:
+    """Its leader was held for longer than the switch waits: the ids are there, the region has versions by now."""
+    link = cluster.nodes[1].link
+    link.holds_ids = True
+    plain = split(cluster, encode_bytes(b"m")[:4])
+    write_a_version(cluster, b"m")
+    link.give_ids()
+    cluster.settle()
+    assert isinstance(plain.error, UnknownRegionError)
+    assert "holds transactions" in str(plain.error)
+    assert bounds(check_partition(cluster)) == [(b"", b"")]
+    link.holds_ids = False
+    assert split(cluster, encode_bytes(b"m")).error is None, "at a user's key it may be split"
+
+
+def test_a_version_behind_a_plain_split_is_refused_by_its_epoch(cluster: Cluster) -> None:
+    """The other order in the log: the client looks where its key is now, and is told there that it can't be."""
+    ids = [SplitIds(CHILD_ID, (PeerId(1001), PeerId(1002), PeerId(1003)))]
+    version = cluster.propose(1, (PUT, CF_CODES[ColumnFamily.WRITE], encode_bytes(b"m") + bytes(8), b"P"))
+    late = cluster.propose_split(1, [b"g"], ids)  # goes into the log first
+    cluster.settle()
+    assert not late.failed
+    assert isinstance(version.error, EpochNotMatch)
+    assert bounds(check_partition(cluster)) == [(b"", b"g"), (b"g", b"")]
+
+
+def test_a_store_that_hears_of_transactions_proposes_no_plain_split_any_more(cluster: Cluster) -> None:
+    link = cluster.nodes[1].link
+    link.holds_ids = True
+    plain = split(cluster, b"g")
+    cluster.nodes[1].running.splits.is_transactional = True
+    link.give_ids()
+    cluster.settle()
+    assert isinstance(plain.error, SplitRefusedError)
+    assert "memcomparable keys only" in str(plain.error)
+    assert bounds(check_partition(cluster)) == [(b"", b"")]

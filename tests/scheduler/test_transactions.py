@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from pytinykv.model import Region, RegionId
-from pytinykv.scheduler.transactions import PlainSplits, is_plain, plain_bound
-from pytinykv.wire.keys import encode_bytes
+from pytinykv.scheduler.transactions import PlainSplits, plain_bound
+from pytinykv.wire.keys import encode_bytes, is_plain
 
 
 def test_bounds_of_raw_keys_are_plain_and_encoded_ones_are_not() -> None:

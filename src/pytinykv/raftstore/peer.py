@@ -39,7 +39,9 @@ from pytinykv.raftstore.peer_storage import RAFT_CF, PeerStorage, SnapshotNeed
 from pytinykv.raftstore.records import PeerState, RaftEnvelope, RegionLocalState, RegionReport, SnapshotManifest
 from pytinykv.raftstore.region_events import Deposed, Destroyed, Leading, RegionChanged
 from pytinykv.raftstore.rest import Rest
+from pytinykv.raftstore.split_keys import holds_transactional_data_in
 from pytinykv.wire.errors import NotLeader, RegionError, RegionNotFound, UnknownRegionError
+from pytinykv.wire.keys import is_plain
 
 if TYPE_CHECKING:
     import random
@@ -344,6 +346,10 @@ class RegionPeer:
         made: tuple[Region, ...] = ()
         if split.epoch != self.region.epoch:
             error = self.epoch_not_match(split.epoch.version)
+        elif any(map(is_plain, split.keys)) and self._holds_transactions(turn):
+            # Its ids were given before the cluster saw a transaction, and its leader was held, or the entry, until after.
+            # A plain bound could lie between two versions of one key. All replicas hold the same data here, so all refuse.
+            error = UnknownRegionError("the region holds transactions by now, and is split at memcomparable keys only")
         else:
             try:
                 made = split_region(self.region, split.keys, split.new_ids)
@@ -356,6 +362,12 @@ class RegionPeer:
             self._on_split(turn, self, made[:-1])
         for part in parts:
             turn.answer(part.on_done, error, made)
+
+    def _holds_transactions(self, turn: Turn) -> bool:
+        """Return whether the region has transactional data, by all that was applied before."""
+        self.storage.save_applied(turn.batch)
+        turn.write()
+        return holds_transactional_data_in(turn.engine, self.region)
 
     def _apply_conf_change(self, turn: Turn, entry: Entry) -> None:
         conf_change = membership.decode_change(entry.data)

@@ -50,6 +50,16 @@ def holds_transactional_data(reader: Reader) -> bool:
     return False
 
 
+def holds_transactional_data_in(reader: Reader, region: Region) -> bool:
+    """As `holds_transactional_data`, for what lies in one region."""
+    for cf, start, end in keys.data_ranges(region.start_key, region.end_key):
+        if cf in _TRANSACTIONAL:
+            with reader.cursor(cf, start, end) as cursor:
+                if cursor.seek_to_first() is not None:
+                    return True
+    return False
+
+
 def size_bytes(engine: Engine, region: Region) -> int:
     """Estimate the size of a region's data in the engine."""
     ranges = keys.data_ranges(region.start_key, region.end_key)

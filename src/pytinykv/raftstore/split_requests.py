@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pytinykv.raftstore import splits
 from pytinykv.raftstore.splits import SplitRefusedError
 from pytinykv.wire.errors import RegionError, RegionNotFound, ServerIsBusy
+from pytinykv.wire.keys import is_plain
 
 if TYPE_CHECKING:
     from pytinykv.model import Region, RegionEpoch, RegionId, SplitIds
@@ -137,6 +138,10 @@ class SplitRequests:
 
         if request.epoch != peer.region.epoch:
             self._end(request, peer.epoch_not_match(request.epoch.version))
+            return
+        if self.is_transactional and any(map(is_plain, portion)):
+            refusal = "the cluster has come to hold transactions, and is split at memcomparable keys only"
+            self._end(request, SplitRefusedError(refusal))
             return
         peer.calls.propose_admin(turn, splits.encode_split(request.epoch, portion, new_ids), on_applied)
         self._touch(peer)

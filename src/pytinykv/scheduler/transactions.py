@@ -7,7 +7,9 @@ Both kinds of client can live with the latter, only transactional ones can't wit
 switches the cluster over, for good, if no region has a plain bound by then; otherwise it is refused.
 
 A split that is under way could still make a plain bound after the switch. Its ids came from here: so the switch waits until
-those that were given for plain keys are either used, or too old to be (a store gives up asking after seconds).
+those that were given for plain keys are either used, or too old to be (a store gives up asking after seconds). One that
+comes still later, as its leader was held or its entry waited for a quorum, is refused where it is applied if its region holds
+transactional data (`RegionPeer`); elsewhere it makes a bound that keeps transactions out of the two regions beside it.
 """
 
 from __future__ import annotations
@@ -15,18 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pytinykv.model import Region
-from pytinykv.wire.keys import KeyCodecError, decode_bytes, describe_key
-
-
-def is_plain(key: bytes) -> bool:
-    """Return whether a bound is no memcomparable key."""
-    if not key:
-        return False
-    try:
-        decode_bytes(key)
-    except KeyCodecError:
-        return True
-    return False
+from pytinykv.wire.keys import describe_key, is_plain
 
 
 def plain_bound(regions: Iterable[Region]) -> str:

@@ -104,6 +104,17 @@ def strip_ts(encoded: bytes) -> bytes:
     return encoded[: -_TS.size]
 
 
+def is_plain(bound: bytes) -> bool:
+    """Return whether a region's bound is no memcomparable key, so that transactional clients can't read it."""
+    if not bound:
+        return False
+    try:
+        decode_bytes(bound)
+    except KeyCodecError:
+        return True
+    return False
+
+
 def next_key(key: bytes) -> bytes:
     """Return the smallest key greater than `key`."""
     return key + b"\0"

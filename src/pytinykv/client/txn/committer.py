@@ -47,7 +47,7 @@ from pytinykv.client.txn.commit_commands import (
     TxnPrewrite,
     TxnRollback,
 )
-from pytinykv.client.txn.key_errors import CommitTsExpiredError
+from pytinykv.client.txn.key_errors import CommitTsExpiredError, PlainBoundsError
 from pytinykv.client.txn.lock_commands import UnlockKeys
 from pytinykv.client.txn.parts import ClusterParts, TxnCall
 from pytinykv.client.txn.records import CHECK_NOT_EXISTS, BufferedWrite, ForeignLock, Txn
@@ -204,6 +204,8 @@ class _Commit(TxnCall):
     async def _own_fate(self, error: TransactionError) -> int:
         try:
             return await self._parts.resolver.own_fate(self._txn, self.primary, self._deadline)
+        except PlainBoundsError:
+            raise error from None  # no lock was ever taken in the primary's region
         except ClientError as unknown:
             raise UndeterminedError(
                 f"whether transaction {self._txn.start_ts} was committed is unknown: its prewrite was repeated and then "

@@ -36,6 +36,10 @@ TOO_OLD = "snapshot too old"
 """How a store's refusal of a read below the safe point begins."""
 
 
+PLAIN_BOUNDS = "was split at raw keys before it saw a transaction"
+"""How stores say so; it is in every text about it."""
+
+
 class KeysLockedError(TransactionError):
     """Locks of other transactions stand in the way. For the resolver; callers never see it."""
 
@@ -46,6 +50,10 @@ class KeysLockedError(TransactionError):
 
 class CommitTsExpiredError(TransactionError):
     """A reader has pushed the commit timestamp: commit again with a later one. Callers never see it."""
+
+
+class PlainBoundsError(TransactionRefusedError):
+    """The region has bounds that transactions can't live with: it never had any data of theirs. Callers see its base."""
 
 
 class TxnNotFoundError(TransactionError):
@@ -103,6 +111,8 @@ def _aborted(text: str, what: str) -> TransactionError:
     if text.startswith(TOO_OLD):
         advice = "" if "begin" in text else "; begin a new transaction or snapshot"  # our stores give it themselves
         return SnapshotTooOldError(f"{what}: {text}{advice}")
+    if PLAIN_BOUNDS in text:
+        return PlainBoundsError(f"{what}: {text}")
     return TransactionRefusedError(f"{what}: {text}")
 
 

@@ -11,8 +11,8 @@ from pytinykv.model import region_from_pb
 from pytinykv.scheduler.gc import GcReport
 from pytinykv.scheduler.operators import Operator
 from pytinykv.scheduler.scheduler import Scheduler
-from pytinykv.scheduler.transactions import is_plain
 from pytinykv.server.pd.convert import STORE_STATES
+from pytinykv.wire.keys import is_plain
 from pytinykv.wire.pb import adminpb_pb2, pdpb_pb2
 
 ADMIN: Final = "pytinykv.adminpb.Admin"
