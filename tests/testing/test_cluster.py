@@ -6,8 +6,11 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -291,3 +294,19 @@ def test_a_cluster_is_started_once(one: testing.Cluster) -> None:
     with pytest.raises(testing.ClusterError, match="make another one"):
         one.start()
     assert one.regions()
+
+
+def test_a_cluster_that_is_never_closed_ends_with_the_interpreter(tmp_path: Path) -> None:
+    script = "from pytinykv import testing; c = testing.cluster(stores=1).start(); db = c.client()"
+    run = subprocess.run(
+        [sys.executable, "-W", "always", "-c", script],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "<Cluster of 1 stores, at 127.0.0.1:" in run.stderr
+    assert "was never closed; use `with`" in run.stderr
+    assert list(tmp_path.iterdir()) == []

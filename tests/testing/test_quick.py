@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 import pytinykv
+from pytinykv.client import EntryTooLargeError
 
 TINYKV = (sys.executable, "-m", "pytinykv")
 END_S = 20
@@ -68,3 +70,14 @@ def test_what_it_cannot_do_is_said(options: tuple[str, ...], said: str) -> None:
     )
     assert run.returncode == 2
     assert said in run.stderr
+
+
+def test_a_file_of_settings_holds_for_its_servers(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("[store.raftstore]\nentry_bytes_max = 1000\n")
+    with (
+        quick("--config", str(file)) as (_, facts),
+        pytinykv.connect(facts["scheduler"]) as db,
+        pytest.raises(EntryTooLargeError),
+    ):
+        db.raw.put(b"k", bytes(2000))

@@ -6,6 +6,8 @@ Left out: the servers' status ports and signals; and what a disk does, slowly or
 from __future__ import annotations
 
 import itertools
+import logging
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _PORT_TRIES: Final = 5
 """How often other ports are tried: another process may take one between the look and the start."""
@@ -114,10 +118,11 @@ class InProcess:
                 return
 
     async def close(self) -> None:
-        for ending in [store.begin_kill() for store in self._stores.values()]:
-            await ending
-        if self._scheduler is not None:  # behind its clients, which gRPC would have complain
-            await self._scheduler.kill()
+        endings = [(store.name, store.begin_kill()) for store in self._stores.values()]
+        for name, ending in endings:
+            await _end_of(name, ending)
+        if self._scheduler is not None:  # behind its clients
+            await _end_of(self._scheduler.name, self._scheduler.begin_kill())
         self._log.close()
         if self._directory is not None:
             self._directory.close()
@@ -157,6 +162,14 @@ class InProcess:
 
     def heal(self, *numbers: int) -> None:
         self._cuts.heal(*numbers)
+
+
+async def _end_of(name: str, ending: Awaitable[object]) -> None:
+    """Wait for the end of a server; one that does not end must not keep the others."""
+    try:
+        await ending
+    except LifecycleError as error:
+        _log.error("%s was left behind: %s", name, error)
 
 
 def _settings(kind: type[T], usual: dict[str, Any], wanted: dict[str, object]) -> T:

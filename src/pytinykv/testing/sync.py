@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import warnings
+import weakref
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
@@ -86,6 +89,11 @@ class Cluster:
         """Store 1 is `stores[0]`."""
 
     @property
+    def is_here(self) -> bool:
+        """Whether this is the process that has made it, and not one that was forked from it."""
+        return os.getpid() == self._pid
+
+    @property
     def core(self) -> ClusterCore:
         """What carries it out; its calls belong into the cluster's own loop."""
         assert self._core is not None, "the cluster was not started; use `with`"
@@ -104,9 +112,10 @@ class Cluster:
 
     def start(self) -> Self:
         """Start it; return when it serves, with all its replicas. Raises ClusterError; then nothing is left."""
-        if self._core is not None or os.getpid() != self._pid:
+        if self._core is not None or not self.is_here:
             raise ClusterError("a cluster is started once, by the process that has made it: make another one")
         self._thread.start()
+        _open_clusters.add(self)
         try:
             self.do(self._start)
         except BaseException:
@@ -121,8 +130,9 @@ class Cluster:
 
     def close(self) -> None:
         """End everything, paused or not; nothing is left. Idempotent."""
-        if os.getpid() != self._pid:
+        if not self.is_here:
             return  # forked: servers and clients are the parent's
+        _open_clusters.discard(self)
         self._close_clients()
         self._thread.stop(STOP_S)
 
@@ -233,3 +243,16 @@ def cluster(
     """
     config = ClusterConfig(stores=stores, port=port, replicas=replicas, settings=settings or {})
     return Cluster(config, processes=processes)
+
+
+_open_clusters: Final[weakref.WeakSet[Cluster]] = weakref.WeakSet()
+"""Those that were started and not closed."""
+
+
+@atexit.register
+def _close_all() -> None:
+    """End what was never closed: the interpreter must not end under the servers' threads."""
+    for left_open in list(_open_clusters):
+        if left_open.is_here:
+            warnings.warn(f"{left_open!r} was never closed; use `with`", ResourceWarning, stacklevel=1)
+            left_open.close()

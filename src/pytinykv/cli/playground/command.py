@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 import time
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -94,9 +95,13 @@ def playground(
         if data_dir is not None:
             raise click.UsageError("--quick keeps all data in memory: leave --data-dir out, or --quick")
         is_chosen = context.get_parameter_source("scheduler_addr") is not ParameterSource.DEFAULT
+        file = config_file(context)
+        tables = (
+            {} if file is None else tomllib.loads(file.read_text(encoding="utf-8"))
+        )  # it was read before, so it is sound
         settings = {
-            "scheduler": with_thresholds({}, SCHEDULER, thresholds),
-            "raftstore": with_thresholds({}, STORE, thresholds),
+            "scheduler": with_thresholds(tables.get("scheduler", {}).get("settings", {}), SCHEDULER, thresholds),
+            "raftstore": with_thresholds(tables.get("store", {}).get("raftstore", {}), STORE, thresholds),
         }
         from pytinykv.cli.playground.quick import run_quick
 
