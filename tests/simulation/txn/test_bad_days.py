@@ -316,7 +316,40 @@ def test_a_commit_whose_answer_does_not_come_is_undetermined(
     tell(story, config=config)
 
 
-def test_a_store_that_goes_away_answers_who_waits_for_its_locks() -> None:
+@pytest.mark.parametrize("restarts", [False, True], ids=["while it runs", "while it is down"])
+def test_the_clock_of_the_scheduler_steps_back(*, restarts: bool) -> None:
+    """Timestamps go on from where they were, so what is committed later is later, and a dead owner's locks run out."""
+
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        before = await put_all(client, a=1, z=1)
+        other = client_of(cluster, 1)
+
+        async def lock() -> None:
+            txn = await other.transaction(pessimistic=True)
+            await txn.lock(b"z")
+            txn._phase = Phase.UNDETERMINED  # a killed process gives no warning
+
+        await cluster.clients[1].spawn("lock", lock())
+        await cluster.clients[1].crash()
+        if restarts:
+            await cluster.scheduler.crash()
+        cluster.scheduler.clock.step_wall(-3_600_000)
+        if restarts:
+            await cluster.scheduler.start()
+        after = await put_all(client, a=2)
+        assert after > before
+        assert await get_all(client, before) == {"a": 1, "z": 1}
+        async with client.transaction(pessimistic=True, timeout=20) as txn:
+            await txn.put(b"z", b"2")
+        assert txn.commit_ts is not None
+        assert txn.commit_ts > after
+        assert await get_all(client) == {"a": 2, "z": 2}
+
+    tell(story, config=ClientConfig(pessimistic_lock_ttl_s=2.0))
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["stops", "dies"])
+def test_a_store_that_goes_away_answers_who_waits_for_its_locks(*, is_killed: bool) -> None:
     async def story(cluster: Cluster, client: AsyncClient) -> None:
         holder = await client_of(cluster, 1).transaction(pessimistic=True)
         await holder.put(b"a", b"1")
@@ -328,7 +361,7 @@ def test_a_store_that_goes_away_answers_who_waits_for_its_locks() -> None:
         waiting = [asyncio.ensure_future(wait_for_lock()) for _ in range(5)]
         await asyncio.sleep(0.5)
         leader = await cluster.wait_for_leader()
-        await leader.crash()
+        await (leader.crash() if is_killed else leader.stop())
         await asyncio.sleep(2)
         await holder.rollback()
         await asyncio.gather(*waiting)
