@@ -22,7 +22,10 @@ HEAVY: Final = (
     "tests/interop/test_client_go.py",
     "tests/process/",
     "tests/interop/",
+    "tests/conformance/",
     "tests/cli/",
+    "tests/testing/",
+    "tests/embedded/",
     "tests/docs/",
     "tests/packaging/",
 )
