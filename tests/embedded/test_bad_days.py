@@ -268,6 +268,22 @@ def test_closing_ends_who_waits_for_a_lock(tmp_path: Path) -> None:
     assert outcome
 
 
+def test_a_forgotten_database_warns_and_lets_go_of_its_directory(tmp_path: Path) -> None:
+    db = pytinykv.open(tmp_path)
+    put(db, b"k", b"v")
+    with pytest.warns(ResourceWarning, match="never closed"):
+        del db
+
+    def is_free() -> bool:
+        try:
+            with pytinykv.open(tmp_path) as again:
+                return again.snapshot().get(b"k") == b"v"
+        except DatabaseInUseError:
+            return False
+
+    wait_until(is_free, "the directory is still held")
+
+
 # --- disks --------------------------------------------------------------------------------------------------------
 
 

@@ -38,9 +38,8 @@ from pytinykv.embedded.groups import Entry
 from pytinykv.embedded.opening import HISTORY_S, Durability, checked_config, open_engine
 from pytinykv.embedded.oracle import LocalTxn
 from pytinykv.embedded.raw_runner import RawRunner
-from pytinykv.embedded.refusals import CLOSED, engine_error
+from pytinykv.embedded.refusals import CLOSED
 from pytinykv.lifecycle import STOP_DEADLINE_S, Scope, StopReport, ThreadWorker, result_of
-from pytinykv.storage import EngineError
 
 _log = logging.getLogger(__name__)
 
@@ -302,8 +301,6 @@ class AsyncDatabase(AsyncBase):
             await parts.transactions.abandon_all(0.0)
             try:
                 await parts.loop.blocking(parts.close)
-            except EngineError as error:
-                raise engine_error(error) from error
             finally:
                 report = await self._scope.stop(STOP_DEADLINE_S)
                 parts.transactions.warn_left_open()
@@ -328,12 +325,9 @@ class _Parts:
         self.raw: Final = AsyncRawClient(runner, run_batch)
 
     def close(self) -> None:
-        """End everything. Blocks. Raises EngineError."""
-        self.database.refuse_all()
-        report = self._background.stop()
-        if not report.ok:
-            _log.error("%s did not stop cleanly\n%s", self.database.name, report.render())
-        self.database.release()
+        """End everything. Blocks. Raises `ClientError`."""
+        self.database.refuse_all()  # here, where what has queued up is led
+        self._background.stop()
 
 
 def open_async(

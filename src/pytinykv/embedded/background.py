@@ -15,13 +15,17 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from pytinykv.embedded.database import Database
+from pytinykv.embedded.database import CLOSE_S, Database
 from pytinykv.embedded.garbage import Garbage
-from pytinykv.lifecycle import LoopThread, StopReport, ThreadWorker, result_of
+from pytinykv.embedded.refusals import engine_error
+from pytinykv.lifecycle import LoopThread, ThreadWorker, result_of
 from pytinykv.storage import EngineError
 
 _log = logging.getLogger(__name__)
 
+START_S: Final = 5.0
+STOP_S: Final = 2 * CLOSE_S + 2
+"""For a whole stop."""
 RELAXED_SYNC_S: Final = 1.0
 """How much a power cut may take from a database with relaxed durability."""
 
@@ -32,14 +36,22 @@ class Background:
     def __init__(self, database: Database, *, history_s: float) -> None:
         self._database = database
         self.garbage: Final = Garbage(database, history_s=history_s)
+        self.close_error: EngineError | None = None
+        """Why the engine could not be closed in order; set by the end of the stop."""
         self._thread = LoopThread("tinykv-embedded", loop_factory=asyncio.new_event_loop)
         self._thread.start()
-        self._loop = self._thread.call(self._start, 5.0)
+        try:
+            self._loop = self._thread.call(self._start, START_S)
+        except BaseException:
+            self._thread.stop(STOP_S)
+            raise
         database.on_waiting = lambda: self._soon(self._waits_changed.set)
         database.on_abandoned = lambda txn: self._soon(lambda: database.unlock_all(txn))
 
     async def _start(self) -> asyncio.AbstractEventLoop:
         scope = self._thread.scope
+        scope.on_stop("end waits and commits", self._database.refuse_all, CLOSE_S + 1)
+        scope.on_stopped("close the engine", self._release, CLOSE_S)
         self._waits_changed = asyncio.Event()
         """Set when the next deadline of a lock wait may have come nearer."""
         scope.start("lock-waits", self._end_waits)
@@ -77,6 +89,20 @@ class Background:
                 _log.error("%s: what was committed lately may not be durable: %s", self._database.name, error)
                 return
 
-    def stop(self) -> StopReport:
-        """End everything. From any thread but its own."""
-        return self._thread.stop()
+    def _release(self) -> None:
+        try:
+            self._database.release()
+        except EngineError as error:
+            self.close_error = error
+
+    def stop(self) -> None:
+        """End everything, and close the engine. From any thread but its own. Raises `ClientError` if that has failed."""
+        report = self._thread.stop(STOP_S)
+        if not report.ok:
+            _log.error("%s did not stop cleanly\n%s", self._database.name, report.render())
+        if self.close_error is not None:
+            raise engine_error(self.close_error) from self.close_error
+
+    def request_stop(self) -> None:
+        """Begin to stop, without waiting: from any thread, at any point of it."""
+        self._thread.request_stop(STOP_S)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine
@@ -22,13 +21,9 @@ from pytinykv.client.txn.transaction import AsyncTransaction
 from pytinykv.embedded.backend import LocalBackend, drive
 from pytinykv.embedded.background import Background
 from pytinykv.embedded.database import Database
-from pytinykv.embedded.refusals import engine_error
-from pytinykv.storage import EngineError
 
 if TYPE_CHECKING:
     from pytinykv.embedded.raw_runner import RawRunner
-
-_log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _ItemT = TypeVar("_ItemT")
@@ -126,23 +121,16 @@ class EmbeddedCore:
         _open_cores.discard(self)
         if not database.begin_close():
             return
-        if not database.refuse_all():
-            _log.error(
-                "%s: a commit hangs in a sync of the disk; it is closed without waiting any longer", database.name
-            )
         drive(self.client.transactions.abandon_all(0.0))
-        report = self._background.stop()
-        if not report.ok:
-            _log.error("%s did not stop cleanly\n%s", database.name, report.render())
         try:
-            database.release()
-        except EngineError as error:
-            raise engine_error(error) from error
+            self._background.stop()
         finally:
             self.client.transactions.warn_left_open()
 
     def abandon(self) -> None:
-        self.close()  # in this process there is nothing that takes long: no network, and one sync
+        _open_cores.discard(self)
+        if self._database.begin_close():
+            self._background.request_stop()
 
 
 _open_cores: weakref.WeakSet[EmbeddedCore] = weakref.WeakSet()

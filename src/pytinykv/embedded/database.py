@@ -147,6 +147,8 @@ class Database:
         """Called under the writer's lock when all that was written is durable; set by what holds reads back until then."""
         self.closed = False
         """Set once, by `begin_close`."""
+        self._is_released = False
+        """Set once, by `release`."""
         self._closing = threading.Lock()
         """Held by the thread that closes; a second one waits for it."""
         self.extend_bound()
@@ -479,7 +481,10 @@ class Database:
         return is_idle
 
     def release(self) -> None:
-        """Close the engine and let go of the directory; after `refuse_all`. Raises EngineError."""
+        """Close the engine and let go of the directory; after `refuse_all`. Any number of times. Raises EngineError."""
+        if self._is_released:
+            return
+        self._is_released = True
         try:
             with self.writer:
                 if self.failure is None:
