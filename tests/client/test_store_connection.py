@@ -363,8 +363,8 @@ async def test_commands_gather_into_one_frame_while_the_transport_is_busy(
         (200, False, [100, 100]),
         (600, False, [256, 256, 88]),
         (64, True, [64]),
-        (200, True, [128, 72]),
-        (300, True, [150, 150]),
+        (200, True, [200]),
+        (300, True, [256, 44]),
     ],
 )
 async def test_what_is_under_way_travels_as_two_groups_unless_they_would_be_small(

@@ -41,7 +41,7 @@ PROBE_ID = 0
 EXPIRY_GRAIN_S = 0.002
 """Deadlines closer together than this expire in one sweep."""
 READS_APART_MIN = 32
-WRITES_APART_MIN = 128
+WRITES_APART_MIN = 256
 """A frame takes at most half of what is under way to the store, unless it would have fewer commands than this.
 
 If one frame had all of it, all commands would travel as one group: client, leader and followers would work one after the
