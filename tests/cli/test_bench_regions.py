@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from tests.cli.processes import tinykv
 
+from pytinykv.cli.bench.figures import Bound, Figure, Figures
 from pytinykv.cli.bench.put_load import PutLoad
-from pytinykv.cli.bench.region_figures import Bound, Figure, RegionFigures
 from pytinykv.cli.bench.split_load import VALUE_BYTES, balance_of, difference, load_key, load_value
 from pytinykv.client.errors import UndeterminedError
 from pytinykv.lifecycle import Scope
@@ -32,7 +32,7 @@ from pytinykv.model import Peer, PeerRole, Region, RegionEpoch
     ],
 )
 def test_a_figure_tells_whether_its_target_was_met(value: float, bound: Bound | None, is_met: bool | None) -> None:
-    figures = RegionFigures(3)
+    figures = Figures("3 regions")
     figures.add(Figure("split", "longest put", value, "ms", bound, 200))
     [told] = figures.as_json()["figures"]
     assert told["met"] is is_met
@@ -42,7 +42,7 @@ def test_a_figure_tells_whether_its_target_was_met(value: float, bound: Bound | 
 
 
 def test_what_was_missed_and_what_failed_are_problems() -> None:
-    figures = RegionFigures(3, errors=["rolling: 2 × UndeterminedError: lost"])
+    figures = Figures("3 regions", errors=["rolling: 2 × UndeterminedError: lost"])
     figures.add(Figure("rolling", "longest put", 612.4, "ms", Bound.AT_MOST, 500))
     assert list(figures.problems()) == [
         "rolling: longest put: 612 ms, target ≤ 500 ms",
@@ -137,7 +137,7 @@ def test_steps_on_a_few_regions(tmp_path: Path) -> None:
         *("--region-seconds", 0.1, "--region-idle", 0),
     )
     told = json.loads(save.read_text())["regions"]
-    assert told["regions"] == 5, done.stderr
+    assert told["title"] == "5 regions × 3 replicas", done.stderr
     assert {figure["step"] for figure in told["figures"]} == {"prepare", *steps}
     assert all(figure["value"] > 0 for figure in told["figures"] if figure["unit"] not in {"", "%"})
     assert told["errors"] == []

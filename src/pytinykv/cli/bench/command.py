@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import sqlite3
 import statistics
 import sys
 import time
@@ -16,8 +18,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pytinykv import aio
+from pytinykv.cli.bench.embedded import STEPS as EMBEDDED_STEPS
+from pytinykv.cli.bench.embedded import EmbeddedPlan, measure_embedded
 from pytinykv.cli.bench.etcd import EtcdTarget, etcd_binary
 from pytinykv.cli.bench.facts import failover_seconds, idle_cpu_percent, memory_after_puts
+from pytinykv.cli.bench.figures import Figures
 from pytinykv.cli.bench.large_rows import READS, measure_large_rows
 from pytinykv.cli.bench.many_regions import LOAD, STEPS, RegionPlan, measure_regions
 from pytinykv.cli.bench.plot import save_plot
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
 BASELINE = "etcd"
 IDLE_S = 10.0
 SCAN_ROWS = 100_000
+ROWS = 100_000
+"""Of an embedded database."""
 _ROUND_S = 4.0
 """About how long a round shall take; how many operations that is, a short trial tells."""
 _TRIAL_OPERATIONS = 200
@@ -120,6 +127,8 @@ def _steps(_context: click.Context, _parameter: click.Parameter, text: str) -> f
     help="How much --regions loads while regions split.",
 )
 @option("--region-size", type=Size(), default="4MiB", show_default=True, help="At which size they split then.")
+@option("--embedded", is_flag=True, help="Measure an embedded database beside SQLite, and no cluster.")
+@option("--embedded-data", type=Size(), default="64MiB", show_default=True, help="How much it opens and closes with.")
 @option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Save the figures as JSON.")
 @option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Save a plot (needs pytinykv[plot]).")
 @log_options("error")
@@ -142,13 +151,15 @@ def bench(
     region_idle: float,
     region_load: int,
     region_size: int,
+    embedded: bool,
+    embedded_data: int,
     save: Path | None,
     plot: Path | None,
 ) -> None:
     """Measure a cluster of three stores: puts, gets and transactions, beside etcd where it is installed.
 
     Every put is synced on a majority, every get is linearizable. Targets take turns, so that a noisy machine treats
-    them alike; the ratio is what counts.
+    them alike; the ratio is what counts. With --embedded it measures an embedded database beside SQLite instead.
 
     Exit status: 0 measured; 1 it could not be, or what was measured breaks a promise; 2 bad usage.
     """
@@ -156,6 +167,10 @@ def bench(
         raise click.UsageError(
             "--failovers, --stops, --large-rows, --regions and --etcd need a cluster of our own; leave --scheduler out"
         )
+    if embedded and (scheduler or failovers or stops or fill or large_rows or regions or with_etcd or plot):
+        raise click.UsageError("--embedded goes with --rounds, --value-bytes, --embedded-data and --save")
+    if embedded:
+        sys.exit(_run_embedded(EmbeddedPlan(ROWS, value_bytes, max(1, rounds), 1.0, embedded_data), save))
     plan = RegionPlan(regions, region_steps, region_seconds, region_idle, region_load, region_size) if regions else None
     if plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise click.UsageError("--plot needs matplotlib: pip install 'pytinykv[plot]'")
@@ -183,6 +198,34 @@ def bench(
         if plot is not None:
             save_plot(run.results, plot)
     sys.exit(status)
+
+
+def _run_embedded(plan: EmbeddedPlan, save: Path | None) -> int:
+    """Measure an embedded database, print and save the figures, return the exit status."""
+    console = Console()
+    figures: list[Figures] = []
+
+    async def main(scope: Scope) -> int:
+        try:
+            with console.status("") as status:
+                found = await measure_embedded(
+                    scope, plan, lambda step, number: status.update(f"{step} ({number + 1} of {len(EMBEDDED_STEPS)})")
+                )
+        except (LifecycleError, ClientError, OSError, sqlite3.Error) as error:
+            print(f"tinykv bench: {error}", file=sys.stderr, flush=True)
+            return 1
+        figures.append(found)
+        for line in found.lines():
+            console.print(line, highlight=False, soft_wrap=True)
+        return 0
+
+    status = run_process(main, name="bench", stop_deadline_s=15.0)
+    if figures and save is not None:
+        save.write_text(json.dumps(figures[0].as_json(), indent=2) + "\n", encoding="utf-8")
+    for problem in (problem for found in figures for problem in found.problems()):
+        print(f"tinykv bench: {problem}", file=sys.stderr, flush=True)
+        status = 1
+    return status
 
 
 class _Bench:

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Final
 
 from pytinykv import aio
 from pytinykv.cli.bench.facts import resident_mib
+from pytinykv.cli.bench.figures import Bound, Figure, Figures, regions_title
 from pytinykv.cli.bench.processors import cpu_seconds
 from pytinykv.cli.bench.put_load import PutLoad, Window
-from pytinykv.cli.bench.region_figures import Bound, Figure, RegionFigures
 from pytinykv.cli.bench.split_load import measure_load
 from pytinykv.cli.playground.cluster import LocalCluster, ServerProcess
 from pytinykv.cli.playground.command import wait_serving
@@ -82,7 +82,7 @@ class ManyRegions:
         self._client: Final = client
         self._scope: Final = scope
         self._plan: Final = plan
-        self.figures: Final = RegionFigures(plan.regions)
+        self.figures: Final = Figures(regions_title(plan.regions))
 
     # --- before the steps ---------------------------------------------------------------------------------------------
 
@@ -324,10 +324,10 @@ LOAD: Final = "load"
 """The step that has clusters of its own."""
 
 
-async def measure_regions(scope: Scope, plan: RegionPlan, on_progress: Callable[[str, int], None]) -> RegionFigures:
+async def measure_regions(scope: Scope, plan: RegionPlan, on_progress: Callable[[str, int], None]) -> Figures:
     """Go through the steps of the plan. Raises ClientError, PlaygroundError, TimeoutError: the cluster does not serve."""
     steps = {name: step for name, step in STEPS.items() if name in plan.steps}
-    figures = RegionFigures(plan.regions)
+    figures = Figures(regions_title(plan.regions))
     if steps:
         home = Home.open(None)
         clusters = scope.child("regions")

@@ -17,8 +17,8 @@ from pytinykv.cli.bench.processors import ProcessRole
 from pytinykv.cli.bench.workload import Latencies, OperationKind, Round
 
 if TYPE_CHECKING:
+    from pytinykv.cli.bench.figures import Figures
     from pytinykv.cli.bench.large_rows import LargeRowFigures
-    from pytinykv.cli.bench.region_figures import RegionFigures
     from pytinykv.cli.bench.stops import StopFigures
     from pytinykv.cli.bench.workload import Workload
 
@@ -66,7 +66,7 @@ class Results:
         """None unless stops were measured; so the two below."""
         self.large_rows: LargeRowFigures | None = None
         """None unless reads of large rows were measured."""
-        self.regions: RegionFigures | None = None
+        self.regions: Figures | None = None
         """None unless a cluster with many regions was measured."""
 
     def add(self, measured: Round) -> None:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pytinykv import aio
+from pytinykv.cli.bench.figures import Bound, Figure, Figures
 from pytinykv.cli.bench.put_load import PutLoad, Window
-from pytinykv.cli.bench.region_figures import Bound, Figure, RegionFigures
 from pytinykv.cli.playground.cluster import LocalCluster
 from pytinykv.cli.playground.command import wait_serving
 from pytinykv.cli.playground.home import Home
@@ -100,7 +100,7 @@ def balance_of(regions: Sequence[RegionInfo], stores: Sequence[int], keys: Seque
     return Balance(len(regions), dict(held), dict(led))
 
 
-async def measure_load(scope: Scope, figures: RegionFigures, load_bytes: int, region_bytes: int) -> None:
+async def measure_load(scope: Scope, figures: Figures, load_bytes: int, region_bytes: int) -> None:
     """Load two clusters, one after the other, and add what was seen. Raises ClientError, PlaygroundError, TimeoutError."""
     puts = max(IN_FLIGHT, load_bytes // VALUE_BYTES)
     whole, _ = await _load(scope, puts, _NEVER)

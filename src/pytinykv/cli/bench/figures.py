@@ -1,4 +1,4 @@
-"""What `tinykv bench --regions` found out: figures, each with its target and whether it was met."""
+"""What `tinykv bench --regions` and `--embedded` found out: figures, each with its target and whether it was met."""
 
 from __future__ import annotations
 
@@ -50,11 +50,17 @@ class Figure:
         return f"{digits} {self.unit}".rstrip()
 
 
+def regions_title(regions: int) -> str:
+    """Return the title of figures of a cluster with many regions."""
+    return f"{regions:,} regions × 3 replicas"
+
+
 @dataclass
-class RegionFigures:
+class Figures:
     """All figures of a run."""
 
-    regions: int
+    title: str
+    """What was measured."""
     figures: list[Figure] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     """Operations that failed, one of each kind of message, with what was done meanwhile."""
@@ -71,7 +77,7 @@ class RegionFigures:
 
     def lines(self) -> Iterator[str]:
         """Yield what a reader wants to know: each figure beside its target, and below it what explains it."""
-        yield f"{self.regions:,} regions × 3 replicas"
+        yield self.title
         for figure in self.figures:
             met = {None: "", True: "met", False: "MISSED"}[figure.is_met]
             target = f", target {figure.target_text}" if figure.target_text else ""
@@ -81,7 +87,7 @@ class RegionFigures:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "regions": self.regions,
+            "title": self.title,
             "figures": [
                 {
                     "step": figure.step,
