@@ -156,6 +156,25 @@ def test_a_stopped_server_ends_its_calls_and_refuses_new_ones() -> None:
     run(history)
 
 
+def test_a_server_that_stops_reads_streams_no_further_and_lets_them_end_by_themselves() -> None:
+    """As the real one: their handlers can say how far they came, and no stop waits for its whole grace."""
+
+    async def history(world: World) -> None:
+        _, server, _ = toy.serve(world)
+        _, connector = toy.client(world)
+        stream = connector.stream(toy.ADDRESS, toy.BATCH)
+        stream.send_nowait(tikvpb_pb2.BatchCommandsRequest(request_ids=[1]))
+        assert (await stream.receive()).request_ids == [1]
+        since = world.loop.time()
+        await server.stop(grace_s=1.0)
+        assert world.loop.time() - since < 0.5
+        with pytest.raises(RpcError, match="the server closed the stream"):
+            await stream.receive()
+        await connector.close()
+
+    run(history)
+
+
 def test_a_stalled_process_answers_when_it_goes_on() -> None:
     async def history(world: World) -> None:
         process, _, _ = toy.serve(world)

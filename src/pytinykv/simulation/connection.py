@@ -65,6 +65,10 @@ class _Pipe:
         if self._frames and self._timer is None:
             self._wait(self._frames[0][0])
 
+    def left_s(self) -> float:
+        """Return in how many seconds the last of the frames under way may leave; 0 if there is none."""
+        return max(0.0, self._last - self._network.loop.time()) if self._frames else 0.0
+
     def _go_on(self) -> None:
         self._is_held = False
         self._drain()
@@ -141,22 +145,26 @@ class Connection:
             self.close(end, "keepalive timed out")
 
     def close(self, end: End, reason: str) -> None:
-        """Close one end; the other hears of it by a reset if the link lets it through, else by its own keepalive."""
+        """Close one end; the other hears of it by a reset if the link lets it through, else by its own keepalive.
+
+        The reset comes after the frames that are under way: a program that closes in good order lets them go first.
+        """
         if not end.is_open:
             return
         self._network.count("broken")
         self._network.trace.record("close", self.number, end.process.host, reason.replace(" ", "_"))
         end.close(reason)
-        self._tell(self._other(end), "connection reset by peer")
+        sent = self._up if end is self.client else self._down
+        self._tell(self._other(end), "connection reset by peer", after_s=sent.left_s())
 
     def _other(self, end: End) -> End:
         return self.server if end is self.client else self.client
 
-    def _tell(self, end: End, reason: str) -> None:
+    def _tell(self, end: End, reason: str, *, after_s: float = 0.0) -> None:
         if not end.is_open:
             self._forget()
             return
-        delay = self._network.delay_s(self._network.conditions)
+        delay = max(after_s, self._network.delay_s(self._network.conditions))
         if self._network.is_blocked(self._other(end).process.host, end.process.host):
             delay = self._network.rng.uniform(
                 self._network.conditions.notice_min_s, self._network.conditions.notice_max_s

@@ -112,8 +112,13 @@ class SimServer(Member):
         return connection
 
     async def stop(self, *, grace_s: float = 0.0) -> None:
-        """Stop listening, give the calls under way `grace_s` seconds, then cancel them and close all connections."""
+        """Stop listening, give the calls under way `grace_s` seconds, then cancel them and close all connections.
+
+        Streams are read no further, as by the real server, so that their handlers can end them, and say how far they came.
+        """
         self._accepting = False
+        for session in self._sessions.values():
+            session.end_requests()
         await self._wait_for_handlers(grace_s)
         for session in self._sessions.values():
             session.cancel_all()
@@ -159,6 +164,10 @@ class _Session:
 
     def on_closed(self, _reason: str) -> None:
         self.cancel_all()
+
+    def end_requests(self) -> None:
+        for requests in self._requests.values():
+            requests.end()
 
     def cancel_all(self) -> None:
         for task in self.tasks.values():
@@ -222,9 +231,11 @@ class _Requests:
         self._news = asyncio.Event()
         """Set when there is a message or the end."""
         self._has_ended = False
-        """Whether the client has said that nothing more comes."""
+        """Whether the client has said that nothing more comes, or the server takes nothing more. Set once."""
 
     def feed(self, data: bytes) -> None:
+        if self._has_ended:
+            return
         self._waiting.append(data)
         self._news.set()
 

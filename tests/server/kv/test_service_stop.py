@@ -61,6 +61,28 @@ async def test_a_stream_that_is_cut_tells_how_many_frames_were_read_and_answers_
     assert frames_read_of(caught.value) == 3
 
 
+async def test_a_stream_opened_in_the_moment_in_which_the_store_begins_to_stop_is_told_that_nothing_was_read(
+    tmp_path: Path,
+) -> None:
+    """Its reader is cancelled before its first step. Without a count, the client could not repeat its writes elsewhere."""
+    scope = Scope("store")
+    service = Desk(tmp_path, scope).service
+    sent = asyncio.Event()
+
+    async def requests() -> AsyncIterator[Any]:
+        await sent.wait()
+        yield tikvpb_pb2.BatchCommandsRequest()
+
+    opened = asyncio.ensure_future(anext(service.stream(BATCH_COMMANDS, requests())))
+    stopped = asyncio.ensure_future(scope.stop())  # the next step of the loop, right after that of the stream
+    with pytest.raises(RpcError) as caught:
+        async with asyncio.timeout(5.0):
+            await opened
+    await stopped
+    assert caught.value.code is StatusCode.UNAVAILABLE
+    assert frames_read_of(caught.value) == 0
+
+
 @pytest.mark.parametrize(
     ("error", "read"),
     [
