@@ -182,12 +182,8 @@ class RequestFrame:
     def add(self, request_id: int, command: CommandKind, request: Any) -> None:
         """Take one command."""
         try:
-            if isinstance(command, LocalCommand):
-                self._now.add(request_id, command, command.answer(request))
-                return
-            if isinstance(command, StoreCommand):
-                host = self._services.transactions
-                self._start(request_id, command, lambda on_answer: command.start(host, request, on_answer))
+            if isinstance(command, (LocalCommand, StoreCommand)):
+                self._take_regionless(request_id, command, request)
                 return
             context, part = request.context.SerializeToString(), self._last
             if part is None or context != part.checked_context:
@@ -201,10 +197,23 @@ class RequestFrame:
                 raise
             self._now.add(request_id, command, command.region_error(UnknownRegionError(error.message).to_pb()))
 
+    def _take_regionless(self, request_id: int, command: LocalCommand | StoreCommand, request: Any) -> None:
+        """Take a command that needs no region. Raises `REFUSALS`."""
+        if isinstance(command, LocalCommand):
+            self._now.add(request_id, command, command.answer(request))
+        else:
+            host = self._services.transactions
+            self._start(request_id, command, lambda on_answer: command.start(host, request, on_answer))
+
     def _take(self, part: _RegionPart, request_id: int, command: CommandKind, request: Any) -> None:
         """Take a command for a region. Raises `REFUSALS`."""
         host = self._services.transactions
-        if isinstance(command, WriteCommand):
+        if isinstance(command, (PointRead, RangeRead)):  # first, as most are reads
+            if command.read_ts is not None:
+                # Before anything is looked at: from now on no transaction commits below this unseen.
+                host.note_read(Timestamp(command.read_ts(request)))
+            part.reads.append(Read(request_id, command, request))
+        elif isinstance(command, WriteCommand):
             if isinstance(command, BatchWrite) and command.count(request) > self._store.config.entry_operations_max:
                 target = (part.peer, part.context, part.version, part.term)
                 self._services.long_writes.add(
@@ -214,15 +223,10 @@ class RequestFrame:
                 self._add_write(part, request_id, command, command.prepare(part.context, request))
         elif isinstance(command, TransactionCommand):
             part.transactions.append((request_id, command, request, command.decode(part.context, request)))
-        elif isinstance(command, RegionCommand):
+        else:
+            assert isinstance(command, RegionCommand)
             peer = part.peer
             self._start(request_id, command, lambda on_answer: command.start(host, peer, request, on_answer))
-        else:
-            assert isinstance(command, (PointRead, RangeRead))
-            if command.read_ts is not None:
-                # Before anything is looked at: from now on no transaction commits below this unseen.
-                host.note_read(Timestamp(command.read_ts(request)))
-            part.reads.append(Read(request_id, command, request))
 
     def _locate(self, context: kvrpcpb_pb2.Context) -> _RegionPart:
         peer = locate(self._store, self._cluster_id, context)
