@@ -178,7 +178,8 @@ def test_data_directory_in_use_names_the_process(tmp_path: Path) -> None:
         running.ready()
         done = tinykv("scheduler", *options)
     assert done.returncode == 1
-    assert f"in use by the process with pid {running.pid}: stop it" in done.stderr.decode()
+    assert f"in use by the process with pid {running.pid} on host " in done.stderr.decode()
+    assert ": stop it, or choose another data directory" in done.stderr.decode()
 
 
 def test_data_directory_of_another_kind_of_server_and_of_another_program(tmp_path: Path, scheduler: Running) -> None:
