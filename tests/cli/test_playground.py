@@ -52,7 +52,7 @@ class TestThreeStores:
         assert re.fullmatch(rf"ready scheduler={ADDRESS} stores={ADDRESS},{ADDRESS},{ADDRESS}", line)
         done = tinykv_here("regions", "--scheduler", playground.ready()["scheduler"])
         _, region = done.stdout.decode().splitlines()
-        assert (region.split()[1], region.count("@")) == ("healthy", 3)
+        assert (region.split()[1], region.count("@")) == ("healthy", 3 + 1), "three peers, one of them also as leader"
 
     def test_it_says_who_leads(self, playground: Running) -> None:
         assert re.fullmatch(r"region \d+ is led by store \d+ in term \d+", playground.wait_line("region "))
