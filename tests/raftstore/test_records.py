@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytinykv.model import FormatError, Peer, PeerRole, Region, RegionEpoch, RegionId, StoreId, encode
+from pytinykv.model import FormatError, Peer, PeerRole, Region, RegionEpoch, RegionId, StoreId, encode, raw_values
 from pytinykv.raft import (
     ConfChange,
     ConfChangeKind,
@@ -25,7 +25,7 @@ from pytinykv.raft import (
     SnapshotMeta,
     Term,
 )
-from pytinykv.raftstore import keys, membership, raw_values, records
+from pytinykv.raftstore import keys, membership, records
 from pytinykv.raftstore.operations import COMPACT_LOG, COMPARE_AND_SWAP, Operation, decode_operations, encode_operations
 from pytinykv.raftstore.records import (
     ApplyState,
