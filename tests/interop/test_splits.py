@@ -12,9 +12,10 @@ import grpc
 import pytest
 import tikv
 from tests.interop.test_tikv_client import run
-from tests.process.cluster import Cluster, running_cluster, wait_until
+from tests.process.cluster import wait_until
 
 import pytinykv
+from pytinykv import testing
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 from pytinykv.wire.pb import metapb_pb2, pdpb_pb2
 
@@ -24,15 +25,15 @@ SPLITS = [b"k%03d" % number for number in range(5, KEYS, 10)]
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with running_cluster(tmp_path) as made:
+def cluster() -> Iterator[testing.Cluster]:
+    with testing.cluster(stores=3) as made:
         yield made
 
 
 class Splitter:
     """Splits the region of a key, as any client of TiKV may."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: testing.Cluster) -> None:
         self._channel = grpc.insecure_channel(cluster.address)
         self._header = pdpb_pb2.RequestHeader()
         members = self._call("/pdpb.PD/GetMembers", pdpb_pb2.GetMembersRequest(), pdpb_pb2.GetMembersResponse)
@@ -70,7 +71,7 @@ class Splitter:
 
 
 @pytest.fixture
-def splitter(cluster: Cluster) -> Iterator[Splitter]:
+def splitter(cluster: testing.Cluster) -> Iterator[Splitter]:
     made = Splitter(cluster)
     yield made
     made.close()
@@ -80,7 +81,7 @@ def split_at(splitter: Splitter, key: bytes) -> None:
     wait_until(lambda: splitter.split(key) or None, within_s=CALL_S, what=f"a split at {key!r}")
 
 
-def test_tikv_python_and_ours_go_on_while_regions_split(cluster: Cluster, splitter: Splitter) -> None:
+def test_tikv_python_and_ours_go_on_while_regions_split(cluster: testing.Cluster, splitter: Splitter) -> None:
     ended = threading.Event()
     with tikv.RawClient([cluster.address]) as theirs, pytinykv.connect(cluster.address) as ours:
         pairs = {b"k%03d" % number: b"0" for number in range(KEYS)}
@@ -112,7 +113,7 @@ def test_tikv_python_and_ours_go_on_while_regions_split(cluster: Cluster, splitt
         assert theirs.get_many(list(pairs)) == ours.raw.batch_get(pairs) == pairs
 
 
-def test_tikv_client_finds_all_in_many_regions(cluster: Cluster, splitter: Splitter, tmp_path: Path) -> None:
+def test_tikv_client_finds_all_in_many_regions(cluster: testing.Cluster, splitter: Splitter, tmp_path: Path) -> None:
     """Its raw scan ignores region errors and sends the same range to each region."""
     pytest.importorskip("tikv_client", reason="its last wheels are for CPython 3.11")
     for key in SPLITS:
@@ -121,7 +122,7 @@ def test_tikv_client_finds_all_in_many_regions(cluster: Cluster, splitter: Split
     assert shown["scanned"] == shown["got"] == [f"k{number:03d}" for number in range(KEYS)]
 
 
-def test_tikv_client_goes_on_while_regions_split(cluster: Cluster, splitter: Splitter, tmp_path: Path) -> None:
+def test_tikv_client_goes_on_while_regions_split(cluster: testing.Cluster, splitter: Splitter, tmp_path: Path) -> None:
     pytest.importorskip("tikv_client", reason="its last wheels are for CPython 3.11")
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, cluster, "splitting", tmp_path)
