@@ -25,6 +25,7 @@ from pytinykv.simulation.faults import UNRELIABLE
 from pytinykv.simulation.nemeses import NEMESES
 from pytinykv.simulation.nemeses.streams import check_half_closes
 from pytinykv.simulation.nodes import ClientNode
+from pytinykv.simulation.observers import newest_regions
 from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.scenarios.generic import finish
 from pytinykv.simulation.side_workloads import (
@@ -60,6 +61,7 @@ CLOCK_ERROR_S = 1.0
 MAD_CLOCK_RATE_MAX = 2.0
 """Far beyond it: a lease would be worth nothing, so `mad clocks` come without. All other guarantees have to hold."""
 
+SLEEPY: Final = "sleepy regions"
 SETTINGS: Final[dict[str, Callable[[Random], dict[str, Any]]]] = {
     "short log": lambda rng: {"log_keep_entries": rng.choice([5, 20, 64]), "log_gc_bytes": 1, "log_gc_bytes_force": 2},
     "no lease": lambda _rng: {"lease_reads": False},
@@ -84,6 +86,7 @@ SETTINGS: Final[dict[str, Callable[[Random], dict[str, Any]]]] = {
     "quick to give up": lambda _rng: {"undetermined_after_s": 1.0},
     "tiny apply runs": lambda rng: {"apply_bytes_max": rng.choice([1, 100])},
     "eager sweep": lambda rng: {"expiry_pause_s": rng.choice([0.0, 0.3])},
+    SLEEPY: lambda rng: {"hibernate_after_s": rng.choice([0.3, 1.0])},
 }
 """Small settings of the stores."""
 RIVALS: Final[dict[str, Callable[[Session, Random, float], Workload]]] = {
@@ -119,14 +122,17 @@ def pair_for(seed: int) -> tuple[str, str]:
 
 def draw_options(rng: Random) -> ClusterOptions:
     """Draw the shape of a cluster, and which of `SETTINGS` and `CONDITIONS` are on."""
-    drawn = sorted(name for name in SETTINGS if rng.random() < 0.4)
+    drawn = sorted(name for name in SETTINGS if name != SLEEPY and rng.random() < 0.4)
     drawn += sorted(name for name in CONDITIONS if rng.random() < 0.4)
     drawn += sorted(rng.sample(sorted(NEMESES), rng.randint(1, 4)))
+    stores, think_s = rng.choice([3, 5, 5]), rng.choice([0.02, 0.05, 0.1])
+    if rng.random() < 0.3:
+        drawn.append(SLEEPY)
     return ClusterOptions(
-        stores=rng.choice([3, 5, 5]),
+        stores=stores,
         clients=CLIENTS,
         raftstore=RaftStoreConfig(region_heartbeat_s=1.0, leader_missing_s=3.0),
-        think_s=rng.choice([0.02, 0.05, 0.1]),
+        think_s=think_s,
         success_within_s=120.0,
         drawn=tuple(drawn),
     )
@@ -347,14 +353,18 @@ async def _run(cluster: Cluster, name: str, stop: asyncio.Event) -> None:
 
 
 async def check_recovers(cluster: Cluster, scheduler_work: SchedulerWorkload) -> None:
-    """Liveness: with nothing wrong any more each client can read, and gets a timestamp and an id, within a tight bound."""
+    """Liveness: with nothing wrong any more each client can read in each region, and gets a timestamp and an id, in time."""
     limit_s = recovery_bound_s(cluster)
+    keys = {region.start_key or b"\0" for region in newest_regions(cluster.engines())} | {b"register 0"}
+
+    async def read(client: ClientNode, key: bytes) -> None:
+        await until_done(
+            lambda: client.get(key, timeout_s=limit_s), limit_s=limit_s, what=f"a read of {key!r} by {client.host}"
+        )
 
     async def check(client: ClientNode) -> None:
         assert client.client is not None
-        await until_done(
-            lambda: client.get(b"register 0", timeout_s=limit_s), limit_s=limit_s, what=f"a read of {client.host}"
-        )
+        await finish([client.spawn("recovers", read(client, key)) for key in sorted(keys)])
         await scheduler_work.check_alive(client.client, limit_s)
 
     started = cluster.world.loop.time()
