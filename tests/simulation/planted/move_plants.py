@@ -53,7 +53,7 @@ def installing_leaves_the_old_range(patch: Patch) -> None:
     patch.setattr(installing.Installation, "begin", lambda self, batch, _old=None: original(self, batch, None))
 
 
-@planted("ids of a split are given twice", "split-load", 5, REGIONS | {"ids"})
+@planted("ids of a split are given twice", "split-load", 5, REGIONS | {"ids"}, first=3)
 def ids_of_a_split_are_given_twice(patch: Patch) -> None:
     original = Scheduler.ask_split
     given: list[list[SplitIds]] = []
@@ -84,7 +84,7 @@ def removes_before_it_adds(patch: Patch) -> None:
     patch.setattr(ReplicaChecker, "_replace", replace)
 
 
-@planted("a store that is to be drained is a tombstone at once", "drain", 10, REGIONS | ENDS, first=7)
+@planted("a store that is to be drained is a tombstone at once", "drain", 10, REGIONS | ENDS, first=10)
 def drained_stores_are_tombstones_at_once(patch: Patch) -> None:
     original = Scheduler.take_offline
 

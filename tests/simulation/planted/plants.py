@@ -161,7 +161,7 @@ def serves_half_a_snapshot(patch: Patch) -> None:
 # --- Raft -------------------------------------------------------------------------------------------------------------
 
 
-@planted("serves reads after the lease", "split-brain", 20, LOST, first=19)
+@planted("serves reads after the lease", "split-brain", 20, LOST, first=2)
 def serves_reads_after_the_lease(patch: Patch) -> None:
     patch.setattr(RegionPeer, "can_read_now", lambda self, _now: self.can_ask_reads())
 

@@ -18,7 +18,7 @@ from pytinykv.raftstore.turn import Turn
 REGIONS = frozenset({"no overlap", "no data outside a region", "story"}) | LOST | STUCK | DAMAGED
 
 
-@planted("applies what was proposed before a split", "split-load", 10, REGIONS, first=4)
+@planted("applies what was proposed before a split", "split-load", 10, REGIONS, first=2)
 def applies_what_was_proposed_before_a_split(patch: Patch) -> None:
     original = peers.apply_entry
 

@@ -8,10 +8,12 @@ from typing import Any
 from planted.patching import Patch
 from planted.plants import LOST, STUCK, planted
 from pytinykv.client.txn import cluster_backend, committer, resolver
+from pytinykv.server.kv.garbage import GarbageCollector
 from pytinykv.transaction import executor, pessimistic, prewrite
 from pytinykv.transaction.concurrency import ConcurrencyManager
 from pytinykv.transaction.errors import KeyIsLocked, TxnErrorRaised
 from pytinykv.transaction.lock_waits import LockWaits
+from pytinykv.transaction.reader import MvccReader
 from pytinykv.transaction.records import Lock
 from pytinykv.transaction.stored_keys import encode_bytes
 
@@ -75,7 +77,7 @@ def reads_pass_the_locks_in_memory(patch: Patch) -> None:
     patch.setattr(ConcurrencyManager, "blocks_range", lambda _self, _start, _end, _view: None)
 
 
-@planted("async commit with a stale max_ts: reads are not noted", "transactions", 40, NOT_ISOLATED)
+@planted("async commit with a stale max_ts: reads are not noted", "transactions", 40, NOT_ISOLATED, first=2)
 def reads_are_not_noted(patch: Patch) -> None:
     patch.setattr(ConcurrencyManager, "note_read", lambda _self, _version: None)
 
@@ -124,4 +126,17 @@ def a_lock_lives_by_the_wrong_clock(patch: Patch) -> None:
     patch.setattr(Lock, "is_expired", lambda self, current_ts: self.expires_at_ms() < current_ts & 0x3FFFF)
 
 
-# --- regions --------------------------------------------------------------------------------------------------------------
+# --- garbage --------------------------------------------------------------------------------------------------------------
+
+
+@planted("garbage is collected past a running transaction", "old-readers", 3, frozenset({"story"}))
+def garbage_is_collected_past_a_running_transaction(patch: Patch) -> None:
+    async def oldest_lock(_self: GarbageCollector) -> int:
+        return prewrite.MAX_TIMESTAMP
+
+    patch.setattr(GarbageCollector, "oldest_lock", oldest_lock)
+
+
+@planted("readers below the safe point are not refused", "old-readers", 3, NOT_ISOLATED)
+def readers_below_the_safe_point_are_not_refused(patch: Patch) -> None:
+    patch.setattr(MvccReader, "check_safe_point", lambda _self, _key, _version: None)

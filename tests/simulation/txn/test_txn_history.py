@@ -162,6 +162,16 @@ def test_lists_travel_as_values() -> None:
     assert decode_elements(None) == decode_elements(encode_elements(())) == ()
 
 
-@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.seeds(4)
 def test_transactions_keep_snapshot_isolation_under_trouble(seed: int) -> None:
     run_scenario("transactions", seed).check()
+
+
+@pytest.mark.seeds(2)
+def test_transactions_keep_snapshot_isolation_while_messages_are_late(seed: int) -> None:
+    run_scenario("late-transactions", seed).check()
+
+
+@pytest.mark.seeds(2)
+def test_garbage_is_collected_under_old_readers_and_a_running_transaction(seed: int) -> None:
+    run_scenario("old-readers", seed).check()

@@ -6,6 +6,7 @@ generic    clients put, scan and delete through rounds of trouble, as TinyKV's t
 hibernation  regions that sleep, and what wakes them
 members    TinyKV's stories of membership changes
 moves      balance, scatter, draining, rolling restarts of many regions
+old_readers  garbage is collected under old snapshots
 single     fixed courses: one partition, one snapshot
 splits     regions that split
 transactions  lists and a bank, under what the seed draws
@@ -22,6 +23,7 @@ from pytinykv.simulation.scenarios import (
     hibernation,
     members,
     moves,
+    old_readers,
     single,
     splits,
     stops,
@@ -36,6 +38,7 @@ __all__ = [
     "hibernation",
     "members",
     "moves",
+    "old_readers",
     "single",
     "splits",
     "stops",

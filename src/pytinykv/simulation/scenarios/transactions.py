@@ -217,14 +217,17 @@ class TxnStory:
                 await first.spawn("split", asking)
 
     async def late_clients(self, rng: Random, stop: asyncio.Event) -> None:
-        """Let what one client sends to one store come late, while its locks elsewhere run out and others go on."""
+        """Let what some clients send to one store come late, while their locks elsewhere run out and others go on."""
         network = self.cluster.network
         slow = msgspec.structs.replace(network.conditions, straggle=1.0, straggle_max_s=LATE_S)
         while not stop.is_set():
-            client, store = rng.choice(self.cluster.clients).host, rng.choice(self.cluster.store_hosts)
-            network.set_conditions(client, store, slow)
+            store = rng.choice(self.cluster.store_hosts)
+            late = rng.sample(self.cluster.clients, 2)
+            for client in late:
+                network.set_conditions(client.host, store, slow)
             await pause(stop, 2.0 * rng.random())
-            network.set_conditions(client, store, network.conditions)
+            for client in late:
+                network.set_conditions(client.host, store, network.conditions)
 
     async def take_turns(self) -> None:
         """Let every client lock the same key a few times: each must be woken when its turn has come."""
@@ -313,7 +316,9 @@ def _options(rng: Random) -> ClusterOptions:
 
 
 def _late_options(rng: Random) -> ClusterOptions:
-    return msgspec.structs.replace(_options(rng), drawn=LATE, think_s=0.005)
+    options = _options(rng)
+    client = msgspec.structs.replace(options.client, lock_ttl_s=0.2)
+    return msgspec.structs.replace(options, client=client, drawn=LATE, think_s=0.005)
 
 
 @scenario("late-transactions", _late_options)
@@ -333,7 +338,7 @@ async def _tell(cluster: Cluster, *, is_split: bool) -> None:
     first = cluster.clients[0]
     assert first.client is not None
     if is_split:
-        await first.spawn("split", _split(first.client))
+        await first.spawn("split", _split(cluster, first.client))
     await first.spawn("open the bank", story.open_bank(first.client))
     drawn = [name for name in cluster.options.drawn if cluster.may(name)]
     cluster.world.trace.record("nemeses", *drawn)
@@ -369,10 +374,16 @@ async def _tell(cluster: Cluster, *, is_split: bool) -> None:
         await node.spawn("idle", backend.background.wait_idle(TIMEOUT_S))
 
 
-async def _split(client: AsyncClient) -> None:
+async def _split(cluster: Cluster, client: AsyncClient) -> None:
+    """Make several regions, whose leaders are on several stores: all parts of one are led by the same store at first."""
     keys = [encode_bytes(key) for key in BOUNDS]
     while (await client.scheduler.split_regions(keys)).finished_percentage < 100:  # noqa: ASYNC110 - it is asked
         await asyncio.sleep(0.1)
+    regions = sorted(cluster.replica_observer.regions, key=lambda region: region.start_key)
+    for number, region in enumerate(regions):
+        with contextlib.suppress(ClientError):
+            await client.scheduler.transfer_leader(region.id, cluster.stores[number % len(cluster.stores)].store_id)
+    await asyncio.sleep(0.5)
 
 
 async def _run(
