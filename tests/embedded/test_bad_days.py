@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import shutil
 import socket
@@ -405,3 +406,25 @@ def test_expired_raw_values_are_deleted_and_renewed_ones_stay(tmp_path: Path, wh
         wait_until(lambda: garbage.expired == 1500, "expired values are still there")
         with core.database.writer:  # type: ignore[attr-defined]  # as above
             assert [key[1:] for key, _ in engine.scan(ColumnFamily.RAW, b"", None)] == [b"renewed", b"stays"]
+
+
+def test_raw_values_are_looked_at_for_expiry_only_when_one_can_have_expired(tmp_path: Path) -> None:
+    with pytinykv.open(tmp_path, history_s=0.01) as db:
+        db.raw.put(b"written before the next start", b"v", ttl=1)
+        db.raw.put(b"stays", b"v")
+    with pytinykv.open(tmp_path, history_s=0.01) as db:
+        core = db._core
+        garbage, database = core.background.garbage, core.database  # type: ignore[attr-defined]  # an EmbeddedCore
+        wait_until(lambda: garbage.expired == 1, "the old value is still there")
+        wait_until(lambda: database.first_expiry_s == math.inf, "the pass has not ended")
+        scanned: list[ColumnFamily] = []
+        original = database.engine.cursor
+        database.engine.cursor = lambda cf, *rest: scanned.append(cf) or original(cf, *rest)
+        db.raw.put(b"lives on", b"v", ttl=1000)
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            put(db, b"k", b"v")
+        assert ColumnFamily.RAW not in scanned
+        db.raw.put(b"ends", b"v", ttl=1)
+        wait_until(lambda: garbage.expired == 2, "the new value is still there")
+        assert ColumnFamily.RAW in scanned

@@ -139,6 +139,9 @@ class Database:
         """The bound that was written last; durable after the next sync. Moved under the writer's lock."""
         self._synced_writes = 0
         """How many of `port.writes` are durable."""
+        self.first_expiry_s: float = 0
+        """No raw value that is stored expires before this second of the Unix epoch; 0 while that is unknown. Writers lower
+        it, a pass of the garbage collector that begins raises it and lowers it to what it leaves. Under the writer's lock."""
         self.on_waiting: Callable[[], None] = _nothing
         """Called, in any thread, when `executor.next_due` may have become earlier. Set by the background."""
         self.on_abandoned: Callable[[LocalTxn], None] = _ignore
@@ -153,6 +156,10 @@ class Database:
         """Held by the thread that closes; a second one waits for it."""
         self.extend_bound()
         forks.watch(self)
+
+    def will_expire(self, at_s: int) -> None:
+        """Take note of a raw value that expires then. Called under the writer's lock, before it is written."""
+        self.first_expiry_s = min(self.first_expiry_s, at_s)
 
     # --- when it may be used ------------------------------------------------------------------------------------
 

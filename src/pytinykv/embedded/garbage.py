@@ -15,12 +15,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Generator
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from pytinykv.model.raw_values import has_expired
+from pytinykv.model.raw_values import expiry_s, has_expired
 from pytinykv.storage import ColumnFamily, EngineError
 from pytinykv.storage.changes import add_changes
 from pytinykv.transaction.commands import Gc
@@ -59,8 +60,6 @@ class Garbage:
         """Commit records deleted; only grows."""
         self.expired = 0
         """Raw values deleted because their time was over; only grows."""
-        self.passes = 0
-        """Passes that have ended; only grows."""
 
     async def run(self) -> None:
         """Collect again and again, until cancelled or the engine fails."""
@@ -111,10 +110,21 @@ class Garbage:
                 self._apply(part)
                 await asyncio.sleep(SLICE_PAUSE_S)
         self._seen_writes, self.collected_ts = writes, safe_point
-        self.passes += 1
 
     async def delete_expired(self) -> None:
-        """Delete the raw values whose time to live is over, wherever they are."""
+        """Delete the raw values whose time to live is over, wherever they are; look for none before one can have expired."""
+        database = self._database
+        with database.writer:
+            if database.first_expiry_s > time.time():
+                return
+            database.first_expiry_s = math.inf
+        try:
+            await self._delete_expired_of_all()
+        except BaseException:
+            database.first_expiry_s = 0  # what was not looked at is unknown
+            raise
+
+    async def _delete_expired_of_all(self) -> None:
         database = self._database
         next_key: bytes | None = b""
         while next_key is not None:
@@ -123,18 +133,24 @@ class Garbage:
                     return
                 part = list(islice(cursor.pairs(), RAW_PER_SLICE))
             next_key = part[-1][0] + b"\0" if len(part) == RAW_PER_SLICE else None
-            self._delete_expired([key for key, stored in part if has_expired(stored, int(time.time()))])
+            self._delete_expired([(key, when) for key, stored in part if (when := expiry_s(stored)) is not None])
             await asyncio.sleep(SLICE_PAUSE_S)
 
-    def _delete_expired(self, keys: list[bytes]) -> None:
-        """Delete values that were found expired, but for those that have been put anew since."""
-        database = self._database
-        if not keys:
+    def _delete_expired(self, found: list[tuple[bytes, int]]) -> None:
+        """Delete those of the values that have expired, but for those that have been put anew since."""
+        database, now_s = self._database, int(time.time())
+        expired = [key for key, expires_s in found if expires_s <= now_s]
+        if not found:
             return
         with database.writer:
+            for _, expires_s in found:
+                if expires_s > now_s:
+                    database.will_expire(expires_s)
+            if not expired:
+                return
             batch = database.engine.write_batch()
-            for key in keys:
-                if has_expired(database.engine.get(_RAW, key), int(time.time())):
+            for key in expired:
+                if has_expired(database.engine.get(_RAW, key), now_s):
                     batch.delete(_RAW, key)
                     self.expired += 1
             database.engine.write(batch)

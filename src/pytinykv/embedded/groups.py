@@ -166,14 +166,14 @@ class GroupCommit:
     def _pass_on(self) -> bool:
         """Return whether this thread need not lead any more."""
         with self._mutex:
-            heir = next((entry for entry in self._queue if entry.on_done is None), None)
-            if heir is not None:
-                heir.leads = True
-                heir.done.release()
+            successor = next((entry for entry in self._queue if entry.on_done is None), None)
+            if successor is not None:
+                successor.leads = True
+                successor.done.release()
             elif not self._queue:
                 self._is_led = False
                 self._idle.set()
-            return heir is not None or not self._queue
+            return successor is not None or not self._queue
 
     def _run_group(self) -> None:
         with self._mutex:

@@ -260,6 +260,8 @@ class RawRunner:
         expires_at_s = _now_s() + ttl_s if ttl_s else 0
 
         def fill(batch: WriteBatch) -> None:
+            if expires_at_s:
+                self.database.will_expire(expires_at_s)
             for key, value in pairs:
                 batch.put(_RAW, key, encode_raw_value(value, expires_at_s))
 
@@ -293,6 +295,8 @@ class RawRunner:
             if previous != command.expected:
                 return CasResult(swapped=False, previous=previous)
             expires_at_s = now_s + command.ttl_s if command.ttl_s else 0
+            if expires_at_s:
+                self.database.will_expire(expires_at_s)
             batch.put(_RAW, key, encode_raw_value(command.value, expires_at_s))
             return CasResult(swapped=True, previous=previous)
 

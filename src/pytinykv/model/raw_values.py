@@ -38,9 +38,15 @@ def live_value(stored: Stored | None, now_s: int) -> Stored | None:
 
 def has_expired(stored: bytes | None, now_s: int) -> bool:
     """Say whether a stored value is one that readers must not see any more. A form we don't know has not expired."""
-    if stored is None or stored[:1] != _EXPIRES or len(stored) < 9:
-        return False
-    return int.from_bytes(stored[1:9], "big") <= now_s
+    expires_s = None if stored is None else expiry_s(stored)
+    return expires_s is not None and expires_s <= now_s
+
+
+def expiry_s(stored: bytes) -> int | None:
+    """Return the second of the Unix epoch at which a stored value expires; None for never, and for a form we don't know."""
+    if stored[:1] != _EXPIRES or len(stored) < 9:
+        return None
+    return int.from_bytes(stored[1:9], "big")
 
 
 def remaining_ttl_s(stored: bytes, now_s: int) -> int:

@@ -104,8 +104,6 @@ class Cluster:
             store.disk.on_write = self._on_write
         self.history = RawHistory(self._on_operation)
         """What clients asked and were told; judged at the end."""
-        self.recovered_after_s: float | None = None
-        """How long after healing every client had what it wanted; for stories that look."""
         self.kinds: list[str] = []
         """Kinds of faults that are or were on."""
         self.coverage: dict[str, Counter[str]] = {}

@@ -126,8 +126,6 @@ class SchedulerWorkload:
         """The greatest timestamp that any client got."""
         self._ids: set[int] = set()
         """All ids that any client got."""
-        self.taken = 0
-        """Successful requests."""
 
     async def run(self, client: AsyncClient, rng: Random, stop: asyncio.Event, *, think_s: float) -> None:
         """Ask until `stop`. Raises `Violation`."""
@@ -151,7 +149,6 @@ class SchedulerWorkload:
         if taken != sorted(set(taken)) or taken[0] <= floor:
             raise Violation("timestamps", f"got {taken[0]} … {taken[-1]} although {floor} had been given out before")
         self._newest = max(self._newest, taken[-1])
-        self.taken += 1
 
     async def _take_ids(self, client: AsyncClient, count: int) -> None:
         request = pdpb_pb2.AllocIDRequest(count=count)
@@ -160,7 +157,6 @@ class SchedulerWorkload:
         if again := self._ids.intersection(block):
             raise Violation("ids", f"id {min(again)} was given out twice")
         self._ids.update(block)
-        self.taken += 1
 
     async def check_alive(self, client: AsyncClient, limit_s: float) -> None:
         """Take a timestamp and an id, which must succeed within `limit_s` virtual seconds. Raises `Violation`."""

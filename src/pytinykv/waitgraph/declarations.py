@@ -62,7 +62,7 @@ def _remember(thing: object, declaration: Declaration) -> None:
 
 
 class OwnedLock(asyncio.Lock):
-    """An `asyncio.Lock` with a name, which knows the task that holds it and since when (loop time)."""
+    """An `asyncio.Lock` with a name, which knows the task that holds it."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -70,14 +70,11 @@ class OwnedLock(asyncio.Lock):
         self.made_at: Final = call_site()
         self.holder: asyncio.Task[Any] | None = None
         """The task that has acquired it; None while it is free."""
-        self.held_since_s = 0.0
-        """Loop time of the last `acquire`."""
 
     async def acquire(self) -> Literal[True]:
         """Acquire the lock, and note the task that has it."""
         await super().acquire()
         self.holder = asyncio.current_task()
-        self.held_since_s = asyncio.get_running_loop().time()
         return True
 
     def release(self) -> None:

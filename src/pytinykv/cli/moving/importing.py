@@ -11,16 +11,16 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from pytinykv.cli.moving.export_file import (
+    Block,
     End,
     ExportFileError,
     Header,
     RawRows,
-    Record,
     Survey,
     Surveyor,
     TransactionRows,
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from pytinykv.cli.progress import Progress
     from pytinykv.client.async_base import AsyncBase
     from pytinykv.client.txn.transaction import AsyncTransaction
+
+Rows: TypeAlias = TransactionRows | RawRows
+"""The records of a file that an import writes."""
 
 BLOCKS_AT_ONCE: Final = 8
 CHECKS_AT_ONCE: Final = 64
@@ -124,7 +127,7 @@ class Import(NamedTuple):
     async def run(self, first_block: int) -> None:
         """Write all blocks of rows from `first_block` on. Raises ClientError, OSError, `ImportStoppedError`."""
         done = first_block
-        last: tuple[Record, bytes] | None = None
+        last: tuple[Rows, bytes] | None = None
         with self.path.open("rb") as file:
             records = islice(_row_records(read_blocks(file, str(self.path))), first_block, None)
             while several := list(islice(records, BLOCKS_AT_ONCE)):
@@ -142,7 +145,7 @@ class Import(NamedTuple):
         journal = Journal(self.survey.header.export_id.hex(), self.target, blocks)
         write_atomically(journal_path(self.path), msgspec.json.encode(journal) + b"\n")
 
-    def _where(self, done: int, last: tuple[Record, bytes] | None, several: list[Any]) -> str:
+    def _where(self, done: int, last: tuple[Rows, bytes] | None, several: list[Rows]) -> str:
         """Return what is visible in the target after an import that did not come to its end."""
         until = (
             "nothing of earlier blocks" if last is None and not done else f"{done} of {self.survey.row_blocks} blocks"
@@ -154,7 +157,7 @@ class Import(NamedTuple):
             "goes on from there; what is in is visible until it is deleted"
         )
 
-    async def _write(self, record: TransactionRows | RawRows) -> None:
+    async def _write(self, record: Rows) -> None:
         from pytinykv.client import UndeterminedError
 
         for attempt in range(REPEATS):
@@ -200,13 +203,13 @@ class ImportStoppedError(Exception):
         self.why: Final = why
 
 
-def _row_records(blocks: Iterator[Any]) -> Iterator[TransactionRows | RawRows]:
+def _row_records(blocks: Iterator[Block]) -> Iterator[Rows]:
     for block in blocks:
         if not isinstance(block.record, Header | End) and block.record.rows:
             yield block.record
 
 
-def _kind(record: Record) -> str:
+def _kind(record: Rows) -> str:
     return "transactional" if isinstance(record, TransactionRows) else "raw"
 
 

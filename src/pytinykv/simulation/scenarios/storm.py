@@ -367,9 +367,7 @@ async def check_recovers(cluster: Cluster, scheduler_work: SchedulerWorkload) ->
         await finish([client.spawn("recovers", read(client, key)) for key in sorted(keys)])
         await scheduler_work.check_alive(client.client, limit_s)
 
-    started = cluster.world.loop.time()
     await finish([client.spawn("recovers", check(client)) for client in cluster.clients])
-    cluster.recovered_after_s = cluster.world.loop.time() - started
 
 
 def recovery_bound_s(cluster: Cluster) -> float:
