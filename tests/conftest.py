@@ -1,37 +1,24 @@
 """Fails every test that leaves a task, a thread, a file descriptor or a child process behind; and has a scope for those.
 
-The implementation of the check is `pytinykv.lifecycle.leaks`. What was started before a test's own fixtures (by a session's
-or a module's fixture) belongs to those and is not counted. After a test that failed by itself, leaks are shown but are no
-second error.
+The check is `pytinykv.lifecycle.leaks`; it is reported as by the fixture `no_leaks` of `pytinykv.testing.plugin`. What was
+started before a test's own fixtures (by a session's or a module's fixture) belongs to those and is not counted. After a test
+that failed by itself, leaks are shown but are no second error.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from tests.helpers import Stubborn
 
 from pytinykv.lifecycle import Scope, leaks
-
-_FAILED: Final = pytest.StashKey[bool]()
+from pytinykv.testing.plugin import report_leaks
 
 
 def pytest_configure() -> None:
     leaks.install()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    del call
-    report = yield
-    if report.failed:
-        item.stash[_FAILED] = True
-    return report
 
 
 @pytest.fixture(scope="session")
@@ -47,14 +34,7 @@ def nothing_left_behind(
     before = leaks.take_baseline()
     yield
     before = before._replace(children=before.children.union(*(pids() for pids in lasting_children)))
-    found = leaks.find_leaks(before)
-    if not found:
-        return
-    text = f"{request.node.nodeid}: {leaks.render_leaks(found)}"
-    if request.node.stash.get(_FAILED, False):
-        print(text)  # noqa: T201 - pytest shows it beside the failure that caused it
-    else:
-        pytest.fail(text, pytrace=False)
+    report_leaks(request.node, leaks.find_leaks(before))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Which worker runs which test: `conftest.py` of the repository's root."""
+"""Which worker runs which test: `tests/distribution.py`, by way of `conftest.py` of the repository's root."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ def test_that_may_kill_its_worker(number):
 
 def run(directory: Path, tests: dict[str, str], workers: int = 2) -> tuple[int, str, list[list[str]]]:
     """Run tests as `./dev test` does; return the status, what was said, and the words that the tests wrote, line by line."""
-    for name in ("conftest.py", "pyproject.toml"):
-        shutil.copy(ROOT / name, directory)
+    (directory / "tests").mkdir()
+    for name in ("conftest.py", "pyproject.toml", "tests/distribution.py"):
+        shutil.copy(ROOT / name, directory / name)
     for path, text in tests.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         (directory / path).write_text(text, encoding="utf-8")
@@ -106,3 +107,13 @@ def test_a_run_survives_the_death_of_its_workers(tmp_path: Path) -> None:
         "tests/raft/test_f.py": 1,
         "tests/raft/test_g.py": 1,
     }
+
+
+def test_tests_run_without_xdist(tmp_path: Path) -> None:
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_any.py").write_text("def test_any(): pass\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

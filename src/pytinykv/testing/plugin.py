@@ -22,6 +22,7 @@ _CLUSTER_FIXTURES: Final = ("tikv_cluster", "tikv_processes")
 _LENT: Final = pytest.StashKey["list[Cluster]"]()
 """The clusters that a test has got."""
 _FAILED: Final = pytest.StashKey[bool]()
+"""Whether the test, its setup or its teardown has failed so far."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -129,17 +130,24 @@ def no_leaks(request: pytest.FixtureRequest, _tikv_clusters: Clusters) -> Iterat
     What belongs to the clusters of the session is not counted; while there are any, sockets are not.
     """
     from pytinykv.lifecycle import leaks
-    from pytinykv.waitgraph import Program, explain, render_graph
 
     leaks.install()
     before = leaks.take_baseline()
     yield
     found = [leak for leak in leaks.find_leaks(before) if not (_tikv_clusters.alive and _is_of_cluster(leak))]
+    report_leaks(request.node, found)
+
+
+def report_leaks(item: pytest.Item, found: list[Leak]) -> None:
+    """Fail a test that has left something behind, and say what that waits for; one that has failed is only told so."""
     if not found:
         return
+    from pytinykv.lifecycle import leaks
+    from pytinykv.waitgraph import Program, explain, render_graph
+
     graph = render_graph(explain(Program(name="the test's process", loops=())))
-    text = f"{request.node.nodeid}: {leaks.render_leaks(found)}\n\n{graph}"
-    if request.node.stash.get(_FAILED, False):
+    text = f"{item.nodeid}: {leaks.render_leaks(found)}\n\n{graph}"
+    if item.stash.get(_FAILED, False):
         print(text)  # noqa: T201 - pytest shows it beside the failure that caused it
     else:
         pytest.fail(text, pytrace=False)
