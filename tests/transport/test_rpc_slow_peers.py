@@ -1,9 +1,9 @@
-"""A peer far away, or one that is busy, takes its time to accept: it has to be waited for."""
+"""A peer that is far away or busy has to be waited for; one that is gone has to be noticed, by pings that it permits."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -89,6 +89,41 @@ async def test_a_silent_peer_is_given_up_at_both_ends(scope: Scope) -> None:
         await channel.close()
 
 
+async def test_a_client_without_calls_does_not_ping(scope: Scope) -> None:
+    """Servers in Go, PD and etcd among them, end such a connection after the third ping. Ours ping it all the same."""
+    options = [*SHORT_KEEPALIVE, ("grpc.http2.bdp_probe", 0)]  # no pings but those that look whether the peer is there
+    server = RpcServer(scope, "server", options=options)
+    server.add_service("any.Thing", [Method("Echo", MethodKind.UNARY_UNARY, same, same, echo)])
+    port = await server.start("127.0.0.1:0")
+    pings: list[str] = []
+    enough = asyncio.Event()
+
+    def on_ping(sender: str) -> None:
+        pings.append(sender)
+        if pings.count("server") == 5:
+            enough.set()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            await asyncio.gather(
+                pass_on_frames(reader, far_writer, lambda: on_ping("client"), preface=CLIENT_PREFACE_BYTES),
+                pass_on_frames(far_reader, writer, lambda: on_ping("server")),
+            )
+        finally:
+            far_writer.transport.abort()
+            writer.transport.abort()
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as between:
+        channel = RpcChannel(scope, f"127.0.0.1:{between.sockets[0].getsockname()[1]}", options=options)
+        assert await asked(channel) == b"x"
+        pings.clear()
+        async with asyncio.timeout(ENOUGH_S):
+            await enough.wait()
+        assert pings == ["server"] * 5
+        await channel.close()
+
+
 async def test_a_stream_that_the_peer_ended_takes_the_write_under_way_with_it(scope: Scope) -> None:
     """The network takes nothing more from the sender, and brings the end of the call: grpc goes on writing by itself."""
     arrived, held, answer = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -163,4 +198,24 @@ async def pass_on(
     except OSError:
         pass
     if silent is None or not silent.is_set():
+        writer.close()
+
+
+CLIENT_PREFACE_BYTES = 24
+HEADER_BYTES = 9
+PING, ACK = 6, 1
+
+
+async def pass_on_frames(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, on_ping: Callable[[], None], *, preface: int = 0
+) -> None:
+    """Hand over HTTP/2 frames (RFC 9113, 4.1: length, type, flags, stream; payload), and tell which of them are pings."""
+    try:
+        writer.write(await reader.readexactly(preface))
+        while True:
+            header = await reader.readexactly(HEADER_BYTES)
+            writer.write(header + await reader.readexactly(int.from_bytes(header[:3])))
+            if header[3] == PING and not header[4] & ACK:
+                on_ping()
+    except (OSError, asyncio.IncompleteReadError):
         writer.close()

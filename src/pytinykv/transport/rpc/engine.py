@@ -50,13 +50,14 @@ KEEPALIVE: Final[Options] = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
 
 SERVER_OPTIONS: Final[Options] = (
     *UNLIMITED_MESSAGES,
     *KEEPALIVE,
+    # A client that is gone is noticed also between its calls.
+    ("grpc.keepalive_permit_without_calls", 1),
     # Two servers on one port would share its connections without noticing; the second one has to fail instead.
     ("grpc.so_reuseport", 0),
     # Foreign clients ping every 10 s, some without a call under way; the defaults answer that with GOAWAY too_many_pings.
@@ -67,6 +68,9 @@ SERVER_OPTIONS: Final[Options] = (
 CHANNEL_OPTIONS: Final[Options] = (
     *UNLIMITED_MESSAGES,
     *KEEPALIVE,
+    # Servers in Go, of which PD and etcd are, end a connection that pings without a call under way (GOAWAY too_many_pings).
+    # Ours ping by themselves; and if the peer is gone, the next call notices it as above.
+    ("grpc.keepalive_permit_without_calls", 0),
     # A restarted peer is found again quickly; the default backs off up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
