@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import rocksdict
 from tests.process.cluster import Cluster, Process, wait_until
 from tests.process.load import Load
 from tests.process.network import free_address
+from tests.small_disks import fill, mount_small_disk
 
 import pytinykv
 from pytinykv.raftstore.keys import RAW_TAGS
@@ -197,15 +196,8 @@ def test_something_else_that_answers_at_the_schedulers_address(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a file system of a few MiB, which needs the right to."""
-    path = tmp_path / "small-disk"
-    path.mkdir()
-    mount = ["/bin/mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(path)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a small tmpfs needs root, and a container that allows it")
-    try:
+    with mount_small_disk(tmp_path / "small-disk", f"{DISK_MIB}m") as path:
         yield path
-    finally:
-        subprocess.run(["/bin/umount", "--lazy", str(path)], check=True)
 
 
 def test_a_full_disk(small_disk: Path, new_cluster: Callable[..., Cluster]) -> None:
@@ -232,17 +224,6 @@ def test_a_full_disk(small_disk: Path, new_cluster: Callable[..., Cluster]) -> N
         load.wait_progress()
     cluster.wait_replicated(3)
     load.check()
-
-
-def fill(path: Path) -> None:
-    """Take all space there is."""
-    with path.open("wb", buffering=0) as stream:
-        for size in (1 << 20, 1 << 12):
-            try:
-                while True:
-                    stream.write(bytes(size))
-            except OSError:
-                continue
 
 
 def test_a_disk_that_is_full_at_the_start(tmp_path: Path, small_disk: Path, refused: Callable[..., str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from tests.small_disks import fill, mount_small_disk
 from tests.storage import full_disk
 from tests.storage.engines import SMALL, put
 
@@ -34,16 +34,8 @@ RAW, RAFT = ColumnFamily.RAW, ColumnFamily.RAFT
 @pytest.fixture
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A file system of 2 MiB, or as the test asks."""
-    path = tmp_path / "small"
-    path.mkdir()
-    size = f"size={getattr(request, 'param', '2m')}"
-    mounted = subprocess.run(
-        ["/bin/mount", "-t", "tmpfs", "-o", size, "tmpfs", str(path)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"can't mount a small file system here: {mounted.stderr.strip()}")
-    yield path
-    subprocess.run(["/bin/umount", "-l", str(path)], check=True)
+    with mount_small_disk(tmp_path / "small", getattr(request, "param", "2m")) as path:
+        yield path
 
 
 def fill_up(engine: Engine, rng: Random) -> int:
@@ -105,15 +97,9 @@ def test_a_write_behind_a_flush_that_fails_is_refused(small_disk: Path) -> None:
     engine.close()
 
 
-def fill_disk(ballast: Path) -> None:
-    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-
-
 def test_opening_on_a_full_disk(small_disk: Path) -> None:
     RocksEngine.open(small_disk / "db", SMALL).close()
-    fill_disk(small_disk / "ballast")
+    fill(small_disk / "ballast")
     with pytest.raises(DiskFullError):
         RocksEngine.open(small_disk / "db", SMALL)
     with pytest.raises(DiskFullError):

@@ -4,6 +4,7 @@
     unlock         releases the locks of transactions that were forgotten
     garbage        deletes versions that no snapshot can see any more
     sync           relaxed durability: makes durable, each second, what was committed since the last time
+    place          looks, each second, whether the directory is still there
 
 No read and no commit waits for it.
 """
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 START_S: Final = 5.0
 STOP_S: Final = 2 * CLOSE_S + 2
 """For a whole stop."""
+PLACE_CHECK_S: Final = 1.0
+"""How long a database may write on after its directory was deleted."""
 RELAXED_SYNC_S: Final = 1.0
 """How much a power cut may take from a database with relaxed durability."""
 
@@ -56,6 +59,7 @@ class Background:
         """Set when the next deadline of a lock wait may have come nearer."""
         scope.start("lock-waits", self._end_waits)
         scope.start("garbage", self.garbage.run)
+        scope.start("place", self._watch_place)
         if self._database.is_relaxed:
             scope.start("sync", self._sync, ThreadWorker(scope, "disk"))
         return asyncio.get_running_loop()
@@ -79,6 +83,13 @@ class Background:
             except TimeoutError:
                 with database.writer:
                     database.executor.on_time(database.now())
+
+    async def _watch_place(self) -> None:
+        while True:
+            await asyncio.sleep(PLACE_CHECK_S)
+            if not self._database.check_place():
+                break
+        _log.error("%s takes no more writes: %s", self._database.name, self._database.failure)
 
     async def _sync(self, disk: ThreadWorker) -> None:
         while True:

@@ -36,6 +36,7 @@ from pytinykv.embedded.oracle import LocalTxn, OpenView, Oracle
 from pytinykv.embedded.reads import EngineReads, RefusingReads
 from pytinykv.embedded.refusals import CLOSED, engine_error, error_of, snapshot_too_old
 from pytinykv.storage import ColumnFamily, DataDirectory, Engine, EngineError
+from pytinykv.storage.handles import keep_for_ever
 from pytinykv.transaction import ConcurrencyManager, Failure, evaluate
 from pytinykv.transaction.commands import (
     LockRequest,
@@ -122,6 +123,8 @@ class Database:
         self.is_relaxed: Final = is_relaxed
         self.origin: Final = ProcessOrigin()
         self._directory = directory
+        self._gone: EngineError | None = None
+        """Set once, by `check_place`: the directory is not where it was."""
         self._monotonic = monotonic
         self.writer: Final = threading.Lock()
         """Invariant 1."""
@@ -180,7 +183,19 @@ class Database:
     def failure(self) -> EngineError | None:
         """Why the engine takes no writes any more; None while it does."""
         failure: EngineError | None = getattr(self.engine, "failure", None)
-        return failure
+        return failure or self._gone
+
+    def check_place(self) -> bool:
+        """Take no more writes if the directory was deleted or moved; return whether it is still there.
+
+        The engine would not notice: it writes on into files that have no name, and makes new ones where the directory was,
+        among those of whatever is there now. Asked for each second and not at each commit, which it would slow down.
+        """
+        if self._gone is None and self._directory is not None and not self._directory.is_in_place():
+            self._gone = EngineError(
+                f"{self.name} was deleted, moved or replaced while it was open: what was committed lately may be lost"
+            )
+        return self._gone is None
 
     def now(self) -> float:
         """Return the monotonic time, in which deadlines are."""
@@ -474,9 +489,9 @@ class Database:
     def forget(self) -> None:
         """Make it unusable in a forked child: its threads and its lock are the parent's."""
         self.reads = RefusingReads(self.check)
-        forks.keep_for_ever(self.engine)
+        keep_for_ever(self.engine)
         for view in self.oracle.views():
-            forks.keep_for_ever(view.cursors)
+            keep_for_ever(view.cursors)
         if self._directory is not None:
             self._directory.forget()
 

@@ -6,7 +6,6 @@ never taken down: its objects are kept until the child ends.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import weakref
 from typing import Protocol
@@ -26,11 +25,6 @@ _open: weakref.WeakSet[Forgettable] = weakref.WeakSet()
 def watch(database: Forgettable) -> None:
     """Have a database forgotten in every child of this process."""
     _open.add(database)
-
-
-def keep_for_ever(thing: object) -> None:
-    """Never free an object, not even when the interpreter ends."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def _after_fork_in_child() -> None:

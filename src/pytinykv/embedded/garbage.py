@@ -62,7 +62,7 @@ class Garbage:
         """Raw values deleted because their time was over; only grows."""
 
     async def run(self) -> None:
-        """Collect again and again, until cancelled or the engine fails."""
+        """Collect again and again, until cancelled or the database takes no more writes."""
         clock = asyncio.get_running_loop()
         least_s = max(PAUSE_S_MIN, min(PAUSE_S_MAX, self._history_s / 10))
         took_s = 0.0
@@ -70,6 +70,9 @@ class Garbage:
             await asyncio.sleep(max(least_s, took_s / SHARE_MAX))
             began = clock.time()
             self._release_cursors()
+            if (failure := self._database.failure) is not None:
+                _log.warning("%s: garbage is not collected any more: %s", self._database.name, failure)
+                return
             try:
                 await self.collect()
                 await self.delete_expired()

@@ -145,6 +145,17 @@ class DataDirectory:
                 raise _explain(self.path, error) from error
             self._identity = claimed
 
+    def is_in_place(self) -> bool:
+        """Tell whether the path still leads to what this process holds: not so after the directory was deleted or moved."""
+        if self._lock_descriptor is None:
+            return False
+        try:
+            return os.path.samestat((self.path / _LOCK).stat(), os.fstat(self._lock_descriptor))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # it can't be told
+
     def forget(self) -> None:
         """Let go of it in a forked child: the parent goes on holding it, and its end releases it."""
         self.close()
@@ -251,7 +262,9 @@ def _write_identity(path: Path, identity: Identity) -> None:
 def _explain(path: Path, error: OSError) -> EngineError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"no space left on the device of {path}: free some, then restart")
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+    if error.errno == errno.EROFS:
+        return DataDirectoryError(f"can't write to {path}: its file system is mounted read-only ({error})")
+    if isinstance(error, PermissionError):
         return DataDirectoryError(f"no permission to use {path}: check owner and mode ({error})")
     if isinstance(error, FileExistsError | NotADirectoryError):
         return DataDirectoryError(f"{path} is not a directory ({error})")

@@ -1,7 +1,10 @@
-"""What both engines use to close all that depends on them: tables that say why an entry is missing, lists of dependents."""
+"""What both engines use to close all that depends on them: tables that say why an entry is missing, lists of dependents; and
+how to close nothing where that would do harm.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from typing import Protocol, TypeVar
 
@@ -56,3 +59,8 @@ class Dependents:
             dependent = reference()
             if dependent is not None:
                 dependent.close()
+
+
+def keep_for_ever(thing: object) -> None:
+    """Never free an object, not even when the interpreter ends."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

@@ -19,6 +19,7 @@ Invariants
 1. `_handles`, `_gets` and `_columns` are empty exactly when the engine is closed: the hot paths need no other check.
 2. `_failure` is the first error of a write or sync, and never changes again.
 3. Every open cursor and snapshot is in `_dependents` or `_unpinned` (weakly): RocksDB is closed after all of them are.
+4. RocksDB is not closed while its path leads to another directory than when it was opened: it would delete all files there.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import rocksdict
 
 from pytinykv.storage.engine import ColumnFamily, Reader, WriteBatch
 from pytinykv.storage.errors import EngineClosedError, EngineError
-from pytinykv.storage.handles import ByFamily, Dependents
+from pytinykv.storage.handles import ByFamily, Dependents, keep_for_ever
 from pytinykv.storage.rocks_backlog import Backlog
 from pytinykv.storage.rocks_errors import explain_failed_open, translate
 from pytinykv.storage.rocks_options import RocksConfig, RocksOptions
@@ -89,6 +90,8 @@ class RocksEngine:
     def __init__(self, path: Path, options: RocksOptions, database: Any) -> None:
         self.path = path
         """The directory, for messages."""
+        self._place = _place(path)
+        """Which directory that is: the path may lead to another one later."""
         self._options = options
         """As they were for opening; needed again for SST files and checkpoints."""
         self._database = database
@@ -297,7 +300,10 @@ class RocksEngine:
         for what RocksDB is writing anyway; `cancel_all_background` must not wait, as it would keep the GIL meanwhile.
         """
         first: Exception | None = None
-        release = [handle.close for handle in (database, *columns)]
+        if _place(self.path) in (self._place, None):
+            release = [handle.close for handle in (database, *columns)]
+        else:  # invariant 4; freeing them would close them, too
+            release = [partial(keep_for_ever, handle) for handle in (database, *columns)]
         for step in (partial(database.flush_wal, True), partial(database.cancel_all_background, False), *release):
             try:
                 step()
@@ -306,6 +312,15 @@ class RocksEngine:
                     first = first or error
         if first is not None and self._failure is None:
             raise self._fail(first) from first
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Return what tells a directory from all others; None if there is none at the path."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _refuse_closed(*_arguments: object) -> None:
