@@ -5,6 +5,10 @@ A waiting task has a future at the bottom (`_fut_waiter`), and above it the fram
 library, or in a C function that the present line of source names: `self._queue.get()`. Functions that wait on behalf of
 their callers elsewhere register themselves (`wait.explains_wait`).
 
+The variables of the standard library's functions have the names that they have in CPython 3.11 to 3.13. Where a newer one
+names them otherwise, the wait is told by the future at the bottom alone. Where in the source a frame is (`co_positions`) is
+documented by Python and read on every version.
+
 Left out: C functions that wait under names unknown here. Such a thread is shown with its stack, as running.
 """
 
@@ -13,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import concurrent.futures.thread
+import itertools
 import linecache
 import queue
 import re
@@ -120,7 +125,8 @@ _THREAD_READERS: Final[dict[tuple[str, str], WaitReader]] = {
     ("subprocess.py", "communicate"): _of_self(Aspect.END),
 }
 _EXPRESSION_MAX: Final = 60
-_POOL_THREAD: Final = concurrent.futures.thread._worker.__code__  # noqa: SLF001
+_POOL_THREAD: Final = getattr(getattr(concurrent.futures.thread, "_worker", None), "__code__", None)
+"""Where a thread of a pool waits for work; None on a Python that has it elsewhere, where pools are not told from others."""
 WAITING_LIBRARY: Final = (
     f"{Path(asyncio.__file__).parent}/",
     f"{Path(concurrent.futures.__file__).parent}/",
@@ -129,7 +135,10 @@ WAITING_LIBRARY: Final = (
     subprocess.__file__,
 )
 """Paths of the standard library that wait on behalf of their callers; of directories, with a slash at the end."""
-_POOL_WORK: Final = concurrent.futures.thread._WorkItem.run.__code__  # noqa: SLF001
+_POOL_WORK: Final = getattr(
+    getattr(getattr(concurrent.futures.thread, "_WorkItem", None), "run", None), "__code__", None
+)
+"""Where it works; None likewise."""
 _GRPC_COMPILED: Final = "src/python/grpcio/"
 _GRPC: Final = "/site-packages/grpc/"
 
@@ -214,12 +223,17 @@ def _read(steps: Sequence[Step], readers: Mapping[tuple[str, str], WaitReader]) 
     """Ask the functions of libraries at the bottom of a stack; the outermost knows best what is waited for."""
     found = None
     for step in reversed(steps):
-        reader = reader_of(step.code)
-        if reader is None and not is_library(step):
+        own = reader_of(step.code)
+        if own is None and not is_library(step):
             break
-        reader = reader or readers.get((_end_of(step.code.co_filename, readers), step.code.co_name))
+        reader = own or readers.get((_end_of(step.code.co_filename, readers), step.code.co_name))
         if reader is not None and step.frame is not None:
-            found = reader(local_variables(step.frame)) or found
+            try:
+                found = reader(local_variables(step.frame)) or found
+            except (AttributeError, KeyError, TypeError):
+                if own is not None:
+                    raise
+                continue  # a version of the library that names its variables otherwise
     return found
 
 
@@ -304,8 +318,8 @@ def _expression(step: Step) -> str:
     frame = step.frame
     if frame is None or frame.f_lasti < 0:
         return ""
-    positions = list(step.code.co_positions())
-    line, end_line, start, end = positions[frame.f_lasti // 2]
+    here = frame.f_lasti // 2
+    line, end_line, start, end = next(itertools.islice(step.code.co_positions(), here, None), (None,) * 4)
     if line is None or line != end_line or start is None or end is None:
         return ""
     source = linecache.getline(step.code.co_filename, line)

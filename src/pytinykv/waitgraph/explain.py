@@ -8,6 +8,9 @@ deadlock cycles       `graph`
 other wakers          before a cycle is reported that rests on likelihood, the heap is searched for more: `heap_referrers`
 ```
 
+On a Python whose bytecode is not known (`stacks.bytecode_is_known`), holders and wakers that only code would tell are left
+out. What they could end is then in no cycle, and a note says so.
+
 It only reads, from any thread, also while the loop is blocked, and costs nothing until it is called; then some tens of
 milliseconds for a server. What moves while it is looked at may come out stale, never wrong enough to raise. It takes no lock
 and runs no code of what it looks at, so nothing that is stuck can hold it up.
@@ -32,6 +35,7 @@ from pytinykv.waitgraph.graph import Edge, GraphNode, NodeKind, WaitGraph, stuck
 from pytinykv.waitgraph.heap_referrers import find_referrers
 from pytinykv.waitgraph.lock_holders import attribute_of, held_by, lock_of
 from pytinykv.waitgraph.program import Program
+from pytinykv.waitgraph.stacks import bytecode_is_known, why_code_is_not_read
 from pytinykv.waitgraph.tasks_and_threads import RUNS, Runner, Runners
 from pytinykv.waitgraph.wait import Aspect, Named, state_of
 from pytinykv.waitgraph.wakers import Reach
@@ -41,6 +45,7 @@ _RLOCK: Final = type(threading.RLock())
 _WAYS_OUT: Final = frozenset({"cancel", "abort", "reset"})
 """Methods that end any wait by breaking it off, which is no reason not to report a cycle."""
 _NAMELESS: Final = "without a name"
+_UNREAD: Final = "code that is not read on this Python"
 
 
 def explain(program: Program) -> WaitGraph:
@@ -79,6 +84,10 @@ class _Draft:
         """By the identity of a future: the runners whose end resolves it, with the evidence."""
         self._ends_at: Final[dict[str, float]] = {}
         """By runner: when a runner that waits for it would cancel it."""
+        self._reads_code: Final = bytecode_is_known()
+        """Whether code can be asked who holds a lock, and what would end a wait."""
+        if not self._reads_code:
+            self._runners.notes.append(why_code_is_not_read())
 
     def finish(self) -> WaitGraph:
         """Look at everything and put it together."""
@@ -242,6 +251,8 @@ class _Draft:
         if isinstance(resource, concurrent.futures.Future) and not runners and not found.functions:
             for key, evidence in self._would_take_up(resource):
                 self._edges.append(Edge(node.id, key, aspect.woken, sure=False, evidence=evidence))
+        if not self._reads_code:  # it may be free, whatever else is known: a cycle needs all that could end the wait
+            self._edges.append(Edge(node.id, self._outside(_UNREAD, NodeKind.CODE), aspect.woken, sure=False))
 
     def _would_take_up(self, future: concurrent.futures.Future[Any]) -> Iterator[tuple[str, str]]:
         """Yield what has not begun yet to work on a future: a thread of a pool, or a loop that can't turn."""

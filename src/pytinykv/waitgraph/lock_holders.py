@@ -9,6 +9,8 @@ a condition               is its lock; a task that waits to be notified has rele
 ```
 
 A block that is still being entered is not held.
+
+All of it rests on bytecode. Where that is not known (`stacks.bytecode_is_known`), nothing is said to be held or entered.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import BuiltinMethodType, CodeType, MemberDescriptorType, MethodType
 from typing import Any, Final, NamedTuple
 
-from pytinykv.waitgraph.stacks import Step, held_objects, local_variables, short_site
+from pytinykv.waitgraph.stacks import Step, bytecode_is_known, held_objects, local_variables, short_site
 
 _EXITS: Final = ("__exit__", "__aexit__")
 _NESTED_MAX: Final = 4
@@ -84,6 +86,8 @@ def lock_of(resource: Any) -> object:
 
 def held_by(steps: Sequence[Step]) -> list[HeldBlock]:
     """Return the blocks that a runner is inside of, the innermost last, without those whose lock it has given up to wait."""
+    if not bytecode_is_known():
+        return []
     found = [held for step in steps for held in _held_in(step)]
     released = {
         id(lock_of(local_variables(step.frame).get("self")))
@@ -105,7 +109,7 @@ def blocks_entered(steps: Iterable[Step]) -> list[object]:
 
 def entering(step: Step) -> object | None:
     """Return what the frame of a running thread is about to enter; None if nothing, or nothing that has a name."""
-    if step.frame is not None:
+    if step.frame is not None and bytecode_is_known():
         block = _blocks_of(step.code).entering(step.frame.f_lasti)
         if block is not None and block.text:
             return evaluate(block.text, variables_of(step))

@@ -5,6 +5,11 @@ what `Task.get_stack()` does not show: the coroutine it runs, the one that one a
 bottom, which is the thing the task really waits for.
 
 What will resolve that future is found by `explain`, from the steps collected here.
+
+Stacks, await chains and variables are read as Python documents them. What a piece of code is about to do is read off its
+bytecode, which changes with every version of CPython: only those of `BYTECODE_KNOWN` are read (`bytecode_is_known`). On any
+other one the graph shows less: who waits for what, and no holders of locks and no wakers but those that are declared or known
+otherwise.
 """
 
 from __future__ import annotations
@@ -20,6 +25,8 @@ from pathlib import PurePath
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final, NamedTuple
 
+BYTECODE_KNOWN: Final = ((3, 11), (3, 12), (3, 13))
+"""The versions of CPython whose bytecode can be read here, because the whole test suite passes on them."""
 _LINES_MAX: Final = 32
 """Of a longer chain only the ends are shown: what lies between is recursion, not information."""
 _STEPS_MAX: Final = 2000
@@ -41,6 +48,21 @@ class CallSite(NamedTuple):
 _STANDARD_LIBRARY: Final = f"{sysconfig.get_path('stdlib')}/"
 _INSTALLED: Final = (f"{_STANDARD_LIBRARY}site-packages/", f"{_STANDARD_LIBRARY}dist-packages/")
 UNKNOWN_SITE: Final = CallSite("<unknown>", 0, "?")
+
+
+def bytecode_is_known() -> bool:
+    """Whether the bytecode of this Python can be read; otherwise nothing may be concluded from it."""
+    return sys.implementation.name == "cpython" and sys.version_info[:2] in BYTECODE_KNOWN
+
+
+def why_code_is_not_read() -> str:
+    """Return what a graph without holders and wakers says about that, for people."""
+    known = ", ".join(f"{major}.{minor}" for major, minor in BYTECODE_KNOWN)
+    return (
+        f"this is {sys.implementation.name} {'.'.join(map(str, sys.version_info[:3]))}, and only the bytecode of CPython "
+        f"{known} is known here: it is shown who waits for a lock, a queue or an event, but who would end that wait, and "
+        "by when, only where that is declared"
+    )
 
 
 def call_site(depth: int = 1) -> CallSite:

@@ -6,7 +6,8 @@ methods on one of the paths to that very object: `self.inbox.get()`. Elements of
 a class wraps the resource (`Mailbox.take` calls `self._queue.get`), the callers of the wrapping method count. Functions that
 would do it and that no runner is inside of are listed too: a future that a callback resolves does have a waker.
 
-It is a judgement about code, not about what will happen: hence "probably" in the graph.
+It is a judgement about code, not about what will happen: hence "probably" in the graph. Code is read as bytecode. Where that
+is not known (`stacks.bytecode_is_known`), no wakers are found.
 
 Objects are looked into without asking them anything: no method, property or `__getattr__` of theirs runs, which could block,
 raise, or change what it is asked about.
@@ -27,7 +28,7 @@ from typing import Any, Final, NamedTuple
 
 from pytinykv.waitgraph.blocked_on import is_library
 from pytinykv.waitgraph.lock_holders import attribute_of, variables_of
-from pytinykv.waitgraph.stacks import CallSite, Step
+from pytinykv.waitgraph.stacks import CallSite, Step, bytecode_is_known
 
 _REACH: Final = 3
 """How many steps of attributes and elements away from a variable a resource may be."""
@@ -149,12 +150,16 @@ class Reach:
                         todo.append((f"{way}.{attribute}" if attribute else f"{way}[]", inner, reach - 1))
 
 
-@functools.lru_cache(maxsize=2048)
 def uses(code: CodeType) -> tuple[tuple[str, str, bool], ...]:
     """Return the attributes that a piece of code takes: of what ("self.inbox"), which, and whether it calls it at once.
 
     What is not reached by names alone begins with "?": "?.inbox".
     """
+    return _uses(code) if bytecode_is_known() else ()
+
+
+@functools.lru_cache(maxsize=2048)
+def _uses(code: CodeType) -> tuple[tuple[str, str, bool], ...]:
     found: list[tuple[str, str, bool]] = []
     way = "?"
     for instruction in dis.get_instructions(code):
@@ -246,6 +251,8 @@ def _site_of_attribute(kind: type, attribute: str) -> CallSite | None:
 
 
 def _first_store(code: CodeType, name: str) -> CallSite | None:
+    if not bytecode_is_known():
+        return None
     line = code.co_firstlineno
     for instruction in dis.get_instructions(code):
         if instruction.starts_line:
