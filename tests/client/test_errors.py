@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -28,6 +30,14 @@ def test_errors_pickle(error: Exception) -> None:
         assert type(again) is type(error)
         assert str(again) == str(error)
         assert vars(again) == vars(error)
+
+
+@pytest.mark.parametrize("package", ["pytinykv", "pytinykv.testing"])
+def test_what_is_loaded_at_its_first_use_is_listed_before(package: str) -> None:
+    """As completion in a shell and `help` ask for it, in a process that has used nothing yet."""
+    script = f"import {package} as package; print(set(package.__all__) - set(dir(package)))"
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert said.stdout == "set()\n"
 
 
 def test_what_appears_in_annotations_is_public() -> None:
