@@ -8,6 +8,7 @@ that failed by itself, leaks are shown but are no second error.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -19,6 +20,9 @@ from pytinykv.testing.plugin import report_leaks
 
 def pytest_configure() -> None:
     leaks.install()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A script's shell has what it starts with `&` ignore it, and so would each program that a test interrupts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
