@@ -23,6 +23,7 @@ from pytinykv.server.kv.kinds import (
     CommandKind,
     LocalCommand,
     PointRead,
+    PointWrite,
     PreparedWrite,
     RangeRead,
     RegionCommand,
@@ -33,7 +34,6 @@ from pytinykv.server.kv.kinds import (
 from pytinykv.server.kv.long_writes import LongWrite, LongWrites
 from pytinykv.server.kv.reads import LongReads, Read, RegionReads, busy, refuse
 from pytinykv.wire import RpcError, StatusCode
-from pytinykv.wire.encoding import member_head
 from pytinykv.wire.errors import RegionError, UnknownRegionError
 from pytinykv.wire.timestamp import Timestamp
 
@@ -53,18 +53,7 @@ _log = logging.getLogger(__name__)
 class RegionWrites:
     """Writes of a frame to one region that are proposed together; the store calls it once, and it answers all."""
 
-    __slots__ = (
-        "_answers",
-        "_asked_at",
-        "_clock",
-        "_commands",
-        "_ids",
-        "_make_reply",
-        "_replies",
-        "operations",
-        "proposed_at",
-        "size_bytes",
-    )
+    __slots__ = ("_answers", "_asked_at", "_clock", "_make_reply", "commands", "ids", "operations", "proposed_at", "size_bytes")
 
     def __init__(self, answers: Answers, clock: Clock, asked_at: float) -> None:
         """`asked_at`: when the frame came, by the clock."""
@@ -73,47 +62,33 @@ class RegionWrites:
         self._asked_at = asked_at
         self.proposed_at = asked_at
         """When they were proposed, by the clock; set by who does it."""
-        self._ids: list[int] = []
+        self.ids: list[int] = []
         """The request ids of its commands. It and the lists up to `operations` only grow, until it is proposed."""
-        self._commands: list[CommandKind] = []
+        self.commands: list[CommandKind] = []
         """Of each id, the kind of command."""
-        self._replies: list[bytes] = []
-        """The answers in case of success, one per command."""
         self._make_reply: Callable[[Results], bytes] | None = None
-        """Makes the reply of the one command whose reply depends on the log's results."""
+        """Makes the reply of the one command whose reply depends on the log's results; all others have an empty one."""
         self.operations: list[Operation] = []
         """What all commands do, in their order: one proposal."""
         self.size_bytes = 0
         """Of `operations`; kept within the bound of a proposal by the dispatcher."""
 
-    def takes(self, prepared: PreparedWrite, bytes_max: int) -> bool:
-        """Return whether a write may share an entry with those that are here."""
-        has_own_reply = callable(prepared.reply) or self._make_reply is not None
-        return not self._ids or (not has_own_reply and self.size_bytes + prepared.size_bytes <= bytes_max)
-
     def add(self, request_id: int, command: CommandKind, prepared: PreparedWrite) -> None:
+        self.ids.append(request_id)
+        self.commands.append(command)
         self.operations.extend(prepared.operations)
         self.size_bytes += prepared.size_bytes
-        self._ids.append(request_id)
-        self._commands.append(command)
-        reply = prepared.reply
-        if callable(reply):
-            self._make_reply = reply
-        elif not self._answers.is_framed:
-            self._replies.append(reply)
-        elif reply:
-            self._replies.append(member_head(command.tag, len(reply)) + reply)
-        else:
-            self._replies.append(command.empty_answer)
+        self._make_reply = prepared.make_reply
 
     def __call__(self, error: RegionError | None, results: Results) -> None:
         """Answer all of them; the store calls this once."""
         answers = self._answers
         if error is None and self._make_reply is None:
-            batch = AnswerBatch(is_framed=answers.is_framed, ids=self._ids, parts=self._replies)
+            parts = [command.empty_answer for command in self.commands] if answers.is_framed else [b""]
+            batch = AnswerBatch(is_framed=answers.is_framed, ids=self.ids, parts=parts)
         else:
             batch = answers.batch()
-            for request_id, command in zip(self._ids, self._commands, strict=True):
+            for request_id, command in zip(self.ids, self.commands, strict=True):
                 if error is not None:
                     batch.add(request_id, command, command.region_error(error.to_pb()))
                 elif self._make_reply is not None:
@@ -124,17 +99,17 @@ class RegionWrites:
 
     def _count(self, error: RegionError | None) -> None:
         now, stats = self._clock.monotonic(), self._answers.budget.stats
-        stats.observe_all(self._commands, now - self._asked_at)
+        stats.observe_all(self.commands, now - self._asked_at)
         if error is None:
             stats.proposals.observe(now - self.proposed_at)
         else:
-            stats.refused(error, len(self._ids))
+            stats.refused(error, len(self.ids))
 
 
 class _RegionPart:
     """The commands of a frame for one region."""
 
-    __slots__ = ("checked_context", "context", "peer", "reads", "term", "transactions", "version", "writes")
+    __slots__ = ("checked_context", "context", "open", "peer", "reads", "term", "transactions", "version", "writes")
 
     def __init__(self, peer: RegionPeer, now_s: int) -> None:
         self.peer = peer
@@ -147,7 +122,9 @@ class _RegionPart:
         self.reads: list[Read] = []
         """In the order in which they came."""
         self.writes: list[RegionWrites] = []
-        """The last one takes more."""
+        """In the order in which they came."""
+        self.open: RegionWrites | None = None
+        """The last of `writes` while it takes more; None before the first, and after a write that needs an entry of its own."""
         self.transactions: list[tuple[int, TransactionCommand, Any, transaction.WriteCommand]] = []
         """Request id, command, request, and what is to be evaluated."""
 
@@ -174,6 +151,8 @@ class RequestFrame:
         self._now_s = store.clock.wall_ms() // 1000
         self._asked_at = store.clock.monotonic()
         """When the frame came."""
+        self._bytes_max = store.config.append_bytes_max
+        """What the operations of one proposal come to at most, unless one alone has more."""
         self._parts: dict[int, _RegionPart] = {}
         """By region."""
         self._last: _RegionPart | None = None
@@ -189,7 +168,17 @@ class RequestFrame:
             if part is None or context != part.checked_context:
                 part = self._last = self._locate(request.context)
                 part.checked_context = context
-            self._take(part, request_id, command, request)
+            if type(command) is not PointWrite:
+                self._take(part, request_id, command, request)
+                return
+            operation, size_bytes = command.operation(part.context, request)
+            writes = part.open
+            if writes is None or writes.size_bytes + size_bytes > self._bytes_max:
+                writes = self._open_writes(part)
+            writes.ids.append(request_id)
+            writes.commands.append(command)
+            writes.operations.append(operation)
+            writes.size_bytes += size_bytes
         except REFUSALS as error:
             refuse(self._store, self._answers, self._now, request_id, command, error)
         except RpcError as error:
@@ -237,12 +226,20 @@ class RequestFrame:
 
     def _add_write(self, part: _RegionPart, request_id: int, command: WriteCommand, prepared: PreparedWrite) -> None:
         if not prepared.operations:
-            assert isinstance(prepared.reply, bytes), "no operations, no results"
-            self._now.add(request_id, command, prepared.reply)
+            self._now.add(request_id, command, b"")
             return
-        if not part.writes or not part.writes[-1].takes(prepared, self._store.config.append_bytes_max):
-            part.writes.append(RegionWrites(self._answers, self._store.clock, self._asked_at))
-        part.writes[-1].add(request_id, command, prepared)
+        writes = part.open
+        is_alone = prepared.make_reply is not None
+        if writes is None or is_alone or writes.size_bytes + prepared.size_bytes > self._bytes_max:
+            writes = self._open_writes(part)
+        writes.add(request_id, command, prepared)
+        if is_alone:
+            part.open = None
+
+    def _open_writes(self, part: _RegionPart) -> RegionWrites:
+        writes = part.open = RegionWrites(self._answers, self._store.clock, self._asked_at)
+        part.writes.append(writes)
+        return writes
 
     def _start(
         self, request_id: int, command: RegionCommand | StoreCommand, start: Callable[[Callable[[bytes], None]], None]

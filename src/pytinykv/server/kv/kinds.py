@@ -3,7 +3,8 @@
     LocalCommand   answered at once, needs no region
     PointRead      looks at one key: answered as soon as the region may be read
     RangeRead      looks at as many as the client wants: in slices, so that others are served in between
-    WriteCommand   evaluated at once into operations and a reply, answered when the log has applied them
+    PointWrite     changes one key whatever is there: evaluated at once into an operation, answered when the log has applied it
+    WriteCommand   evaluated at once into operations, answered when the log has applied them
     BatchWrite     the same with a part for each key: many of them in slices, an entry of the log for each
     TransactionCommand  evaluated under latches, when it is its turn, and answered when the log has applied what it does
     RegionCommand  changes the region itself, or all of its data; answered whenever that is done
@@ -102,8 +103,8 @@ class PreparedWrite(NamedTuple):
     operations: list[Operation]
     size_bytes: int
     """As it counts for limits of the log."""
-    reply: bytes | Callable[[Results], bytes] = b""
-    """The encoded response once all is applied: known already, or made from the operations' results."""
+    make_reply: Callable[[Results], bytes] | None = None
+    """Makes the encoded response from the operations' results once all is applied; without it the response is empty."""
 
 
 class CommandKind:
@@ -215,6 +216,20 @@ class RangeRead(CommandKind):
         super().__init__(method=method, member=member, may_ignore_region_errors=may_ignore_region_errors)
         self.steps: Final = steps
         self.read_ts: Final = read_ts
+
+
+class PointWrite(CommandKind):
+    """A command that changes one key, whatever is there; its response is empty. The most frequent write, with the shortest way."""
+
+    def __init__(
+        self, *, method: str, member: str, operation: Callable[[CommandContext, Any], tuple[Operation, int]]
+    ) -> None:
+        """`operation(context, request)` returns what it does, and how many bytes that counts for limits of the log.
+
+        It raises InvalidRequestError, RegionError.
+        """
+        super().__init__(method=method, member=member)
+        self.operation: Final = operation
 
 
 class WriteCommand(CommandKind):

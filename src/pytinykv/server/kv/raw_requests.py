@@ -35,7 +35,8 @@ def key_tag(request: Any) -> bytes:
 def check_key(region: Region, key: bytes) -> None:
     if not key or len(key) > KEY_BYTES_MAX:
         raise InvalidRequestError(key_problem(key))
-    if not region.contains(key):
+    end = region.end_key
+    if key < region.start_key or (end and key >= end):  # `Region.contains` without the call: each command is checked
         raise KeyNotInRegion(key=key, region_id=region.id, start_key=region.start_key, end_key=region.end_key)
 
 

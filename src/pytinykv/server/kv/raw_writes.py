@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from pytinykv.raftstore.pending import Results
 
 
-def put(context: CommandContext, request: pb.RawPutRequest) -> PreparedWrite:
-    key, value = request.key, request.value
+def put(context: CommandContext, request: pb.RawPutRequest) -> tuple[Operation, int]:
+    key, value, ttl = request.key, request.value, request.ttl
     check_key(context.region, key)
-    stored = encode_raw_value(value, expires_at_s(request.ttl, context.now_s))
-    return PreparedWrite([(PUT, RAW_CODE, key_tag(request) + key, stored)], len(key) + len(value))
+    stored = encode_raw_value(value, expires_at_s(ttl, context.now_s) if ttl else 0)
+    return (PUT, RAW_CODE, key_tag(request) + key, stored), len(key) + len(value)
 
 
 def batch_put(context: CommandContext, request: pb.RawBatchPutRequest, first: int, end: int) -> PreparedWrite:
@@ -47,9 +47,10 @@ def batch_put(context: CommandContext, request: pb.RawBatchPutRequest, first: in
     return PreparedWrite(operations, size)
 
 
-def delete(context: CommandContext, request: pb.RawDeleteRequest) -> PreparedWrite:
-    check_key(context.region, request.key)
-    return PreparedWrite([(DELETE, RAW_CODE, key_tag(request) + request.key)], len(request.key))
+def delete(context: CommandContext, request: pb.RawDeleteRequest) -> tuple[Operation, int]:
+    key = request.key
+    check_key(context.region, key)
+    return (DELETE, RAW_CODE, key_tag(request) + key), len(key)
 
 
 def batch_delete(context: CommandContext, request: pb.RawBatchDeleteRequest, first: int, end: int) -> PreparedWrite:

@@ -134,11 +134,12 @@ class KvService:
             end = first + COMMANDS_MAX
             ids, commands = ids[first:end], commands[first:end]  # type: ignore[assignment]  # lists will do
         batch = self._frame(answers)
+        add = batch.add
         for request_id, command in zip(ids, commands, strict=True):
             member = command.WhichOneof("cmd")
             if member is None:
                 raise RpcError(StatusCode.INVALID_ARGUMENT, f"command {request_id} of the frame is empty or unknown")
-            batch.add(request_id, MEMBERS[member], getattr(command, member))
+            add(request_id, MEMBERS[member], getattr(command, member))
         batch.finish()
 
     def _frame(self, answers: Answers) -> RequestFrame:
