@@ -204,9 +204,10 @@ class FakeStore:
 
     async def stream(self, path: str, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         assert path == "/tikvpb.Tikv/BatchCommands"
-        async for frame in requests:
+        async for each in requests:
             if self.silent:
                 continue
+            frame = tikvpb_pb2.BatchCommandsRequest.FromString(each.SerializeToString())
             reply = tikvpb_pb2.BatchCommandsResponse()
             commands = 0
             for request_id, request in zip(frame.request_ids, frame.requests, strict=True):

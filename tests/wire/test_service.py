@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pytinykv.wire import MethodSpec, service_methods
+from pytinykv.wire.frames import EncodedCommands
 from pytinykv.wire.pb import kvrpcpb_pb2, tikvpb_pb2
 
 
@@ -18,7 +19,7 @@ def test_methods_come_from_the_service_definition() -> None:
         ),
         "/tikvpb.Tikv/BatchCommands": MethodSpec(
             path="/tikvpb.Tikv/BatchCommands",
-            request_type=tikvpb_pb2.BatchCommandsRequest,
+            request_type=EncodedCommands,
             response_type=tikvpb_pb2.BatchCommandsResponse,
             request_streaming=True,
             response_streaming=True,

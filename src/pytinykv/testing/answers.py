@@ -26,6 +26,7 @@ from pytinykv.wire.errors import EpochNotMatch as EpochNotMatchError
 from pytinykv.wire.errors import NotLeader as NotLeaderError
 from pytinykv.wire.errors import RegionError
 from pytinykv.wire.errors import ServerIsBusy as ServerIsBusyError
+from pytinykv.wire.frames import encode_commands
 from pytinykv.wire.pb import tikvpb_pb2
 
 if TYPE_CHECKING:
@@ -252,13 +253,13 @@ class _Sorter:
 
     async def __anext__(self) -> Message:
         while True:
-            frame = await anext(self._requests)
-            assert isinstance(frame, tikvpb_pb2.BatchCommandsRequest)
+            encoded = await anext(self._requests)
+            frame = tikvpb_pb2.BatchCommandsRequest.FromString(encoded.SerializeToString())
             taken = [self._service.take(request.WhichOneof("cmd")) for request in frame.requests]
             if not any(answer for _, answer in taken):
-                return frame
+                return encoded
             if (rest := self._sort(frame, taken)).requests:
-                return rest
+                return cast("Message", encode_commands(rest))
 
     def _sort(
         self, frame: tikvpb_pb2.BatchCommandsRequest, taken: list[tuple[CommandKind | None, Answer | None]]
@@ -310,7 +311,7 @@ class _Sorter:
 
 
 async def _frames(frame: tikvpb_pb2.BatchCommandsRequest) -> AsyncIterator[Message]:
-    yield frame
+    yield encode_commands(frame)
 
 
 def _region_of(request: Any) -> int:

@@ -4,6 +4,7 @@
     service      a service without a transport, and the ports through which clients reach one; both raise `RpcError`
     errors       region errors: why a store did not run a command
     encoding     protobuf by hand, for what is encoded per command
+    frames       frames of commands as the serving end reads them, command by command
     keys         memcomparable keys, with and without a timestamp
     timestamp    the scheduler's timestamps
     limits, cf   sizes and column family names that both sides agree on

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-_LENGTH_DELIMITED: Final = 2
+LENGTH_DELIMITED: Final = 2
 """Protobuf's wire type of strings, bytes and messages."""
 
 
@@ -36,7 +36,7 @@ def varint(number: int) -> bytes:
 
 def field_tag(message_type: type[Message], field: str) -> bytes:
     """Return the tag of a field of bytes or of messages, which its length follows."""
-    return varint(message_type.DESCRIPTOR.fields_by_name[field].number << 3 | _LENGTH_DELIMITED)
+    return varint(message_type.DESCRIPTOR.fields_by_name[field].number << 3 | LENGTH_DELIMITED)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -17,6 +17,7 @@ import msgspec
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from pytinykv.wire.frames import EncodedCommands
 from pytinykv.wire.pb import POOL, adminpb_pb2, deadlock_pb2, etcdpb_pb2, healthpb_pb2, pdpb_pb2, tikvpb_pb2
 
 BATCH_COMMANDS: Final = "/tikvpb.Tikv/BatchCommands"
@@ -26,12 +27,17 @@ BATCH_COMMANDS: Final = "/tikvpb.Tikv/BatchCommands"
 _DEFINING_MODULES = (adminpb_pb2, deadlock_pb2, etcdpb_pb2, healthpb_pb2, pdpb_pb2, tikvpb_pb2)
 
 
+_READ_AS: Final = {BATCH_COMMANDS: EncodedCommands}
+"""Methods whose requests are read as another type than their definition says, of the same form on the wire."""
+
+
 class MethodSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One remote method: where it is, what goes in, what comes out."""
 
     path: str
     """`/package.Service/Method`, as it stands in HTTP/2's `:path`."""
     request_type: type[Message]
+    """What the serving end reads."""
     response_type: type[Message]
     request_streaming: bool
     response_streaming: bool
@@ -61,7 +67,7 @@ def service_methods(name: str, *, only: Iterable[str] | None = None) -> dict[str
     return {
         f"/{name}/{method.name}": MethodSpec(
             path=f"/{name}/{method.name}",
-            request_type=GetMessageClass(method.input_type),
+            request_type=_READ_AS.get(f"/{name}/{method.name}") or GetMessageClass(method.input_type),
             response_type=GetMessageClass(method.output_type),
             request_streaming=method.client_streaming,
             response_streaming=method.server_streaming,

@@ -18,6 +18,7 @@ from pytinykv.server.kv.command_stats import CommandStats
 from pytinykv.server.kv.commands import MEMBERS
 from pytinykv.server.kv.service import KvService
 from pytinykv.wire.errors import NotLeader, ServerIsBusy
+from pytinykv.wire.frames import encode_commands
 from pytinykv.wire.pb import kvrpcpb_pb2, tikvpb_pb2
 
 GET, PUT = MEMBERS["RawGet"], MEMBERS["RawPut"]
@@ -81,7 +82,7 @@ async def test_a_store_shows_every_metric_of_the_table_and_counts_its_commands(s
     frame.requests.add().RawGet.MergeFrom(kvrpcpb_pb2.RawGetRequest(context=context, key=b"k"))
     context.region_epoch.version += 1
     frame.requests.add().RawGet.MergeFrom(kvrpcpb_pb2.RawGetRequest(context=context, key=b"k"))
-    service.on_frame(frame, Answers(service.budget))
+    service.on_frame(encode_commands(frame), Answers(service.budget))
     cluster.settle()
 
     metrics = [*StoreMetrics(leader.running, service, tmp_path).collect(), *OwnerMetrics(scope).collect()]

@@ -13,6 +13,7 @@ from pytinykv.lifecycle import Scope
 from pytinykv.raftstore import RaftStoreConfig
 from pytinykv.server.kv.service import KvService
 from pytinykv.wire import BATCH_COMMANDS
+from pytinykv.wire.frames import encode_commands
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 from pytinykv.wire.pb import tikvpb_pb2
 
@@ -94,7 +95,7 @@ class Desk:
 
 async def feed(*frames: Any) -> AsyncIterator[Any]:
     for frame in frames:
-        yield frame
+        yield encode_commands(frame)
 
 
 async def collect(stream: AsyncIterator[bytes]) -> list[tikvpb_pb2.BatchCommandsResponse]:

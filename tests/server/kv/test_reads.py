@@ -24,6 +24,7 @@ from pytinykv.server.kv.kinds import ROW_COST
 from pytinykv.storage import ColumnFamily
 from pytinykv.storage.changes import DELETE, PUT
 from pytinykv.wire import BATCH_COMMANDS, RpcError, StatusCode
+from pytinykv.wire.frames import encode_commands
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 from pytinykv.wire.pb import tikvpb_pb2
 
@@ -281,10 +282,10 @@ async def test_a_stream_whose_client_has_gone_is_not_served_any_more(desk: Desk)
     assert len(desk.service.long_reads) == 0
 
 
-def frame_of(desk: Desk, request_id: int, name: str, **fields: Any) -> tikvpb_pb2.BatchCommandsRequest:
+def frame_of(desk: Desk, request_id: int, name: str, **fields: Any) -> Any:
     frame = tikvpb_pb2.BatchCommandsRequest(request_ids=[request_id])
     getattr(frame.requests.add(), name).CopyFrom(desk.request(name, **fields))
-    return frame
+    return encode_commands(frame)
 
 
 async def test_a_read_ends_when_its_own_time_is_over(desk: Desk) -> None:
@@ -447,7 +448,7 @@ async def test_a_client_that_takes_nothing_is_waited_for_and_then_refused(
         gets.request_ids.append(number)
         gets.requests.add().RawGet.CopyFrom(desk.request("RawGet", key=key))
     client = Answers(desk.service.budget)
-    desk.service.on_frame(gets, client)
+    desk.service.on_frame(encode_commands(gets), client)
     await turns(100)
     assert len(desk.service.long_reads) == 1
     assert desk.service.budget.used_bytes < 400, "it waits for the client, instead of making more"

@@ -20,6 +20,7 @@ from pytinykv.server.kv import answers
 from pytinykv.server.kv.service import KvService
 from pytinykv.storage import ColumnFamily
 from pytinykv.wire import BATCH_COMMANDS, RpcError, StatusCode
+from pytinykv.wire.frames import encode_commands
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 from pytinykv.wire.pb import metapb_pb2, tikvpb_pb2
 
@@ -342,10 +343,10 @@ async def test_a_frame_that_waits_holds_up_no_other(desk: Desk) -> None:
     await desk.finish(stream.aclose())  # type: ignore[attr-defined]
 
 
-def _frame(desk: Desk, request_id: int, name: str, **fields: Any) -> tikvpb_pb2.BatchCommandsRequest:
+def _frame(desk: Desk, request_id: int, name: str, **fields: Any) -> Any:
     frame = tikvpb_pb2.BatchCommandsRequest(request_ids=[request_id])
     getattr(frame.requests.add(), name).CopyFrom(desk.request(name, **fields))
-    return frame
+    return encode_commands(frame)
 
 
 @pytest.mark.parametrize(("limit", "most"), [("STREAM_BATCHES_MAX", 10), ("STREAM_BYTES_MAX", 200)])
@@ -417,3 +418,53 @@ async def test_a_store_that_refuses_says_that_nothing_was_executed(desk: Desk) -
     response = await desk.each_way("RawPut", key=b"k", value=b"v")
     assert kinds(response.region_error) == ["not_leader"]
     assert "stopping" in response.region_error.message
+
+
+async def test_commands_that_follow_one_of_the_same_context_are_served_as_if_they_came_alone(desk: Desk) -> None:
+    """Their context is not looked at again, and the commonest forms are read without protobuf."""
+    other = desk.context()
+    other.region_epoch.version += 1
+    commands = [
+        ("RawPut", desk.request("RawPut", key=b"a", value=b"1")),
+        ("RawPut", desk.request("RawPut", key=b"b", value=b"2")),
+        ("RawPut", desk.request("RawPut", key=b"empty", value=b"")),
+        ("RawPut", desk.request("RawPut", key=b"long", value=bytes(200))),
+        ("RawPut", desk.request("RawPut", key=b"longer", value=bytes(20_000))),
+        ("RawPut", desk.request("RawPut", key=b"c", value=b"3", cf="lock")),
+        ("RawPut", desk.request("RawPut", key=b"d", value=b"4", ttl=100)),
+        ("RawPut", desk.request("RawPut", key=b"", value=b"no key")),
+        ("RawPut", desk.request("RawPut", context=other, key=b"e", value=b"another version of the region")),
+        ("RawPut", desk.request("RawPut", key=b"f", value=b"6")),
+        ("RawDelete", desk.request("RawDelete", key=b"b")),
+        ("RawDelete", desk.request("RawDelete", key=b"f", cf="lock")),
+        ("RawBatchPut", desk.request("RawBatchPut", pairs=[pb.KvPair(key=b"g", value=b"7")])),
+        ("Empty", tikvpb_pb2.BatchCommandsEmptyRequest(test_id=5)),
+        ("RawCoprocessor", pb.RawCoprocessorRequest(context=desk.context())),
+        ("RawPut", desk.request("RawPut", key=b"h", value=b"8")),
+    ]
+    answers_ = await desk.batch(*commands)
+    refused = {
+        number
+        for number, answer in enumerate(answers_)
+        if getattr(answer, "error", "") or "region_error" in str(answer)
+    }
+    assert refused == {7, 8, 14}
+    found = await desk.call("RawScan", limit=100)
+    assert {pair.key: len(pair.value) for pair in found.kvs} == {
+        b"a": 1, b"d": 1, b"empty": 0, b"f": 1, b"g": 1, b"h": 1, b"long": 200, b"longer": 20_000,
+    }  # fmt: skip
+    assert (await desk.call("RawGet", key=b"c", cf="lock")).value == b"3"
+
+
+async def test_a_command_that_is_broken_behind_its_context_breaks_the_stream(desk: Desk) -> None:
+    frame = tikvpb_pb2.BatchCommandsRequest(request_ids=[1, 2])
+    for key in (b"first", b"second"):
+        frame.requests.add().RawScan.CopyFrom(desk.request("RawScan", start_key=key, limit=1))
+    encoded = encode_commands(frame)
+    encoded.requests[1] = encoded.requests[1].replace(b"\x06second", b"\x66second")  # the key claims to be longer
+
+    async def requests() -> AsyncIterator[Any]:
+        yield encoded
+
+    with pytest.raises(RpcError, match="command 2 of the frame is broken"):
+        await desk.finish(collect(desk.service.stream(BATCH_COMMANDS, requests())))

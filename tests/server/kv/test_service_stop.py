@@ -13,6 +13,7 @@ from tests.server.kv.kv_harness import Desk
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import BATCH_COMMANDS, RpcError, StatusCode
 from pytinykv.wire.cut_streams import frames_read_of, stream_cut
+from pytinykv.wire.frames import encode_commands
 from pytinykv.wire.pb import tikvpb_pb2
 
 
@@ -43,7 +44,7 @@ async def test_a_stream_that_is_cut_tells_how_many_frames_were_read_and_answers_
     for number in range(1, 4):
         frame = tikvpb_pb2.BatchCommandsRequest(request_ids=[number])
         frame.requests.add().Empty.test_id = number
-        sent.put_nowait(frame)
+        sent.put_nowait(encode_commands(frame))
     stream = desk.service.stream(BATCH_COMMANDS, requests())
     answered: list[int] = []
 
@@ -71,7 +72,7 @@ async def test_a_stream_opened_in_the_moment_in_which_the_store_begins_to_stop_i
 
     async def requests() -> AsyncIterator[Any]:
         await sent.wait()
-        yield tikvpb_pb2.BatchCommandsRequest()
+        yield encode_commands(tikvpb_pb2.BatchCommandsRequest())
 
     opened = asyncio.ensure_future(anext(service.stream(BATCH_COMMANDS, requests())))
     stopped = asyncio.ensure_future(scope.stop())  # the next step of the loop, right after that of the stream

@@ -22,6 +22,7 @@ from pytinykv.server.kv.kinds import (
     WriteCommand,
 )
 from pytinykv.server.kv.txn_commands import TXN_COMMANDS
+from pytinykv.wire.encoding import LENGTH_DELIMITED
 from pytinykv.wire.pb import tikvpb_pb2
 
 
@@ -37,14 +38,14 @@ COMMANDS: Final[tuple[CommandKind, ...]] = (
     RangeRead(method="RawScan", member="RawScan", steps=raw_reads.scan, may_ignore_region_errors=True),
     RangeRead(method="RawBatchScan", member="RawBatchScan", steps=raw_reads.batch_scan),
     RangeRead(method="RawChecksum", member=None, steps=raw_reads.checksum),
-    PointWrite(method="RawPut", member="RawPut", operation=raw_writes.put),
+    PointWrite(method="RawPut", member="RawPut", operation=raw_writes.put, read=raw_writes.read_put),
     BatchWrite(
         method="RawBatchPut",
         member="RawBatchPut",
         count=lambda request: len(request.pairs),
         prepare_part=raw_writes.batch_put,
     ),
-    PointWrite(method="RawDelete", member="RawDelete", operation=raw_writes.delete),
+    PointWrite(method="RawDelete", member="RawDelete", operation=raw_writes.delete, read=raw_writes.read_delete),
     BatchWrite(
         method="RawBatchDelete",
         member="RawBatchDelete",
@@ -74,3 +75,10 @@ MEMBERS: Final[dict[str, CommandKind]] = {
     field.name: _unsupported(field.name) for field in tikvpb_pb2.BatchCommandsResponse.Response.DESCRIPTOR.fields
 } | {command.member: command for command in COMMANDS if command.member is not None}
 """By the name of the member of a frame's command; those that are not served refuse."""
+
+REGION_MEMBERS: Final[dict[int, CommandKind]] = {
+    field.number << 3 | LENGTH_DELIMITED: command
+    for field in tikvpb_pb2.BatchCommandsRequest.Request.DESCRIPTOR.fields
+    if (command := MEMBERS.get(field.name)) is not None and not isinstance(command, LocalCommand)
+}
+"""Those that are for a region, by the tag of the member."""

@@ -15,8 +15,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from pytinykv.server.kv.answers import AnswerBatch, Answers
 from pytinykv.server.kv.checks import REFUSALS, check_unchanged, locate
+from pytinykv.server.kv.commands import MEMBERS, REGION_MEMBERS
 from pytinykv.server.kv.kinds import (
     BatchWrite,
     CommandContext,
@@ -35,6 +38,8 @@ from pytinykv.server.kv.long_writes import LongWrite, LongWrites
 from pytinykv.server.kv.reads import LongReads, Read, RegionReads, busy, refuse
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.errors import RegionError, UnknownRegionError
+from pytinykv.wire.frames import split
+from pytinykv.wire.pb import tikvpb_pb2
 from pytinykv.wire.timestamp import Timestamp
 
 if TYPE_CHECKING:
@@ -53,7 +58,17 @@ _log = logging.getLogger(__name__)
 class RegionWrites:
     """Writes of a frame to one region that are proposed together; the store calls it once, and it answers all."""
 
-    __slots__ = ("_answers", "_asked_at", "_clock", "_make_reply", "commands", "ids", "operations", "proposed_at", "size_bytes")
+    __slots__ = (
+        "_answers",
+        "_asked_at",
+        "_clock",
+        "_make_reply",
+        "commands",
+        "ids",
+        "operations",
+        "proposed_at",
+        "size_bytes",
+    )
 
     def __init__(self, answers: Answers, clock: Clock, asked_at: float) -> None:
         """`asked_at`: when the frame came, by the clock."""
@@ -109,7 +124,7 @@ class RegionWrites:
 class _RegionPart:
     """The commands of a frame for one region."""
 
-    __slots__ = ("checked_context", "context", "open", "peer", "reads", "term", "transactions", "version", "writes")
+    __slots__ = ("context", "open", "peer", "reads", "term", "transactions", "version", "writes")
 
     def __init__(self, peer: RegionPeer, now_s: int) -> None:
         self.peer = peer
@@ -117,14 +132,12 @@ class _RegionPart:
         self.term = peer.term
         """What the commands are checked against."""
         self.context = CommandContext(peer.region, now_s)
-        self.checked_context = b""
-        """What was checked last: commands with an equal one need no check. Encoded, as comparing messages takes longer."""
         self.reads: list[Read] = []
         """In the order in which they came."""
         self.writes: list[RegionWrites] = []
         """In the order in which they came."""
         self.open: RegionWrites | None = None
-        """The last of `writes` while it takes more; None before the first, and after a write that needs an entry of its own."""
+        """The last of `writes` while it takes more; None before the first, and after one that is alone in its entry."""
         self.transactions: list[tuple[int, TransactionCommand, Any, transaction.WriteCommand]] = []
         """Request id, command, request, and what is to be evaluated."""
 
@@ -155,8 +168,34 @@ class RequestFrame:
         """What the operations of one proposal come to at most, unless one alone has more."""
         self._parts: dict[int, _RegionPart] = {}
         """By region."""
-        self._last: _RegionPart | None = None
-        """That of the command before."""
+        self._checked: dict[bytes, _RegionPart] = {}
+        """By the encoded contexts that were checked: commands with an equal one need no check."""
+
+    def add_encoded(self, request_id: int, data: bytes) -> None:
+        """Take one command of a frame as it came. Raises RpcError for one that is empty, unknown or broken."""
+        found = split(data)
+        if found is not None:
+            tag, context, start, at = found
+            part, command = self._checked.get(context), REGION_MEMBERS.get(tag)
+            if part is not None and command is not None:
+                try:
+                    if type(command) is PointWrite and (write := command.read(part.context, data, at)) is not None:
+                        self._add_operation(part, request_id, command, *write)
+                    else:
+                        self._take(part, request_id, command, command.request_type.FromString(data[start:]))
+                except DecodeError as error:
+                    raise _broken(request_id, error) from error
+                except REFUSALS as error:
+                    refuse(self._store, self._answers, self._now, request_id, command, error)
+                return
+        try:
+            envelope = tikvpb_pb2.BatchCommandsRequest.Request.FromString(data)
+        except DecodeError as error:
+            raise _broken(request_id, error) from error
+        member = envelope.WhichOneof("cmd")
+        if member is None:
+            raise RpcError(StatusCode.INVALID_ARGUMENT, f"command {request_id} of the frame is empty or unknown")
+        self.add(request_id, MEMBERS[member], getattr(envelope, member))
 
     def add(self, request_id: int, command: CommandKind, request: Any) -> None:
         """Take one command."""
@@ -164,21 +203,11 @@ class RequestFrame:
             if isinstance(command, (LocalCommand, StoreCommand)):
                 self._take_regionless(request_id, command, request)
                 return
-            context, part = request.context.SerializeToString(), self._last
-            if part is None or context != part.checked_context:
-                part = self._last = self._locate(request.context)
-                part.checked_context = context
-            if type(command) is not PointWrite:
-                self._take(part, request_id, command, request)
-                return
-            operation, size_bytes = command.operation(part.context, request)
-            writes = part.open
-            if writes is None or writes.size_bytes + size_bytes > self._bytes_max:
-                writes = self._open_writes(part)
-            writes.ids.append(request_id)
-            writes.commands.append(command)
-            writes.operations.append(operation)
-            writes.size_bytes += size_bytes
+            context = request.context.SerializeToString()
+            part = self._checked.get(context)
+            if part is None:
+                part = self._checked[context] = self._locate(request.context)
+            self._take(part, request_id, command, request)
         except REFUSALS as error:
             refuse(self._store, self._answers, self._now, request_id, command, error)
         except RpcError as error:
@@ -202,6 +231,8 @@ class RequestFrame:
                 # Before anything is looked at: from now on no transaction commits below this unseen.
                 host.note_read(Timestamp(command.read_ts(request)))
             part.reads.append(Read(request_id, command, request))
+        elif isinstance(command, PointWrite):
+            self._add_operation(part, request_id, command, *command.operation(part.context, request))
         elif isinstance(command, WriteCommand):
             if isinstance(command, BatchWrite) and command.count(request) > self._store.config.entry_operations_max:
                 target = (part.peer, part.context, part.version, part.term)
@@ -223,6 +254,17 @@ class RequestFrame:
         if part is None:
             part = self._parts[peer.region.id] = _RegionPart(peer, self._now_s)
         return part
+
+    def _add_operation(
+        self, part: _RegionPart, request_id: int, command: PointWrite, operation: Operation, size_bytes: int
+    ) -> None:
+        writes = part.open
+        if writes is None or writes.size_bytes + size_bytes > self._bytes_max:
+            writes = self._open_writes(part)
+        writes.ids.append(request_id)
+        writes.commands.append(command)
+        writes.operations.append(operation)
+        writes.size_bytes += size_bytes
 
     def _add_write(self, part: _RegionPart, request_id: int, command: WriteCommand, prepared: PreparedWrite) -> None:
         if not prepared.operations:
@@ -372,3 +414,7 @@ class RequestFrame:
     def _refuse_reads(self, part: _RegionPart, error: RegionError, batch: AnswerBatch) -> None:
         for read in part.reads:
             refuse(self._store, self._answers, batch, read.request_id, read.command, error)
+
+
+def _broken(request_id: int, error: DecodeError) -> RpcError:
+    return RpcError(StatusCode.INVALID_ARGUMENT, f"command {request_id} of the frame is broken: {error}")

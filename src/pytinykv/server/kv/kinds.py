@@ -3,7 +3,7 @@
     LocalCommand   answered at once, needs no region
     PointRead      looks at one key: answered as soon as the region may be read
     RangeRead      looks at as many as the client wants: in slices, so that others are served in between
-    PointWrite     changes one key whatever is there: evaluated at once into an operation, answered when the log has applied it
+    PointWrite     changes one key, whatever is there: evaluated at once into an operation, answered as a WriteCommand
     WriteCommand   evaluated at once into operations, answered when the log has applied them
     BatchWrite     the same with a part for each key: many of them in slices, an entry of the log for each
     TransactionCommand  evaluated under latches, when it is its turn, and answered when the log has applied what it does
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 SERVICE: Final = "tikvpb.Tikv"
 METHODS: Final = service_methods(SERVICE)
 
+_FrameRequest = tikvpb_pb2.BatchCommandsRequest.Request
 _FrameResponse = tikvpb_pb2.BatchCommandsResponse.Response
 
 ROW_COST: Final = 2048
@@ -123,6 +124,9 @@ class CommandKind:
         self.may_ignore_region_errors: Final = may_ignore_region_errors
         self.response_type: Final[type[Message]] = (
             METHODS[f"/{SERVICE}/{method}"].response_type if member is None else type(getattr(_FrameResponse(), member))
+        )
+        self.request_type: Final[type[Message]] = (
+            METHODS[f"/{SERVICE}/{method}"].request_type if member is None else type(getattr(_FrameRequest(), member))
         )
         self.tag: Final = b"" if member is None else field_tag(_FrameResponse, member)
         """The tag of the response in an answer frame."""
@@ -219,17 +223,24 @@ class RangeRead(CommandKind):
 
 
 class PointWrite(CommandKind):
-    """A command that changes one key, whatever is there; its response is empty. The most frequent write, with the shortest way."""
+    """A command that changes one key, whatever is there; its response is empty: the most frequent kind of write."""
 
     def __init__(
-        self, *, method: str, member: str, operation: Callable[[CommandContext, Any], tuple[Operation, int]]
+        self,
+        *,
+        method: str,
+        member: str,
+        operation: Callable[[CommandContext, Any], tuple[Operation, int]],
+        read: Callable[[CommandContext, bytes, int], tuple[Operation, int] | None],
     ) -> None:
         """`operation(context, request)` returns what it does, and how many bytes that counts for limits of the log.
 
-        It raises InvalidRequestError, RegionError.
+        `read(context, encoded, at)` does the same with an encoded request whose fields after the context begin at `at`;
+        None where it has a form that only protobuf reads. Both raise InvalidRequestError, RegionError.
         """
         super().__init__(method=method, member=member)
         self.operation: Final = operation
+        self.read: Final = read
 
 
 class WriteCommand(CommandKind):

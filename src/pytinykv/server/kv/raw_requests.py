@@ -18,14 +18,14 @@ from pytinykv.wire.limits import KEY_BYTES_MAX, TTL_S_MAX, bound_problem, key_pr
 if TYPE_CHECKING:
     from pytinykv.model import Region
 
-_DEFAULT_TAG = RAW_TAGS[raw_column_family("")]
+DEFAULT_TAG = RAW_TAGS[raw_column_family("")]
 
 
 def key_tag(request: Any) -> bytes:
     """Return what the engine's keys of the request's column family begin with."""
     family = request.cf
     if not family:
-        return _DEFAULT_TAG
+        return DEFAULT_TAG
     try:
         return RAW_TAGS[raw_column_family(family)]
     except InvalidRawFamilyError as error:

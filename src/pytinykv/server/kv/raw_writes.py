@@ -8,8 +8,9 @@ from pytinykv.model.raw_values import encode_raw_value
 from pytinykv.raftstore.keys import raw_end
 from pytinykv.raftstore.operations import COMPARE_AND_SWAP, RAW_CODE
 from pytinykv.server.kv.kinds import CommandContext, InvalidRequestError, PreparedWrite
-from pytinykv.server.kv.raw_requests import check_key, clip, expires_at_s, key_tag
+from pytinykv.server.kv.raw_requests import DEFAULT_TAG, check_key, clip, expires_at_s, key_tag
 from pytinykv.storage.changes import DELETE, DELETE_RANGE, PUT
+from pytinykv.wire.frames import key_and_value, lone_key
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
 
 if TYPE_CHECKING:
@@ -22,6 +23,16 @@ def put(context: CommandContext, request: pb.RawPutRequest) -> tuple[Operation, 
     check_key(context.region, key)
     stored = encode_raw_value(value, expires_at_s(ttl, context.now_s) if ttl else 0)
     return (PUT, RAW_CODE, key_tag(request) + key, stored), len(key) + len(value)
+
+
+def read_put(context: CommandContext, encoded: bytes, at: int) -> tuple[Operation, int] | None:
+    """Evaluate a put of the commonest form: for the default column family, and for ever."""
+    pair = key_and_value(encoded, at)
+    if pair is None:
+        return None
+    key, value = pair
+    check_key(context.region, key)
+    return (PUT, RAW_CODE, DEFAULT_TAG + key, encode_raw_value(value)), len(key) + len(value)
 
 
 def batch_put(context: CommandContext, request: pb.RawBatchPutRequest, first: int, end: int) -> PreparedWrite:
@@ -51,6 +62,15 @@ def delete(context: CommandContext, request: pb.RawDeleteRequest) -> tuple[Opera
     key = request.key
     check_key(context.region, key)
     return (DELETE, RAW_CODE, key_tag(request) + key), len(key)
+
+
+def read_delete(context: CommandContext, encoded: bytes, at: int) -> tuple[Operation, int] | None:
+    """Evaluate a delete of the commonest form: for the default column family."""
+    key = lone_key(encoded, at)
+    if key is None:
+        return None
+    check_key(context.region, key)
+    return (DELETE, RAW_CODE, DEFAULT_TAG + key), len(key)
 
 
 def batch_delete(context: CommandContext, request: pb.RawBatchDeleteRequest, first: int, end: int) -> PreparedWrite:

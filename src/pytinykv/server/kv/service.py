@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pytinykv.lifecycle import ScopeStoppedError
 from pytinykv.server.kv.answers import AnswerBudget, Answers
-from pytinykv.server.kv.commands import MEMBERS, UNARY
+from pytinykv.server.kv.commands import UNARY
 from pytinykv.server.kv.deadlocks import Deadlocks
 from pytinykv.server.kv.dispatcher import FrameServices, RequestFrame
 from pytinykv.server.kv.garbage import GarbageCollector, Report
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pytinykv.lifecycle import Scope
     from pytinykv.raftstore import Store
     from pytinykv.server.kv.txn_host import AllowTransactions, ClusterPort, FetchTimestamp
-    from pytinykv.wire.pb import tikvpb_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -99,14 +98,14 @@ class KvService:
             answers.close()
             reader.cancel()
 
-    async def _read_frames(self, requests: AsyncIterator[Message], answers: Answers, frames: _FrameCount) -> None:
+    async def _read_frames(self, requests: AsyncIterator[Any], answers: Answers, frames: _FrameCount) -> None:
         try:
             async for frame in requests:
                 frames.read += 1
-                for first in range(0, len(frame.requests) or 1, COMMANDS_MAX):  # type: ignore[attr-defined]  # see below
+                for first in range(0, len(frame.requests) or 1, COMMANDS_MAX):
                     if first:
                         await asyncio.sleep(0)  # others have their turn
-                    self.on_frame(frame, answers, first)  # type: ignore[arg-type]  # the stream's request type
+                    self.on_frame(frame, answers, first)
                 await answers.wait_for_room()
             answers.end()
         except RpcError as error:
@@ -118,13 +117,12 @@ class KvService:
             _log.exception("a frame could not be served; its stream is broken off")
             answers.fail(RpcError(StatusCode.INTERNAL, f"frame could not be served: {error}"))
 
-    def on_frame(self, frame: tikvpb_pb2.BatchCommandsRequest, answers: Answers, first: int = 0) -> None:
-        """Serve the commands of a frame from `first` on, at most `COMMANDS_MAX`.
+    def on_frame(self, frame: Any, answers: Answers, first: int = 0) -> None:
+        """Serve the commands of a frame (`wire.frames.EncodedCommands`) from `first` on, at most `COMMANDS_MAX`.
 
         Answers arrive in `answers`, now or later. Raises RpcError for a broken frame.
         """
-        ids = frame.request_ids
-        commands = frame.requests
+        ids, commands = frame.request_ids, frame.requests
         if len(ids) != len(commands):
             raise RpcError(
                 StatusCode.INVALID_ARGUMENT,
@@ -132,14 +130,11 @@ class KvService:
             )
         if len(ids) > COMMANDS_MAX:
             end = first + COMMANDS_MAX
-            ids, commands = ids[first:end], commands[first:end]  # type: ignore[assignment]  # lists will do
+            ids, commands = ids[first:end], commands[first:end]
         batch = self._frame(answers)
-        add = batch.add
+        add = batch.add_encoded
         for request_id, command in zip(ids, commands, strict=True):
-            member = command.WhichOneof("cmd")
-            if member is None:
-                raise RpcError(StatusCode.INVALID_ARGUMENT, f"command {request_id} of the frame is empty or unknown")
-            add(request_id, MEMBERS[member], getattr(command, member))
+            add(request_id, command)
         batch.finish()
 
     def _frame(self, answers: Answers) -> RequestFrame:
