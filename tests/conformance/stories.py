@@ -311,6 +311,10 @@ async def a_pessimistic_transaction_writes_only_what_is_still_as_it_was_read(db:
     await commit(db, {p + b"k": b"2"})
     with pytest.raises(WriteConflictError):
         await txn.put(p + b"k", b"3")
+    with pytest.raises(WriteConflictError):
+        await txn.lock(p + b"other", p + b"k")  # or the next put would overwrite what was not seen
+    async with db.transaction(pessimistic=True) as free:
+        await free.put(p + b"other", b"none of them is locked")
     await txn.rollback()
     async with db.transaction(pessimistic=True) as txn:
         assert await txn.get_for_update(p + b"k") == b"2"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -70,3 +72,30 @@ def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:
         port = int(c.address.rpartition(":")[2])
         with pytest.raises(testing.ClusterError, match="another process listens there"):
             testing.cluster(stores=1, processes=True, port=port).start()
+
+
+ALONE = """
+import socket
+from pytinykv import testing
+
+for processes in (False, True):
+    with testing.cluster(stores=1, processes=processes) as c:
+        c.client(timeout=20).raw.put(b"k", b"v")
+try:
+    socket.create_server(("::1", 0), family=socket.AF_INET6)
+except OSError:
+    print("served without IPv6")
+"""
+
+
+def test_both_kinds_serve_without_ipv6_and_without_a_network() -> None:
+    """In a network namespace of its own a process has nothing but what is set up there: loopback, for IPv4 only."""
+    set_up = 'ip link set lo up; echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; exec "$@"'
+    in_namespace = ("unshare", "--net", "sh", "-c", set_up, "sh")
+    if subprocess.run((*in_namespace, "true"), capture_output=True, check=False).returncode != 0:
+        pytest.skip("a network namespace needs root, and a container that allows it")
+    run = subprocess.run(
+        (*in_namespace, sys.executable, "-c", ALONE), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "served without IPv6\n"

@@ -68,6 +68,36 @@ def test_a_transaction_whose_rollback_was_merged_with_anothers_can_t_commit(
     assert (store.get(b"p"), store.get(b"s")) == (None, None)
 
 
+@pytest.mark.parametrize("is_earlier", [True, False], ids=["a commit that is there", "a lock that commits there later"])
+@pytest.mark.parametrize("is_pessimistic", [False, True], ids=["optimistic", "pessimistic"])
+def test_a_transaction_whose_rollback_was_merged_with_anothers_commit_can_t_commit(
+    store: TxnStore, *, is_pessimistic: bool, is_earlier: bool
+) -> None:
+    """The other one, by async commit, was committed at the very timestamp at which this one began."""
+    start_ts, for_update_ts = 10, 10 if is_pessimistic else 0
+    action = PessimisticAction.CHECK_LOCK if is_pessimistic else PessimisticAction.SKIP_CHECK
+    store.must(store.prewrite(5, put(b"p", b"other"), put(b"s", b"other"), secondaries=(b"s",), primary=b"p"))
+    if is_earlier:
+        store.must(store.commit(5, start_ts, b"p", b"s"))
+    checked = store.must(store.check(start_ts, b"p", current_ts=ts(9999), rollback_if_not_exist=True))
+    assert checked == TxnStatus(Action.LOCK_NOT_EXIST_ROLLBACK)
+    store.must(store.cleanup(start_ts, b"s"))
+    if not is_earlier:
+        store.must(store.commit(5, start_ts, b"p", b"s"))
+    assert store.kinds(b"p") == store.kinds(b"s") == ["10 PUT"]
+    store.must(store.rollback(20, b"p", b"s"))
+    late = [
+        *(
+            store.prewrite(start_ts, put(key, action=action), primary=b"p", for_update_ts=for_update_ts)
+            for key in (b"p", b"s")
+        ),
+        *(store.commit(start_ts, 30, key) for key in (b"p", b"s")),
+    ]
+    for command in late:
+        assert isinstance(store.run(command), Failure)
+    assert (store.get(b"p"), store.get(b"s")) == (b"other", b"other")
+
+
 def test_a_reader_blocked_by_a_secondary_passes_a_primary_that_is_still_pessimistic(store: TxnStore) -> None:
     store.write(1, 2, put(b"s", b"old"), put(b"p", b"old"))
     store.must(store.pessimistic(10, 15, b"p", b"s", primary=b"p", min_commit_ts=16))

@@ -6,7 +6,16 @@ import asyncio
 import contextlib
 
 import pytest
-from tests.simulation.txn.txn_world import TWO_PHASES, client_of, get_all, locks_of, put_all, split, tell
+from tests.simulation.txn.txn_world import (
+    TWO_PHASES,
+    client_of,
+    get_all,
+    lead_one_each,
+    locks_of,
+    put_all,
+    split,
+    tell,
+)
 
 from pytinykv.client import (
     AsyncClient,
@@ -17,7 +26,6 @@ from pytinykv.client import (
     InvalidArgumentError,
     KeyExistsError,
     LockTimeoutError,
-    SchedulerError,
     SnapshotTooOldError,
     TransactionClosedError,
     TransactionError,
@@ -324,23 +332,6 @@ def test_a_deadlock_over_three_stores_names_its_cycle() -> None:
         assert {step[0] for step in error.cycle} == {step[1] for step in error.cycle} == {t.start_ts for t in txns}
 
     tell(story, clients=3, splits=(b"g", b"m"))
-
-
-async def lead_one_each(cluster: Cluster, client: AsyncClient) -> None:
-    """Have each store lead one of three regions."""
-    regions = sorted(cluster.replica_observer.regions, key=lambda region: region.start_key)
-    wanted = {region.id: store for region, store in zip(regions, cluster.stores, strict=True)}
-
-    def led_otherwise() -> list[int]:
-        leaders = cluster.leaders()
-        return [region_id for region_id, store in wanted.items() if leaders.get(region_id) is not store]
-
-    for _ in range(50):
-        for region_id in led_otherwise():
-            with contextlib.suppress(SchedulerError):
-                await client.scheduler.transfer_leader(region_id, wanted[region_id].store_id)
-        await asyncio.sleep(0.2)
-    assert led_otherwise() == []
 
 
 def test_a_snapshot_from_before_the_safe_point_is_too_old() -> None:

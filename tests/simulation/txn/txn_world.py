@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
-from pytinykv.client import AsyncClient, ClientConfig
+from pytinykv.client import AsyncClient, AsyncTransaction, ClientConfig, SchedulerError
+from pytinykv.client.txn.cluster_backend import ClusterBackend
+from pytinykv.client.txn.committer import _Commit
+from pytinykv.client.txn.records import Phase
 from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.scenario import run_world
@@ -14,6 +18,7 @@ from pytinykv.wire.keys import encode_bytes
 
 TWO_PHASES = ClientConfig(async_commit=False, one_phase_commit=False)
 """Settings of a client that commits as Percolator's paper does."""
+ASYNC_COMMIT = ClientConfig(one_phase_commit=False)
 Story = Callable[[Cluster, AsyncClient], Awaitable[None]]
 
 
@@ -61,6 +66,23 @@ async def split(client: AsyncClient, keys: Sequence[bytes]) -> None:
         await asyncio.sleep(0.1)
 
 
+async def lead_one_each(cluster: Cluster, client: AsyncClient) -> None:
+    """Have each store lead one of three regions."""
+    regions = sorted(cluster.replica_observer.regions, key=lambda region: region.start_key)
+    wanted = {region.id: store for region, store in zip(regions, cluster.stores, strict=True)}
+
+    def led_otherwise() -> list[int]:
+        leaders = cluster.leaders()
+        return [region_id for region_id, store in wanted.items() if leaders.get(region_id) is not store]
+
+    for _ in range(50):
+        for region_id in led_otherwise():
+            with contextlib.suppress(SchedulerError):
+                await client.scheduler.transfer_leader(region_id, wanted[region_id].store_id)
+        await asyncio.sleep(0.2)
+    assert led_otherwise() == []
+
+
 async def put_all(client: AsyncClient, **pairs: int) -> int:
     """Commit some pairs, and return the commit timestamp."""
     async with client.transaction() as txn:
@@ -81,3 +103,31 @@ async def locks_of(client: AsyncClient) -> list[bytes]:
     from pytinykv.client.key_space import KeyRange
 
     return [lock.key async for lock in client.inspector.locks(KeyRange(b"", b""), (1 << 64) - 1)]
+
+
+def backend_of(client: AsyncClient) -> ClusterBackend:
+    """Return what a client's transactions run on."""
+    backend = client.transactions.backend
+    assert isinstance(backend, ClusterBackend)
+    return backend
+
+
+async def prewrite_only(client: AsyncClient, txn: AsyncTransaction, keys: set[bytes] | None = None) -> None:
+    """Do what a commit does first, and nothing after that; of all keys, or of some. The client takes it for committing."""
+    backend = backend_of(client)
+    writes = txn.buffered.freeze(str)
+    commit = _Commit(backend._parts, txn._begun(), writes, backend.deadline(5))
+    await commit._choose_phases()
+    commit._writes = [write for write in writes if keys is None or write.key in keys]
+    await commit._prewrite_all()
+    txn._phase = Phase.UNDETERMINED
+
+
+async def prewrite_and_roll_back(client: AsyncClient, **pairs: int) -> None:
+    """Do what a commit does that fails after its prewrites."""
+    txn = await client.transaction()
+    for key, value in pairs.items():
+        await txn.put(key.encode(), b"%d" % value)
+    await prewrite_only(client, txn)
+    backend = backend_of(client)
+    await _Commit(backend._parts, txn._begun(), txn.buffered.freeze(str), backend.deadline(5))._rollback()

@@ -169,7 +169,8 @@ class Transaction(_Reads):
     def lock(self, *keys: bytes, timeout: float | None = None) -> None:
         """Make sure that no other transaction writes `keys` before this one ends, all of them or none.
 
-        A pessimistic transaction waits for the locks. An optimistic one fails to commit if one was written since it began.
+        A pessimistic transaction waits for the locks; if it has read one of the keys, it raises `WriteConflictError` when one
+        was written since it began. An optimistic one fails to commit then.
         """
         self._run(self._inner.lock(*keys, timeout=timeout), timeout, Effect.IDEMPOTENT)
 

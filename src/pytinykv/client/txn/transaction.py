@@ -201,13 +201,17 @@ class AsyncTransaction(AsyncReads):
     async def lock(self, *keys: bytes, timeout: float | None = None) -> None:
         """Make sure that no other transaction writes `keys` before this one ends, all of them or none.
 
-        A pessimistic transaction waits for the locks. An optimistic one fails to commit if one was written since it began.
+        A pessimistic transaction waits for the locks; if it has read one of the keys, it raises `WriteConflictError` when one
+        was written since it began. An optimistic one fails to commit then.
         """
         several = checked_keys(keys)
         with self._call():
             if self._is_pessimistic:
                 if several:
-                    await self._lock(several, self._deadline(timeout), at_snapshot=False)
+                    # In one call for all of them, or a failure of the second one would leave the locks of the first.
+                    locked = self._begun().locked
+                    was_read = any(self._read.holds(key) for key in several if key not in locked)
+                    await self._lock(several, self._deadline(timeout), at_snapshot=was_read)
                 return
             for key in several:
                 self._buffer.lock(key)
