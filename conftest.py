@@ -44,7 +44,7 @@ def more(request: pytest.FixtureRequest) -> int:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many simulated histories the run has told."""
+    """Say how many simulated histories the tests have run."""
     histories = sum(
         count
         for reports in terminalreporter.stats.values()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What many regions cost stores that nobody asks anything: processor time and memory; and how soon they are there again.
+"""What many regions cost stores without requests: processor time and memory; and how soon they are there again.
 
     tools/many_regions.py --regions 1000                  # idle, a minute after the last write
     tools/many_regions.py --regions 300 --kill            # then SIGKILL for a store: when is every region writable again?
@@ -125,7 +125,7 @@ async def put_everywhere(scope: Scope, client: aio.AsyncClient, regions: int, *,
 
 
 async def measure_idle(pids: list[int], settle_s: float, measure_s: float) -> dict[str, Any]:
-    """Return what stores use while nobody asks them anything."""
+    """Return what stores use while no requests come."""
     await asyncio.sleep(settle_s)
     before = [cpu_seconds(pid) for pid in pids]
     await asyncio.sleep(measure_s)

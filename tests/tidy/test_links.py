@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE_SPAN = re.compile(r"`([^`]+)`")
+DOTTED = re.compile(r"`([a-z_]\w*(?:\.[a-zA-Z_]\w*)+)`")
 OUR_PATH = re.compile(r"(?:src|tests|docs|tools)/[\w./-]*\w/?$")
 HEADING = re.compile(r"#{1,6}\s+(.*)")
 
@@ -37,6 +38,29 @@ def test_paths_written_as_code_exist(repository: Repository) -> None:
         if OUR_PATH.match(span) and not (repository.root / span).exists()
     ]
     assert dead == []
+
+
+def test_modules_named_in_the_code_exist(repository: Repository) -> None:
+    """`storage.memory` in a docstring is a module, `wire.Connector` a name that occurs in the package."""
+    sources = {file.name.removeprefix("src/pytinykv/").removesuffix(".py"): file for file in repository.python("src")}
+    packages = {name.partition("/")[0] for name in sources}
+    dead = [
+        f"{file.name}: {dotted}"
+        for file in sources.values()
+        for dotted in DOTTED.findall(file.text)
+        if dotted.partition(".")[0] in packages and not is_there(dotted, sources)
+    ]
+    assert dead == []
+
+
+def is_there(dotted: str, sources: dict[str, TextFile]) -> bool:
+    """Whether a dotted name is a module or package, or a name in the text of the module or package before its last dot."""
+    path = dotted.replace(".", "/")
+    owner, _, name = path.rpartition("/")
+    owners = [sources[each] for each in (owner, f"{owner}/__init__") if each in sources]
+    return (
+        path in sources or f"{path}/__init__" in sources or any(re.search(rf"\b{name}\b", file.text) for file in owners)
+    )
 
 
 def is_history(file: TextFile) -> bool:

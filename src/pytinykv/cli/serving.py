@@ -17,6 +17,7 @@ from pytinykv.cli.logs import log_options
 from pytinykv.cli.options import ListenAddress, option
 from pytinykv.cli.output import print_if_taken
 from pytinykv.lifecycle import LifecycleError, Scope, StopReport, run_process
+from pytinykv.lifecycle.ready_line import ready_line
 from pytinykv.storage import EngineError
 from pytinykv.transport.address import Address, AddressError, check_may_listen, parse_address
 
@@ -158,6 +159,6 @@ def serve(name: str, run: Callable[[Scope], Awaitable[None]], *explained: type[E
 
 def print_ready(facts: dict[str, object]) -> None:
     """Print the one line that says that the server serves, and where. If that can't be printed, the log has it."""
-    line = " ".join(("ready", *(f"{key}={value}" for key, value in facts.items() if value != "")))
+    line = ready_line(facts)
     if problem := print_if_taken(line):
         _log.warning("it serves, but standard output can't be written (%s): %s", problem, line)

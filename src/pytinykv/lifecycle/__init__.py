@@ -11,6 +11,7 @@ scope        Scope: what owns what, and in which order it ends                  
   ├── workers    threads that do blocking work for a loop
   └── children   child processes that never outlive their parent
 loop_thread  a loop in a thread, for callers without one                          clock     time, handed in
+ready_line   what a child process says when it serves
 watch        a thread: blocked loops, SIGUSR1, what only ever grows               resource_counts, census   counts
 wiring       refuses components that would wait in a cycle                        leaks     for test suites
 ```

@@ -12,9 +12,9 @@ import resource
 from typing import Final, NamedTuple
 
 NEAR: Final = 0.9
-"""From this share of the limit on it is a warning."""
+"""From this share of the limit on a warning is logged."""
 FAR: Final = 0.8
-"""Below this share it is over."""
+"""Below this share the shortage counts as over."""
 
 
 class Notice(NamedTuple):

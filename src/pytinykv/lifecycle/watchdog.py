@@ -27,7 +27,7 @@ AFTER_SECOND_S: Final = 1.5
 LAST_RESORT_S: Final = 2.2
 """How much later than the watchdog the last resort ends the process; it may have to print what is stuck first."""
 _LOOK: Final = 0
-"""Comes where signals come, and is none: something was ordered."""
+"""Written where the numbers of signals are written, to wake the thread; 0 is no signal."""
 _READ_BYTES: Final = 64
 
 

@@ -3,7 +3,7 @@
     00 value                        never expires
     01 expires_at_s:8 value         expires at that second of the Unix epoch (big-endian)
 
-An expired value is absent for every reader from that second on; some time later `expiry` deletes it.
+An expired value is absent for every reader from that second on; some time later `raftstore.expiry` deletes it.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ A move must help: the stores differ by one and a half times the region's weight 
 afterwards is no reason to move it back; and they differ by more than `region_balance_tolerance_ratio` of what a store carries
 on average, or there would be no end to it. Every move makes the sum of the squares of what stores carry smaller.
 
-Only healthy regions move: enough voters, no learners, no peer down, none behind, none on a store that is going. A region
-whose one laggard is the peer on the source is fine, and comes first: that copy is missed least. Regions led elsewhere come
+Only healthy regions move: enough voters, no learners, no peer down, none behind, none on a store that is going. A region of
+which only the peer on the source is behind is fine, and comes first: that copy is missed least. Regions led elsewhere come
 before those led there, and among equals the one whose move leaves the smallest difference: with few large regions it matters
 which.
 

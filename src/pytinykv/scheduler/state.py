@@ -9,7 +9,7 @@ In the engine, column family `default`; values have the form of `model.codec`:
     key                        value
     s/meta                     `Meta`: cluster id, reserved ids and timestamps, safe points
     s/store/<id: 8 bytes>      `StoreMeta`
-    s/region/<id: 8 bytes>     `Region` (written without a sync of its own: see cluster.py)
+    s/region/<id: 8 bytes>     `Region` (written without a sync of its own: see cluster_view.py)
 
 Invariants:
  1. The cluster id is set once and is not 0.

@@ -264,7 +264,7 @@ class Node:
 
 
 class SchedulerNode(Node):
-    """The scheduler behind `pdpb.PD`, put together as in `server.scheduler_process`."""
+    """The scheduler behind `pdpb.PD`, put together as in `server.host.scheduler_process`."""
 
     quick_stop_s = 1.2
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pytinykv.simulation.scenario import Result, run_scenario
 
 Run = Callable[[Result, list[str]], Result]
-"""Tells a history again without these kinds."""
+"""Runs a history again without these kinds of faults."""
 
 
 def shrink(failed: Result, run: Run | None = None) -> Result:

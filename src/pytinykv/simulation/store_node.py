@@ -1,6 +1,6 @@
-"""A store of the simulated cluster: the real `server.StoreProgram` on a virtual disk, clock and network.
+"""A store of the simulated cluster: the real `server.host.store_program.StoreProgram` on a virtual disk, clock and network.
 
-Put together, and so also stopped, in the order of `server.store_process`.
+Put together, and so also stopped, in the order of `server.host.store_process`.
 """
 
 from __future__ import annotations

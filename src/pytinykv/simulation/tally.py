@@ -1,4 +1,4 @@
-"""What many histories came to, together: how much was told and checked, what went wrong in it, what was found.
+"""What many histories came to, together: how much was run and checked, what went wrong in it, what was found.
 
 A history is *full* if it has five stores and lasts at least fifteen virtual seconds; a soak needs so many of these.
 """

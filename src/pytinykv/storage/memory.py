@@ -444,7 +444,7 @@ class MemoryEngine:
 
     def crash(self, rng: Random) -> MemoryEngine:
         """Cut the power and start again: return the successor, which holds all that was synced, and what `rng` leaves
-        of the batches that were not: the oldest so-and-so-many, whole. This engine is closed from now on.
+        of the batches that were not: some number of the oldest, each whole. This engine is closed from now on.
         """
         if not self._families:
             raise EngineClosedError("the engine is closed")

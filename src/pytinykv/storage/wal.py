@@ -5,7 +5,7 @@ damage for an error. Three kinds of damage then go unnoticed, with acknowledged 
 
 1. a damaged length field in the last block looks like a torn record, and hides the whole records behind it;
 2. a log that lost its end is accepted although a younger log goes on after the hole;
-3. a log, or `CURRENT`, that that is missing altogether is not noticed.
+3. a log, or `CURRENT`, that is missing altogether is not noticed.
 
 And when RocksDB reports a damaged log, it does not say which: `find_damage` does.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytinykv.lifecycle import LifecycleError, OwnedChild, start_child
+from pytinykv.lifecycle.ready_line import read_ready_line
 from pytinykv.lifecycle.temporary import TemporaryDirectory
 from pytinykv.testing.answers import Orders
 from pytinykv.testing.backend import PREFIX, USUAL_SCHEDULER, ClusterConfig, ClusterError
@@ -72,14 +73,12 @@ class _Server:
         assert stdout is not None
         try:
             async with asyncio.timeout(READY_S):
-                while line := await stdout.readline():
-                    words = line.decode(errors="replace").split()
-                    if words[:1] == ["ready"]:
-                        self.facts = dict(word.split("=", 1) for word in words[1:] if "=" in word)
-                        return
+                facts = await read_ready_line(stdout)
         except TimeoutError:
             raise ClusterError(f"{self.name} was not ready within {READY_S:.0f} s; {self.tail()}") from None
-        raise ClusterError(f"{self.name} ended before it was ready; {self.tail()}")
+        if facts is None:
+            raise ClusterError(f"{self.name} ended before it was ready; {self.tail()}")
+        self.facts = facts
 
     async def stop(self) -> None:
         """Tell it to stop, and wait for that."""

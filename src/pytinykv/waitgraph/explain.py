@@ -12,8 +12,8 @@ On a Python whose bytecode is not known (`stacks.bytecode_is_known`), holders an
 out. What they could end is then in no cycle, and a note says so.
 
 It only reads, from any thread, also while the loop is blocked, and costs nothing until it is called; then some tens of
-milliseconds for a server. What moves while it is looked at may come out stale, never wrong enough to raise. It takes no lock
-and runs no code of what it looks at, so nothing that is stuck can hold it up.
+milliseconds for a server. What moves while it is looked at may be shown as it was before; no error comes of it. It takes no
+lock and runs no code of what it looks at, so nothing that is stuck can hold it up.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class NodeKind(StrEnum):
 
 
 CYCLES_MAX: Final = 32
-"""More than are read; each is looked for through the whole graph."""
+"""How many cycles are looked for: each costs a search of the whole graph, and few readers want more."""
 RUNNERS: Final = frozenset({NodeKind.TASK, NodeKind.THREAD, NodeKind.LOOP, NodeKind.CHILD})
 
 

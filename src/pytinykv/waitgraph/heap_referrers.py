@@ -1,4 +1,4 @@
-"""What else could end a wait, besides the runners: asked before a deadlock cycle is reported, lest it is none.
+"""What else could end a wait, besides the runners: asked before a deadlock cycle is reported, in case it is none.
 
 Runners are looked at in `wakers`. But a timer, a transport's protocol, a callback of another future, a task of a foreign
 loop can end a wait as well, and are in no frame of a runner. They have this in common: they refer to what is waited for. So

@@ -13,7 +13,8 @@
 
 Everything here is pure: no sockets, no event loop, no clock. Independent of `raft` and `storage`.
 
-Left out: TinyKV's own dialect (`tinykvpb`, `schedulerpb`); the errors of transactional keys; API version 2.
+Left out: TinyKV's own dialect (`tinykvpb`, `schedulerpb`); the errors of transactional keys (`transaction.errors`); API
+version 2.
 """
 
 from __future__ import annotations

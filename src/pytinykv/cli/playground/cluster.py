@@ -25,6 +25,7 @@ from typing import Any, Final
 from pytinykv.cli.playground.home import Home, PlaygroundError
 from pytinykv.cli.thresholds import SCHEDULER, STORE, as_flags
 from pytinykv.lifecycle import OwnedChild, Scope, start_child
+from pytinykv.lifecycle.ready_line import read_ready_line
 from pytinykv.lifecycle.signals import FORCED_EXIT_S, PROCESS_STOP_DEADLINE_S
 
 REPLICAS: Final = 3
@@ -178,19 +179,18 @@ class LocalCluster:
         assert stdout is not None
         try:
             async with asyncio.timeout(READY_S):
-                while line := await stdout.readline():
-                    words = line.decode(errors="replace").split()
-                    if words[:1] == ["ready"]:
-                        process.facts = dict(word.split("=", 1) for word in words[1:] if "=" in word)
-                        self._scope.start(f"watch-{process.name}", self._watch, process)
-                        return
-                await process.child.wait(READY_S)
+                facts = await read_ready_line(stdout)
+                if facts is None:
+                    await process.child.wait(READY_S)
         except TimeoutError:
             raise PlaygroundError(
                 f"{process.name} was not ready within {READY_S:.0f} s; its log, {process.log}, ends with\n"
                 f"{last_lines(process.log)}"
             ) from None
-        raise PlaygroundError(_explain_start(process))
+        if facts is None:
+            raise PlaygroundError(_explain_start(process))
+        process.facts = facts
+        self._scope.start(f"watch-{process.name}", self._watch, process)
 
     async def _watch(self, process: ServerProcess) -> None:
         """Read what it prints, which is nothing, and notice when it ends before its time."""

@@ -21,7 +21,7 @@ from pytinykv.cli.logs import log_options
 from pytinykv.cli.options import ListenAddress, option
 from pytinykv.cli.playground.cluster import STOP_S, LocalCluster, last_lines
 from pytinykv.cli.playground.home import Home, PlaygroundError
-from pytinykv.cli.playground.lines import death_line, intro, ready_line, report_lines, say
+from pytinykv.cli.playground.lines import cluster_ready_line, death_line, intro, report_lines, say
 from pytinykv.cli.playground.observe import INTERVAL_S, Observer
 from pytinykv.cli.playground.parent import end_with_parent
 from pytinykv.cli.serving import check_addresses
@@ -194,7 +194,7 @@ class Playground:
             await observer.wait_first()
             await _show(scope, cluster, observer)
         else:
-            say(ready_line(cluster))
+            say(cluster_ready_line(cluster.scheduler.addr, [store.addr for store in cluster.stores]))
             cluster.on_death = lambda process: say(death_line(process))
             await _tell(observer)
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytinykv.cli.playground.cluster import last_critical
+from pytinykv.lifecycle.ready_line import ready_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pytinykv.cli.playground.cluster import LocalCluster, ServerProcess
     from pytinykv.cli.playground.home import Home
     from pytinykv.lifecycle import StopReport
@@ -54,10 +57,9 @@ def say(line: str) -> None:
         sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for the rest of the process
 
 
-def ready_line(cluster: LocalCluster) -> str:
-    """Return the line that scripts wait for."""
-    stores = ",".join(process.addr for process in cluster.stores)
-    return f"ready scheduler={cluster.scheduler.addr} stores={stores}"
+def cluster_ready_line(scheduler: str, stores: Iterable[str]) -> str:
+    """Return the line that scripts wait for: the addresses of the scheduler and the stores."""
+    return ready_line({"scheduler": scheduler, "stores": ",".join(stores)})
 
 
 def intro(cluster: LocalCluster, home: Home) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from pytinykv.cli.playground.lines import say
+from pytinykv.cli.playground.lines import cluster_ready_line, say
 from pytinykv.cli.playground.parent import end_with_parent
 from pytinykv.lifecycle import EXIT_ERROR, Scope, run_process
 from pytinykv.testing.backend import ClusterConfig, ClusterError
@@ -47,8 +47,8 @@ def run_quick(stores: int | None, scheduler_addr: str, settings: Mapping[str, di
         except ClusterError as error:
             refused = f"tinykv playground: {error}"
             return EXIT_ERROR
-        addresses = ",".join(core.backend.store_address(number) for number in range(1, config.stores + 1))
-        say(f"ready scheduler={core.backend.address} stores={addresses}")
+        stores = (core.backend.store_address(number) for number in range(1, config.stores + 1))
+        say(cluster_ready_line(core.backend.address, stores))
         await asyncio.Event().wait()
         return 0
 

@@ -1,6 +1,6 @@
 """What stores send each other: Raft messages over plain TCP frames, snapshots over gRPC.
 
-    peer port    frames (`lifecycle.frames`): a greeting, then a turn's messages for one store in each frame
+    peer port    frames (`transport.frames`): a greeting, then a turn's messages for one store in each frame
     client port  `pytinykv.StoreTransport/Snapshot`: one stream per snapshot: greeting, header, the files' bytes; the
                  answer says that its region has taken it
 
