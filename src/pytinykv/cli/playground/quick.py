@@ -15,7 +15,7 @@ from pytinykv.cli.playground.parent import end_with_parent
 from pytinykv.lifecycle import EXIT_ERROR, Scope, run_process
 from pytinykv.testing.backend import ClusterConfig, ClusterError
 from pytinykv.testing.core import CLOSE_S, ClusterCore
-from pytinykv.testing.kinds import make_backend
+from pytinykv.testing.in_process import InProcess  # now, not in the loop: it takes a second on a busy machine
 from pytinykv.testing.ports import HOST
 from pytinykv.transport.address import parse_address
 
@@ -41,7 +41,7 @@ def run_quick(stores: int | None, scheduler_addr: str, settings: Mapping[str, di
     async def main(scope: Scope) -> int:
         nonlocal refused
         scope.start("watch-parent", end_with_parent, parent)
-        core = ClusterCore(config, make_backend(config, scope, processes=False), scope)
+        core = ClusterCore(config, InProcess(config, scope), scope)
         try:
             await core.start()
         except ClusterError as error:
