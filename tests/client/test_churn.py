@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.client.fake_cluster import QUICK, FakeCluster, FakeConnector
 
-from pytinykv.client import AsyncClient, AsyncRawClient, ClientConfig, ClientError, InvalidArgumentError, RawClient
+from pytinykv.client import AsyncClient, ClientConfig, ClientError, InvalidArgumentError
 from pytinykv.client import errors as client_errors
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import errors as wire
@@ -98,17 +98,6 @@ async def test_no_churn_shows_in_any_result(seed: int) -> None:
                 await asyncio.sleep(0)  # the client notices that streams broke
             await step(client, model, rng)
             assert cluster.data[""] == model
-
-
-def test_both_faces_have_the_same_operations_with_the_same_parameters() -> None:
-    def operations(face: type) -> dict[str, list[str]]:
-        return {
-            name: [str(each) for each in inspect.signature(method).parameters.values()]
-            for name, method in inspect.getmembers(face, inspect.isfunction)
-            if not name.startswith("_") and name != "pages"
-        }
-
-    assert operations(AsyncRawClient) == operations(RawClient)
 
 
 def test_every_error_says_of_itself_what_may_be_done() -> None:
