@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.raft.schedules import ACTIONS, Action, random_schedule
 from tests.raft.world import World
+from tests.simulation.planted.patching import Patch
 
 from pytinykv.raft import LogIndex, ProtocolViolation, Term, election, following, leading, log, raw_node
 from pytinykv.raft.core import Core
@@ -60,17 +61,17 @@ def test_a_schedule_always_gives_the_same_history() -> None:
 # -- planted bugs: each replaces one rule, and some schedule must convict it
 
 
-def commit_older_terms_by_counting(patch: pytest.MonkeyPatch) -> None:
+def commit_older_terms_by_counting(patch: Patch) -> None:
     """Raft figure 8: an entry of an older term that a majority has may still be overwritten."""
     patch.setattr(Leader, "is_own_entry", lambda _self, _index: True)
 
 
-def acknowledge_before_persisted(patch: pytest.MonkeyPatch) -> None:
+def acknowledge_before_persisted(patch: Patch) -> None:
     """A crash takes back what was acknowledged."""
     patch.setattr(Core, "send_after_sync", lambda self, message: self.messages.append(message))
 
 
-def count_the_leader_before_its_disk(patch: pytest.MonkeyPatch) -> None:
+def count_the_leader_before_its_disk(patch: Patch) -> None:
     """The leader counts itself as soon as it has appended."""
     append = leading.append
 
@@ -83,7 +84,7 @@ def count_the_leader_before_its_disk(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(leading, "append", eager)
 
 
-def trust_syncs_of_overwritten_entries(patch: pytest.MonkeyPatch) -> None:
+def trust_syncs_of_overwritten_entries(patch: Patch) -> None:
     """A sync that completes makes an index count whose entry has been replaced since."""
 
     def overwritten(self: Durability, from_index: LogIndex) -> None:
@@ -92,7 +93,7 @@ def trust_syncs_of_overwritten_entries(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Durability, "overwritten", overwritten)
 
 
-def forget_the_vote_on_restart(patch: pytest.MonkeyPatch) -> None:
+def forget_the_vote_on_restart(patch: Patch) -> None:
     """A restarted peer votes a second time in the same term."""
     construct = Core.__init__
 
@@ -103,12 +104,12 @@ def forget_the_vote_on_restart(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Core, "__init__", forgetful)
 
 
-def vote_for_any_log(patch: pytest.MonkeyPatch) -> None:
+def vote_for_any_log(patch: Patch) -> None:
     """Votes do not look at the candidate's log."""
     patch.setattr(log.RaftLog, "is_up_to_date", lambda *_args: True)
 
 
-def skip_the_check_of_the_previous_entry(patch: pytest.MonkeyPatch) -> None:
+def skip_the_check_of_the_previous_entry(patch: Patch) -> None:
     """A follower appends although the logs differ just before."""
     matches = log.RaftLog.matches
 
@@ -118,7 +119,7 @@ def skip_the_check_of_the_previous_entry(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(log.RaftLog, "matches", credulous)
 
 
-def read_without_a_round(patch: pytest.MonkeyPatch) -> None:
+def read_without_a_round(patch: Patch) -> None:
     """Reads are answered from the commit index, without a quorum that confirms the leader."""
 
     def hasty(core: Core, role: Leader) -> None:
@@ -133,19 +134,19 @@ def read_without_a_round(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(leading, "send_due", send_and_release)
 
 
-def hold_leases_by_heartbeats_alone(patch: pytest.MonkeyPatch) -> None:
+def hold_leases_by_heartbeats_alone(patch: Patch) -> None:
     """The lease runs from the sending, without any answer."""
     patch.setattr(
         leading, "lease_until", lambda core, role: core.now + 0.8 if leading.has_committed_in_term(core, role) else -1e9
     )
 
 
-def campaign_in_spite_of_a_leader(patch: pytest.MonkeyPatch) -> None:
+def campaign_in_spite_of_a_leader(patch: Patch) -> None:
     """Peers vote for others while their leader counts on them."""
     patch.setattr(Core, "is_sticky", lambda _self: False)
 
 
-def forget_stickiness_on_restart(patch: pytest.MonkeyPatch) -> None:
+def forget_stickiness_on_restart(patch: Patch) -> None:
     """A restarted peer votes at once, although a leader may rely on it for its lease."""
     construct = Core.__init__
 
@@ -156,12 +157,12 @@ def forget_stickiness_on_restart(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Core, "__init__", forgetful)
 
 
-def keep_the_lease_after_a_transfer(patch: pytest.MonkeyPatch) -> None:
+def keep_the_lease_after_a_transfer(patch: Patch) -> None:
     """A TimeoutNow that was given up still releases the voters."""
     patch.setattr(Core, "is_released_by_transfer", lambda _self, transfer_at, _term: transfer_at is not None)
 
 
-def count_a_change_before_it_is_applied_everywhere(patch: pytest.MonkeyPatch) -> None:
+def count_a_change_before_it_is_applied_everywhere(patch: Patch) -> None:
     """A leader proposes change after change, and peers campaign in configurations that are two steps old."""
     propose = raw_node.membership.propose
 
@@ -173,17 +174,17 @@ def count_a_change_before_it_is_applied_everywhere(patch: pytest.MonkeyPatch) ->
     patch.setattr(election, "_knows_unapplied_admin_entry", lambda _core: False)
 
 
-def read_under_an_unapplied_barrier(patch: pytest.MonkeyPatch) -> None:
+def read_under_an_unapplied_barrier(patch: Patch) -> None:
     """A leader reads by its lease although others have applied an admin entry that it has not."""
     patch.setattr(leading, "is_applied_current", lambda core, role: core.log.applied >= role.term_start)
 
 
-def read_before_the_no_op_is_applied(patch: pytest.MonkeyPatch) -> None:
+def read_before_the_no_op_is_applied(patch: Patch) -> None:
     """A new leader reads by its lease although it has not applied all that earlier leaders acknowledged."""
     patch.setattr(leading, "is_applied_current", lambda core, role: core.log.committed >= role.term_start)
 
 
-def commit_what_is_not_known_to_match(patch: pytest.MonkeyPatch) -> None:
+def commit_what_is_not_known_to_match(patch: Patch) -> None:
     """A follower takes the commit index of a heartbeat beyond what it has acknowledged."""
     broadcast = leading.broadcast_heartbeats
 
@@ -202,7 +203,7 @@ def commit_what_is_not_known_to_match(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(following, "check", unchecked)
 
 
-Bug = Callable[[pytest.MonkeyPatch], None]
+Bug = Callable[[Patch], None]
 ONLY_PAIRS_TALK = {**dict.fromkeys(ACTIONS, 0), "talk": 50, "campaign": 8, "propose": 10}
 RESTARTS_UNDER_A_LEASE = {
     "reboot": 20,
@@ -272,8 +273,10 @@ def first_conviction(seeds: range, focus: dict[str, int]) -> int | None:
 
 
 @pytest.mark.parametrize(("bug", "seed", "focus"), BUGS, ids=[bug.__name__ for bug, _, _ in BUGS])
-def test_a_planted_bug_is_found(bug: Bug, seed: int, focus: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_is_found(bug: Bug, seed: int, focus: dict[str, int], monkeypatch: Patch) -> None:
     """The search goes on for a while, because a change of the core shifts every schedule after its first effect."""
     assert first_conviction(range(seed, seed + 1), focus) is None, "the schedule fails without the planted bug"
-    bug(monkeypatch)
+    patch = Patch(monkeypatch)
+    bug(patch)
     assert first_conviction(range(seed, seed + 600), focus) is not None
+    patch.check()

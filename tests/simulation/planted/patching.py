@@ -21,7 +21,6 @@ from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
 STALE = (TypeError, AttributeError, NameError)
 
 
@@ -58,28 +57,29 @@ class Patch:
 
     def _watched(self, where: str, function: Callable[..., Any]) -> Callable[..., Any]:
         self.calls[where] = 0
+        home = Path(function.__code__.co_filename)
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def replacement(*args: Any, **options: Any) -> Any:
-                with self._noting(where):
+                with self._noting(where, home):
                     return await function(*args, **options)
         else:
 
             @functools.wraps(function)
             def replacement(*args: Any, **options: Any) -> Any:
-                with self._noting(where):
+                with self._noting(where, home):
                     return function(*args, **options)
 
         return replacement
 
     @contextmanager
-    def _noting(self, where: str) -> Iterator[None]:
+    def _noting(self, where: str, home: Path) -> Iterator[None]:
         self.calls[where] += 1
         try:
             yield
         except STALE as error:
-            if _innermost_file(error.__traceback__).parent == HERE:
+            if _innermost_file(error.__traceback__) == home:
                 self.own_errors.append(f"{where}: {type(error).__name__}: {error}")
             raise
 
