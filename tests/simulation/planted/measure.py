@@ -16,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from planted import hibernation_plants, more_plants, move_plants, split_plants, txn_plants
+from planted import commit_plants, hibernation_plants, more_plants, move_plants, split_plants, txn_plants
 from planted.patching import Patch
 from planted.plants import PLANTS, Plant
 from pytinykv.simulation import run_scenario
@@ -25,7 +25,8 @@ assert more_plants, "its import registers more"
 assert split_plants, "and more"
 assert move_plants, "and those of moves"
 assert hibernation_plants, "and more"
-assert txn_plants, "and the rest"
+assert txn_plants, "and those of transactions"
+assert commit_plants, "and the rest"
 
 
 def seeds_needed(plant: Plant, first: int, limit: int) -> tuple[int, str]:

@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from planted import hibernation_plants, more_plants, move_plants, split_plants, txn_plants
+from planted import commit_plants, hibernation_plants, more_plants, move_plants, split_plants, txn_plants
 from planted.patching import Patch, StalePlantError
 from planted.plants import LEFT_OPEN, PLANTS, Plant
 from pytinykv.simulation import run_scenario
@@ -15,7 +15,8 @@ assert more_plants, "its import registers more"
 assert split_plants, "and more"
 assert move_plants, "and those of moves"
 assert hibernation_plants, "and more"
-assert txn_plants, "and the rest"
+assert txn_plants, "and those of transactions"
+assert commit_plants, "and the rest"
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=[plant.plant.__name__ for plant in PLANTS])

@@ -90,8 +90,10 @@ def prewrite_does_not_look_for_newer_versions(patch: Patch) -> None:
     patch.setattr(prewrite._Prewriter, "_check_conflicts", _check_conflicts)
 
 
-@planted("a latch is released before the changes are applied", "transactions", 10, NOT_ISOLATED)
+@planted("a latch is released before the changes are applied", "transactions", 10, NOT_ISOLATED | STUCK)
 def a_latch_is_released_early(patch: Patch) -> None:
+    # Also by liveness: one who pushes a lock, computed from what was there before its commit, puts it back after that. The
+    # lock of a transaction with a commit record can neither be committed nor rolled back, and everyone waits for it.
     patch.setattr(executor, "latch_keys", lambda _command: ())
 
 

@@ -172,6 +172,14 @@ def test_transactions_keep_snapshot_isolation_while_messages_are_late(seed: int)
     run_scenario("late-transactions", seed).check()
 
 
+@pytest.mark.seeds(1)
+@pytest.mark.parametrize("scenario", ["slow-commits", "new-leaders", "unapplied-entries", "split-waits"])
+def test_transactions_keep_snapshot_isolation_whatever_becomes_of_a_commit_between_its_steps(
+    scenario: str, seed: int
+) -> None:
+    run_scenario(scenario, seed).check()
+
+
 @pytest.mark.seeds(2)
 def test_garbage_is_collected_under_old_readers_and_a_running_transaction(seed: int) -> None:
     run_scenario("old-readers", seed).check()

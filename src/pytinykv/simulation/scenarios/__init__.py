@@ -8,6 +8,7 @@ members    TinyKV's stories of membership changes
 moves      balance, scatter, draining, rolling restarts of many regions
 old_readers  garbage is collected under old snapshots
 single     fixed courses: one partition, one snapshot
+slow_commits  pauses between the steps of a commit, steps that come twice
 splits     regions that split
 transactions  lists and a bank, under what the seed draws
 storm      each seed draws faults and settings
@@ -25,6 +26,7 @@ from pytinykv.simulation.scenarios import (
     moves,
     old_readers,
     single,
+    slow_commits,
     splits,
     stops,
     storm,
@@ -40,6 +42,7 @@ __all__ = [
     "moves",
     "old_readers",
     "single",
+    "slow_commits",
     "splits",
     "stops",
     "storm",

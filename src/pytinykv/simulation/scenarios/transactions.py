@@ -23,6 +23,7 @@ from pytinykv.client.errors import ClientError
 from pytinykv.client.key_space import KeyRange
 from pytinykv.client.txn.cluster_backend import ClusterBackend
 from pytinykv.raftstore.config import RaftStoreConfig
+from pytinykv.scheduler.config import SchedulerConfig
 from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.faults import pause
@@ -78,6 +79,8 @@ TROUBLE: Final = (
     "late clients",
     "power cuts",
 )
+MOVES: Final = ("scatters", "drained stores")
+"""What has regions move from store to store; there is a store more then than regions have peers."""
 LATE: Final = ("late clients", "leader changes")
 LATE_S: Final = 1.5
 """By how much a late client's messages are late at most: longer than the shortest locks live."""
@@ -86,8 +89,10 @@ LATE_S: Final = 1.5
 class TxnStory:
     """One history: its records, and the clients' work."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, lists: tuple[bytes, ...] = LISTS) -> None:
         self.cluster = cluster
+        self.lists = lists
+        """The keys whose values are appended to; all begin with `list-`."""
         self.records: list[TxnRecord] = []
         """Every transaction that began, in that order."""
         self.acknowledged = 0
@@ -96,7 +101,9 @@ class TxnStory:
         """How often a client has seen all accounts."""
         self.stop_clients = asyncio.Event()
         """Set once: each client ends with the transaction it has under way."""
-        self.work: dict[str, asyncio.Task[None]] = {}
+        self.own_trouble: dict[str, Callable[[Random, asyncio.Event], Awaitable[None]]] = {}
+        """Fault makers that a story has beside those that all have; filled by its `__init__`."""
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         """By host, what the newest incarnation of a client does."""
 
     async def append(self, client: AsyncClient, rng: Random) -> None:
@@ -128,11 +135,11 @@ class TxnStory:
                 await txn.rollback(timeout=TIMEOUT_S)
 
     async def _append(self, txn: AsyncTransaction, record: TxnRecord, rng: Random) -> None:
-        wanted = rng.sample(LISTS, rng.randint(1, 3))
-        written = rng.sample(LISTS, rng.randint(0, 3))
+        wanted = rng.sample(self.lists, rng.randint(1, 3))
+        written = rng.sample(self.lists, rng.randint(0, 3))
         if rng.random() < 0.3:
             found = {key: value async for key, value in txn.scan(prefix=b"list-", reverse=rng.random() < 0.5)}
-            record.reads = {key: decode_elements(found.get(key)) for key in LISTS}
+            record.reads = {key: decode_elements(found.get(key)) for key in self.lists}
         else:
             found = await txn.get_many(wanted)
             record.reads = {key: decode_elements(found.get(key)) for key in wanted}
@@ -187,12 +194,12 @@ class TxnStory:
         assert node.client is not None
         assert node.process is not None
         rng = self.cluster.world.rng_for(f"{node.host}/workload/{node.process.incarnation}")
-        self.work[node.host] = node.spawn("workload", self._work(node.client, rng))
+        self._tasks[node.host] = node.spawn("workload", self.work(node, node.client, rng))
 
     async def finish(self) -> None:
         """Let every client end what it has under way. Raises what one of them raised."""
         self.stop_clients.set()
-        await finish(list(self.work.values()))
+        await finish(list(self._tasks.values()))
 
     async def client_deaths(self, rng: Random, stop: asyncio.Event) -> None:
         """Kill clients in the middle of everything; others have to see to what they leave. The first one lives."""
@@ -205,7 +212,7 @@ class TxnStory:
 
     async def splits(self, rng: Random, stop: asyncio.Event) -> None:
         """Split regions at the keys that are fought over, until each has a region of its own."""
-        keys = [key for key in (*LISTS, *ACCOUNTS) if key not in BOUNDS]
+        keys = [key for key in (*self.lists, *ACCOUNTS) if key not in BOUNDS]
         rng.shuffle(keys)
         first = self.cluster.clients[0]
         while keys and not stop.is_set():
@@ -235,7 +242,7 @@ class TxnStory:
         async def lock(client: AsyncClient) -> None:
             for _ in range(TURNS):
                 async with client.transaction(pessimistic=True, timeout=10.0) as txn:
-                    await txn.lock(LISTS[0])
+                    await txn.lock(self.lists[0])
 
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -246,7 +253,8 @@ class TxnStory:
         if took_s > TURNS_WITHIN_S:
             raise Violation("liveness", f"{TURNS} turns of {len(turns)} clients at one key took {took_s:.1f} s")
 
-    async def _work(self, client: AsyncClient, rng: Random) -> None:
+    async def work(self, node: ClientNode, client: AsyncClient, rng: Random) -> None:
+        """Do one transaction after the other."""
         while not self.stop_clients.is_set():
             await (self.append if rng.random() < 0.5 else self.transfer)(client, rng)
             await asyncio.sleep(rng.expovariate(1 / self.cluster.options.think_s))
@@ -263,7 +271,7 @@ class TxnStory:
         await self.look(client)
         inspector = client.inspector
         stored: dict[bytes, list[StoredVersion]] = {}
-        for key in LISTS:
+        for key in self.lists:
             history = await inspector.history(key)
             stored[key] = [
                 StoredVersion(version.start_ts, version.commit_ts, decode_elements(version.value))
@@ -306,35 +314,40 @@ def _options(rng: Random) -> ClusterOptions:
         lock_ttl_s=rng.choice([0.2, 0.5, 3.0]),
         pessimistic_lock_ttl_s=rng.choice([1.0, 5.0]),
     )
+    drawn = rng.sample(TROUBLE, rng.randint(0, 3))
+    if rng.random() < 0.35:
+        drawn.append(rng.choice(MOVES))
     return ClusterOptions(
-        stores=3,
+        stores=4 if drawn[-1:] and drawn[-1] in MOVES else 3,
         clients=4,
         client=config,
         raftstore=RaftStoreConfig(region_heartbeat_s=1.0),
-        drawn=tuple(rng.sample(TROUBLE, rng.randint(0, 3))),
+        scheduler=SchedulerConfig(max_replicas=3),
+        drawn=tuple(drawn),
     )
 
 
 def _late_options(rng: Random) -> ClusterOptions:
     options = _options(rng)
     client = msgspec.structs.replace(options.client, lock_ttl_s=0.2)
-    return msgspec.structs.replace(options, client=client, drawn=LATE, think_s=0.005)
+    return msgspec.structs.replace(options, stores=3, client=client, drawn=LATE, think_s=0.005)
 
 
 @scenario("late-transactions", _late_options)
 async def late_transactions(cluster: Cluster) -> None:
     """Transactions whose messages come late, in one region or several whose leaders change."""
-    await _tell(cluster, is_split=cluster.rng.random() < 0.5)
+    await tell(TxnStory(cluster), is_split=cluster.rng.random() < 0.5)
 
 
 @scenario("transactions", _options)
 async def transactions(cluster: Cluster) -> None:
     """Lists and a bank under transactions, while what the seed draws goes wrong."""
-    await _tell(cluster, is_split=True)
+    await tell(TxnStory(cluster), is_split=True)
 
 
-async def _tell(cluster: Cluster, *, is_split: bool) -> None:
-    story = TxnStory(cluster)
+async def tell(story: TxnStory, *, is_split: bool) -> None:
+    """Tell a story: its trouble, and what must hold afterwards. `is_split`: in several regions from the start."""
+    cluster = story.cluster
     first = cluster.clients[0]
     assert first.client is not None
     if is_split:
@@ -351,6 +364,7 @@ async def _tell(cluster: Cluster, *, is_split: bool) -> None:
         "splits under transactions": story.splits,
         "client deaths": story.client_deaths,
         "late clients": story.late_clients,
+        **story.own_trouble,
     }
     trouble = [
         cluster.world.loop.create_task(_run(cluster, name, own.get(name), stop_trouble), name=f"nemesis:{name}")
@@ -363,7 +377,7 @@ async def _tell(cluster: Cluster, *, is_split: bool) -> None:
     await cluster.heal_programs()
     await story.finish()
     assert first.client is not None
-    await first.spawn("touch", _touch(cluster, first.client))
+    await first.spawn("touch", _touch(story, first.client))
     await story.take_turns()
     await first.spawn("check", _settle(story, first.client))
     # A stop waits a moment for secondaries, and is measured here by what it takes without any.
@@ -393,16 +407,18 @@ async def _run(
     await (NEMESES[name](cluster, rng, stop) if own is None else own(rng, stop))
 
 
-async def _touch(cluster: Cluster, client: AsyncClient) -> None:
+async def _touch(story: TxnStory, client: AsyncClient) -> None:
     """Let a client write every key, which resolves all locks."""
 
     async def touch() -> None:
         async def lock_all(txn: AsyncTransaction) -> None:
-            await txn.lock(*LISTS, *ACCOUNTS)
+            await txn.lock(*story.lists, *ACCOUNTS)
 
         await client.run(lock_all, pessimistic=True, timeout=10.0)
 
-    await until_done(touch, limit_s=cluster.options.success_within_s, what="to lock all keys once nothing is wrong")
+    await until_done(
+        touch, limit_s=story.cluster.options.success_within_s, what="to lock all keys once nothing is wrong"
+    )
 
 
 async def _settle(story: TxnStory, client: AsyncClient) -> None:
