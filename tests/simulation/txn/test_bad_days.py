@@ -23,6 +23,7 @@ from tests.simulation.txn.txn_world import (
 
 from pytinykv.client import (
     AsyncClient,
+    AsyncTransaction,
     ClientClosedError,
     ClientConfig,
     ClientError,
@@ -30,6 +31,7 @@ from pytinykv.client import (
     SchedulerUnavailableError,
     TransactionAbortedError,
     TransactionClosedError,
+    TransactionRefusedError,
     UndeterminedError,
     WriteConflictError,
 )
@@ -380,6 +382,32 @@ def test_a_store_that_goes_away_answers_who_waits_for_its_locks(*, is_killed: bo
         assert await get_all(client) == {"a": 2}
 
     tell(story, splits=())
+
+
+@pytest.mark.parametrize("pessimistic", [False, True], ids=["optimistic", "pessimistic"])
+def test_the_first_transaction_on_a_cluster_with_plain_bounds_is_refused(*, pessimistic: bool) -> None:
+    """A region that begins in the middle of a key's encoded form could hold half of its versions. Raw keys are fine."""
+
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        await client.raw.put(b"k05", b"raw")
+        while (await client.scheduler.split_regions([b"k05", b"k10"])).finished_percentage < 100:
+            await asyncio.sleep(0.05)
+        for key in (b"a", b"k05", b"k07", b"z"):
+            txn = await client.transaction(pessimistic=pessimistic)
+            with pytest.raises(TransactionRefusedError, match="was split at raw keys before it saw a transaction"):
+                await write_and_commit(txn, key)
+            if txn.is_active:
+                await txn.rollback()
+            history = await client.inspector.history(key)
+            assert (history.lock, list(history.versions)) == (None, [])
+        assert await client.raw.get(b"k05") == b"raw"
+
+    tell(story, clients=1, splits=())
+
+
+async def write_and_commit(txn: AsyncTransaction, key: bytes) -> None:
+    await txn.put(key, b"1")
+    await txn.commit()
 
 
 def test_what_goes_on_in_the_background_is_bounded_and_then_slows_commits_down() -> None:
