@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -399,6 +400,28 @@ signals.leave_process(0)
     done = subprocess.run([sys.executable, "-c", script], check=False, timeout=30, capture_output=True, text=True)
     assert done.returncode == 1
     assert "most recent call first" in done.stderr
+
+
+def test_a_process_that_leaves_does_all_but_taking_its_objects_apart(tmp_path: Path) -> None:
+    """That takes long on a busy machine, and can do nothing that is still needed."""
+    script = """
+import atexit, sys, threading
+from pathlib import Path
+from pytinykv.lifecycle import leave_process
+
+class Slow:
+    def __del__(self): print("taken apart", flush=True)
+
+kept = Slow()
+threading.Thread(target=lambda: (threading.main_thread().join(), print("thread"))).start()
+atexit.register(lambda: Path(sys.argv[1]).write_text("exit function"))
+print("not flushed", end="")
+leave_process(7)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "said")]
+    done = subprocess.run(command, check=False, timeout=30, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "not flushedthread\n", "")
+    assert (tmp_path / "said").read_text() == "exit function"
 
 
 def test_signal_handlers_are_restored() -> None:
