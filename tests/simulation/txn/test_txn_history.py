@@ -167,6 +167,10 @@ def test_transactions_keep_snapshot_isolation_under_trouble(seed: int) -> None:
     run_scenario("transactions", seed).check()
 
 
+def test_an_append_is_committed_after_trouble_that_let_none_come_through() -> None:
+    run_scenario("transactions", 40).check()
+
+
 @pytest.mark.seeds(2)
 def test_transactions_keep_snapshot_isolation_while_messages_are_late(seed: int) -> None:
     run_scenario("late-transactions", seed).check()

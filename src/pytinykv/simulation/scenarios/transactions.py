@@ -266,6 +266,24 @@ class TxnStory:
 
         await client.run(put)
 
+    @property
+    def has_committed(self) -> bool:
+        """Whether any transaction has appended something, for all that its client knows."""
+        return any(record.fate is Fate.COMMITTED and record.writes for record in self.records)
+
+    async def append_once(self, client: AsyncClient) -> None:
+        """See to it that an append is committed; bad trouble may have let none come through."""
+        rng = self.cluster.world.rng_for("append once")
+
+        async def append() -> None:
+            if not self.has_committed:
+                await self.append(client, rng)
+            if not self.has_committed:
+                raise ClientError("no append is committed yet")
+
+        limit_s = self.cluster.options.success_within_s
+        await until_done(append, limit_s=limit_s, what="to append once nothing is wrong")
+
     async def check(self, client: AsyncClient) -> None:
         """Hold what the clients saw against what the cluster keeps."""
         await self.look(client)
@@ -289,7 +307,7 @@ class TxnStory:
         )
         if anomalies := check_isolation([*map(_as_told, self.records), last]):
             raise Violation("isolation", f"by what clients have read alone: {anomalies[0]}")
-        if not any(record.fate is Fate.COMMITTED and record.writes for record in self.records) or not self.looks:
+        if not self.has_committed or not self.looks:
             raise Violation("story", "no transaction was committed, or the accounts were never looked at")
 
 
@@ -378,6 +396,7 @@ async def tell(story: TxnStory, *, is_split: bool) -> None:
     await story.finish()
     assert first.client is not None
     await first.spawn("touch", _touch(story, first.client))
+    await first.spawn("append", story.append_once(first.client))
     await story.take_turns()
     await first.spawn("check", _settle(story, first.client))
     # A stop waits a moment for secondaries, and is measured here by what it takes without any.
