@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pytinykv.storage import MemoryEngine
+import pytest
+
+from pytinykv.storage import EngineClosedError, MemoryEngine
 from pytinykv.storage.changes import add_changes
 from pytinykv.transaction.commands import (
     Commit,
@@ -131,6 +133,31 @@ def test_a_command_is_answered_once_it_is_applied_and_the_next_sees_it() -> None
     assert error is None
     assert isinstance(result, Failure), "the second met the lock of the first"
     assert len(bench.executor.latches) == 0
+
+
+def test_commands_of_one_frame_share_a_cursor_that_no_later_one_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    opened: list[Any] = []
+    make = bench.region.reader.cursor
+
+    def cursor(*args: Any) -> Any:
+        opened.append(make(*args))
+        return opened[-1]
+
+    monkeypatch.setattr(bench.region.reader, "cursor", cursor)
+    with bench.executor.together():
+        answers = [bench.submit(prewrite(10, key)) for key in (b"a", b"b", b"a")]
+    assert len(opened) == 1
+    with pytest.raises(EngineClosedError):
+        opened[0].next()
+    for _ in range(2):
+        bench.region.apply()
+    assert [len(one) for one in answers] == [1, 1, 1]
+    bench.submit(commit(10, 20, b"a"))
+    bench.region.apply()
+    with bench.executor.together():
+        ((_, conflict),) = bench.submit(prewrite(15, b"a"))
+    assert isinstance(conflict, Failure), "what was committed meanwhile is seen"
 
 
 def test_what_the_log_refuses_gives_its_latches_back() -> None:

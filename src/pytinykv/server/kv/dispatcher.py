@@ -315,9 +315,10 @@ class RequestFrame:
                     part.peer, writes.operations, writes.size_bytes, writes, version=part.version, term=part.term
                 )
 
-        for part in self._parts.values():
-            for transaction in part.transactions:
-                self._submit(part, *transaction)
+        with self._services.transactions.executor.together():
+            for part in self._parts.values():
+                for transaction in part.transactions:
+                    self._submit(part, *transaction)
 
     def _submit(
         self,
