@@ -23,7 +23,7 @@ from pytinykv.client.raw_commands import (
 )
 from pytinykv.client.route import Route
 from pytinykv.client.txn import read_commands
-from pytinykv.client.txn.read_commands import TxnBatchGet, TxnGet, TxnScan
+from pytinykv.client.txn.read_commands import TxnBatchGet, TxnGet, TxnGetPair, TxnScan
 from pytinykv.client.txn.records import SnapshotView
 from pytinykv.model import Peer, PeerId, Region, RegionEpoch, RegionId, StoreId
 from pytinykv.wire.encoding import member_head
@@ -46,6 +46,7 @@ COMMANDS: dict[type[Command[Any]], st.SearchStrategy[Command[Any]]] = {
     RawScan: st.builds(RawScan, RANGES, limit=st.integers(1, 9), reverse=st.booleans(), key_only=st.booleans(), cf=CFS),
     RawDeleteRange: st.builds(RawDeleteRange, RANGES, CFS),
     TxnGet: st.builds(TxnGet, KEYS, VIEWS),
+    TxnGetPair: st.builds(TxnGetPair, st.lists(KEYS, min_size=1, max_size=1), VIEWS),
     TxnBatchGet: st.builds(TxnBatchGet, st.lists(KEYS, min_size=1, max_size=3), VIEWS),
     TxnScan: st.builds(TxnScan, RANGES, VIEWS, limit=st.integers(1, 9), reverse=st.booleans(), key_only=st.booleans()),
 }

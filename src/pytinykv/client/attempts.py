@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 from pytinykv.client.backoff import Backoff
@@ -56,14 +57,23 @@ FAILURES = (AttemptFailure, RegionError)
 class Attempts:
     """The attempts of one call, made when the first has failed or could not begin."""
 
-    __slots__ = ("backoff", "deadline", "last_failure", "maybe_executed")
+    __slots__ = ("_backoff", "_make_backoff", "deadline", "last_failure", "maybe_executed")
 
-    def __init__(self, deadline: float, backoff: Backoff) -> None:
+    def __init__(self, deadline: float, make_backoff: Callable[[float], Backoff]) -> None:
         self.deadline = deadline
         """Loop time; no attempt begins later."""
-        self.backoff = backoff
-        """The pauses between the attempts."""
+        self._make_backoff = make_backoff
+        """Makes the pauses of a call that ends at a deadline."""
+        self._backoff: Backoff | None = None
+        """Made when it is first asked for: nearly all calls succeed at once."""
         self.last_failure: Failure | None = None
         """What went wrong last, for the message when time is up; None before the first attempt."""
         self.maybe_executed = False
         """Whether an attempt of an idempotent write may have been executed; other writes end with the first such attempt."""
+
+    @property
+    def backoff(self) -> Backoff:
+        """The pauses between the attempts."""
+        if self._backoff is None:
+            self._backoff = self._make_backoff(self.deadline)
+        return self._backoff

@@ -72,12 +72,15 @@ async def run_batch(executor: Executor, batch: BatchOperation[_ItemT, _T], deadl
     """
     results: list[Any] = []
     attempts = executor.begin(deadline)
-    portions = _Portions(executor, batch.answer_kind)
+    portions = None if batch.answer_kind is None else _Portions(executor, batch.answer_kind)
     pending: Sequence[_ItemT] = batch.items
     while pending:
-        now, later = portions.take(pending)
+        now, later = (pending, ()) if portions is None else portions.take(pending)
         try:
-            outcomes = await run_groups(executor, await group(executor, batch, now, attempts), attempts)
+            groups = known_groups(executor, batch, now, attempts)
+            if groups is None:
+                groups = await group(executor, batch, now, attempts)
+            outcomes = await run_groups(executor, groups, attempts)
         except ClientError as error:
             _raise_if_partly_done(error, batch, results)
             raise
@@ -86,7 +89,8 @@ async def run_batch(executor: Executor, batch: BatchOperation[_ItemT, _T], deadl
             worst = max(errors, key=lambda error: error.undetermined)
             _raise_if_partly_done(worst, batch, results)
             raise worst
-        portions.learn(outcomes)
+        if portions is not None:
+            portions.learn(outcomes)
         pending = [item for outcome in outcomes if outcome.retry is not None for item in outcome.command.items]
         pending += later
         if retries := [outcome.retry for outcome in outcomes if outcome.retry is not None]:
@@ -95,9 +99,9 @@ async def run_batch(executor: Executor, batch: BatchOperation[_ItemT, _T], deadl
 
 
 class _Portions:
-    """Decides how many items of a batch are asked for at a time. All, unless the answers carry pairs."""
+    """Decides how many items of a batch whose answers carry pairs are asked for at a time."""
 
-    def __init__(self, executor: Executor, kind: AnswerKind | None) -> None:
+    def __init__(self, executor: Executor, kind: AnswerKind) -> None:
         self._executor = executor
         self._kind = kind
         self._size = self._fitting() or UNKNOWN_ROWS
@@ -105,21 +109,15 @@ class _Portions:
 
     def _fitting(self) -> int | None:
         """Return how many pairs fit the answers of one portion; None as long as that is not known."""
-        if self._kind is None:
-            return None
         bytes_max = ANSWERS_AT_ONCE * self._executor.config.batch_bytes_max
         return self._executor.answer_sizes.rows(self._kind, bytes_max)
 
     def take(self, items: Sequence[_ItemT]) -> tuple[Sequence[_ItemT], Sequence[_ItemT]]:
         """Return the items to ask for now, and those for later."""
-        if self._kind is None:
-            return items, ()
         return items[: self._size], items[self._size :]
 
     def learn(self, outcomes: Sequence[GroupOutcome[Any, Any]]) -> None:
         """Take what became of a portion, for the size of the next one."""
-        if self._kind is None:
-            return
         sizes = self._executor.answer_sizes
         for outcome in outcomes:
             if outcome.result:
@@ -133,6 +131,21 @@ class _Portions:
 # --- one region each -----------------------------------------------------------------------------------------------
 
 
+def known_groups(
+    executor: Executor, batch: BatchOperation[_ItemT, _T], items: Sequence[_ItemT], attempts: Attempts
+) -> list[Group[_ItemT, _T]] | None:
+    """Cut `items` into commands as `group` does, if nobody need be asked for a way; None otherwise."""
+    groups: list[Group[_ItemT, _T]] = []
+    bounds = _bounds(batch, items)
+    start = 0
+    while start < len(items):
+        way = executor.known_way(bounds[start], attempts)
+        if way is None:
+            return None
+        start = _cut(executor, batch, items, bounds, start, way, groups)
+    return groups
+
+
 async def group(
     executor: Executor, batch: BatchOperation[_ItemT, _T], items: Sequence[_ItemT], attempts: Attempts
 ) -> list[Group[_ItemT, _T]]:
@@ -141,26 +154,42 @@ async def group(
     Raises what the caller gets when a way can't be found in time; nothing has been sent then.
     """
     groups: list[Group[_ItemT, _T]] = []
-    if not items:
-        return groups
-    first = batch.make(items[:1])
-    to_bound, key_of = first.space.to_bound, batch.key_of
-    bounds = [to_bound(key_of(item)) for item in items]
-    needed_to = next_key(bounds[-1])
+    bounds = _bounds(batch, items)
     start = 0
     while start < len(items):
-        if start:
-            first = batch.make(items[start : start + 1])
-        route, store = await executor.find(first, attempts, Destination(bounds[start], needed_to=needed_to))
-        end = start + 1
-        while end < len(items) and route.contains(bounds[end]):
-            end += 1
-        if end == start + 1:
-            groups.append(Group(first, route, store))
-        else:
-            groups += [Group(batch.make(chunk), route, store) for chunk in _chunks(executor, batch, items[start:end])]
-        start = end
+        first = batch.make(items[start : start + 1])
+        way = await executor.find(first, attempts, Destination(bounds[start], needed_to=next_key(bounds[-1])))
+        start = _cut(executor, batch, items, bounds, start, way, groups)
     return groups
+
+
+def _bounds(batch: BatchOperation[_ItemT, Any], items: Sequence[_ItemT]) -> list[bytes]:
+    """Return the keys of items in the form of regions' bounds."""
+    if not items:
+        return []
+    to_bound, key_of = batch.make(items[:1]).space.to_bound, batch.key_of
+    return [to_bound(key_of(item)) for item in items]
+
+
+def _cut(
+    executor: Executor,
+    batch: BatchOperation[_ItemT, _T],
+    items: Sequence[_ItemT],
+    bounds: Sequence[bytes],
+    start: int,
+    way: tuple[Route, StoreConnection],
+    groups: list[Group[_ItemT, _T]],
+) -> int:
+    """Add the commands for the items from `start` on that lie in the region to which `way` leads; return where those end."""
+    route, store = way
+    end = start + 1
+    while end < len(items) and route.contains(bounds[end]):
+        end += 1
+    if end == start + 1:
+        groups.append(Group(batch.make(items[start:end]), route, store))
+    else:
+        groups += [Group(batch.make(chunk), route, store) for chunk in _chunks(executor, batch, items[start:end])]
+    return end
 
 
 def _chunks(

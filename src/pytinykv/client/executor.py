@@ -98,6 +98,14 @@ class Executor:
             return await self.recover(command, deadline, response)
         return command.decode(response)
 
+    def known_way(self, bound: bytes, attempts: Attempts) -> tuple[Route, StoreConnection] | None:
+        """Return the way to the region that holds `bound` if the first attempt may begin at once; None: ask `find`."""
+        if self._closed or attempts.last_failure is not None or self._loop.time() >= attempts.deadline:
+            return None
+        route = self.router.regions.locate(bound)
+        store = None if route is None else self.router.stores.get(route.store_id)
+        return None if route is None or store is None else (route, store)
+
     def submit(self, command: Command[Any], deadline: float) -> asyncio.Future[Any] | None:
         """Send `command` if its route is known; otherwise None, and `recover` finds one."""
         if command.unary_path is not None or self._closed:
@@ -164,7 +172,7 @@ class Executor:
 
     def begin(self, deadline: float) -> Attempts:
         """Return the record of a call's attempts, before the first of them."""
-        return Attempts(deadline, self._backoff(deadline))
+        return Attempts(deadline, self._backoff)
 
     def submit_to(
         self, command: Command[Any], route: Route, store: StoreConnection, deadline: float

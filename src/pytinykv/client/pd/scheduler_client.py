@@ -231,17 +231,25 @@ class SchedulerClient:
 
     async def timestamp(self, timeout_s: float | None = None) -> Timestamp:
         """Return a timestamp greater than every one given out before this call."""
-        return (await self.timestamps(1, timeout_s))[0]
+        deadline = self._deadline(timeout_s)
+        return (await self._timestamp_stream().get(1, deadline))[0]
+
+    async def timestamp_by(self, deadline: float) -> Timestamp:
+        """As `timestamp`, until `deadline` (loop time)."""
+        return (await self._timestamp_stream().get(1, deadline))[0]
 
     async def timestamps(self, count: int, timeout_s: float | None = None) -> list[Timestamp]:
         """Return `count` ascending timestamps. Calls at the same time share one request."""
         deadline = self._deadline(timeout_s)
-        self._finder.refuse_closed()
         if count <= 0:
             raise InvalidArgumentError(f"count of timestamps must be positive, is {count}")
+        return await self._timestamp_stream().get(count, deadline)
+
+    def _timestamp_stream(self) -> TimestampStream:
+        self._finder.refuse_closed()
         if self._tso is None:
             self._tso = TimestampStream(self._finder, connector=self._connector, scope=self._scope)
-        return await self._tso.get(count, deadline)
+        return self._tso
 
     async def get_gc_safe_point(self, timeout_s: float | None = None) -> int:
         """Return the timestamp before which old versions may be gone."""

@@ -5,7 +5,7 @@
     get(1) ─┘                       └► [t5]
 
 One request is under way at a time, so an answer always belongs to the batch at hand, and a broken stream loses only
-timestamps that no caller has seen: the batch is asked for again.
+timestamps that no caller has seen: the batch is asked for again. One timer keeps the deadlines of all callers.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ BATCH_COUNT_MAX = 10_000
 ANSWER_TIMEOUT_S = 3.0
 SEARCH_TIMEOUT_S = 5.0
 """Deadline of a search for the leader; the callers have deadlines of their own."""
+EXPIRY_GRAIN_S = 0.002
+"""Deadlines closer together than this expire in one sweep."""
 
-_Waiter = tuple[int, "asyncio.Future[list[Timestamp]]"]
+_Waiter = tuple[int, "asyncio.Future[list[Timestamp]]", float]
+"""How many timestamps, who gets them, and until when (loop time)."""
 
 
 class TimestampStream:
@@ -55,31 +58,56 @@ class TimestampStream:
         """Set by `close`, and never unset: callers are refused, and the task ends."""
         self._last = 0
         """The greatest timestamp received, packed; every later one must be greater."""
+        self._loop = asyncio.get_running_loop()
+        self._expiry: asyncio.TimerHandle | None = None
+        """The one timer for deadlines; set while a caller may have one."""
+        self._expiry_at = 0.0
+        """When `_expiry` is due, in loop time: not after the earliest deadline by more than `EXPIRY_GRAIN_S`."""
 
-    async def get(self, count: int, deadline: float) -> list[Timestamp]:
-        """Return `count` ascending timestamps, or raise `SchedulerUnavailableError` at `deadline` (loop time)."""
+    def get(self, count: int, deadline: float) -> asyncio.Future[list[Timestamp]]:
+        """Return a future of `count` ascending timestamps; it raises `SchedulerUnavailableError` at `deadline` (loop time).
+
+        Raises `SchedulerError` for a count that is too large, `ClientClosedError` once it is closed.
+        """
         if count > LOGICAL_MAX:
             raise SchedulerError(f"{count} timestamps at once are too many; at most {LOGICAL_MAX}")
-        future: asyncio.Future[list[Timestamp]] = asyncio.get_running_loop().create_future()
         if self._closed:
             raise ClientClosedError("the client is closed; make a new one")
-        self._waiting.append((count, future))
+        future: asyncio.Future[list[Timestamp]] = self._loop.create_future()
+        self._waiting.append((count, future, deadline))
         if not self._running and not self._scope.stopping:
             self._running = True
             self._scope.start("timestamps", self._run)
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await future
-        except TimeoutError:
-            raise SchedulerUnavailableError(
-                f"no timestamp in time from {self._finder!r}; check that a scheduler runs there"
-            ) from None
+        if self._expiry is None or deadline < self._expiry_at - EXPIRY_GRAIN_S:
+            self._arm_expiry(deadline)
+        return future
 
     def close(self) -> None:
         """Fail all waiting calls."""
         self._closed = True
+        if self._expiry is not None:
+            self._expiry.cancel()
         self._drop_stream()
         self._fail_all(ClientClosedError("the client was closed"))
+
+    def _arm_expiry(self, at: float) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry_at = at
+        self._expiry = self._loop.call_at(at, self._expire)
+
+    def _expire(self) -> None:
+        """Fail the callers whose time is up."""
+        self._expiry = None
+        due = self._loop.time() + EXPIRY_GRAIN_S
+        callers = [waiter for waiter in (*self._batch, *self._waiting) if not waiter[1].done()]
+        late = [waiter for waiter in callers if waiter[2] <= due]
+        if late:
+            text = f"no timestamp in time from {self._finder!r}; check that a scheduler runs there"
+            for _, future, _ in late:
+                future.set_exception(SchedulerUnavailableError(text))
+        if deadlines := [deadline for _, _, deadline in callers if deadline > due]:
+            self._arm_expiry(min(deadlines))
 
     async def _run(self) -> None:
         try:
@@ -164,13 +192,13 @@ class TimestampStream:
 
 def _hand_out(batch: list[_Waiter], timestamps: range) -> None:
     at = 0
-    for count, future in batch:
+    for count, future, _ in batch:
         if not future.done():
             future.set_result([Timestamp(value) for value in timestamps[at : at + count]])
         at += count
 
 
 def _fail(waiters: list[_Waiter] | deque[_Waiter], error: ClientError) -> None:
-    for _, future in waiters:
+    for _, future, _ in waiters:
         if not future.done():
             future.set_exception(error)

@@ -21,7 +21,7 @@ from pytinykv.client.txn.committer import Committer
 from pytinykv.client.txn.key_errors import KeysLockedError
 from pytinykv.client.txn.locker import Locker
 from pytinykv.client.txn.parts import ClusterParts
-from pytinykv.client.txn.read_commands import TxnBatchGet, TxnGet, TxnScan
+from pytinykv.client.txn.read_commands import TxnGet, TxnScan, get_pairs
 from pytinykv.client.txn.records import BufferedWrite, SnapshotView, Txn
 from pytinykv.client.txn.resolver import Resolver
 from pytinykv.lifecycle import Scope
@@ -98,7 +98,7 @@ class ClusterBackend:
                 error = again
 
     async def get_many(self, view: SnapshotView, keys: Sequence[bytes], deadline: float) -> dict[bytes, bytes]:
-        operation = BatchOperation(keys, _identity, len, lambda items: TxnBatchGet(items, view), AnswerKind("txn"))
+        operation = BatchOperation(keys, _identity, len, lambda items: get_pairs(items, view), AnswerKind("txn"))
         attempts = self._executor.begin(deadline)
         while True:
             try:

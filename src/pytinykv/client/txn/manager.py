@@ -29,12 +29,14 @@ class Runs:
     def __init__(self, backend: TransactionBackend, timeout: float | None) -> None:
         self._backend = backend
         self._deadline = backend.deadline(checked_timeout(timeout))
-        self._pauses: Pauses = backend.pauses(self._deadline)
+        self._pauses: Pauses | None = None
+        """Made for the first conflict."""
 
     async def pause_after(self, error: TransactionError) -> None:
         """Wait before the next attempt. Raises `error` if there is to be none."""
         if not error.retryable or self._backend.is_over(self._deadline):
             raise error
+        self._pauses = self._pauses or self._backend.pauses(self._deadline)
         await self._pauses.pause()
         if self._backend.is_over(self._deadline):
             raise error

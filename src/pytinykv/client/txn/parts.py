@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from pytinykv.client.executor import Executor
@@ -28,9 +29,9 @@ class ClusterParts:
         """Return the time of the client's loop, in which its deadlines are."""
         return self.executor.origin.loop.time()
 
-    async def timestamp(self, deadline: float) -> int:
+    def timestamp(self, deadline: float) -> Awaitable[int]:
         """Fetch a timestamp of the cluster."""
-        return await self.scheduler.timestamp(max(deadline - self.now(), 0.001))
+        return self.scheduler.timestamp_by(deadline)
 
     def heartbeat(self, txn: Txn, primary: bytes, ttl_s: float) -> Heartbeat:
         """Begin to keep the locks of a transaction alive."""
@@ -46,5 +47,5 @@ class TxnCall:
         self._txn = txn
         self._deadline = deadline
 
-    async def _timestamp(self) -> int:
-        return await self._parts.timestamp(self._deadline)
+    def _timestamp(self) -> Awaitable[int]:
+        return self._parts.timestamp(self._deadline)

@@ -16,9 +16,8 @@ could not be told whether that still belongs to it; after either, every call rai
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -119,7 +118,7 @@ class AsyncTransaction(AsyncReads):
     async def get(self, key: bytes, *, timeout: float | None = None) -> bytes | None:
         """Return the value of `key`; None if it does not exist."""
         key = checked_key(key)
-        with self._call():
+        with _Call(self):
             is_own, value = self._buffer.find(key)
             if is_own:
                 return value
@@ -130,7 +129,7 @@ class AsyncTransaction(AsyncReads):
     async def get_many(self, keys: Iterable[bytes], *, timeout: float | None = None) -> dict[bytes, bytes]:
         """Return the values of those `keys` that exist, in ascending order of keys."""
         several = checked_keys(keys)
-        with self._call():
+        with _Call(self):
             own = {key: value for key in several for is_own, value in [self._buffer.find(key)] if is_own}
             others = [key for key in several if key not in own]
             found: dict[bytes, bytes] = {}
@@ -164,7 +163,7 @@ class AsyncTransaction(AsyncReads):
             value = await self.get(key, timeout=timeout)
             self._buffer.lock(key)
             return value
-        with self._call():
+        with _Call(self):
             is_own, own = self._buffer.find(key)
             values = await self._lock([key], self._deadline(timeout), at_snapshot=False, read=True)
             return own if is_own else values[key]
@@ -174,7 +173,7 @@ class AsyncTransaction(AsyncReads):
     async def put(self, key: bytes, value: bytes, *, timeout: float | None = None) -> None:
         """Set `key` to `value`."""
         key, value = checked_key(key), checked_value(value, self._value_bytes_max)
-        with self._call():
+        with _Call(self):
             if self._is_pessimistic:
                 await self._lock([key], self._deadline(timeout))
             self._buffer.put(key, value)
@@ -185,7 +184,7 @@ class AsyncTransaction(AsyncReads):
         Raises `KeyExistsError` if it does: a pessimistic transaction here, an optimistic one when it commits.
         """
         key, value = checked_key(key), checked_value(value, self._value_bytes_max)
-        with self._call():
+        with _Call(self):
             if self._is_pessimistic:
                 await self._lock_new(key, self._deadline(timeout))
             self._buffer.insert(key, value)
@@ -193,7 +192,7 @@ class AsyncTransaction(AsyncReads):
     async def delete(self, key: bytes, *, timeout: float | None = None) -> None:
         """Remove `key`, whether it exists or not."""
         key = checked_key(key)
-        with self._call():
+        with _Call(self):
             if self._is_pessimistic:
                 await self._lock([key], self._deadline(timeout))
             self._buffer.delete(key)
@@ -205,7 +204,7 @@ class AsyncTransaction(AsyncReads):
         was written since it began. An optimistic one fails to commit then.
         """
         several = checked_keys(keys)
-        with self._call():
+        with _Call(self):
             if self._is_pessimistic:
                 if several:
                     # In one call for all of them, or a failure of the second one would leave the locks of the first.
@@ -326,16 +325,6 @@ class AsyncTransaction(AsyncReads):
             self._txn, self._view = txn, txn.view
         return self
 
-    @contextlib.contextmanager
-    def _call(self) -> Iterator[None]:
-        """Note that a call is under way; `commit` does not overtake it. Raises if none can begin, or it came too late."""
-        self._refuse()
-        self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
-
     def _refuse(self) -> None:
         self._refuse_closed()
         self._begun()
@@ -380,3 +369,19 @@ class AsyncTransaction(AsyncReads):
                     ResourceWarning,
                     source=self,
                 )
+
+
+class _Call:
+    """Notes that a call of a transaction is under way; `commit` does not overtake it. Raises if none can begin any more."""
+
+    __slots__ = ("_txn",)
+
+    def __init__(self, txn: AsyncTransaction) -> None:
+        self._txn = txn
+
+    def __enter__(self) -> None:
+        self._txn._refuse()  # noqa: SLF001 - same module
+        self._txn._calls += 1  # noqa: SLF001 - same module
+
+    def __exit__(self, *_: object) -> None:
+        self._txn._calls -= 1  # noqa: SLF001 - same module
