@@ -17,9 +17,9 @@ DIES_IN_ITS_COMMIT = """
 import asyncio, os, sys
 import pytinykv.aio
 from pytinykv.client import ClientConfig
-from pytinykv.client.txn.background import Background
+from pytinykv.client.txn.committer import _Commit
 
-Background.finish = lambda *_, **__: os._exit(9)  # the prewrites are done when this is called
+_Commit._background_commit = lambda *_, **__: os._exit(9)  # the prewrites are done when this is called
 
 async def main():
     async with pytinykv.aio.connect(sys.argv[1], config=ClientConfig(one_phase_commit=False)) as db:

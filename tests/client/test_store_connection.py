@@ -354,6 +354,58 @@ async def test_commands_gather_into_one_frame_while_the_transport_is_busy(
     assert sent == [5]
 
 
+class PatientGet(RawGet):
+    """A command for whose answer no caller waits."""
+
+    __slots__ = ()
+    is_patient = True
+
+
+@pytest.mark.parametrize("has_company", [True, False])
+async def test_what_no_caller_waits_for_goes_with_the_next_frame(
+    client: AsyncClient, cluster: FakeCluster, scope: Scope, monkeypatch: pytest.MonkeyPatch, has_company: bool
+) -> None:
+    monkeypatch.setattr("pytinykv.client.store_connection.COMPANY_WAIT_MAX_S", 3600.0)
+    await client.raw.put(b"k", b"v")
+    store = client.executor.router.stores[STORE]
+    store._answer_s = 3600.0 if has_company else 0.001
+    stream, sizes = store._stream, list[int]()
+    assert stream is not None
+    send = stream.send_nowait
+
+    def send_and_count(message: bytes) -> None:
+        sizes.append(len(tikvpb_pb2.BatchCommandsRequest.FromString(message).requests))
+        send(message)
+
+    stream.send_nowait = send_and_count  # type: ignore[method-assign]
+    store._had_company = True
+    patient = PatientGet(b"k", "")
+    route = patient.locate(client.executor.router.regions)
+    assert route is not None
+    answer = store.submit(patient, route, math.inf)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert sizes == []
+    if has_company:
+        assert await client.raw.get(b"k") == b"v"
+    assert patient.decode(client.executor.response_of(patient, await answer)) == b"v"
+    assert sizes == [2 if has_company else 1]
+    assert store._late_flush is None
+
+
+async def test_what_no_caller_waits_for_goes_at_once_where_no_company_is_to_be_expected(
+    client: AsyncClient, cluster: FakeCluster
+) -> None:
+    await client.raw.put(b"k", b"v")
+    patient = PatientGet(b"k", "")
+    route = patient.locate(client.executor.router.regions)
+    assert route is not None
+    store = client.executor.router.stores[STORE]
+    store._answer_s = 3600.0
+    await store.submit(patient, route, math.inf)
+    assert store._late_flush is None
+
+
 @pytest.mark.parametrize(
     ("calls", "write", "frames"),
     [

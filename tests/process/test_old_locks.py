@@ -23,9 +23,9 @@ DIES_AFTER_THE_PRIMARY = """
 import os, sys, asyncio
 import pytinykv.aio
 from pytinykv.client import ClientConfig
-from pytinykv.client.txn.background import Background
+from pytinykv.client.txn.committer import _Commit
 
-Background.start = lambda *_, **__: os.kill(os.getpid(), 9)  # the primary is committed when this is called
+_Commit._background_commit = lambda *_, **__: os.kill(os.getpid(), 9)  # the primary is committed when this is called
 
 async def main():
     async with pytinykv.aio.connect(sys.argv[1], config=ClientConfig(async_commit=False, one_phase_commit=False)) as db:

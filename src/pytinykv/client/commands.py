@@ -7,6 +7,7 @@ A command is made once per call and encoded once per attempt, for the `BatchComm
     field, tag          its name in `BatchCommandsRequest.Request` (and in the response), and its tag there
     pairs_field         set where the reply carries pairs: the name of their field
     unary_path          set where `BatchCommands` has no such command: then it travels as a call of its own
+    is_patient          set where no caller waits for the answer: it may wait a moment for company in its frame
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Command(Generic[_T_co]):
     space: ClassVar[KeySpace] = PLAIN
     pairs_field: ClassVar[str | None] = None
     unary_path: ClassVar[str | None] = None
+    is_patient: ClassVar[bool] = False
 
     key: bytes
     """The key that it is about, or the first of them."""

@@ -48,6 +48,10 @@ If one frame had all of it, all commands would travel as one group: client, lead
 other, each waiting for the others. Two groups keep both ends busy. But each frame has its price, and one of writes a high
 one: it begins a round of replication, with a sync at each store. Measured in docs/adr/0006.
 """
+COMPANY_WAIT_MAX_S = 0.05
+"""A command that no caller waits for waits for others to go with, where others are to be expected: for as long as the store
+took to answer lately, but never longer than this. A frame of writes costs client, leader and followers 2 ms of processor
+time together, however little is in it."""
 NOT_EXECUTED_CODES = FINAL_CODES | {StatusCode.RESOURCE_EXHAUSTED}
 """Statuses of a unary call that say it was refused before it did anything."""
 
@@ -91,6 +95,14 @@ class StoreConnection:
         """Set by `retire`; from then on commands fail at once, and the stream ends with the last answer that is due."""
         self._flush_scheduled = False
         """Whether `_flush` runs at the end of this loop turn."""
+        self._late_flush: asyncio.TimerHandle | None = None
+        """The timer that sends patient commands for which no company comes; set while only such wait."""
+        self._timed: tuple[int, float] | None = None
+        """The request whose answer is timed, and the loop time when it was sent."""
+        self._answer_s = 0.0
+        """How long the last one took that was timed, at most `COMPANY_WAIT_MAX_S`."""
+        self._had_company = False
+        """Whether the last frame had several commands: then another one, soon, is likely."""
         self._expiry: asyncio.TimerHandle | None = None
         """The one timer for deadlines; set while a command has one."""
         self._expiry_at = 0.0
@@ -126,9 +138,11 @@ class StoreConnection:
             future.set_result(AttemptFailure(FailureKind.NOT_SENT, f"{self!r} has gone silent"))
             return future
         self._waiting.append((command, route, future, deadline))
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+        if command.is_patient and (self._had_company or self._sent):
+            if self._late_flush is None and not self._flush_scheduled:
+                self._late_flush = self._loop.call_later(self._answer_s, self._flush)
+        elif not self._flush_scheduled:
+            self._flush_soon()
         if self._expiry is None or deadline < self._expiry_at - EXPIRY_GRAIN_S:
             self._arm_expiry(deadline)
         return future
@@ -174,8 +188,15 @@ class StoreConnection:
     def _not_here(self) -> AttemptFailure:
         return AttemptFailure(FailureKind.NOT_SENT, f"store {self.store_id} is not at {self.address} any more")
 
+    def _flush_soon(self) -> None:
+        self._flush_scheduled = True
+        self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         self._flush_scheduled = False
+        if self._late_flush is not None:
+            self._late_flush.cancel()
+            self._late_flush = None
         if self._stream is None:
             if self._waiting:
                 self._ensure_running()
@@ -221,6 +242,9 @@ class StoreConnection:
             self._drop_stream(error.message)
             return False
         self._next_id = first_id + len(taken)
+        self._had_company = len(taken) > 1
+        if self._timed is None:
+            self._timed = first_id, self._loop.time()
         sent = self._sent
         self._note_frame(self._next_id - 1)
         for request_id, (_, _, future, deadline) in enumerate(taken, first_id):
@@ -317,7 +341,10 @@ class StoreConnection:
             sent = pop(request_id, None)
             if sent is not None and not sent[0].done():
                 sent[0].set_result(response)
-        if self._waiting and not self._flush_scheduled:
+        if self._timed is not None and self._timed[0] not in self._sent:
+            self._answer_s = min(self._heard_at - self._timed[1], COMPANY_WAIT_MAX_S)
+            self._timed = None
+        if self._waiting and not self._flush_scheduled and self._late_flush is None:
             self._flush()
         self._end_if_retired()
 
@@ -438,7 +465,7 @@ class StoreConnection:
         if self._closed:
             return
         self._closed = True
-        for timer in (self._expiry, self._watch):
+        for timer in (self._expiry, self._watch, self._late_flush):
             if timer is not None:
                 timer.cancel()
         self._fail_sent(AttemptFailure(FailureKind.CLOSED_SENT, "the client was closed"))

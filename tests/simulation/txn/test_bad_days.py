@@ -14,6 +14,7 @@ from tests.simulation.txn.txn_world import (
     TWO_PHASES,
     backend_of,
     client_of,
+    end_background,
     get_all,
     locks_of,
     prewrite_only,
@@ -35,10 +36,11 @@ from pytinykv.client import (
     UndeterminedError,
     WriteConflictError,
 )
-from pytinykv.client.txn.commit_commands import CommitPrimary, TxnPrewrite
+from pytinykv.client.txn.commit_commands import CommitKeys, CommitPrimary, TxnPrewrite
 from pytinykv.client.txn.committer import _Commit
 from pytinykv.client.txn.records import Phase
 from pytinykv.simulation.cluster import Cluster
+from pytinykv.wire.errors import NotLeader
 
 BOTH = pytest.mark.parametrize("config", [TWO_PHASES, ASYNC_COMMIT], ids=["two phases", "async commit"])
 
@@ -48,7 +50,7 @@ def test_the_next_reader_finishes_what_a_killed_client_has_committed(config: Cli
     async def story(cluster: Cluster, client: AsyncClient) -> None:
         other = client_of(cluster, 1)
         await put_all(client, a=1, b=1, y=1, z=1)
-        backend_of(other).background.start = lambda *_, **__: True  # type: ignore[method-assign]
+        end_background(other)
         await cluster.clients[1].spawn("commit", put_all(other, a=2, b=2, y=2, z=2))
         left = await locks_of(client)
         assert set(left) >= {b"y", b"z"}
@@ -96,6 +98,59 @@ def test_what_a_killed_client_has_only_prewritten(config: ClientConfig, prewritt
         assert await locks_of(client) == []
 
     tell(story, config=config)
+
+
+@BOTH
+def test_secondaries_whose_first_commit_came_to_nothing_are_committed_again(config: ClientConfig) -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        await put_all(client, a=1, z=1)
+        executor = client.executor
+        right, refused = executor.response_of, list[bytes]()
+
+        def response_of(command: Any, reply: Any) -> Any:
+            if isinstance(command, CommitKeys) and command.key not in refused:
+                refused.append(command.key)
+                return NotLeader(region_id=0, message="for the test")
+            return right(command, reply)
+
+        executor.response_of = response_of  # type: ignore[method-assign]
+        await put_all(client, a=2, z=2)
+        assert await get_all(client) == {"a": 2, "z": 2}
+        await asyncio.sleep(1)
+        assert b"z" in refused
+        assert len(backend_of(client).background) == 0
+        assert await locks_of(client) == []
+
+    tell(story, config=config)
+
+
+def test_a_client_does_not_ask_what_became_of_its_own_transaction() -> None:
+    """Its last locks may stand a moment longer than its commit takes."""
+
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        await put_all(client, a=1, z=1)
+        asked = list[str]()
+        right = client.executor.submit
+
+        def submit(command: Any, deadline: float) -> Any:
+            asked.append(command.verb)
+            return right(command, deadline)
+
+        client.executor.submit = submit  # type: ignore[method-assign]
+        _Commit._send_commits, send = (lambda *_: True), _Commit._send_commits  # type: ignore[method-assign]
+        try:
+            await put_all(client, a=2, z=2)
+        finally:
+            _Commit._send_commits = send  # type: ignore[method-assign]
+        assert set(await locks_of(client)) == {b"a", b"z"}
+        snapshot = await client.snapshot()
+        assert [await snapshot.get(key) for key in (b"a", b"z")] == [b"2", b"2"]
+        assert "status of" not in asked
+        assert "get" in asked
+        await put_all(client, a=3, z=3)
+        assert await get_all(client) == {"a": 3, "z": 3}
+
+    tell(story, config=ASYNC_COMMIT)
 
 
 def test_a_reader_pushes_a_prewritten_transaction_and_passes() -> None:

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from tests.simulation.txn.test_bad_days import backend_of, prewrite_only
-from tests.simulation.txn.txn_world import TWO_PHASES, client_of, get_all, locks_of, put_all, tell
+from tests.simulation.txn.test_bad_days import prewrite_only
+from tests.simulation.txn.txn_world import TWO_PHASES, client_of, end_background, get_all, locks_of, put_all, tell
 
 from pytinykv.client import AsyncClient, ClientConfig
 from pytinykv.client.txn.records import Phase
@@ -51,7 +51,7 @@ async def prewritten(client: AsyncClient, keys: set[bytes] | None = None) -> int
 
 
 async def committed_primary(client: AsyncClient) -> int:
-    backend_of(client).background.start = lambda *_, **__: True  # type: ignore[method-assign]
+    end_background(client)
     return await put_all(client, a=2, z=2)
 
 

@@ -58,6 +58,14 @@ def client_of(cluster: Cluster, number: int = 0) -> AsyncClient:
     return client
 
 
+def end_background(client: AsyncClient) -> None:
+    """Let a client leave to others from now on what no caller of its own waits for, as if it had died before that."""
+    backend = client.transactions.backend
+    assert isinstance(backend, ClusterBackend)
+    backend.background._tasks_max = 0
+    backend.background.start = lambda *_, **__: True  # type: ignore[method-assign]
+
+
 async def split(client: AsyncClient, keys: Sequence[bytes]) -> None:
     """Split regions at keys, as transactional data is split."""
     while (

@@ -173,6 +173,7 @@ class CommitKeys(KeysCommand):
     field = "Commit"
     tag = field_tag(FramedRequest, field)
     verb = "commit"
+    is_patient = True
 
     def __init__(self, items: Sequence[bytes], start_ts: int, commit_ts: int) -> None:
         super().__init__(items, start_ts)

@@ -23,13 +23,17 @@ Invariants
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Sequence
+from functools import partial
 from math import sqrt
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
-from pytinykv.client.attempts import Attempts
-from pytinykv.client.batches import BatchOperation, run_batch
+from pytinykv.client.attempts import FAILURES, Attempts
+from pytinykv.client.batches import BatchOperation, known_groups, run_batch
+from pytinykv.client.commands import BatchCommand
 from pytinykv.client.errors import (
     ClientClosedError,
     ClientError,
@@ -54,6 +58,8 @@ from pytinykv.client.txn.records import CHECK_NOT_EXISTS, BufferedWrite, Foreign
 from pytinykv.client.txn.resolver import run_keys
 from pytinykv.wire.keys import describe_key
 from pytinykv.wire.timestamp import MAX_TIMESTAMP
+
+_log = logging.getLogger(__name__)
 
 BACKGROUND_TIMEOUT_S: Final = 20.0
 """For secondaries and rollbacks; what is left then is resolved by the clients that meet it."""
@@ -247,13 +253,44 @@ class _Commit(TxnCall):
 
     async def _background_commit(self, keys: Sequence[bytes], commit_ts: int) -> None:
         if keys:
-            work = self._commit_keys
-            await self._parts.background.finish(self._deadline, "commit secondaries", work, keys, commit_ts)
+            self._parts.resolver.remember(self._txn.start_ts, commit_ts)
+            if not self._send_commits(keys, commit_ts):
+                work = self._commit_keys
+                await self._parts.background.finish(self._deadline, "commit secondaries", work, keys, commit_ts)
+
+    def _send_commits(self, keys: Sequence[bytes], commit_ts: int) -> bool:
+        """Send the commits of `keys`; False if there is too much under way already, or a region's leader is not known.
+
+        There is no task, as nearly all succeed at the first attempt; those that don't get one then.
+        """
+        background, executor = self._parts.background, self._executor
+        attempts = executor.begin(executor.deadline(BACKGROUND_TIMEOUT_S))
+        groups = known_groups(executor, self._commits(keys, commit_ts), keys, attempts) if background.has_room else None
+        for command, route, store in groups or ():
+            answer = executor.submit_to(command, route, store, attempts.deadline)
+            background.count(answer, partial(self._on_committed, command, commit_ts))
+        return groups is not None
+
+    def _on_committed(self, command: BatchCommand[bytes, None], commit_ts: int, answer: asyncio.Future[Any]) -> None:
+        """Take the answer to the first attempt, and repeat a commit that has failed for a reason of its region."""
+        if answer.cancelled():
+            return
+        response = self._executor.response_of(command, answer.result())
+        if isinstance(response, FAILURES):
+            self._parts.background.start("commit secondaries", self._commit_keys, command.items, commit_ts)
+            return
+        try:
+            command.decode(response)
+        except ClientError as error:
+            _log.debug("secondaries are left to others: %s", error)
+
+    def _commits(self, keys: Sequence[bytes], commit_ts: int) -> BatchOperation[bytes, None]:
+        start_ts = self._txn.start_ts
+        return BatchOperation(keys, _identity, len, lambda items: CommitKeys(items, start_ts, commit_ts))
 
     async def _commit_keys(self, keys: Sequence[bytes], commit_ts: int) -> None:
-        start_ts = self._txn.start_ts
         deadline = self._executor.deadline(BACKGROUND_TIMEOUT_S)
-        await run_keys(self._executor, keys, lambda items: CommitKeys(items, start_ts, commit_ts), deadline)
+        await run_keys(self._executor, keys, self._commits(keys, commit_ts).make, deadline)
 
     async def _background_rollback(self, error: BaseException) -> None:
         """Remove what the prewrites may have left, unless nothing can be there, because of `error`."""
@@ -271,3 +308,7 @@ class _Commit(TxnCall):
         if txn.locked:
             keys = sorted(txn.locked)
             await run_keys(self._executor, keys, lambda items: UnlockKeys(items, txn.start_ts, MAX_TIMESTAMP), deadline)
+
+
+def _identity(key: bytes) -> bytes:
+    return key

@@ -25,6 +25,7 @@ from operator import attrgetter
 
 from pytinykv.client.attempts import Attempts
 from pytinykv.client.batches import BatchOperation, run_batch
+from pytinykv.client.commands import BatchCommand
 from pytinykv.client.errors import (
     ClientError,
     DeadlineExceededError,
@@ -75,8 +76,9 @@ class Resolver:
     async def clear_for_read(self, locks: Sequence[ForeignLock], view: SnapshotView, attempts: Attempts) -> None:
         """Do something about locks in the way of a read; it may be repeated then. Waits a moment if it has to."""
         waiting: ForeignLock | None = None
-        current_ts = await self._now(attempts)
-        for start_ts, own in _by_transaction(locks).items():
+        by_transaction = _by_transaction(locks)
+        current_ts = await self._now(by_transaction, attempts)
+        for start_ts, own in by_transaction.items():
             if start_ts in view.passed or start_ts in view.committed:
                 waiting = own[0]  # the store does not pass it: it has to be resolved first
             status = await self._status(own[0], attempts, caller_ts=view.ts, current_ts=current_ts)
@@ -102,8 +104,9 @@ class Resolver:
         for each other only the younger one may wait.
         """
         waiting: ForeignLock | None = None
-        current_ts = await self._now(attempts)
-        for own in _by_transaction(locks).values():
+        by_transaction = _by_transaction(locks)
+        current_ts = await self._now(by_transaction, attempts)
+        for own in by_transaction.values():
             lock = own[0]
             status = await self._status(lock, attempts, caller_ts=0, current_ts=current_ts)
             if not status.ttl_ms:
@@ -166,7 +169,13 @@ class Resolver:
                 holder_ts=lock.start_ts,
             )
 
-    async def _now(self, attempts: Attempts) -> int:
+    async def _now(self, transactions: Iterable[int], attempts: Attempts) -> int:
+        """Return a timestamp of now for questions to the primaries of these transactions; 0 if there are none to ask.
+
+        (Asked with 0 all the same, as one was forgotten meanwhile, a primary says that its transaction is alive.)
+        """
+        if all(start_ts in self._known for start_ts in transactions):
+            return 0
         left_s = attempts.deadline - self._executor.origin.loop.time()
         return await self._scheduler.timestamp(max(left_s, 0.001))
 
@@ -182,10 +191,17 @@ class Resolver:
         if status.ttl_ms and primary is not None and primary.use_async_commit and primary.is_expired(current_ts):
             status = await self._ask_secondaries(primary, attempts.deadline, current_ts)
         if not status.ttl_ms and not status.was_pessimistic:
-            self._known[lock.start_ts] = status
-            if len(self._known) > KNOWN_MAX:
-                self._known.popitem(last=False)
+            self._remember(lock.start_ts, status)
         return status
+
+    def remember(self, start_ts: int, commit_ts: int) -> None:
+        """Take that a transaction of this client is committed: its locks may stand for a moment yet."""
+        self._remember(start_ts, PrimaryStatus(commit_ts=commit_ts))
+
+    def _remember(self, start_ts: int, status: PrimaryStatus) -> None:
+        self._known[start_ts] = status
+        if len(self._known) > KNOWN_MAX:
+            self._known.popitem(last=False)
 
     async def _ask_primary(
         self, lock: ForeignLock, deadline: float, *, caller_ts: int, current_ts: int, force_sync: bool = False
@@ -275,7 +291,10 @@ class Resolver:
 
 
 async def run_keys(
-    executor: Executor, keys: Sequence[bytes], make: Callable[[Sequence[bytes]], KeysCommand], deadline: float
+    executor: Executor,
+    keys: Sequence[bytes],
+    make: Callable[[Sequence[bytes]], BatchCommand[bytes, None]],
+    deadline: float,
 ) -> None:
     """Run a command that may be repeated at any time on sorted keys, in every region of theirs.
 
