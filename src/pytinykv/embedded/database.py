@@ -28,7 +28,7 @@ from pytinykv.client.errors import (
     WriteConflictError,
 )
 from pytinykv.client.origin import ProcessOrigin
-from pytinykv.client.txn.records import CHECK_NOT_EXISTS, BufferedWrite
+from pytinykv.client.txn.records import CHECK_NOT_EXISTS, DELETE, PUT, BufferedWrite
 from pytinykv.embedded import forks
 from pytinykv.embedded.groups import Entry, GroupCommit
 from pytinykv.embedded.local_port import LocalDeadlocks, LocalPort
@@ -49,7 +49,9 @@ from pytinykv.transaction.commands import (
     WriteCommand,
 )
 from pytinykv.transaction.executor import Executor
+from pytinykv.transaction.plain import PlainWrite
 from pytinykv.transaction.results import PessimisticLockResult, PrewriteResult, Result
+from pytinykv.transaction.stored_keys import encode_bytes
 from pytinykv.wire.timestamp import MAX_TIMESTAMP, Timestamp
 
 _T = TypeVar("_T")
@@ -133,7 +135,7 @@ class Database:
         stored = engine.get(ColumnFamily.RAFT, BOUND_KEY)
         bound = 0 if stored is None else int.from_bytes(stored, "big")
         self.oracle: Final = Oracle(bound) if wall_ms is None else Oracle(bound, wall_ms)
-        self.port: Final = LocalPort(engine)
+        self.port: Final = LocalPort(engine, self.oracle.visible_ts)
         deadlocks = LocalDeadlocks(monotonic)
         self.executor: Final = Executor(concurrency=ConcurrencyManager(), observer=deadlocks, monotonic=monotonic)
         deadlocks.attach(self.executor)
@@ -264,8 +266,8 @@ class Database:
 
     def commit_work(self, txn: LocalTxn, writes: Sequence[BufferedWrite]) -> Callable[[], int]:
         """Return the work of a commit, for `groups`: it returns the commit timestamp."""
-        mutations = _mutations(txn, writes)
-        writes_something = any(write.op != CHECK_NOT_EXISTS for write in writes)
+        plain = None if txn.for_update_ts else _plain_writes(writes)
+        start_ts = Timestamp(txn.start_ts)
 
         def work() -> int:
             self.check_writable()
@@ -273,21 +275,33 @@ class Database:
                 self._write_bound()
             except EngineError as error:
                 raise engine_error(error) from error
-            command = Prewrite(
-                mutations=mutations,
-                primary=txn.primary or mutations[0].key,
-                start_ts=Timestamp(txn.start_ts),
-                lock_ttl_ms=_LOCK_TTL_MS,
-                for_update_ts=Timestamp(txn.for_update_ts),
-                min_commit_ts=self.oracle.next_commit(),
-                txn_size=len(mutations),
-                try_one_pc=True,
-            )
-            result = self._run(command).get() if self.port.reader.locks else self._run_alone(command)
-            assert isinstance(result, PrewriteResult)
-            return result.one_pc_commit_ts if writes_something else txn.start_ts
+            commit_ts = self.oracle.next_commit()
+            try:
+                if plain is not None and self.port.commit_plain(plain, start_ts, commit_ts):
+                    return commit_ts
+            except EngineError as error:
+                raise engine_error(error, may_have_written=True) from error
+            return self._commit_evaluated(txn, writes, commit_ts)
 
         return work
+
+    def _commit_evaluated(self, txn: LocalTxn, writes: Sequence[BufferedWrite], commit_ts: Timestamp) -> int:
+        """Commit what may be in conflict with others, or refuse it. Under the writer's lock."""
+        mutations = _mutations(txn, writes)
+        command = Prewrite(
+            mutations=mutations,
+            primary=txn.primary or mutations[0].key,
+            start_ts=Timestamp(txn.start_ts),
+            lock_ttl_ms=_LOCK_TTL_MS,
+            for_update_ts=Timestamp(txn.for_update_ts),
+            min_commit_ts=commit_ts,
+            txn_size=len(mutations),
+            try_one_pc=True,
+        )
+        result = self._run(command).get() if self.port.reader.locks else self._run_alone(command)
+        assert isinstance(result, PrewriteResult)
+        writes_something = any(write.op != CHECK_NOT_EXISTS for write in writes)
+        return result.one_pc_commit_ts if writes_something else txn.start_ts
 
     def commit(self, txn: LocalTxn, writes: Sequence[BufferedWrite], deadline: float) -> int:
         """See `TransactionBackend.commit`."""
@@ -528,6 +542,19 @@ def _mutations(txn: LocalTxn, writes: Sequence[BufferedWrite]) -> tuple[Mutation
         Mutation(_OPS[write.op], write.key, write.value, action=check if write.key in locked else skip)
         for write in writes
     )
+
+
+def _plain_writes(writes: Sequence[BufferedWrite]) -> list[PlainWrite] | None:
+    """Return what puts and deletes change; None if there is anything else among them."""
+    plain: list[PlainWrite] = []
+    for key, op, value in writes:
+        if op == PUT:
+            plain.append((encode_bytes(key), value))
+        elif op == DELETE:
+            plain.append((encode_bytes(key), None))
+        else:
+            return None
+    return plain
 
 
 def _closed() -> ClientError:

@@ -36,14 +36,18 @@ class LocalTransaction(Transaction):
     """See `Transaction`. What its snapshot shows is not collected as long as it is there."""
 
     def __init__(self, core: Core, *, pessimistic: bool, timeout: float | None) -> None:
-        super().__init__(core, pessimistic=pessimistic, timeout=timeout)
-        backend, view = core.client.transactions.backend, self._inner.view
+        backend = core.client.transactions.backend
         assert isinstance(backend, LocalBackend)
-        assert isinstance(view, OpenView)
         self._local = backend
-        self._view = view
+        super().__init__(core, pessimistic=pessimistic, timeout=timeout)
         self._ending = threading.Lock()
         """Held by the call that ends it."""
+
+    def _begin(self) -> None:
+        local = self._local
+        txn = local.database.begin(local.deadline(self._timeout), is_pessimistic=self._is_pessimistic)
+        self._inner.begin_as(txn)
+        self._view = txn.view
 
     def get(self, key: bytes, *, timeout: float | None = None) -> bytes | None:
         """Return the value of `key`; None if it does not exist."""

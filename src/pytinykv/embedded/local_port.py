@@ -7,17 +7,22 @@ that its evaluation works out are never written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from pytinykv.embedded.recent import RecentCommits
 from pytinykv.storage import ColumnFamily, Cursor, Engine
-from pytinykv.storage.changes import CF_CODES, DELETE, Change, add_changes
+from pytinykv.storage.changes import CF_CODES, DELETE, PUT, Change, add_changes
 from pytinykv.transaction.deadlock import DeadlockDetector, Wait
 from pytinykv.transaction.executor import Executor, OnSettled
 from pytinykv.transaction.lock_waits import Waiter
+from pytinykv.transaction.plain import PlainWrite, plain_commit
+from pytinykv.transaction.stored_keys import TS_BYTES, timestamp_of
+from pytinykv.wire.timestamp import Timestamp
 
 _LOCK: Final = ColumnFamily.LOCK
 _LOCK_CODE: Final = CF_CODES[_LOCK]
+_WRITE_CODE: Final = CF_CODES[ColumnFamily.WRITE]
 
 
 class WithLocks:
@@ -47,9 +52,12 @@ class LocalPort:
     region_id: Final = 0
     may_compute_commit_ts: Final = True
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, newest_ts: int) -> None:
+        """`newest_ts`: no record in the engine is above it."""
         self._engine = engine
         self.reader: Final = WithLocks(engine)
+        self.recent: Final = RecentCommits(newest_ts)
+        """What transactions that are open may conflict with, in part."""
         self.writes: int = 0
         """Batches written; only grows."""
 
@@ -70,14 +78,14 @@ class LocalPort:
         locks = self.reader.locks
         on_disk = [change for change in changes if change[1] != _LOCK_CODE]
         if on_disk:
-            batch = self._engine.write_batch()
-            add_changes(batch, on_disk)
             try:
-                self._engine.write(batch)
+                self._write(on_disk)
             except Exception as error:  # noqa: BLE001 - the executor tells the caller
                 on_applied(error)
                 return
-            self.writes += 1
+            for change in on_disk:
+                if change[1] == _WRITE_CODE and change[0] == PUT:
+                    self.recent.note(change[2][:-TS_BYTES], timestamp_of(change[2]))
         for change in changes:
             if change[1] == _LOCK_CODE:
                 if change[0] == DELETE:
@@ -85,6 +93,22 @@ class LocalPort:
                 else:
                     locks[change[2]] = change[3]
         on_applied(None)
+
+    def commit_plain(self, writes: Sequence[PlainWrite], start_ts: Timestamp, commit_ts: Timestamp) -> bool:
+        """Commit writes if it is certain that nothing stands in the way; return whether that was so. Raises EngineError."""
+        recent = self.recent
+        if self.reader.locks or not recent.has_none_since(writes, start_ts):
+            return False
+        self._write(plain_commit(writes, start_ts, commit_ts))
+        for encoded, _ in writes:
+            recent.note(encoded, commit_ts)
+        return True
+
+    def _write(self, changes: list[Change]) -> None:
+        batch = self._engine.write_batch()
+        add_changes(batch, changes)
+        self._engine.write(batch)
+        self.writes += 1
 
     def is_undetermined(self, error: Exception) -> bool:
         return False  # nothing reads a lock in memory after the engine has failed

@@ -9,6 +9,7 @@
     rollback        take back, for good                           status        what became of a transaction
     resolve         commit or roll back what others left          pessimistic   lock before writing
     changes         what a command is going to change             evaluate      all of these behind one function
+    plain           a commit that nothing is in the way of
     gc              delete what no snapshot can see any more     history       all that is stored for a key, for people
 
     latches         which command goes first, by key              lock_waits    who waits for a lock

@@ -262,6 +262,18 @@ def encode_write(write: Write) -> bytes:
     return bytes(out)
 
 
+def put_record(start_ts: Timestamp, short_value: bytes | None) -> bytes:
+    """Return `encode_write` of a plain put; None: its value is too long to stand in it."""
+    if short_value is None:
+        return b"P" + varint(start_ts)
+    return b"P%bv%c%b" % (varint(start_ts), len(short_value), short_value)
+
+
+def delete_record(start_ts: Timestamp) -> bytes:
+    """Return `encode_write` of a plain delete."""
+    return b"D" + varint(start_ts)
+
+
 # --- decoding -----------------------------------------------------------------------------------------------------
 
 

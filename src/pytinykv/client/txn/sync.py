@@ -117,6 +117,9 @@ class Transaction(_Reads):
         super().__init__(core, self._inner, timeout)
         self._is_pessimistic = pessimistic
         self._value_bytes_max = core.config.value_bytes_max
+        self._begin()
+
+    def _begin(self) -> None:
         self._run(self._inner.begin(), None)
 
     def __repr__(self) -> str:

@@ -321,9 +321,12 @@ class AsyncTransaction(AsyncReads):
         """Take the snapshot, if that was not done before."""
         self._refuse_closed()
         if self._txn is None:
-            txn = await self._backend.begin(self._deadline(None), is_pessimistic=self._is_pessimistic)
-            self._txn, self._view = txn, txn.view
+            self.begin_as(await self._backend.begin(self._deadline(None), is_pessimistic=self._is_pessimistic))
         return self
+
+    def begin_as(self, txn: Txn) -> None:
+        """Begin as what the backend has begun; once, in place of `begin`."""
+        self._txn, self._view = txn, txn.view
 
     def _refuse(self) -> None:
         self._refuse_closed()
