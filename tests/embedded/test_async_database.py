@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 
+import pytinykv
 from pytinykv import aio
-from pytinykv.client import ClientClosedError, DatabaseMismatchError, LockTimeoutError
+from pytinykv.client import ClientClosedError, DatabaseInUseError, DatabaseMismatchError, LockTimeoutError
+from pytinykv.embedded.async_database import AsyncDatabase
 from pytinykv.embedded.database import Database
 
 
@@ -111,3 +114,52 @@ async def test_what_does_not_open_leaves_nothing(tmp_path: Path) -> None:
     await db.close()
     with pytest.raises(ClientClosedError):
         await db
+
+
+async def test_a_forgotten_database_warns_and_lets_go_of_its_directory(tmp_path: Path) -> None:
+    db = await aio.open(tmp_path)
+    async with db.transaction() as txn:
+        await txn.put(b"k", b"v")
+    del txn
+    with pytest.warns(ResourceWarning, match=f"{tmp_path}.*never closed"):
+        del db
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                async with aio.open(tmp_path) as again:
+                    assert await (await again.snapshot()).get(b"k") == b"v"
+                break
+            except DatabaseInUseError:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_commit_under_way_of_a_forgotten_database_ends(tmp_path: Path) -> None:
+    db = await aio.open(tmp_path)
+    txn = await db.transaction()
+    await txn.put(b"k", b"v")
+    committing = asyncio.ensure_future(txn.commit())
+    await asyncio.sleep(0)
+    with pytest.warns(ResourceWarning, match="never closed"):
+        del db
+    async with asyncio.timeout(20):
+        outcome = (await asyncio.gather(committing, return_exceptions=True))[0]
+    assert isinstance(outcome, int | ClientClosedError), outcome
+
+
+def test_a_database_that_is_forgotten_with_its_loop_lets_go_of_its_directory(tmp_path: Path) -> None:
+    databases: list[AsyncDatabase] = []
+
+    async def forget() -> None:
+        databases.append(await aio.open(tmp_path))
+
+    asyncio.run(forget())
+    with pytest.warns(ResourceWarning, match="never closed"):
+        databases.clear()
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            pytinykv.open(tmp_path).close()
+            break
+        except DatabaseInUseError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)

@@ -11,9 +11,10 @@ import asyncio
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from pytinykv.client.arguments import checked_timeout
 from pytinykv.client.async_base import AsyncBase
@@ -107,6 +108,11 @@ class _Loop:
 def _led(outcome: BaseException | None) -> None:
     if outcome is not None:
         _log.error("commits have failed: %r", outcome)
+
+
+def _abandoned(outcome: BaseException | None) -> None:
+    if outcome is not None:
+        _log.error("a database that was never closed did not close in order: %r", outcome)
 
 
 class AsyncPauses:
@@ -276,11 +282,13 @@ class AsyncDatabase(AsyncBase):
         if self._parts is None:
             loop = _Loop(self._scope)
             opened: list[Database] = []
+            # Without a reference to this object, which the thread might hold longer than its owner.
+            path, durability, history_s, config = self._path, self._durability, self._history_s, self._config
 
             def work() -> _Parts:
-                opened.append(open_engine(self._path, durability=self._durability, history_s=self._history_s))
-                background = Background(opened[0], history_s=self._history_s)
-                return _Parts(opened[0], background, self._config, loop)
+                opened.append(open_engine(path, durability=durability, history_s=history_s))
+                background = Background(opened[0], history_s=history_s)
+                return _Parts(opened[0], background, config, loop)
 
             try:
                 self._parts = await loop.blocking(work)
@@ -307,6 +315,12 @@ class AsyncDatabase(AsyncBase):
             return report
         return await self._scope.stop(STOP_DEADLINE_S)
 
+    def __del__(self, warn: Any = warnings.warn) -> None:
+        super().__del__(warn)
+        parts: _Parts | None = getattr(self, "_parts", None)
+        if parts is not None:
+            parts.abandon()
+
 
 class _Parts:
     """What an open database consists of."""
@@ -328,6 +342,12 @@ class _Parts:
         """End everything. Blocks. Raises `ClientError`."""
         self.database.refuse_all()  # here, where what has queued up is led
         self._background.stop()
+
+    def abandon(self) -> None:
+        """Begin to close, without waiting, unless that was done: for finalizers, which may run in any thread."""
+        if self.database.begin_close():
+            self.loop.worker.submit(self.close, _abandoned)
+            self.loop.worker.finish()
 
 
 def open_async(

@@ -68,6 +68,10 @@ class ThreadWorker:
         if not self._is_stopped:
             self._queue.put((work, on_done))
 
+    def finish(self) -> None:
+        """End the thread behind what was submitted so far. From any thread, at any point of it."""
+        self._queue.put(None)
+
     @property
     def busy_s(self) -> float:
         """Return how long the piece of work under way has taken so far, 0.0 without one. Callable from any thread."""
