@@ -15,7 +15,13 @@ from pathlib import Path
 import pytest
 
 from pytinykv import aio, connect, testing
-from pytinykv.client import EntryTooLargeError, UndeterminedError
+from pytinykv.client import (
+    ClientError,
+    DeadlockError,
+    EntryTooLargeError,
+    Transaction,
+    UndeterminedError,
+)
 from pytinykv.testing.ports import free_address
 
 
@@ -103,6 +109,46 @@ def test_the_others_go_on_without_a_store_that_is_cut_off(three: testing.Cluster
     assert three.regions()[0].leader != cut_off
     three.heal()
     three.wait_replicated()
+
+
+def test_a_cut_keeps_waits_from_the_detector_of_deadlocks_too(three: testing.Cluster) -> None:
+    """Of a deadlock at two leaders that can't hear each other, neither knows more than half."""
+    three.split(b"m")
+    first, second = three.regions()
+    three.transfer_leader(first.id, 1)  # where deadlocks are looked for
+    three.transfer_leader(second.id, 2)
+    three.cut(1, 2)
+    raised = deadlocked(three, timeout=2.0)
+    assert raised
+    assert DeadlockError not in raised
+    three.heal()
+    assert DeadlockError in deadlocked(three, timeout=20.0)
+
+
+def deadlocked(cluster: testing.Cluster, *, timeout: float) -> list[type[ClientError]]:
+    """Have two transactions wait for each other, each at the leader of another region; return what they raise."""
+    db = cluster.client(timeout=20)
+    left, right = db.transaction(pessimistic=True), db.transaction(pessimistic=True)
+    left.put(b"a", b"1")
+    right.put(b"z", b"1")
+    raised: list[type[ClientError]] = []
+
+    def wait(txn: Transaction, key: bytes) -> None:
+        try:
+            txn.put(key, b"2", timeout=timeout)
+        except ClientError as error:
+            raised.append(type(error))
+            txn.rollback()
+
+    threads = [threading.Thread(target=wait, args=pair) for pair in ((left, b"z"), (right, b"a"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for txn in (left, right):
+        if txn.is_active:
+            txn.rollback()
+    return raised
 
 
 def test_regions_are_split_and_moved_on_demand(three: testing.Cluster) -> None:

@@ -5,6 +5,8 @@ clients, snapshots ──gRPC──► front: answers on demand ──► the st
 Raft messages ─────frames──► front: cuts ───────────────► the store's own peer port
 ```
 
+Calls between stores (to the detector of deadlocks, and of a store as a client) can't be told from a client's, and pass.
+
 So a store that is a process can be cut off, and gives answers on demand, as one in this process does. Whose messages a
 connection carries is told by the first of them. A front comes and goes with its store, so that a killed one can't be reached.
 """

@@ -33,7 +33,7 @@ from pytinykv.server.pd.admin import ADMIN
 from pytinykv.server.pd.service import ETCD, PdService
 from pytinykv.storage.memory import MemoryEngine
 from pytinykv.testing.answers import AnsweringService, Orders
-from pytinykv.testing.network import Cuts, CutTransport
+from pytinykv.testing.network import CutConnector, Cuts, CutTransport
 from pytinykv.transport.rpc import RpcServer
 from pytinykv.wire.limits import MESSAGE_BYTES_MAX
 
@@ -194,6 +194,7 @@ class StoreThread(ServerThread):
         self._config: Final = config
         self._cuts: Final = cuts
         self._orders: Final = orders
+        cuts.place(self.address, number)
         self._die_now: Callable[[], None] = lambda: None
         """Lets nothing leave any more of what the last start has made."""
 
@@ -238,7 +239,7 @@ class StoreThread(ServerThread):
             disk=InlineWorker(),
             background=InlineWorker(),
             transport=transport,
-            connector=GrpcConnector(scope),
+            connector=CutConnector(GrpcConnector(scope), self._cuts, self.number),
             disk_usage=lambda: (_DISK_BYTES, _DISK_BYTES),
         )
 
