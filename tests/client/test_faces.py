@@ -18,7 +18,7 @@ from pytinykv.testing.aio import AsyncCluster, AsyncStore
     ("blocking", "asynchronous", "of_one_only"),
     [
         (RawClient, AsyncRawClient, {"pages"}),
-        (Transaction, AsyncTransaction, {"abandon", "begin", "pages"}),
+        (Transaction, AsyncTransaction, {"abandon", "begin", "begin_as", "pages"}),
         (Snapshot, AsyncSnapshot, {"begin", "pages"}),
         (Client, AsyncClient, {"open", "run"}),
         (testing.Cluster, AsyncCluster, {"do"}),

@@ -447,6 +447,20 @@ class Mute(asyncio.Queue[int]):
         raise RuntimeError("eq")
 
 
+async def test_a_class_without_a_module_is_a_class_like_others(scope: Scope) -> None:
+    """Classes that are made at run time may have None there: the messages that protobuf makes from a description have."""
+    made = type("Made", (), {"__module__": None})
+
+    async def passes_on(inbox: asyncio.Queue[int], around: Any) -> None:
+        around.inbox.put_nowait(await inbox.get())
+
+    thing = made()
+    thing.inbox = there = asyncio.Queue[int]()
+    scope.start("alone", passes_on, there, thing)
+    await settle()
+    assert names(scope.explain()) == [{"test/alone"}]
+
+
 async def test_a_thing_that_can_not_be_asked_is_still_told(scope: Scope) -> None:
     mute = Mute(1)
 

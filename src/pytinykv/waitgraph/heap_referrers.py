@@ -179,7 +179,7 @@ class _Heap:
         if not new:
             return []
         around = gc.get_referrers(*[one for one in wanted if id(one) in new])
-        kept = [one for one in around if not type(one).__module__.startswith(_OURS) and one is not wanted]
+        kept = [one for one in around if not str(type(one).__module__).startswith(_OURS) and one is not wanted]
         for one in kept[:_REFERRERS_MAX]:
             for inner in gc.get_referents(one):
                 if id(inner) in new:

@@ -197,9 +197,14 @@ def _leads_to(way: str, place: str) -> bool:
     return of.startswith("?") and last == place.rpartition(".")[2]
 
 
+def _is_opaque(kind: type) -> bool:
+    module: object = kind.__module__  # anything may stand there: the classes that protobuf makes at run time have None
+    return isinstance(module, str) and module.partition(".")[0] in _OPAQUE_MODULES
+
+
 def functions_of(kind: type) -> Iterator[FunctionType]:
     """Yield the functions of a class: methods, those behind properties, static and class methods."""
-    if kind.__module__.partition(".")[0] in _OPAQUE_MODULES:
+    if _is_opaque(kind):
         return
     for base in kind.__mro__[:-1]:
         for member in list(vars(base).values()):
@@ -220,7 +225,7 @@ def parts_of(value: Any) -> Iterator[tuple[str, object]]:
     elif issubclass(kind, (list, tuple, deque)):
         iterate: Any = next(base for base in (list, tuple, deque) if issubclass(kind, base)).__iter__
         yield from (("", inner) for inner in _first(iterate(value)))
-    elif kind.__module__.partition(".")[0] not in _OPAQUE_MODULES and not issubclass(kind, asyncio.Future):
+    elif not _is_opaque(kind) and not issubclass(kind, asyncio.Future):
         with contextlib.suppress(AttributeError):
             yield from list(object.__getattribute__(value, "__dict__").items())
         for base in kind.__mro__[:-1]:

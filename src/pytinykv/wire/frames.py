@@ -39,7 +39,9 @@ def _with_encoded_commands() -> Any:
     commands.ClearField("type_name")
     pool = descriptor_pool.DescriptorPool()  # of its own, as the name is that of the original
     pool.Add(file)
-    return GetMessageClass(pool.FindMessageTypeByName(original.full_name))
+    made = GetMessageClass(pool.FindMessageTypeByName(original.full_name))
+    made.__module__ = __name__  # or None would stand there
+    return made
 
 
 EncodedCommands: Final = _with_encoded_commands()
