@@ -15,6 +15,7 @@ from pytinykv.transaction.commands import (
     Mutation,
     MutationOp,
     PessimisticLock,
+    PessimisticRollback,
     Prewrite,
     ResolveLock,
 )
@@ -237,6 +238,29 @@ def test_one_that_waited_too_long_looks_once_more_and_is_told_of_the_lock() -> N
     assert isinstance(result, Failure)
     assert bench.watch.waiting == []
     assert bench.executor.next_due() is None
+
+
+def test_a_transaction_that_takes_its_lock_requests_back_gets_none_of_them_later() -> None:
+    """Its client has given up a wait just before the lock was released: nothing would take the lock away again."""
+    bench = Bench()
+    bench.submit(lock(10, b"a"))
+    bench.region.apply()
+    given_up, other = bench.submit(lock(20, b"a")), bench.submit(lock(30, b"a"))
+
+    def take_back(key: bytes, for_update_ts: int) -> PessimisticRollback:
+        return PessimisticRollback(keys=(key,), start_ts=Timestamp(20), for_update_ts=Timestamp(for_update_ts))
+
+    for those_that_leave_it in (take_back(b"b", 20), take_back(b"a", 19)):
+        assert bench.submit(those_that_leave_it) == [(None, DONE)]
+        assert given_up == []
+    assert bench.submit(take_back(b"a", 20)) == [(None, DONE)]
+    ((error, _),) = given_up
+    assert "taken its lock requests back" in str(error)
+    bench.submit(PessimisticRollback(keys=(b"a",), start_ts=Timestamp(10), for_update_ts=Timestamp(10)))
+    bench.region.apply()
+    bench.region.apply()
+    assert [error for error, _ in other] == [None], "the next one has the lock"
+    assert bench.watch.waiting == []
 
 
 def test_a_stop_answers_all_who_wait() -> None:

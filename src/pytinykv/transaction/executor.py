@@ -30,7 +30,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from pytinykv.transaction.commands import PessimisticLock, Prewrite, ResolveLock, WriteCommand, latch_keys
+from pytinykv.transaction.commands import (
+    PessimisticLock,
+    PessimisticRollback,
+    Prewrite,
+    ResolveLock,
+    WriteCommand,
+    latch_keys,
+)
 from pytinykv.transaction.deadlock import Wait, key_hash
 from pytinykv.transaction.errors import Deadlock, KeyIsLocked
 from pytinykv.transaction.evaluate import evaluate, evaluate_in
@@ -219,6 +226,8 @@ class Executor:
                 lambda error: self._add(execution) if error is None else self._finish(execution, error)
             )
         else:
+            if isinstance(execution.command, PessimisticRollback):
+                self._end_waits_of(execution.command)
             try:
                 evaluation = self._evaluate_now(port, self._command_now(execution))
             except Exception as error:  # noqa: BLE001 - a defect, or a disk: the latches must come free, the caller tells
@@ -322,10 +331,17 @@ class Executor:
         else:
             self._finish(execution, execution.port.refusal() or self._lost(why))
 
+    def _end_waits_of(self, command: PessimisticRollback) -> None:
+        """End the waits for locks that a transaction takes back: it would get them later, and never give them back."""
+        for waiter, execution in list(self._waiting.items()):
+            asked = execution.command
+            assert isinstance(asked, PessimisticLock), "nothing else waits"
+            is_its = waiter.start_ts == command.start_ts and waiter.key in command.keys
+            if is_its and asked.for_update_ts <= command.for_update_ts:
+                self.waits.end(waiter, WaitEnd.TAKEN_BACK)
+
     def _lost(self, why: WaitEnd) -> Exception:
-        return WaitLostError(
-            "the store is stopping" if why is WaitEnd.STOPPING else "the region changed while a lock was waited for"
-        )
+        return WaitLostError(_LOST_BY[why])
 
     def on_deadlock(self, waiter: Waiter, cycle: tuple[Wait, ...]) -> None:
         """End a wait that closes a cycle, with an error that names it. Late ones are ignored."""
@@ -370,6 +386,13 @@ class Executor:
     def stop(self) -> None:
         """End every wait for a lock. What is in the log is answered by the log."""
         self.waits.fail_all()
+
+
+_LOST_BY: Final = {
+    WaitEnd.STOPPING: "the store is stopping",
+    WaitEnd.REGION_LOST: "the region changed while a lock was waited for",
+    WaitEnd.TAKEN_BACK: "the transaction has taken its lock requests back",
+}
 
 
 def _cycle_error(cycle: tuple[Wait, ...]) -> Deadlock:

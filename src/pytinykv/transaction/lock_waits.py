@@ -40,6 +40,8 @@ class WaitEnd(Enum):
     STOPPING = auto()
     DEADLOCK = auto()
     """It would close a cycle."""
+    TAKEN_BACK = auto()
+    """The transaction has rolled back its request meanwhile."""
 
 
 class Waiter:
