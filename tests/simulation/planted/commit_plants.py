@@ -79,15 +79,15 @@ def a_rollback_is_not_recorded(patch: Patch) -> None:
     patch.setattr(TxnChanges, "put_rollback", put_rollback)
 
 
-@planted("a missing secondary is not rolled back", "slow-commits", 10, NOT_ISOLATED)
+@planted("a missing secondary is not rolled back", "slow-commits", 10, NOT_ISOLATED, first=8)
 def a_missing_secondary_is_not_rolled_back(patch: Patch) -> None:
-    right = executor.evaluate
+    right = executor.Executor._evaluate_now
 
-    def evaluate(reader: Any, command: Any, manager: Any, safe_point: Any = 0) -> Evaluation:
-        evaluation = right(reader, command, manager, safe_point=safe_point)
+    def evaluate_now(self: Any, port: Any, command: Any) -> Evaluation:
+        evaluation = right(self, port, command)
         return Evaluation(evaluation.result) if isinstance(command, CheckSecondaryLocks) else evaluation
 
-    patch.setattr(executor, "evaluate", evaluate)
+    patch.setattr(executor.Executor, "_evaluate_now", evaluate_now)
 
 
 @planted("max_ts is not refreshed on a new leader", "new-leaders", 10, NOT_ISOLATED)

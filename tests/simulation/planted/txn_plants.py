@@ -122,7 +122,7 @@ def a_waiter_is_not_woken(patch: Patch) -> None:
     patch.setattr(LockWaits, "on_released", lambda _self, _keys: None)
 
 
-@planted("a lock's time to live is counted by the wrong clock", "transactions", 40, STUCK, first=12)
+@planted("a lock's time to live is counted by the wrong clock", "transactions", 40, STUCK, first=17)
 def a_lock_lives_by_the_wrong_clock(patch: Patch) -> None:
     # Milliseconds of the cluster against the logical part of the timestamp: it never runs out.
     patch.setattr(Lock, "is_expired", lambda self, current_ts: self.expires_at_ms() < current_ts & 0x3FFFF)
