@@ -21,19 +21,31 @@ from typing import Final, Protocol
 
 CLIENT: Final = "client"
 _PORTS: Final = range(21_000, 32_000)
+_WORKERS_MAX: Final = 8
+"""Into how many parts they are divided."""
 
 
 def _ports() -> Iterator[int]:
-    """Yield free ports, beginning somewhere else in each test process."""
-    offset = os.getpid() * 97
-    for number in range(len(_PORTS)):
-        port = _PORTS[(offset + number) % len(_PORTS)]
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        yield port
+    """Yield free ports, again and again, out of a part of the range that no other worker of this test run takes any from.
+
+    A port is free, too, while its server is down: a worker that took such a port from another one kept the server from coming
+    back. Runs at the same time begin somewhere else.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = len(_PORTS) // _WORKERS_MAX
+    first = os.getppid() * 97 + worker % _WORKERS_MAX * share
+    taken = -1
+    while taken != 0:
+        taken = 0
+        for number in range(share):
+            port = _PORTS[(first + number) % len(_PORTS)]
+            with socket.socket() as probe:
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+            taken += 1
+            yield port
 
 
 _free_ports = _ports()
