@@ -248,7 +248,7 @@ def test_a_transaction_that_takes_its_lock_requests_back_gets_none_of_them_later
     given_up, other = bench.submit(lock(20, b"a")), bench.submit(lock(30, b"a"))
 
     def take_back(key: bytes, for_update_ts: int) -> PessimisticRollback:
-        return PessimisticRollback(keys=(key,), start_ts=Timestamp(20), for_update_ts=Timestamp(for_update_ts))
+        return PessimisticRollback(keys=(key, key), start_ts=Timestamp(20), for_update_ts=Timestamp(for_update_ts))
 
     for those_that_leave_it in (take_back(b"b", 20), take_back(b"a", 19)):
         assert bench.submit(those_that_leave_it) == [(None, DONE)]

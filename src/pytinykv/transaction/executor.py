@@ -333,11 +333,13 @@ class Executor:
 
     def _end_waits_of(self, command: PessimisticRollback) -> None:
         """End the waits for locks that a transaction takes back: it would get them later, and never give them back."""
-        for waiter, execution in list(self._waiting.items()):
+        for waiter in [waiter for key in command.keys for waiter in self.waits.of_key(key)]:
+            execution = self._waiting.get(waiter)
+            if execution is None or waiter.start_ts != command.start_ts:
+                continue  # another's, or ended by the end of one before it
             asked = execution.command
             assert isinstance(asked, PessimisticLock), "nothing else waits"
-            is_its = waiter.start_ts == command.start_ts and waiter.key in command.keys
-            if is_its and asked.for_update_ts <= command.for_update_ts:
+            if asked.for_update_ts <= command.for_update_ts:
                 self.waits.end(waiter, WaitEnd.TAKEN_BACK)
 
     def _lost(self, why: WaitEnd) -> Exception:

@@ -9,7 +9,7 @@ it does not see, so that its client has to begin anew), the next one has its cha
 first may come back.
 
 Invariants:
-1. Every waiter ends exactly once: woken, at its deadline, or failed with its region or its store.
+1. Every waiter ends exactly once: woken, at its deadline, with its transaction's request, or failed with its region or store.
 2. As long as there are waiters for a key that was released, a wake-up for it is under way or due.
 
 Left out: a lock that is never released wakes no waiter; each ends at its deadline, and its client then looks
@@ -99,6 +99,10 @@ class LockWaits:
     def waiters(self) -> list[Waiter]:
         """Return those that wait, by key and in the order of their turns."""
         return [waiter for key in sorted(self._lines) for _, waiter in sorted(self._lines[key]) if not waiter.is_over]
+
+    def of_key(self, key: bytes) -> list[Waiter]:
+        """Return those that wait for a key, in no order."""
+        return [waiter for _, waiter in self._lines.get(key, ()) if not waiter.is_over]
 
     def add(self, waiter: Waiter) -> None:
         """Put a command into the queue of its key."""

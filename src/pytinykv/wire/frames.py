@@ -21,7 +21,7 @@ _CONTINUED: Final = 0x80
 _CONTEXT: Final = 0x0A
 """The tag of the context, which is field 1 of every request."""
 _KEY: Final = 0x12
-"""The tag of a `RawPut`'s key."""
+"""The tag of the key of a `RawPut` or `RawDelete`."""
 _VALUE: Final = 0x1A
 """The tag of a `RawPut`'s value."""
 
