@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pytinykv.model import Peer, PeerRole
+from pytinykv.model import Peer, PeerRole, StoreId
 from pytinykv.scheduler.cluster_view import ClusterView
 from pytinykv.scheduler.operators import has_caught_up
 from pytinykv.scheduler.records import ReportedRegion
@@ -24,14 +24,30 @@ def is_working(cluster: ClusterView, region: ReportedRegion, peer: Peer, now: fl
 
 
 def can_lead(cluster: ClusterView, region: ReportedRegion, peer: Peer, now: float) -> bool:
-    """Say whether a peer may be made the leader: a working voter, on a store that neither is busy nor has just restarted.
+    """Say whether a peer may be made the leader; see `why_not_leader`."""
+    return not why_not_leader(cluster, region, peer.store_id, now)
 
-    A store that is about to stop says that it is busy.
+
+def why_not_leader(cluster: ClusterView, region: ReportedRegion, store_id: StoreId, now: float) -> str:
+    """Say why a store can't lead a region; empty if it can.
+
+    It can if it has a working voter, neither is busy nor has just restarted. A store that is about to stop says that it is
+    busy.
     """
-    store = cluster.store(peer.store_id)
-    if store is None or store.is_busy or store.has_just_restarted(now, cluster.config):
-        return False
-    return peer.role is PeerRole.VOTER and is_working(cluster, region, peer, now)
+    peer, store = region.meta.peer_on(store_id), cluster.store(store_id)
+    if peer is None:
+        return f"the region has no peer there, but on stores {', '.join(map(str, sorted(region.meta.store_ids)))}"
+    if peer.role is not PeerRole.VOTER:
+        return "its peer there is a learner"
+    if store is None:
+        return "the store is not registered"
+    if not store.is_responsive(now, cluster.config):
+        return f"the store has been silent for {store.silence_s(now):.0f} s"
+    if store.is_busy:
+        return "the store is busy, or is about to stop"
+    if store.has_just_restarted(now, cluster.config):
+        return "the store has just been restarted; try again in a moment"
+    return "" if is_working(cluster, region, peer, now) else "its peer there is behind or does not answer"
 
 
 def can_remove(cluster: ClusterView, region: ReportedRegion, peer: Peer, now: float) -> bool:

@@ -21,7 +21,7 @@ from typing import Self, cast
 import msgspec
 
 from pytinykv.lifecycle import Clock, InlineWorker, Scope, Worker
-from pytinykv.model import PeerId, PeerRole, Region, RegionId, SplitIds, StoreId
+from pytinykv.model import PeerId, Region, RegionId, SplitIds, StoreId
 from pytinykv.scheduler import removal, splitting
 from pytinykv.scheduler.allocators import Allocators
 from pytinykv.scheduler.cluster_view import ClusterView
@@ -52,7 +52,7 @@ from pytinykv.scheduler.gc import GcAnswer, GcDriver, GcReport
 from pytinykv.scheduler.leader_balancer import LeaderBalancer
 from pytinykv.scheduler.operator_controller import OperatorController
 from pytinykv.scheduler.operators import Operator, OperatorKind, Order, TransferLeader
-from pytinykv.scheduler.quorum import is_working
+from pytinykv.scheduler.quorum import why_not_leader
 from pytinykv.scheduler.records import ReportedRegion, StoreMeta, StoreState, StoreStats
 from pytinykv.scheduler.region_balancer import RegionBalancer
 from pytinykv.scheduler.removal import Removal
@@ -443,11 +443,12 @@ class Scheduler:
         """
         self.check_bootstrapped()
         region, store = self._region(region_id), self.store(store_id)
-        if region.leader is not None and region.leader.store_id == store.id:
+        if region.leader is None:
+            raise CannotTransfer(region_id, store_id, "the region's leader is not known at the moment")
+        if region.leader.store_id == store.id:
             return False
-        if why := self._why_not_leader(region, store):
+        if why := why_not_leader(self.cluster, region, store.id, self.now):
             raise CannotTransfer(region_id, store_id, why)
-        assert region.leader is not None
         steps = (TransferLeader(region.leader.store_id, store.id),)
         operator = Operator("transfer leader", region.id, region.meta.epoch, OperatorKind.ADMIN, steps)
         if not self.operators.add(operator, self.now):
@@ -456,22 +457,6 @@ class Scheduler:
             )
         self._tell(region, self.now)
         return True
-
-    def _why_not_leader(self, region: ReportedRegion, store: StoreInfo) -> str:
-        peer = region.meta.peer_on(store.id)
-        if region.leader is None:
-            return "the region's leader is not known at the moment"
-        if peer is None:
-            return f"the region has no peer there, but on stores {', '.join(map(str, sorted(region.meta.store_ids)))}"
-        if peer.role is not PeerRole.VOTER:
-            return "its peer there is a learner"
-        if not store.is_responsive(self.now, self.config):
-            return f"the store has been silent for {store.silence_s(self.now):.0f} s"
-        if store.is_busy:
-            return "the store is busy, or is about to stop"
-        if store.has_just_restarted(self.now, self.config):
-            return "the store has just been restarted; try again in a moment"
-        return "" if is_working(self.cluster, region, peer, self.now) else "its peer there is behind or does not answer"
 
     def _region(self, region_id: int) -> ReportedRegion:
         region = self.cluster.regions.get(region_id)
