@@ -9,7 +9,6 @@ import sys
 import tempfile
 import termios
 import threading
-import time
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,19 +63,18 @@ def test_a_temporary_one_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_old_directories_without_a_holder_are_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_temporary_directories_without_a_holder_are_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    held, young, foreign, old = (tmp_path / f"tinykv-playground-{name}" for name in ("held", "young", "foreign", "old"))
-    home = Home.open(held)
-    for path in (young, foreign, old):
-        path.mkdir()
-    for path in (young, old):
-        (path / "lock").touch()
-    for path in (held, foreign, old):
-        os.utime(path, (time.time() - 600,) * 2)
+    held, left = Home.open(None), Home.open(None)
+    assert left._lock is not None
+    os.close(left._lock)  # as a process does that is killed
+    chosen = Home.open(tmp_path / "tinykv-playground-chosen")  # with --data-dir: "the data stays in" it
+    chosen.close()
     remove_abandoned()
-    assert sorted(path.name.rpartition("-")[2] for path in tmp_path.iterdir()) == ["foreign", "held", "young"]
-    home.close()
+    assert sorted(tmp_path.iterdir()) == sorted([held.path, chosen.path])
+    held.close()
 
 
 def test_the_end_of_a_log_begins_with_its_first_error(tmp_path: Path) -> None:

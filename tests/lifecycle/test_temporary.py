@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -24,17 +25,44 @@ def test_it_is_there_until_it_is_closed() -> None:
     assert not made.path.exists()
 
 
-def test_the_next_one_deletes_what_a_killed_process_left(tmp_path: Path) -> None:
+def test_the_next_one_deletes_what_a_killed_process_left_however_young_it_is(tmp_path: Path) -> None:
     held = TemporaryDirectory.make(PREFIX)
-    abandoned = tmp_path / f"{PREFIX}old"
-    abandoned.mkdir()
-    (abandoned / "lock").touch()
-    for path in (held.path, abandoned):
-        os.utime(path, (0, 0))
+    abandoned = leave_behind()
+    (abandoned / "file").touch()
+    (abandoned / "store").mkdir()
+    (abandoned / "store" / "wal").touch()
     TemporaryDirectory.make(PREFIX).close()
-    assert held.path.exists()
-    assert not abandoned.exists()
+    assert list(tmp_path.iterdir()) == [held.path]
     held.close()
+
+
+def test_what_can_not_be_deleted_yet_is_found_by_the_one_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    abandoned = leave_behind()
+    (abandoned / "store").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_args, **_settings: None)  # as with a child that still writes there
+        TemporaryDirectory.make(PREFIX).close()
+    assert (abandoned / "lock").exists()
+    TemporaryDirectory.make(PREFIX).close()
+    assert not abandoned.exists()
+
+
+def test_a_directory_that_a_user_has_named_like_ours_stays(tmp_path: Path) -> None:
+    chosen, empty = (tmp_path / f"{PREFIX}{name}" for name in ("chosen", "empty"))
+    for path in (chosen, empty):
+        path.mkdir()
+    os.close(hold_lock(chosen))
+    TemporaryDirectory.make(PREFIX).close()
+    assert chosen.exists()
+    assert empty.exists()
+
+
+def leave_behind() -> Path:
+    """Return a temporary directory whose process ended without deleting it."""
+    made = TemporaryDirectory.make(PREFIX)
+    assert made._lock is not None
+    os.close(made._lock)
+    return made.path
 
 
 def test_a_forked_child_lets_it_go_and_leaves_it(tmp_path: Path) -> None:

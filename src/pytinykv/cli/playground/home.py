@@ -7,15 +7,14 @@ DIR/store-1/, …         the stores'
 DIR/logs/NAME.log       what each process wrote to standard error, of all runs
 ```
 
-A temporary one is deleted at the end. If the playground was killed it could not do that, so the next one does: a temporary
-directory whose lock is free is left over.
+A temporary one is deleted at the end. If the playground was killed it could not do that, so the next one does: one whose
+lock is free, and says that it is temporary, is left over.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -53,7 +52,7 @@ class Home:
         try:
             path.mkdir(parents=True, exist_ok=True)
             _refuse_other_files(path)
-            lock = _hold(path)
+            lock = _hold(path, is_temporary=is_temporary)
             (path / "logs").mkdir(exist_ok=True)
         except OSError as error:
             raise PlaygroundError(f"can't use {path} as data directory: {error.strerror or error}") from error
@@ -75,7 +74,7 @@ class Home:
         if lock is None:
             return
         if self.is_temporary:
-            shutil.rmtree(self.path, ignore_errors=True)
+            temporary.delete(self.path)
         os.close(lock)
 
     @property
@@ -92,9 +91,9 @@ def _refuse_other_files(path: Path) -> None:
         raise PlaygroundError(f"{path} has other files in it ({others}); choose an empty or a new directory")
 
 
-def _hold(path: Path) -> int:
+def _hold(path: Path, *, is_temporary: bool) -> int:
     try:
-        return hold_lock(path)
+        return hold_lock(path, is_temporary=is_temporary)
     except BlockingIOError as error:
         raise PlaygroundError(
             f"{path} is in use by another playground (pid {error}): stop it, or choose another --data-dir"
