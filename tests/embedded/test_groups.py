@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -137,6 +138,59 @@ def test_an_interrupted_leader_leaves_the_fate_of_its_group_unknown_and_passes_t
     assert isinstance(leader.ended(), KeyboardInterrupt | UndeterminedError)
     assert isinstance(follower.ended(), UndeterminedError)
     assert later.ended() == 3
+
+
+def interrupt(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_thread_that_is_interrupted_while_it_waits_is_not_named_the_next_leader(
+    groups: GroupCommit, disk: Disk
+) -> None:
+    executed: list[int] = []
+    first = Caller(groups, lambda: 0)
+    assert disk.is_syncing.wait(20)
+    old_handler = signal.signal(signal.SIGUSR1, interrupt)
+    this_thread = threading.get_ident()
+
+    def interrupt_the_wait() -> None:
+        wait_queued(groups, 1)
+        signal.pthread_kill(this_thread, signal.SIGUSR1)
+
+    interrupting = threading.Thread(target=interrupt_the_wait)
+    try:
+        interrupting.start()
+        with pytest.raises(KeyboardInterrupt):
+            groups.run(lambda: executed.append(1), time.monotonic() + 60)
+    finally:
+        interrupting.join()
+        signal.signal(signal.SIGUSR1, old_handler)
+    disk.syncs.release(2)
+    assert first.ended() == 0
+    assert Caller(groups, lambda: 2).ended() == 2
+    assert executed == []
+
+
+def test_work_that_is_interrupted_does_not_take_the_others_of_its_group_with_it(
+    groups: GroupCommit, disk: Disk
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    first = Caller(groups, lambda: 0)
+    assert disk.is_syncing.wait(20)
+    leader = Caller(groups, lambda: 1)
+    wait_queued(groups, 1)
+    victim = Caller(groups, interrupted)
+    wait_queued(groups, 2)
+    last = Caller(groups, lambda: 3)
+    wait_queued(groups, 3)
+    disk.syncs.release(2)
+    assert first.ended() == 0
+    assert isinstance(leader.ended(), KeyboardInterrupt)
+    assert isinstance(victim.ended(), UndeterminedError)
+    assert last.ended() == 3
+    assert disk.groups == [1, 3]
 
 
 def test_work_of_tasks_is_led_by_a_thread_even_if_a_waiting_thread_leads_now(groups: GroupCommit, disk: Disk) -> None:

@@ -134,7 +134,14 @@ class GroupCommit:
 
     def _wait(self, entry: Entry[Any], deadline: float) -> bool:
         """Wait for the end of an entry; return whether its caller is to lead instead."""
-        if not entry.done.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        try:
+            is_due = entry.done.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        except BaseException:  # an interrupt: this thread is gone, and must not be named the next leader
+            self.withdraw(entry)
+            if entry.leads:
+                self._lead()
+            raise
+        if not is_due:
             with self._mutex:
                 if not (entry.is_taken or entry.leads):
                     self._queue.remove(entry)
@@ -180,6 +187,7 @@ class GroupCommit:
             group, self._queue = self._queue, []
             for entry in group:
                 entry.is_taken = True
+        interrupt: BaseException | None = None
         try:
             with self._writer:
                 for entry in group:
@@ -187,14 +195,18 @@ class GroupCommit:
                         entry.value = entry.work()
                     except Exception as error:  # noqa: BLE001 - its caller raises it
                         entry.error = error
+                    except BaseException as error:  # noqa: BLE001 - raised below: the others of the group go on
+                        entry.error, interrupt = _interrupted(error), error
             self._make_durable(group)
         except BaseException as error:
             for entry in group:
-                entry.error = entry.error or UndeterminedError(f"the commit was interrupted: {error!r}")
+                entry.error = entry.error or _interrupted(error)
             raise
         finally:
             for entry in group:
                 entry.finish()
+        if interrupt is not None:
+            raise interrupt
 
     # --- the end ------------------------------------------------------------------------------------------------
 
@@ -203,3 +215,7 @@ class GroupCommit:
         with self._mutex:
             self._refusal = refusal
         return self._idle.wait(timeout_s)
+
+
+def _interrupted(error: BaseException) -> UndeterminedError:
+    return UndeterminedError(f"the commit was interrupted: {error!r}")
