@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pytinykv
 from pytinykv import aio
 from pytinykv.client import ClientClosedError, DatabaseInUseError, DatabaseMismatchError, LockTimeoutError
+from pytinykv.embedded import async_database
 from pytinykv.embedded.async_database import AsyncDatabase
 from pytinykv.embedded.database import Database
+from pytinykv.embedded.opening import open_engine
 
 
 def database(db: aio.AsyncDatabase) -> Database:
@@ -114,6 +118,52 @@ async def test_what_does_not_open_leaves_nothing(tmp_path: Path) -> None:
     await db.close()
     with pytest.raises(ClientClosedError):
         await db
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["before the engine is open", "afterwards"])
+async def test_an_opening_that_is_cancelled_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_open: bool
+) -> None:
+    is_there, go_on = threading.Event(), threading.Event()
+
+    def open_slowly(*args: Any, **kwargs: Any) -> Database:
+        opened = open_engine(*args, **kwargs) if is_open else None
+        is_there.set()
+        assert go_on.wait(20)
+        return opened or open_engine(*args, **kwargs)
+
+    monkeypatch.setattr(async_database, "open_engine", open_slowly)
+    db = aio.open(tmp_path)
+    opening = asyncio.ensure_future(db.open())
+    while not is_there.is_set():
+        await asyncio.sleep(0.001)
+    opening.cancel()
+    await asyncio.sleep(0.001)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert (await db.close()).ok
+    monkeypatch.undo()
+    async with aio.open(tmp_path) as again:
+        await again.raw.put(b"k", b"v")
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["while it opens", "as soon as it is open"])
+async def test_closing_what_is_being_opened_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_open: bool
+) -> None:
+    db = aio.open(tmp_path)
+    opening = asyncio.ensure_future(db.open())
+    await asyncio.sleep(0)
+    if is_open:
+        while db._opening is None or db._opening._parts is None:
+            time.sleep(0.001)  # noqa: ASYNC251 - so that the task does not hear of it
+    closing = asyncio.ensure_future(db.close())
+    with pytest.raises(ClientClosedError):
+        await opening
+    assert (await closing).ok
+    async with aio.open(tmp_path):
+        pass
 
 
 async def test_a_forgotten_database_warns_and_lets_go_of_its_directory(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -43,6 +44,9 @@ from pytinykv.embedded.refusals import CLOSED
 from pytinykv.lifecycle import STOP_DEADLINE_S, Scope, StopReport, ThreadWorker, result_of
 
 _log = logging.getLogger(__name__)
+
+NOW: Final = 0.0
+"""The deadline of what must not wait."""
 
 _T = TypeVar("_T")
 _ItemT = TypeVar("_ItemT")
@@ -215,9 +219,12 @@ class AsyncRawRunner(RawRunner):
         if write is not None:
             result: _T = await self._loop.durable(self.database, write, deadline)
             return result
-        if self.pending:  # then it may have to wait
-            return await self._loop.blocking(lambda: self.read(command, deadline))
-        return self.read(command, deadline)
+        if not self.pending:
+            try:
+                return self.read(command, NOW)
+            except DeadlineExceededError:
+                _log.debug("a write has come in between")
+        return await self._loop.blocking(lambda: self.read(command, deadline))
 
 
 class AsyncDatabase(AsyncBase):
@@ -247,6 +254,8 @@ class AsyncDatabase(AsyncBase):
         self._origin = LoopOrigin()
         self._parts: _Parts | None = None
         """Set once, when it is open."""
+        self._opening: _Opening | None = None
+        """The latest attempt to open it; None once it is open."""
         self._closed = False
         """Set by `close`; never unset."""
 
@@ -281,21 +290,18 @@ class AsyncDatabase(AsyncBase):
             raise ClientClosedError(CLOSED)
         if self._parts is None:
             loop = _Loop(self._scope)
-            opened: list[Database] = []
-            # Without a reference to this object, which the thread might hold longer than its owner.
-            path, durability, history_s, config = self._path, self._durability, self._history_s, self._config
-
-            def work() -> _Parts:
-                opened.append(open_engine(path, durability=durability, history_s=history_s))
-                background = Background(opened[0], history_s=history_s)
-                return _Parts(opened[0], background, config, loop)
-
+            opening = self._opening = _Opening(self._path, self._durability, self._history_s, self._config, loop)
             try:
-                self._parts = await loop.blocking(work)
+                loop.worker.submit(opening, opening.on_done)
+                parts = await opening.outcome
+                if self._closed:
+                    raise ClientClosedError(CLOSED)
             except BaseException:
-                if opened:
-                    opened[0].release()
+                unused = opening.give_up()
+                if unused is not None and unused.database.begin_close():
+                    await loop.blocking(unused.close)
                 raise
+            self._parts, self._opening = parts, None
         return self
 
     async def close(self) -> StopReport:
@@ -305,6 +311,8 @@ class AsyncDatabase(AsyncBase):
             return StopReport(self._scope.name, 0.0, ())
         self._origin.check()
         parts = self._parts
+        if parts is None and self._opening is not None:
+            parts = self._opening.give_up()
         if parts is not None and parts.database.begin_close():
             await parts.transactions.abandon_all(0.0)
             try:
@@ -348,6 +356,69 @@ class _Parts:
         if self.database.begin_close():
             self.loop.worker.submit(self.close, _abandoned)
             self.loop.worker.finish()
+
+
+class _Opening:
+    """An attempt to open a database, in a thread; who waits for it may give it up at any time.
+
+    Without a reference to the `AsyncDatabase`, which the thread might hold longer than its owner.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        durability: Durability,
+        history_s: float,
+        config: ClientConfig,
+        loop: _Loop,
+    ) -> None:
+        self._path = path
+        self._durability = durability
+        self._history_s = history_s
+        self._config = config
+        self._loop = loop
+        self._mutex = threading.Lock()
+        """Guards what follows."""
+        self._parts: _Parts | None = None
+        """What was opened, until somebody takes it or gives it up."""
+        self._is_given_up = False
+        """Set once: what is opened from then on is closed again by the thread."""
+        self.outcome: asyncio.Future[_Parts] = loop.origin.loop.create_future()
+        """Resolved when it is open, was given up, or has failed."""
+
+    def __call__(self) -> _Parts:
+        """Open it. Blocks. Raises what `pytinykv.open` does, and `ClientClosedError` if it was given up meanwhile."""
+        database = open_engine(self._path, durability=self._durability, history_s=self._history_s)
+        try:
+            background = Background(database, history_s=self._history_s)
+        except BaseException:
+            database.release()
+            raise
+        parts = _Parts(database, background, self._config, self._loop)
+        with self._mutex:
+            if not self._is_given_up:
+                self._parts = parts
+                return parts
+        database.begin_close()
+        parts.close()
+        raise ClientClosedError(CLOSED)
+
+    def on_done(self, result: _Parts | BaseException) -> None:
+        """Take what the thread has come to. In the loop."""
+        if self.outcome.done():
+            return
+        if isinstance(result, BaseException):
+            self.outcome.set_exception(result)
+        else:
+            self.outcome.set_result(result)
+
+    def give_up(self) -> _Parts | None:
+        """Return what was opened so far, for the caller to close; None, also the second time, if that is not its duty."""
+        with self._mutex:
+            self._is_given_up = True
+            parts, self._parts = self._parts, None
+        self.on_done(ClientClosedError(CLOSED))  # the thread may have been stopped before it began
+        return parts
 
 
 def open_async(

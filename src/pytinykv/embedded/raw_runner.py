@@ -2,7 +2,7 @@
 
 A raw value has no versions: what is written is there at once. It is durable a sync later, and until then no reader may see
 it, or a power cut could take back what a reader has seen. So a read looks whether what it has read is still on its way to the
-disk, and if so waits for that and reads again.
+disk, and if so waits for that. It does not read again then: beside a busy writer something would always be on its way.
 
 Left out: as on a cluster nothing is atomic over several keys, though here a batch is.
 """
@@ -10,7 +10,6 @@ Left out: as on a cluster nothing is atomic over several keys, though here a bat
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
@@ -35,6 +34,7 @@ from pytinykv.client.raw_commands import (
     RawTtl,
 )
 from pytinykv.embedded.database import Database
+from pytinykv.embedded.quiet_event import QuietEvent
 from pytinykv.embedded.refusals import engine_error
 from pytinykv.model.raw_values import encode_raw_value, live_value, remaining_ttl_s
 from pytinykv.raftstore.keys import RAW_TAGS, raw_end
@@ -86,9 +86,8 @@ class Pending:
         """Engine keys. Filled under the writer's lock before they are written, emptied when they are durable."""
         self._has_ranges = False
         """Whether a range is among them."""
-        self._is_empty = threading.Event()
+        self._is_empty = QuietEvent()
         """Set while nothing is pending; moved with `_keys` and `_has_ranges`."""
-        self._is_empty.set()
 
     def add(self, keys: Iterable[bytes] | None) -> None:
         """Note what is about to be written; None for a range."""
@@ -111,7 +110,7 @@ class Pending:
         return not self._is_empty.is_set()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until nothing is pending; return whether that is so."""
+        """Wait until what is pending now is durable, whatever has come since; return whether it is."""
         return self._is_empty.wait(timeout_s)
 
 
@@ -189,14 +188,14 @@ class RawRunner:
 
     def _stored(self, key: bytes, deadline: float) -> bytes | None:
         database = self.database
-        while True:
-            with database.reads.guard:
-                stored = database.engine.get(_RAW, key)
-            if not self.pending or not self.pending.holds(key):
-                return stored
+        with database.reads.guard:
+            stored = database.engine.get(_RAW, key)
+        if self.pending and self.pending.holds(key):
             self._wait(deadline)
+        return stored
 
     def _wait(self, deadline: float) -> None:
+        """Wait until all that is there is durable. Raises `DeadlineExceededError`."""
         if not self.pending.wait(max(0.0, deadline - time.monotonic())):
             failure = self.database.failure
             if failure is not None:
@@ -230,18 +229,17 @@ class RawRunner:
         tag = RAW_TAGS[cf or "default"]
         start, end = tag + command.range.start, raw_end(tag, command.range.end)
         database = self.database
-        while True:
-            now_s, pairs = _now_s(), list[Pair]()
-            with database.reads.guard:
-                for key, stored in database.engine.scan(_RAW, start, end, reverse=reverse):
-                    value = live_value(stored, now_s)
-                    if value is not None:
-                        pairs.append((key[1:], value))
-                        if len(pairs) == limit:
-                            break
-            if not self.pending:
-                return pairs
+        now_s, pairs = _now_s(), list[Pair]()
+        with database.reads.guard:
+            for key, stored in database.engine.scan(_RAW, start, end, reverse=reverse):
+                value = live_value(stored, now_s)
+                if value is not None:
+                    pairs.append((key[1:], value))
+                    if len(pairs) == limit:
+                        break
+        if self.pending:
             self._wait(deadline)
+        return pairs
 
     def _checksum(self, command: RawChecksum, deadline: float) -> Checksum:
         command.covered = command.range
