@@ -73,6 +73,14 @@ def test_the_page_has_a_lane_for_each_host_and_escapes_what_it_shows(history: Re
     assert "</script><script>alert" not in timeline_html(failed)
 
 
+def test_transactions_are_operations_too() -> None:
+    history = run_scenario("transactions", 1, keep_lines=True)
+    told = spans_of(history).operations
+    assert {one.kind for one in told} == {"append", "transfer"}
+    assert {one.lane for one in told} == {f"client-{number}" for number in range(1, 5)}
+    assert any(one.outcome == "done" and "list-" in one.answer for one in told)
+
+
 def test_a_long_history_has_five_stores_and_fifteen_seconds_and_says_so() -> None:
     for scenario in ("stale-scheduler", "basic"):
         result = run_scenario(scenario, 1, is_long=True)

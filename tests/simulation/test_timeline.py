@@ -51,6 +51,26 @@ def test_operations_last_from_call_to_answer_and_those_that_overlap_have_rows() 
     assert (spans().operations[0].asked, spans().operations[0].answer) == ("(b'a',)", "b'1'")
 
 
+def test_operations_of_one_client_at_once_end_apart_and_none_outlives_its_client() -> None:
+    lines = """\
+0.5 invoke client-1 slow_commit#1
+0.6 invoke client-1 slow_commit#2
+0.7 complete client-1 slow_commit#2 12 to list-1
+0.8 crash client-1
+0.9 process client-1 2
+1.0 invoke client-1 slow_commit#3
+1.1 unknown client-1 slow_commit#3 TimeoutError
+1.5 fail client-1 slow_commit#1 too late
+"""
+    told = spans_of(Result(scenario="storm", seed=1, lines=lines.splitlines()))
+    assert [of(one) for one in told.operations] == [
+        ("client-1", "slow commit", 0.5, 0.8, "open", 0),
+        ("client-1", "slow commit", 0.6, 0.7, "done", 1),
+        ("client-1", "slow commit", 1.0, 1.1, "unknown", 0),
+    ]
+    assert [one.answer for one in told.operations] == ["", "12 to list-1", "TimeoutError"]
+
+
 def test_faults_last_until_they_are_over() -> None:
     assert [of_lane(one) for one in spans().faults] == [
         ("world", "partition", 1.0, 2.0),

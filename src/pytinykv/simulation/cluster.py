@@ -118,6 +118,8 @@ class Cluster:
         """Called with every message that a store sends, in its turn; for fault makers."""
         self._by_id: dict[int, StoreNode] = {}
         """Store id -> node; a node gets in here when its store knows its id."""
+        self._shown = 0
+        """How many operations `show` has numbered."""
         self._background: list[asyncio.Task[None]] = []
         """What `in_background` started and `heal_programs` has not waited for yet."""
 
@@ -140,6 +142,16 @@ class Cluster:
             what = {"invoke": kind, "unknown": "unknown", "fail": "failed"}.get(event)
             for counter in self._active if what else ():
                 counter[str(what)] += 1
+
+    def show(self, host: str, kind: str) -> Callable[[str, str], None]:
+        """Put an operation of a client on the timeline that the raw history does not know; what is returned ends it.
+
+        It takes the event that ends it, `complete`, `unknown` or `fail`, and what there is to say.
+        """
+        self._shown += 1
+        name, record = f"{kind}#{self._shown}", self.world.trace.record
+        record("invoke", host, name)
+        return lambda event, text: record(event, host, name, text)
 
     def may(self, name: str) -> bool:
         """Say whether a kind of fault may be on."""

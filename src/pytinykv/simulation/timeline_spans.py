@@ -1,7 +1,7 @@
 """A history as spans on lanes: operations from call to answer, faults for as long as they last, and moments. For drawing.
 
 lane        one for each program and client, in the order scheduler, stores, clients; above them the world: the network
-operation   `invoke` … `complete`, `unknown` or `fail`; open at the end if none came
+operation   `invoke` … `complete`, `unknown` or `fail`; open until the client dies, or the end, if none came
 fault       down (crash, power cut, failure) and stopped until the program starts again; stopping; held (a stall);
             partition until it heals; slow and hurt disks until the end, or the next start
 mark        everything else: starts, clocks that are set, snapshots, orders
@@ -40,6 +40,8 @@ _ENDS: Final = {
     "partition": frozenset({"partition"}),
 }
 """The faults of its lane that an event ends."""
+_DEATHS: Final = frozenset({"crash", "power_cut", "stopped"})
+"""What ends whatever a client had under way."""
 _OUTCOMES: Final = {"complete": "done", "unknown": "unknown", "fail": "failed"}
 """What came of an operation, by the event that ends it. Failed: it was not executed."""
 _AT: Final = re.compile(r"^at (\d+\.\d+) s:", re.MULTILINE)
@@ -118,10 +120,14 @@ def _operations(events: Iterable[Moment], end_s: float) -> list[Operation]:
     found: list[Operation] = []
     open_: dict[tuple[str, str], list[Operation]] = {}
     for each in events:
-        kind, _, text = each.text.partition(" ")
-        waiting = open_.setdefault((each.host, kind), [])
+        name, _, text = each.text.partition(" ")  # get, or append#12 where a client has several under way
+        if each.kind in _DEATHS:
+            for (lane, _), several in open_.items():
+                while lane == each.host and several:
+                    several.pop().end_s = each.at_s
+        waiting = open_.setdefault((each.host, name), [])
         if each.kind == "invoke":
-            operation = Operation(each.host, kind, each.at_s, end_s, text)
+            operation = Operation(each.host, name.partition("#")[0].replace("_", " "), each.at_s, end_s, text)
             operation.row = _free_row(
                 [one for (lane, _), several in open_.items() if lane == each.host for one in several]
             )

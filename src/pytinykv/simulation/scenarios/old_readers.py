@@ -42,7 +42,7 @@ class _Story:
         self.stop = asyncio.Event()
         """Set once: the writer and the readers end."""
 
-    async def write(self, client: AsyncClient) -> None:
+    async def write(self, host: str, client: AsyncClient) -> None:
         """Count on; a commit of unknown fate ends the counting, as what is there is then not known."""
         while not self.stop.is_set():
 
@@ -51,31 +51,37 @@ class _Story:
                     await txn.put(key, b"%d" % (len(self.commits) + 1))
                 return txn
 
+            end = self.cluster.show(host, "count")
             try:
                 txn = await client.run(put, timeout=CALL_S)
             except ClientError as error:
+                end("unknown" if error.undetermined else "fail", type(error).__name__)
                 if error.undetermined:
                     return
             else:
                 assert txn.commit_ts is not None
                 self.commits.append(txn.commit_ts)
+                end("complete", f"to {len(self.commits)} at {txn.commit_ts}")
             await asyncio.sleep(PAUSE_S)
 
-    async def read(self, client: AsyncClient, rng: Random) -> None:
+    async def read(self, host: str, client: AsyncClient, rng: Random) -> None:
         """Look at moments of the past."""
         while not self.stop.is_set():
             await asyncio.sleep(PAUSE_S * rng.random())
             if len(self.commits) < 2:
                 continue
             at = rng.choice(self.commits[:-1]) + rng.randint(0, 1)
+            end = self.cluster.show(host, "read")
             try:
                 snapshot = await client.snapshot(at)
                 seen = await snapshot.get_many(KEYS, timeout=CALL_S)
-            except SnapshotTooOldError:
+            except SnapshotTooOldError as error:
                 self.too_old += 1
-            except ClientError:
-                continue  # no answer in time
+                end("fail", type(error).__name__)
+            except ClientError as error:  # no answer in time
+                end("fail", type(error).__name__)
             else:
+                end("complete", f"{seen.get(KEYS[0])!r} at {at}")
                 self.check(at, seen)
 
     def check(self, at: int, seen: dict[bytes, bytes]) -> None:
@@ -120,8 +126,8 @@ async def old_readers(cluster: Cluster) -> None:
     drawn = [name for name in cluster.options.drawn if cluster.may(name)]
     cluster.notes.extend(drawn)
     work = [
-        writer.spawn("write", story.write(writer.client)),
-        reader.spawn("read", story.read(reader.client, cluster.world.rng_for("readers"))),
+        writer.spawn("write", story.write(writer.host, writer.client)),
+        reader.spawn("read", story.read(reader.host, reader.client, cluster.world.rng_for("readers"))),
     ]
     await runner.spawn("run", story.run_for_long(runner.client))
     stop_trouble = asyncio.Event()

@@ -37,7 +37,7 @@ from pytinykv.simulation.cluster import Cluster, ClusterOptions
 from pytinykv.simulation.faults import pause
 from pytinykv.simulation.scenario import scenario
 from pytinykv.simulation.scenarios.generic import finish
-from pytinykv.simulation.scenarios.transactions import TIMEOUT_S, TxnStory, tell
+from pytinykv.simulation.scenarios.transactions import TIMEOUT_S, TxnStory, outcome_of, tell
 from pytinykv.simulation.txn_history import Elements, Fate, TxnRecord, decode_elements, encode_elements
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class _Slow:
         self._rng = rng
         self._echoes: list[asyncio.Task[None]] = []
         """Prewrites that are sent once more."""
+        self.record: TxnRecord | None = None
+        """None until it has begun."""
 
     async def run(self) -> None:
         """Read, lock, commit; write down what came of it. Raises `ClientError`."""
@@ -81,6 +83,7 @@ class _Slow:
         acknowledged = self._story.acknowledged
         snapshot = await self._client.snapshot(timeout=TIMEOUT_S)
         record = TxnRecord(element=len(self._story.records), start_ts=snapshot.ts, acknowledged_before=acknowledged)
+        self.record = record
         self._story.records.append(record)
         keys = rng.sample(self._story.lists, rng.choice([1, 2, 2, 3]))
         found = await snapshot.get_many(keys)
@@ -192,8 +195,10 @@ class SlowStory(TxnStory):
 
     async def _slow(self, node: ClientNode, client: AsyncClient, rng: Random) -> None:
         while not self.stop_clients.is_set():
+            end, slow = self.cluster.show(node.host, "slow_commit"), _Slow(self, node, client, rng)
             with contextlib.suppress(ClientError):
-                await _Slow(self, node, client, rng).run()
+                await slow.run()
+            end(*(("fail", "not begun") if slow.record is None else outcome_of(slow.record)))
 
     async def hand_overs(self, rng: Random, stop: asyncio.Event) -> None:
         """Let one store after the other lead, several times a second; the last thing that each does is a read."""

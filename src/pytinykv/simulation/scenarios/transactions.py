@@ -85,6 +85,10 @@ LATE: Final = ("late clients", "leader changes")
 LATE_S: Final = 1.5
 """By how much a late client's messages are late at most: longer than the shortest locks live."""
 
+Told = tuple[str, str]
+"""How an operation ended, for the timeline: the event, and what there is to say."""
+_EVENTS: Final = {Fate.COMMITTED: "complete", Fate.NOT: "fail", Fate.UNKNOWN: "unknown"}
+
 
 class TxnStory:
     """One history: its records, and the clients' work."""
@@ -106,15 +110,15 @@ class TxnStory:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """By host, what the newest incarnation of a client does."""
 
-    async def append(self, client: AsyncClient, rng: Random) -> None:
+    async def append(self, client: AsyncClient, rng: Random) -> Told:
         """One transaction on the lists; whatever it ends with is written down."""
         is_pessimistic = rng.random() < 0.3
         acknowledged = self.acknowledged
         txn = client.transaction(pessimistic=is_pessimistic, timeout=TIMEOUT_S)
         try:
             await txn
-        except ClientError:
-            return
+        except ClientError as error:
+            return "fail", type(error).__name__
         record = TxnRecord(
             element=len(self.records),
             start_ts=txn.start_ts,
@@ -133,6 +137,7 @@ class TxnStory:
         finally:
             if txn.is_active:
                 await txn.rollback(timeout=TIMEOUT_S)
+        return outcome_of(record)
 
     async def _append(self, txn: AsyncTransaction, record: TxnRecord, rng: Random) -> None:
         wanted = rng.sample(self.lists, rng.randint(1, 3))
@@ -154,7 +159,7 @@ class TxnStory:
             record.writes |= {key}
         await txn.commit()
 
-    async def transfer(self, client: AsyncClient, rng: Random) -> None:
+    async def transfer(self, client: AsyncClient, rng: Random) -> Told:
         """Move money, or look."""
         source, target = rng.sample(ACCOUNTS, 2)
         amount = rng.randint(1, 10)
@@ -170,10 +175,11 @@ class TxnStory:
         try:
             if rng.random() < 0.3:
                 await self.look(client)
-            else:
-                await client.run(move, pessimistic=is_pessimistic, timeout=TIMEOUT_S)
-        except ClientError:
-            pass
+                return "complete", "looked"
+            await client.run(move, pessimistic=is_pessimistic, timeout=TIMEOUT_S)
+        except ClientError as error:
+            return ("unknown" if error.undetermined else "fail"), type(error).__name__
+        return "complete", f"moved {amount} from {source.decode()} to {target.decode()}"
 
     async def look(self, client: AsyncClient) -> None:
         """See that no money was made or lost, at this moment."""
@@ -256,7 +262,9 @@ class TxnStory:
     async def work(self, node: ClientNode, client: AsyncClient, rng: Random) -> None:
         """Do one transaction after the other."""
         while not self.stop_clients.is_set():
-            await (self.append if rng.random() < 0.5 else self.transfer)(client, rng)
+            do = self.append if rng.random() < 0.5 else self.transfer
+            end = self.cluster.show(node.host, do.__name__)
+            end(*await do(client, rng))
             await asyncio.sleep(rng.expovariate(1 / self.cluster.options.think_s))
 
     async def open_bank(self, client: AsyncClient) -> None:
@@ -309,6 +317,12 @@ class TxnStory:
             raise Violation("isolation", f"by what clients have read alone: {anomalies[0]}")
         if not self.has_committed or not self.looks:
             raise Violation("story", "no transaction was committed, or the accounts were never looked at")
+
+
+def outcome_of(record: TxnRecord) -> Told:
+    """Return what came of a transaction, for the timeline."""
+    keys = ", ".join(key.decode() for key in sorted(record.writes)) or "nothing"
+    return _EVENTS[record.fate], f"{record.element} to {keys}, begun at {record.start_ts}, {record.fate.value}"
 
 
 def _as_told(record: TxnRecord) -> ListTxn:
