@@ -60,6 +60,11 @@ def test_stories_of_splits(scenario: str, seed: int) -> None:
     run_scenario(scenario, seed).check()
 
 
+@pytest.mark.seeds(20)
+def test_a_call_is_repeated_once_at_most_for_a_split(seed: int) -> None:
+    run_scenario("split-calls", seed).check()
+
+
 def region(start: bytes, end: bytes) -> Region:
     return Region(RegionId(1), start, end, RegionEpoch(1, 1))
 

@@ -2,6 +2,7 @@
 
     queue ──propose──▶ an entry of the log ──settle, when that is applied──▶ answer         `PendingProposals`
     queue_read ──ask_reads──▶ a quorum ──serve_reads, when enough is applied──▶ answer      `PendingReads`
+    await_leadership ──on_leading──▶ its commands begin
 
 The peer tells when it came to lead, when it lost leadership, and when it ends.
 
@@ -11,6 +12,7 @@ Invariants:
    term's entry. Whatever else is given up is answered as undetermined.
 3. After leadership was lost, reads are answered at once; proposals when their slots are filled, at the latest after
    `undetermined_after_s`.
+4. Leadership is awaited only while the outcome of an election is about to come, and for no longer than until a given time.
 """
 
 from __future__ import annotations
@@ -77,13 +79,17 @@ class PeerCalls:
         self._reads = PendingReads()
         self._leading_term = _NO_TERM
         """The term in which the peer leads; above every term while it does not."""
+        self._leadership_due: float | None = None
+        """Until when callers may wait for the peer to lead, monotonic; None: they may not, and none does."""
+        self._for_leadership: list[OnReady] = []
+        """Callers that wait for the peer to lead, in the order they came."""
         self._deposed_at: float | None = None
         """Since when proposals wait for what others make of them; None when none do."""
 
     @property
     def has_any(self) -> bool:
         """Return whether a caller waits for an answer."""
-        return bool(self._queued or len(self._proposals) or len(self._reads))
+        return bool(self._queued or len(self._proposals) or len(self._reads) or self._for_leadership)
 
     @property
     def has_waiting_reads(self) -> bool:
@@ -212,9 +218,31 @@ class PeerCalls:
 
     # --- leadership and end -------------------------------------------------------------------------------------
 
-    def on_leading(self, term: Term) -> None:
+    def expect_leadership(self, until: float) -> None:
+        """Let callers wait for the peer to lead, until another is known to lead, or until this time (monotonic)."""
+        self._leadership_due = until
+
+    @property
+    def expects_leadership(self) -> bool:
+        """Return whether callers may wait for the peer to lead."""
+        return self._leadership_due is not None
+
+    def await_leadership(self, on_ready: OnReady) -> None:
+        """Call `on_ready(error)` when the peer leads, or with why it does not; only while that is expected."""
+        assert self.expects_leadership, "nothing would answer"
+        self._for_leadership.append(on_ready)
+
+    def end_expectation(self, turn: Turn, error: RegionError | None) -> None:
+        """Answer who waits for the peer to lead: it does, or else `error`."""
+        self._leadership_due = None
+        waiting, self._for_leadership = self._for_leadership, []
+        for on_ready in waiting:
+            turn.answer_read(on_ready, error)
+
+    def on_leading(self, turn: Turn, term: Term) -> None:
         """Note that the peer has come to lead."""
         self._leading_term = term
+        self.end_expectation(turn, None)
 
     def on_deposed(self, turn: Turn) -> None:
         """Note that the peer does not lead any more."""
@@ -224,20 +252,23 @@ class PeerCalls:
             self._deposed_at = turn.now
 
     def on_tick(self, turn: Turn) -> None:
-        """Answer the proposals of earlier terms once they have waited for long enough."""
+        """Answer what has waited for long enough: for leadership, or for what others make of earlier terms' proposals."""
+        if self._leadership_due is not None and turn.now >= self._leadership_due:
+            self.end_expectation(turn, self._not_leader())
         if self._deposed_at is not None and turn.now - self._deposed_at > self._config.undetermined_after_s:
             self._deposed_at = None
             reason = "leadership was lost, and what the others made of the command is not known yet"
             self._fail(turn, reason, self._proposals.take_before(self._leading_term))
 
     def fail_all(self, turn: Turn, error: RegionError) -> None:
-        """Answer all calls: reads and what was not proposed with `error`, what was proposed as undetermined.
+        """Answer all calls: those that change nothing, and what was not proposed, with `error`; the others as undetermined.
 
         A proposed command may be in the logs of the others, and they may execute it, whatever becomes of this peer.
         """
         for command in self._queued:
             turn.answer(command.on_done, error)
         self._queued = []
+        self.end_expectation(turn, error)
         self._fail_reads(turn, error)
         self.fail_proposals(turn, str(error))
 

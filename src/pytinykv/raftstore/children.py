@@ -8,7 +8,8 @@
 Invariants:
 1. The children's states, the parent's smaller range and its applied index are one batch: a crash leaves all or nothing.
 2. A child whose peer had promised something here (a term, a vote, time to a leader) keeps it and waits like after a restart.
-3. A child of the parent's leader campaigns at once; no other does, so they do not get in each other's way.
+3. A child of the parent's leader campaigns at once; no other does, so they do not get in each other's way. Commands for it
+   may wait for the outcome, since clients hear of the child before its members have voted.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Children:
             child = self._make_peer(own, region, is_fresh=is_fresh)
             turn.events.append(RegionChanged(Region(region.id), region))
             if parent.is_leader:
-                child.node.campaign(turn.now)
+                child.campaign_first(turn.now)
             self._touch(child)
 
     def _is_removed(self, own: Peer, region: Region) -> bool:

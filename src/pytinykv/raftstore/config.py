@@ -71,7 +71,8 @@ class RaftStoreConfig:
     """Commands a region may hold that are not committed yet; further ones are refused (server_is_busy)."""
 
     queued_bytes_max: int = 32 * MIB
-    """Commands a store may hold that are not even proposed yet; further ones are refused (server_is_busy)."""
+    """Commands a store may hold that are not even proposed yet; further ones are refused (server_is_busy). As much again may
+    wait for new regions to have leaders; what exceeds that is refused (not_leader)."""
 
     log_keep_entries: int = 64
     """How many applied entries stay in the log at least, so that a follower slightly behind needs no snapshot."""

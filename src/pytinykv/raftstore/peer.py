@@ -314,12 +314,14 @@ class RegionPeer:
             self.term = self.node.term
             turn.events.append(Leading(self.region, self.term))
             self._followers.on_leading(turn.now)
-            self.calls.on_leading(self.term)
+            self.calls.on_leading(turn, self.term)
             self._collection.on_leading()
         if was_leader and not self.is_leader:
             _log.debug("region %d: peer %d does not lead any more", self.region.id, self.peer.id)
             turn.events.append(Deposed(self.region))
             self.calls.on_deposed(turn)
+        if leader_id and not self.is_leader:
+            self.calls.end_expectation(turn, self.not_leader())
 
     # --- apply --------------------------------------------------------------------------------------------------
 
@@ -482,6 +484,13 @@ class RegionPeer:
         self._table.changed()
         self.calls.fail_all(turn, RegionNotFound(region_id=region.id))
         return tombstone
+
+    # --- leadership of a new region -------------------------------------------------------------------------------------
+
+    def campaign_first(self, now: float) -> None:
+        """Campaign in a region that was split off one led here, and let callers wait for it, for an election timeout."""
+        if self.node.campaign(now):
+            self.calls.expect_leadership(now + self._config.election_ticks * self._config.tick_s)
 
     # --- leaving leadership -------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from pytinykv.raftstore.errors import StoreFailedError
 from pytinykv.raftstore.expiry import ExpirySweep
 from pytinykv.raftstore.inbox import Inbox, log_violation
 from pytinykv.raftstore.incoming_snapshots import IncomingSnapshots, SnapshotReceiver, SnapshotRefusedError
+from pytinykv.raftstore.leadership_waits import LeadershipWaits
 from pytinykv.raftstore.leaving import Leaving
 from pytinykv.raftstore.liveness import Liveness
 from pytinykv.raftstore.log_budget import LogBudget
@@ -158,6 +159,7 @@ class Store:
     def _make_parts(self, link: SchedulerLink, background: Worker) -> None:
         """Make what looks at all peers."""
         config = self.config
+        self.leadership_waits = LeadershipWaits(config.queued_bytes_max, lambda: self.refuses)
         self.liveness = Liveness(self.store_id, self._rng.getrandbits(32), self.peers, config)
         """Which other stores run."""
         self.activity = Activity(self.peers, self.liveness, config, self._rng, self._touch_now)

@@ -9,6 +9,7 @@ from planted.patching import Patch
 from planted.plants import DAMAGED, LOST, STUCK, planted
 from pytinykv.model import Region
 from pytinykv.raftstore import peer as peers
+from pytinykv.raftstore.calls import PeerCalls
 from pytinykv.raftstore.children import Children
 from pytinykv.raftstore.operations import decode_operations, encode_operations
 from pytinykv.raftstore.peer import RegionPeer
@@ -61,3 +62,8 @@ def children_wait_for_an_election(patch: Patch) -> None:
         parent.is_leader = leads
 
     patch.setattr(Children, "create", create)
+
+
+@planted("calls for a new region are refused until it has a leader", "split-calls", 3, REGIONS)
+def calls_for_new_regions_are_refused(patch: Patch) -> None:
+    patch.setattr(PeerCalls, "expect_leadership", lambda _self, _until: None)

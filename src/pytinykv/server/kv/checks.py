@@ -1,7 +1,8 @@
 """Where a request belongs, and what a client is told that can't have it.
 
 Checked in this order: the store (StoreNotMatch), the region (RegionNotFound), the leader (NotLeader), the epoch's version
-(EpochNotMatch; `conf_ver` does not matter to data). The keys come later, with the command (KeyNotInRegion).
+(EpochNotMatch; `conf_ver` does not matter to data). The keys come later, with the command (KeyNotInRegion). A peer that is
+about to lead a region that was just split off passes for its leader: its commands wait (`dispatcher`).
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ REFUSALS = (RegionError, InvalidRequestError, EngineError, FormatError, RecordFo
 
 
 def locate(store: Store, cluster_id: int, context: kvrpcpb_pb2.Context) -> RegionPeer:
-    """Return the peer that has to serve a request. Raises RegionError, RpcError for another cluster."""
+    """Return the peer that has to serve a request: it leads, or may be waited for (`LeadershipWaits`).
+
+    Raises RegionError, RpcError for another cluster.
+    """
     if context.cluster_id and context.cluster_id != cluster_id:
         raise RpcError(
             StatusCode.FAILED_PRECONDITION,
@@ -51,7 +55,7 @@ def locate(store: Store, cluster_id: int, context: kvrpcpb_pb2.Context) -> Regio
     peer = store.peers.get(region_id)
     if peer is None:
         raise RegionNotFound(region_id=region_id)
-    if not peer.is_leader:
+    if not (peer.is_leader or peer.calls.expects_leadership):
         if not peer.is_initialized:
             raise RegionNotInitialized(region_id=region_id)
         store.rouse(peer)

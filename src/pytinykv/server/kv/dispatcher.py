@@ -4,10 +4,11 @@ A frame is decoded once; its reads are served on the spot where the lease allows
 There is no task and no future per command.
 
     frame ──add, for each command──▶ RequestFrame ──finish──▶ answered now ───────────────────────────▶ Answers ──▶ client
-              locate, prepare                           ├──▶ read-index confirmation ──▶ reads ──────────▲
-                                                        ├──▶ LongReads, for more than one slice ─────────┤
-                                                        ├──▶ LongWrites, for more than one entry ────────┤
-                                                        └──▶ proposals, one per region ──▶ log ──────────┘
+              locate, prepare             ▲             ├──▶ read-index confirmation ──▶ reads ──────────▲
+                                          │             ├──▶ LongReads, for more than one slice ─────────┤
+                                          │             ├──▶ LongWrites, for more than one entry ────────┤
+                                          │             ├──▶ proposals, one per region ──▶ log ──────────┘
+                                          └─────────────┴─── commands that wait for a new region's leader
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from pytinykv.raftstore.turn import OPERATION_COST
 from pytinykv.server.kv.answers import AnswerBatch, Answers
 from pytinykv.server.kv.checks import REFUSALS, check_unchanged, locate
 from pytinykv.server.kv.commands import MEMBERS, REGION_MEMBERS
@@ -124,7 +126,18 @@ class RegionWrites:
 class _RegionPart:
     """The commands of a frame for one region."""
 
-    __slots__ = ("context", "open", "peer", "reads", "term", "transactions", "version", "writes")
+    __slots__ = (
+        "awaiting",
+        "awaiting_bytes",
+        "context",
+        "open",
+        "peer",
+        "reads",
+        "term",
+        "transactions",
+        "version",
+        "writes",
+    )
 
     def __init__(self, peer: RegionPeer, now_s: int) -> None:
         self.peer = peer
@@ -140,6 +153,10 @@ class _RegionPart:
         """The last of `writes` while it takes more; None before the first, and after one that is alone in its entry."""
         self.transactions: list[tuple[int, TransactionCommand, Any, transaction.WriteCommand]] = []
         """Request id, command, request, and what is to be evaluated."""
+        self.awaiting: list[tuple[int, CommandKind, Any]] = []
+        """Request id, command and request, in the order they came; all of the region's commands while it has no leader."""
+        self.awaiting_bytes = 0
+        """What they come to, each with `OPERATION_COST`."""
 
 
 class FrameServices(NamedTuple):
@@ -206,7 +223,12 @@ class RequestFrame:
             context = request.context.SerializeToString()
             part = self._checked.get(context)
             if part is None:
-                part = self._checked[context] = self._locate(request.context)
+                part = self._locate(request.context)
+                if not part.peer.is_leader:
+                    part.awaiting.append((request_id, command, request))
+                    part.awaiting_bytes += request.ByteSize() + OPERATION_COST
+                    return
+                self._checked[context] = part
             self._take(part, request_id, command, request)
         except REFUSALS as error:
             refuse(self._store, self._answers, self._now, request_id, command, error)
@@ -306,6 +328,8 @@ class RequestFrame:
         for part in self._parts.values():
             if part.reads:
                 self._serve_reads(part)
+            if part.awaiting:
+                self._await_leadership(part)
         self._answers.send(self._now)
         for part in self._parts.values():
             for writes in part.writes:
@@ -345,6 +369,38 @@ class RequestFrame:
 
         answers.expect()
         self._services.transactions.submit(part.peer, part.version, part.term, wanted, on_answer)
+
+    # --- a new region's leader ----------------------------------------------------------------------------------
+
+    def _await_leadership(self, part: _RegionPart) -> None:
+        self._answers.expect()
+        waits = self._store.leadership_waits
+        waits.wait(part.peer, part.awaiting_bytes, lambda error: self._on_leadership(part, error))
+
+    def _on_leadership(self, part: _RegionPart, error: RegionError | None) -> None:
+        """Serve what waited as if it came now, or refuse it: nothing of it was looked at before."""
+        answers = self._answers
+        try:
+            if answers.is_closed:
+                return
+            if error is None:
+                frame = RequestFrame(self._services, self._cluster_id, answers)
+                frame._asked_at = self._asked_at
+                for request_id, command, request in part.awaiting:
+                    frame.add(request_id, command, request)
+                frame.finish()
+                return
+            batch = answers.batch()
+            for request_id, command, _request in part.awaiting:
+                refuse(self._store, answers, batch, request_id, command, error)
+            answers.send(batch)
+        except RpcError as broken:
+            answers.fail(broken)
+        except Exception as defect:  # noqa: BLE001 - a defect in one command must not take the store with it
+            _log.exception("a command could not be served; its stream is broken off")
+            answers.fail(RpcError(StatusCode.INTERNAL, f"command could not be served: {defect}"))
+        finally:
+            answers.met()
 
     # --- reads --------------------------------------------------------------------------------------------------
 

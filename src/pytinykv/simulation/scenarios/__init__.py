@@ -9,6 +9,7 @@ moves      balance, scatter, draining, rolling restarts of many regions
 old_readers  garbage is collected under old snapshots
 single     fixed courses: one partition, one snapshot
 slow_commits  pauses between the steps of a commit, steps that come twice
+split_calls  what calls notice of splits
 splits     regions that split
 transactions  lists and a bank, under what the seed draws
 storm      each seed draws faults and settings
@@ -27,6 +28,7 @@ from pytinykv.simulation.scenarios import (
     old_readers,
     single,
     slow_commits,
+    split_calls,
     splits,
     stops,
     storm,
@@ -43,6 +45,7 @@ __all__ = [
     "old_readers",
     "single",
     "slow_commits",
+    "split_calls",
     "splits",
     "stops",
     "storm",
