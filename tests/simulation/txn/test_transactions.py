@@ -20,12 +20,14 @@ from tests.simulation.txn.txn_world import (
 from pytinykv.client import (
     AsyncClient,
     AsyncTransaction,
+    ClientClosedError,
     ClientConfig,
     ConcurrentUseError,
     DeadlockError,
     InvalidArgumentError,
     KeyExistsError,
     LockTimeoutError,
+    SchedulerUnavailableError,
     SnapshotTooOldError,
     TransactionClosedError,
     TransactionError,
@@ -303,6 +305,46 @@ def test_a_lock_that_is_held_too_long() -> None:
         await txn.put(b"z", b"1")
         await txn.commit()
         assert await get_all(client) == {"z": 1}
+
+    tell(story)
+
+
+def test_time_that_runs_out_while_the_scheduler_is_asked_about_a_lock_is_laid_to_the_lock() -> None:
+    class Scheduler:
+        async def timestamp(self, timeout_s: float) -> int:
+            await asyncio.sleep(timeout_s)
+            raise SchedulerUnavailableError("no timestamp in time")
+
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        await put_all(client, z=0)
+        holder = await client_of(cluster, 1).transaction(pessimistic=True)
+        await holder.lock(b"z")
+        locker = await client.transaction(pessimistic=True)
+        client.transactions.backend.resolver._scheduler = Scheduler()  # type: ignore[attr-defined]
+        with pytest.raises(LockTimeoutError, match="on b'z' stood in the way"):
+            await locker.lock(b"z", timeout=2)
+        with pytest.raises(SchedulerUnavailableError, match="no timestamp in time"):
+            await locker.lock(b"z")
+        await locker.rollback()
+        await holder.rollback()
+
+    tell(story)
+
+
+def test_a_client_that_is_closed_while_it_waits_for_a_lock_says_so() -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        holder = await client.transaction(pessimistic=True)
+        await holder.lock(b"z")
+        other = client_of(cluster, 1)
+        waiter = await other.transaction(pessimistic=True)
+        waiting = asyncio.ensure_future(waiter.lock(b"z"))
+        await asyncio.sleep(0.5)
+        await other.close()
+        with pytest.raises(ClientClosedError) as closed:
+            await waiting
+        assert not closed.value.retryable
+        assert not closed.value.undetermined
+        await holder.rollback()
 
     tell(story)
 

@@ -22,6 +22,7 @@ from typing import Final
 from pytinykv.client.attempts import Attempts
 from pytinykv.client.batches import BatchOperation, run_batch
 from pytinykv.client.errors import (
+    ClientClosedError,
     ClientError,
     DeadlineExceededError,
     LockTimeoutError,
@@ -65,6 +66,8 @@ class Locker:
                 await self._parts.background.finish(deadline, "release locks", release)
             else:
                 self._parts.background.start("release locks", release)
+            if isinstance(error, ClientClosedError):  # cut off or not: what it may have locked is released, or runs out
+                raise ClientClosedError("the client was closed; the keys are not locked") from error
             if isinstance(error, (UndeterminedError, DeadlineExceededError)):
                 raise call.late_error(error) from error
             raise

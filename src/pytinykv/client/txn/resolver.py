@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 
 from pytinykv.client.attempts import Attempts
@@ -30,6 +30,7 @@ from pytinykv.client.errors import (
     ClientError,
     DeadlineExceededError,
     LockTimeoutError,
+    SchedulerUnavailableError,
     UndeterminedError,
     WriteConflictError,
 )
@@ -169,15 +170,20 @@ class Resolver:
                 holder_ts=lock.start_ts,
             )
 
-    async def _now(self, transactions: Iterable[int], attempts: Attempts) -> int:
-        """Return a timestamp of now for questions to the primaries of these transactions; 0 if there are none to ask.
+    async def _now(self, transactions: Mapping[int, Sequence[ForeignLock]], attempts: Attempts) -> int:
+        """Return a timestamp of now for questions about locks, by their transactions; 0 if there are none to ask.
 
         (Asked with 0 all the same, as one was forgotten meanwhile, a primary says that its transaction is alive.)
         """
         if all(start_ts in self._known for start_ts in transactions):
             return 0
         left_s = attempts.deadline - self._executor.origin.loop.time()
-        return await self._scheduler.timestamp(max(left_s, 0.001))
+        try:
+            return await self._scheduler.timestamp(max(left_s, 0.001))
+        except SchedulerUnavailableError:
+            if left_s < self._executor.config.scheduler_timeout_s:  # it had no time to answer: the locks have used it up
+                self._refuse_late(next(iter(transactions.values()))[0], attempts)
+            raise
 
     # --- what became of a transaction ---------------------------------------------------------------------------
 
