@@ -28,8 +28,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-import msgspec
-
 from pytinykv.transaction.commands import (
     PessimisticLock,
     PessimisticRollback,
@@ -43,6 +41,7 @@ from pytinykv.transaction.errors import Deadlock, KeyIsLocked
 from pytinykv.transaction.evaluate import evaluate, evaluate_in
 from pytinykv.transaction.latches import Latch, Latches
 from pytinykv.transaction.lock_waits import LockWaits, WaitEnd, Waiter
+from pytinykv.transaction.pessimistic import after_waiting
 from pytinykv.transaction.reader import MvccReader
 from pytinykv.transaction.records import NO_TS
 from pytinykv.transaction.resolve import next_portion
@@ -246,9 +245,7 @@ class Executor:
         if isinstance(command, Prewrite) and not execution.port.may_compute_commit_ts:
             return command.as_two_phase()
         if isinstance(command, PessimisticLock) and execution.deadline is not None:
-            # A lock lives from when it is got, and not from when it was asked for.
-            waited_ms = int((self._monotonic() - execution.began_at) * 1000)
-            return msgspec.structs.replace(command, lock_ttl_ms=command.lock_ttl_ms + waited_ms)
+            return after_waiting(command, int((self._monotonic() - execution.began_at) * 1000))
         return command
 
     def _finish(self, execution: _Execution, error: Exception | None) -> None:

@@ -44,12 +44,16 @@ from pytinykv.transaction.results import DONE, Evaluation, KeyLocked, Pessimisti
 from pytinykv.transaction.stored_keys import encode_bytes
 from pytinykv.wire.timestamp import MAX_TIMESTAMP, Timestamp
 
+LOCK_TTL_MS_MAX: Final = (1 << 64) - 1
+"""A record has room for no longer time to live."""
+
 
 def after_waiting(command: PessimisticLock, waited_ms: int) -> PessimisticLock:
     """Return the command as if it had been sent now, `waited_ms` after it was: its locks live for the whole time from now
     on.
     """
-    return msgspec.structs.replace(command, lock_ttl_ms=command.lock_ttl_ms + max(0, waited_ms))
+    lock_ttl_ms = min(command.lock_ttl_ms + max(0, waited_ms), LOCK_TTL_MS_MAX)
+    return msgspec.structs.replace(command, lock_ttl_ms=lock_ttl_ms)
 
 
 def pessimistic_lock(reader: MvccReader, command: PessimisticLock, manager: ConcurrencyManager) -> Evaluation:

@@ -196,6 +196,18 @@ async def test_a_waiter_has_the_lock_once_it_is_released_and_its_full_time_to_li
     assert len(desk.service.transactions.executor.latches) == 0
 
 
+async def test_a_lock_that_lives_for_ever_stays_readable_also_after_a_wait(desk: TxnDesk) -> None:
+    await desk.lock(10, b"a")
+    request = desk.lock_request(20, b"a", wait_timeout=5000, lock_ttl=(1 << 64) - 1)
+    waiting = desk.scope.start("waiting", lambda: desk.send("KvPessimisticLock", request))
+    await settle(desk)
+    desk.cluster.clock.advance(2.0)
+    await desk.call("KVPessimisticRollback", start_version=10, for_update_ts=10, keys=[b"a"])
+    assert await desk.finish(waiting.wait()) == pb.PessimisticLockResponse()
+    (lock,) = (await desk.call("KvScanLock", max_version=99)).locks
+    assert (lock.lock_version, lock.lock_ttl) == (20, (1 << 64) - 1)
+
+
 async def test_a_waiter_is_told_of_what_was_committed_meanwhile(desk: TxnDesk) -> None:
     await desk.prewrite(10, {b"a": b"1"})
     waiting = desk.scope.start(
