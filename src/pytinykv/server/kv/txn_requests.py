@@ -9,8 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytinykv.server.kv.kinds import CommandContext, InvalidRequestError
 from pytinykv.transaction import commands
@@ -21,13 +21,16 @@ from pytinykv.wire.errors import KeyNotInRegion
 from pytinykv.wire.keys import KeyCodecError, decode_bytes, describe_key, encode_bytes
 from pytinykv.wire.limits import KEY_BYTES_MAX, bound_problem, key_problem
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
-from pytinykv.wire.timestamp import Timestamp
+from pytinykv.wire.timestamp import MAX_TIMESTAMP, Timestamp
 
 if TYPE_CHECKING:
     from pytinykv.model import Region
 
+_T = TypeVar("_T")
+
 _OPS = {op.value: op for op in MutationOp}
 _ACTIONS = {action.value: action for action in PessimisticAction}
+_ASSERTIONS = {assertion.value: assertion for assertion in Assertion}
 
 
 class PlainBoundsError(InvalidRequestError):
@@ -43,6 +46,37 @@ def check_key(region: Region, key: bytes) -> None:
     encoded = encode_bytes(key)
     if not region.contains(encoded):
         raise KeyNotInRegion(key=encoded, region_id=region.id, start_key=region.start_key, end_key=region.end_key)
+
+
+def _timestamp(name: str, number: int) -> Timestamp:
+    """Return a timestamp of a write. Raises InvalidRequestError for the number that reads have for "the newest"."""
+    if number == MAX_TIMESTAMP:
+        raise InvalidRequestError(f"{name} {number} is no timestamp that a scheduler gives")
+    return Timestamp(number)
+
+
+def _start_ts(number: int) -> Timestamp:
+    """Return the timestamp that names a transaction. Raises InvalidRequestError."""
+    if not number:
+        raise InvalidRequestError("start_version is 0: name the transaction")
+    return _timestamp("start_version", number)
+
+
+def _member(kind: Callable[[Any], _T], number: int, name: str) -> _T:
+    """Return a member of an enumeration. Raises InvalidRequestError for one that is not known here."""
+    try:
+        return kind(number)
+    except (ValueError, KeyError):
+        raise InvalidRequestError(f"{name} {number} is not known here") from None
+
+
+def _primary(key: bytes) -> bytes:
+    """Return the key that a lock names as its transaction's primary, which has to be one that can be asked about."""
+    if not key:
+        raise InvalidRequestError("primary_lock is empty: name the transaction's primary key")
+    if (problem := key_problem(key)) is not None:
+        raise InvalidRequestError(f"primary_lock: {problem}")
+    return key
 
 
 def _keys(region: Region, keys: Iterable[bytes]) -> tuple[bytes, ...]:
@@ -94,7 +128,7 @@ def view(request: Any) -> ReadView:
         return ReadView(request.version)
     return ReadView(
         request.version,
-        commands.Isolation(context.isolation_level),
+        _member(commands.Isolation, context.isolation_level, "isolation_level"),
         frozenset(context.resolved_locks),
         frozenset(context.committed_locks),
     )
@@ -144,8 +178,6 @@ def scan_lock(context: CommandContext, request: pb.ScanLockRequest) -> commands.
 def prewrite(context: CommandContext, request: pb.PrewriteRequest) -> commands.Prewrite:
     if request.txn_file_chunks:
         raise InvalidRequestError("transactions in files are not supported: send mutations")
-    if not request.primary_lock:
-        raise InvalidRequestError("primary_lock is empty: name the transaction's primary key")
     constraints = {one.index: Timestamp(one.expected_for_update_ts) for one in request.for_update_ts_constraints}
     actions = request.pessimistic_actions
     mutations = tuple(
@@ -154,17 +186,17 @@ def prewrite(context: CommandContext, request: pb.PrewriteRequest) -> commands.P
     )
     return commands.Prewrite(
         mutations=mutations,
-        primary=request.primary_lock,
-        start_ts=Timestamp(request.start_version),
+        primary=_primary(request.primary_lock),
+        start_ts=_start_ts(request.start_version),
         lock_ttl_ms=request.lock_ttl,
-        for_update_ts=Timestamp(request.for_update_ts),
-        min_commit_ts=Timestamp(request.min_commit_ts),
+        for_update_ts=_timestamp("for_update_ts", request.for_update_ts),
+        min_commit_ts=_timestamp("min_commit_ts", request.min_commit_ts),
         txn_size=request.txn_size,
         secondaries=tuple(request.secondaries) if request.use_async_commit else None,
         try_one_pc=request.try_one_pc,
         max_commit_ts=Timestamp(request.max_commit_ts),
         skip_constraint_check=request.skip_constraint_check,
-        assertion_level=commands.AssertionLevel(request.assertion_level),
+        assertion_level=_member(commands.AssertionLevel, request.assertion_level, "assertion_level"),
         source=request.context.txn_source,
     )
 
@@ -173,8 +205,18 @@ def _mutation(region: Region, one: pb.Mutation, action: int, expected_for_update
     check_key(region, one.key)
     op = _OPS.get(one.op)
     if op is None:
-        raise InvalidRequestError(f"{pb.Op.Name(one.op)} is no mutation that a prewrite can make")
-    return commands.Mutation(op, one.key, one.value, Assertion(one.assertion), _ACTIONS[action], expected_for_update_ts)
+        raise InvalidRequestError(f"{_op_name(one.op)} is no mutation that a prewrite can make")
+    wanted_action = _ACTIONS.get(action)
+    if wanted_action is None:
+        raise InvalidRequestError(f"pessimistic_action {action} is not known here")
+    assertion = _ASSERTIONS.get(one.assertion)
+    if assertion is None:
+        raise InvalidRequestError(f"assertion {one.assertion} is not known here")
+    return commands.Mutation(op, one.key, one.value, assertion, wanted_action, expected_for_update_ts)
+
+
+def _op_name(op: int) -> str:
+    return _member(pb.Op.Name, op, "op")
 
 
 def commit(context: CommandContext, request: pb.CommitRequest) -> commands.Commit:
@@ -184,19 +226,21 @@ def commit(context: CommandContext, request: pb.CommitRequest) -> commands.Commi
         )
     return commands.Commit(
         keys=_keys(context.region, request.keys),
-        start_ts=Timestamp(request.start_version),
-        commit_ts=Timestamp(request.commit_version),
+        start_ts=_start_ts(request.start_version),
+        commit_ts=_timestamp("commit_version", request.commit_version),
     )
 
 
 def batch_rollback(context: CommandContext, request: pb.BatchRollbackRequest) -> commands.BatchRollback:
-    return commands.BatchRollback(keys=_keys(context.region, request.keys), start_ts=Timestamp(request.start_version))
+    return commands.BatchRollback(keys=_keys(context.region, request.keys), start_ts=_start_ts(request.start_version))
 
 
 def cleanup(context: CommandContext, request: pb.CleanupRequest) -> commands.Cleanup:
     check_key(context.region, request.key)
     return commands.Cleanup(
-        key=request.key, start_ts=Timestamp(request.start_version), current_ts=Timestamp(request.current_ts)
+        key=request.key,
+        start_ts=_start_ts(request.start_version),
+        current_ts=Timestamp(request.current_ts),
     )
 
 
@@ -204,7 +248,7 @@ def check_txn_status(context: CommandContext, request: pb.CheckTxnStatusRequest)
     check_key(context.region, request.primary_key)
     return commands.CheckTxnStatus(
         primary=request.primary_key,
-        lock_ts=Timestamp(request.lock_ts),
+        lock_ts=_start_ts(request.lock_ts),
         caller_start_ts=Timestamp(request.caller_start_ts),
         current_ts=Timestamp(request.current_ts),
         rollback_if_not_exist=request.rollback_if_not_exist,
@@ -217,7 +261,9 @@ def check_txn_status(context: CommandContext, request: pb.CheckTxnStatusRequest)
 def heart_beat(context: CommandContext, request: pb.TxnHeartBeatRequest) -> commands.TxnHeartBeat:
     check_key(context.region, request.primary_lock)
     return commands.TxnHeartBeat(
-        primary=request.primary_lock, start_ts=Timestamp(request.start_version), advise_ttl_ms=request.advise_lock_ttl
+        primary=request.primary_lock,
+        start_ts=_start_ts(request.start_version),
+        advise_ttl_ms=request.advise_lock_ttl,
     )
 
 
@@ -225,13 +271,13 @@ def check_secondary_locks(
     context: CommandContext, request: pb.CheckSecondaryLocksRequest
 ) -> commands.CheckSecondaryLocks:
     return commands.CheckSecondaryLocks(
-        keys=_keys(context.region, request.keys), start_ts=Timestamp(request.start_version)
+        keys=_keys(context.region, request.keys), start_ts=_start_ts(request.start_version)
     )
 
 
 def resolve_lock(context: CommandContext, request: pb.ResolveLockRequest) -> commands.ResolveLock:
-    statuses = {Timestamp(one.txn): Timestamp(one.status) for one in request.txn_infos} or {
-        Timestamp(request.start_version): Timestamp(request.commit_version)
+    statuses = {_start_ts(one.txn): _timestamp("status", one.status) for one in request.txn_infos} or {
+        _start_ts(request.start_version): _timestamp("commit_version", request.commit_version)
     }
     if request.keys:
         return commands.ResolveLock(statuses=statuses, keys=_keys(context.region, request.keys))
@@ -243,21 +289,21 @@ def pessimistic_lock(context: CommandContext, request: pb.PessimisticLockRequest
     for one in request.mutations:
         check_key(context.region, one.key)
         if one.op != pb.Op.PessimisticLock:
-            raise InvalidRequestError(f"{pb.Op.Name(one.op)} can't be locked for: ask for PessimisticLock")
+            raise InvalidRequestError(f"{_op_name(one.op)} can't be locked for: ask for PessimisticLock")
     force = request.wake_up_mode == pb.PessimisticLockWakeUpMode.WakeUpModeForceLock
     if force and len(request.mutations) != 1:
         raise InvalidRequestError(f"WakeUpModeForceLock is for one key, not for {len(request.mutations)}")
     return commands.PessimisticLock(
         keys=tuple(commands.LockRequest(one.key, one.assertion == pb.Assertion.NotExist) for one in request.mutations),
-        primary=request.primary_lock,
-        start_ts=Timestamp(request.start_version),
-        for_update_ts=Timestamp(request.for_update_ts),
+        primary=_primary(request.primary_lock),
+        start_ts=_start_ts(request.start_version),
+        for_update_ts=_timestamp("for_update_ts", request.for_update_ts),
         lock_ttl_ms=request.lock_ttl,
         is_first_lock=request.is_first_lock,
         wait_timeout_ms=request.wait_timeout,
         return_values=request.return_values,
         check_existence=request.check_existence,
-        min_commit_ts=Timestamp(request.min_commit_ts),
+        min_commit_ts=_timestamp("min_commit_ts", request.min_commit_ts),
         lock_only_if_exists=request.lock_only_if_exists,
         allow_lock_with_conflict=force,
     )
@@ -268,6 +314,6 @@ def pessimistic_rollback(
 ) -> commands.PessimisticRollback:
     return commands.PessimisticRollback(
         keys=_keys(context.region, request.keys),
-        start_ts=Timestamp(request.start_version),
+        start_ts=_start_ts(request.start_version),
         for_update_ts=Timestamp(request.for_update_ts),
     )
