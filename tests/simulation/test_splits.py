@@ -52,7 +52,11 @@ def test_history_is_right_and_stops(scenario: str, seed: int) -> None:
 @pytest.mark.parametrize(
     ("scenario", "seed"),
     [
-        *((name, seed) for name in ("absent-scheduler", "deaf-scheduler", "split-load") for seed in (1,)),
+        *(
+            (name, seed)
+            for name in ("absent-scheduler", "deaf-scheduler", "early-votes", "split-load")
+            for seed in (1,)
+        ),
         *((name, seed) for name in ("split-churn", "split-storm", "missed-split", "split-cuts") for seed in (1, 2)),
     ],
 )

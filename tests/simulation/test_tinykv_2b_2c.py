@@ -45,3 +45,7 @@ def covers(name: str, scenario: str, seeds: int = 2) -> list[object]:
 )
 def test_history_is_right_and_stops(scenario: str, seed: int) -> None:
     run_scenario(scenario, seed).check()
+
+
+def test_a_snapshot_that_takes_long_to_install_keeps_its_peer_from_campaigning() -> None:
+    run_scenario("slow-install", 1).check()

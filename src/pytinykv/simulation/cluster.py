@@ -116,6 +116,8 @@ class Cluster:
         """What a story that draws lots drew."""
         self.message_hooks: list[Callable[[RaftEnvelope], None]] = []
         """Called with every message that a store sends, in its turn; for fault makers."""
+        self.loses: Callable[[RaftEnvelope], bool] | None = None
+        """Which messages between stores get lost, beside those that the network loses by chance; set by stories."""
         self._by_id: dict[int, StoreNode] = {}
         """Store id -> node; a node gets in here when its store knows its id."""
         self._shown = 0

@@ -27,6 +27,9 @@ BYTES_PER_S: Final = 50e6
 class Directory(Protocol):
     """Finds stores by id."""
 
+    loses: Callable[[RaftEnvelope], bool] | None
+    """Which messages between stores get lost, beside those that the network's faults choose by chance."""
+
     def host_of_store(self, store_id: int) -> str | None:
         """Return the host a store lives on, running or not; None for an unknown one."""
         ...
@@ -57,6 +60,8 @@ class SimTransport:
             return
         for envelope in envelopes:
             self._directory.observe(envelope)
+        if (loses := self._directory.loses) is not None:
+            envelopes = [envelope for envelope in envelopes if not loses(envelope)]
         host = self._directory.host_of_store(store_id)
         if host is not None:
             self._network.post(self._process, host, encode(envelopes), lambda frame: self._deliver(host, frame))

@@ -8,12 +8,14 @@ from typing import Any
 from planted.patching import Patch
 from planted.plants import DAMAGED, LOST, STUCK, planted
 from pytinykv.model import Region
+from pytinykv.raft.core import Core
 from pytinykv.raftstore import peer as peers
 from pytinykv.raftstore.calls import PeerCalls
 from pytinykv.raftstore.children import Children
 from pytinykv.raftstore.operations import decode_operations, encode_operations
 from pytinykv.raftstore.peer import RegionPeer
 from pytinykv.raftstore.regions import RegionTable
+from pytinykv.raftstore.router import MessageRouter
 from pytinykv.raftstore.turn import Turn
 
 REGIONS = frozenset({"no overlap", "no data outside a region", "story"}) | LOST | STUCK | DAMAGED
@@ -67,3 +69,14 @@ def children_wait_for_an_election(patch: Patch) -> None:
 @planted("calls for a new region are refused until it has a leader", "split-calls", 3, REGIONS)
 def calls_for_new_regions_are_refused(patch: Patch) -> None:
     patch.setattr(PeerCalls, "expect_leadership", lambda _self, _until: None)
+
+
+@planted("votes before a split is applied, and forgets it then", "early-votes", 3, REGIONS)
+def votes_too_early_and_forgets_it(patch: Patch) -> None:
+    patch.setattr(MessageRouter, "_is_occupied", lambda _self, _envelope: False)
+    patch.setattr(Children, "_promised", lambda _self, _engine, _own, _region: None)
+
+
+@planted("campaigns while a snapshot is installed", "slow-install", 3, REGIONS)
+def campaigns_while_a_snapshot_is_installed(patch: Patch) -> None:
+    patch.setattr(Core, "is_promotable", lambda self: self.id in self.conf.voters)

@@ -1,6 +1,7 @@
 """The stories. Importing this package registers them all in `scenario.SCENARIOS`.
 
 boot       a new cluster's programs start in any order
+early_votes  votes in a new region before the split is applied
 growth     from one store to three
 generic    clients put, scan and delete through rounds of trouble, as TinyKV's tests do
 hibernation  regions that sleep, and what wakes them
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from pytinykv.simulation.scenarios import (
     boot,
+    early_votes,
     generic,
     growth,
     hibernation,
@@ -37,6 +39,7 @@ from pytinykv.simulation.scenarios import (
 
 __all__ = [
     "boot",
+    "early_votes",
     "generic",
     "growth",
     "hibernation",

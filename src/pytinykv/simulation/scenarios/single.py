@@ -1,4 +1,4 @@
-"""Stories with a fixed course: one partition, one snapshot."""
+"""Stories with a fixed course: one partition, one snapshot, one that takes long to install."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pytinykv.model.raw_values import live_value
 from pytinykv.raftstore.config import RaftStoreConfig
 from pytinykv.raftstore.keys import RAW_TAGS
 from pytinykv.simulation.cluster import Cluster, ClusterOptions, hosts
+from pytinykv.simulation.disk import DiskTiming
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.observers import applied_indexes, regions_on
 from pytinykv.simulation.scenario import scenario
@@ -17,6 +18,8 @@ from pytinykv.storage import ColumnFamily
 
 CATCH_UP_S = 10.0
 SNAPSHOT_LOG_KEEP = 10
+SLOW_DISK_S = 4.0
+"""How long a slow disk takes for a sync: longer than any election timeout."""
 TINY_LOG = RaftStoreConfig(
     region_heartbeat_s=1.0, log_keep_entries=SNAPSHOT_LOG_KEEP, log_gc_bytes=1, log_gc_bytes_force=2
 )
@@ -118,10 +121,46 @@ async def _one_snapshot(cluster: Cluster, session: Session) -> None:
     )
 
 
+@scenario("slow-install", ClusterOptions(stores=3, raftstore=TINY_LOG), fixed=True)
+async def slow_install(cluster: Cluster) -> None:
+    """A store installs a snapshot on a slow disk, and hears of no leader for longer than an election timeout meanwhile."""
+    client = cluster.clients[0]
+    await client.spawn("story", _slow_install(cluster, cluster.session(client)))
+
+
+async def _slow_install(cluster: Cluster, session: Session) -> None:
+    leader = await cluster.wait_for_leader()
+    straggler = cluster.rng.choice([store for store in cluster.stores if store is not leader])
+    others = [store for store in cluster.stores if store is not straggler]
+    cluster.network.partition([straggler.host], hosts(others))
+    for number in range(100, 100 + 3 * SNAPSHOT_LOG_KEEP):
+        await must_put(session, b"k%d" % number, b"v%d" % number)
+    await asyncio.sleep(0.5)
+    straggler.disk.timing = DiskTiming(work_min_s=SLOW_DISK_S)
+    cluster.network.heal()
+    await cluster.wait_until(
+        lambda: (
+            straggler.serving is not None and any(peer.is_installing for peer in straggler.serving[1].peers.values())
+        ),
+        limit_s=4 * SLOW_DISK_S,
+        what=f"{straggler.host} to install a snapshot",
+    )
+    cluster.network.partition([straggler.host], hosts(others))
+    await asyncio.sleep(2 * SLOW_DISK_S)
+    straggler.disk.timing = DiskTiming()
+    cluster.network.heal()
+    await _check_caught_up(cluster, straggler)
+
+
 async def _check_straggler(cluster: Cluster, straggler: StoreNode) -> None:
     await wait_on_disk(cluster, straggler, b"k1", b"v1")
-    await wait_on_disk(cluster, straggler, b"k%d" % (99 + 3 * SNAPSHOT_LOG_KEEP), b"v%d" % (99 + 3 * SNAPSHOT_LOG_KEEP))
+    await _check_caught_up(cluster, straggler)
     await wait_on_disk(cluster, straggler, b"k2", None)
+
+
+async def _check_caught_up(cluster: Cluster, straggler: StoreNode) -> None:
+    last = 99 + 3 * SNAPSHOT_LOG_KEEP
+    await wait_on_disk(cluster, straggler, b"k%d" % last, b"v%d" % last)
 
 
 def log_lengths(cluster: Cluster) -> list[int]:

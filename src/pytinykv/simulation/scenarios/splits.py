@@ -154,7 +154,7 @@ async def _deaf_scheduler(cluster: Cluster, session: Session) -> None:
     assert serving is not None
     process, store = serving
     region = region_of(cluster, b"a")
-    ids = [await _split_ids(cluster, len(region.peers)) for _ in range(4)]
+    ids = [await split_ids(cluster, len(region.peers)) for _ in range(4)]
     for host in cluster.store_hosts:  # from now on the scheduler knows one region, and hears of nothing
         cluster.network.block(host, "scheduler")
     ended: list[object] = []
@@ -183,7 +183,8 @@ async def _deaf_scheduler(cluster: Cluster, session: Session) -> None:
     await check_split(cluster)
 
 
-async def _split_ids(cluster: Cluster, peers: int) -> SplitIds:
+async def split_ids(cluster: Cluster, peers: int) -> SplitIds:
+    """Have the scheduler give ids for a new region with so many peers."""
     client = cluster.clients[0].client
     assert client is not None
     numbers = [await client.scheduler.alloc_id(1.0) for _ in range(1 + peers)]
@@ -197,7 +198,7 @@ async def absent_scheduler(cluster: Cluster) -> None:
     session, asker = cluster.session(cluster.clients[0]), cluster.clients[0]
     for client in cluster.clients:  # each knows where the region is before the scheduler dies
         await client.spawn("fill", _put_all(cluster.session(client), keys))
-    ids = [await asker.spawn("ids", _split_ids(cluster, 3)) for _ in range(STORM_SPLITS)]
+    ids = [await asker.spawn("ids", split_ids(cluster, 3)) for _ in range(STORM_SPLITS)]
     await cluster.scheduler.crash()
     stop = asyncio.Event()
     loads = [
@@ -211,7 +212,7 @@ async def absent_scheduler(cluster: Cluster) -> None:
         raise Violation("story", "regions did not split, or by themselves, without a scheduler")
     await start_until_up(cluster.scheduler)
     await cluster.wait_until(lambda: _knows_all(cluster), limit_s=DEAF_S, what="the scheduler to know all regions")
-    fresh = await asker.spawn("ids", _split_ids(cluster, 3))
+    fresh = await asker.spawn("ids", split_ids(cluster, 3))
     await asker.spawn("more", _put_all(session, [b"000 x %03d" % number for number in range(200)]))
     await cluster.wait_until(
         lambda: len(newest_regions(cluster.engines())) > 1 + STORM_SPLITS and _knows_all(cluster),
