@@ -10,7 +10,7 @@ from tests.helpers import forever
 from pytinykv.lifecycle import Scope, StageOutcome
 
 
-async def test_stage_that_keeps_its_own_deadline_has_not_overrun_if_the_loop_was_late(self, scope: Scope) -> None:
+async def test_a_step_that_keeps_its_own_deadline_has_not_overrun(scope: Scope) -> None:
     async def say_goodbye() -> None:
         asyncio.get_running_loop().call_soon(time.sleep, 0.2)  # as if other processes had the processor
         try:
