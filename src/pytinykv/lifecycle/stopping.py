@@ -232,8 +232,8 @@ class StopSequence:
     async def _wait(self, futures: tuple[asyncio.Future[Any], ...], limit_s: float) -> None:
         """Wait for all of them, at most `limit_s` seconds, and a moment longer if the loop itself was late.
 
-        On a busy machine the limit and the shorter deadlines that a step keeps by itself come due in one turn of the loop, and
-        the step needs some more turns to act on them.
+        On a busy machine the limit and the shorter deadlines that a step keeps by itself come due in one turn of the loop,
+        and the step needs some more turns to act on them.
         """
         loop = asyncio.get_running_loop()
         due = loop.time() + limit_s

@@ -181,7 +181,8 @@ class Resolver:
         try:
             return await self._scheduler.timestamp(max(left_s, 0.001))
         except SchedulerUnavailableError:
-            if left_s < self._executor.config.scheduler_timeout_s:  # it had no time to answer: the locks have used it up
+            # With less than its usual time it had none to answer: the locks have used it up.
+            if left_s < self._executor.config.scheduler_timeout_s:
                 self._refuse_late(next(iter(transactions.values()))[0], attempts)
             raise
 

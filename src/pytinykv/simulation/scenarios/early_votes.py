@@ -33,7 +33,7 @@ ALONE_S = 4.0
 
 @scenario("early-votes", ClusterOptions(stores=3), fixed=True)
 async def early_votes(cluster: Cluster) -> None:
-    """Followers are asked to vote in a new region before they apply the split, and then hear nothing of the one that asked."""
+    """Followers are asked to vote in a new region before they apply the split, then hear nothing of the one that asked."""
     client = cluster.clients[0]
     await client.spawn("story", _early_votes(cluster, cluster.session(client)))
 
