@@ -6,6 +6,7 @@ import asyncio
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from tests.client.fake_cluster import FakeCluster, FakeConnector, FakeStore
 
@@ -20,6 +21,7 @@ from pytinykv.client import (
     UnsupportedError,
 )
 from pytinykv.client.raw_commands import RawGet, RawTtl
+from pytinykv.client.route import Route
 from pytinykv.lifecycle import Scope
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.cut_streams import stream_cut
@@ -391,6 +393,47 @@ async def test_what_no_caller_waits_for_goes_with_the_next_frame(
     assert patient.decode(client.executor.response_of(patient, await answer)) == b"v"
     assert sizes == [2 if has_company else 1]
     assert store._late_flush is None
+
+
+async def test_what_no_caller_waits_for_does_not_hold_up_what_came_before(
+    client: AsyncClient, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytinykv.client.store_connection.COMPANY_WAIT_MAX_S", 3600.0)
+    await client.raw.put(b"k", b"v")
+    store = client.executor.router.stores[STORE]
+    store._answer_s = 3600.0
+    store._config = msgspec.structs.replace(store._config, in_flight_max=1)
+    route = RawGet(b"k", "").locate(client.executor.router.regions)
+    assert route is not None
+    cluster.stores[STORE].open.clear()
+    sent = store.submit(RawGet(b"k", ""), route, math.inf)
+    waiting = store.submit(RawGet(b"k", ""), route, math.inf)
+    await asyncio.sleep(0)
+    assert (store.in_flight, len(store._sent)) == (2, 1)
+    patient = store.submit(PatientGet(b"k", ""), route, math.inf)
+    cluster.stores[STORE].open.set()
+    async with asyncio.timeout(20):
+        await asyncio.gather(sent, waiting, patient)
+
+
+async def test_a_command_that_can_not_be_encoded_fails_alone(client: AsyncClient, cluster: FakeCluster) -> None:
+    class Broken(RawGet):
+        def encode(self, route: Route) -> bytes:
+            raise ValueError("a number that no field has room for")
+
+    await client.raw.put(b"k", b"v")
+    deadline = client.executor.deadline(1.0)
+    outcomes = await asyncio.wait_for(
+        asyncio.gather(
+            client.raw.get(b"k"),
+            client.executor.execute(Broken(b"k", ""), deadline),
+            client.raw.get(b"k"),
+            return_exceptions=True,
+        ),
+        20,
+    )
+    assert outcomes[::2] == [b"v", b"v"]
+    assert isinstance(outcomes[1], ValueError)
 
 
 async def test_what_no_caller_waits_for_goes_at_once_where_no_company_is_to_be_expected(

@@ -10,7 +10,8 @@ commands wait is probed again; if it stays silent, new commands are refused with
 
 Invariants:
 
-1. A future made by `submit` is always resolved: by a reply or an `AttemptFailure`, at its deadline at the latest.
+1. A future made by `submit` is always resolved, at its deadline at the latest: by a reply or an `AttemptFailure`, or what
+   encoding the command has raised.
 2. A command is in `_waiting` or in `_sent` or resolved. It moves to `_sent` only after the transport took its frame.
    Back it never goes: what a stopping store says it has not read (`wire.cut_streams`) fails with NOT_SENT.
 3. One task per store (the receiver), none per command; one timer for all deadlines.
@@ -137,9 +138,10 @@ class StoreConnection:
         if self._stream is not None and self.silent:
             future.set_result(AttemptFailure(FailureKind.NOT_SENT, f"{self!r} has gone silent"))
             return future
+        is_first = not self._waiting
         self._waiting.append((command, route, future, deadline))
         if command.is_patient and (self._had_company or self._sent):
-            if self._late_flush is None and not self._flush_scheduled:
+            if is_first and not self._flush_scheduled:  # what waits already goes as soon as it can
                 self._late_flush = self._loop.call_later(self._answer_s, self._flush)
         elif not self._flush_scheduled:
             self._flush_soon()
@@ -224,7 +226,11 @@ class StoreConnection:
             command, route, future, _ = entry
             if future.done():
                 continue  # cancelled, or expired, before it went out
-            request = command.encode(route)
+            try:
+                request = command.encode(route)
+            except Exception as error:  # noqa: BLE001 - its caller raises it; the others go out
+                future.set_exception(error)
+                continue
             parts += (member_head(command.tag, len(request)), request)
             bytes_left -= len(request)
             taken.append(entry)
