@@ -151,7 +151,27 @@ STORE = ("--data-dir", "d", "--scheduler", "h:1", "--addr")
         (["get", "k", "--scheduler", "::1:2379"], "write host:port, as in [::1]:2379"),
         (["get", "k", "--scheduler", "h:99999"], "'h:99999' is not an address"),
         (["get", "k", "--timeout", "0"], "0.0 is not in the range x>0"),
-        (["get", "k", "--timeout", "soon"], "'soon' is not a valid float"),
+        (["get", "k", "--timeout", "soon"], "'soon' is not a valid number"),
+        *((["get", "k", "--timeout", text], f"'--timeout': {text} is no number") for text in ("nan", "inf")),
+        (["scheduler", "--data-dir", "d", "--addr", "127.0.0.1:0", "--gc-life-time", "inf"], "'--gc-life-time': inf"),
+        (["get", "k", "--scheduler", "::1"], "write host:port, as in [::1]:2379"),
+        (["get", "k", "--config", "no-such.toml"], "Invalid value for '--config': can't read no-such.toml"),
+        (["scheduler", "--data-dir", "", "--addr", "127.0.0.1:0"], "'--data-dir': it is empty"),
+        (["scheduler", "--data-dir", "d", "--addr", ""], "'--addr': '' is not an address"),
+        (["scheduler", "--data-dir", "d", "--addr", "[::1]"], "it has no port; write host:port, as in [::1]:2379"),
+        (["store", *STORE, "kv-1"], "it has no port; write host:port, as in kv-1:20160"),
+        (["store", *STORE, "127.0.0.1:7", "--peer-addr", "127.0.0.1:7"], "--addr and --peer-addr are the same"),
+        (["bench", "--scheduler", "a/b"], "'--scheduler': scheduler address 'a/b' is not an address"),
+        (["bench", "--plot", "bench.gif"], "'--plot': bench.gif must end in .png or .svg or .pdf"),
+        *(
+            (
+                [*command, "/no-such-dir/file.png"],
+                "can't write /no-such-dir/file.png: there is no directory /no-such-dir",
+            )
+            for command in (["bench", "--plot"], ["bench", "--save"], ["sim", "--timeline"], ["export"])
+        ),
+        (["import", "no-such-file"], "File 'no-such-file' does not exist"),
+        (["sim", "--with", "floods"], "Invalid value for --with: there is no kind of fault 'floods'"),
         (["get", "k", "--cf", "raft"], "'raft' is not one of 'default', 'lock', 'write'"),
         (["get", "xyz", "--hex"], "KEY: 'xyz' is not hexadecimal"),
         (["put", "k"], "Missing argument 'VALUE'"),
@@ -166,7 +186,7 @@ STORE = ("--data-dir", "d", "--scheduler", "h:1", "--addr")
         (["store", "--data-dir", "d", "--addr", "127.0.0.1:0"], "Missing option '--scheduler'"),
         (
             ["scheduler", "--data-dir", "d", "--addr", "127.0.0.1:0", "--status-addr", "::"],
-            "'--status-addr': '::' is not an address; write host:port, as in [::]:20160",
+            "'--status-addr': '::' is not an address; write host:port, as in [::]:2379",
         ),
         (
             ["scheduler", "--data-dir", "d", "--addr", "127.0.0.1:0", "--advertise-addr", "h:0"],

@@ -194,10 +194,11 @@ def test_started_again_in_its_directory_it_finds_everything(tmp_path: Path) -> N
     assert "has the data of 2 stores; leave --stores out, or give at least 2" in done.stderr.decode()
 
 
-def test_a_port_in_use_is_named_and_nothing_stays(tmp_path: Path, temporary: dict[str, str]) -> None:
+@pytest.mark.parametrize("mode", [(), ("--quick",)], ids=["processes", "quick"])
+def test_a_port_in_use_is_named_and_nothing_stays(mode: tuple[str, ...], temporary: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = tinykv("playground", "--scheduler-addr", address, **temporary)
+        done = tinykv("playground", *mode, "--scheduler-addr", address, **temporary)
     assert done.returncode == 1
     assert done.stderr.decode() == (
         f"tinykv playground: --scheduler-addr: cannot listen on {address}: "

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from pytinykv.cli.catalog import COMMANDS
 
@@ -169,6 +170,36 @@ def _instead(names: Iterable[str]) -> str:
     return f"; it can have {text}" if text else ""
 
 
+class SourcedOption(click.Option):
+    """An option whose errors say where the value came from, and name the variable only if it was that."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        source = None if ctx is None or self.name is None else ctx.get_parameter_source(self.name)
+        flags = " / ".join(f"'{flag}'" for flag in self.opts)
+        if source is ParameterSource.ENVIRONMENT:
+            return f"{flags} (from the variable {self.envvar})"
+        if (
+            source is ParameterSource.DEFAULT_MAP
+            and ctx is not None
+            and (place := place_of_option(ctx, self.name or ""))
+        ):
+            return f"{flags} (from {place})"
+        return flags
+
+
+class NamedPath(click.Path):
+    """A file or directory, which has to be named: an empty text would be the working directory."""
+
+    def __init__(self, **settings: bool) -> None:
+        super().__init__(path_type=Path, **settings)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path. Fails if there is none, or it is not of the wanted kind."""
+        if value == "":
+            self.fail("it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def config_option(function: F) -> F:
     """Add `--config FILE.toml`."""
     return _config_option(function, is_client=False)
@@ -182,7 +213,8 @@ def client_config_option(function: F) -> F:
 def _config_option(function: F, *, is_client: bool) -> F:
     return click.option(
         "--config",
-        type=click.Path(path_type=Path, dir_okay=False),
+        cls=SourcedOption,
+        type=NamedPath(dir_okay=False),
         is_eager=True,
         expose_value=False,
         callback=functools.partial(_read_config, is_client=is_client),

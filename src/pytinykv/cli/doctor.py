@@ -20,7 +20,7 @@ import click
 from pytinykv.cli.config_file import config_option
 from pytinykv.cli.diagnosis import diagnose
 from pytinykv.cli.logs import log_options
-from pytinykv.cli.options import ListenAddress, json_option, option
+from pytinykv.cli.options import ListenAddress, Number, json_option, option
 from pytinykv.cli.session import Target, run_client
 from pytinykv.transport.address import parse_address
 
@@ -55,7 +55,7 @@ class NotStatusPortError(Exception):
 @json_option
 @option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=5.0,
     show_default=True,
     metavar="SECONDS",

@@ -19,6 +19,7 @@ from typing import Any, Final, TextIO, TypeVar
 import click
 import msgspec
 
+from pytinykv.cli.config_file import NamedPath
 from pytinykv.cli.options import option
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -92,7 +93,7 @@ def log_options(default: str) -> Callable[[F], F]:
         for one in (
             option(
                 "--log-file",
-                type=click.Path(path_type=Path, dir_okay=False),
+                type=NamedPath(dir_okay=False),
                 default=None,
                 metavar="FILE",
                 help="Where to log.  [default: standard error]",

@@ -6,13 +6,15 @@ Where values come from: `config_file`.
 from __future__ import annotations
 
 import difflib
+import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
-from click.core import ParameterSource
 
-from pytinykv.cli.config_file import place_of_option
+from pytinykv.cli.config_file import NamedPath, SourcedOption
 
 if TYPE_CHECKING:  # generic for the type checker; at run time only in the newest click
     _AddressType = click.ParamType[str]
@@ -26,29 +28,12 @@ ON_STDIN: Final = ("-",)
 """In place of the scheduler's addresses: the first line on standard input has them."""
 
 
-class _Option(click.Option):
-    """An option whose errors say where the value came from, and name the variable only if it was that."""
-
-    def get_error_hint(self, ctx: click.Context | None) -> str:
-        source = None if ctx is None or self.name is None else ctx.get_parameter_source(self.name)
-        flags = " / ".join(f"'{flag}'" for flag in self.opts)
-        if source is ParameterSource.ENVIRONMENT:
-            return f"{flags} (from the variable {self.envvar})"
-        if (
-            source is ParameterSource.DEFAULT_MAP
-            and ctx is not None
-            and (place := place_of_option(ctx, self.name or ""))
-        ):
-            return f"{flags} (from {place})"
-        return flags
-
-
 def option(*flags: str, **settings: Any) -> Callable[[F], F]:
     """Declare an option that can also come from the environment and from the configuration file."""
     name = flags[0].partition("/")[0].lstrip("-").replace("-", "_").upper()
     settings.setdefault("envvar", f"TINYKV_{name}")
     settings.setdefault("show_envvar", True)
-    settings.setdefault("cls", _Option)
+    settings.setdefault("cls", SourcedOption)
     return click.option(*flags, **settings)
 
 
@@ -70,19 +55,57 @@ class SuggestingGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+class OutputFile(NamedPath):
+    """A file that a long run writes at its end: whether that can't be is told before it begins."""
+
+    def __init__(self, *suffixes: str) -> None:
+        """Make the type. `suffixes`: what the name may end in; none: in whatever."""
+        super().__init__(dir_okay=False, writable=True)
+        self._suffixes = suffixes
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path. Fails where no file can be made, or not one of that kind."""
+        path = super().convert(value, param, ctx)
+        assert isinstance(path, Path)
+        if self._suffixes and path.suffix.lower() not in self._suffixes:
+            self.fail(f"{path} must end in {' or '.join(self._suffixes)}", param, ctx)
+        if not (parent := path.absolute().parent).is_dir():
+            self.fail(f"can't write {path}: there is no directory {parent}", param, ctx)
+        if not os.access(parent, os.W_OK):
+            self.fail(f"can't write {path}: {parent} is not writable", param, ctx)
+        return path
+
+
+class Number(click.FloatRange):
+    """A number within bounds, and neither endless nor none."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{number} is no number to reckon with", param, ctx)
+        return number
+
+
 class ListenAddress(_AddressType):
     """An address to listen on, or one to announce; empty where an option may be. Port 0 is fine for listening."""
 
     name = "address"
 
+    def __init__(self, example: str = "127.0.0.1:20160") -> None:
+        """Make the type. `example`: a right one, for messages."""
+        self._example = example
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the address as `host:port`, without a scheme. Fails, naming it, if it is none."""
         from pytinykv.transport.address import AddressError, parse_address
 
-        if not value:
+        if not value and not (param is not None and param.required):
             return ""
         try:
-            return str(parse_address(str(value)))
+            return str(parse_address(str(value), example=self._example))
         except AddressError as error:
             self.fail(str(error), param, ctx)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pytinykv.cli.config_file import CONFIG_EPILOG, component_settings
-from pytinykv.cli.options import ON_STDIN, ListenAddress, option, scheduler_option
-from pytinykv.cli.serving import check_addresses, component, print_ready, serve, server_options
+from pytinykv.cli.options import ON_STDIN, ListenAddress, Number, option, scheduler_option
+from pytinykv.cli.serving import check_addresses, check_ports, component, print_ready, serve, server_options
 from pytinykv.cli.thresholds import SCHEDULER, STORE, threshold_options, with_thresholds
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog=CONFIG_EPILOG)
-@server_options
+@server_options(2379)
 @threshold_options(SCHEDULER)
 @click.pass_context
 def scheduler(
@@ -57,6 +57,7 @@ def scheduler(
     )
 
     async def run(scope: Scope) -> None:
+        check_ports(addr=addr, status_addr=status_addr)
         await run_scheduler(config, scope, print_ready)
         await asyncio.Event().wait()  # until it is told to stop
 
@@ -64,7 +65,7 @@ def scheduler(
 
 
 @click.command(epilog=CONFIG_EPILOG)
-@server_options
+@server_options(20160)
 @option(
     "--peer-addr",
     type=ListenAddress(),
@@ -82,7 +83,7 @@ def scheduler(
 @scheduler_option(required=True, later=True)
 @option(
     "--scheduler-patience",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=30.0,
     show_default=True,
     metavar="SECONDS",
@@ -141,6 +142,7 @@ def store(
     )
 
     async def run(scope: Scope) -> None:
+        check_ports(addr=addr, status_addr=status_addr, peer_addr=peer_addr)
         addresses = await _scheduler_on_stdin() if scheduler == ON_STDIN else scheduler
         await run_store(replace(config, scheduler=addresses), scope, print_ready)
 

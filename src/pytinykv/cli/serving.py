@@ -6,20 +6,19 @@ import contextlib
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import msgspec
 
-from pytinykv.cli.config_file import config_option, place_of_setting
+from pytinykv.cli.config_file import NamedPath, config_option, place_of_setting
 from pytinykv.cli.logs import log_options
 from pytinykv.cli.options import ListenAddress, option
 from pytinykv.cli.output import print_if_taken
 from pytinykv.lifecycle import LifecycleError, Scope, StopReport, run_process
 from pytinykv.lifecycle.ready_line import ready_line
 from pytinykv.storage import EngineError
-from pytinykv.transport.address import Address, AddressError, check_may_listen, parse_address
+from pytinykv.transport.address import Address, AddressError, check_can_bind, check_may_listen, parse_address
 
 _log = logging.getLogger(__name__)
 
@@ -27,45 +26,52 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 
-def server_options(function: F) -> F:
-    """Add what every server takes."""
-    for add in reversed(
-        (
-            option(
-                "--data-dir",
-                type=click.Path(path_type=Path, file_okay=False),
-                required=True,
-                metavar="DIR",
-                help="Where its data lives; made if missing.",
-            ),
-            option(
-                "--addr",
-                type=ListenAddress(),
-                required=True,
-                metavar="HOST:PORT",
-                help="Where to listen; port 0 picks a free one.",
-            ),
-            option(
-                "--advertise-addr",
-                type=ListenAddress(),
-                default="",
-                metavar="HOST:PORT",
-                help="How others reach it, if not at --addr.",
-            ),
-            option(
-                "--status-addr",
-                type=ListenAddress(),
-                default="",
-                metavar="HOST:PORT",
-                help="Serve /healthz, /metrics and /debug here.",
-            ),
-            option("--insecure", is_flag=True, help="Allow addresses that other machines can reach. No encryption!"),
-            log_options("info"),
-            config_option,
-        )
-    ):
-        function = add(function)
-    return function
+def server_options(port: int) -> Callable[[F], F]:
+    """Return what adds the options that every server takes. `port`: the usual one, for examples."""
+    address = ListenAddress(f"127.0.0.1:{port}")
+
+    def add_all(function: F) -> F:
+        for add in reversed(
+            (
+                option(
+                    "--data-dir",
+                    type=NamedPath(file_okay=False),
+                    required=True,
+                    metavar="DIR",
+                    help="Where its data lives; made if missing.",
+                ),
+                option(
+                    "--addr",
+                    type=address,
+                    required=True,
+                    metavar="HOST:PORT",
+                    help="Where to listen; port 0 picks a free one.",
+                ),
+                option(
+                    "--advertise-addr",
+                    type=address,
+                    default="",
+                    metavar="HOST:PORT",
+                    help="How others reach it, if not at --addr.",
+                ),
+                option(
+                    "--status-addr",
+                    type=address,
+                    default="",
+                    metavar="HOST:PORT",
+                    help="Serve /healthz, /metrics and /debug here.",
+                ),
+                option(
+                    "--insecure", is_flag=True, help="Allow addresses that other machines can reach. No encryption!"
+                ),
+                log_options("info"),
+                config_option,
+            )
+        ):
+            function = add(function)
+        return function
+
+    return add_all
 
 
 def check_addresses(*, insecure: bool, advertise: Mapping[str, str] | None = None, **listen: str) -> None:
@@ -88,6 +94,28 @@ def check_addresses(*, insecure: bool, advertise: Mapping[str, str] | None = Non
                         f"{address} is every address of this machine, and others have to be told one: "
                         "say --advertise-addr HOST:PORT"
                     )
+    _check_all_differ(listen)
+
+
+def _check_all_differ(listen: Mapping[str, str]) -> None:
+    names: dict[str, str] = {}
+    for name, address in listen.items():
+        if address and parse_address(address).port and (other := names.setdefault(address, name)) != name:
+            raise click.UsageError(f"{_flag(other)} and {_flag(name)} are the same, {address}: give one another port")
+
+
+def check_ports(**listen: str) -> None:
+    """Raise AddressError, naming the option, for an address that can't be listened on; before anything is made."""
+    for name, address in listen.items():
+        try:
+            if address:
+                check_can_bind(parse_address(address))
+        except AddressError as error:
+            raise AddressError(f"{_flag(name)}: {error}") from error
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 @contextlib.contextmanager
@@ -95,7 +123,7 @@ def _naming(name: str) -> Iterator[None]:
     try:
         yield
     except AddressError as error:
-        raise click.UsageError(f"--{name.replace('_', '-')}: {error}") from error
+        raise click.UsageError(f"{_flag(name)}: {error}") from error
 
 
 def _check_can_reach(address: Address) -> None:

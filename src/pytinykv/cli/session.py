@@ -22,7 +22,7 @@ import click
 
 from pytinykv.cli.config_file import client_config_option
 from pytinykv.cli.logs import log_options
-from pytinykv.cli.options import option, scheduler_option
+from pytinykv.cli.options import Number, option, scheduler_option
 from pytinykv.cli.output import drop_output
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def client_options(function: Callable[..., None]) -> Callable[..., None]:
             scheduler_option(default=DEFAULT_SCHEDULER, show_default=True),
             option(
                 "--timeout",
-                type=click.FloatRange(min=0, min_open=True),
+                type=Number(min=0, min_open=True),
                 default=10.0,
                 show_default=True,
                 metavar="SECONDS",

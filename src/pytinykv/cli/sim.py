@@ -18,13 +18,14 @@ import sys
 import time
 from asyncio.subprocess import PIPE
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from pytinykv.cli.config_file import config_option
 from pytinykv.cli.logs import log_options
-from pytinykv.cli.options import option
+from pytinykv.cli.options import OutputFile, option
 from pytinykv.cli.session import INTERRUPTED
 from pytinykv.cli.tables import Column, print_table
 
@@ -62,7 +63,12 @@ PAIRS_NAMED: Final = 3
 @option("--pairs", is_flag=True, help="Put a pair of faults into each storm: all pairs, one after the other.")
 @option("--verbose", is_flag=True, help="Show the logs of the simulated programs, and where a failure was noticed.")
 @option("--long", "is_long", is_flag=True, help="Five stores and more time, where the scenario allows it.")
-@option("--timeline", metavar="FILE", help="Write the history, or the last one, for reading: .html or text.")
+@option(
+    "--timeline",
+    type=OutputFile(),
+    metavar="FILE",
+    help="Write the history, or the last one, for reading: .html or text.",
+)
 @option("--no-shrink", is_flag=True, help="Tell a failure as it was, with all its faults.")
 @option("--list", "lists", is_flag=True, help="List the scenarios and do nothing.")
 @log_options("error")
@@ -80,7 +86,7 @@ def sim(
     pairs: bool,
     verbose: bool,
     is_long: bool,
-    timeline: str | None,
+    timeline: Path | None,
     no_shrink: bool,
     lists: bool,
 ) -> None:
@@ -113,7 +119,10 @@ def sim(
     for kind in (*without, *(added or "").split(",")):
         if kind and kind not in KINDS:
             near = difflib.get_close_matches(kind, KINDS, n=3, cutoff=0.5) or sorted(KINDS)
-            raise click.BadParameter(f"there is no kind of fault {kind!r}; there are {', '.join(near)}")
+            raise click.BadParameter(
+                f"there is no kind of fault {kind!r}; there are {', '.join(near)}",
+                param_hint="--without" if kind in without else "--with",
+            )
     extra += [f"--with={added}"] * bool(added) + ["--pairs"] * pairs + ["--verbose"] * verbose
     extra += ["--long"] * is_long
     extra += [f"--timeline={timeline}"] * (timeline is not None)

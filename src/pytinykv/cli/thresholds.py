@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
-from pytinykv.cli.options import option
+from pytinykv.cli.options import Number, option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,7 +65,7 @@ SCHEDULER: Final = (
     Threshold(
         "--max-store-down-time",
         "max_store_down_time_s",
-        click.FloatRange(min=0, min_open=True),
+        Number(min=0, min_open=True),
         "SECONDS",
         "Replace the peers of a store that is silent for this long, if there is a spare.  [default: 1800]",
     ),
@@ -79,14 +79,14 @@ SCHEDULER: Final = (
     Threshold(
         "--region-balance-tolerance",
         "region_balance_tolerance_ratio",
-        click.FloatRange(min=0),
+        Number(min=0),
         "RATIO",
         "Move a peer once two stores differ by this share of what a store carries.  [default: 0.05]",
     ),
     Threshold(
         "--gc-life-time",
         "gc_life_time_s",
-        click.FloatRange(min=0),
+        Number(min=0),
         "SECONDS",
         "How long old versions can still be read, before they are collected; 0: for good.  [default: 600]",
     ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pytinykv.cli.data import checked_name, print_text
-from pytinykv.cli.options import option
+from pytinykv.cli.options import Number, option
 from pytinykv.cli.session import Target, client_options, run_client
 from pytinykv.cli.tables import Column, print_table
 from pytinykv.cli.text import from_text, shorten, shown
@@ -231,9 +231,7 @@ def _lock_as_json(lock: ForeignLock) -> dict[str, Any]:
 @click.argument("start", default="")
 @click.argument("end", default="")
 @option("--limit", type=click.IntRange(min=1), default=None, help="At most so many.  [default: all]")
-@option(
-    "--older-than", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Only of transactions so old."
-)
+@option("--older-than", type=Number(min=0), default=0.0, metavar="SECONDS", help="Only of transactions so old.")
 @_json_option
 @_hex_option
 @client_options
@@ -288,7 +286,7 @@ def _lock_row(lock: ForeignLock, now_ms: int, *, is_hex: bool) -> list[str]:
 @click.command()
 @option(
     "--keep",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=None,
     metavar="SECONDS",
     help="Collect now what no snapshot of the last SECONDS needs.  [default: only show]",

@@ -91,13 +91,14 @@ def parse_address(text: str, *, default_port: int | None = None, example: str = 
         rest = after.removesuffix("/")
     match = _ADDRESS.fullmatch(rest)
     if match is None:
-        raise AddressError(f"{text!r} is not an address; {_advice(_in_brackets(rest) or example)}")
+        raise AddressError(f"{text!r} is not an address; {_advice(_in_brackets(rest, _port_of(example)) or example)}")
     host, port = match["v6"] or match["name"], match["port"]
     if not _is_host(host, in_brackets=bool(match["v6"])):
         raise AddressError(f"{text!r} is not an address: {host!r} is no host; {_advice(example)}")
     if port is None:
         if default_port is None:
-            raise AddressError(f"{text!r} is not an address: it has no port; {_advice(example)}")
+            right = Address(host, _port_of(example))
+            raise AddressError(f"{text!r} is not an address: it has no port; {_advice(str(right))}")
         return Address(host, default_port)
     if int(port) > PORT_MAX:
         raise AddressError(f"{text!r} is not an address: ports end at {PORT_MAX}; {_advice(example)}")
@@ -108,12 +109,16 @@ def _advice(example: str) -> str:
     return f"write host:port, as in {example}"
 
 
-def _in_brackets(text: str) -> str:
+def _port_of(example: str) -> int:
+    return int(example.rpartition(":")[2])
+
+
+def _in_brackets(text: str, default_port: int) -> str:
     """Return `::1:80` as `[::1]:80`, the right form of an IPv6 address with a port; empty if `text` is no such thing."""
     host, _, port = text.rpartition(":")
     if _is_host(host, in_brackets=True) and port.isascii() and port.isdigit():
         return f"[{host}]:{port}"
-    return f"[{text}]:20160" if _is_host(text, in_brackets=True) else ""
+    return f"[{text}]:{default_port}" if _is_host(text, in_brackets=True) else ""
 
 
 def _is_host(host: str, *, in_brackets: bool) -> bool:

@@ -25,7 +25,7 @@ from pytinykv.cli.bench.facts import failover_seconds, idle_cpu_percent, memory_
 from pytinykv.cli.bench.figures import Figures
 from pytinykv.cli.bench.large_rows import READS, measure_large_rows
 from pytinykv.cli.bench.many_regions import LOAD, STEPS, RegionPlan, measure_regions
-from pytinykv.cli.bench.plot import save_plot
+from pytinykv.cli.bench.plot import PLOT_SUFFIXES, save_plot
 from pytinykv.cli.bench.report import Results
 from pytinykv.cli.bench.stops import measure_stops
 from pytinykv.cli.bench.targets import PytinykvTarget
@@ -33,7 +33,7 @@ from pytinykv.cli.bench.transactions import BALANCE, hot_lock, scan_rate, total
 from pytinykv.cli.bench.workload import COUNTERS, RAW, TRANSACTIONAL, OperationKind, Workload, run_round
 from pytinykv.cli.config_file import config_option
 from pytinykv.cli.logs import log_options
-from pytinykv.cli.options import option
+from pytinykv.cli.options import Number, OutputFile, SchedulerAddresses, option
 from pytinykv.cli.playground.cluster import LocalCluster
 from pytinykv.cli.playground.command import wait_serving
 from pytinykv.cli.playground.home import Home, PlaygroundError
@@ -79,7 +79,8 @@ def _steps(_context: click.Context, _parameter: click.Parameter, text: str) -> f
 @option("--value-bytes", type=click.IntRange(0, 1 << 20), default=100, show_default=True)
 @option(
     "--scheduler",
-    default="",
+    type=SchedulerAddresses(),
+    default=(),
     envvar="TINYKV_BENCH_SCHEDULER",  # not the clients' variable: a forgotten one must not fill a cluster in use
     metavar="HOST:PORT",
     help="Measure a running cluster, not one of our own.",
@@ -107,14 +108,14 @@ def _steps(_context: click.Context, _parameter: click.Parameter, text: str) -> f
 )
 @option(
     "--region-seconds",
-    type=click.FloatRange(0.05, 60),
+    type=Number(0.05, 60),
     default=2.0,
     show_default=True,
     help="How long --regions puts in each round and between events.",
 )
 @option(
     "--region-idle",
-    type=click.FloatRange(0, 3600),
+    type=Number(0, 3600),
     default=15.0,
     show_default=True,
     help="How long after the last write --regions looks at idle stores.",
@@ -129,8 +130,8 @@ def _steps(_context: click.Context, _parameter: click.Parameter, text: str) -> f
 @option("--region-size", type=Size(), default="4MiB", show_default=True, help="At which size they split then.")
 @option("--embedded", is_flag=True, help="Measure an embedded database beside SQLite, and no cluster.")
 @option("--embedded-data", type=Size(), default="64MiB", show_default=True, help="How much it opens and closes with.")
-@option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Save the figures as JSON.")
-@option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Save a plot (needs pytinykv[plot]).")
+@option("--save", type=OutputFile(), metavar="FILE", help="Save the figures as JSON.")
+@option("--plot", type=OutputFile(*PLOT_SUFFIXES), metavar="FILE", help="Save a plot (needs pytinykv[plot]).")
 @log_options("error")
 @config_option
 def bench(
@@ -138,7 +139,7 @@ def bench(
     in_flight: tuple[int, ...],
     rounds: int,
     value_bytes: int,
-    scheduler: str,
+    scheduler: tuple[str, ...],
     with_etcd: bool | None,
     transactions: bool,
     failovers: int,
@@ -182,7 +183,7 @@ def bench(
         in_flight=in_flight,
         rounds=rounds,
         value_bytes=value_bytes,
-        scheduler=scheduler,
+        scheduler=",".join(scheduler),
         with_etcd=with_etcd,
         transactions=transactions,
         failovers=failovers,

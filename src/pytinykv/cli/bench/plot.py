@@ -10,6 +10,8 @@ from pytinykv.cli.bench.workload import OperationKind
 if TYPE_CHECKING:
     from pytinykv.cli.bench.report import Cell, Results
 
+PLOT_SUFFIXES: Final = (".png", ".svg", ".pdf")
+"""What the file of a plot may end in."""
 _COLOURS: Final = ("#2563a8", "#d97b29", "#4b9e5f", "#8a5ea8")
 """Of the targets, in their order."""
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pytinykv.cli.options import option
+from pytinykv.cli.config_file import NamedPath
+from pytinykv.cli.options import OutputFile, option
 from pytinykv.cli.progress import Progress
 from pytinykv.cli.ranges import range_arguments, range_of
 from pytinykv.cli.session import NOT_DONE, Target, client_options, run_client, run_with
@@ -23,16 +24,15 @@ if TYPE_CHECKING:
 
 _data_option = option(
     "--data",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=NamedPath(file_okay=False),
     default=None,
     metavar="DIR",
     help="An embedded database (`pytinykv.open(DIR)`) instead of a cluster.",
 )
-_file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 
 @click.command("export")
-@_file
+@click.argument("file", type=OutputFile())
 @range_arguments
 @option(
     "--only",
@@ -134,7 +134,7 @@ def _exported(writer: ExportWriter, header: Header, size: int) -> str:
 
 
 @click.command("import")
-@_file
+@click.argument("file", type=NamedPath(exists=True, dir_okay=False, readable=True))
 @option("--overwrite", is_flag=True, help="Also if the target has keys within the range of the file.")
 @_data_option
 @client_options

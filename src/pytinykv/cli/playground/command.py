@@ -16,7 +16,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from pytinykv.cli.config_file import config_file, config_option
+from pytinykv.cli.config_file import NamedPath, config_file, config_option
 from pytinykv.cli.logs import log_options
 from pytinykv.cli.options import ListenAddress, option
 from pytinykv.cli.playground.cluster import STOP_S, LocalCluster, last_lines
@@ -24,11 +24,10 @@ from pytinykv.cli.playground.home import Home, PlaygroundError
 from pytinykv.cli.playground.lines import cluster_ready_line, death_line, intro, report_lines, say
 from pytinykv.cli.playground.observe import INTERVAL_S, Observer
 from pytinykv.cli.playground.parent import end_with_parent
-from pytinykv.cli.serving import check_addresses
+from pytinykv.cli.serving import check_addresses, check_ports
 from pytinykv.cli.thresholds import SCHEDULER, STORE, threshold_options, with_thresholds
 from pytinykv.lifecycle import EXIT_ERROR, EXIT_FORCED, LifecycleError, Scope, StopReport, run_process
 from pytinykv.lifecycle.census import child_pids
-from pytinykv.transport.address import AddressError, check_can_bind, parse_address
 
 PLAYGROUND_STOP_DEADLINE_S: Final = 2 * STOP_S + 2
 """Stores and scheduler, one after the other, and a moment for the rest."""
@@ -41,7 +40,7 @@ STORES: Final = 3
 @option("--stores", type=click.IntRange(1, 99), default=None, help="How many.  [default: 3, or as many as DIR has]")
 @option(
     "--scheduler-addr",
-    type=ListenAddress(),
+    type=ListenAddress("127.0.0.1:2379"),
     default="127.0.0.1:2379",
     show_default=True,
     metavar="HOST:PORT",
@@ -49,7 +48,7 @@ STORES: Final = 3
 )
 @option(
     "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=NamedPath(file_okay=False),
     default=None,
     metavar="DIR",
     help="Keep the data here.  [default: a temporary directory, deleted at the end]",
@@ -158,7 +157,7 @@ class Playground:
         if self._parent is not None:
             scope.start("watch-parent", end_with_parent, self._parent)
         try:
-            _check_port(self._scheduler_addr)
+            check_ports(scheduler_addr=self._scheduler_addr)
             self._home = Home.open(self._data_dir)
             self._cluster = LocalCluster(scope, self._home, config=self._config, thresholds=self._thresholds)
             scope.on_stop("let go of the data directory", self._home.close, 2.0)
@@ -211,14 +210,6 @@ class Playground:
             self._status = EXIT_FORCED
         elif orphans or not self._home.is_gone or any(process.crashed for process in processes):
             self._status = EXIT_ERROR
-
-
-def _check_port(address: str) -> None:
-    """Raise PlaygroundError, naming the option, if the scheduler could not listen; before anything is made."""
-    try:
-        check_can_bind(parse_address(address))
-    except AddressError as error:
-        raise PlaygroundError(f"--scheduler-addr: {error}") from error
 
 
 async def wait_serving(cluster: LocalCluster) -> None:

@@ -12,12 +12,13 @@ import click
 
 from pytinykv.cli.playground.lines import cluster_ready_line, say
 from pytinykv.cli.playground.parent import end_with_parent
+from pytinykv.cli.serving import check_ports
 from pytinykv.lifecycle import EXIT_ERROR, Scope, run_process
 from pytinykv.testing.backend import ClusterConfig, ClusterError
 from pytinykv.testing.core import CLOSE_S, ClusterCore
 from pytinykv.testing.in_process import InProcess  # now, not in the loop: it takes a second on a busy machine
 from pytinykv.testing.ports import HOST
-from pytinykv.transport.address import parse_address
+from pytinykv.transport.address import AddressError, parse_address
 
 STORES: Final = 1
 """Unless told otherwise: enough for most tests, and the quickest to start."""
@@ -41,6 +42,11 @@ def run_quick(stores: int | None, scheduler_addr: str, settings: Mapping[str, di
     async def main(scope: Scope) -> int:
         nonlocal refused
         scope.start("watch-parent", end_with_parent, parent)
+        try:
+            check_ports(scheduler_addr=scheduler_addr)
+        except AddressError as error:
+            refused = f"tinykv playground: {error}"
+            return EXIT_ERROR
         core = ClusterCore(config, InProcess(config, scope), scope)
         try:
             await core.start()
