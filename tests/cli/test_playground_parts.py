@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -276,6 +277,7 @@ async def test_keys_choose_a_store_end_it_and_bring_it_back(scope: Scope, monkey
     keys.press("bb")
     assert keys.message == "store-2 runs already"
     await asyncio.sleep(0)
+    assert re.search("store-2 .* starting ", game.draw(keys=keys))
     may_start.set()
     while keys.message != "store-2 is back":
         await asyncio.sleep(0)
@@ -285,6 +287,7 @@ async def test_keys_choose_a_store_end_it_and_bring_it_back(scope: Scope, monkey
     assert (keys.chosen, keys.message) == (game.stores[0], "store-1 is told to stop")
     keys.press("\x1b[A9x?")
     assert keys.chosen is game.stores[2]
+    keys.press("qq")  # the second one must not end it at once, as a second signal does
     keys.press("q")
     assert sent[1:] == [(4242, signal.SIGTERM), (os.getpid(), signal.SIGINT)]
     assert len(changes) == 11

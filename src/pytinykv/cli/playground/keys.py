@@ -47,6 +47,7 @@ class Keys:
         """Of the store that is chosen, among `cluster.stores`. Moved by the digits and arrows."""
         self._coming: Final[set[str]] = set()
         """Names of stores that are being brought back."""
+        self._is_stopping = False
         self.message = ""
         """What the last key has done, or why nothing; empty at first."""
 
@@ -54,6 +55,10 @@ class Keys:
     def chosen(self) -> ServerProcess:
         """The store that `s`, `k` and `b` are about."""
         return self._cluster.stores[self._index]
+
+    def is_coming(self, process: ServerProcess) -> bool:
+        """Whether a store is being brought back, and does not serve yet."""
+        return process.name in self._coming
 
     def press(self, keys: str) -> None:
         """Obey what was typed: one key, or several when they come fast."""
@@ -68,8 +73,8 @@ class Keys:
             self._index, self.message = int(key) - 1, ""
         elif key in {_UP, _DOWN}:
             self._index, self.message = (self._index + (1 if key == _DOWN else -1)) % count, ""
-        elif key == "q":
-            self.message = "stopping"
+        elif key == "q" and not self._is_stopping:  # a second signal would not wait for anything any more
+            self._is_stopping, self.message = True, "stopping"
             self._stop()
         elif key in {"s", "k"}:
             self._end(self.chosen, kill=key == "k")

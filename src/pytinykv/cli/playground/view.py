@@ -90,6 +90,8 @@ class Picture:
         return Text(f"▶ {process.name}", style="bold") if self._keys.chosen is process else f"  {process.name}"
 
     def _state(self, process: ServerProcess) -> Text:
+        if self._keys is not None and self._keys.is_coming(process):
+            return Text("starting", style="yellow")
         if not process.is_running:
             return Text("down", style="bold red") if process.died and process.child.returncode else Text("stopped")
         if not self._observer.answers(process):
