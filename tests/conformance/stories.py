@@ -355,6 +355,23 @@ async def a_commit_does_not_overtake_a_call_under_way(db: Any, p: bytes) -> None
     assert await (await db.snapshot()).get_many([p + b"k", p + b"mine"]) == {p + b"k": b"2", p + b"mine": b"1"}
 
 
+@story
+async def a_rollback_during_a_wait_for_a_lock_leaves_no_lock(db: Any, p: bytes) -> None:
+    for call in ("put", "insert", "get_for_update"):
+        key = p + call.encode()
+        arguments = [key] if call == "get_for_update" else [key, b"2"]
+        holder, txn = await db.transaction(pessimistic=True), await db.transaction(pessimistic=True)
+        await holder.lock(key)
+        waiting = asyncio.ensure_future(getattr(txn, call)(*arguments))
+        await asyncio.sleep(0.05)
+        await txn.rollback()
+        await holder.rollback()
+        with pytest.raises(TransactionClosedError):
+            await waiting
+        async with db.transaction(pessimistic=True) as other:
+            await other.put(key, b"3", timeout=5)
+
+
 # --- raw ----------------------------------------------------------------------------------------------------------
 
 

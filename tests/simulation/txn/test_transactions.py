@@ -349,6 +349,22 @@ def test_a_client_that_is_closed_while_it_waits_for_a_lock_says_so() -> None:
     tell(story)
 
 
+def test_a_rollback_that_is_cancelled_releases_the_locks_all_the_same() -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        txn = await client.transaction(pessimistic=True)
+        await txn.lock(b"a", b"z")
+        rolling_back = asyncio.ensure_future(txn.rollback())
+        while txn.is_active:
+            await asyncio.sleep(0)
+        rolling_back.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await rolling_back
+        await asyncio.sleep(1)
+        assert await locks_of(client) == []
+
+    tell(story)
+
+
 def test_a_deadlock_over_three_stores_names_its_cycle() -> None:
     async def story(cluster: Cluster, client: AsyncClient) -> None:
         await put_all(client, a=0, h=0, z=0)

@@ -98,8 +98,10 @@ class Locker:
         txn.locked.clear()
         try:
             await self._unlock(txn, keys, MAX_TIMESTAMP, deadline)
-        except ClientError:
+        except BaseException as error:
             self._parts.background.start("release locks", self._release, txn, keys, MAX_TIMESTAMP)
+            if not isinstance(error, ClientError):
+                raise  # cancelled
 
 
 class _LockCall(TxnCall):

@@ -230,13 +230,26 @@ class AsyncTransaction(AsyncReads):
             strict = [key for key in wanted if (self._read.holds(key) if at_snapshot is None else at_snapshot)]
             for several, is_strict in ((strict, True), ([key for key in wanted if key not in set(strict)], False)):
                 if several:
-                    values |= await self._backend.lock(
+                    values |= await self._take_locks(
                         txn, several, deadline, at_snapshot=is_strict, must_not_exist=False, read=read
                     )
         if read and (held := [key for key in keys if key not in values]):
             newest = SnapshotView(txn.for_update_ts)
             found = await self._backend.get_many(newest, held, deadline)
             values.update((key, found.get(key)) for key in held)
+        return values
+
+    async def _take_locks(
+        self, txn: Txn, keys: list[bytes], deadline: float, *, at_snapshot: bool, must_not_exist: bool, read: bool
+    ) -> dict[bytes, bytes | None]:
+        """See `TransactionBackend.lock`. A transaction that was rolled back meanwhile gives the locks back."""
+        self._refuse_closed()
+        values = await self._backend.lock(
+            txn, keys, deadline, at_snapshot=at_snapshot, must_not_exist=must_not_exist, read=read
+        )
+        if self._phase is not Phase.ACTIVE:
+            await self._backend.rollback(txn, deadline)
+            raise TransactionClosedError(self._why_closed())
         return values
 
     async def _lock_new(self, key: bytes, deadline: float) -> None:
@@ -249,7 +262,7 @@ class AsyncTransaction(AsyncReads):
             self._refuse_lost(txn)
             if key not in txn.locked:
                 at_snapshot = self._read.holds(key)
-                await self._backend.lock(txn, [key], deadline, at_snapshot=at_snapshot, must_not_exist=True, read=False)
+                await self._take_locks(txn, [key], deadline, at_snapshot=at_snapshot, must_not_exist=True, read=False)
                 return
         if await self._backend.get(SnapshotView(txn.for_update_ts), key, deadline) is not None:
             self._buffer.refuse_existing(key)
