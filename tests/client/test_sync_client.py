@@ -26,6 +26,7 @@ from pytinykv.client import (
     SchedulerUnavailableError,
     UndeterminedError,
 )
+from pytinykv.client.raw_commands import RawGet
 from pytinykv.client.sync_core import SyncCore
 
 STORE = 2  # leads [g, p)
@@ -135,6 +136,19 @@ def test_region_errors_are_dealt_with_in_the_background(db: Client, shared: Fake
     assert db.raw.get(b"k") == b"2"
 
 
+@pytest.mark.parametrize("step", ["encode", "decode"])
+def test_what_a_command_raises_reaches_its_caller(db: Client, step: str) -> None:
+    class Broken(RawGet):
+        def broken(self, *_: object) -> None:
+            raise ValueError("a number that no field has room for")
+
+    setattr(Broken, step, Broken.broken)
+    db.raw.put(b"k", b"v")
+    with pytest.raises(ValueError, match="no field"):
+        db._core.run_command(Broken(b"k", ""), None)
+    assert db.raw.get(b"k") == b"v"
+
+
 def test_closing_resolves_calls_of_other_threads(shared: FakeCluster) -> None:
     with connected(shared) as db:
         shared.stores[STORE].open.clear()
@@ -214,6 +228,7 @@ atexit.register(lambda: [thread.join(5) for thread in threads])  # runs after th
 sys.path.insert(0, {here!r})
 from fake_cluster import FakeCluster
 from pytinykv.client import Client, ClientConfig, ClientForkedError
+from pytinykv.client.raw_commands import RawGet
 from pytinykv.client.sync_core import SyncCore
 cluster = FakeCluster()
 db = Client(SyncCore(cluster.scheduler_address, config=ClientConfig(), connector=cluster.connector, timeout=None))

@@ -260,13 +260,13 @@ class SyncCore:
             return
 
         def on_reply(future: asyncio.Future[Any]) -> None:
-            response = executor.response_of(work, future.result())
-            if isinstance(response, FAILURES):
-                self._on_loop_recover(call, work, deadline, response)
-                return
             try:
-                call.resolve(work.decode(response))
-            except ClientError as error:
+                response = executor.response_of(work, future.result())
+                if isinstance(response, FAILURES):
+                    self._on_loop_recover(call, work, deadline, response)
+                else:
+                    call.resolve(work.decode(response))
+            except Exception as error:  # noqa: BLE001 - the call raises it in its own thread
                 call.fail(error)
 
         future.add_done_callback(on_reply)
