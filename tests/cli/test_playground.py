@@ -65,7 +65,7 @@ class TestThreeStores:
             "store-2.log",
             "store-3.log",
         ]
-        assert "listens on" in (logs / "store-1.log").read_text()
+        assert "serves at" in (logs / "store-1.log").read_text()
 
     @pytest.mark.parametrize("client", ["pytinykv", "tikv-python", "tikv-client"])
     def test_the_line_for_each_client_works_as_it_stands(self, playground: Running, client: str) -> None:

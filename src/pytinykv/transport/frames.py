@@ -194,7 +194,7 @@ class FrameListener(Member):
             self._close_servers()
             raise ScopeStoppedError(f"{self.name} was stopped while it started")
         self._port = port
-        _log.info("%s listens on %s", self.name, parsed.with_port(port))
+        _log.debug("%s listens on %s", self.name, parsed.with_port(port))
         return port
 
     async def stop_member(self, deadline_s: float) -> None:

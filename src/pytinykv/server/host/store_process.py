@@ -40,8 +40,6 @@ _log = logging.getLogger(__name__)
 TIKV = "tikvpb.Tikv"
 DEADLOCK = "deadlock.Deadlock"
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, kw_only=True)
 class StoreProcessConfig(ServerConfig):
@@ -74,25 +72,27 @@ async def run_store(config: StoreProcessConfig, scope: Scope, on_ready: Callable
     program = _make_program(config, base)
     serve_snapshots(base.grpc, program)
     address = await base.listen()
-    peer_address = config.peer_addr or str(parse_address(config.addr).with_port(0))
-    peer_port = await serve_raft_messages(base.scope, program).start(peer_address, insecure=config.insecure)
+    listen_at = config.peer_addr or str(parse_address(config.addr).with_port(0))
+    peer_port = await serve_raft_messages(base.scope, program).start(listen_at, insecure=config.insecure)
+    peer_address = config.advertise_peer_addr or str(_peer_address(config, address).with_port(peer_port))
     status_address = base.open_status(
         lambda: _problem(program),
         {"/debug/store": lambda: describe_store(program.store) if program.is_running else {}},
     )
     service = await program.start(
         address,
-        peer_address=config.advertise_peer_addr or str(_peer_address(config, address).with_port(peer_port)),
+        peer_address=peer_address,
         status_address=status_address,
         patience_s=config.scheduler_patience_s,
     )
     base.registry.register(StoreMetrics(program.store, service, base.directory.path))
     base.serve(JoinedServices(service, service.deadlocks))
     _log.info(
-        "store %d of cluster %d serves at %s; regions: %d, data in %s, scheduler at %s",
+        "store %d of cluster %d serves at %s, other stores at %s; regions: %d, data in %s, scheduler at %s",
         program.store.store_id,
         program.cluster_id,
         address,
+        peer_address,
         len(program.store.peers),
         base.directory.path,
         ", ".join(config.scheduler),

@@ -266,7 +266,7 @@ class RpcServer(Member):
         self._server = server
         await server.start()
         self.address = Address(address.host, port)
-        _log.info("%s listens on %s", self.name, self.address)
+        _log.debug("%s listens on %s", self.name, self.address)
         return port
 
     async def _stop(self, grace_s: float) -> None:
@@ -289,7 +289,7 @@ class RpcServer(Member):
             _log.error("%s stopped, but not everything of it has ended", self.name)
         else:  # otherwise the scope keeps it, for its own report
             self._scope.disown(self)
-            _log.info("%s stopped", self.name)
+            _log.debug("%s stopped", self.name)
 
     async def _stop_grpc(self, server: grpc.aio.Server, grace_s: float) -> None:
         """Run grpc's own stop, with a bound. It also tells clients to go away, and frees the port."""
