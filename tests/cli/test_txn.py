@@ -71,6 +71,12 @@ def test_reads_at_a_timestamp(run: Run, db: pytinykv.Client) -> None:
     assert run("txn-scan", "--prefix", "get_").stdout == b"get_a\tnew\nget_b\t1\n"
     assert run("txn-scan", "--prefix", "get_", "--ts", first, "--reverse", "--limit", 1).stdout == b"get_b\t1\n"
     assert run("txn-scan", "get_a", "get_b", "--keys-only", "--hex").returncode == 2
+    assert run("txn-scan", "get_b", "get_a").returncode == 2
+    assert json.loads(run("txn-get", "get_a", "--json").stdout) == {"key": "get_a", "value": "new"}
+    assert run("txn-get", "get_a", "--json", "--raw").returncode == 2
+    lines = run("txn-scan", "--prefix", "get_", "--json").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [{"key": "get_a", "value": "new"}, {"key": "get_b", "value": "1"}]
+    assert json.loads(run("txn-scan", "get_a", "get_b", "--keys-only", "--json").stdout) == {"key": "get_a"}
     done = run("txn-get", "get_a", "--ts", (1 << 64) - 2)
     assert done.returncode == 4
     assert b"in the future of the cluster" in done.stderr

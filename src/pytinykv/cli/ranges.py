@@ -74,6 +74,20 @@ def scan(
     """
     wanted = range_of(start, end, prefix, is_hex=is_hex)
 
+    async def body(client: AsyncClient) -> None:
+        pairs = client.raw.scan(
+            wanted.start, wanted.end, prefix=wanted.prefix, limit=limit, reverse=reverse, key_only=keys_only, cf=cf
+        )
+        await print_pairs(pairs, keys_only=keys_only, as_json=as_json, is_hex=is_hex)
+
+    sys.exit(run_client(target, body))
+
+
+async def print_pairs(
+    pairs: AsyncIterable[tuple[bytes, bytes]], *, keys_only: bool, as_json: bool, is_hex: bool
+) -> None:
+    """Print a line for each pair, and on a terminal how far it is if the lines go elsewhere."""
+
     def show(key: bytes, value: bytes) -> None:
         if as_json:
             write_json_line(pair_to_data(key, None if keys_only else value, is_hex=is_hex))
@@ -81,13 +95,7 @@ def scan(
         cells = (key,) if keys_only else (key, value)
         sys.stdout.buffer.write("\t".join(shown(cell, is_hex=is_hex) for cell in cells).encode() + b"\n")
 
-    async def body(client: AsyncClient) -> None:
-        pairs = client.raw.scan(
-            wanted.start, wanted.end, prefix=wanted.prefix, limit=limit, reverse=reverse, key_only=keys_only, cf=cf
-        )
-        await _over(pairs, Progress(is_shown=sys.stderr.isatty() and not sys.stdout.isatty()), show)
-
-    sys.exit(run_client(target, body))
+    await _over(pairs, Progress(is_shown=sys.stderr.isatty() and not sys.stdout.isatty()), show)
 
 
 @click.command()

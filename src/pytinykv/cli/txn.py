@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pytinykv.cli.data import checked_name, print_text
-from pytinykv.cli.options import Number, option
+from pytinykv.cli.data import checked_name, pair_to_data, print_text
+from pytinykv.cli.options import Number, json_option, option
+from pytinykv.cli.output import write_json_line
+from pytinykv.cli.ranges import print_pairs, range_arguments, range_of
 from pytinykv.cli.session import Target, client_options, run_client
 from pytinykv.cli.tables import Column, print_table
 from pytinykv.cli.text import from_text, shorten, shown
@@ -36,20 +38,21 @@ def _ts_option(function: Callable[..., None]) -> Callable[..., None]:
 SECONDARIES_SHOWN = 8
 """Of an asynchronous commit; `--json` has all."""
 
-_json_option = option("--json", "as_json", is_flag=True, help="For programs.")
-
 
 @click.command("txn-get")
 @click.argument("key")
 @option("--raw", is_flag=True, help="Print the value's bytes and nothing else, no line end either.")
+@json_option
 @_ts_option
 @_hex_option
 @client_options
-def txn_get(key: str, *, raw: bool, ts: int | None, is_hex: bool, target: Target) -> None:
+def txn_get(key: str, *, raw: bool, as_json: bool, ts: int | None, is_hex: bool, target: Target) -> None:
     """Print the value of KEY that transactions see. Exit status 1 if there is no such key.
 
-    A KEY that begins with a dash goes behind `--`. `tinykv get` reads raw data, which is apart.
+    A KEY that begins with a dash goes behind `--`. `tinykv get` reads raw data, which is apart. With --json as that.
     """
+    if raw and as_json:
+        raise click.UsageError("give either --raw or --json, not both")
     name = checked_name(key, is_hex=is_hex)
 
     async def body(client: AsyncClient) -> int:
@@ -58,7 +61,9 @@ def txn_get(key: str, *, raw: bool, ts: int | None, is_hex: bool, target: Target
         if value is None:
             print(f"tinykv txn-get: no such key: {shorten(shown(name, is_hex=is_hex))}", file=sys.stderr)
             return 1
-        if raw:
+        if as_json:
+            write_json_line(pair_to_data(name, value, is_hex=is_hex))
+        elif raw:
             sys.stdout.buffer.write(value)
         elif is_hex:
             print(value.hex())
@@ -70,12 +75,11 @@ def txn_get(key: str, *, raw: bool, ts: int | None, is_hex: bool, target: Target
 
 
 @click.command("txn-scan")
-@click.argument("start", default="")
-@click.argument("end", default="")
-@option("--prefix", default=None, help="Only keys that begin with this; instead of START and END.")
+@range_arguments
 @option("--limit", type=click.IntRange(min=0), default=None, help="At most so many.  [default: all]")
 @option("--reverse", is_flag=True, help="From the last key to the first.")
 @option("--keys-only", is_flag=True, help="Keys without values.")
+@json_option
 @_ts_option
 @_hex_option
 @client_options
@@ -87,6 +91,7 @@ def txn_scan(
     limit: int | None,
     reverse: bool,
     keys_only: bool,
+    as_json: bool,
     ts: int | None,
     is_hex: bool,
     target: Target,
@@ -94,27 +99,23 @@ def txn_scan(
     r"""List keys and values that transactions see, from START on, below END, in key order: KEY, tab, VALUE.
 
     All of one moment. Tabs, line ends, backslashes, control characters and bytes that are not UTF-8 are shown as
-    \t \n \\ \x1b; --hex shows all bytes.
+    \t \n \\ \x1b; --hex shows all bytes. With --json, each line is an object as that of `tinykv scan`.
     """
-    if prefix is not None and (start or end):
-        raise click.UsageError("give either --prefix or START and END, not both")
-    first = from_text(start, "START", is_hex=is_hex)
-    last = from_text(end, "END", is_hex=is_hex)
-    stem = None if prefix is None else from_text(prefix, "--prefix", is_hex=is_hex)
+    wanted = range_of(start, end, prefix, is_hex=is_hex)
 
     async def body(client: AsyncClient) -> None:
         snapshot = await client.snapshot(ts)
-        pairs = snapshot.scan(first, last or None, prefix=stem, limit=limit, reverse=reverse, key_only=keys_only)
-        async for pair in pairs:
-            shown_parts = [shown(part, is_hex=is_hex) for part in (pair[:1] if keys_only else pair)]
-            sys.stdout.buffer.write("\t".join(shown_parts).encode() + b"\n")
+        pairs = snapshot.scan(
+            wanted.start, wanted.end, prefix=wanted.prefix, limit=limit, reverse=reverse, key_only=keys_only
+        )
+        await print_pairs(pairs, keys_only=keys_only, as_json=as_json, is_hex=is_hex)
 
     sys.exit(run_client(target, body))
 
 
 @click.command()
 @click.argument("key")
-@_json_option
+@json_option
 @_hex_option
 @client_options
 def mvcc(key: str, *, as_json: bool, is_hex: bool, target: Target) -> None:
@@ -232,7 +233,7 @@ def _lock_as_json(lock: ForeignLock) -> dict[str, Any]:
 @click.argument("end", default="")
 @option("--limit", type=click.IntRange(min=1), default=None, help="At most so many.  [default: all]")
 @option("--older-than", type=Number(min=0), default=0.0, metavar="SECONDS", help="Only of transactions so old.")
-@_json_option
+@json_option
 @_hex_option
 @client_options
 def locks(
@@ -291,7 +292,7 @@ def _lock_row(lock: ForeignLock, now_ms: int, *, is_hex: bool) -> list[str]:
     metavar="SECONDS",
     help="Collect now what no snapshot of the last SECONDS needs.  [default: only show]",
 )
-@_json_option
+@json_option
 @client_options
 def gc(keep: float | None, *, as_json: bool, target: Target) -> None:
     """Show before which moment old versions are collected; with --keep, move it, never back.
