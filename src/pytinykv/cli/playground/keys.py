@@ -48,6 +48,7 @@ class Keys:
         self._coming: Final[set[str]] = set()
         """Names of stores that are being brought back."""
         self._is_stopping = False
+        """Whether `q` was pressed; set by the first one, for good."""
         self.message = ""
         """What the last key has done, or why nothing; empty at first."""
 
