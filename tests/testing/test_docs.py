@@ -23,8 +23,9 @@ def blocks(language: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Have `tinykv` be that of this installation."""
+    """Have `tinykv` be that of this installation, and cargo go on with what it has built before, also of a stopped run."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    kept.setdefault("CARGO_TARGET_DIR", str(ROOT / ".cargo_cache"))
     return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 

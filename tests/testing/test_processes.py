@@ -61,8 +61,9 @@ def test_without_permission_to_send_signals_the_advice_is_to_do_without_processe
 
     with testing.cluster(stores=1, processes=True) as c:
         monkeypatch.setattr(os, "kill", refuse)
-        with pytest.raises(testing.ClusterError, match="use the cluster in this process"):
-            c.stores[0].pause()
+        for harm in (c.stores[0].pause, c.stores[0].kill):
+            with pytest.raises(testing.ClusterError, match="use the cluster in this process"):
+                harm()
         monkeypatch.undo()
         assert c.client(timeout=20).raw.get(b"k") is None
 

@@ -65,8 +65,8 @@ def test_the_next_reader_finishes_what_a_killed_client_has_committed(config: Cli
 @BOTH
 @pytest.mark.parametrize("prewritten", [{b"a", b"z"}, {b"a"}, {b"z"}], ids=["all", "primary", "secondary"])
 def test_what_a_killed_client_has_only_prewritten(config: ClientConfig, prewritten: set[bytes]) -> None:
-    """A reader does not wait for it; a writer does, until its locks have run out. Then it is rolled back, or, if it was an
-    asynchronous commit whose prewrites are all there, committed.
+    """A reader passes it where it can push its commit; otherwise it waits until the locks have run out. Then it is rolled
+    back, or, if it was an asynchronous commit whose prewrites are all there, committed.
     """
 
     async def story(cluster: Cluster, client: AsyncClient) -> None:
@@ -87,6 +87,8 @@ def test_what_a_killed_client_has_only_prewritten(config: ClientConfig, prewritt
             snapshot = await client.snapshot()
             seen = {key: await snapshot.get(key, timeout=8) for key in (b"a", b"z")}
             assert seen[b"a"] == seen[b"z"]
+            can_be_pushed = config is TWO_PHASES and b"a" in prewritten
+            assert (loop.time() - began < 0.5) is can_be_pushed
         is_committed = config is ASYNC_COMMIT and len(prewritten) == 2
         expected = {"a": 2, "z": 2} if is_committed else {"a": 1, "z": 1}
         await asyncio.sleep(4)
@@ -178,6 +180,28 @@ def test_a_reader_pushes_a_prewritten_transaction_and_passes() -> None:
         assert await get_all(client) == {"a": 2, "z": 2}
 
     tell(story, config=TWO_PHASES)
+
+
+@BOTH
+def test_a_writer_waits_until_the_locks_of_a_killed_client_have_run_out(config: ClientConfig) -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        await put_all(client, a=1, z=1)
+        other = client_of(cluster, 1)
+
+        async def begin_to_commit() -> None:
+            txn = await other.transaction()
+            await txn.put(b"a", b"2")
+            await txn.put(b"z", b"2")
+            await prewrite_only(other, txn, {b"a", b"z"})
+
+        await cluster.clients[1].spawn("commit", begin_to_commit())
+        await cluster.clients[1].crash()
+        began = asyncio.get_running_loop().time()
+        await put_all(client, z=5)
+        assert config.lock_ttl_s - 0.5 < asyncio.get_running_loop().time() - began < config.lock_ttl_s + 2
+        assert await get_all(client) == {"a": 1 if config is TWO_PHASES else 2, "z": 5}
+
+    tell(story, config=config)
 
 
 def test_a_pessimistic_lock_whose_owner_is_gone_runs_out() -> None:
