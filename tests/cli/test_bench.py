@@ -161,7 +161,14 @@ def test_the_plot_has_a_title_the_figures_latencies_and_linear_axes(
     save_plot(measured_results(), tmp_path / "bench.png")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     (figure,) = closed
-    assert figure.get_suptitle() == "Puts and gets of pytinykv and etcd\nvalues of 100 bytes, median of 1 round"
+    assert figure.get_suptitle() == (
+        "pytinykv and etcd: put, get, get at ts, modify, transfer\nvalues of 100 bytes, median of 1 round"
+    )
+    assert [panel.get_ylabel() for panel in figure.axes[2:5]] == [
+        "get: operations per second",
+        "get: latency in ms, p50 and p99",
+        "get at ts: operations per second",
+    ]
     assert len(figure.axes) == 2 * len(OperationKind)
     assert {panel.get_yscale() for panel in figure.axes} == {"linear"}
     assert {panel.get_ylim()[0] for panel in figure.axes} == {0.0}

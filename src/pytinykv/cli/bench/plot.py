@@ -1,4 +1,4 @@
-"""The plot of a bench: rates above, latencies below, for each operation; linear axes, and the figures on the bars."""
+"""The plot of a bench: a row for each operation, rates and latencies; linear axes, and the figures on the bars."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pytinykv.cli.bench.workload import OperationKind
 if TYPE_CHECKING:
     from pytinykv.cli.bench.report import Cell, Results
 
+_TITLE_INCHES: Final = 0.7
+"""The room above the panels."""
 PLOT_SUFFIXES: Final = (".png", ".svg", ".pdf")
 """What the file of a plot may end in."""
 _COLOURS: Final = ("#2563a8", "#d97b29", "#4b9e5f", "#8a5ea8")
@@ -24,29 +26,32 @@ def save_plot(results: Results, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     kinds = [kind for kind in OperationKind if any(each is kind for each, _, _ in results.cells)]
-    figure, rows = plt.subplots(2, max(1, len(kinds)), figsize=(5.5 * max(1, len(kinds)), 7.5), squeeze=False)
-    figure.suptitle(_title(results))
-    for column, kind in enumerate(kinds):
-        _draw(rows[0][column], results, kind, f"{kind.value}s per second", lambda cell: [cell.rate])
+    count = max(1, len(kinds))
+    height = _TITLE_INCHES + 3.3 * count
+    figure, rows = plt.subplots(count, 2, figsize=(11, height), squeeze=False)
+    figure.suptitle(_title(results, kinds), y=1 - 0.1 / height, va="top")
+    for (left, right), kind in zip(rows, kinds, strict=False):
+        _draw(left, results, kind, f"{kind.value}: operations per second", lambda cell: [cell.rate])
         _draw(
-            rows[1][column],
+            right,
             results,
             kind,
-            "latency in ms: p50, and p99 above it",
+            f"{kind.value}: latency in ms, p50 and p99",
             lambda cell: cell.latencies.percentiles_ms(0.5, 0.99),
         )
     figure.legend(*rows[0][0].get_legend_handles_labels(), loc="upper right")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 1 - _TITLE_INCHES / height))
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def _title(results: Results) -> str:
+def _title(results: Results, kinds: list[OperationKind]) -> str:
     cells = list(results.cells.values())
     rounds = max((len(cell.rounds) for cell in cells), default=0)
     sizes = sorted({cell.workload.value_bytes for cell in cells})
     values = f"values of {', '.join(map(str, sizes))} bytes" if sizes else "nothing measured"
-    return f"Puts and gets of {' and '.join(results.targets)}\n{values}, median of {rounds} round{'' if rounds == 1 else 's'}"
+    measured = f"{' and '.join(results.targets)}: {', '.join(kind.value for kind in kinds)}"
+    return f"{measured}\n{values}, median of {rounds} round{'' if rounds == 1 else 's'}"
 
 
 def _draw(panel: Any, results: Results, kind: OperationKind, label: str, heights: Any) -> None:
