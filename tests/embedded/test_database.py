@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 
 import pytinykv
 from pytinykv.client import ClientClosedError, WriteConflictError
+from pytinykv.client.txn.records import PUT, BufferedWrite
+from pytinykv.embedded.database import BOUND_KEY, Database
+from pytinykv.storage import ColumnFamily, MemoryEngine
+from pytinykv.wire.timestamp import Timestamp
 
 
 @pytest.fixture(params=["memory", "disk"])
@@ -73,3 +78,22 @@ def test_a_closed_database_says_so(tmp_path: Path) -> None:
     for call in (lambda: snapshot.get(b"k"), db.transaction, db.snapshot, lambda: db.raw.get(b"k"), db.timestamp):
         with pytest.raises(ClientClosedError):
             call()
+
+
+def test_a_clock_that_leaps_in_the_middle_of_a_commit_leaves_the_next_run_above_it() -> None:
+    wall_ms = 1_000_000
+    engine = MemoryEngine()
+    database = Database(engine, None, name="leaping", is_relaxed=False, wall_ms=lambda: wall_ms)
+    next_commit = database.oracle.next_commit
+
+    def leap() -> Timestamp:
+        nonlocal wall_ms
+        wall_ms += 60_000
+        return next_commit()
+
+    database.oracle.next_commit = leap  # type: ignore[method-assign]
+    txn = database.begin(time.monotonic() + 10, is_pessimistic=False)
+    commit_ts = database.commit(txn, [BufferedWrite(b"k", PUT, b"v")], time.monotonic() + 10)
+    bound = engine.get(ColumnFamily.RAFT, BOUND_KEY)
+    assert bound is not None
+    assert int.from_bytes(bound, "big") >= commit_ts, "where a clock that goes back begins"

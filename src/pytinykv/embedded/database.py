@@ -271,11 +271,11 @@ class Database:
 
         def work() -> int:
             self.check_writable()
+            commit_ts = self.oracle.next_commit()
             try:
-                self._write_bound()
+                self._write_bound()  # afterwards, so that it is above, wherever the clock has leapt meanwhile
             except EngineError as error:
                 raise engine_error(error) from error
-            commit_ts = self.oracle.next_commit()
             try:
                 if plain is not None and self.port.commit_plain(plain, start_ts, commit_ts):
                     return commit_ts
