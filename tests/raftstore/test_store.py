@@ -18,6 +18,7 @@ from pytinykv.raft import (
     SnapshotMeta,
     StaleTerm,
     Term,
+    VoteResponse,
 )
 from pytinykv.raftstore import RaftEnvelope, RaftStoreConfig
 from pytinykv.raftstore.operations import COMPARE_AND_SWAP, RAW_CODE
@@ -183,14 +184,66 @@ def test_a_follower_names_the_leader(cluster: Cluster) -> None:
     assert call.error.leader.store_id == leader.store_id
 
 
-def test_commands_wait_while_leadership_is_handed_over(cluster: Cluster) -> None:
+def test_commands_wait_while_leadership_is_handed_over_and_may_be_tried_again_if_it_is_not_taken(
+    cluster: Cluster,
+) -> None:
     leader = cluster.elect()
     target = others(cluster, leader.store_id)[0]
     cluster.drop = lambda envelope: envelope.receiver.store_id == target
     leader.running.transfer_leader(REGION_ID, PeerId(100 + target))
     call = cluster.put(leader.store_id, b"k", b"v")
     cluster.settle()
+    assert call.answers == 0
+    cluster.ticks(cluster.config.election_ticks)
+    assert call.failed
     assert isinstance(call.error, ProposalInMergingMode)
+    again = cluster.put(leader.store_id, b"k", b"v")
+    cluster.settle()
+    assert again.succeeded
+
+
+def test_commands_that_wait_for_a_hand_over_are_sent_to_who_takes_it_before_that_has_won(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    target, third = others(cluster, leader.store_id)
+    cluster.drop = lambda envelope: envelope.sender.store_id == third  # the vote of the old leader is needed, and held
+    cluster.hold(
+        lambda envelope: envelope.sender.store_id == leader.store_id and type(envelope.message) is VoteResponse
+    )
+    leader.running.transfer_leader(REGION_ID, PeerId(100 + target))
+    write, read = cluster.put(leader.store_id, b"k", b"v"), cluster.read(leader.store_id, b"k")
+    cluster.settle()
+    assert not cluster.leaders()
+    late = cluster.put(leader.store_id, b"k", b"v")
+    for call in (write, read, late):
+        assert call.failed
+        assert isinstance(call.error, NotLeader)
+        assert call.error.leader is not None
+        assert call.error.leader.store_id == target
+    heir = cluster.nodes[target].peer
+    assert heir.calls.expects_leadership
+    waiting = Call()
+    cluster.nodes[target].running.leadership_waits.wait(heir, 1, waiting.on_done)
+    assert waiting.answers == 0
+    cluster.release()
+    cluster.settle()
+    assert waiting.succeeded
+    assert [node.store_id for node in cluster.leaders()] == [target]
+
+
+def test_no_more_wait_for_a_hand_over_than_one_entry_would_hold(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    target = others(cluster, leader.store_id)[0]
+    cluster.drop = lambda envelope: envelope.receiver.store_id == target
+    leader.running.transfer_leader(REGION_ID, PeerId(100 + target))
+    size = cluster.config.append_bytes_max // 2
+    calls = [cluster.put(leader.store_id, b"%d" % number, bytes(size)) for number in range(3)]
+    cluster.settle()
+    assert [call.answers for call in calls] == [0, 1, 1]
+    assert [type(call.error) for call in calls[1:]] == [NotLeader, NotLeader]
+    leader.running.refuse_commands()
+    leader.running.in_turn(leader.running.fail_everything)
+    cluster.settle()
+    assert isinstance(calls[0].error, NotLeader)
 
 
 @pytest.mark.tinykv("TestTransferLeader3B")

@@ -69,6 +69,11 @@ def test_a_call_is_repeated_once_at_most_for_a_split(seed: int) -> None:
     run_scenario("split-calls", seed).check()
 
 
+@pytest.mark.seeds(10)
+def test_a_call_is_repeated_once_at_most_when_leadership_is_handed_over(seed: int) -> None:
+    run_scenario("hand-over-calls", seed).check()
+
+
 def region(start: bytes, end: bytes) -> Region:
     return Region(RegionId(1), start, end, RegionEpoch(1, 1))
 

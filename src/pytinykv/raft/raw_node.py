@@ -39,7 +39,7 @@ from pytinykv.raft.messages import (
 from pytinykv.raft.progress import NEVER, Progress
 from pytinykv.raft.read_index import ReadState
 from pytinykv.raft.ready import Ready, SoftState
-from pytinykv.raft.roles import Leader
+from pytinykv.raft.roles import Candidate, Leader
 from pytinykv.raft.storage import Storage
 
 
@@ -340,6 +340,23 @@ class RawNode:
     def is_leader(self) -> bool:
         """Whether this peer leads, as far as it knows."""
         return isinstance(self._core.role, Leader)
+
+    @property
+    def is_campaigning(self) -> bool:
+        """Whether this peer asks others for their votes, or whether they would give them."""
+        return isinstance(self._core.role, Candidate)
+
+    @property
+    def heir(self) -> PeerId:
+        """The peer that this one, leading or just deposed, has told to campaign; 0 if none, or once more is known."""
+        role = self._core.role
+        return NO_PEER if isinstance(role, Candidate) else role.heir
+
+    @property
+    def is_transferring(self) -> bool:
+        """Whether this leader hands leadership over, and so drops proposals."""
+        role = self._core.role
+        return isinstance(role, Leader) and role.transfer is not None
 
     @property
     def commit_index(self) -> LogIndex:

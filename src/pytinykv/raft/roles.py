@@ -30,11 +30,13 @@ class RoleKind(Enum):
 class Follower:
     """Takes entries from a leader, or waits for one to appear."""
 
-    __slots__ = ("leader_id",)
+    __slots__ = ("heir", "leader_id")
 
-    def __init__(self, leader_id: PeerId = NO_PEER) -> None:
+    def __init__(self, leader_id: PeerId = NO_PEER, heir: PeerId = NO_PEER) -> None:
         self.leader_id = leader_id
         """The leader of this term, once heard; NO_PEER before. A term has one leader, so it is set once."""
+        self.heir = heir
+        """Who was told to campaign by this peer, which led in the term before; NO_PEER if it did not, or told nobody."""
 
     @property
     def kind(self) -> RoleKind:
@@ -120,6 +122,12 @@ class Leader:
         """Data bytes of these runs, and of the entries after them."""
         self._run_bytes = 0
         """Data bytes of these runs alone."""
+
+    @property
+    def heir(self) -> PeerId:
+        """Return the peer that was told to campaign in place of this one, NO_PEER if none was."""
+        transfer = self.transfer
+        return NO_PEER if transfer is None or transfer.sent_at is None else transfer.transferee
 
     def close_run(self, last_index: LogIndex) -> None:
         """Count what was proposed since the last time as one run, which ends at `last_index`."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytinykv.raft import DropReason, NotLeading, ProposalDropped, ReadNotReady, Term
 from pytinykv.raftstore.operations import CONDITIONAL, Operation, encode_operations
 from pytinykv.raftstore.pending import OnDone, OnReady, Part, PendingProposals, PendingReads, Proposal
+from pytinykv.raftstore.turn import OPERATION_COST
 from pytinykv.wire.errors import (
     NotLeader,
     ProposalInMergingMode,
@@ -83,13 +84,19 @@ class PeerCalls:
         """Until when callers may wait for the peer to lead, monotonic; None: they may not, and none does."""
         self._for_leadership: list[OnReady] = []
         """Callers that wait for the peer to lead, in the order they came."""
+        self._dropped: list[Part] = []
+        """Callers of commands that Raft did not take since leadership is handed over; refused once that has ended. To the peer
+        that is to lead they could come before it knows of it, and be sent back."""
+        self._dropped_bytes = 0
+        """What these hold, each with `OPERATION_COST`; at most `append_bytes_max`."""
         self._deposed_at: float | None = None
         """Since when proposals wait for what others make of them; None when none do."""
 
     @property
     def has_any(self) -> bool:
         """Return whether a caller waits for an answer."""
-        return bool(self._queued or len(self._proposals) or len(self._reads) or self._for_leadership)
+        has_waiting = bool(self._for_leadership or self._dropped)
+        return has_waiting or bool(self._queued or len(self._proposals) or len(self._reads))
 
     @property
     def has_waiting_reads(self) -> bool:
@@ -153,7 +160,7 @@ class PeerCalls:
         except NotLeading:
             turn.answer(on_done, self._not_leader())
         except ProposalDropped as dropped:
-            turn.answer(on_done, _refusal(self._storage.region.id, dropped.reason))
+            turn.answer(on_done, self._refusal(dropped.reason))
         else:
             self._proposals.add(Proposal(index, term, [Part(0, on_done)]))
 
@@ -170,11 +177,47 @@ class PeerCalls:
             except NotLeading:
                 error = self._not_leader()
             except ProposalDropped as dropped:
-                error = _refusal(region.id, dropped.reason)
+                if dropped.reason is DropReason.TRANSFERRING and self._keep_dropped(parts, size):
+                    return
+                error = self._refusal(dropped.reason)
             else:
                 self._proposals.add(Proposal(index, term, parts))
                 return
         for part in parts:
+            turn.answer(part.on_done, error)
+
+    def _refusal(self, reason: DropReason) -> RegionError:
+        """Return what a command is told that Raft did not take."""
+        region_id = self._storage.region.id
+        text = f"region {region_id}: {reason.value}"
+        if reason is not DropReason.TRANSFERRING:
+            return ServerIsBusy(reason=text, backoff_ms=100)
+        if self._node.heir:  # it is told to campaign, and then lets callers wait for the outcome
+            return self._not_leader()
+        return ProposalInMergingMode(region_id=region_id, message=f"{text}; try again")
+
+    def _keep_dropped(self, parts: list[Part], size: int) -> bool:
+        """Keep callers of commands that a hand-over has dropped until it shows who leads; return whether there is room."""
+        size += OPERATION_COST * len(parts)
+        if self._dropped_bytes + size > self._config.append_bytes_max:
+            return False
+        self._dropped_bytes += size
+        self._dropped += parts
+        return True
+
+    @property
+    def has_dropped(self) -> bool:
+        """Return whether callers wait for a hand-over of leadership to end."""
+        return bool(self._dropped)
+
+    def answer_dropped(self, turn: Turn) -> None:
+        """Send these callers to the peer that campaigns; if nothing is handed over any more, let them try again here."""
+        if not self._node.is_transferring:
+            self._refuse_dropped(turn, self._refusal(DropReason.TRANSFERRING))
+
+    def _refuse_dropped(self, turn: Turn, error: RegionError) -> None:
+        dropped, self._dropped, self._dropped_bytes = self._dropped, [], 0
+        for part in dropped:
             turn.answer(part.on_done, error)
 
     def settle(self, turn: Turn, index: LogIndex, term: Term) -> list[Part]:
@@ -268,6 +311,7 @@ class PeerCalls:
         for command in self._queued:
             turn.answer(command.on_done, error)
         self._queued = []
+        self._refuse_dropped(turn, error)
         self.end_expectation(turn, error)
         self._fail_reads(turn, error)
         self.fail_proposals(turn, str(error))
@@ -286,11 +330,3 @@ class PeerCalls:
     def _fail_reads(self, turn: Turn, error: RegionError) -> None:
         for on_ready in self._reads.take_all():
             turn.answer_read(on_ready, error)
-
-
-def _refusal(region_id: int, reason: DropReason) -> RegionError:
-    """Return what a command is told that Raft did not take."""
-    text = f"region {region_id}: {reason.value}"
-    if reason is DropReason.TRANSFERRING:
-        return ProposalInMergingMode(region_id=region_id, message=f"{text}; try again")
-    return ServerIsBusy(reason=text, backoff_ms=100)

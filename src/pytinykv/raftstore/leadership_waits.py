@@ -1,8 +1,8 @@
 """Callers that wait for a peer to lead, where that is about to show: bounded in bytes for the whole store.
 
-A split is applied, and clients are told of the new regions, a round trip or two before those have leaders. Whoever comes for
-one in between would be sent away without being told where to; it waits here instead, and is then served as if it came now.
-How long, and who answers, is `PeerCalls`' part.
+A split is applied, and clients are told of the new regions, a round trip or two before those have leaders; and a leader that
+hands over names the peer that campaigns. Whoever comes for one in between would be sent away without being told where to; it
+waits here instead, and is then served as if it came now. How long, and who answers, is `PeerCalls`' part.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from pytinykv.raft import (
     RawNode,
     RoleKind,
     Term,
+    TimeoutNow,
 )
 from pytinykv.raftstore import keys, membership, splits
 from pytinykv.raftstore.apply import apply_entry
@@ -165,8 +166,9 @@ class RegionPeer:
 
     def not_leader(self) -> NotLeader:
         leader = self.leader
-        hint = None if leader is None or leader.id == self.peer.id else peer_to_pb(leader)
-        return NotLeader(region_id=self.region.id, leader=hint)
+        if leader is None or leader.id == self.peer.id:
+            leader = self.region.peer(self.node.heir)  # about to lead; callers may wait there for it
+        return NotLeader(region_id=self.region.id, leader=None if leader is None else peer_to_pb(leader))
 
     def epoch_not_match(self, version: int) -> RegionError:
         """Return what a caller is told that takes the region for what it was, or will be, at another version."""
@@ -209,6 +211,8 @@ class RegionPeer:
             self._heard_conf_ver = max(self._heard_conf_ver, envelope.epoch.conf_ver)
         self._followers.on_heard(sender.id, now)
         self.node.step(message, now)
+        if type(message) is TimeoutNow and self.node.is_campaigning:
+            self._expect_leadership(now)  # the old leader sends callers here from now on
         if self.orders.has_any:
             self.orders.retry(now)
 
@@ -254,6 +258,8 @@ class RegionPeer:
         if self._installation is not None and self._is_installable:
             self._install_next(turn)
         node, calls = self.node, self.calls
+        if calls.has_dropped:
+            calls.answer_dropped(turn)
         while not self.is_destroyed and node.has_ready():
             self._collect_one(turn, node.ready(turn.now))
             if calls.has_waiting_reads and self.can_ask_reads():
@@ -485,12 +491,15 @@ class RegionPeer:
         self.calls.fail_all(turn, RegionNotFound(region_id=region.id))
         return tombstone
 
-    # --- leadership of a new region -------------------------------------------------------------------------------------
+    # --- leadership that is about to come ------------------------------------------------------------------------------
 
     def campaign_first(self, now: float) -> None:
         """Campaign in a region that was split off one led here, and let callers wait for it, for an election timeout."""
         if self.node.campaign(now):
-            self.calls.expect_leadership(now + self._config.election_ticks * self._config.tick_s)
+            self._expect_leadership(now)
+
+    def _expect_leadership(self, now: float) -> None:
+        self.calls.expect_leadership(now + self._config.election_ticks * self._config.tick_s)
 
     # --- leaving leadership -------------------------------------------------------------------------------------------
 

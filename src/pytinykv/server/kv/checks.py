@@ -2,7 +2,7 @@
 
 Checked in this order: the store (StoreNotMatch), the region (RegionNotFound), the leader (NotLeader), the epoch's version
 (EpochNotMatch; `conf_ver` does not matter to data). The keys come later, with the command (KeyNotInRegion). A peer that is
-about to lead a region that was just split off passes for its leader: its commands wait (`dispatcher`).
+about to lead, as its region was just split off or handed over to it, passes for the leader: its commands wait (`dispatcher`).
 """
 
 from __future__ import annotations

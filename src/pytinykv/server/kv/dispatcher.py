@@ -8,7 +8,7 @@ There is no task and no future per command.
                                           │             ├──▶ LongReads, for more than one slice ─────────┤
                                           │             ├──▶ LongWrites, for more than one entry ────────┤
                                           │             ├──▶ proposals, one per region ──▶ log ──────────┘
-                                          └─────────────┴─── commands that wait for a new region's leader
+                                          └─────────────┴─── commands that wait for the peer to lead
 """
 
 from __future__ import annotations

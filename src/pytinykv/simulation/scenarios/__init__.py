@@ -8,9 +8,9 @@ hibernation  regions that sleep, and what wakes them
 members    TinyKV's stories of membership changes
 moves      balance, scatter, draining, rolling restarts of many regions
 old_readers  garbage is collected under old snapshots
+repeated_calls  what calls notice of splits and of leaders that move
 single     fixed courses: one partition, one snapshot
 slow_commits  pauses between the steps of a commit, steps that come twice
-split_calls  what calls notice of splits
 splits     regions that split
 transactions  lists and a bank, under what the seed draws
 storm      each seed draws faults and settings
@@ -28,9 +28,9 @@ from pytinykv.simulation.scenarios import (
     members,
     moves,
     old_readers,
+    repeated_calls,
     single,
     slow_commits,
-    split_calls,
     splits,
     stops,
     storm,
@@ -46,9 +46,9 @@ __all__ = [
     "members",
     "moves",
     "old_readers",
+    "repeated_calls",
     "single",
     "slow_commits",
-    "split_calls",
     "splits",
     "stops",
     "storm",

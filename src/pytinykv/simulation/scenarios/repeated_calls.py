@@ -1,7 +1,8 @@
-"""What clients notice of splits: how often each of their calls has to be repeated while nothing else is wrong."""
+"""What clients notice of splits, and of leaders that move: how often a call has to be repeated while nothing is wrong."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from random import Random
 from typing import Any, Final
@@ -22,6 +23,8 @@ from pytinykv.simulation.workloads import Session
 
 CALLS: Final = 50
 VALUE: Final = bytes(50)
+HAND_OVER_S: Final = 0.15
+"""Pause between two rounds of moving all leaders."""
 SMALL: Final = RaftStoreConfig(
     region_heartbeat_s=1.0, region_max_bytes=REGION_MAX_BYTES, region_split_bytes=REGION_SPLIT_BYTES
 )
@@ -54,6 +57,38 @@ class Retries:
 @scenario("split-calls", ClusterOptions(stores=3, clients=6, raftstore=SMALL, scheduler=STILL), fixed=True)
 async def split_calls(cluster: Cluster) -> None:
     """Regions split under raw and transactional calls, and nothing else happens: a split costs a call one repetition."""
+    await _call(cluster)
+    regions = len(newest_regions(cluster.engines()))
+    if regions < 4:
+        raise Violation("story", f"there are {regions} regions in the end: hardly any were split")
+
+
+@scenario("hand-over-calls", ClusterOptions(stores=3, clients=6, scheduler=STILL), fixed=True)
+async def hand_over_calls(cluster: Cluster) -> None:
+    """Leadership is handed over under raw and transactional calls: each time costs a call one repetition."""
+    stop = asyncio.Event()
+    orders = cluster.world.loop.create_task(_hand_over(cluster, stop), name="orders")
+    await _call(cluster)
+    stop.set()
+    await finish([orders])
+
+
+async def _hand_over(cluster: Cluster, stop: asyncio.Event) -> None:
+    """Move all leaders again and again, with time for each call to notice no more than one of it."""
+    while not stop.is_set():
+        for node in cluster.leaders().values():
+            if node.serving is None:
+                continue
+            process, store = node.serving
+            for peer in store.peers.values():
+                if peer.is_leader:
+                    others = [one for one in peer.region.peers if one.id != peer.peer.id]
+                    process.post(store.transfer_leader, peer.region.id, cluster.rng.choice(others).id)
+        await asyncio.sleep(HAND_OVER_S)
+
+
+async def _call(cluster: Cluster) -> None:
+    """Let all clients make their calls. Raises `Violation` if one is repeated more than once, or if none is."""
     watched: list[Retries] = []
     calls = []
     for number, node in enumerate(cluster.clients):
@@ -63,13 +98,10 @@ async def split_calls(cluster: Cluster) -> None:
         story = _raw_calls(cluster.session(node), rng) if number % 2 else _txn_calls(node, node.client, rng)
         calls.append(node.spawn("calls", story))
     await finish(calls)
-    regions = len(newest_regions(cluster.engines()))
-    if regions < 4:
-        raise Violation("story", f"there are {regions} regions in the end: hardly any were split")
     repeated = [failures for one in watched for failures in one.by_call.values()]
-    cluster.notes.append(f"{len(repeated)} calls were repeated, {regions} regions")
+    cluster.notes.append(f"{len(repeated)} calls were repeated")
     if not repeated:
-        raise Violation("story", "no call met a split")
+        raise Violation("story", "no call was in the way of anything")
     for failures in repeated:
         if len(failures) > 1:
             raise Violation("story", f"a call was repeated {len(failures)} times: {'; '.join(failures)}")
