@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
@@ -23,6 +25,7 @@ from pytinykv.lifecycle import Scope
 
 HEADER = Header(bytes(16), "a test", "pytinykv", 0, 1 << 18, ("default",), b"", b"")
 BLOCKS = 2 * BLOCKS_AT_ONCE + 3
+LARGE_BLOCKS = 100
 
 
 def keys_of(block: int) -> list[bytes]:
@@ -145,10 +148,11 @@ def large(tmp_path: Path) -> tuple[Path, dict[bytes, bytes]]:
     rows = {b"%06d" % number: random.Random(number).randbytes(400) for number in range(30_000)}
     path = tmp_path / "large"
     keys = sorted(rows)
+    rows_each = len(keys) // LARGE_BLOCKS
     with ExportWriter(path) as writer:
         writer.write(HEADER)
-        for start in range(0, len(keys), 300):
-            writer.write(TransactionRows([(key, rows[key]) for key in keys[start : start + 300]]))
+        for start in range(0, len(keys), rows_each):
+            writer.write(TransactionRows([(key, rows[key]) for key in keys[start : start + rows_each]]))
         writer.finish()
     return path, rows
 
@@ -157,28 +161,34 @@ def test_killed_at_any_moment_it_goes_on_until_everything_is_in(
     large: tuple[Path, dict[bytes, bytes]], tmp_path: Path, more: int
 ) -> None:
     path, rows = large
-    rng = random.Random(0)
+    rng = random.Random(more)
+    kills = 0
     for round_ in range(more):
         data = tmp_path / f"data-{round_}"
         for _ in range(2):
-            kill_at_block(path, data, rng.randrange(100), rng)
+            journal = read_journal(path)
+            blocks = 0 if journal is None else journal.blocks
+            kills += kill_after_blocks(path, data, rng.randrange(blocks, LARGE_BLOCKS), rng)
         done = tinykv_here("import", path, "--data", data, "--overwrite")
         assert done.returncode == 0, done.stderr
         with pytinykv.open(data) as db, db.snapshot() as snapshot:
             assert dict(snapshot.scan()) == rows
+        shutil.rmtree(data)
+    print(f"killed {kills} times")  # noqa: T201 - with `pytest -s`
 
 
-def kill_at_block(path: Path, data: Path, block: int, rng: random.Random) -> None:
-    """Kill an import once its journal tells of that many blocks, or a little later; unless it has ended before."""
+def kill_after_blocks(path: Path, data: Path, blocks: int, rng: random.Random) -> bool:
+    """Kill an import once its journal tells of more than `blocks` blocks, or a little later; return whether it was killed."""
     command = [*TINYKV, "import", str(path), "--data", str(data), "--overwrite"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
     try:
         while process.poll() is None:
             journal = read_journal(path)
-            if journal is not None and journal.blocks >= block:
+            if journal is not None and journal.blocks > blocks:
                 time.sleep(rng.uniform(0, 0.03))
                 break
             time.sleep(0.001)
     finally:
         process.kill()
         process.wait()
+    return process.returncode == -signal.SIGKILL
