@@ -160,6 +160,14 @@ def test_what_is_wrong_is_named_with_stores_and_regions() -> None:
     assert found(region(pending=(13,))) == ["region 2 has a replica that is behind its leader"]
 
 
+def test_what_a_scheduler_that_has_just_started_does_not_know_is_not_made_up() -> None:
+    store = {**stores(silent=(1,))[0], "last_heartbeat_ago_s": None}
+    assert problems([store], None, "not yet", bootstrapped=True, max_replicas=3) == [
+        "store 1 at 127.0.0.1:20161 is silent, not heard of since the scheduler began",
+        "the regions are not all known: not yet",
+    ]
+
+
 def test_many_regions_are_one_problem_and_too_few_stores_are_told() -> None:
     (told,) = found(*(region() for _ in range(7)), max_replicas=5)
     assert told == (

@@ -183,7 +183,7 @@ def problems(
     """Return what is wrong, the worst first, each with what to do where that is not plain."""
     if not bootstrapped:
         return ["no store has joined yet; start one: tinykv store --data-dir DIR --addr HOST:PORT --scheduler …"]
-    found = [_silence(store, regions or []) for store in stores if store["state"] == "silent"]
+    found = [_silence(store, regions) for store in stores if store["state"] == "silent"]
     if regions is None:
         found.append(f"the regions are not all known: {failure}")
     by_state: dict[str, list[dict[str, Any]]] = {}
@@ -224,11 +224,14 @@ def _silent(stores: list[dict[str, Any]]) -> set[int]:
     return {store["store"] for store in stores if store["state"] == "silent"}
 
 
-def _silence(store: dict[str, Any], regions: list[dict[str, Any]]) -> str:
+def _silence(store: dict[str, Any], regions: list[dict[str, Any]] | None) -> str:
     ago_s = store["last_heartbeat_ago_s"]
-    heard = "never heard of" if ago_s is None else f"last heard of {ago_s:.0f} s ago"
+    heard = "not heard of since the scheduler began" if ago_s is None else f"last heard of {ago_s:.0f} s ago"
+    told = f"store {store['store']} at {store['address'] or 'no address'} is silent, {heard}"
+    if regions is None:
+        return told
     held = sum(any(peer["store"] == store["store"] for peer in region["peers"]) for region in regions)
-    return f"store {store['store']} at {store['address'] or 'no address'} is silent, {heard}; it has {_plural(held, 'peer')}"
+    return f"{told}; it has {_plural(held, 'peer')}"
 
 
 def _peers_on(store: dict[str, Any], regions: list[dict[str, Any]]) -> str:

@@ -102,7 +102,7 @@ class SchedulerError(ClientError):
 
 
 class SchedulerUnavailableError(SchedulerError):
-    """No scheduler endpoint answered (or none leads) until the deadline."""
+    """No scheduler endpoint answered until the deadline, or none that leads and knows what was asked for."""
 
     retryable = True
 

@@ -307,6 +307,24 @@ async def test_waiting_for_a_scheduler_is_told_once(
     assert [line.partition(";")[0] for line in told] == [f"waiting for a scheduler at {ADDRESSES[0]}"]
 
 
+class Bewildered(FakeConnector):
+    """A scheduler leads, and does not know yet what it is asked for."""
+
+    async def unary(self, address: str, path: str, request: Message, *, timeout_s: float) -> Message:
+        if path.endswith("GetRegion"):
+            await asyncio.sleep(0)
+            raise RpcError(StatusCode.UNAVAILABLE, "leader of region 2 is not known yet, try again")
+        return await super().unary(address, path, request, timeout_s=timeout_s)
+
+
+async def test_a_scheduler_that_answered_is_not_said_to_be_missing(cluster: FakeCluster, scope: Scope) -> None:
+    scheduler = SchedulerClient(ADDRESSES[0], connector=Bewildered(cluster, scope), rng=Random(1), scope=scope)
+    with pytest.raises(
+        SchedulerUnavailableError, match="no scheduler was ready in time .*not known yet, .*; try again later"
+    ):
+        await scheduler.get_region(b"k", timeout_s=0.05)
+
+
 async def test_addresses_in_many_forms(connector: FakeConnector, scope: Scope) -> None:
     client = SchedulerClient(
         "http://a:1, b:2,http://a:1/,[::1]:3,c,[::1]", connector=connector, rng=Random(1), scope=scope

@@ -61,7 +61,7 @@ class LeaderFinder:
         self.last_failure = "no endpoint has answered"
         """What went wrong last, for the message of a call that runs out of time."""
         self._last_answered = False
-        """Whether that was an answer, though none that helps."""
+        """Whether the last endpoint that was asked has answered, though it did not help. Set by `_ask_members`."""
         self._has_said = False
         """Whether it was said that a scheduler is waited for; once for each time that there is none."""
         self._discovery = asyncio.Lock()
@@ -108,10 +108,11 @@ class LeaderFinder:
     def refuse_late(self, deadline: float) -> None:
         """Raise `SchedulerUnavailableError` from `deadline` (loop time) on."""
         if asyncio.get_running_loop().time() >= deadline:
-            what = "no scheduler was ready" if self._last_answered else "no scheduler answered"
+            what, advice = "no scheduler answered", "check the addresses and that a scheduler runs there"
+            if self._last_answered:
+                what, advice = "no scheduler was ready", "try again later"
             raise SchedulerUnavailableError(
-                f"{what} in time (asked {', '.join(self._endpoints)}; last: {self.last_failure}); "
-                "check the addresses and that a scheduler runs there"
+                f"{what} in time (asked {', '.join(self._endpoints)}; last: {self.last_failure}); {advice}"
             )
 
     async def wait(self, deadline: float, backoff: Backoff) -> str:
@@ -175,15 +176,14 @@ class LeaderFinder:
         assert isinstance(reply, pdpb_pb2.GetMembersResponse)
         self.check_cluster(endpoint, reply.header.cluster_id)
         urls = [bare_address(url) for url in reply.leader.client_urls]
+        self._last_answered = True
         if not urls:
             self.last_failure = f"{endpoint}: knows no leader"
-            self._last_answered = True
             return False
         for member in reply.members:
             self._endpoints += [a for url in member.client_urls if (a := bare_address(url)) not in self._endpoints]
         # A single member that answers is the leader at this address too, whatever it advertises (a forwarded port).
         self.leader = endpoint if endpoint in urls or len(reply.members) == 1 else urls[0]
-        self._last_answered = False
         _log.info("scheduler leader is %s, cluster %d", self.leader, self.cluster_id)
         return False
 
