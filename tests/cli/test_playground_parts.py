@@ -265,11 +265,11 @@ async def test_keys_choose_a_store_end_it_and_bring_it_back(scope: Scope, monkey
     game.restart = restart  # type: ignore[attr-defined]  # of a fake cluster
     keys = Keys(game, scope, lambda: changes.append(1))  # type: ignore[arg-type]  # a fake cluster
     assert "▶ store-1" in game.draw(keys=keys)
-    assert "1-3 choose a store (↑ ↓) · s stop · k kill · b bring back · q quit" in game.draw(keys=keys)
+    assert "1-3 ↑ ↓ choose · s stop · k kill · b bring back · q quit" in game.draw(60, 14, keys)
 
     keys.press("2k")
     assert sent == [(4242, signal.SIGKILL)]
-    assert "q quit · store-2 is killed" in game.draw(keys=keys)
+    assert game.draw(60, 14, keys).endswith("q quit\nstore-2 is killed")
     end(game.stores[1], -9)
     keys.press("s")
     assert (len(sent), keys.message) == (1, "store-2 does not run; b brings it back")

@@ -154,6 +154,24 @@ async def test_a_sender_that_comes_before_its_receiver_gets_through_later(scope:
         await asyncio.sleep(0.01)
 
 
+async def test_a_store_that_can_not_be_reached_is_told_once_and_when_it_is_again(
+    scope: Scope, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raft_transport, "RETRY_MIN_S", 0.0)
+    caplog.set_level("INFO")
+    node, address = Receiver(), Address()
+    sender = transport(scope, address)
+    while address.asked < 5:
+        sender.send(StoreId(2), [heartbeat(1)])
+        await asyncio.sleep(0)
+    address.store = metapb_pb2.Store(peer_address=await serve(scope, node))
+    while not node.received:
+        sender.send(StoreId(2), [heartbeat(2)])
+        await asyncio.sleep(0.01)
+    told = [record.getMessage() for record in caplog.records if record.name.endswith("raft_transport")]
+    assert [line.partition(":")[0] for line in told] == ["store 2 can't be reached", "store 2 is reached again"]
+
+
 async def test_a_link_that_has_nothing_to_send_does_not_go_on_trying(
     scope: Scope, monkeypatch: pytest.MonkeyPatch
 ) -> None:

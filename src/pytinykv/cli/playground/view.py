@@ -31,8 +31,8 @@ Cells = Mapping[str, str | Text]
 _NEEDS: Final = {"memory": 88, "address": 76, "regions": 58, "pid": 50, "keys": 66, "applied": 58, "term": 48}
 """Columns that are left out of a terminal narrower than this."""
 _MIDDLE: Final = 60
-_OTHER_LINES: Final = 11
-"""Lines of the picture that are not stores, regions or moves: titles, rules, empty lines, the summary, the keys."""
+_OTHER_LINES: Final = 12
+"""Lines of the picture that are not stores, regions or moves: titles, rules, empty lines, the summary, keys and an answer."""
 _MOVES_MAX: Final = 4
 """How many operators are shown: those that run, then the last that have ended."""
 _RECENT_S: Final = 30.0
@@ -58,7 +58,7 @@ class Picture:
         width, height = self._console.size
         moves = self._moves()
         lines = max(1, height - _OTHER_LINES - len(self._cluster.stores) - len(moves))
-        below = [self._summary(width), *([] if self._keys is None else [self._keys_line(self._keys)])]
+        below = [self._summary(width), *([] if self._keys is None else self._keys_lines(self._keys))]
         between = [""] if moves else []
         return Group(self._stores(width), "", self._regions(width, lines), *between, *moves, "", *below)
 
@@ -171,11 +171,14 @@ class Picture:
             text.append(f" · {running} operator{'s' if running > 1 else ''}", style="cyan")
         return text.append(" · Ctrl-C stops" if width >= _MIDDLE else "", style="dim")
 
-    def _keys_line(self, keys: Keys) -> Text:
-        text = Text(no_wrap=True, overflow="ellipsis")
-        text.append(f"1-{min(9, len(self._cluster.stores))} choose a store (↑ ↓)", style="dim")
-        text.append(" · s stop · k kill · b bring back · q quit", style="dim")
-        return text.append(f" · {keys.message}", style="yellow") if keys.message else text
+    def _keys_lines(self, keys: Keys) -> list[Text]:
+        """Return the keys, and below them what the last one has done: both fit into 60 columns."""
+        digits = f"1-{min(9, len(self._cluster.stores))}"
+        text = f"{digits} ↑ ↓ choose · s stop · k kill · b bring back · q quit"
+        lines = [Text(text, style="dim"), Text(keys.message, style="yellow")]
+        for line in lines:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        return lines
 
 
 def _table(rows: Sequence[Cells], width: int, *, numbers: AbstractSet[str]) -> Table:

@@ -150,6 +150,8 @@ class _Link:
         """Set when there is something to send without a connection, and when the connection has closed."""
         self._connection: FrameConnection | None = None
         """The connection in use; None while there is none that was greeted."""
+        self._failure = ""
+        """Why the last try failed, so that it is told once and not every second; empty from the next connection on."""
         scope.start(f"link-to-store-{store_id}", self._run)
 
     def send(self, frame: bytes) -> None:
@@ -167,7 +169,9 @@ class _Link:
             try:
                 await self._keep_up()
             except (AddressError, ClientError) as error:
-                _log.info("link to store %d: %s", self._store_id, error)
+                level = logging.DEBUG if str(error) == self._failure else logging.INFO
+                _log.log(level, "store %d can't be reached: %s", self._store_id, error)
+                self._failure = str(error)
             self._queue.clear()
             self._wake.clear()  # the next message asks for the next try
             if asyncio.get_running_loop().time() - started > RETRY_MAX_S:
@@ -181,6 +185,9 @@ class _Link:
         connection = await connect_frames(
             store.peer_address or store.address, _no_frames, lambda _closed: self._wake.set(), timeout_s=RETRY_MAX_S
         )
+        if self._failure:
+            _log.info("store %d is reached again", self._store_id)
+            self._failure = ""
         try:
             connection.send_nowait(_Greeting(self._scheduler.cluster_id, self._store_id).encode())
             while self._queue:
