@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator
 from io import StringIO
@@ -20,7 +21,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from tests.cli.processes import tinykv
+from tests.cli.processes import started, tinykv, wait_until
 
 from pytinykv.cli import main
 from pytinykv.cli.bench.large_rows import READS, LargeRowFigures, ReadFigures
@@ -276,6 +277,23 @@ def test_lost_writes_and_stale_reads_are_problems() -> None:
 
 
 # --- real stores ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mode", [("--no-etcd", "--rounds", 20), ("--embedded", "--rounds", 20)], ids=["cluster", "embedded"]
+)
+def test_a_bench_that_is_interrupted_says_so_and_no_more(tmp_path: Path, mode: tuple[object, ...]) -> None:
+    with started(tmp_path, "bench", *mode) as running:
+        wait_until(lambda: "--embedded" in mode or len(running.children()) == 4)
+        wait_until(lambda: catches(running.pid, signal.SIGTERM))
+        assert running.stop(signal.SIGTERM) == 130
+        assert running.errors == "tinykv bench: interrupted\n"
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has put a handler of its own in place for a signal."""
+    [mask] = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def test_stores_stop_well_under_load(tmp_path: Path) -> None:

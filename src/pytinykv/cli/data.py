@@ -184,8 +184,8 @@ def cas(
 ) -> None:
     """Compare and swap: set KEY to VALUE if it is as expected, atomically. Exit status 1 if it is not.
 
-    Say what is expected with --expect OLD or --absent. With - for VALUE, it is what standard input holds. Without --ttl the new
-    value stays, even if the old one was to end.
+    Say what is expected with --expect OLD or --absent. With - for VALUE, it is what standard input holds. Without --ttl
+    the new value stays, even if the old one was to end.
     """
     if (expect is None) is not absent:
         raise click.UsageError("say what is expected: either --expect OLD or --absent")

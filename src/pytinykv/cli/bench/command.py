@@ -8,7 +8,7 @@ import sqlite3
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ from pytinykv.cli.options import Number, OutputFile, SchedulerAddresses, option
 from pytinykv.cli.playground.cluster import LocalCluster
 from pytinykv.cli.playground.command import wait_serving
 from pytinykv.cli.playground.home import Home, PlaygroundError
+from pytinykv.cli.session import INTERRUPTED
 from pytinykv.cli.thresholds import Size
 from pytinykv.client import ClientError
 from pytinykv.lifecycle import LifecycleError
@@ -162,7 +163,7 @@ def bench(
     Every put is synced on a majority, every get is linearizable. Targets take turns, so that a noisy machine treats
     them alike; the ratio is what counts. With --embedded it measures an embedded database beside SQLite instead.
 
-    Exit status: 0 measured; 1 it could not be, or what was measured breaks a promise; 2 bad usage.
+    Exit status: 0 measured; 1 it could not be, or what was measured breaks a promise; 2 bad usage; 130 interrupted.
     """
     if scheduler and (failovers or stops or large_rows or regions or with_etcd):
         raise click.UsageError(
@@ -192,13 +193,30 @@ def bench(
         large_rows=large_rows,
         plan=plan,
     )
-    status = run_process(run.main, name="bench", stop_deadline_s=15.0)
+    status = _status_of(run.main)
     if status == 0 or run.problems:
         if save is not None:
             run.results.save(save, BASELINE)
         if plot is not None:
             save_plot(run.results, plot)
     sys.exit(status)
+
+
+def _status_of(main: Callable[[Scope], Awaitable[int]]) -> int:
+    """Run `main`; return its status, `INTERRUPTED` if it was told to stop before it had one."""
+    status = INTERRUPTED
+
+    async def measure(scope: Scope) -> int:
+        nonlocal status
+        found = await main(scope)
+        if not scope.stopping:
+            status = found
+        return found
+
+    ended = run_process(measure, name="bench", stop_deadline_s=15.0)
+    if status == INTERRUPTED:
+        print("tinykv bench: interrupted", file=sys.stderr, flush=True)
+    return status or ended
 
 
 def _run_embedded(plan: EmbeddedPlan, save: Path | None) -> int:
@@ -213,14 +231,15 @@ def _run_embedded(plan: EmbeddedPlan, save: Path | None) -> int:
                     scope, plan, lambda step, number: status.update(f"{step} ({number + 1} of {len(EMBEDDED_STEPS)})")
                 )
         except (LifecycleError, ClientError, OSError, sqlite3.Error) as error:
-            print(f"tinykv bench: {error}", file=sys.stderr, flush=True)
+            if not scope.stopping:
+                print(f"tinykv bench: {error}", file=sys.stderr, flush=True)
             return 1
         figures.append(found)
         for line in found.lines():
             console.print(line, highlight=False, soft_wrap=True)
         return 0
 
-    status = run_process(main, name="bench", stop_deadline_s=15.0)
+    status = _status_of(main)
     if figures and save is not None:
         save.write_text(json.dumps(figures[0].as_json(), indent=2) + "\n", encoding="utf-8")
     for problem in (problem for found in figures for problem in found.problems()):
@@ -267,7 +286,8 @@ class _Bench:
         try:
             await self._run(scope)
         except (PlaygroundError, LifecycleError, ClientError, TimeoutError, OSError) as error:
-            print(f"tinykv bench: {error}", file=sys.stderr, flush=True)
+            if not scope.stopping:  # else that is why: what is measured is gone
+                print(f"tinykv bench: {error}", file=sys.stderr, flush=True)
             return 1
         for problem in self.problems:
             print(f"tinykv bench: {problem}", file=sys.stderr, flush=True)
