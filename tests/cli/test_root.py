@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from tests.cli.processes import LIMIT_S, TINYKV
@@ -35,6 +36,14 @@ def test_every_command_loads_and_explains_itself(name: str) -> None:
     assert result.exit_code == 0, result.output
     assert "--config" in result.output
     assert "Exit status: 0 " in result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+    command: click.Command = main
+    for part in name.split():
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), part)
+        assert found is not None
+        command = found
+    assert [each.name for each in command.params if isinstance(each, click.Option) and not each.help] == []
 
 
 def test_version() -> None:

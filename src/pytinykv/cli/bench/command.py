@@ -77,7 +77,7 @@ def _steps(_context: click.Context, _parameter: click.Parameter, text: str) -> f
 @click.command()
 @option("--in-flight", default="1,64,256", show_default=True, callback=_numbers, help="Operations in flight.")
 @option("--rounds", type=click.IntRange(0, 20), default=3, show_default=True, help="Rounds of puts and gets; 0: none.")
-@option("--value-bytes", type=click.IntRange(0, 1 << 20), default=100, show_default=True)
+@option("--value-bytes", type=click.IntRange(0, 1 << 20), default=100, show_default=True, help="Size of each value.")
 @option(
     "--scheduler",
     type=SchedulerAddresses(),
