@@ -85,8 +85,8 @@ class PeerCalls:
         self._for_leadership: list[OnReady] = []
         """Callers that wait for the peer to lead, in the order they came."""
         self._dropped: list[Part] = []
-        """Callers of commands that Raft did not take since leadership is handed over; refused once that has ended. To the peer
-        that is to lead they could come before it knows of it, and be sent back."""
+        """Callers of commands that Raft did not take since leadership is handed over; refused once that has ended. To the
+        peer that is to lead they could come before it knows of it, and be sent back."""
         self._dropped_bytes = 0
         """What these hold, each with `OPERATION_COST`; at most `append_bytes_max`."""
         self._deposed_at: float | None = None
