@@ -100,7 +100,11 @@ def test_a_store_tells_others_where_to_reach_it(
 
 
 @pytest.mark.parametrize(
-    ("told", "complaint"), [(b"", b"standard input ended before it said where"), (b"nowhere:never\n", b"nowhere:never")]
+    ("told", "complaint"),
+    [
+        (b"", b"--scheduler is `-`, and standard input ended before it said where"),
+        (b"nowhere:never\n", b"--scheduler is `-`, and on standard input the scheduler address 'nowhere:never' is"),
+    ],
 )
 def test_a_store_that_is_to_be_told_where_its_scheduler_is_and_is_not(
     tmp_path: Path, told: bytes, complaint: bytes

@@ -152,6 +152,7 @@ def store(
 async def _scheduler_on_stdin() -> tuple[str, ...]:
     """Read the scheduler's addresses, for which a process is started before they are known. Raises ValueError."""
     from pytinykv.client.addresses import parse_addresses
+    from pytinykv.client.errors import InvalidArgumentError
 
     reader = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -163,4 +164,7 @@ async def _scheduler_on_stdin() -> tuple[str, ...]:
         transport.close()
     if not line.strip():
         raise ValueError("--scheduler is `-`, and standard input ended before it said where the scheduler is")
-    return parse_addresses(line.decode())
+    try:
+        return parse_addresses(line.decode(errors="replace").strip())
+    except InvalidArgumentError as error:
+        raise ValueError(f"--scheduler is `-`, and on standard input the {error}") from error
