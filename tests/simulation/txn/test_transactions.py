@@ -349,6 +349,27 @@ def test_a_client_that_is_closed_while_it_waits_for_a_lock_says_so() -> None:
     tell(story)
 
 
+def test_a_commit_that_is_cancelled_before_anything_was_sent_releases_the_locks() -> None:
+    async def story(cluster: Cluster, client: AsyncClient) -> None:
+        txn = await client.transaction(pessimistic=True)
+        await txn.put(b"a", b"1")
+        await txn.put(b"z", b"1")
+
+        async def never(_deadline: float) -> int:
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+        client.transactions.backend._parts.scheduler.timestamp_by = never  # type: ignore[attr-defined]
+        committing = asyncio.ensure_future(txn.commit())
+        await asyncio.sleep(0.1)
+        committing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await committing
+        await asyncio.sleep(1)
+        assert await locks_of(client_of(cluster, 1)) == []
+
+    tell(story)
+
+
 def test_a_rollback_that_is_cancelled_releases_the_locks_all_the_same() -> None:
     async def story(cluster: Cluster, client: AsyncClient) -> None:
         txn = await client.transaction(pessimistic=True)

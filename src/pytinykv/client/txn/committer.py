@@ -195,9 +195,10 @@ class _Commit(TxnCall):
             if commit_ts:
                 await self._background_commit(self._keys, commit_ts)
                 return commit_ts
-        if by_prewrite and not isinstance(error, ClientError):
+        was_sent = bool(self._plan.requested)
+        if by_prewrite and was_sent and not isinstance(error, ClientError):
             raise error  # cancelled: what was sent may commit it, and others find out
-        if not self._left_nothing:
+        if not self._left_nothing and (was_sent or self._txn.locked):
             await self._background_rollback(error)
         if isinstance(error, ClientClosedError):
             raise ClientClosedError("the client was closed; the transaction was not committed") from error
