@@ -155,7 +155,7 @@ def test_a_file_that_is_no_export_or_not_whole(everything: Path, run: Run, tmp_p
         assert done.returncode == 4
         assert why in done.stderr
     done = run("import", tmp_path / "missing")
-    assert (done.returncode, b"No such file" in done.stderr) == (4, True)
+    assert (done.returncode, b"does not exist" in done.stderr) == (2, True)
     assert run("import", tmp_path).returncode == 2, "a directory"
 
 
