@@ -62,7 +62,7 @@ def test_told_to_stop_while_it_is_loading(alone: Callable[[str], Process], comma
 def test_told_to_stop_while_it_looks_for_the_scheduler(alone: Callable[[str], Process], number: int) -> None:
     store = alone("store")
     store.start()
-    wait_until(lambda: "peer-port listens" in store.log, within_s=MOMENT_S, what="it has got as far as that")
+    wait_until(lambda: "waiting for a scheduler" in store.log, within_s=MOMENT_S, what="it has got as far as that")
     store.stop(number)
 
 
