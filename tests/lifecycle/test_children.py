@@ -106,13 +106,16 @@ async def test_no_child_in_a_stopped_scope(scope: Scope) -> None:
     assert not running_children()
 
 
-async def test_scope_that_stops_while_a_child_starts_leaves_none(scope: Scope) -> None:
+async def test_scope_that_stops_while_a_child_starts_leaves_none(
+    scope: Scope, caplog: pytest.LogCaptureFixture
+) -> None:
     starting = asyncio.create_task(start_child(scope, "child", sys.executable, "-c", OBEDIENT))
     await asyncio.sleep(0)
     await scope.stop()
     with pytest.raises(ScopeStoppedError):
         await starting
     assert not running_children()
+    assert "did not end" not in caplog.text, "it was given no time to"
 
 
 @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])

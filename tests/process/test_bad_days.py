@@ -176,7 +176,9 @@ def test_a_scheduler_that_cannot_be_reached(tmp_path: Path) -> None:
 def test_a_scheduler_that_comes_late_is_waited_for(new_cluster: Callable[..., Cluster]) -> None:
     cluster = new_cluster()
     store = cluster.add_store()
-    wait_until(lambda: "waiting for a scheduler" in store.log, within_s=GIVES_UP_S, what="the store has got as far as that")
+    wait_until(
+        lambda: "waiting for a scheduler" in store.log, within_s=GIVES_UP_S, what="the store has got as far as that"
+    )
     cluster.scheduler.start()
     store.wait_ready()
     cluster.wait_replicated(1)

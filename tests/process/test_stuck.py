@@ -225,7 +225,9 @@ def test_a_store_whose_scheduler_accepts_and_never_replies(tmp_path: Path, silen
         assert CLEAN in store.log
         store.options["--scheduler-patience"] = "600"
         store.start()
-        wait_until(lambda: "waiting for a scheduler" in store.log, within_s=GIVES_UP_S, what="it looks for its scheduler")
+        wait_until(
+            lambda: "waiting for a scheduler" in store.log, within_s=GIVES_UP_S, what="it looks for its scheduler"
+        )
         store.stop()
     finally:
         store.kill()

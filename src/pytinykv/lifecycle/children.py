@@ -291,7 +291,8 @@ async def start_child(
     try:
         scope.adopt(child)
     except Exception:
-        await child.stop(0.0)
+        child.kill()  # the scope began to stop meanwhile; the program has done nothing yet that it would have to end well
+        await child.stop(KILL_S)
         raise
     return child
 
