@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytinykv.lifecycle.temporary import TemporaryDirectory, hold_lock
+from pytinykv.lifecycle.temporary import LOCK, TemporaryDirectory, hold_lock, remove_abandoned
 
 PREFIX = "pytinykv-test-"
 
@@ -63,6 +63,18 @@ def leave_behind() -> Path:
     assert made._lock is not None
     os.close(made._lock)
     return made.path
+
+
+def test_one_that_another_process_is_just_making_is_not_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has made the lock file and is about to lock it; if that failed, it could not start."""
+    young = tmp_path / f"{PREFIX}young"
+    young.mkdir()
+    (young / LOCK).touch()
+    locked: list[int] = []
+    monkeypatch.setattr("fcntl.flock", lambda descriptor, _how: locked.append(descriptor))
+    remove_abandoned(PREFIX)
+    assert not locked
+    assert young.exists()
 
 
 def test_a_forked_child_lets_it_go_and_leaves_it(tmp_path: Path) -> None:

@@ -72,3 +72,26 @@ def test_stop_that_need_not_wait_takes_no_time(loop: JumpingLoop) -> None:
 
     loop.run_until_complete(main())
     assert loop.time() == 0.0
+
+
+def test_a_step_that_keeps_its_own_deadline_has_not_overrun_if_the_loop_was_late(loop: JumpingLoop) -> None:
+    """As on a busy machine: its deadline and that of the stop come due in one turn."""
+
+    def be_late() -> None:
+        loop._now += 1.0
+
+    async def say_goodbye() -> None:
+        loop.call_soon(be_late)
+        try:
+            await asyncio.wait_for(forever(), 0.01)
+        except TimeoutError:
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+    async def main() -> None:
+        scope = Scope("late")
+        scope.on_stop("goodbye", say_goodbye, deadline_s=0.05)
+        report = await scope.stop()
+        assert [stage.outcome for stage in report.stages] == [StageOutcome.OK]
+
+    loop.run_until_complete(main())

@@ -219,10 +219,10 @@ def test_commands_that_wait_for_a_hand_over_are_sent_to_who_takes_it_before_that
         assert isinstance(call.error, NotLeader)
         assert call.error.leader is not None
         assert call.error.leader.store_id == target
-    heir = cluster.nodes[target].peer
-    assert heir.calls.expects_leadership
+    transferee = cluster.nodes[target].peer
+    assert transferee.calls.expects_leadership
     waiting = Call()
-    cluster.nodes[target].running.leadership_waits.wait(heir, 1, waiting.on_done)
+    cluster.nodes[target].running.leadership_waits.wait(transferee, 1, waiting.on_done)
     assert waiting.answers == 0
     cluster.release()
     cluster.settle()

@@ -359,7 +359,7 @@ class _Parts:
 
 
 class _Opening:
-    """An attempt to open a database, in a thread; who waits for it may give it up at any time.
+    """An attempt to open a database, in a thread; its caller may give it up at any time.
 
     Without a reference to the `AsyncDatabase`, which the thread might hold longer than its owner.
     """
@@ -380,7 +380,7 @@ class _Opening:
         self._mutex = threading.Lock()
         """Guards what follows."""
         self._parts: _Parts | None = None
-        """What was opened, until somebody takes it or gives it up."""
+        """What was opened, until its caller has it, or has given it up."""
         self._is_given_up = False
         """Set once: what is opened from then on is closed again by the thread."""
         self.outcome: asyncio.Future[_Parts] = loop.origin.loop.create_future()

@@ -84,13 +84,13 @@ def remove_abandoned(prefix: str) -> None:
         except OSError:  # it is just vanishing, or is none of ours
             continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
+            # Looked at first: one that says nothing yet is about to be locked by the process that has just made it.
             if _TEMPORARY in _words(descriptor):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _log.info("deleting %s, which a process that was killed left behind", path)
                 delete(path)
+        except BlockingIOError:
+            continue
         finally:
             os.close(descriptor)
 

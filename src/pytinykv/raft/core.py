@@ -197,11 +197,11 @@ class Core:
         assert term >= self.term, f"term {self.term} must not fall to {term}"
         if term > self.term:
             self.term, self.vote = term, NO_PEER
-        heir = NO_PEER
+        transferee = NO_PEER
         if isinstance(self.role, Leader):
             self.dropped_reads.extend(self.role.reads.drop_all())
-            heir = self.role.heir
-        self.role = Follower(leader_id, heir)
+            transferee = self.role.transferee
+        self.role = Follower(leader_id, transferee)
         self.reset_election_timer()
 
     def become_candidate(self) -> Candidate:

@@ -347,10 +347,10 @@ class RawNode:
         return isinstance(self._core.role, Candidate)
 
     @property
-    def heir(self) -> PeerId:
+    def transferee(self) -> PeerId:
         """The peer that this one, leading or just deposed, has told to campaign; 0 if none, or once more is known."""
         role = self._core.role
-        return NO_PEER if isinstance(role, Candidate) else role.heir
+        return NO_PEER if isinstance(role, Candidate) else role.transferee
 
     @property
     def is_transferring(self) -> bool:

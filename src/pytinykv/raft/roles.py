@@ -30,12 +30,12 @@ class RoleKind(Enum):
 class Follower:
     """Takes entries from a leader, or waits for one to appear."""
 
-    __slots__ = ("heir", "leader_id")
+    __slots__ = ("leader_id", "transferee")
 
-    def __init__(self, leader_id: PeerId = NO_PEER, heir: PeerId = NO_PEER) -> None:
+    def __init__(self, leader_id: PeerId = NO_PEER, transferee: PeerId = NO_PEER) -> None:
         self.leader_id = leader_id
         """The leader of this term, once heard; NO_PEER before. A term has one leader, so it is set once."""
-        self.heir = heir
+        self.transferee = transferee
         """Who was told to campaign by this peer, which led in the term before; NO_PEER if it did not, or told nobody."""
 
     @property
@@ -124,7 +124,7 @@ class Leader:
         """Data bytes of these runs alone."""
 
     @property
-    def heir(self) -> PeerId:
+    def transferee(self) -> PeerId:
         """Return the peer that was told to campaign in place of this one, NO_PEER if none was."""
         transfer = self.transfer
         return NO_PEER if transfer is None or transfer.sent_at is None else transfer.transferee

@@ -192,7 +192,7 @@ class PeerCalls:
         text = f"region {region_id}: {reason.value}"
         if reason is not DropReason.TRANSFERRING:
             return ServerIsBusy(reason=text, backoff_ms=100)
-        if self._node.heir:  # it is told to campaign, and then lets callers wait for the outcome
+        if self._node.transferee:  # it is told to campaign, and then lets callers wait for the outcome
             return self._not_leader()
         return ProposalInMergingMode(region_id=region_id, message=f"{text}; try again")
 

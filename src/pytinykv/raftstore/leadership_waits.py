@@ -1,8 +1,8 @@
 """Callers that wait for a peer to lead, where that is about to show: bounded in bytes for the whole store.
 
 A split is applied, and clients are told of the new regions, a round trip or two before those have leaders; and a leader that
-hands over names the peer that campaigns. Whoever comes for one in between would be sent away without being told where to; it
-waits here instead, and is then served as if it came now. How long, and who answers, is `PeerCalls`' part.
+hands over names the peer that campaigns. A caller that comes in between would be refused without being told where to
+go; it waits here instead, and is then served as if it came now. How long it waits, and its answer, are `PeerCalls`' part.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class LeadershipWaits:
     """Belongs to the store loop."""
 
     def __init__(self, bytes_max: int, refusal: Callable[[], RegionError | None]) -> None:
-        """`bytes_max`: what all callers together hold; `refusal` says why nobody may wait any more, None if they may."""
+        """`bytes_max`: what all callers together hold; `refusal` says why no caller may wait any more, or None."""
         self._bytes_max = bytes_max
         self._refusal = refusal
         self.held_bytes = 0

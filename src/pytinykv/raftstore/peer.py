@@ -167,7 +167,7 @@ class RegionPeer:
     def not_leader(self) -> NotLeader:
         leader = self.leader
         if leader is None or leader.id == self.peer.id:
-            leader = self.region.peer(self.node.heir)  # about to lead; callers may wait there for it
+            leader = self.region.peer(self.node.transferee)  # about to lead; callers may wait there for it
         return NotLeader(region_id=self.region.id, leader=None if leader is None else peer_to_pb(leader))
 
     def epoch_not_match(self, version: int) -> RegionError:

@@ -370,7 +370,7 @@ class RequestFrame:
         answers.expect()
         self._services.transactions.submit(part.peer, part.version, part.term, wanted, on_answer)
 
-    # --- a new region's leader ----------------------------------------------------------------------------------
+    # --- a peer that is about to lead -------------------------------------------------------------------------------
 
     def _await_leadership(self, part: _RegionPart) -> None:
         self._answers.expect()
