@@ -141,9 +141,21 @@ def measured_results() -> Results:
     return results
 
 
+def large_row_figures() -> LargeRowFigures:
+    figures = LargeRowFigures()
+    waits = Latencies()
+    waits.add(1.082)
+    for name, outcome in (
+        ("RawBatchGet of all rows", "ClientError: the values are larger than 64 MiB together; ask for fewer keys"),
+        ("RawDeleteRange over the deleted keys", "300,000 rows"),
+    ):
+        figures.reads.append(ReadFigures(name, outcome, 12.34, waits, 1 << 29))
+    return figures
+
+
 def test_headings_stand_on_one_line_at_80_columns() -> None:
     results = measured_results()
-    for table in (results.table("etcd"), results.processor_table()):
+    for table in (results.table("etcd"), results.processor_table(), large_row_figures().table()):
         console = Console(file=StringIO(), width=80)
         console.print(table)
         lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]  # a StringIO
@@ -343,6 +355,17 @@ def test_a_bystander_that_waited_too_long_is_a_problem() -> None:
     assert figures.problems() == ["slow: another client's get waited 80 ms, more than 50"]
     assert [read["wait_ms"]["max"] for read in figures.as_json()] == [49.0, 80.0]
     assert figures.table().row_count == 2
+
+
+def test_a_large_read_that_failed_is_a_problem() -> None:
+    figures = LargeRowFigures()
+    waits = Latencies()
+    waits.add(0.001)
+    figures.reads.append(ReadFigures("scan", "10 rows", 1.0, waits, 1 << 20))
+    figures.reads.append(
+        ReadFigures("checksum", "ClientError: not leader of region 2", 0.01, waits, 1 << 20, failed=True)
+    )
+    assert figures.problems() == ["checksum: ClientError: not leader of region 2"]
 
 
 @pytest.mark.parametrize("option", ["--large-rows", "--regions", "--stops"])

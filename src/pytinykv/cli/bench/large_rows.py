@@ -73,6 +73,8 @@ class ReadFigures:
     """Of the bystander's gets."""
     leader_bytes_max: int
     """Most resident memory of the leader meanwhile."""
+    failed: bool = False
+    """Whether it did not do what it was to do, so that the waits say nothing."""
 
 
 class LargeRowFigures:
@@ -84,7 +86,8 @@ class LargeRowFigures:
 
     def problems(self) -> list[str]:
         """Return what is not as it should be, one line each."""
-        return [
+        failed = [f"{read.name}: {read.outcome}" for read in self.reads if read.failed]
+        return failed + [
             f"{read.name}: another client's get waited {longest_ms:.0f} ms, more than {LONGEST_WAIT_S_MAX * 1000:.0f}"
             for read in self.reads
             if (longest_ms := read.waits.percentiles_ms(1.0)[0]) > LONGEST_WAIT_S_MAX * 1000
@@ -93,7 +96,8 @@ class LargeRowFigures:
     def table(self) -> Table:
         title = "requests of much data, and another client's gets meanwhile"
         headings = ("read", "outcome", "s", "gets", "p50 ms", "p99 ms", "max ms", "leader MiB")
-        table = bench_table(title, *headings, left=frozenset({"read", "outcome"}))
+        texts = frozenset({"read", "outcome"})
+        table = bench_table(title, *headings, left=texts, folded=texts)
         for read in self.reads:
             table.add_row(
                 read.name,
@@ -114,6 +118,7 @@ class LargeRowFigures:
                 "gets": read.waits.count,
                 "wait_ms": dict(zip(("p50", "p99", "max"), read.waits.percentiles_ms(0.5, 0.99, 1.0), strict=True)),
                 "leader_bytes_max": read.leader_bytes_max,
+                "failed": read.failed,
             }
             for read in self.reads
         ]
@@ -168,8 +173,8 @@ async def _watch(stdout: asyncio.StreamReader, client: AsyncClient, scope: Scope
         waits.add(time.perf_counter() - begun)
         most = max(most, _resident_bytes(leader_pid))
         await asyncio.sleep(_PAUSE_S)
-    told = json.loads(await reply.wait() or b'{"outcome": "the reader died", "seconds": 0}')
-    return ReadFigures(name, told["outcome"], told["seconds"], waits, most)
+    told = json.loads(await reply.wait() or b'{"outcome": "the reader died", "seconds": 0, "failed": true}')
+    return ReadFigures(name, told["outcome"], told["seconds"], waits, most, told["failed"])
 
 
 def _resident_bytes(pid: int) -> int:
@@ -192,10 +197,10 @@ class LargeReads:
         """How many tiny values there are."""
         self._context = kvrpcpb_pb2.Context()
         self._address = ""
-        """Of the store that leads the region of the rows; empty until `fill` has looked it up."""
+        """Of the store that leads the region of the rows; empty until `find_leader` has looked it up."""
 
     async def find_leader(self) -> None:
-        """Find where calls go that are not made by our client."""
+        """Find where calls go that are not made by our client. Before each read: on a busy machine leadership moves."""
         reply = await self._client.scheduler.call(
             "GetRegion", pdpb_pb2.GetRegionRequest(region_key=_LARGE), pdpb_pb2.GetRegionResponse
         )
@@ -294,6 +299,8 @@ class LargeReads:
                 while answered < len(self._keys):
                     frame: Any = await stream.receive()
                     answered += len(frame.request_ids)
+                    for response in frame.responses:
+                        _raise_error(response.RawGet)
                     found += sum(len(response.RawGet.value) > 0 for response in frame.responses)
         finally:
             stream.close()
@@ -321,6 +328,8 @@ READS: Final[dict[str, Callable[[LargeReads], Awaitable[int]]]] = {
     "RawDeleteRange over the deleted keys": LargeReads.delete_range,
 }
 """By name; the first one shows what the machine itself makes the bystander wait."""
+MAY_BE_REFUSED: Final = frozenset({"RawBatchGet of all rows"})
+"""Reads that ask for more than one answer may hold, if there are enough rows."""
 
 
 def _count_pairs(response: Any, field: str) -> int:
@@ -341,15 +350,16 @@ async def _read_all(scope: Scope, address: str, rows: int) -> int:
     connector = GrpcConnector(scope)
     async with aio.connect(address) as client:
         reader = LargeReads(client, connector, rows)
-        await reader.find_leader()
         for name, read in READS.items():
+            await reader.find_leader()
             print(name, flush=True)
-            begun = time.perf_counter()
+            begun, failed = time.perf_counter(), False
             try:
                 outcome = f"{await read(reader):,} rows"
             except (ClientError, RpcError, TimeoutError) as error:
-                outcome = f"{type(error).__name__}: {error}"
-            print(json.dumps({"outcome": outcome, "seconds": time.perf_counter() - begun}), flush=True)
+                outcome, failed = f"{type(error).__name__}: {error}", name not in MAY_BE_REFUSED
+            seconds = time.perf_counter() - begun
+            print(json.dumps({"outcome": outcome, "seconds": seconds, "failed": failed}), flush=True)
             await asyncio.sleep(_BETWEEN_S)
     await connector.close()
     return 0
