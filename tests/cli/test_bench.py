@@ -24,7 +24,7 @@ from rich.console import Console
 from tests.cli.processes import started, tinykv, wait_until
 
 from pytinykv.cli import main
-from pytinykv.cli.bench.large_rows import READS, LargeRowFigures, ReadFigures
+from pytinykv.cli.bench.large_rows import IN_ONE_REGION, READS, VALUE_BYTES, LargeRowFigures, ReadFigures
 from pytinykv.cli.bench.plot import save_plot
 from pytinykv.cli.bench.processors import Processes, ProcessRole
 from pytinykv.cli.bench.report import Results
@@ -317,6 +317,12 @@ def test_stores_stop_well_under_load(tmp_path: Path) -> None:
     assert figures["acknowledged_puts"] > 1000
     assert [each["leader"] for each in figures["each"]] == [True, False]
     assert re.search(r"exit statuses: 2 × exit 0; 2 of 2 left nothing behind", done.stdout.decode())
+
+
+def test_large_rows_stay_in_one_region() -> None:
+    """A call of another client than ours asks one region: half of the rows would be read, the rest refused."""
+    assert IN_ONE_REGION["region_split_size"] < IN_ONE_REGION["region_max_size"]
+    assert IN_ONE_REGION["region_split_size"] > 1000 * VALUE_BYTES
 
 
 def test_large_reads_of_all_kinds_beside_another_client(tmp_path: Path) -> None:

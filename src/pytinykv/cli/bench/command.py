@@ -23,7 +23,7 @@ from pytinykv.cli.bench.embedded import EmbeddedPlan, measure_embedded
 from pytinykv.cli.bench.etcd import EtcdTarget, etcd_binary
 from pytinykv.cli.bench.facts import failover_seconds, idle_cpu_percent, memory_after_puts
 from pytinykv.cli.bench.figures import Figures
-from pytinykv.cli.bench.large_rows import READS, measure_large_rows
+from pytinykv.cli.bench.large_rows import IN_ONE_REGION, READS, measure_large_rows
 from pytinykv.cli.bench.many_regions import LOAD, STEPS, RegionPlan, measure_regions
 from pytinykv.cli.bench.plot import PLOT_SUFFIXES, save_plot
 from pytinykv.cli.bench.report import Results
@@ -310,7 +310,8 @@ class _Bench:
 
     async def _run_one_region(self, scope: Scope) -> None:
         home = Home.open(None)
-        cluster = None if self._scheduler else LocalCluster(scope, home, config=None)
+        sizes = IN_ONE_REGION if self._large_rows else None
+        cluster = None if self._scheduler else LocalCluster(scope, home, config=None, thresholds=sizes)
         scope.on_stop("delete the data", home.close, 5.0)
         if cluster is not None:
             started = time.monotonic()

@@ -45,6 +45,8 @@ LONGEST_WAIT_S_MAX: Final = 0.05
 VALUE_BYTES: Final = 7 * 1024 * 1024
 SMALL_ROWS: Final = 20_000
 EXPIRED_ROWS: Final = 50_000
+IN_ONE_REGION: Final = {"region_max_size": 1 << 40, "region_split_size": 1 << 39}
+"""Thresholds of the cluster: what is asked for in one call lies in one region."""
 TINY_VALUES_A_ROW: Final = 7_500
 """Tiny values that are written in one call, for each large row; 300,000 beside 40 large ones."""
 READ_S_MAX: Final = 60.0
