@@ -17,7 +17,7 @@
     commands, key_space, route     what a command, its keys and its way are
     arguments, addresses           what callers pass in, checked
     answer_sizes                   how many pairs to ask for at a time
-    attempts, backoff              what a failed attempt was, and the pause after it
+    attempts, backoff, deadlines   what a failed attempt was, the pause after it, and when time is up
     origin                         a client is used in the process and event loop that made it
     config, errors                 settings; what a call can end with
 

@@ -27,6 +27,7 @@ from typing import Any
 from pytinykv.client.attempts import AttemptFailure, FailureKind
 from pytinykv.client.commands import Command, Effect
 from pytinykv.client.config import ClientConfig
+from pytinykv.client.deadlines import DeadlineTimer
 from pytinykv.client.route import Route
 from pytinykv.lifecycle import Scope
 from pytinykv.transport.status import FINAL_CODES
@@ -39,8 +40,6 @@ _log = logging.getLogger(__name__)
 
 PROBE_ID = 0
 """The request id of probes; those of commands begin at 1."""
-EXPIRY_GRAIN_S = 0.002
-"""Deadlines closer together than this expire in one sweep."""
 READS_APART_MIN = 32
 WRITES_APART_MIN = 256
 """A frame takes at most half of what is under way to the store, unless it would have fewer commands than this.
@@ -104,10 +103,7 @@ class StoreConnection:
         """How long the last one took that was timed, at most `COMPANY_WAIT_MAX_S`."""
         self._had_company = False
         """Whether the last frame had several commands: then another one, soon, is likely."""
-        self._expiry: asyncio.TimerHandle | None = None
-        """The one timer for deadlines; set while a command has one."""
-        self._expiry_at = 0.0
-        """When `_expiry` is due, in loop time: not after the earliest deadline by more than `EXPIRY_GRAIN_S`."""
+        self._deadlines = DeadlineTimer(self._loop, self._expire)
         self._watch: asyncio.TimerHandle | None = None
         """The timer that looks for silence; set while answers are due."""
         self._owes_answers = False
@@ -145,8 +141,8 @@ class StoreConnection:
                 self._late_flush = self._loop.call_later(self._answer_s, self._flush)
         elif not self._flush_scheduled:
             self._flush_soon()
-        if self._expiry is None or deadline < self._expiry_at - EXPIRY_GRAIN_S:
-            self._arm_expiry(deadline)
+        if deadline < self._deadlines.moves_below:
+            self._deadlines.watch(deadline)
         return future
 
     async def call(self, command: Command[Any], route: Route, deadline: float) -> Reply:
@@ -319,7 +315,7 @@ class StoreConnection:
                 return
 
     def _probe(self, stream: BidiStream) -> None:
-        """Ask for a sign of life. Raises RpcError: the transport does not take it."""
+        """Send a command that asks for nothing but a response. Raises RpcError: the transport does not take it."""
         stream.send_nowait(_probe())
         self._frames_sent += 1
 
@@ -396,15 +392,8 @@ class StoreConnection:
 
     # --- deadlines and silence ----------------------------------------------------------------------------------
 
-    def _arm_expiry(self, at: float) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry_at = at
-        self._expiry = self._loop.call_at(at, self._expire)
-
-    def _expire(self) -> None:
-        self._expiry = None
-        due = self._loop.time() + EXPIRY_GRAIN_S
+    def _expire(self, due: float) -> float | None:
+        """Fail the commands whose time is up; return the earliest deadline of the others."""
         for request_id in [request_id for request_id, (_, deadline) in self._sent.items() if deadline <= due]:
             future, _ = self._sent.pop(request_id)
             self._owes_answers = True
@@ -415,11 +404,10 @@ class StoreConnection:
                 future.set_result(
                     AttemptFailure(FailureKind.EXPIRED_WAITING, f"it could not be sent to {self!r} in time")
                 )
+        self._end_if_retired()
         deadlines = [deadline for _, deadline in self._sent.values()]
         deadlines += [deadline for _, _, future, deadline in self._waiting if not future.done()]
-        if deadlines:
-            self._arm_expiry(max(min(deadlines), due + EXPIRY_GRAIN_S))
-        self._end_if_retired()
+        return min(deadlines, default=None)
 
     @property
     def silent(self) -> bool:
@@ -471,7 +459,8 @@ class StoreConnection:
         if self._closed:
             return
         self._closed = True
-        for timer in (self._expiry, self._watch, self._late_flush):
+        self._deadlines.stop()
+        for timer in (self._watch, self._late_flush):
             if timer is not None:
                 timer.cancel()
         self._fail_sent(AttemptFailure(FailureKind.CLOSED_SENT, "the client was closed"))

@@ -15,6 +15,7 @@ import logging
 from collections import deque
 
 from pytinykv.client.backoff import NO_DEADLINE, Backoff
+from pytinykv.client.deadlines import DeadlineTimer
 from pytinykv.client.errors import ClientClosedError, ClientError, SchedulerError, SchedulerUnavailableError
 from pytinykv.client.pd.leader_finder import LeaderFinder
 from pytinykv.lifecycle import Scope
@@ -29,8 +30,6 @@ BATCH_COUNT_MAX = 10_000
 ANSWER_TIMEOUT_S = 3.0
 SEARCH_TIMEOUT_S = 5.0
 """Deadline of a search for the leader; the callers have deadlines of their own."""
-EXPIRY_GRAIN_S = 0.002
-"""Deadlines closer together than this expire in one sweep."""
 
 _Waiter = tuple[int, "asyncio.Future[list[Timestamp]]", float]
 """How many timestamps, who gets them, and until when (loop time)."""
@@ -59,10 +58,7 @@ class TimestampStream:
         self._last = 0
         """The greatest timestamp received, packed; every later one must be greater."""
         self._loop = asyncio.get_running_loop()
-        self._expiry: asyncio.TimerHandle | None = None
-        """The one timer for deadlines; set while a caller may have one."""
-        self._expiry_at = 0.0
-        """When `_expiry` is due, in loop time: not after the earliest deadline by more than `EXPIRY_GRAIN_S`."""
+        self._deadlines = DeadlineTimer(self._loop, self._expire)
 
     def get(self, count: int, deadline: float) -> asyncio.Future[list[Timestamp]]:
         """Return a future of `count` ascending timestamps; it raises `SchedulerUnavailableError` at `deadline` (loop time).
@@ -78,36 +74,25 @@ class TimestampStream:
         if not self._running and not self._scope.stopping:
             self._running = True
             self._scope.start("timestamps", self._run)
-        if self._expiry is None or deadline < self._expiry_at - EXPIRY_GRAIN_S:
-            self._arm_expiry(deadline)
+        self._deadlines.watch(deadline)
         return future
 
     def close(self) -> None:
         """Fail all waiting calls."""
         self._closed = True
-        if self._expiry is not None:
-            self._expiry.cancel()
+        self._deadlines.stop()
         self._drop_stream()
         self._fail_all(ClientClosedError("the client was closed"))
 
-    def _arm_expiry(self, at: float) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry_at = at
-        self._expiry = self._loop.call_at(at, self._expire)
-
-    def _expire(self) -> None:
-        """Fail the callers whose time is up."""
-        self._expiry = None
-        due = self._loop.time() + EXPIRY_GRAIN_S
+    def _expire(self, due: float) -> float | None:
+        """Fail the callers whose time is up; return the earliest deadline of the others."""
         callers = [waiter for waiter in (*self._batch, *self._waiting) if not waiter[1].done()]
         late = [waiter for waiter in callers if waiter[2] <= due]
         if late:
             text = f"no timestamp in time from {self._finder!r}; check that a scheduler runs there"
             for _, future, _ in late:
                 future.set_exception(SchedulerUnavailableError(text))
-        if deadlines := [deadline for _, _, deadline in callers if deadline > due]:
-            self._arm_expiry(min(deadlines))
+        return min((deadline for _, _, deadline in callers if deadline > due), default=None)
 
     async def _run(self) -> None:
         try:
