@@ -190,45 +190,43 @@ class RequestFrame:
 
     def add_encoded(self, request_id: int, data: bytes) -> None:
         """Take one command of a frame as it came. Raises RpcError for one that is empty, unknown or broken."""
-        found = split(data)
-        if found is not None:
-            tag, context, start, at = found
-            part, command = self._checked.get(context), REGION_MEMBERS.get(tag)
-            if part is not None and command is not None:
-                try:
+        try:
+            found = split(data)
+            if found is not None:
+                tag, context, start, at = found
+                part, command = self._checked.get(context), REGION_MEMBERS.get(tag)
+                if part is not None and command is not None:
                     if type(command) is PointWrite and (write := command.read(part.context, data, at)) is not None:
                         self._add_operation(part, request_id, command, *write)
                     else:
-                        self._take(part, request_id, command, command.request_type.FromString(data[start:]))
-                except DecodeError as error:
-                    raise _broken(request_id, error) from error
-                except REFUSALS as error:
-                    refuse(self._store, self._answers, self._now, request_id, command, error)
-                return
-        try:
+                        self.add(request_id, command, command.request_type.FromString(data[start:]), part)
+                    return
             envelope = tikvpb_pb2.BatchCommandsRequest.Request.FromString(data)
         except DecodeError as error:
-            raise _broken(request_id, error) from error
+            raise RpcError(
+                StatusCode.INVALID_ARGUMENT, f"command {request_id} of the frame is broken: {error}"
+            ) from error
         member = envelope.WhichOneof("cmd")
         if member is None:
             raise RpcError(StatusCode.INVALID_ARGUMENT, f"command {request_id} of the frame is empty or unknown")
         self.add(request_id, MEMBERS[member], getattr(envelope, member))
 
-    def add(self, request_id: int, command: CommandKind, request: Any) -> None:
-        """Take one command."""
+    def add(self, request_id: int, command: CommandKind, request: Any, part: _RegionPart | None = None) -> None:
+        """Take one command; `part` is its region's, if its context was checked."""
         try:
-            if isinstance(command, (LocalCommand, StoreCommand)):
-                self._take_regionless(request_id, command, request)
-                return
-            context = request.context.SerializeToString()
-            part = self._checked.get(context)
             if part is None:
-                part = self._locate(request.context)
-                if not part.peer.is_leader:
-                    part.awaiting.append((request_id, command, request))
-                    part.awaiting_bytes += request.ByteSize() + OPERATION_COST
+                if isinstance(command, (LocalCommand, StoreCommand)):
+                    self._take_regionless(request_id, command, request)
                     return
-                self._checked[context] = part
+                context = request.context.SerializeToString()
+                part = self._checked.get(context)
+                if part is None:
+                    part = self._locate(request.context)
+                    if not part.peer.is_leader:
+                        part.awaiting.append((request_id, command, request))
+                        part.awaiting_bytes += request.ByteSize() + OPERATION_COST
+                        return
+                    self._checked[context] = part
             self._take(part, request_id, command, request)
         except REFUSALS as error:
             refuse(self._store, self._answers, self._now, request_id, command, error)

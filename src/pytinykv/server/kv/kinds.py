@@ -235,8 +235,8 @@ class PointWrite(CommandKind):
     ) -> None:
         """`operation(context, request)` returns what it does, and how many bytes that counts for limits of the log.
 
-        `read(context, encoded, at)` does the same with an encoded request whose fields after the context begin at `at`;
-        None where it has a form that only protobuf reads. Both raise InvalidRequestError, RegionError.
+        It raises InvalidRequestError, RegionError. `read(context, encoded, at)` does the same with an encoded request whose
+        fields after the context begin at `at`; None where only protobuf can read it, or `operation` refuses it.
         """
         super().__init__(method=method, member=member)
         self.operation: Final = operation

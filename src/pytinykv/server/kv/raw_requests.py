@@ -32,12 +32,19 @@ def key_tag(request: Any) -> bytes:
         raise InvalidRequestError(str(error)) from error
 
 
+def is_key_of(region: Region, key: bytes) -> bool:
+    """Return whether a key may be, and lies in the region."""
+    end = region.end_key  # `Region.contains` without the call: each command is checked
+    return 0 < len(key) <= KEY_BYTES_MAX and region.start_key <= key and not (end and key >= end)
+
+
 def check_key(region: Region, key: bytes) -> None:
-    if not key or len(key) > KEY_BYTES_MAX:
-        raise InvalidRequestError(key_problem(key))
-    end = region.end_key
-    if key < region.start_key or (end and key >= end):  # `Region.contains` without the call: each command is checked
-        raise KeyNotInRegion(key=key, region_id=region.id, start_key=region.start_key, end_key=region.end_key)
+    """Raise what a command is refused with whose key may not be, or lies in another region."""
+    if is_key_of(region, key):
+        return
+    if (problem := key_problem(key)) is not None:
+        raise InvalidRequestError(problem)
+    raise KeyNotInRegion(key=key, region_id=region.id, start_key=region.start_key, end_key=region.end_key)
 
 
 def expires_at_s(ttl_s: int, now_s: int) -> int:

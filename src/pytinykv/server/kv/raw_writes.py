@@ -8,7 +8,7 @@ from pytinykv.model.raw_values import encode_raw_value
 from pytinykv.raftstore.keys import raw_end
 from pytinykv.raftstore.operations import COMPARE_AND_SWAP, RAW_CODE
 from pytinykv.server.kv.kinds import CommandContext, InvalidRequestError, PreparedWrite
-from pytinykv.server.kv.raw_requests import DEFAULT_TAG, check_key, clip, expires_at_s, key_tag
+from pytinykv.server.kv.raw_requests import DEFAULT_TAG, check_key, clip, expires_at_s, is_key_of, key_tag
 from pytinykv.storage.changes import DELETE, DELETE_RANGE, PUT
 from pytinykv.wire.frames import key_and_value, lone_key
 from pytinykv.wire.pb import kvrpcpb_pb2 as pb
@@ -26,12 +26,11 @@ def put(context: CommandContext, request: pb.RawPutRequest) -> tuple[Operation, 
 
 
 def read_put(context: CommandContext, encoded: bytes, at: int) -> tuple[Operation, int] | None:
-    """Evaluate a put of the commonest form: for the default column family, and for ever."""
+    """Evaluate a put of the commonest form: for the default column family, and for ever. None where `put` has to do it."""
     pair = key_and_value(encoded, at)
-    if pair is None:
+    if pair is None or not is_key_of(context.region, pair[0]):
         return None
     key, value = pair
-    check_key(context.region, key)
     return (PUT, RAW_CODE, DEFAULT_TAG + key, encode_raw_value(value)), len(key) + len(value)
 
 
@@ -65,11 +64,10 @@ def delete(context: CommandContext, request: pb.RawDeleteRequest) -> tuple[Opera
 
 
 def read_delete(context: CommandContext, encoded: bytes, at: int) -> tuple[Operation, int] | None:
-    """Evaluate a delete of the commonest form: for the default column family."""
+    """Evaluate a delete of the commonest form: for the default column family. None where `delete` has to do it."""
     key = lone_key(encoded, at)
-    if key is None:
+    if key is None or not is_key_of(context.region, key):
         return None
-    check_key(context.region, key)
     return (DELETE, RAW_CODE, DEFAULT_TAG + key), len(key)
 
 
