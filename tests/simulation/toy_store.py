@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from pytinykv.simulation.process import Process
-from pytinykv.simulation.rpc import SimConnector, SimServer
+from pytinykv.simulation.rpc_client import SimConnector
+from pytinykv.simulation.rpc_server import SimServer
 from pytinykv.simulation.world import World
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.pb import kvrpcpb_pb2, tikvpb_pb2

@@ -30,7 +30,7 @@ class DeadlineTimer:
         self._timer: asyncio.TimerHandle | None = None
         """Set while a caller may have a deadline; due at most `EXPIRY_GRAIN_S` after the earliest one."""
         self.moves_below = math.inf
-        """Deadlines (loop time) from here on need no `watch`, as the timer is due early enough; infinite while it is not set."""
+        """Deadlines (loop time) from here on need no `watch`: the timer is due early enough. Infinite while it is not set."""
 
     def watch(self, deadline: float) -> None:
         """See to it that `expire` is called at a deadline. The caller may ask `moves_below` first, which is quicker."""

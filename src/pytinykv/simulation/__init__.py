@@ -5,7 +5,7 @@ disk, and with them everything that makes a failure hard to find twice:
 
     loop        asyncio on virtual time: it jumps to the next timer, and nothing real gets in
     process     what a program owns, so that it can be killed, stalled and restarted
-    network     links with latency, loss, duplication, cuts and clogs; connection, rpc: calls and streams over them
+    network     links with latency, loss, duplication, cuts and clogs; connection, rpc_server, rpc_client: calls over them
     disk        an engine in memory that forgets at a crash what wasn't synced; files: the other files of a machine
     world       all of that for one seed, and the check at the end that nothing is left
     nodes       the real programs on these parts, store_node: a store; cluster: one of them all

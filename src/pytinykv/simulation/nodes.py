@@ -29,7 +29,8 @@ from pytinykv.simulation.clock import SimClock
 from pytinykv.simulation.disk import SimDisk, SimWorker
 from pytinykv.simulation.errors import SimulationError, Violation
 from pytinykv.simulation.process import Process
-from pytinykv.simulation.rpc import SimConnector, SimServer
+from pytinykv.simulation.rpc_client import SimConnector
+from pytinykv.simulation.rpc_server import SimServer
 from pytinykv.simulation.world import World
 from pytinykv.storage import EngineError
 

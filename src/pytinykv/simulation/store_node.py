@@ -20,7 +20,8 @@ from pytinykv.simulation.disk import SimWorker
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.nodes import SCHEDULER_ADDRESS, Node
 from pytinykv.simulation.process import Process
-from pytinykv.simulation.rpc import SimConnector, SimServer
+from pytinykv.simulation.rpc_client import SimConnector
+from pytinykv.simulation.rpc_server import SimServer
 from pytinykv.simulation.transport import Directory, SimTransport
 from pytinykv.simulation.world import World
 

@@ -25,7 +25,7 @@ from pytinykv.simulation.files import FileSyncs
 from pytinykv.simulation.loop import SimLoop
 from pytinykv.simulation.network import LinkConditions, Network
 from pytinykv.simulation.process import Process
-from pytinykv.simulation.rpc import Internet
+from pytinykv.simulation.rpc_server import Internet
 from pytinykv.simulation.trace import Trace
 
 T = TypeVar("T")

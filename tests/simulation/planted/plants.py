@@ -404,7 +404,7 @@ def leaves_a_file_open(patch: Patch) -> None:
 
 @planted("a connection that is never closed", "basic", 1, ENDS)
 def never_closes_its_connections(patch: Patch) -> None:
-    from pytinykv.simulation.rpc import SimConnector
+    from pytinykv.simulation.rpc_client import SimConnector
 
     patch.setattr(AsyncClient, "_cut_off", lambda _self: None)
     patch.setattr(SimConnector, "close", _do_nothing)

@@ -11,7 +11,7 @@ from tests.simulation.txn.txn_world import client_of, get_all, locks_of, put_all
 
 from pytinykv.client import AsyncClient, SchedulerError
 from pytinykv.simulation.cluster import Cluster
-from pytinykv.simulation.rpc import SimConnector
+from pytinykv.simulation.rpc_client import SimConnector
 from pytinykv.wire.keys import encode_bytes
 from pytinykv.wire.pb import kvrpcpb_pb2
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytinykv.model import peer_to_pb
 from pytinykv.simulation.errors import Violation
 from pytinykv.simulation.faults import pause
-from pytinykv.simulation.rpc import SimConnector, SimStream
+from pytinykv.simulation.rpc_client import SimConnector, SimStream
 from pytinykv.wire import BATCH_COMMANDS, RpcError
 from pytinykv.wire.pb import kvrpcpb_pb2, metapb_pb2, tikvpb_pb2
 
