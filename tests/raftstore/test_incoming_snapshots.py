@@ -183,7 +183,7 @@ def test_a_leader_hears_how_far_a_peer_is_that_caught_up_while_its_snapshot_trav
     follower.background.waiting, arriving = [], follower.background.waiting
     directory = follower.directory / "receive" / "by-another-way"
     shutil.copytree(leader.directory / "send" / directory_of(transfer.header), directory)
-    follower.running._on_snapshot_sealed(transfer.header, directory, lambda _error: None)
+    follower.running._offers._on_sealed(transfer.header, directory, lambda _error: None)
     cluster.settle()
     assert not follower.peer.is_installing
     cluster.sent.clear()

@@ -8,6 +8,7 @@ The chapters, bottom-up:
     peer_storage        a region's log and state
     apply               what operations do to the data
     pending, calls      the callers that wait for an answer
+    leadership_waits    commands for a peer that is about to lead
     membership          what a change of members does to a region
     splits              what a split is
     children            what a split makes on a store
@@ -26,6 +27,7 @@ The chapters, bottom-up:
     snapshot_files      snapshots as files
     outgoing_snapshots  making and sending them
     incoming_snapshots  receiving them
+    snapshot_offers     whether the region takes one
     installing          a snapshot taking a region's place
     recovery            what a start finds
     bootstrap           the first region of a cluster
@@ -37,7 +39,8 @@ The chapters, bottom-up:
     silent_disk         leaving a disk that does not answer
     store               all regions, and the turn that moves them
     store_loop          the event loop around a store
-    stopping            the stages of its stop
+    leaving             leaderships that go to others before a stop
+    stopping            the stages of the stop
     ports               what a store needs from the world
 
 Knows no gRPC and no transactions. The order of things in a turn, and what may be said when, is in `store` and `peer`.

@@ -29,13 +29,12 @@ from pytinykv.raftstore.counters import StoreCounters
 from pytinykv.raftstore.errors import StoreFailedError
 from pytinykv.raftstore.expiry import ExpirySweep
 from pytinykv.raftstore.inbox import Inbox, log_violation
-from pytinykv.raftstore.incoming_snapshots import IncomingSnapshots, SnapshotReceiver, SnapshotRefusedError
 from pytinykv.raftstore.leadership_waits import LeadershipWaits
 from pytinykv.raftstore.leaving import Leaving
 from pytinykv.raftstore.liveness import Liveness
 from pytinykv.raftstore.log_budget import LogBudget
 from pytinykv.raftstore.outgoing_snapshots import OutgoingSnapshots
-from pytinykv.raftstore.peer import IncomingSnapshot, RegionPeer
+from pytinykv.raftstore.peer import RegionPeer
 from pytinykv.raftstore.peer_storage import PeerStorage
 from pytinykv.raftstore.records import RaftEnvelope
 from pytinykv.raftstore.recovery import load_regions
@@ -44,6 +43,7 @@ from pytinykv.raftstore.reports import Reports
 from pytinykv.raftstore.router import MessageRouter
 from pytinykv.raftstore.silent_disk import SilentDisk
 from pytinykv.raftstore.size_checks import SizeChecks
+from pytinykv.raftstore.snapshot_offers import SnapshotOffers
 from pytinykv.raftstore.split_requests import SplitRequests
 from pytinykv.raftstore.syncs import Syncs
 from pytinykv.raftstore.turn import Turn
@@ -52,13 +52,12 @@ from pytinykv.wire.errors import NotLeader, RegionError, ServerIsBusy
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
-    from pathlib import Path
 
     from pytinykv.lifecycle import Clock, Worker
     from pytinykv.model import Peer
     from pytinykv.raft import PeerId, Term
     from pytinykv.raftstore.config import RaftStoreConfig
-    from pytinykv.raftstore.incoming_snapshots import OnEnd
+    from pytinykv.raftstore.incoming_snapshots import SnapshotReceiver
     from pytinykv.raftstore.membership import MembershipChange
     from pytinykv.raftstore.operations import Operation
     from pytinykv.raftstore.pending import OnDone, OnReady
@@ -122,7 +121,6 @@ class Store:
             on_made=self._on_snapshot_made,
             on_sent=self._on_snapshot_sent,
         )
-        self._incoming = IncomingSnapshots(snapshot_directory.receive, background, config, self._on_snapshot_sealed)
         self._is_due = False
         """Whether a turn is asked for. Set by `wake`, cleared by `take_due`."""
         self._actions: list[Callable[[Turn], None]] = []
@@ -154,7 +152,7 @@ class Store:
         self.failure: BaseException | None = None
         """What the store has failed of, or None; never changes again. No turn does anything afterwards."""
         self._make_parts(scheduler_link, background)
-        self._load(snapshot_directory, fresh_region_id)
+        self._load(snapshot_directory, background, fresh_region_id)
 
     def _make_parts(self, link: SchedulerLink, background: Worker) -> None:
         """Make what looks at all peers."""
@@ -170,7 +168,7 @@ class Store:
         self.splits = SplitRequests(self.peers, link, config, in_turn=self.in_turn, touch=self._touch)
         self._size_checks = SizeChecks(self.peers, self.engine, background, self.splits, config)
 
-    def _load(self, directory: SnapshotDirectory, fresh_region_id: RegionId | None) -> None:
+    def _load(self, directory: SnapshotDirectory, background: Worker, fresh_region_id: RegionId | None) -> None:
         self.table = RegionTable(self.peers)
         """The peers by the keys of their regions."""
         loaded = load_regions(self.engine, directory)
@@ -182,6 +180,18 @@ class Store:
             self.store_id, self.peers, loaded.tombstones, make_peer=self._make_peer, touch=self._touch
         )
         self._inbox = Inbox(self.peers, self._router, self.activity, self._on_violation)
+        self._offers = SnapshotOffers(
+            directory.receive,
+            background,
+            self.config,
+            self._router,
+            self.activity,
+            self.counters,
+            in_turn=self.in_turn,
+            touch_now=self._touch_now,
+            step_later=self._step_later,
+            on_violation=self._on_violation,
+        )
         self.leaving = Leaving(self.peers, in_turn=self.in_turn, touch=self._touch, wake=self.activity.wake_leaders)
         """What becomes of the leaderships here when the store is about to stop."""
         self.listen(self.leaving.on_event)
@@ -340,6 +350,11 @@ class Store:
         if self._inbox.receive(frame):
             self.wake()
 
+    def _step_later(self, envelopes: list[RaftEnvelope]) -> None:
+        """Let the next turn look at messages, once more or for the first time."""
+        self._inbox.put(envelopes)
+        self.wake()
+
     def rouse(self, peer: RegionPeer) -> None:
         """Wake a peer that a client asks in vain: while it sleeps, it does not notice that its leader is out of reach."""
         if peer.rest.is_asleep:
@@ -347,11 +362,7 @@ class Store:
 
     def receive_snapshot(self, header: SnapshotHeader) -> SnapshotReceiver:
         """Begin to take a snapshot stream. Raises SnapshotRefusedError, FormatError, OSError."""
-        reason = self._router.why_no_snapshot(header)
-        if reason is None:
-            return self._incoming.receive(header)
-        self._let_raft_answer(header)
-        raise SnapshotRefusedError(reason)
+        return self._offers.receive(header)
 
     def change_membership(self, region_id: RegionId, change: MembershipChange, *, conf_ver: int | None = None) -> None:
         """Propose a change that the scheduler ordered, at once or as soon as it can be.
@@ -482,7 +493,7 @@ class Store:
         durable_turn = self.syncs.take_durable()
         if durable_turn is None:
             return
-        self._incoming.on_durable(durable_turn)
+        self._offers.incoming.on_durable(durable_turn)
         waiting, self._unsynced = self._unsynced, {}
         for region_id, peer in waiting.items():
             if not peer.is_destroyed:
@@ -524,8 +535,7 @@ class Store:
             for listener in self._listeners:
                 listener(event)
         if turn.events and (parked := self._router.take_parked(turn.now)):
-            self._inbox.put(parked)
-            self.wake()
+            self._step_later(parked)
         for envelope in turn.snapshots_to_send:
             self._outgoing.send(envelope, turn.now)
         for peer in touched.values():
@@ -534,7 +544,7 @@ class Store:
             if peer.has_reported_laggards:
                 self._reports.look_at(peer, turn.now)
         for directory in turn.used_snapshots:
-            self._incoming.discard_after(turn.number, directory)
+            self._offers.incoming.discard_after(turn.number, directory)
         self._reports.send(turn.now)
 
     # --- what has ended outside the loop ------------------------------------------------------------------------
@@ -564,36 +574,3 @@ class Store:
         if peer is not None and not peer.is_destroyed:
             peer.node.report_snapshot(envelope.receiver.id, arrived)
             self._touch(peer)
-
-    def _on_snapshot_sealed(self, header: SnapshotHeader, directory: Path, on_end: OnEnd) -> None:
-        def offer(turn: Turn) -> None:
-            reason = self._router.why_no_snapshot(header)
-            if reason is not None:
-                self._let_raft_answer(header)
-            else:
-                reason = self._why_not_taken(header, directory, turn)
-            if reason is not None:
-                self._incoming.discard(directory)
-            self.counters.snapshots_installed += reason is None
-            on_end(None if reason is None else SnapshotRefusedError(reason))
-
-        self.in_turn(offer)
-
-    def _let_raft_answer(self, header: SnapshotHeader) -> None:
-        """Let the leader hear how far the peer is, if it needs no snapshot because of that."""
-        self._inbox.put([header.envelope])
-        self.wake()
-
-    def _why_not_taken(self, header: SnapshotHeader, directory: Path, turn: Turn) -> str | None:
-        """Offer a received snapshot to its region's Raft; return why it was not taken, None if it was."""
-        peer = self._router.find_receiver(header.envelope, turn)
-        if peer is None:
-            return "its sender is out of date"
-        self.activity.wake(peer, turn)
-        self._touched[peer.region.id] = peer
-        try:
-            is_taken = peer.offer_snapshot(turn, header.envelope, IncomingSnapshot(header.manifest, directory))
-        except ProtocolViolation as error:
-            self.on_protocol_violation(header.envelope, error)
-            return "its message breaks the protocol"
-        return None if is_taken else "Raft does not want it"
