@@ -15,8 +15,9 @@ from pytinykv import aio
 from pytinykv.client import ClientClosedError, DatabaseInUseError, DatabaseMismatchError, LockTimeoutError
 from pytinykv.embedded import async_database
 from pytinykv.embedded.async_database import AsyncDatabase
+from pytinykv.embedded.background import Background
 from pytinykv.embedded.database import Database
-from pytinykv.embedded.opening import open_engine
+from pytinykv.embedded.opening import open_parts
 
 
 def database(db: aio.AsyncDatabase) -> Database:
@@ -126,13 +127,13 @@ async def test_an_opening_that_is_cancelled_leaves_nothing(
 ) -> None:
     is_there, go_on = threading.Event(), threading.Event()
 
-    def open_slowly(*args: Any, **kwargs: Any) -> Database:
-        opened = open_engine(*args, **kwargs) if is_open else None
+    def open_slowly(*args: Any, **kwargs: Any) -> tuple[Database, Background]:
+        opened = open_parts(*args, **kwargs) if is_open else None
         is_there.set()
         assert go_on.wait(20)
-        return opened or open_engine(*args, **kwargs)
+        return opened or open_parts(*args, **kwargs)
 
-    monkeypatch.setattr(async_database, "open_engine", open_slowly)
+    monkeypatch.setattr(async_database, "open_parts", open_slowly)
     db = aio.open(tmp_path)
     opening = asyncio.ensure_future(db.open())
     while not is_there.is_set():

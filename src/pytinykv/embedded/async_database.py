@@ -37,7 +37,7 @@ from pytinykv.embedded.backend import BlockingPauses, LocalBackend
 from pytinykv.embedded.background import Background
 from pytinykv.embedded.database import GRACE_S, LOCKED_PAUSE_S, LOCKED_PAUSE_S_MAX, Database
 from pytinykv.embedded.groups import Entry
-from pytinykv.embedded.opening import HISTORY_S, Durability, checked_config, open_engine
+from pytinykv.embedded.opening import HISTORY_S, Durability, checked_config, open_parts
 from pytinykv.embedded.oracle import LocalTxn
 from pytinykv.embedded.raw_runner import RawRunner
 from pytinykv.embedded.refusals import CLOSED
@@ -247,8 +247,7 @@ class AsyncDatabase(AsyncBase):
     ) -> None:
         """Make one within a running event loop; nothing is opened yet. Raises `WrongEventLoopError` without one."""
         self._path = path
-        self._durability = durability
-        self._history_s = history_s
+        self._open_parts = partial(open_parts, path, durability=durability, history_s=history_s)
         self._config = config
         self._scope = Scope("embedded")
         self._origin = LoopOrigin()
@@ -290,7 +289,7 @@ class AsyncDatabase(AsyncBase):
             raise ClientClosedError(CLOSED)
         if self._parts is None:
             loop = _Loop(self._scope)
-            opening = self._opening = _Opening(self._path, self._durability, self._history_s, self._config, loop)
+            opening = self._opening = _Opening(self._open_parts, self._config, loop)
             try:
                 loop.worker.submit(opening, opening.on_done)
                 parts = await opening.outcome
@@ -365,16 +364,9 @@ class _Opening:
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike[str] | None,
-        durability: Durability,
-        history_s: float,
-        config: ClientConfig,
-        loop: _Loop,
+        self, open_parts: Callable[[], tuple[Database, Background]], config: ClientConfig, loop: _Loop
     ) -> None:
-        self._path = path
-        self._durability = durability
-        self._history_s = history_s
+        self._open_parts = open_parts
         self._config = config
         self._loop = loop
         self._mutex = threading.Lock()
@@ -388,18 +380,12 @@ class _Opening:
 
     def __call__(self) -> _Parts:
         """Open it. Blocks. Raises what `pytinykv.open` does, and `ClientClosedError` if it was given up meanwhile."""
-        database = open_engine(self._path, durability=self._durability, history_s=self._history_s)
-        try:
-            background = Background(database, history_s=self._history_s)
-        except BaseException:
-            database.release()
-            raise
-        parts = _Parts(database, background, self._config, self._loop)
+        parts = _Parts(*self._open_parts(), self._config, self._loop)
         with self._mutex:
             if not self._is_given_up:
                 self._parts = parts
                 return parts
-        database.begin_close()
+        parts.database.begin_close()
         parts.close()
         raise ClientClosedError(CLOSED)
 

@@ -51,13 +51,7 @@ def open_database(
     a directory with something else in it, or a newer format; `DatabaseCorruptError`; `DatabaseFullError`; `DatabaseError`.
     """
     config = checked_config(config, timeout)
-    database = open_engine(path, durability=durability, history_s=history_s)
-    try:
-        background = Background(database, history_s=history_s)
-    except BaseException:
-        database.release()
-        raise
-    core = EmbeddedCore(database, background, config)
+    core = EmbeddedCore(*open_parts(path, durability=durability, history_s=history_s), config)
     return Client(core, snapshots=LocalSnapshot, transactions=LocalTransaction)
 
 
@@ -70,8 +64,19 @@ def checked_config(config: ClientConfig | None, timeout: float | None) -> Client
     return config
 
 
-def open_engine(path: str | os.PathLike[str] | None, *, durability: Durability, history_s: float) -> Database:
-    """Open what a database consists of, without a background. Raises as `open_database`."""
+def open_parts(
+    path: str | os.PathLike[str] | None, *, durability: Durability, history_s: float
+) -> tuple[Database, Background]:
+    """Open a database, and what runs beside it. Blocks. Raises as `open_database`."""
+    database = _open_engine(path, durability=durability, history_s=history_s)
+    try:
+        return database, Background(database, history_s=history_s)
+    except BaseException:
+        database.release()
+        raise
+
+
+def _open_engine(path: str | os.PathLike[str] | None, *, durability: Durability, history_s: float) -> Database:
     if durability not in get_args(Durability):
         raise InvalidArgumentError(f'durability must be "full" or "relaxed", not {durability!r}')
     if not 0 < history_s < HISTORY_S_MAX:
