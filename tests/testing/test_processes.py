@@ -44,6 +44,15 @@ def test_what_can_be_done_to_stores_that_are_processes() -> None:
         assert "knows the addresses of stores" in c.log()
 
 
+def test_a_command_that_is_delayed_on_demand_is_answered() -> None:
+    with testing.cluster(stores=1, processes=True) as c:
+        db = c.client(timeout=20)
+        order = c.answer("RawPut", testing.Delay(0.05))
+        db.raw.put(b"k", b"v")  # a write is not repeated: without an answer it would be undetermined
+        assert order.given == 1
+        assert db.raw.get(b"k") == b"v"
+
+
 def test_a_store_may_be_paused_stopped_and_left() -> None:
     with testing.cluster(stores=1, processes=True) as c:
         c.client(timeout=20).raw.put(b"k", b"v")

@@ -177,6 +177,12 @@ class AnsweringService:
         return self._batches(path, requests)
 
     async def _batches(self, path: str, requests: AsyncIterator[Message]) -> AsyncIterator[Response]:
+        if self._scope.stopping:  # no task starts any more
+            if self.is_dead:
+                await asyncio.Event().wait()
+            async for frame in self._inner.stream(path, requests):  # which says by itself that it stops
+                yield frame
+            return
         answers: asyncio.Queue[Response | RpcError | None] = asyncio.Queue(_FRAMES_QUEUED_MAX)
         stream = _Sorter(self, requests, answers)
         server = self._scope.start("serve-batches", self._serve, path, stream, answers)
@@ -206,9 +212,9 @@ class AnsweringService:
         await answers.put(end)
 
     def take(self, member: str | None) -> tuple[CommandKind | None, Answer | None]:
-        """Return what is to be answered to a command of a frame."""
+        """Return what is to be answered to a command of a frame; None as well when the store stops: no task starts then."""
         command = MEMBERS.get(member or "")
-        return command, self._orders.take(command, self._number)
+        return command, None if self._scope.stopping else self._orders.take(command, self._number)
 
     def aside(self, requests: _Sorter, frame: tikvpb_pb2.BatchCommandsRequest, delay_s: float) -> OwnedTask[None]:
         """Serve a frame later, beside its stream."""
@@ -222,11 +228,13 @@ class AnsweringService:
 
     async def _serve_later(self, requests: _Sorter, frame: tikvpb_pb2.BatchCommandsRequest, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
-        stream = self._inner.stream(BATCH_COMMANDS, _frames(frame))
+        answered = asyncio.Event()
+        stream = self._inner.stream(BATCH_COMMANDS, _frames(frame, answered))
         try:
             async with aclosing(cast("AsyncGenerator[Response]", stream)) as answers:
                 async for answer in answers:
                     await requests.answers.put(answer)
+                    answered.set()
         except RpcError as error:
             await requests.answers.put(error)
 
@@ -310,8 +318,10 @@ class _Sorter:
         return rest if rest.responses else None
 
 
-async def _frames(frame: tikvpb_pb2.BatchCommandsRequest) -> AsyncIterator[Message]:
+async def _frames(frame: tikvpb_pb2.BatchCommandsRequest, answered: asyncio.Event) -> AsyncIterator[Message]:
+    """Send one frame, and end when its answer is there: a front drops a stream at the end of its requests."""
     yield encode_commands(frame)
+    await answered.wait()
 
 
 def _region_of(request: Any) -> int:

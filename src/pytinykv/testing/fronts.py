@@ -166,6 +166,8 @@ class _Forwarding:
         return await self._connector.unary(self._address, path, request, timeout_s=CALL_S)
 
     async def stream(self, path: str, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        if self._scope.stopping:  # no task starts any more
+            raise RpcError(StatusCode.UNAVAILABLE, f"the store at {self._address} is stopping")
         stream = self._connector.stream(self._address, path)
 
         async def pass_on() -> None:
