@@ -247,6 +247,45 @@ def test_what_cannot_be_is_refused_before_anything_starts(wrong: dict[str, int])
         testing.cluster(**wrong)
 
 
+@pytest.mark.parametrize("processes", [False, True])
+def test_arguments_of_the_wrong_kind_are_named(processes: bool) -> None:
+    for wrong, said in (
+        ({"stores": "3"}, "stores must be a whole number, not '3'"),
+        ({"settings": {"raftstor": {"tick_s": 1.0}}}, "no component 'raftstor'; there are scheduler, raftstore"),
+        ({"settings": {"raftstore": 3}}, "settings must be like"),
+        ({"settings": [1]}, "settings must be like"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=said):
+            testing.cluster(processes=processes, **wrong)  # type: ignore[arg-type]  # that is the point
+
+
+def test_what_is_done_before_the_start_and_after_the_end_says_so() -> None:
+    c = testing.cluster(stores=1)
+    for call in (c.client, c.regions, c.stores[0].kill, lambda: c.address):
+        with pytest.raises(testing.ClusterError, match="was not started: use it in `with`"):
+            call()
+    with c:
+        pass
+    for call in (c.client, c.regions, c.stores[0].kill, c.reset):
+        with pytest.raises(testing.ClusterError, match="has ended: make another one"):
+            call()
+    assert not c.stores[0].is_running
+    assert isinstance(c.log(), str)
+
+
+async def test_what_is_done_to_the_asynchronous_twin_before_the_start_and_after_the_end_says_so() -> None:
+    c = testing.aio.cluster(stores=1)
+    with pytest.raises(testing.ClusterError, match="was not started"):
+        await c.client()
+    async with c:
+        pass
+    for call in (c.client, c.regions, c.stores[0].kill, c.reset):
+        with pytest.raises(testing.ClusterError, match="has ended: make another one"):
+            await call()
+    assert not c.stores[0].is_running
+    assert isinstance(c.log(), str)
+
+
 def test_a_wrong_setting_is_named() -> None:
     with pytest.raises(testing.ClusterError, match="no setting 'tick'"):
         testing.cluster(stores=1, settings={"raftstore": {"tick": 1}}).start()
@@ -264,14 +303,15 @@ def test_a_forked_child_is_told_and_harms_nothing(one: testing.Cluster) -> None:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        try:
-            one.regions()
-        except BaseException as error:  # noqa: BLE001 - the child must not go on as a copy of the test
-            os.write(writer, str(error).encode())
+        for call in (one.regions, one.client, one.stores[0].kill):
+            try:
+                call()
+            except BaseException as error:  # noqa: BLE001 - the child must not go on as a copy of the test
+                os.write(writer, str(error).encode())
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as told:
-        assert b"a forked child has to make its own" in told.read()
+        assert told.read().count(b"a forked child has to make its own") == 3
     os.waitpid(pid, 0)
     assert one.regions()
 
@@ -329,6 +369,28 @@ def test_a_kind_that_there_is_not_is_refused_with_those_that_there_are(one: test
         one.answer("RawPut", testing.NotLeader(), times=0)
     with pytest.raises(ValueError, match="no store 2"):
         one.answer("RawPut", testing.NotLeader(), store=2)
+
+
+def test_orders_that_can_not_be_are_refused(one: testing.Cluster) -> None:
+    for wrong in ("NotLeader", testing.NotLeader):
+        with pytest.raises(TypeError, match=r"an answer is NotLeader\(\)"):
+            one.answer("RawPut", wrong)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(TypeError, match="times must be a whole number"):
+        one.answer("RawPut", testing.Lost(), times="2")  # type: ignore[arg-type]  # that is the point
+    for make in (testing.Delay, lambda seconds: testing.ServerIsBusy(backoff_s=seconds)):
+        with pytest.raises(TypeError, match="a number of seconds, not 'x'"):
+            make("x")  # type: ignore[arg-type]  # that is the point
+        with pytest.raises(ValueError, match="not -1"):
+            make(-1)
+    with pytest.raises(ValueError, match="can't be cut off from itself"):
+        one.cut(1, 1)
+    with pytest.raises(TypeError, match="key must be bytes, not 'm'"):
+        one.split("m")  # type: ignore[arg-type]  # that is the point
+
+
+def test_the_first_key_is_where_the_first_region_begins(one: testing.Cluster) -> None:
+    one.split(b"")
+    assert len(one.regions()) == 1
 
 
 def test_a_store_that_runs_is_not_started_again(one: testing.Cluster) -> None:

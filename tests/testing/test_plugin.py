@@ -71,6 +71,16 @@ def test_wrong_marker(tikv_cluster):
     pass
 
 
+@pytest.mark.tikv(store=3)
+def test_misspelt_marker(tikv_cluster):
+    pass
+
+
+@pytest.mark.tikv(3)
+def test_marker_without_a_name(tikv_cluster):
+    pass
+
+
 def test_nothing_is_shown_that_was_not_before(tikv_cluster, caplog):
     tikv_cluster.client().raw.put(b"k", b"v")
     tikv_cluster.stores[0].restart()
@@ -138,12 +148,15 @@ def test_a_failure_shows_the_log_and_a_leak_what_it_waits_for(tmp_path: Path) ->
     run = subprocess.run(
         command(), cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=90, check=False
     )
-    assert "1 failed, 2 passed, 2 errors" in run.stdout, run.stdout + run.stderr
+    assert "1 failed, 2 passed, 4 errors" in run.stdout, run.stdout + run.stderr
     assert "log of <Cluster of 1 stores, at 127.0.0.1:" in run.stdout
     assert "bootstrapped cluster" in run.stdout
     assert "thread forgotten" in run.stdout
     assert "wait-for graph of the test's process" in run.stdout
     assert "@pytest.mark.tikv: a cluster for tests has 1 to 9 stores, not 30" in run.stdout
+    assert "@pytest.mark.tikv knows no 'store'; it takes stores, replicas, settings" in run.stdout
+    assert "as in @pytest.mark.tikv(stores=3)" in run.stdout
+    assert "in lend" not in run.stdout, "a marker that is wrong needs no stack"
     assert left(tmp_path) == []
 
 

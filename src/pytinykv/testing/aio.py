@@ -9,7 +9,7 @@ from pytinykv import aio
 from pytinykv.client.async_client import AsyncClient
 from pytinykv.lifecycle import Scope
 from pytinykv.testing.answers import Answer, Order
-from pytinykv.testing.backend import ClusterConfig, ClusterError, check_numbers
+from pytinykv.testing.backend import HAS_ENDED, NOT_STARTED, ClusterConfig, ClusterError, check_numbers, check_ways
 from pytinykv.testing.core import CLOSE_S, ClusterCore, RegionFacts
 from pytinykv.testing.kinds import make_backend
 
@@ -45,23 +45,23 @@ class AsyncStore:
         return self._cluster.core.backend.is_running(self.number)
 
     async def kill(self) -> None:
-        await self._cluster.core.backend.kill_store(self.number)
+        await self._cluster.running_core.backend.kill_store(self.number)
 
     async def stop(self) -> None:
-        await self._cluster.core.backend.stop_store(self.number)
+        await self._cluster.running_core.backend.stop_store(self.number)
 
     async def start(self) -> None:
-        await self._cluster.core.backend.start_store(self.number)
+        await self._cluster.running_core.backend.start_store(self.number)
 
     async def restart(self) -> None:
         await self.stop()
         await self.start()
 
     async def pause(self) -> None:
-        await self._cluster.core.backend.pause_store(self.number)
+        await self._cluster.running_core.backend.pause_store(self.number)
 
     async def resume(self) -> None:
-        await self._cluster.core.backend.resume_store(self.number)
+        await self._cluster.running_core.backend.resume_store(self.number)
 
 
 class AsyncCluster:
@@ -76,13 +76,24 @@ class AsyncCluster:
         """Made by `client`; closed with the cluster."""
         self._core: ClusterCore | None = None
         """Made by the start; stays, also when the cluster has ended."""
+        self._has_ended = False
+        """Set by `close`: nothing can be done to the cluster any more."""
         self.stores: Final = tuple(AsyncStore(self, number) for number in range(1, config.stores + 1))
 
     @property
     def core(self) -> ClusterCore:
-        """What carries it out."""
-        assert self._core is not None, "the cluster was not started; use `async with`"
+        """What carries it out. Raises ClusterError: it was not started."""
+        if self._core is None:
+            raise ClusterError(NOT_STARTED)
         return self._core
+
+    @property
+    def running_core(self) -> ClusterCore:
+        """As `core`. Raises ClusterError also when the cluster has ended."""
+        core = self.core
+        if self._has_ended:
+            raise ClusterError(HAS_ENDED)
+        return core
 
     @property
     def address(self) -> str:
@@ -90,7 +101,7 @@ class AsyncCluster:
 
     async def client(self, *, timeout: float | None = None) -> AsyncClient:
         """Return a client of the cluster, closed with it at the latest. `timeout` as in `pytinykv.aio.connect`."""
-        made = await aio.connect(self.address, timeout=timeout)
+        made = await aio.connect(self.running_core.backend.address, timeout=timeout)
         self._clients.append(made)
         return made
 
@@ -108,6 +119,7 @@ class AsyncCluster:
         return self
 
     async def close(self) -> None:
+        self._has_ended = True
         while self._clients:
             await self._clients.pop().close()
         await self._scope.stop(CLOSE_S)
@@ -121,7 +133,7 @@ class AsyncCluster:
         await self.close()
 
     def cut(self, one: int, other: int, *, one_way: bool = False) -> None:
-        check_numbers(self._config, one, other)
+        check_ways(self._config, one, other)
         self.core.backend.cut(one, other)
         if not one_way:
             self.core.backend.cut(other, one)
@@ -131,25 +143,25 @@ class AsyncCluster:
         self.core.backend.heal(*numbers)
 
     async def split(self, key: bytes, *, raw: bool = False) -> None:
-        await self.core.split(key, raw=raw)
+        await self.running_core.split(key, raw=raw)
 
     async def transfer_leader(self, region: int, store: int) -> None:
         check_numbers(self._config, store)
-        await self.core.transfer_leader(region, store)
+        await self.running_core.transfer_leader(region, store)
 
     async def regions(self) -> list[RegionFacts]:
-        return await self.core.regions()
+        return await self.running_core.regions()
 
     async def wait_replicated(self) -> None:
-        await self.core.wait_replicated()
+        await self.running_core.wait_replicated()
 
     async def clear(self) -> None:
-        await self.core.clear()
+        await self.running_core.clear()
 
     async def reset(self) -> None:
         while self._clients:
             await self._clients.pop().close()
-        await self.core.reset()
+        await self.running_core.reset()
 
     def answer(self, kind: str, answer: Answer, *, times: int = 1, store: int | None = None) -> Order:
         check_numbers(self._config, *(() if store is None else (store,)))

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _FRAMES_QUEUED_MAX: Final = 8
 """Answer frames of one stream that wait for their client; the store's own bounds are behind them."""
+_SECONDS_MAX: Final = 1e6
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ class ServerIsBusy:
     backoff_s: float = 0.0
     """After what time the client may try again, in seconds; 0: it is not told."""
 
+    def __post_init__(self) -> None:
+        _check_seconds("backoff_s", self.backoff_s)
+
     def error(self, region_id: int) -> RegionError:
         del region_id
         return ServerIsBusyError(reason=self.reason, backoff_ms=round(self.backoff_s * 1000))
@@ -79,6 +83,16 @@ class Delay:
     """The store takes the command up `seconds` later."""
 
     seconds: float
+
+    def __post_init__(self) -> None:
+        _check_seconds("seconds", self.seconds)
+
+
+def _check_seconds(name: str, given: object) -> None:
+    if not isinstance(given, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {given!r}")
+    if not 0 <= given < _SECONDS_MAX:
+        raise ValueError(f"{name} must be 0 or a positive number of seconds, not {given!r}")
 
 
 Answer = NotLeader | EpochNotMatch | ServerIsBusy | Lost | Delay
@@ -110,10 +124,17 @@ class Orders:
         """Those that have something left, in the order in which they were asked for. Replaced, never changed."""
 
     def add(self, kind: str, answer: Answer, times: int, store: int | None) -> Order:
-        """Have the next `times` commands of a kind get an answer. Raises ValueError for a kind that there is not."""
+        """Have the next `times` commands of a kind get an answer. Raises ValueError, TypeError for what can't be."""
         commands = frozenset(command for command in COMMANDS if kind in (command.method, command.member))
         if not commands:
             raise ValueError(f"{kind!r} is no command of a store; those are {', '.join(known_kinds())}")
+        if not isinstance(answer, Answer):
+            raise TypeError(
+                "an answer is NotLeader(), EpochNotMatch(), ServerIsBusy(), Lost() or Delay(seconds) of pytinykv.testing, "
+                f"not {answer!r}"
+            )
+        if not isinstance(times, int):
+            raise TypeError(f"times must be a whole number, not {times!r}")
         if times < 1:
             raise ValueError(f"times must be at least 1, not {times}")
         order = Order(kind, answer, times, store, commands=commands)

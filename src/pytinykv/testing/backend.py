@@ -15,6 +15,11 @@ USUAL_SCHEDULER: Final[dict[str, object]] = {"leader_operators_max": 0, "region_
 """Nothing is moved for the sake of balance unless a test asks for it: what it has put somewhere stays there."""
 
 
+NOT_STARTED: Final = "the cluster was not started: use it in `with`, or call `start`"
+HAS_ENDED: Final = "the cluster has ended: make another one"
+_COMPONENTS: Final = ("scheduler", "raftstore")
+
+
 class ClusterError(Exception):
     """A cluster for tests can't start, or can't do what it was asked for; the message says why and what to do."""
 
@@ -38,13 +43,22 @@ class ClusterConfig:
         return self.replicas or min(self.stores, 3)
 
     def validate(self) -> None:
-        """Raise ValueError for what can't be."""
+        """Raise ValueError, or TypeError, for what can't be."""
+        for name, given in (("stores", self.stores), ("port", self.port), ("replicas", self.replicas)):
+            if not isinstance(given, int):
+                raise TypeError(f"{name} must be a whole number, not {given!r}")
         if not 1 <= self.stores <= 9:
             raise ValueError(f"a cluster for tests has 1 to 9 stores, not {self.stores}")
         if not 0 <= self.port <= 0xFFFF:
             raise ValueError(f"{self.port} is no port")
         if not 0 <= self.replicas <= self.stores:
             raise ValueError(f"{self.stores} stores can't hold {self.replicas} replicas")
+        settings: object = self.settings
+        if not isinstance(settings, dict) or not all(isinstance(one, dict) for one in settings.values()):
+            raise TypeError(f'settings must be like {{"raftstore": {{"tick_s": 0.1}}}}, not {self.settings!r}')
+        for component in self.settings:
+            if component not in _COMPONENTS:
+                raise ValueError(f"settings: there is no component {component!r}; there are {', '.join(_COMPONENTS)}")
 
 
 def check_numbers(config: ClusterConfig, *numbers: int) -> None:
@@ -52,6 +66,13 @@ def check_numbers(config: ClusterConfig, *numbers: int) -> None:
     for number in numbers:
         if not 1 <= number <= config.stores:
             raise ValueError(f"there is no store {number}; stores are 1 to {config.stores}")
+
+
+def check_ways(config: ClusterConfig, one: int, other: int) -> None:
+    """As `check_numbers`, for the two ends of what is to be cut."""
+    check_numbers(config, one, other)
+    if one == other:
+        raise ValueError(f"store {one} can't be cut off from itself: name two stores")
 
 
 class Backend(Protocol):

@@ -109,6 +109,10 @@ class ClusterCore:
 
     async def split(self, key: bytes, *, raw: bool = False) -> None:
         """Split the region that has `key` there; return when the scheduler knows both. Nothing if there is a border."""
+        if not isinstance(key, bytes):
+            raise TypeError(f"key must be bytes, not {key!r}")
+        if not key:
+            return  # the first region begins with the first key
         bound = key if raw else encode_bytes(key)
         deadline = asyncio.get_running_loop().time() + READY_S
         while (await self.scheduler.split_regions([bound])).finished_percentage < 100:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LOG_LINES: Final = 200
 """How much of the servers' log is shown with a failing test."""
 _CLUSTER_FIXTURES: Final = ("tikv_cluster", "tikv_processes")
+_OF_MARKER: Final = ("stores", "replicas", "settings")
 _LENT: Final = pytest.StashKey["list[Cluster]"]()
 """The clusters that a test has got."""
 _FAILED: Final = pytest.StashKey[bool]()
@@ -72,17 +73,15 @@ class Clusters:
         """Give a test the cluster that its marker asks for, and bring that back into order behind it."""
         from pytinykv import testing
 
-        marker = item.get_closest_marker("tikv")
-        wanted: dict[str, Any] = {"stores": 1, "processes": processes} | ({} if marker is None else dict(marker.kwargs))
-        if marker is not None and marker.args:
-            raise pytest.UsageError("write @pytest.mark.tikv(stores=3), with the name")
+        wanted: dict[str, Any] = {"stores": 1, "processes": processes} | _wanted(item.get_closest_marker("tikv"))
         key = repr(sorted(wanted.items(), key=lambda pair: pair[0]))
         cluster = self._made.get(key)
         if cluster is None:
             try:
-                cluster = testing.cluster(**wanted).start()
+                cluster = testing.cluster(**wanted)
             except (TypeError, ValueError) as error:
-                raise pytest.UsageError(f"@pytest.mark.tikv: {error}") from error
+                pytest.fail(f"@pytest.mark.tikv: {error}", pytrace=False)
+            cluster.start()
             self._made[key] = cluster
         item.stash.setdefault(_LENT, []).append(cluster)
         try:
@@ -98,6 +97,18 @@ class Clusters:
         """End all of them."""
         while self._made:
             self._made.popitem()[1].close()
+
+
+def _wanted(marker: pytest.Mark | None) -> dict[str, Any]:
+    """Return what a marker asks for."""
+    if marker is None:
+        return {}
+    if marker.args:
+        pytest.fail("@pytest.mark.tikv: write the name, as in @pytest.mark.tikv(stores=3)", pytrace=False)
+    for name in marker.kwargs:
+        if name not in _OF_MARKER:
+            pytest.fail(f"@pytest.mark.tikv knows no {name!r}; it takes {', '.join(_OF_MARKER)}", pytrace=False)
+    return dict(marker.kwargs)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 from pytinykv.client.sync_client import Client, connect
 from pytinykv.lifecycle import LoopThread
 from pytinykv.testing.answers import Answer, Order
-from pytinykv.testing.backend import ClusterConfig, ClusterError, check_numbers
+from pytinykv.testing.backend import HAS_ENDED, NOT_STARTED, ClusterConfig, ClusterError, check_numbers, check_ways
 from pytinykv.testing.core import ClusterCore, RegionFacts
 from pytinykv.testing.kinds import make_backend
 
@@ -85,6 +85,8 @@ class Cluster:
         """Made by `client`; closed with the cluster."""
         self._core: ClusterCore | None = None
         """Made by the start; stays, also when the cluster has ended."""
+        self._has_ended = False
+        """Set by `close`: nothing can be done to the cluster any more."""
         self.stores: Final = tuple(Store(self, number) for number in range(1, config.stores + 1))
         """Store 1 is `stores[0]`."""
 
@@ -95,8 +97,9 @@ class Cluster:
 
     @property
     def core(self) -> ClusterCore:
-        """What carries it out; its calls belong into the cluster's own loop."""
-        assert self._core is not None, "the cluster was not started; use `with`"
+        """What carries it out; its calls belong into the cluster's own loop. Raises ClusterError: it was not started."""
+        if self._core is None:
+            raise ClusterError(NOT_STARTED)
         return self._core
 
     @property
@@ -106,6 +109,7 @@ class Cluster:
 
     def client(self, *, timeout: float | None = None) -> Client:
         """Return a client of the cluster, closed with it at the latest. `timeout` as in `pytinykv.connect`."""
+        self._check()
         made = connect(self.address, timeout=timeout)
         self._clients.append(made)
         return made
@@ -133,6 +137,7 @@ class Cluster:
         if not self.is_here:
             return  # forked: servers and clients are the parent's
         _open_clusters.discard(self)
+        self._has_ended = True
         self._close_clients()
         self._thread.stop(STOP_S)
 
@@ -152,7 +157,7 @@ class Cluster:
 
     def cut(self, one: int, other: int, *, one_way: bool = False) -> None:
         """Lose what two stores say to each other, or what the first says to the second. Neither is told."""
-        check_numbers(self._config, one, other)
+        check_ways(self._config, one, other)
         self.core.backend.cut(one, other)
         if not one_way:
             self.core.backend.cut(other, one)
@@ -212,8 +217,18 @@ class Cluster:
         return self.core.backend.log()
 
     def do(self, coro_fn: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a coroutine function of the core in the cluster's loop."""
+        """Run a coroutine function of the core in the cluster's loop. Raises ClusterError: it has ended."""
+        self._check()
         return self._thread.call(coro_fn, CALL_S, *args, **kwargs)
+
+    def _check(self) -> None:
+        """Raise ClusterError where the cluster can't be used."""
+        if not self.is_here:
+            raise ClusterError(
+                f"the cluster belongs to process {self._pid}, which has started it: a forked child has to make its own"
+            )
+        if self._has_ended:
+            raise ClusterError(HAS_ENDED)
 
     def __repr__(self) -> str:
         where = "not started" if self._core is None else f"at {self.address}"
