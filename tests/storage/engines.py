@@ -9,6 +9,8 @@ from random import Random
 
 from pytinykv.storage import ColumnFamily, MemoryEngine, RocksConfig, RocksEngine
 from pytinykv.storage.engine import Engine, Reader
+from pytinykv.storage.rocks_log import MARK_NAME
+from pytinykv.storage.wal import log_files, read_part
 
 SMALL = RocksConfig(
     write_buffer_bytes=64 * 1024,
@@ -16,6 +18,8 @@ SMALL = RocksConfig(
     unflushed_bytes_max=320 * 1024,
     wal_bytes_max=512 * 1024,
 )
+SECTOR_BYTES = 512
+"""A disk writes one whole, or not at all."""
 
 
 class Harness:
@@ -55,7 +59,7 @@ class MemoryHarness(Harness):
 
 
 class RocksHarness(Harness):
-    """Crashes by copying the files aside and cutting off a part of the log that was not synced."""
+    """Crashes by copying the files aside and losing a part of what was not synced of the log."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -73,9 +77,9 @@ class RocksHarness(Harness):
 
         def recording_sync() -> None:
             sync()
-            self.synced_bytes = wal_sizes(self.path)
+            self.synced_bytes = log_ends(self.path)
 
-        self.synced_bytes = wal_sizes(self.path)
+        self.synced_bytes = log_ends(self.path)
         engine.sync = recording_sync  # type: ignore[method-assign] - the harness must know what is safe
         return engine
 
@@ -85,7 +89,7 @@ class RocksHarness(Harness):
         copy_image(source, self.path)
         self.engine.close()
         shutil.rmtree(source)
-        cut_unsynced_tail(self.path, self.synced_bytes, rng)
+        lose_power(self.path, self.synced_bytes, rng)
         self.engine = self._open()
 
     def reopen(self) -> None:
@@ -96,9 +100,13 @@ class RocksHarness(Harness):
         return RocksEngine.open(path, SMALL)
 
 
-def wal_sizes(path: Path) -> dict[str, int]:
-    """Return the size of each write-ahead log below a database directory."""
-    return {name: size for name, size in sizes(path).items() if name.endswith(".log")}
+def log_ends(path: Path) -> dict[str, int]:
+    """Return where the last batch ends in each write-ahead log below a database directory."""
+    ends = {}
+    for log in log_files(path):
+        with contextlib.suppress(FileNotFoundError):
+            ends[log.name] = read_part(log.read_bytes()).end
+    return ends
 
 
 def sizes(path: Path) -> dict[str, int]:
@@ -121,13 +129,26 @@ def copy_image(source: Path, target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
 
 
-def cut_unsynced_tail(path: Path, synced_bytes: dict[str, int], rng: Random) -> None:
-    """Truncate the newest log somewhere between what was synced and its end; older logs are closed and synced."""
-    newest = max(path.glob("*.log"))
-    size = newest.stat().st_size
-    safe = synced_bytes.get(newest.name, 0)
-    with newest.open("r+b") as file:
-        file.truncate(rng.randint(safe, size))
+def lose_power(path: Path, synced_bytes: dict[str, int], rng: Random) -> None:
+    """Do to a copied database what a power cut may.
+
+    Older logs are closed and synced. Of the newest one, what was not synced may be lost in any part, as if it had never been
+    written. The mark is as it is, or it was not written to the disk at all.
+    """
+    newest = log_files(path)[-1]
+    content = bytearray(newest.read_bytes())
+    synced = synced_bytes.get(newest.name, 0)
+    end = read_part(content).end
+    if rng.random() < 0.5:
+        del content[rng.randint(synced, end) :]
+    else:
+        for sector in range(synced - synced % SECTOR_BYTES, end, SECTOR_BYTES):
+            if rng.random() < 0.3:
+                lost = slice(max(sector, synced), min(sector + SECTOR_BYTES, end))
+                content[lost] = bytes(lost.stop - lost.start)
+    newest.write_bytes(content)
+    if rng.random() < 0.3:
+        (path / MARK_NAME).write_bytes(b"")
 
 
 def make_harness(kind: str, directory: Path) -> Harness:

@@ -6,13 +6,15 @@ How writes become durable
 microseconds and holds the GIL. Only when flushes lag far behind does it wait before, for a bounded time (`rocks_backlog.py`).
 `sync` is `flush_wal(sync=True)`: one fsync for everything written before; it releases the GIL, so it belongs into a thread
 of its own while the event loop fills the next batch (group commit).
+The log has room ahead of its end, so that a sync need not write the file's size, and a mark of how far it was synced
+(`rocks_log.py`).
 To come back from the fsync that thread needs the GIL, for which it waits up to `sys.getswitchinterval()` (5 ms) while
 the loop is busy. A shorter interval helped in a benchmark of the engine alone and showed no gain in a store, so none is set.
 
 The log is shared by all column families, so recovery replays batches whole and in order. A memtable of one family reaches
 its SST file only after the logs it came from were synced (RocksDB does so when there are several families), so no family
-can be ahead of a hole in another one. Recovery runs in the mode that accepts a record torn at the end of the log and
-reports damage anywhere else; `wal.py` adds the check that no log file lost its end while a younger one survived.
+can be ahead of a hole in another one. Before recovery `wal.py` ends the log at the first batch that is not whole, if nothing
+that was synced lies behind it; recovery reports all other damage.
 
 Invariants
 ----------
@@ -38,10 +40,11 @@ from pytinykv.storage.errors import EngineClosedError, EngineError
 from pytinykv.storage.handles import ByFamily, Dependents, keep_for_ever
 from pytinykv.storage.rocks_backlog import Backlog
 from pytinykv.storage.rocks_errors import explain_failed_open, translate
+from pytinykv.storage.rocks_log import RocksLog
 from pytinykv.storage.rocks_options import RocksConfig, RocksOptions
 from pytinykv.storage.rocks_read import RocksCursor, RocksSnapshot, open_cursor
 from pytinykv.storage.rocks_size import approximate_size_bytes
-from pytinykv.storage.wal import check_logs
+from pytinykv.storage.wal import check_logs, check_recovered
 
 CLOSE_WAIT_S = 0.5
 """How long closing waits for a sync in another thread."""
@@ -117,6 +120,10 @@ class RocksEngine:
         """Invariant 2."""
         self._sync_lock = threading.Lock()
         """Held during a sync, which may run in another thread, and while closing."""
+        self._log = RocksLog(path)
+        """Used during a sync, and by `close`."""
+        self._written_bytes = 0
+        """Of all batches written so far. Moved by the thread that writes."""
 
     @classmethod
     def open(cls, path: Path | str, config: RocksConfig | None = None) -> RocksEngine:
@@ -132,9 +139,14 @@ class RocksEngine:
         try:
             check_logs(path)
             database: Any = rocksdict.Rdict(str(path), options.database, options.column_families)
+            try:
+                check_recovered(path, database.latest_sequence_number())
+                return cls(path, options, database)
+            except BaseException:
+                database.close()
+                raise
         except Exception as error:
             raise explain_failed_open(error, path) from error
-        return cls(path, options, database)
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -191,14 +203,18 @@ class RocksEngine:
         try:
             self._backlog.before_write(size[1])
             self._database_write(batch.raw)
+            self._written_bytes += size[1]
         except Exception as error:
             raise self._fail(error) from error
 
     def sync(self) -> None:
         with self._sync_lock:
             self._check_usable()
+            written_bytes, sequence = self._written_bytes, self._database.latest_sequence_number()
+            self._log.before_sync(written_bytes)
             try:
                 self._database_flush_wal(True)
+                self._log.after_sync(written_bytes, sequence)
             except Exception as error:
                 raise self._fail(error) from error
 
@@ -253,6 +269,8 @@ class RocksEngine:
         self._pin_snapshots()
         try:
             self._columns[cf].ingest_external_file([str(path)], options)
+            with self._sync_lock:
+                self._log.mark_durably(self._database.latest_sequence_number())
         except EngineError:
             raise
         except Exception as error:
@@ -304,7 +322,8 @@ class RocksEngine:
             release = [handle.close for handle in (database, *columns)]
         else:  # invariant 4; freeing them would close them, too
             release = [partial(keep_for_ever, handle) for handle in (database, *columns)]
-        for step in (partial(database.flush_wal, True), partial(database.cancel_all_background, False), *release):
+        sync = partial(self._sync_for_good, database)
+        for step in (sync, partial(database.cancel_all_background, False), *release, self._log.close):
             try:
                 step()
             except Exception as error:  # noqa: BLE001 - all handles must be released; the first error is raised below
@@ -312,6 +331,11 @@ class RocksEngine:
                     first = first or error
         if first is not None and self._failure is None:
             raise self._fail(first) from first
+
+    def _sync_for_good(self, database: Any) -> None:
+        sequence = database.latest_sequence_number()
+        database.flush_wal(True)
+        self._log.after_sync(self._written_bytes, sequence)
 
 
 def _place(path: Path) -> tuple[int, int] | None:
