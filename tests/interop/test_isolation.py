@@ -53,11 +53,11 @@ class Faults:
         match kind:
             case "a store is killed":
                 self._kill(store)
-            case "a store stands still":
+            case "a store is paused":
                 self._pause(store, self._rng.uniform(0.3, 3.0))
             case "the scheduler is killed":
                 self._kill(scheduler)
-            case "the scheduler stands still":
+            case "the scheduler is paused":
                 self._pause(scheduler, self._rng.uniform(0.3, 2.0))
             case _:
                 raise AssertionError(kind)
@@ -76,7 +76,7 @@ class Faults:
         process.resume()
 
 
-KINDS = ("a store is killed", "a store stands still", "the scheduler is killed", "the scheduler stands still")
+KINDS = ("a store is killed", "a store is paused", "the scheduler is killed", "the scheduler is paused")
 
 
 @contextmanager

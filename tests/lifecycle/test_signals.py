@@ -151,18 +151,18 @@ def test_one_wish_told_twice_is_not_a_second_signal() -> None:
 
 def test_watchdog_forces_the_exit_of_a_loop_that_is_blocked() -> None:
     process = start("""
-        def stand_still():
+        def be_blocked():
             while True:
                 time.sleep(0.01)
         async def main(scope):
-            scope.on_stop("hang", stand_still)
+            scope.on_stop("hang", be_blocked)
         serve(main, stop_deadline_s=0.1)
     """)
     process.terminate()
     status, _, errors = finish(process)
     assert status == 3
     assert "the stacks of all threads" in errors
-    assert "stand_still" in errors
+    assert "be_blocked" in errors
 
 
 def test_compiled_code_that_keeps_the_interpreters_lock_during_the_stop() -> None:
@@ -235,10 +235,10 @@ IN_COMPILED_CODE = """
     import ctypes
     libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
     libc.pthread_mutex_lock(mutex)
-    def stand_still():
+    def be_blocked():
         libc.pthread_mutex_lock(mutex)  # a signal interrupts it for as long as its handler in C takes, and no longer
     async def main(scope):
-        asyncio.get_running_loop().call_later(0.05, stand_still)
+        asyncio.get_running_loop().call_later(0.05, be_blocked)
         threading.Timer(0.3, lambda: print("blocked", flush=True)).start()
     serve(main, stop_deadline_s={deadline_s})
 """
@@ -252,7 +252,7 @@ def test_a_first_signal_is_noticed_while_the_main_thread_is_in_compiled_code() -
     status, _, errors = finish(process)
     assert status == 3
     assert "process: not stopped after 1.1 s, exit forced; the stacks of all threads" in errors
-    assert "in stand_still" in errors
+    assert "in be_blocked" in errors
 
 
 def test_a_second_signal_is_noticed_while_the_main_thread_is_in_compiled_code() -> None:
@@ -266,7 +266,7 @@ def test_a_second_signal_is_noticed_while_the_main_thread_is_in_compiled_code() 
     status, _, errors = finish(process)
     assert status == 3
     assert "process: SIGINT for the second time, exit forced" in errors
-    assert "in stand_still" in errors
+    assert "in be_blocked" in errors
 
 
 def test_stray_task_without_an_owner_is_an_error() -> None:

@@ -212,12 +212,12 @@ def test_sigusr1_logs_the_wait_for_graph_and_the_process_goes_on() -> None:
 
 def test_sigusr1_is_answered_while_the_loop_is_blocked() -> None:
     process = start("""
-        def stand_still():
+        def be_blocked():
             print("blocked", flush=True)
             while True:
                 time.sleep(0.01)
         async def main(scope):
-            asyncio.get_running_loop().call_later(0.05, stand_still)
+            asyncio.get_running_loop().call_later(0.05, be_blocked)
         serve(main, stop_deadline_s=0.1)
     """)
     assert process.stdout is not None
@@ -225,7 +225,7 @@ def test_sigusr1_is_answered_while_the_loop_is_blocked() -> None:
     assert process.stdout.readline() == "blocked\n"
     process.send_signal(signal.SIGUSR1)
     line = ""
-    while "in stand_still" not in line:
+    while "in be_blocked" not in line:
         line = process.stderr.readline()
         assert line, "it ended"
     process.send_signal(signal.SIGTERM)

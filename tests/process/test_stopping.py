@@ -130,7 +130,7 @@ def test_a_store_stops_while_its_scheduler_stands_still(cluster: Cluster) -> Non
         cluster.scheduler.resume()
 
 
-def test_a_leader_stops_while_its_followers_stand_still(cluster: Cluster) -> None:
+def test_a_leader_stops_while_its_followers_are_paused(cluster: Cluster) -> None:
     """It can't hand over to any other store, and what it has proposed is not committed."""
     leader, followers = cluster.leader(), cluster.followers()
     with Load(cluster.address, theirs=0) as load:

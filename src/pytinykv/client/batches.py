@@ -134,7 +134,7 @@ class _Portions:
 def known_groups(
     executor: Executor, batch: BatchOperation[_ItemT, _T], items: Sequence[_ItemT], attempts: Attempts
 ) -> list[Group[_ItemT, _T]] | None:
-    """Cut `items` into commands as `group` does, if nobody need be asked for a way; None otherwise."""
+    """Cut `items` into commands as `group` does, if all ways are known; None otherwise."""
     groups: list[Group[_ItemT, _T]] = []
     bounds = _bounds(batch, items)
     start = 0

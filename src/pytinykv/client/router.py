@@ -62,7 +62,8 @@ class Router:
         self._moved: dict[int, StoreConnection] = {}
         """Stores whose address is to be asked for again before the next use."""
         self._retired: list[StoreConnection] = []
-        """Connections to former addresses, and to stores that have left: known here until their commands are answered."""
+        """Connections to former addresses, and to stores that have left, for `close`. They end by themselves when their
+        commands are answered, and leave this list when the next one comes."""
         self._addresses: dict[int, str] = {}
         """Where all stores were when the scheduler was asked last. One that nothing was sent to yet may come to lead while
         no scheduler answers."""

@@ -93,7 +93,7 @@ class RaftLog:
         """Read only. The driver writes to it what Readys contain, and cuts its front off when it likes."""
         self._unwritten: list[Entry] = []
         """Entries that the storage may not have: not handed out, or handed out in the newest Ready. A run without gaps that
-        ends at `last_index`. Grows by `append`, shrinks by `on_written` and by overwriting."""
+        ends at `last_index`. Grows by `append`, shrinks by `on_written`, by overwriting, and wholly by `restore`."""
         self._unwritten_first = LogIndex(last + 1)
         """Index of the first of them, also while there is none: everything below is the storage's."""
         self._snapshot_index, self._snapshot_term = base, storage.term(base)
@@ -104,9 +104,10 @@ class RaftLog:
         self.installing: SnapshotMeta | None = None
         """A snapshot that was handed out and is not installed: set by `take_snapshot`, cleared by `on_applied`."""
         self.last_index = last
-        """Highest index of the log, on disk or not; falls only when a leader's entries replace uncommitted ones."""
+        """Highest index of the log, on disk or not. Falls only when entries or a snapshot replace uncommitted entries."""
         self.handed = last
-        """Everything up to here was given to the driver in some Ready. Moved by `take_unhanded`, back by overwriting."""
+        """Everything up to here was given to the driver in some Ready, or lies below a snapshot. Moved by `take_unhanded` and
+        `restore`, back by overwriting."""
         self.committed = max(committed, base)
         """Everything up to here is on the disks of a majority and final. Moved by `commit_to` and `restore`; never falls."""
         self.applied = max(applied, base)

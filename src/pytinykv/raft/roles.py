@@ -36,7 +36,7 @@ class Follower:
         self.leader_id = leader_id
         """The leader of this term, once heard; NO_PEER before. A term has one leader, so it is set once."""
         self.transferee = transferee
-        """Who was told to campaign by this peer, which led in the term before; NO_PEER if it did not, or told nobody."""
+        """Who was told to campaign by this peer, which led in the term before; NO_PEER if it did not, or told none."""
 
     @property
     def kind(self) -> RoleKind:

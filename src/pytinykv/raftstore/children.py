@@ -1,4 +1,4 @@
-"""The regions that a split makes come to life on a store, in the batch in which the split is applied.
+"""The regions that a split makes, on a store: their peers are created in the batch in which the split is applied.
 
     what is here of the child's region                     what the split makes of it
     nothing                                                a new peer
@@ -63,8 +63,8 @@ class Children:
         self._touch = touch
 
     def create(self, turn: Turn, parent: RegionPeer, made: Iterable[Region]) -> None:
-        """Write the children's states beside the parent's, which is in the batch already; then let them live."""
-        living: list[tuple[Peer, Region, bool]] = []
+        """Write the children's states beside the parent's, which is in the batch already; then make their peers."""
+        kept: list[tuple[Peer, Region, bool]] = []
         for region in made:
             own = region.peer_on(self._store_id)
             assert own is not None, f"region {region.id} split off a region of this store without a peer on it"
@@ -74,9 +74,9 @@ class Children:
                 continue
             promised = self._promised(turn.engine, own, region)
             write_initial_region(turn.batch, region, own.id, promised=promised)
-            living.append((own, region, promised is None or promised.term == 0))
+            kept.append((own, region, promised is None or promised.term == 0))
         turn.write()  # the new peers read their states from the engine
-        for own, region, is_fresh in living:
+        for own, region, is_fresh in kept:
             if (older := self._peers.get(region.id)) is not None:
                 older.is_destroyed = True  # another object takes over from what it has written
             child = self._make_peer(own, region, is_fresh=is_fresh)

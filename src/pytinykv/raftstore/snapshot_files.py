@@ -134,7 +134,7 @@ class SnapshotWriter:
         self._written = 0
         """Bytes of the current file that have arrived; never more than the manifest says."""
         self._checksum = 0
-        """Size and CRC-32C of what of it has come."""
+        """CRC-32C of these."""
         try:
             self._open_next()
         except OSError:

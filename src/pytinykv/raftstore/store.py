@@ -126,13 +126,14 @@ class Store:
         self._actions: list[Callable[[Turn], None]] = []
         """What the next turn does before ticks and proposals; see `in_turn`."""
         self._touched: dict[int, RegionPeer] = {}
-        """By region, the peers that the turn has to collect from, in the order they were touched; emptied by each turn."""
+        """By region, the peers that the turn has to collect from, in the order they were touched. Each turn empties it, and
+        puts back those that have more than it could hold."""
         self._unsynced: dict[int, RegionPeer] = {}
         """By region, the peers that have written what is not known to be durable, in the order they came to that."""
         self._proposing: dict[int, RegionPeer] = {}
         """By region, the peers with commands that no turn has proposed yet."""
         self._queued_bytes = 0
-        """Size of these commands; at most one command above `queued_bytes_max`."""
+        """Size of these commands; above `queued_bytes_max` by one command of a client and one of the sweep at most."""
         self.has_leftovers = False
         """Whether the last turn was full, or a snapshot is being installed, so that the next turn is due at once."""
         self.readys = 0
@@ -368,7 +369,7 @@ class Store:
         """Propose a change that the scheduler ordered, at once or as soon as it can be.
 
         `conf_ver`: the membership that the order was made for. In any other it is refused: an order to add a peer that
-        comes late, when that peer was added and removed again, would add one that can never come back to life.
+        comes late, when that peer was added and removed again, would add one that can never be created.
         """
 
         def propose(turn: Turn) -> None:

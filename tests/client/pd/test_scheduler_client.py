@@ -274,7 +274,7 @@ async def test_bad_addresses_are_refused(connector: FakeConnector, scope: Scope,
         SchedulerClient(addresses, connector=connector, rng=Random(1), scope=scope)
 
 
-class Stranger(FakeConnector):
+class NotAScheduler(FakeConnector):
     """Something else than a scheduler answers everywhere."""
 
     async def unary(self, address: str, path: str, request: Message, *, timeout_s: float) -> Message:
@@ -282,7 +282,7 @@ class Stranger(FakeConnector):
 
 
 async def test_what_is_no_scheduler_is_refused_at_once(cluster: FakeCluster, scope: Scope) -> None:
-    client = SchedulerClient("a:1,b:2", connector=Stranger(cluster, scope), rng=Random(1), scope=scope)
+    client = SchedulerClient("a:1,b:2", connector=NotAScheduler(cluster, scope), rng=Random(1), scope=scope)
     with pytest.raises(NotASchedulerError, match="a:1, b:2 is a store, or another gRPC server, and no scheduler"):
         await client.connect(timeout_s=float("inf"))
 

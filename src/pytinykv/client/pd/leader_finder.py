@@ -150,12 +150,12 @@ class LeaderFinder:
         """Ask every endpoint in turn which member leads."""
         try:
             async with asyncio.timeout_at(deadline), self._discovery:
-                strangers = 0
+                others = 0
                 for endpoint in list(self._endpoints):
                     if self.leader is not None:
                         break
-                    strangers += await self._ask_members(endpoint, deadline)
-                if strangers == len(self._endpoints) and self.cluster_id == 0:
+                    others += await self._ask_members(endpoint, deadline)
+                if others == len(self._endpoints) and self.cluster_id == 0:
                     raise NotASchedulerError(
                         f"{', '.join(self._endpoints)} is a store, or another gRPC server, and no scheduler; "
                         "give the scheduler's address"

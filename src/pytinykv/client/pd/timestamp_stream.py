@@ -47,8 +47,8 @@ class TimestampStream:
         self._batch: list[_Waiter] = []
         """Callers that the request under way is for."""
         self._stream: BidiStream | None = None
-        """The stream to the scheduler's leader; None before the first request and after each failure. Only the task
-        moves it."""
+        """The stream to the scheduler's leader; None before the first request and after each failure. The task opens it;
+        it and `close` end it."""
         self._stream_address = ""
         """The endpoint that `_stream` leads to."""
         self._running = False
