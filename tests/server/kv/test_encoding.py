@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pytinykv.server.kv.answers import AnswerBatch, AnswerBudget, Answers
 from pytinykv.server.kv.commands import COMMANDS, MEMBERS
-from pytinykv.server.kv.encoding import COPIED_BYTES_MAX, PairWriter, close_answer, open_answer
+from pytinykv.server.kv.encoding import COPIED_BYTES_MAX, PairWriter, close_answer, close_frame, open_answer
 from pytinykv.server.kv.kinds import CommandKind
 from pytinykv.wire.encoding import field_tag
 from pytinykv.wire.pb import errorpb_pb2, tikvpb_pb2
@@ -65,9 +65,9 @@ def test_batches_that_leave_together_keep_their_ids(kinds: list[tuple[str, int]]
             if kind == "small":
                 batch.add(request_id, MEMBERS["RawGet"], response.SerializeToString())
             else:
-                out = open_answer(MEMBERS["RawGet"].tag)
+                out = open_answer(MEMBERS["RawGet"].tag, request_id)
                 out.write(response.SerializeToString())
-                frame = close_answer(out, MEMBERS["RawGet"].tag, request_id=request_id)
+                frame = close_frame(out, MEMBERS["RawGet"].tag, request_id)
                 batch = AnswerBatch(is_framed=True, parts=[frame])
             answers.send(batch)
         answers.end()
@@ -85,12 +85,12 @@ def test_batches_that_leave_together_keep_their_ids(kinds: list[tuple[str, int]]
 def test_pairs_written_one_by_one(pairs: list[tuple[bytes, int]], member: str, request_id: int) -> None:
     command = MEMBERS[member]
     field = "kvs" if member == "RawScan" else "pairs"
-    out = open_answer(command.tag)
+    out = open_answer(command.tag, request_id)
     writer = PairWriter(out, field_tag(command.response_type, field))
     for key, size in pairs:
         writer.add(key, b"v" * size)
     batch = AnswerBatch(is_framed=True)
-    batch.add_answer(request_id, close_answer(out, command.tag))
+    batch.add_answer(request_id, close_answer(out, command.tag, request_id))
     response = command.response_type(**{field: [pb.KvPair(key=key, value=b"v" * size) for key, size in pairs]})
     assert parsed(batch) == expected([(request_id, member, response)])
 
@@ -114,6 +114,17 @@ def test_the_answer_to_a_unary_call_is_the_response() -> None:
     response = pb.RawGetResponse(value=b"v")
     batch.add(0, MEMBERS["RawGet"], response.SerializeToString())
     assert pb.RawGetResponse.FromString(batch.encode()) == response
+
+
+def test_nothing_is_written_behind_a_large_value() -> None:
+    """It would be moved to a larger place, which takes twenty times as long as all the rest, and the event loop waits."""
+    command, value = MEMBERS["RawScan"], b"v" * 100_000
+    out = open_answer(command.tag, 7)
+    PairWriter(out, field_tag(command.response_type, "kvs")).add(b"k", value)
+    frame = close_frame(out, command.tag, 7)
+    assert frame.endswith(value)
+    response = pb.RawScanResponse(kvs=[pb.KvPair(key=b"k", value=value)])
+    assert tikvpb_pb2.BatchCommandsResponse.FromString(frame) == expected([(7, "RawScan", response)])
 
 
 def test_a_large_answer_is_not_copied() -> None:

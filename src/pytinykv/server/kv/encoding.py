@@ -5,8 +5,9 @@ A response is encoded where it is made, and what is written later is wrapped aro
     BatchCommandsResponse:  0a size { tag size { the command's response } }  0a size { … }  12 size request ids
 
 Fields of a message may come in any order and a length may take more bytes than it needs, so the sizes before a response
-whose length is not known yet are left open (`open_answer`) and filled in afterwards. `tests/server/kv/test_encoding.py`
-reads all of it back with protobuf.
+whose length is not known yet are left open (`open_answer`) and filled in afterwards. An answer that may become a frame of
+its own begins with its request id: anything written behind a large value would move that to a larger place.
+`tests/server/kv/test_encoding.py` reads all of it back with protobuf.
 """
 
 from __future__ import annotations
@@ -29,32 +30,34 @@ def _padded_varint(number: int) -> bytes:
     return bytes((0x80 | number >> shift & 0x7F) for shift in (0, 7, 14, 21)) + bytes((number >> 28,))
 
 
-def open_answer(tag: bytes) -> BytesIO:
-    """Begin an answer of a frame whose response is written bit by bit; `close_answer` ends it."""
+def open_answer(tag: bytes, request_id: int) -> BytesIO:
+    """Begin an answer of a frame whose response is written bit by bit; `close_answer` or `close_frame` ends it."""
     out = BytesIO()
-    out.write(_RESPONSES + bytes(_PADDED_BYTES) + tag + bytes(_PADDED_BYTES))
+    out.write(request_ids([request_id]) + _RESPONSES + bytes(_PADDED_BYTES) + tag + bytes(_PADDED_BYTES))
     return out
 
 
-def open_size(tag: bytes) -> int:
-    """Return the size of what `open_answer` begins with."""
-    return len(_RESPONSES) + len(tag) + 2 * _PADDED_BYTES
+def close_answer(out: BytesIO, tag: bytes, request_id: int) -> bytes:
+    """Return the answer, to be joined with others of its frame. `out` is not to be used afterwards."""
+    at = _fill_in_sizes(out, tag, request_id)
+    return bytes(out.getbuffer()[at:])
 
 
-def close_answer(out: BytesIO, tag: bytes, *, request_id: int | None = None) -> bytes:
-    """Fill in the sizes, and return the answer; with a request id, a whole frame of this answer.
+def close_frame(out: BytesIO, tag: bytes, request_id: int) -> bytes:
+    """Return a frame with nothing but the answer. Copies nothing: `out` is not to be written to afterwards."""
+    _fill_in_sizes(out, tag, request_id)
+    return out.getvalue()
 
-    Copies nothing: `out` is not to be written to afterwards.
-    """
-    size = out.tell() - open_size(tag)
-    out.seek(len(_RESPONSES))
+
+def _fill_in_sizes(out: BytesIO, tag: bytes, request_id: int) -> int:
+    """Return where the answer begins, behind its request id."""
+    at = len(request_ids([request_id]))
+    size = out.tell() - at - len(_RESPONSES) - len(tag) - 2 * _PADDED_BYTES
+    out.seek(at + len(_RESPONSES))
     out.write(_padded_varint(len(tag) + _PADDED_BYTES + size))
     out.seek(len(tag), 1)
     out.write(_padded_varint(size))
-    out.seek(0, 2)
-    if request_id is not None:
-        out.write(request_ids([request_id]))
-    return out.getvalue()
+    return at
 
 
 def request_ids(ids: list[int]) -> bytes:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from pytinykv.lifecycle import ScopeStoppedError
 from pytinykv.server.kv.answers import LARGE_BYTES, AnswerBatch, Answers
 from pytinykv.server.kv.checks import REFUSALS, AnswerTooLargeError, refusal
-from pytinykv.server.kv.encoding import close_answer, open_answer
+from pytinykv.server.kv.encoding import close_answer, close_frame, open_answer
 from pytinykv.server.kv.kinds import ROW_COST, CommandContext, CommandKind, PointRead, RangeRead, View
 from pytinykv.wire import RpcError, StatusCode
 from pytinykv.wire.errors import NotLeader, RegionError, ServerIsBusy
@@ -155,7 +155,7 @@ class RegionReads:
 
     def _serve_range(self, read: Read, command: RangeRead) -> Iterator[None]:
         is_framed = self.answers.is_framed
-        out = open_answer(command.tag) if is_framed else BytesIO()
+        out = open_answer(command.tag, read.request_id) if is_framed else BytesIO()
         try:
             for _ in command.steps(self._view, self._context, read.request, out):
                 self._check_room(out.tell())
@@ -166,9 +166,9 @@ class RegionReads:
         if not is_framed:
             self._complete[0].add_answer(read.request_id, out.getvalue())
         elif out.tell() < LARGE_BYTES:
-            self._complete[0].add_answer(read.request_id, close_answer(out, command.tag))
+            self._complete[0].add_answer(read.request_id, close_answer(out, command.tag, read.request_id))
         else:
-            frame = close_answer(out, command.tag, request_id=read.request_id)
+            frame = close_frame(out, command.tag, read.request_id)
             self._complete.append(AnswerBatch(is_framed=True, parts=[frame]))
 
     def _check_room(self, size_bytes: int) -> None:
