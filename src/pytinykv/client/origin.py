@@ -24,14 +24,19 @@ def _count_fork() -> None:
 os.register_at_fork(after_in_child=_count_fork)
 
 
+_ADVICE = "after the fork, or start the child afresh, as multiprocessing's spawn and forkserver do"
+
+
 class ProcessOrigin:
     """The process that a client was made in."""
 
-    __slots__ = ("_forks", "_pid")
+    __slots__ = ("_forks", "_is_of_database", "_pid")
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_of_database: bool = False) -> None:
+        """`is_of_database`: what was made is a database of this process, for messages."""
         self._forks = _forks
         self._pid = os.getpid()
+        self._is_of_database = is_of_database
 
     @property
     def is_here(self) -> bool:
@@ -41,9 +46,13 @@ class ProcessOrigin:
     def check(self) -> None:
         """Raise `ClientForkedError` in a process that was forked from that one."""
         if self._forks != _forks:
+            if self._is_of_database:
+                raise ClientForkedError(
+                    f"this database was opened by process {self._pid}, and does not survive a fork; open it only {_ADVICE}"
+                )
             raise ClientForkedError(
                 f"this client belongs to process {self._pid}, and its connections do not survive a fork; "
-                "connect only after the fork, or start the child afresh, as multiprocessing's spawn and forkserver do"
+                f"connect only {_ADVICE}"
             )
 
 
@@ -52,9 +61,9 @@ class LoopOrigin(ProcessOrigin):
 
     __slots__ = ("_thread", "loop")
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_of_database: bool = False) -> None:
         """Take the running loop. Raises `WrongEventLoopError` where none runs."""
-        super().__init__()
+        super().__init__(is_of_database=is_of_database)
         self._thread = get_ident()
         """Where the loop ran when the client was made."""
         try:

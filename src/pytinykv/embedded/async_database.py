@@ -56,7 +56,7 @@ class _Loop:
     """The event loop of a database, and its thread for what blocks."""
 
     def __init__(self, scope: Scope) -> None:
-        self.origin: Final = LoopOrigin()
+        self.origin: Final = LoopOrigin(is_of_database=True)
         self.worker: Final = ThreadWorker(scope, "disk")
 
     def check(self, database: Database) -> None:
@@ -250,7 +250,7 @@ class AsyncDatabase(AsyncBase):
         self._open_parts = partial(open_parts, path, durability=durability, history_s=history_s)
         self._config = config
         self._scope = Scope("embedded")
-        self._origin = LoopOrigin()
+        self._origin = LoopOrigin(is_of_database=True)
         self._parts: _Parts | None = None
         """Set once, when it is open."""
         self._opening: _Opening | None = None

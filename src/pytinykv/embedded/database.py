@@ -123,7 +123,7 @@ class Database:
         """For messages."""
         self.engine: Final = engine
         self.is_relaxed: Final = is_relaxed
-        self.origin: Final = ProcessOrigin()
+        self.origin: Final = ProcessOrigin(is_of_database=True)
         self._directory = directory
         self._gone: EngineError | None = None
         """Set once, by `check_place`: the directory is not where it was."""

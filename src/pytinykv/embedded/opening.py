@@ -48,7 +48,8 @@ def open_database(
     disk that hangs can't be interrupted.
 
     Raises `InvalidArgumentError`; `DatabaseInUseError`, which names the process that has it open; `DatabaseMismatchError` for
-    a directory with something else in it, or a newer format; `DatabaseCorruptError`; `DatabaseFullError`; `DatabaseError`.
+    a directory with something else in it, or a newer format; `DatabaseCorruptError`; `DatabaseFullError`; `DatabaseError`;
+    `ClientForkedError` in a process that was forked from one that has had a database on disk open.
     """
     config = checked_config(config, timeout)
     core = EmbeddedCore(*open_parts(path, durability=durability, history_s=history_s), config)
@@ -79,6 +80,8 @@ def open_parts(
 def _open_engine(path: str | os.PathLike[str] | None, *, durability: Durability, history_s: float) -> Database:
     if durability not in get_args(Durability):
         raise InvalidArgumentError(f'durability must be "full" or "relaxed", not {durability!r}')
+    if not isinstance(history_s, int | float):
+        raise InvalidTypeError(f"history_s must be a number of seconds, not {history_s!r}")
     if not 0 < history_s < HISTORY_S_MAX:
         raise InvalidArgumentError(f"history_s must be a positive number of seconds, not {history_s!r}")
     is_relaxed = durability == "relaxed"
@@ -90,9 +93,12 @@ def _open_engine(path: str | os.PathLike[str] | None, *, durability: Durability,
         raise InvalidTypeError(
             f"path must be a string or a path, or None for a database in memory, not {path!r}"
         ) from None
+    if "\0" in name:
+        raise InvalidArgumentError(f"path has a null byte in it, which no file can have in its name: {name!r}")
     if not name:
         raise InvalidArgumentError("path is empty: name a directory, or give None for a database in memory")
     try:
+        RocksEngine.check_process()  # before anything is made in the directory
         directory = DataDirectory.open(Path(name), kind=DataKind.EMBEDDED)
         try:
             engine = RocksEngine.open(directory.engine_path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pytinykv.client.errors import (
     ClientClosedError,
     ClientError,
+    ClientForkedError,
     DatabaseCorruptError,
     DatabaseError,
     DatabaseFullError,
@@ -28,6 +29,7 @@ from pytinykv.storage import (
     DiskFullError,
     EngineClosedError,
     EngineError,
+    EngineForkedError,
 )
 from pytinykv.transaction.errors import (
     AlreadyExists,
@@ -97,8 +99,10 @@ def engine_error(error: EngineError, *, may_have_written: bool = False) -> Clien
     )
 
 
-def opening_error(error: EngineError) -> DatabaseError:
+def opening_error(error: EngineError) -> ClientError:
     """Return the client's error for a database that can't be opened."""
+    if isinstance(error, EngineForkedError):
+        return ClientForkedError(str(error))
     if isinstance(error, DataDirectoryInUseError):
         return DatabaseInUseError(str(error), holder_pid=error.holder_pid)
     return _KINDS.get(type(error), DatabaseError)(str(error))

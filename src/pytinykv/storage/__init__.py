@@ -1,7 +1,7 @@
 """Storage engines: ordered, atomic, crash-safe maps of bytes to bytes in a few column families.
 
     engine          what an engine promises: read its rules first       changes     writes as plain tuples, for logs
-    rocks           the production engine over RocksDB; its parts: rocks_read, rocks_options, rocks_errors, rocks_size, wal
+    rocks           the production engine over RocksDB; its parts: rocks_read, rocks_options, rocks_errors, …
     memory          the engine of tests and simulation, which can lose what was not synced and fail on command; with versions
     data_dir        guards the directory on disk: one process at a time, and never the data of another cluster or store
 
@@ -25,6 +25,7 @@ from pytinykv.storage.errors import (
     DiskFullError,
     EngineClosedError,
     EngineError,
+    EngineForkedError,
     UnknownColumnFamilyError,
 )
 from pytinykv.storage.memory import Faults, MemoryEngine
@@ -44,6 +45,7 @@ __all__ = [
     "Engine",
     "EngineClosedError",
     "EngineError",
+    "EngineForkedError",
     "Faults",
     "MemoryEngine",
     "Reader",

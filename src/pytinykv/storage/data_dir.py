@@ -60,6 +60,13 @@ class DataKind(StrEnum):
     EMBEDDED = "embedded"
 
 
+_OWNERS: Final = {
+    DataKind.STORE: "a store",
+    DataKind.SCHEDULER: "a scheduler",
+    DataKind.EMBEDDED: "an embedded database",
+}
+
+
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a data directory is."""
 
@@ -207,8 +214,10 @@ def _lock(path: Path) -> int:
 def _in_use(path: Path, content: bytes) -> DataDirectoryInUseError:
     lines = content.decode(errors="replace").splitlines()
     pid = int(lines[0]) if lines and lines[0].isdecimal() else None
+    advice = "stop it, or choose another data directory"
     if pid == os.getpid():
         holder = f"this process already (pid {pid})"
+        advice = "use what it has opened, in all of its threads, or close that first"
     elif pid is not None:
         holder = f"the process with pid {pid}"
     else:
@@ -216,7 +225,7 @@ def _in_use(path: Path, content: bytes) -> DataDirectoryInUseError:
     if len(lines) > 2:
         holder += f" on host {lines[1]}, since {lines[2]}"
     return DataDirectoryInUseError(
-        f"{path} is in use by {holder}: stop it, or choose another data directory", holder_pid=pid
+        f"{path} is in use by {holder}: {advice}", holder_pid=pid
     )
 
 
@@ -232,7 +241,7 @@ def _read_or_create_identity(path: Path, kind: DataKind) -> Identity:
     identity = _decode_identity(file, content)
     if identity.kind is not kind:
         raise DataDirectoryMismatchError(
-            f"{path} holds the data of a {identity.kind.value}, not of a {kind.value}: choose another data directory"
+            f"{path} holds the data of {_OWNERS[identity.kind]}, not of {_OWNERS[kind]}: choose another data directory"
         )
     return identity
 
@@ -263,9 +272,9 @@ def _explain(path: Path, error: OSError) -> EngineError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"no space left on the device of {path}: free some, then restart")
     if error.errno == errno.EROFS:
-        return DataDirectoryError(f"can't write to {path}: its file system is mounted read-only ({error})")
+        return DataDirectoryError(f"can't write to {path}: its file system is mounted read-only ({error}): choose another path")
     if isinstance(error, PermissionError):
         return DataDirectoryError(f"no permission to use {path}: check owner and mode ({error})")
     if isinstance(error, FileExistsError | NotADirectoryError):
-        return DataDirectoryError(f"{path} is not a directory ({error})")
-    return DataDirectoryError(f"can't use {path}: {error}")
+        return DataDirectoryError(f"{path} is not a directory ({error}): choose another path")
+    return DataDirectoryError(f"can't use {path}: {error}; choose another path, or mend this one")

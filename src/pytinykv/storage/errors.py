@@ -7,6 +7,7 @@
     ├── CorruptionError              stored bytes are damaged; `.file` names the file
     ├── EngineClosedError            the engine (or a snapshot of it) was used after `close`
     ├── UnknownColumnFamilyError     no such column family (a programming error of the caller)
+    ├── EngineForkedError            a forked child can't open an engine, as its parent had one open
     └── DataDirectoryError           the data directory can't be used by this process
         ├── DataDirectoryInUseError      another process holds it; `.holder_pid` names it
         └── DataDirectoryMismatchError   it belongs to another cluster, store, kind or format version
@@ -43,6 +44,10 @@ class EngineClosedError(EngineError):
 
 class UnknownColumnFamilyError(EngineError):
     """The engine has no column family of that name."""
+
+
+class EngineForkedError(EngineError):
+    """A process that was forked from one with an engine can't open any: the engine's threads are the parent's."""
 
 
 class DataDirectoryError(EngineError):

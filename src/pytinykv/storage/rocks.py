@@ -35,6 +35,7 @@ from typing import Any
 
 import rocksdict
 
+from pytinykv.storage import rocks_forks
 from pytinykv.storage.engine import ColumnFamily, Reader, WriteBatch
 from pytinykv.storage.errors import EngineClosedError, EngineError
 from pytinykv.storage.handles import ByFamily, Dependents, keep_for_ever
@@ -125,6 +126,11 @@ class RocksEngine:
         self._written_bytes = 0
         """Of all batches written so far. Moved by the thread that writes."""
 
+    @staticmethod
+    def check_process() -> None:
+        """Raise EngineForkedError where `open` would."""
+        rocks_forks.check()
+
     @classmethod
     def open(cls, path: Path | str, config: RocksConfig | None = None) -> RocksEngine:
         """Open the database in directory `path`, made if missing. Its parent must exist.
@@ -132,8 +138,10 @@ class RocksEngine:
         Raises:
             DataDirectoryInUseError: another process has it open.
             CorruptionError: a file is damaged or missing; the message names it.
+            EngineForkedError: this process was forked from one that has had a database open.
             DiskFullError, EngineError: as they say.
         """
+        rocks_forks.note_use()
         path = Path(path)
         options = RocksOptions(config or RocksConfig())
         try:
