@@ -13,12 +13,15 @@ from pytinykv.client.txn.sync import Snapshot, Transaction
 from pytinykv.client.txn.transaction import AsyncTransaction
 from pytinykv.testing.aio import AsyncCluster, AsyncStore
 
+PARTS = {"start_commit", "fail_commit", "finish_commit"}
+"""Of `commit`, for the embedded face."""
+
 
 @pytest.mark.parametrize(
     ("blocking", "asynchronous", "of_one_only"),
     [
         (RawClient, AsyncRawClient, {"pages"}),
-        (Transaction, AsyncTransaction, {"abandon", "begin", "begin_as", "pages"}),
+        (Transaction, AsyncTransaction, PARTS | {"abandon", "begin", "begin_as", "pages"}),
         (Snapshot, AsyncSnapshot, {"begin", "pages"}),
         (Client, AsyncClient, {"open", "run"}),
         (testing.Cluster, AsyncCluster, {"do"}),

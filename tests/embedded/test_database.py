@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -68,6 +69,36 @@ def test_threads_that_count_lose_no_step(db: pytinykv.Client) -> None:
     for thread in threads:
         thread.join(60)
     assert db.snapshot().get(b"n") == b"100"
+
+
+def test_transactions_that_have_ended_leave_nothing_to_the_garbage_collector(db: pytinykv.Client) -> None:
+    """Else they cost its time, and stay in memory until then."""
+
+    def commit() -> None:
+        with db.transaction() as txn:
+            txn.put(b"k", b"v")
+            txn.get(b"k")
+
+    def commit_nothing() -> None:
+        with db.transaction() as txn:
+            txn.get(b"k")
+
+    def roll_back() -> None:
+        txn = db.transaction(pessimistic=True)
+        txn.put(b"k", b"v")
+        txn.rollback()
+
+    ways = (commit, commit_nothing, roll_back)
+    for way in ways:
+        way()
+    gc.collect()
+    gc.disable()
+    try:
+        for way in ways:
+            way()
+            assert gc.collect() == 0, way.__name__
+    finally:
+        gc.enable()
 
 
 def test_a_closed_database_says_so(tmp_path: Path) -> None:

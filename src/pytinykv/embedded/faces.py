@@ -1,7 +1,7 @@
 """The blocking transactions and snapshots of an embedded database: those of a cluster, with short cuts.
 
-A read that needs neither a network nor a wait goes straight to the engine, in the caller's thread, without a coroutine.
-Everything else is inherited.
+What needs no network goes straight to the database, in the caller's thread and without a coroutine: beginning, reading a key,
+committing. Everything else is inherited.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pytinykv.client.arguments import checked_key
 from pytinykv.client.core import Core
 from pytinykv.client.errors import ConcurrentUseError
 from pytinykv.client.txn.sync import Snapshot, Transaction
+from pytinykv.client.txn.transaction import AsyncTransaction
 from pytinykv.embedded.backend import LocalBackend
-from pytinykv.embedded.oracle import OpenView
+from pytinykv.embedded.oracle import LocalTxn, OpenView
 
 
 class LocalSnapshot(Snapshot):
@@ -35,17 +36,23 @@ class LocalSnapshot(Snapshot):
 class LocalTransaction(Transaction):
     """See `Transaction`. What its snapshot shows is not collected as long as it is there."""
 
-    def __init__(self, core: Core, *, pessimistic: bool, timeout: float | None) -> None:
-        backend = core.client.transactions.backend
+    def _make(self, core: Core, *, pessimistic: bool, timeout: float | None) -> AsyncTransaction:
+        transactions = core.client.transactions
+        backend = transactions.backend
         assert isinstance(backend, LocalBackend)
         self._local = backend
-        super().__init__(core, pessimistic=pessimistic, timeout=timeout)
         self._ending = threading.Lock()
-        """Held by the call that ends it."""
+        """Held by the call that commits it."""
+        return transactions.transaction(pessimistic=pessimistic, timeout=timeout)
 
     def _begin(self) -> None:
         local = self._local
-        txn = local.database.begin(local.deadline(self._timeout), is_pessimistic=self._is_pessimistic)
+        local.check()
+        view = local.database.oracle.begin()
+        if view is None:
+            txn = local.database.begin(local.deadline(self._timeout), is_pessimistic=self._is_pessimistic)
+        else:
+            txn = LocalTxn(view, is_pessimistic=self._is_pessimistic)
         self._inner.begin_as(txn)
         self._view = txn.view
 
@@ -68,6 +75,23 @@ class LocalTransaction(Transaction):
         if not self._ending.acquire(blocking=False):
             raise ConcurrentUseError(f"commit of {self!r} while another thread commits it")
         try:
-            return super().commit(timeout=timeout)
+            return self._commit(self._local.deadline(self._limit(timeout)))
         finally:
             self._ending.release()
+
+    def _commit(self, deadline: float) -> int | None:
+        """As `AsyncTransaction.commit`."""
+        inner, database = self._inner, self._local.database
+        txn, writes = inner.start_commit()
+        assert isinstance(txn, LocalTxn)
+        commit_ts = None
+        try:
+            if writes:
+                commit_ts = database.commit(txn, writes, deadline)
+            else:
+                database.end(txn)  # of locks without writes
+        except BaseException as error:
+            inner.fail_commit(error)
+            raise
+        inner.finish_commit(commit_ts)
+        return commit_ts

@@ -45,22 +45,21 @@ def _wall_ms() -> int:
 class OpenView(SnapshotView):
     """A snapshot as a reader holds it. As long as it is there, what it shows is not collected."""
 
-    __slots__ = ("__weakref__", "_open", "cursors")
+    __slots__ = ("__weakref__", "_open", "_reference", "cursors")
 
-    def __init__(self, ts: int, open_: dict[int, weakref.ref[OpenView]]) -> None:
+    def __init__(self, ts: int, open_: set[weakref.ref[OpenView]]) -> None:
         super().__init__(ts)
         self.cursors: list[Cursor] = []
         """Cursors of the engine on a state that holds all that the view shows; taken out for a read, and put back."""
         self._open = open_
-        open_[id(self)] = weakref.ref(self)
+        self._reference = weakref.ref(self, open_.discard)
+        """Stands in `_open` until the view is released, or gone."""
+        open_.add(self._reference)
 
     def release(self) -> None:
         """Take note that nothing is read at it any more. Any number of times."""
-        self._open.pop(id(self), None)
+        self._open.discard(self._reference)
         self.cursors.clear()
-
-    def __del__(self) -> None:
-        self._open.pop(id(self), None)
 
 
 class LocalTxn(Txn):
@@ -94,8 +93,8 @@ class Oracle:
         """The smallest of them: what begins now stays below. 0 without a group."""
         self._published = QuietEvent()
         """Set while no group is under way."""
-        self._open: dict[int, weakref.ref[OpenView]] = {}
-        """By id, all views that are held."""
+        self._open: set[weakref.ref[OpenView]] = set()
+        """All views that are held."""
 
     def wall_ts(self) -> int:
         """Return what the wall clock shows, as a timestamp."""
@@ -154,6 +153,11 @@ class Oracle:
             return 0
         return now + (WINDOW_MS << LOGICAL_BITS)
 
+    @property
+    def is_near_bound(self) -> bool:
+        """Whether the commits of the group under way come near the bound: `wants_bound` would say so, but takes longer."""
+        return self._commit_ts + _HALF_WINDOW >= self.durable_bound
+
     def on_bound_durable(self, bound: int) -> None:
         """Take note that a bound is on the disk."""
         with self._mutex:
@@ -202,7 +206,7 @@ class Oracle:
 
     def views(self) -> list[OpenView]:
         """Return all views that are held."""
-        return [view for reference in list(self._open.values()) if (view := reference()) is not None]
+        return [view for reference in list(self._open) if (view := reference()) is not None]
 
     def oldest_open(self) -> int:
         """Return the greatest timestamp that nothing is below that is open now, or begins from now on."""

@@ -175,7 +175,7 @@ def test_a_reader_pushes_a_prewritten_transaction_and_passes() -> None:
         assert [pair async for pair in snapshot.scan()] == [(b"a", b"1"), (b"z", b"1")]
         assert loop.time() - began < 0.5, "nobody waits for the owner"
         assert await commit._commit_primary() > snapshot.ts
-        txn._phase = Phase.COMMITTED
+        txn._progress.phase = Phase.COMMITTED
         assert await snapshot.get(b"z") == b"1"
         assert await get_all(client) == {"a": 2, "z": 2}
 
@@ -211,7 +211,7 @@ def test_a_pessimistic_lock_whose_owner_is_gone_runs_out() -> None:
         async def lock() -> None:
             txn = await other.transaction(pessimistic=True)
             await txn.lock(b"a", b"z")
-            txn._phase = Phase.UNDETERMINED  # a killed process gives no warning
+            txn._progress.phase = Phase.UNDETERMINED  # a killed process gives no warning
 
         await cluster.clients[1].spawn("lock", lock())
         await cluster.clients[1].crash()
@@ -419,7 +419,7 @@ def test_the_clock_of_the_scheduler_steps_back(*, restarts: bool) -> None:
         async def lock() -> None:
             txn = await other.transaction(pessimistic=True)
             await txn.lock(b"z")
-            txn._phase = Phase.UNDETERMINED  # a killed process gives no warning
+            txn._progress.phase = Phase.UNDETERMINED  # a killed process gives no warning
 
         await cluster.clients[1].spawn("lock", lock())
         await cluster.clients[1].crash()
@@ -535,7 +535,7 @@ def test_secondaries_that_no_room_is_left_for_are_left_when_the_time_is_over() -
             backend_of(client)._parts, txn._begun(), txn.buffered.freeze(str), backend_of(client).deadline(2)
         )
         commit._commit_keys = lambda *_: asyncio.sleep(3600)  # type: ignore[method-assign,assignment]
-        txn._phase = Phase.COMMITTED
+        txn._progress.phase = Phase.COMMITTED
         began = asyncio.get_running_loop().time()
         assert await commit.run()
         assert asyncio.get_running_loop().time() - began < 3

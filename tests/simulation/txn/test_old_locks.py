@@ -58,7 +58,7 @@ async def committed_primary(client: AsyncClient) -> int:
 async def locked(client: AsyncClient) -> int:
     txn = await client.transaction(pessimistic=True)
     await txn.lock(b"a", b"z")
-    txn._phase = Phase.UNDETERMINED  # a killed process gives no warning
+    txn._progress.phase = Phase.UNDETERMINED  # a killed process gives no warning
     return txn.start_ts
 
 

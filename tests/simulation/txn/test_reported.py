@@ -53,7 +53,7 @@ def test_a_reader_blocked_by_a_secondary_passes_a_primary_that_is_still_pessimis
         assert await snapshot.get(b"z") == b"1"
         assert [pair async for pair in snapshot.scan()] == [(b"a", b"1"), (b"z", b"1")]
         assert loop.time() - began < 0.5, "nobody waits for the owner"
-        txn._phase = Phase.ACTIVE
+        txn._progress.phase = Phase.ACTIVE
         commit_ts = await txn.commit()
         assert commit_ts is not None
         assert commit_ts > snapshot.ts
@@ -188,7 +188,7 @@ def test_a_transaction_that_a_reader_has_rolled_back_can_not_commit_when_it_is_l
         assert await locks_of(client) == []
         for _ in range(3):  # rollbacks of others, at both keys, take the place of records that no one has to keep
             await prewrite_and_roll_back(other, a=3, z=3)
-        txn._phase = Phase.ACTIVE
+        txn._progress.phase = Phase.ACTIVE
         with pytest.raises(TransactionError) as refused:
             await txn.commit()
         assert isinstance(refused.value, TransactionAbortedError | WriteConflictError)

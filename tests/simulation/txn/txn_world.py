@@ -128,7 +128,7 @@ async def prewrite_only(client: AsyncClient, txn: AsyncTransaction, keys: set[by
     await commit._choose_phases()
     commit._writes = [write for write in writes if keys is None or write.key in keys]
     await commit._prewrite_all()
-    txn._phase = Phase.UNDETERMINED
+    txn._progress.phase = Phase.UNDETERMINED
 
 
 async def prewrite_and_roll_back(client: AsyncClient, **pairs: int) -> None:

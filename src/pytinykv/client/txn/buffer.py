@@ -104,6 +104,8 @@ class WriteBuffer:
         """Take nothing any more; return all writes in the order of their keys."""
         with self._mutex:
             self._is_frozen = reason
+            if len(self._writes) == 1:
+                return [*self._writes.values()]
             return [self._writes[key] for key in self._in_order()]
 
     def has(self, key: bytes) -> bool:

@@ -47,15 +47,16 @@ class TransactionManager:
 
     def __init__(self, backend: TransactionBackend) -> None:
         self.backend = backend
-        self._open: weakref.WeakSet[AsyncTransaction] = weakref.WeakSet()
-        """All that may not have ended."""
+        self._open: set[weakref.ref[AsyncTransaction]] = set()
+        """All that may not have ended; threads begin and end them at any time. A `WeakSet` takes longer, and may not be
+        listed meanwhile."""
         self._left_open = 0
         """How many had something to lose when the client closed."""
 
     def transaction(self, *, pessimistic: bool, timeout: float | None) -> AsyncTransaction:
         """Return a transaction that has not begun."""
         txn = AsyncTransaction(self.backend, pessimistic=pessimistic, timeout=timeout)
-        self._open.add(txn)
+        self._open.add(weakref.ref(txn, self._open.discard))
         return txn
 
     def snapshot(self, ts: int | None, timeout: float | None) -> AsyncSnapshot:
@@ -76,8 +77,9 @@ class TransactionManager:
 
     async def abandon_all(self, deadline: float) -> None:
         """End all open transactions because the client closes; locks are released if there is time."""
-        for txn in list(self._open):
-            self._left_open += await txn.abandon(deadline)
+        for reference in list(self._open):
+            if (txn := reference()) is not None:
+                self._left_open += await txn.abandon(deadline)
 
     def warn_left_open(self) -> None:
         """Warn of transactions that were neither committed nor rolled back when the client closed; once."""

@@ -3,6 +3,7 @@
 ForeignLock     another transaction's lock, as a store has told of it
 SnapshotView    a snapshot: its timestamp, and the transactions whose locks it may pass
 BufferedWrite   what a transaction does to a key
+Progress        how far a transaction is
 Txn             what the cluster has to know of a transaction: identity, primary, the locks it holds
 """
 
@@ -120,6 +121,27 @@ class Phase(Enum):
     FAILED = "ended by an error of its commit"
     UNDETERMINED = "of unknown fate"
     ABANDONED = "closed with its client"
+
+
+class Progress:
+    """How far a transaction is, for its parts to ask.
+
+    They hold this and not the transaction: with a cycle of the two, each transaction would stay in memory until the garbage
+    collector comes by.
+    """
+
+    __slots__ = ("phase", "start_ts")
+
+    def __init__(self) -> None:
+        self.phase = Phase.ACTIVE
+        """Moved by the transaction, as its module draws it, only ever forward."""
+        self.start_ts: int | None = None
+        """Set once, when it has begun."""
+
+    def why_closed(self) -> str:
+        """Return what a call is told that comes too late."""
+        begun = "" if self.start_ts is None else f" that began at {self.start_ts}"
+        return f"the transaction{begun} is {self.phase.value}; begin a new one"
 
 
 class Txn:

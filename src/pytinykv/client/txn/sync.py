@@ -113,11 +113,14 @@ class Transaction(_Reads):
     """
 
     def __init__(self, core: Core, *, pessimistic: bool, timeout: float | None) -> None:
-        self._inner = core.run_plain(lambda db: db.transaction(pessimistic=pessimistic, timeout=timeout))
+        self._inner = self._make(core, pessimistic=pessimistic, timeout=timeout)
         super().__init__(core, self._inner, timeout)
         self._is_pessimistic = pessimistic
         self._value_bytes_max = core.config.value_bytes_max
         self._begin()
+
+    def _make(self, core: Core, *, pessimistic: bool, timeout: float | None) -> AsyncTransaction:
+        return core.run_plain(lambda db: db.transaction(pessimistic=pessimistic, timeout=timeout))
 
     def _begin(self) -> None:
         self._run(self._inner.begin(), None)
@@ -207,7 +210,7 @@ class Transaction(_Reads):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._inner.phase is not Phase.ACTIVE:
+        if not self._inner.is_active:
             return  # ended within the block
         if kind is not None:
             self.rollback()

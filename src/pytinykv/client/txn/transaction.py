@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pytinykv.client.arguments import checked_key, checked_keys, checked_value
 from pytinykv.client.errors import ClientError, ConcurrentUseError, TransactionAbortedError, TransactionClosedError
@@ -30,7 +31,17 @@ from pytinykv.client.txn.buffer import WriteBuffer
 from pytinykv.client.txn.merging import MergingPages
 from pytinykv.client.txn.read_set import ReadSet
 from pytinykv.client.txn.reads import AsyncReads
-from pytinykv.client.txn.records import LOCK, BufferedWrite, Phase, SnapshotView, Txn
+from pytinykv.client.txn.records import LOCK, BufferedWrite, Phase, Progress, SnapshotView, Txn
+
+_ACTIVE: Final = Phase.ACTIVE
+_COMMITTING: Final = Phase.COMMITTING
+_COMMITTED: Final = Phase.COMMITTED
+"""Looked up once: CPython 3.11 takes as long to look a member of an enumeration up as to call a function."""
+_NOT_BEGUN: Final = SnapshotView(0)
+"""In place of the snapshot of a transaction that has not begun; nothing is read at it."""
+_UNUSED_MUTEX: Final[AbstractAsyncContextManager[None]] = nullcontext()
+"""An optimistic transaction takes no locks."""
+_NOTHING_READ: Final = ReadSet()
 
 
 class AsyncTransaction(AsyncReads):
@@ -63,25 +74,25 @@ class AsyncTransaction(AsyncReads):
             is_pessimistic=pessimistic, keys_max=config.transaction_keys_max, bytes_max=config.transaction_bytes_max
         )
         self._value_bytes_max = config.value_bytes_max
-        self._phase = Phase.ACTIVE
-        """Moves as the module's text draws it, only ever forward: `commit`, `rollback` and `abandon` move it."""
+        self._progress = Progress()
+        """Its phase moves as the module's text draws it: `commit`, `rollback` and `abandon` move it."""
         self._txn: Txn | None = None
         """Set once, when it has begun."""
-        self._view = SnapshotView(0)
-        """The snapshot that it reads; of timestamp 0, and never used, until it has begun."""
+        self._view = _NOT_BEGUN
+        """The snapshot that it reads."""
         self._commit_ts: int | None = None
         """Set once, when the commit has succeeded with something to write."""
         self._calls = 0
         """Calls under way that belong to it."""
-        self._locking = backend.mutex()
+        self._locking = backend.mutex() if pessimistic else _UNUSED_MUTEX
         """One call at a time takes locks: what a failed one releases must not be another's."""
-        self._read = ReadSet()
-        """What a pessimistic transaction has read from its snapshot."""
+        self._read = ReadSet() if pessimistic else _NOTHING_READ
+        """What a pessimistic transaction has read from its snapshot; an optimistic one adds nothing."""
 
     def __repr__(self) -> str:
         kind = "pessimistic" if self._is_pessimistic else "optimistic"
         begun = f"begun at {self._txn.start_ts}" if self._txn is not None else "not begun"
-        return f"<{type(self).__name__}, {kind}, {begun}, {self._phase.value}, {len(self._buffer)} writes>"
+        return f"<{type(self).__name__}, {kind}, {begun}, {self._progress.phase.value}, {len(self._buffer)} writes>"
 
     @property
     def start_ts(self) -> int:
@@ -96,12 +107,12 @@ class AsyncTransaction(AsyncReads):
     @property
     def phase(self) -> Phase:
         """How far it is."""
-        return self._phase
+        return self._progress.phase
 
     @property
     def is_active(self) -> bool:
         """Whether it can still be used."""
-        return self._phase is Phase.ACTIVE
+        return self._progress.phase is _ACTIVE
 
     @property
     def view(self) -> SnapshotView:
@@ -247,9 +258,9 @@ class AsyncTransaction(AsyncReads):
         values = await self._backend.lock(
             txn, keys, deadline, at_snapshot=at_snapshot, must_not_exist=must_not_exist, read=read
         )
-        if self._phase is not Phase.ACTIVE:
+        if self._progress.phase is not _ACTIVE:
             await self._backend.rollback(txn, deadline)
-            raise TransactionClosedError(self._why_closed())
+            raise TransactionClosedError(self._progress.why_closed())
         return values
 
     async def _lock_new(self, key: bytes, deadline: float) -> None:
@@ -277,52 +288,73 @@ class AsyncTransaction(AsyncReads):
         `ConcurrentUseError` if another call of it is under way, after which it is still open.
         """
         self._refuse()
+        deadline = self._deadline(timeout)
+        txn, writes = self.start_commit()
+        commit_ts = None
+        try:
+            if writes:
+                commit_ts = await self._backend.commit(txn, writes, deadline)
+            else:
+                await self._backend.rollback(txn, deadline)  # of locks without writes
+        except BaseException as error:
+            self.fail_commit(error)
+            raise
+        self.finish_commit(commit_ts)
+        return commit_ts
+
+    # The parts of a commit, for faces that run what lies between by themselves.
+
+    def start_commit(self) -> tuple[Txn, list[BufferedWrite]]:
+        """Take no more calls; return what the backend has to commit. `fail_commit` or `finish_commit` has to follow.
+
+        Raises as `commit` what leaves it open, or was over before.
+        """
+        txn, progress = self._txn, self._progress
+        if txn is None or progress.phase is not _ACTIVE:
+            self._refuse()
+            txn = self._begun()
         if self._calls:
             raise ConcurrentUseError(
                 f"commit of {self!r} while {self._calls} of its calls are under way: wait for them first. Nothing was "
                 "committed, and the transaction is still open"
             )
-        txn = self._begun()
-        deadline = self._deadline(timeout)
-        self._phase = Phase.COMMITTING
-        writes = self._buffer.freeze(self._why_closed)
-        locked_only = [BufferedWrite(key, LOCK) for key in txn.locked if not self._buffer.has(key)]
-        try:
-            if not writes:
-                await self._backend.rollback(txn, deadline)  # of locks without writes
-                self._phase = Phase.COMMITTED
-                return None
-            writes = sorted([*writes, *locked_only])
-            self._commit_ts = await self._backend.commit(txn, writes, deadline)
-        except ClientError as error:
-            self._phase = Phase.UNDETERMINED if error.undetermined else Phase.FAILED
-            raise
-        except BaseException:
-            self._phase = Phase.UNDETERMINED
-            raise
-        self._phase = Phase.COMMITTED
-        return self._commit_ts
+        progress.phase = _COMMITTING
+        writes = self._buffer.freeze(progress.why_closed)
+        if writes and txn.locked:
+            writes.extend(BufferedWrite(key, LOCK) for key in txn.locked if not self._buffer.has(key))
+            writes.sort()
+        return txn, writes
+
+    def fail_commit(self, error: BaseException) -> None:
+        """Take note of what the backend has raised."""
+        is_known = isinstance(error, ClientError) and not error.undetermined
+        self._progress.phase = Phase.FAILED if is_known else Phase.UNDETERMINED
+
+    def finish_commit(self, commit_ts: int | None) -> None:
+        """Take note that it is committed; None: there was nothing to write."""
+        self._commit_ts = commit_ts
+        self._progress.phase = _COMMITTED
 
     async def rollback(self, *, timeout: float | None = None) -> None:
         """Forget all writes and release all locks. Does nothing after a commit that failed, or another rollback.
 
         Raises `TransactionClosedError` if it was committed. Locks that can't be reached run out by themselves.
         """
-        if self._phase in (Phase.ROLLED_BACK, Phase.FAILED, Phase.UNDETERMINED):
+        if self._progress.phase in (Phase.ROLLED_BACK, Phase.FAILED, Phase.UNDETERMINED):
             return
         self._refuse()
         deadline = self._deadline(timeout)
-        self._phase = Phase.ROLLED_BACK
-        self._buffer.freeze(self._why_closed)
+        self._progress.phase = Phase.ROLLED_BACK
+        self._buffer.freeze(self._progress.why_closed)
         if self._txn is not None:
             await self._backend.rollback(self._txn, deadline)
 
     async def abandon(self, deadline: float) -> bool:
         """End it because its client closes; return whether it had anything to lose. Locks are released if there is time."""
-        if self._phase is not Phase.ACTIVE:
+        if self._progress.phase is not _ACTIVE:
             return False
-        self._phase = Phase.ABANDONED
-        self._buffer.freeze(self._why_closed)
+        self._progress.phase = Phase.ABANDONED
+        self._buffer.freeze(self._progress.why_closed)
         held = self._txn is not None and bool(self._txn.locked)
         if held and self._txn is not None:
             await self._backend.rollback(self._txn, deadline)
@@ -339,15 +371,15 @@ class AsyncTransaction(AsyncReads):
 
     def begin_as(self, txn: Txn) -> None:
         """Begin as what the backend has begun; once, in place of `begin`."""
-        self._txn, self._view = txn, txn.view
+        self._txn, self._view, self._progress.start_ts = txn, txn.view, txn.start_ts
 
     def _refuse(self) -> None:
         self._refuse_closed()
         self._begun()
 
     def _refuse_closed(self) -> None:
-        if self._phase is not Phase.ACTIVE:
-            raise TransactionClosedError(self._why_closed())
+        if self._progress.phase is not _ACTIVE:
+            raise TransactionClosedError(self._progress.why_closed())
 
     def _refuse_lost(self, txn: Txn) -> None:
         if txn.lost is not None:
@@ -355,17 +387,13 @@ class AsyncTransaction(AsyncReads):
                 f"transaction {txn.start_ts} has lost its locks: {txn.lost}. Roll back, and run it again"
             )
 
-    def _why_closed(self) -> str:
-        begun = "" if self._txn is None else f" that began at {self._txn.start_ts}"
-        return f"the transaction{begun} is {self._phase.value}; begin a new one"
-
     def _begun(self) -> Txn:
         return self._required(self._txn)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._phase is not Phase.ACTIVE:
+        if self._progress.phase is not _ACTIVE:
             return  # ended within the block
         if kind is not None:
             await self.rollback()
@@ -377,7 +405,8 @@ class AsyncTransaction(AsyncReads):
             raise
 
     def __del__(self, warn: Any = warnings.warn) -> None:
-        if getattr(self, "_phase", None) is Phase.ACTIVE and self._txn is not None:
+        progress: Progress | None = getattr(self, "_progress", None)
+        if progress is not None and progress.phase is _ACTIVE and self._txn is not None:
             self._backend.abandon(self._txn)
             if len(self._buffer) or self._txn.locked:
                 warn(
