@@ -20,9 +20,13 @@ class Disk:
 
     def __init__(self) -> None:
         self.groups: list[int] = []
+        self.written: list[int] = []
         self.syncs = threading.Semaphore(0)
         self.is_syncing = threading.Event()
         self.errors: list[BaseException] = []
+
+    def write(self, group: list[Entry[object]]) -> None:
+        self.written.append(len(group))
 
     def make_durable(self, group: list[Entry[object]]) -> None:
         self.groups.append(len(group))
@@ -39,7 +43,7 @@ def disk() -> Disk:
 
 @pytest.fixture
 def groups(disk: Disk) -> GroupCommit:
-    return GroupCommit(threading.Lock(), disk.make_durable)  # type: ignore[arg-type]  # any entries
+    return GroupCommit(threading.Lock(), disk.write, disk.make_durable)  # type: ignore[arg-type]  # any entries
 
 
 class Caller(threading.Thread):
@@ -79,7 +83,7 @@ def test_those_who_come_during_a_sync_share_the_next_one(groups: GroupCommit, di
     wait_queued(groups, 8)
     disk.syncs.release(2)
     assert [caller.ended() for caller in (first, *others)] == list(range(9))
-    assert disk.groups == [1, 8]
+    assert disk.written == disk.groups == [1, 8]
 
 
 def test_one_that_fails_does_not_fail_the_others(groups: GroupCommit, disk: Disk) -> None:

@@ -139,7 +139,7 @@ class Database:
         deadlocks = LocalDeadlocks(monotonic)
         self.executor: Final = Executor(concurrency=ConcurrencyManager(), observer=deadlocks, monotonic=monotonic)
         deadlocks.attach(self.executor)
-        self.groups: Final = GroupCommit(self.writer, self._make_durable)
+        self.groups: Final = GroupCommit(self.writer, self._write_group, self._make_durable)
         self._written_bound = bound
         """The bound that was written last; durable after the next sync. Moved under the writer's lock."""
         self._synced_writes = 0
@@ -155,6 +155,8 @@ class Database:
         """Called under the writer's lock when all that was written is durable; set by what holds reads back until then."""
         self.closed = False
         """Set once, by `begin_close`."""
+        self._is_usable = True
+        """Moved once, by `begin_close` or, in a forked child, by `forget`."""
         self._is_released = False
         """Set once, by `release`."""
         self._closing = threading.Lock()
@@ -170,8 +172,8 @@ class Database:
 
     def check(self) -> None:
         """Raise `ClientForkedError` or `ClientClosedError` where the database can't be used."""
-        self.origin.check()
-        if self.closed:
+        if not self._is_usable:
+            self.origin.check()
             raise ClientClosedError(CLOSED)
 
     def check_writable(self) -> None:
@@ -272,21 +274,38 @@ class Database:
         def work() -> int:
             self.check_writable()
             commit_ts = self.oracle.next_commit()
-            try:
-                self._write_bound()  # afterwards, so that it is above, wherever the clock has leapt meanwhile
-            except EngineError as error:
-                raise engine_error(error) from error
-            try:
-                if plain is not None and self.port.commit_plain(plain, start_ts, commit_ts):
-                    return commit_ts
-            except EngineError as error:
-                raise engine_error(error, may_have_written=True) from error
+            if plain is not None and self.port.commit_plain(plain, start_ts, commit_ts):
+                return commit_ts
             return self._commit_evaluated(txn, writes, commit_ts)
 
         return work
 
+    def _write_group(self, group: list[Entry[Any]]) -> None:
+        """See `GroupCommit`: write what the commits of a group have left to be written together."""
+        try:
+            self._flush()
+        except EngineError as error:
+            self.port.drop_unwritten()
+            for entry in group:
+                if entry.error is None:
+                    entry.error = engine_error(error, may_have_written=True)
+        except BaseException:
+            self.port.drop_unwritten()
+            self.oracle.withhold()
+            raise
+
+    def _flush(self) -> None:
+        """Write what commits have left, and before that the bound above their timestamps, wherever the clock has leapt."""
+        if self.oracle.is_near_bound:
+            self._write_bound()
+        self.port.flush()
+
     def _commit_evaluated(self, txn: LocalTxn, writes: Sequence[BufferedWrite], commit_ts: Timestamp) -> int:
         """Commit what may be in conflict with others, or refuse it. Under the writer's lock."""
+        try:
+            self._flush()  # the engine has to hold what others of the group have committed
+        except EngineError as error:
+            raise engine_error(error) from error
         mutations = _mutations(txn, writes)
         command = Prewrite(
             mutations=mutations,
@@ -309,7 +328,6 @@ class Database:
         pause_s = LOCKED_PAUSE_S
         try:
             while True:
-                self.check()
                 try:
                     return self.groups.run(work, deadline)
                 except LockTimeoutError:
@@ -318,6 +336,7 @@ class Database:
                         raise
                     time.sleep(pause_s)
                     pause_s = min(2 * pause_s, LOCKED_PAUSE_S_MAX)
+                self.check()
         finally:
             self.end(txn)
 
@@ -497,11 +516,12 @@ class Database:
     def begin_close(self) -> bool:
         """Refuse calls from now on; return whether it is the caller that has to close: the first one, in this process."""
         with self._closing:
-            was_closed, self.closed = self.closed, True
+            was_closed, self.closed, self._is_usable = self.closed, True, False
         return not was_closed and self.origin.is_here
 
     def forget(self) -> None:
         """Make it unusable in a forked child: its threads and its lock are the parent's."""
+        self._is_usable = False
         self.reads = RefusingReads(self.check)
         keep_for_ever(self.engine)
         for view in self.oracle.views():

@@ -76,9 +76,17 @@ class Entry(Generic[_T]):
 class GroupCommit:
     """The queue of one database, and who leads. Thread-safe."""
 
-    def __init__(self, writer: threading.Lock, make_durable: Callable[[list[Entry[Any]]], None]) -> None:
-        """`make_durable(group)` is called once for each group, after its work, without the writer's lock."""
+    def __init__(
+        self,
+        writer: threading.Lock,
+        write: Callable[[list[Entry[Any]]], None],
+        make_durable: Callable[[list[Entry[Any]]], None],
+    ) -> None:
+        """Both are called once for each group: `write(group)` after its work, within the same hold of the writer's lock, and
+        `make_durable(group)` after that, without it.
+        """
         self._writer = writer
+        self._write = write
         self._make_durable = make_durable
         self._mutex = threading.Lock()
         """Guards what follows; held for moments."""
@@ -173,14 +181,16 @@ class GroupCommit:
     def _pass_on(self) -> bool:
         """Return whether this thread need not lead any more."""
         with self._mutex:
-            successor = next((entry for entry in self._queue if entry.on_done is None), None)
-            if successor is not None:
-                successor.leads = True
-                successor.done.release()
-            elif not self._queue:
+            if not self._queue:
                 self._is_led = False
                 self._idle.set()
-            return successor is not None or not self._queue
+                return True
+            for entry in self._queue:
+                if entry.on_done is None:
+                    entry.leads = True
+                    entry.done.release()
+                    return True
+            return False
 
     def _run_group(self) -> None:
         with self._mutex:
@@ -197,6 +207,7 @@ class GroupCommit:
                         entry.error = error
                     except BaseException as error:  # noqa: BLE001 - raised below: the others of the group go on
                         entry.error, interrupt = _interrupted(error), error
+                self._write(group)
             self._make_durable(group)
         except BaseException as error:
             for entry in group:

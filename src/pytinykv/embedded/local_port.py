@@ -59,7 +59,9 @@ class LocalPort:
         self.recent: Final = RecentCommits(newest_ts)
         """What transactions that are open may conflict with, in part."""
         self.writes: int = 0
-        """Batches written; only grows."""
+        """Batches that were given to the engine; only grows."""
+        self._unwritten: list[Change] = []
+        """What commits have left to `flush`, whole and in their order. Empty while nobody has the writer's lock."""
 
     def refusal(self) -> Exception | None:
         return None
@@ -78,14 +80,14 @@ class LocalPort:
         locks = self.reader.locks
         on_disk = [change for change in changes if change[1] != _LOCK_CODE]
         if on_disk:
+            for change in on_disk:
+                if change[1] == _WRITE_CODE and change[0] == PUT:
+                    self.recent.note(change[2][:-TS_BYTES], timestamp_of(change[2]))
             try:
                 self._write(on_disk)
             except Exception as error:  # noqa: BLE001 - the executor tells the caller
                 on_applied(error)
                 return
-            for change in on_disk:
-                if change[1] == _WRITE_CODE and change[0] == PUT:
-                    self.recent.note(change[2][:-TS_BYTES], timestamp_of(change[2]))
         for change in changes:
             if change[1] == _LOCK_CODE:
                 if change[0] == DELETE:
@@ -95,20 +97,32 @@ class LocalPort:
         on_applied(None)
 
     def commit_plain(self, writes: Sequence[PlainWrite], start_ts: Timestamp, commit_ts: Timestamp) -> bool:
-        """Commit writes if it is certain that nothing stands in the way; return whether that was so. Raises EngineError."""
+        """Commit writes if it is certain that nothing stands in the way; return whether that was so.
+
+        They are in the engine after the next `flush`, which has to come before anybody reads there what may be written here.
+        """
         recent = self.recent
         if self.reader.locks or not recent.has_none_since(writes, start_ts):
             return False
-        self._write(plain_commit(writes, start_ts, commit_ts))
-        for encoded, _ in writes:
-            recent.note(encoded, commit_ts)
+        recent.note_commit(writes, commit_ts)  # at once: for the other commits of the group it is there
+        self._unwritten += plain_commit(writes, start_ts, commit_ts)  # in one step: an interrupt leaves no half of it
         return True
+
+    def flush(self) -> None:
+        """Write what commits have left, in one batch. Raises EngineError, and does again when it is repeated."""
+        if self._unwritten:
+            self._write(self._unwritten)
+            self._unwritten = []
+
+    def drop_unwritten(self) -> None:
+        """Forget what could not be written."""
+        self._unwritten = []
 
     def _write(self, changes: list[Change]) -> None:
         batch = self._engine.write_batch()
         add_changes(batch, changes)
-        self._engine.write(batch)
         self.writes += 1
+        self._engine.write(batch)
 
     def is_undetermined(self, error: Exception) -> bool:
         return False  # nothing reads a lock in memory after the engine has failed

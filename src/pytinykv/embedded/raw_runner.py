@@ -64,6 +64,7 @@ class RawWrite:
         database = self._runner.database
         database.check_writable()
         try:
+            database.port.flush()  # first: what comes first in a group is not lost alone
             batch = database.engine.write_batch()
             result = self._fill(batch)
         except EngineError as error:

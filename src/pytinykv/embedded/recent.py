@@ -19,7 +19,8 @@ BYTES_MAX: Final = 1 << 20
 class RecentCommits:
     """The newest record of each key that has one above `since_ts`. Used under the writer's lock.
 
-    Invariant: every record in the engine is at or below `since_ts`, or at or below what stands here for its key.
+    Invariant: every record in the engine is at or below `since_ts`, or at or below what stands here for its key. Also when an
+    interrupt ends a call in its middle.
     """
 
     def __init__(self, since_ts: int) -> None:
@@ -34,14 +35,26 @@ class RecentCommits:
         """Of the keys that were noted since it began anew."""
 
     def note(self, encoded: bytes, timestamp: int) -> None:
-        """Take note of a record that is in the engine now."""
+        """Take note of a record before it is in the engine."""
+        self._newest_ts = max(self._newest_ts, timestamp)
         self._newest[encoded] = max(timestamp, self._newest.get(encoded, 0))
-        self._newest_ts = max(timestamp, self._newest_ts)
         self._bytes += len(encoded)
+        self._forget_if_full()
+
+    def note_commit(self, writes: Iterable[PlainWrite], commit_ts: int) -> None:
+        """As `note`, for the records of a commit; `has_none_since` has said that they are the newest of their keys."""
+        newest = self._newest
+        self._newest_ts = max(self._newest_ts, commit_ts)
+        for encoded, _ in writes:
+            newest[encoded] = commit_ts
+            self._bytes += len(encoded)
+        self._forget_if_full()
+
+    def _forget_if_full(self) -> None:
         if self._bytes > BYTES_MAX or len(self._newest) > KEYS_MAX:
+            self.since_ts = self._newest_ts
             self._newest.clear()
             self._bytes = 0
-            self.since_ts = self._newest_ts
 
     def has_none_since(self, writes: Iterable[PlainWrite], start_ts: int) -> bool:
         """Whether it is certain that no key of `writes` has a record at or above `start_ts`."""
