@@ -70,3 +70,24 @@ async def test_a_stop_finishes_the_piece_under_way_and_begins_no_other() -> None
     assert done == ["first"]
     worker.submit(lambda: done.append("late"), lambda _result: None)
     assert done == ["first"]
+
+
+def test_what_was_submitted_is_done_even_if_the_loop_is_closed_before_its_turn() -> None:
+    begun, may_end, done = threading.Event(), threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert may_end.wait(10.0)
+
+    async def submit() -> Scope:
+        scope = Scope("test")
+        worker = ThreadWorker(scope, "disk")
+        worker.submit(slow, lambda _result: None)
+        worker.submit(done.set, lambda _result: None)
+        return scope
+
+    scope = asyncio.run(submit())
+    assert begun.wait(10.0)
+    may_end.set()
+    assert done.wait(10.0)
+    assert scope.name == "test", "its thread ends by itself"

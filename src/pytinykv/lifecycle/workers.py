@@ -50,7 +50,7 @@ class ThreadWorker:
 
     The queue needs no bound of its own: a caller waits for the result before submitting more of the same. When the
     scope stops, the piece under way is finished and its result delivered while the loop lives; the rest is not begun, and
-    not kept, as it may hold files open.
+    not kept, as it may hold files open. When the loop is closed without a stop, what was submitted before is done.
     """
 
     def __init__(self, scope: Scope, name: str) -> None:
@@ -94,8 +94,10 @@ class ThreadWorker:
             self._began_at = None
             try:
                 self._loop.call_soon_threadsafe(on_done, result)
-            except RuntimeError:  # the loop is closed, so nothing waits any more
-                break
+            except (
+                RuntimeError
+            ):  # the loop is closed: nothing waits any more, but what was submitted may let go of files
+                self.finish()
         with suppress(queue.Empty):
             while True:
                 self._queue.get_nowait()
