@@ -119,7 +119,10 @@ def test_a_second_process_is_told_of_the_first(tmp_path: Path) -> None:
 
 
 def test_the_same_process_is_told_of_itself(tmp_path: Path) -> None:
-    with pytinykv.open(tmp_path), pytest.raises(DatabaseInUseError, match=r"this process already .* or close that first"):
+    with (
+        pytinykv.open(tmp_path),
+        pytest.raises(DatabaseInUseError, match=r"this process already .* or close that first"),
+    ):
         pytinykv.open(tmp_path)
 
 

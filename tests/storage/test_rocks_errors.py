@@ -15,7 +15,6 @@ from tests.small_disks import fill, mount_small_disk
 from tests.storage import full_disk
 from tests.storage.engines import SMALL, put
 
-from pytinykv.storage import rocks_forks
 from pytinykv.storage import (
     ColumnFamily,
     CorruptionError,
@@ -25,6 +24,7 @@ from pytinykv.storage import (
     DiskFullError,
     EngineError,
     RocksEngine,
+    rocks_forks,
 )
 from pytinykv.storage.data_dir import DataDirectory
 from pytinykv.storage.engine import Engine

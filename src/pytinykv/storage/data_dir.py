@@ -224,9 +224,7 @@ def _in_use(path: Path, content: bytes) -> DataDirectoryInUseError:
         holder = "another process"
     if len(lines) > 2:
         holder += f" on host {lines[1]}, since {lines[2]}"
-    return DataDirectoryInUseError(
-        f"{path} is in use by {holder}: {advice}", holder_pid=pid
-    )
+    return DataDirectoryInUseError(f"{path} is in use by {holder}: {advice}", holder_pid=pid)
 
 
 def _read_or_create_identity(path: Path, kind: DataKind) -> Identity:
@@ -272,7 +270,9 @@ def _explain(path: Path, error: OSError) -> EngineError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"no space left on the device of {path}: free some, then restart")
     if error.errno == errno.EROFS:
-        return DataDirectoryError(f"can't write to {path}: its file system is mounted read-only ({error}): choose another path")
+        return DataDirectoryError(
+            f"can't write to {path}: its file system is mounted read-only ({error}): choose another path"
+        )
     if isinstance(error, PermissionError):
         return DataDirectoryError(f"no permission to use {path}: check owner and mode ({error})")
     if isinstance(error, FileExistsError | NotADirectoryError):
