@@ -86,15 +86,20 @@ class Running:
         return self.process.wait(LIMIT_S)
 
     def children(self) -> dict[str, int]:
-        """Return the pids of its child processes by what they are: `scheduler`, `store-1`, …"""
-        found = {}
-        for listing in Path(f"/proc/{self.pid}/task").glob("*/children"):
-            for pid in map(int, listing.read_text().split()):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-                if "--data-dir" not in words:  # between fork and exec
-                    continue
-                found[Path(words[words.index("--data-dir") + 1]).name] = pid
-        return found
+        """As `children_of` its own pid."""
+        return children_of(self.pid)
+
+
+def children_of(parent: int) -> dict[str, int]:
+    """Return the pids of the child processes of a playground by what they are: `scheduler`, `store-1`, …"""
+    found = {}
+    for listing in Path(f"/proc/{parent}/task").glob("*/children"):
+        for pid in map(int, listing.read_text().split()):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            if "--data-dir" not in words:  # between fork and exec
+                continue
+            found[Path(words[words.index("--data-dir") + 1]).name] = pid
+    return found
 
 
 @contextmanager

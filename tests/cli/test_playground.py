@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
@@ -12,7 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.processes import LIMIT_S, Running, environment, is_alive, started, tinykv, tinykv_here, wait_until
+from tests.cli.processes import (
+    LIMIT_S,
+    Running,
+    children_of,
+    environment,
+    is_alive,
+    started,
+    tinykv,
+    tinykv_here,
+    wait_until,
+)
 
 ANY = ("--scheduler-addr", "127.0.0.1:0")
 ADDRESS = r"127\.0\.0\.1:[1-9]\d*"
@@ -117,6 +128,29 @@ def test_with_the_option_it_ends_with_the_parent_that_is_killed(tmp_path: Path, 
         parent.wait(LIMIT_S)
     wait_until(lambda: "nothing left behind" in output.read_text())
     wait_until(lambda: not list((tmp_path / "tmp").iterdir()))
+
+
+def test_a_terminal_that_is_closed_stops_it(tmp_path: Path, temporary: dict[str, str]) -> None:
+    """All its programs get SIGHUP at once, and what they still print goes nowhere."""
+    ours, theirs = os.openpty()
+    command = shlex.join([sys.executable, "-m", "pytinykv", "playground", *ANY, "--stores", "2"])
+    terminal, errors = os.ttyname(theirs), tmp_path / "errors"
+    on_the_terminal = f"exec {command} < {terminal} > {terminal} 2> {shlex.quote(str(errors))}"
+    process = subprocess.Popen(["/bin/sh", "-c", on_the_terminal], env=environment(**temporary), start_new_session=True)
+    try:
+        shown = ""
+        with os.fdopen(ours, "rb", buffering=0) as screen:
+            while "q quit" not in shown:
+                shown += screen.read(4096).decode(errors="replace")
+            children = children_of(process.pid)
+            assert len(children) == 3
+            os.close(theirs)
+        assert process.wait(LIMIT_S) == 0
+    finally:
+        process.kill()
+        process.wait(LIMIT_S)
+    wait_until(lambda: not any(is_alive(pid) for pid in children.values()))
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_killed_while_it_starts_it_leaves_no_process_behind(tmp_path: Path, temporary: dict[str, str]) -> None:

@@ -62,7 +62,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_stops_in_order_and_exits_0(number: int) -> None:
     process = start("""
         async def main(scope):
@@ -75,6 +75,26 @@ def test_signal_stops_in_order_and_exits_0(number: int) -> None:
     assert (status, errors) == (0, "")
     assert output.startswith("stage\n")
     assert "stopped, nothing left behind" in output
+
+
+def test_a_hangup_that_is_ignored_stays_ignored() -> None:
+    """As `nohup` wants it: the process outlives its terminal."""
+    process = start("""
+        import signal
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        async def main(scope):
+            async def say():
+                await asyncio.sleep(0.2)
+                print("still here", flush=True)
+            scope.start("say", say)
+        serve(main)
+    """)
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "still here\n"
+    process.send_signal(signal.SIGTERM)
+    status, _, errors = finish(process)
+    assert (status, errors) == (0, "")
 
 
 def test_main_that_returns_gives_its_status() -> None:

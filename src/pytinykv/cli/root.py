@@ -75,8 +75,9 @@ class LazyGroup(SuggestingGroup):
         if not SERVERS.isdisjoint(sys.argv[1:2]):
             # Until `run_process` puts its own handlers in place. SIGINT first: Python catches it already, by an exception, so
             # once SIGTERM is caught as well, both are caught by this.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, _leave_early)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:
+                    signal.signal(number, _leave_early)
         try:
             self.main(*args, **{"prog_name": "tinykv", **kwargs})
         except OSError as error:

@@ -2,7 +2,7 @@
 
 ```
                      main returns ─┐
-  SIGTERM, SIGINT ─────────────────┼──► watchdog armed ──► scope.stop() ──► loop closed ──► exit 0, or what main returned
+  SIGTERM, SIGINT, SIGHUP ─────────┼──► watchdog armed ──► scope.stop() ──► loop closed ──► exit 0, or what main returned
   something owned fails ───────────┘           │               │
                                                │               └─ something overran or is left ──► report, exit 3
   second signal ───────────────────────────────┼──────────────────────────────────────────────► what is stuck, exit 3
@@ -74,7 +74,8 @@ WRITE_S: Final = 1.0
 """How long a forced exit waits for a reader of what it prints."""
 FORCED_EXIT_S: Final = HARD_MARGIN_S + EXPLAIN_S + WRITE_S
 """How much longer than its deadline a stop may take at most."""
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What asks a process to stop; SIGHUP comes when its terminal is closed, and `nohup` has it ignored."""
 
 Main = Callable[[Scope], Coroutine[Any, Any, int | None]]
 
@@ -178,7 +179,8 @@ class _Process:
         self.watchdog.start()
         self.watch.start()
         for number in _SIGNALS:
-            self._previous_handlers[number] = signal.signal(number, self._on_signal)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous_handlers[number] = signal.signal(number, self._on_signal)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous_handlers.items():

@@ -11,7 +11,7 @@ import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from pytinykv.cli.config_file import NamedPath, config_file, config_option
 from pytinykv.cli.logs import log_options
 from pytinykv.cli.options import ListenAddress, option
+from pytinykv.cli.output import drop_output
 from pytinykv.cli.playground.cluster import STOP_S, LocalCluster, last_lines
 from pytinykv.cli.playground.home import Home, PlaygroundError
 from pytinykv.cli.playground.lines import cluster_ready_line, death_line, intro, report_lines, say
@@ -257,7 +258,18 @@ def _why_not_serving(regions: list, replicas: int) -> str:  # type: ignore[type-
 
 
 async def _show(scope: Scope, cluster: LocalCluster, observer: Observer) -> None:
-    """Draw the live picture, and obey keys, until cancelled."""
+    """Draw the live picture, and obey keys, until cancelled; a terminal that is closed ends nothing."""
+    try:
+        await _draw(scope, cluster, observer)
+    except OSError:  # by the end of the picture, too, which would hide that this was cancelled
+        drop_output()
+    task = asyncio.current_task()
+    if task is None or not task.cancelling():
+        await asyncio.Event().wait()
+    raise asyncio.CancelledError
+
+
+async def _draw(scope: Scope, cluster: LocalCluster, observer: Observer) -> NoReturn:
     from rich.console import Console
     from rich.live import Live
 

@@ -9,13 +9,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import termios
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from pytinykv.cli.playground.home import PlaygroundError
@@ -111,7 +111,7 @@ class Keys:
         self._on_change()
 
 
-@contextmanager
+@contextlib.contextmanager
 def keyboard(keys: Keys) -> Iterator[None]:
     """Hand keys over as they are typed, within the block; nothing where standard input is no terminal of ours."""
     descriptor = _terminal()
@@ -122,7 +122,10 @@ def keyboard(keys: Keys) -> Iterator[None]:
     before = termios.tcgetattr(descriptor)
 
     def read() -> None:
-        typed = os.read(descriptor, 64)
+        try:
+            typed = os.read(descriptor, 64)
+        except OSError:  # the terminal was closed
+            typed = b""
         if not typed:
             loop.remove_reader(descriptor)
         keys.press(typed.decode(errors="replace"))
@@ -133,7 +136,8 @@ def keyboard(keys: Keys) -> Iterator[None]:
         yield
     finally:
         loop.remove_reader(descriptor)
-        termios.tcsetattr(descriptor, termios.TCSANOW, before)
+        with contextlib.suppress(termios.error):  # the terminal was closed
+            termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
 def _terminal() -> int | None:

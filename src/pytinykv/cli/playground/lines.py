@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pytinykv.cli.output import drop_output
 from pytinykv.cli.playground.cluster import last_critical
 from pytinykv.lifecycle.ready_line import ready_line
 
@@ -50,11 +51,11 @@ def pastes(address: str) -> list[tuple[str, str]]:
 
 
 def say(line: str) -> None:
-    """Print a line; who started the playground may have closed its output, and that ends nothing."""
+    """Print a line; an output or terminal that was closed ends nothing."""
     try:
         print(line, flush=True)
-    except BrokenPipeError:
-        sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for the rest of the process
+    except OSError:
+        drop_output()
 
 
 def cluster_ready_line(scheduler: str, stores: Iterable[str]) -> str:
