@@ -7,6 +7,7 @@
         database                                       who may write, and when; what a close does
             │── oracle        timestamps, and what is visible       groups        commits share a sync
             │── local_port    the executor of `transaction`, with locks in memory
+            │── interrupts    Ctrl-C waits for the end of a step
             │── recent        the keys of recent commits: nobody was first at any other
             │── reads         views, pages of scans                 background    lock deadlines, garbage, relaxed syncs
             │

@@ -21,6 +21,7 @@ from pytinykv.client.txn.transaction import AsyncTransaction
 from pytinykv.embedded.backend import LocalBackend, drive
 from pytinykv.embedded.background import Background
 from pytinykv.embedded.database import Database
+from pytinykv.embedded.interrupts import UNINTERRUPTED
 
 if TYPE_CHECKING:
     from pytinykv.embedded.raw_runner import RawRunner
@@ -119,13 +120,14 @@ class EmbeddedCore:
         """See `Core`. Raises `ClientError` if what was committed last may not be durable, with relaxed durability."""
         database = self._database
         _open_cores.discard(self)
-        if not database.begin_close():
-            return
-        drive(self.client.transactions.abandon_all(0.0))
-        try:
-            self._background.stop()
-        finally:
-            self.client.transactions.warn_left_open()
+        with UNINTERRUPTED:  # a second call would not begin again
+            if not database.begin_close():
+                return
+            drive(self.client.transactions.abandon_all(0.0))
+            try:
+                self._background.stop()
+            finally:
+                self.client.transactions.warn_left_open()
 
     def abandon(self) -> None:
         _open_cores.discard(self)

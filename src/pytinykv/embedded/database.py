@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from pytinykv.client.errors import (
@@ -31,6 +32,7 @@ from pytinykv.client.origin import ProcessOrigin
 from pytinykv.client.txn.records import CHECK_NOT_EXISTS, DELETE, PUT, BufferedWrite
 from pytinykv.embedded import forks
 from pytinykv.embedded.groups import Entry, GroupCommit
+from pytinykv.embedded.interrupts import UNINTERRUPTED, interruptibly
 from pytinykv.embedded.local_port import LocalDeadlocks, LocalPort
 from pytinykv.embedded.oracle import LocalTxn, OpenView, Oracle
 from pytinykv.embedded.reads import EngineReads, RefusingReads
@@ -247,11 +249,12 @@ class Database:
 
     def extend_bound(self) -> None:
         """See to it that timestamps can be given for a while. Blocks for a sync."""
-        with self.writer:
-            bound = self._write_bound()
-        if bound:
-            self._sync()
-            self.oracle.on_bound_durable(bound)
+        with UNINTERRUPTED:
+            with self.writer:
+                bound = self._write_bound()
+            if bound:
+                self._sync()
+                self.oracle.on_bound_durable(bound)
 
     def _write_bound(self) -> int:
         """Write the next bound, if one is wanted; return what the next sync makes durable, 0 for nothing new."""
@@ -342,9 +345,9 @@ class Database:
 
     def end(self, txn: LocalTxn) -> None:
         """Let go of what a transaction holds: its view, and the locks that a commit that failed has left."""
-        txn.view.release()
         if txn.locked:
             self.unlock_all(txn)
+        txn.view.release()
 
     def _run(self, command: WriteCommand) -> _Answer:
         """Run a command; its answer may come later. Under the writer's lock."""
@@ -415,20 +418,22 @@ class Database:
         """See `TransactionBackend.lock`."""
         while True:
             for_update_ts = txn.start_ts if at_snapshot else self.timestamp(deadline)
-            answer = self.begin_lock(
-                txn, keys, deadline, for_update_ts=for_update_ts, must_not_exist=must_not_exist, read=read
-            )
-            try:
-                if not answer.done.acquire(timeout=max(0.0, deadline - self._monotonic()) + GRACE_S):
-                    raise DeadlineExceededError("the keys could not be locked in time")
-                return self.end_lock(txn, keys, for_update_ts, answer)
-            except WriteConflictError as error:
-                if at_snapshot:
+            with UNINTERRUPTED:
+                answer = self.begin_lock(
+                    txn, keys, deadline, for_update_ts=for_update_ts, must_not_exist=must_not_exist, read=read
+                )
+                try:
+                    wait_s = max(0.0, deadline - self._monotonic()) + GRACE_S
+                    if not interruptibly(partial(answer.done.acquire, timeout=wait_s)):
+                        raise DeadlineExceededError("the keys could not be locked in time")
+                    return self.end_lock(txn, keys, for_update_ts, answer)
+                except WriteConflictError as error:
+                    if at_snapshot:
+                        raise
+                    conflict = error
+                except BaseException:
+                    self.give_up_lock(txn, keys, answer)
                     raise
-                conflict = error
-            except BaseException:
-                self.give_up_lock(txn, keys, answer)
-                raise
             self.wait_visible(conflict, deadline)
 
     def begin_lock(
@@ -494,9 +499,10 @@ class Database:
 
     def unlock_all(self, txn: LocalTxn) -> None:
         """Release the locks of a transaction that ends. Any number of times."""
-        keys = list(txn.locked)
-        txn.locked.clear()
-        self._unlock(txn, keys)
+        with UNINTERRUPTED:
+            keys = list(txn.locked)
+            txn.locked.clear()
+            self._unlock(txn, keys)
 
     def _unlock(self, txn: LocalTxn, keys: Sequence[bytes]) -> None:
         if not keys or self.closed or not self.origin.is_here:

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar, cast
 
 from pytinykv.client.errors import ClientError, DeadlineExceededError, UndeterminedError
+from pytinykv.embedded.interrupts import UNINTERRUPTED, interruptibly
 from pytinykv.embedded.quiet_event import QuietEvent
 
 _T = TypeVar("_T")
@@ -107,9 +108,10 @@ class GroupCommit:
             UndeterminedError: it was run and not answered until then.
         """
         entry = Entry(work)
-        if self._enter(entry) or self._wait(entry, deadline):
-            self._lead()
-        return entry.result()
+        with UNINTERRUPTED:
+            if self._enter(entry) or self._wait(entry, deadline):
+                self._lead()
+            return entry.result()
 
     def enqueue(self, work: Callable[[], _T], on_done: CALLBACK) -> tuple[Entry[_T], bool]:
         """Queue work without waiting; return its entry, and whether the caller has to see to it that `lead` is called."""
@@ -143,7 +145,7 @@ class GroupCommit:
     def _wait(self, entry: Entry[Any], deadline: float) -> bool:
         """Wait for the end of an entry; return whether its caller is to lead instead."""
         try:
-            is_due = entry.done.acquire(timeout=max(0.0, deadline - time.monotonic()))
+            is_due = interruptibly(lambda: entry.done.acquire(timeout=max(0.0, deadline - time.monotonic())))
         except BaseException:  # an interrupt: this thread is gone, and must not be named the next leader
             self.withdraw(entry)
             if entry.leads:

@@ -14,6 +14,7 @@ from pytinykv.embedded.background import Background
 from pytinykv.embedded.core import EmbeddedCore
 from pytinykv.embedded.database import Database
 from pytinykv.embedded.faces import LocalSnapshot, LocalTransaction
+from pytinykv.embedded.interrupts import UNINTERRUPTED
 from pytinykv.embedded.refusals import opening_error
 from pytinykv.storage import DataDirectory, DataKind, EngineError, MemoryEngine, RocksEngine
 
@@ -52,8 +53,16 @@ def open_database(
     `ClientForkedError` in a process that was forked from one that has had a database on disk open.
     """
     config = checked_config(config, timeout)
-    core = EmbeddedCore(*open_parts(path, durability=durability, history_s=history_s), config)
-    return Client(core, snapshots=LocalSnapshot, transactions=LocalTransaction)
+    client: Client | None = None
+    try:
+        with UNINTERRUPTED:  # else nobody would have what holds the directory
+            core = EmbeddedCore(*open_parts(path, durability=durability, history_s=history_s), config)
+            client = Client(core, snapshots=LocalSnapshot, transactions=LocalTransaction)
+    except BaseException:
+        if client is not None:
+            client.close()
+        raise
+    return client
 
 
 def checked_config(config: ClientConfig | None, timeout: float | None) -> ClientConfig:
