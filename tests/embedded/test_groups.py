@@ -86,6 +86,26 @@ def test_those_who_come_during_a_sync_share_the_next_one(groups: GroupCommit, di
     assert disk.written == disk.groups == [1, 8]
 
 
+def test_the_next_leader_is_named_before_the_others_are_told(groups: GroupCommit, disk: Disk) -> None:
+    """They would run first, one after the other, while the disk has nothing to do."""
+    first = Caller(groups, lambda: 0)
+    assert disk.is_syncing.wait(20)
+    queued: list[Entry[object]] = []
+    named: list[bool] = []
+    groups.enqueue(lambda: 1, lambda _: named.append(queued[0].leads))
+    second = Caller(groups, lambda: 2)
+    wait_queued(groups, 2)
+    disk.syncs.release()
+    assert first.ended() == 0
+    while disk.groups != [1, 2]:
+        time.sleep(0.001)
+    third = Caller(groups, lambda: 3)
+    wait_queued(groups, 1)
+    queued.extend(groups._queue)
+    disk.syncs.release(2)
+    assert (second.ended(), third.ended(), named) == (2, 3, [True])
+
+
 def test_one_that_fails_does_not_fail_the_others(groups: GroupCommit, disk: Disk) -> None:
     disk.syncs.release(2)
 

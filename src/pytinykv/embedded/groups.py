@@ -1,8 +1,8 @@
 """Group commit: threads that want something durable at the same time share one sync.
 
-    thread 1   enqueue ─▶ leads: run 1 ─▶ sync ─────────▶ done ─▶ names 2 the next leader
-    thread 2          enqueue ──────── waits ──────────────────▶ leads: run 2, 3 ─▶ sync ─▶ done
-    thread 3             enqueue ───── waits ──────────────────────────────────────────────▶ done
+    thread 1   enqueue ─▶ leads: run 1 ─▶ sync ─▶ names 2 the next leader, done
+    thread 2          enqueue ──────── waits ───────────▶ leads: run 2, 3 ─▶ sync ─▶ done
+    thread 3             enqueue ───── waits ───────────────────────────────────────▶ done
 
 There is no thread of its own for it: a caller that finds no leader becomes one, and leads one group, which holds its own
 work. With one caller a commit costs one write and one sync, and no switch of threads.
@@ -172,33 +172,52 @@ class GroupCommit:
         first: BaseException | None = None
         is_over = False
         while not is_over:
+            group = self._take()
             try:
-                self._run_group()
+                try:
+                    self._run_group(group)
+                finally:
+                    # First: those who are told would run before the next leader, while the disk has nothing to do.
+                    is_over = self._pass_on()
+                    for entry in group:
+                        entry.finish()
             except BaseException as error:  # noqa: BLE001 - raised when nothing depends on this thread any more
                 first = first or error
-            is_over = self._pass_on()
+            is_over = is_over or self._retire()
         if first is not None:
             raise first
 
-    def _pass_on(self) -> bool:
-        """Return whether this thread need not lead any more."""
-        with self._mutex:
-            if not self._queue:
-                self._is_led = False
-                self._idle.set()
-                return True
-            for entry in self._queue:
-                if entry.on_done is None:
-                    entry.leads = True
-                    entry.done.release()
-                    return True
-            return False
-
-    def _run_group(self) -> None:
+    def _take(self) -> list[Entry[Any]]:
+        """Return the next group."""
         with self._mutex:
             group, self._queue = self._queue, []
             for entry in group:
                 entry.is_taken = True
+            return group
+
+    def _pass_on(self) -> bool:
+        """Name the first thread that waits the next leader; return whether there is one."""
+        with self._mutex:
+            return self._name_leader()
+
+    def _retire(self) -> bool:
+        """Lead no more, unless only tasks are queued; return whether that is so."""
+        with self._mutex:
+            if self._queue:
+                return self._name_leader()
+            self._is_led = False
+            self._idle.set()
+            return True
+
+    def _name_leader(self) -> bool:
+        for entry in self._queue:
+            if entry.on_done is None:
+                entry.leads = True
+                entry.done.release()
+                return True
+        return False
+
+    def _run_group(self, group: list[Entry[Any]]) -> None:
         interrupt: BaseException | None = None
         try:
             with self._writer:
@@ -215,9 +234,6 @@ class GroupCommit:
             for entry in group:
                 entry.error = entry.error or _interrupted(error)
             raise
-        finally:
-            for entry in group:
-                entry.finish()
         if interrupt is not None:
             raise interrupt
 
