@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 TRANSFERS_S = 0.5
 DRAIN_S = 0.8
 FINISH_S = 1.5
+"""How long the stages that wait may take; so the two above."""
 ATTEMPTS = 2
 """How often leadership is offered in `TRANSFERS_S`: the first follower that is asked may be gone, or have just restarted."""
-"""How long the stages that wait may take."""
 POLL_S = 0.005
 
 
