@@ -84,7 +84,7 @@ class ScanLock(msgspec.Struct, frozen=True, kw_only=True):
     """List locks of transactions that began at or before `max_ts`, in key order. Answered with a `LocksResult`.
 
     Before it is served, `max_ts` must be noted as read (`ConcurrencyManager.note_read`), so that no transaction commits
-    below it that the list does not show. Locks in memory count: see `locks_in_memory`.
+    below it that the list does not show. Locks in memory count (`ConcurrencyManager.locks_in_range`).
     """
 
     max_ts: Timestamp
