@@ -244,8 +244,13 @@ def two_logs(tmp_path: Path) -> Path:
     return tmp_path / "image"
 
 
-def test_two_whole_logs_are_fine(tmp_path: Path) -> None:
-    assert survivors(two_logs(tmp_path)) == 100
+@pytest.mark.parametrize("zeros", [0, 5, 20_000, ROOM_BYTES])
+def test_two_whole_logs_are_fine(tmp_path: Path, zeros: int) -> None:
+    """Also if the older one was given room just when RocksDB had closed it."""
+    path = two_logs(tmp_path)
+    with log_files(path)[0].open("ab") as file:
+        file.write(bytes(zeros))
+    assert survivors(path) == 100
 
 
 def test_a_hole_between_two_logs_is_an_error_if_the_younger_was_synced(tmp_path: Path) -> None:
