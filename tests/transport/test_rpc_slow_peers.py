@@ -10,7 +10,9 @@ import pytest
 from pytinykv.lifecycle import Scope
 from pytinykv.transport import RpcError, StatusCode
 from pytinykv.transport.rpc import CallContext, Method, MethodKind, RpcChannel, RpcServer
+from pytinykv.transport.rpc.channel import RpcStream
 from pytinykv.transport.rpc.engine import CHANNEL_OPTIONS, SERVER_OPTIONS
+from pytinykv.waitgraph import call_site
 
 ENOUGH_S = 10.0
 FAR_S = 0.8
@@ -177,6 +179,42 @@ async def test_a_stream_that_the_peer_ended_takes_the_write_under_way_with_it(sc
         assert not [task for task in asyncio.all_tasks() if "_consume_request_iterator" in repr(task.get_coro())]
         await channel.close()
         await relays.stop()
+
+
+class HeldCall:
+    """A call of gRPC whose sending task is in a write that goes on after the call's end, as some versions of gRPC let it."""
+
+    def __init__(self, scope: Scope, requests: AsyncIterator[bytes]) -> None:
+        self.is_writing = asyncio.Event()
+        self.done_callbacks: list[Callable[[object], object]] = []
+        self.sender = scope.start("sender", self._send, requests)
+
+    async def _send(self, requests: AsyncIterator[bytes]) -> None:
+        async for _ in requests:
+            self.is_writing.set()
+            await asyncio.Event().wait()
+
+    def add_done_callback(self, callback: Callable[[object], object]) -> None:
+        self.done_callbacks.append(callback)
+
+
+async def test_a_write_that_would_outlive_its_call_is_cancelled_and_waited_for(scope: Scope) -> None:
+    calls: list[HeldCall] = []
+
+    def open_call(requests: AsyncIterator[bytes]) -> HeldCall:
+        calls.append(HeldCall(scope, requests))
+        return calls[0]
+
+    stream: RpcStream[bytes, bytes] = RpcStream("/any.Thing/Take", open_call, 8, call_site())
+    (call,) = calls
+    stream.send_nowait(b"x")
+    await call.is_writing.wait()
+    for callback in call.done_callbacks:
+        callback(call)
+    assert not stream.ended.done(), "its sending task is still there"
+    async with asyncio.timeout(ENOUGH_S):
+        await stream.ended
+    assert call.sender.done
 
 
 async def asked(channel: RpcChannel) -> bytes | None:
