@@ -74,7 +74,7 @@ class ReportedRegion(msgspec.Struct, frozen=True):
     meta: Region
     leader: Peer | None = None
     term: int = 0
-    """Raft term of the leader; 0 when the reporter does not tell."""
+    """Raft term of the leader; 0 when the store does not tell."""
     down_peers: tuple[DownPeer, ...] = ()
     pending_peers: tuple[Peer, ...] = ()
     """Peers that still wait for a snapshot or for much of the log."""

@@ -11,14 +11,14 @@ from pytinykv.lifecycle import Scope, SystemClock
 from pytinykv.model import Peer, Region, RegionEpoch, RegionId, StoreId
 from pytinykv.raft import PeerId
 from pytinykv.raftstore import RegionReport
-from pytinykv.server.host.scheduler_link import SchedulerReporter, report_to_pb
+from pytinykv.server.host.scheduler_link import ClientSchedulerLink, report_to_pb
 from pytinykv.server.pd.convert import region_info_from_pb
 from pytinykv.wire.pb import metapb_pb2, pdpb_pb2
 
 
 async def test_a_stopping_store_asks_no_more_questions() -> None:
     scope = Scope("store")
-    reporter = SchedulerReporter(
+    link = ClientSchedulerLink(
         None,  # type: ignore[arg-type]  # nothing is asked
         scope=scope,
         clock=SystemClock(),
@@ -29,7 +29,7 @@ async def test_a_stopping_store_asks_no_more_questions() -> None:
     )
     await scope.stop()
     answers: list[object] = []
-    reporter.ask_membership(RegionId(2), answers.append)
+    link.ask_membership(RegionId(2), answers.append)
     assert answers == []
 
 
@@ -74,7 +74,7 @@ def splits_of(*orders: pdpb_pb2.RegionHeartbeatResponse, under_way: bool = False
     region = Region(RegionId(7), b"g", b"", RegionEpoch(3, 2), (Peer(PeerId(1), StoreId(1)),))
     store = SimpleNamespace(splits=splits, peers={7: SimpleNamespace(region=region)})
     for order in orders:
-        SchedulerReporter._split(store, RegionId(order.region_id), order)  # type: ignore[arg-type]  # a stand-in
+        ClientSchedulerLink._split(store, RegionId(order.region_id), order)  # type: ignore[arg-type]  # a stand-in
     return splits.asked
 
 

@@ -24,7 +24,7 @@ from pytinykv.scheduler import state as scheduler_state
 from pytinykv.scheduler.allocators import Allocators
 from pytinykv.scheduler.commands import PutStore, ReleaseTimestamps
 from pytinykv.scheduler.ids import IdAllocator
-from pytinykv.server.host.scheduler_link import SchedulerReporter
+from pytinykv.server.host.scheduler_link import ClientSchedulerLink
 from pytinykv.server.kv import raw_reads, raw_writes
 from pytinykv.server.kv.service import KvService
 
@@ -202,14 +202,14 @@ def forgets_early_orders(patch: Patch) -> None:
 
 @planted("a task more with each heartbeat, until the stop", "basic", 1, frozenset({"tasks"}))
 def heartbeats_leave_tasks(patch: Patch) -> None:
-    original = SchedulerReporter._stats
+    original = ClientSchedulerLink._stats
 
-    def stats(self: SchedulerReporter, store: Store) -> Any:
+    def stats(self: ClientSchedulerLink, store: Store) -> Any:
         for number in range(0 if self._scope.stopping else 5):
             self._scope.start(f"stray-{number}", asyncio.Event().wait)
         return original(self, store)
 
-    patch.setattr(SchedulerReporter, "_stats", stats)
+    patch.setattr(ClientSchedulerLink, "_stats", stats)
 
 
 @planted("answers a round of heartbeats that has not begun", "basic", 1, frozenset({"protocol"}))

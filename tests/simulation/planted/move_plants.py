@@ -16,7 +16,7 @@ from pytinykv.scheduler.leader_balancer import LeaderBalancer
 from pytinykv.scheduler.replica_checker import ReplicaChecker
 from pytinykv.scheduler.scheduler import Scheduler
 from pytinykv.scheduler.stores import StoreInfo
-from pytinykv.server.host.scheduler_link import SchedulerReporter
+from pytinykv.server.host.scheduler_link import ClientSchedulerLink
 from pytinykv.server.host.store_program import StoreProgram
 
 REGIONS = (
@@ -106,7 +106,7 @@ async def _say_nothing(_self: Any, _store: Any) -> None:
 
 @planted("a store that stops hands over once and does not say that it is leaving", "rolling-regions", 5, REGIONS)
 def hands_over_once(patch: Patch) -> None:
-    patch.setattr(SchedulerReporter, "_tell_leaving", _say_nothing)
+    patch.setattr(ClientSchedulerLink, "_tell_leaving", _say_nothing)
     patch.setattr(Leaving, "on_event", lambda _self, _event: None)
 
 

@@ -40,8 +40,8 @@ DiskUsage = Callable[[], tuple[int, int]]
 """Returns (capacity, available) of the store's disk in bytes."""
 
 
-class SchedulerReporter:
-    """Implements `raftstore.SchedulerLink`; `attach` gives it the store, which is made after it."""
+class ClientSchedulerLink:
+    """Implements `raftstore.SchedulerLink` over a client; `attach` gives it the store, which is made after it."""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from pytinykv.client.pd.scheduler_client import SchedulerClient
 from pytinykv.model import RegionId, StoreId, region_to_pb
 from pytinykv.raft import PeerId
 from pytinykv.raftstore import SnapshotDirectory, Store, StoreIdent, StoreLoop, bootstrap
-from pytinykv.server.host.scheduler_link import SchedulerReporter
+from pytinykv.server.host.scheduler_link import ClientSchedulerLink
 from pytinykv.server.kv.deadlocks import Deadlocks
 from pytinykv.server.kv.garbage import Allowed
 from pytinykv.server.kv.own_client import OwnClient
@@ -156,7 +156,7 @@ class StoreProgram:
         fresh_region = await self._bootstrap(ident, patience_s)
         await self._register(ident.store_id, patience_s)
         ports = self._ports
-        reporter = SchedulerReporter(
+        link = ClientSchedulerLink(
             self.scheduler,
             scope=self._scope,
             clock=ports.clock,
@@ -171,16 +171,16 @@ class StoreProgram:
             snapshot_directory=SnapshotDirectory(ports.snapshots_path),
             clock=ports.clock,
             transport=ports.transport(self.scheduler),
-            scheduler_link=reporter,
+            scheduler_link=link,
             disk=ports.disk,
             background=ports.background,
             rng=ports.rng,
             config=self._config,
             fresh_region_id=None if fresh_region is None else fresh_region.id,
         )
-        reporter.warn_of_stop(store)
+        link.warn_of_stop(store)
         StoreLoop(store).start(self._scope)
-        reporter.attach(store)
+        link.attach(store)
         service = KvService(
             store,
             cluster_id=self.cluster_id,

@@ -2,8 +2,8 @@
 
 ```
 store       service ──waits──► store loop ──► engine          scheduler   service ──waits──► commit round
-            links, reporter ──wait──► connections                         commit round ──► disk thread ──► engine
-            store loop ──drops, refuses──► links, reporter                service ──replaces──► outboxes
+            links, scheduler link ──wait──► connections                   commit round ──► disk thread ──► engine
+            store loop ──drops, refuses──► links, scheduler link          service ──replaces──► outboxes
             store loop ──one sync at a time──► disk thread ──waits──► engine
 ```
 
@@ -33,7 +33,7 @@ def store_wiring() -> Wiring:
     wiring.component("transactions", runs=("*/lock-waits", "*/max-ts", "*/allow-transactions"))
     wiring.component("garbage", runs=("*/gc", "*/gc-region-*"))
     wiring.component("deadlocks", runs=("*/deadlock-waits", "*/deadlock-answers"))
-    wiring.component("reporter", runs=("*/store-heartbeat", "*/region-heartbeats", "*/ask-membership-*"))
+    wiring.component("scheduler link", runs=("*/store-heartbeat", "*/region-heartbeats", "*/ask-membership-*"))
     wiring.component("log", runs=("*/tell-leaderships",))
     wiring.component("address book", runs=("*/address-book",))
     wiring.component("connections", runs=("*/channel:*",))
@@ -54,12 +54,12 @@ def store_wiring() -> Wiring:
     wiring.waits("links", "address book", "the address of a store")
     wiring.waits("links", "connections", "the bytes of a snapshot to be taken")
     wiring.waits("address book", "connections", "the scheduler's answer")
-    wiring.waits("reporter", "connections", "the scheduler's answer")
+    wiring.waits("scheduler link", "connections", "the scheduler's answer")
     wiring.waits("store loop", "engine", "data")
     wiring.waits("snapshot thread", "engine", "the files of a snapshot")
     wiring.waits("disk thread", "engine", "a sync")
     wiring.hands_over("store loop", "links", "frames", bound=FRAMES_QUEUED_MAX, when_full=WhenFull.DROP)
-    wiring.hands_over("store loop", "reporter", "region reports", bound=1024, when_full=WhenFull.REFUSE)
+    wiring.hands_over("store loop", "scheduler link", "region reports", bound=1024, when_full=WhenFull.REFUSE)
     wiring.hands_over("store loop", "disk thread", "a sync", bound=1, when_full=WhenFull.REFUSE)
     wiring.hands_over(
         "store loop", "snapshot thread", "regions to make snapshots of", bound=None, when_full=WhenFull.WAIT
@@ -68,7 +68,7 @@ def store_wiring() -> Wiring:
     wiring.hands_over("snapshot thread", "store loop", "finished snapshots", bound=None, when_full=WhenFull.WAIT)
     wiring.hands_over("service", "store loop", "commands", bound=1, when_full=WhenFull.REFUSE)
     wiring.hands_over("service", "long reads", "reads", bound=LONG_READS_MAX, when_full=WhenFull.REFUSE)
-    wiring.hands_over("reporter", "store loop", "the scheduler's orders", bound=None, when_full=WhenFull.WAIT)
+    wiring.hands_over("scheduler link", "store loop", "the scheduler's orders", bound=None, when_full=WhenFull.WAIT)
     return wiring
 
 
