@@ -15,7 +15,7 @@ import pytest
 from tests.small_disks import fill, mount_small_disk, write_protected
 
 import pytinykv
-from pytinykv.client import DatabaseError, DatabaseFullError, UndeterminedError
+from pytinykv.client import DatabaseError, DatabaseFullError, DatabaseInUseError, UndeterminedError
 from pytinykv.storage import EngineError, MemoryEngine, rocks_forks
 
 NOBODY = 65534
@@ -203,6 +203,15 @@ def test_a_directory_that_goes_while_it_is_open_takes_no_more_writes(tmp_path: P
     else:
         with pytinykv.open(path) as fresh:
             assert rows(fresh) == {}
+
+
+def test_a_path_that_is_held_by_a_database_whose_directory_has_gone_says_how_to_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    with pytinykv.open(path):
+        shutil.rmtree(path)
+        with pytest.raises(DatabaseInUseError, match="choose another path, or start the process anew"):
+            pytinykv.open(path)
+        shutil.rmtree(path)  # else the first one would be kept, as its path leads to files of another
 
 
 FIRST = """

@@ -26,7 +26,8 @@ from pytinykv.storage.wal import find_damage
 _FILE: Final = re.compile(r"(/[^:'\"]*/)?(\d{6,}\.(?:sst|log)|MANIFEST-\d+|CURRENT|OPTIONS-\d+)")
 _DAMAGE: Final = ("Corruption", "No such file or directory")
 _FULL: Final = ("No space left", "Disk quota exceeded", "NoSpace")
-_IN_USE: Final = ("While lock file", "lock hold by current process")
+_IN_USE: Final = "While lock file"
+_IN_USE_HERE: Final = "lock hold by current process"
 _FORBIDDEN: Final = ("Permission denied", "Read-only file system", "Operation not permitted")
 
 
@@ -40,8 +41,13 @@ def translate(error: Exception, root: Path) -> EngineError:
     full_errno = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full_errno or _mentions(text, _FULL):
         return DiskFullError(f"no space left on the device of {root}: free some, then restart ({text})")
-    if _mentions(text, _IN_USE):
-        return DataDirectoryInUseError(f"{root} is in use by another process, or by this one already ({text})")
+    if _IN_USE_HERE in text:
+        return DataDirectoryInUseError(
+            f"{root} is in use by this process: close what it has opened there. If the directory was deleted or replaced "
+            f"while it was open, it is held until the process ends: choose another path, or start the process anew ({text})"
+        )
+    if _IN_USE in text:
+        return DataDirectoryInUseError(f"{root} is in use by another process: stop it, or choose another path ({text})")
     if _mentions(text, _FORBIDDEN):
         return DataDirectoryError(f"no permission to use {root}: check owner and mode ({text})")
     if _mentions(text, _DAMAGE):
