@@ -1,7 +1,7 @@
 """One database in this process: an engine, who may write it and when, and what runs beside.
 
     caller's thread ──▶ reads          an open view, the engine: no lock (in memory: the writer's)
-                    ──▶ commit         GroupCommit ─▶ writer's lock: Executor ─▶ evaluate ─▶ engine.write ─▶ sync ─▶ visible
+                    ──▶ commit         GroupCommit ─▶ writer's lock: plain, or evaluated; one batch ─▶ sync ─▶ visible
                     ──▶ lock, unlock   writer's lock: Executor; waits for the locks of others outside of it
     background      ──▶ deadlines of lock waits, garbage, expired raw values, syncs of relaxed commits (`Background`)
 
