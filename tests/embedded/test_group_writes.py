@@ -11,6 +11,7 @@ from pytinykv.client import ClientError, DatabaseError, KeyExistsError, Undeterm
 from pytinykv.client.txn.records import INSERT, PUT, BufferedWrite
 from pytinykv.embedded.database import Database
 from pytinykv.embedded.groups import Entry
+from pytinykv.embedded.local_port import BATCH_BYTES
 from pytinykv.storage import EngineError, MemoryEngine
 
 
@@ -66,6 +67,23 @@ def test_the_commits_of_a_group_are_one_batch() -> None:
     assert desk.database.port.writes == before + 1
     assert several == sorted(several)  # type: ignore[type-var]  # all are timestamps
     assert desk.values(b"0", b"x4") == [b"v", b"v"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_group_of_large_commits_is_more_than_one_batch(*, fails: bool) -> None:
+    desk = Desk(is_relaxed=True)
+    works = [desk.work(put(b"%d" % number, bytes(BATCH_BYTES // 2))) for number in range(5)]
+    before = desk.database.port.writes
+    if fails:
+        desk.engine.faults.write_error = EngineError("the disk is gone")
+    outcomes = desk.commit(*works)
+    if fails:
+        assert all(isinstance(each, UndeterminedError) for each in outcomes[:3]), "those of the batch that was tried"
+        assert all(isinstance(each, DatabaseError) for each in outcomes[3:]), "it takes no writes any more"
+        assert desk.values(b"0", b"4") == [None, None]
+    else:
+        assert desk.database.port.writes == before + 2
+        assert desk.values(b"0", b"4") == [bytes(BATCH_BYTES // 2)] * 2
 
 
 def test_a_commit_that_has_to_look_sees_those_of_its_group_before_it() -> None:

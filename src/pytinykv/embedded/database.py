@@ -277,8 +277,11 @@ class Database:
         def work() -> int:
             self.check_writable()
             commit_ts = self.oracle.next_commit()
-            if plain is not None and self.port.commit_plain(plain, start_ts, commit_ts):
-                return commit_ts
+            try:
+                if plain is not None and self.port.commit_plain(plain, start_ts, commit_ts):
+                    return commit_ts
+            except EngineError as error:
+                raise engine_error(error, may_have_written=True) from error
             return self._commit_evaluated(txn, writes, commit_ts)
 
         return work

@@ -24,6 +24,9 @@ _LOCK: Final = ColumnFamily.LOCK
 _LOCK_CODE: Final = CF_CODES[_LOCK]
 _WRITE_CODE: Final = CF_CODES[ColumnFamily.WRITE]
 
+BATCH_BYTES: Final = 1 << 20
+"""Values that commits leave to be written together; beyond it a batch is written, and the next one begun."""
+
 
 class WithLocks:
     """A `Reader` of the engine as it is now, with the locks of memory in place of the column family `lock`."""
@@ -62,6 +65,8 @@ class LocalPort:
         """Batches that were given to the engine; only grows."""
         self._unwritten: list[Change] = []
         """What commits have left to `flush`, whole and in their order. Empty while nobody has the writer's lock."""
+        self._unwritten_bytes = 0
+        """Of the values in it."""
 
     def refusal(self) -> Exception | None:
         return None
@@ -100,23 +105,30 @@ class LocalPort:
         """Commit writes if it is certain that nothing stands in the way; return whether that was so.
 
         They are in the engine after the next `flush`, which has to come before anybody reads there what may be written here.
+        Raises EngineError if it had to flush.
         """
         recent = self.recent
         if self.reader.locks or not recent.has_none_since(writes, start_ts):
             return False
         recent.note_commit(writes, commit_ts)  # at once: for the other commits of the group it is there
         self._unwritten += plain_commit(writes, start_ts, commit_ts)  # in one step: an interrupt leaves no half of it
+        for _, value in writes:
+            if value is not None:
+                self._unwritten_bytes += len(value)
+        if self._unwritten_bytes > BATCH_BYTES:
+            self.flush()
         return True
 
     def flush(self) -> None:
         """Write what commits have left, in one batch. Raises EngineError, and does again when it is repeated."""
         if self._unwritten:
             self._write(self._unwritten)
-            self._unwritten = []
+            self.drop_unwritten()
 
     def drop_unwritten(self) -> None:
-        """Forget what could not be written."""
+        """Forget what was written, or could not be."""
         self._unwritten = []
+        self._unwritten_bytes = 0
 
     def _write(self, changes: list[Change]) -> None:
         batch = self._engine.write_batch()
