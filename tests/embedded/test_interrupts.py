@@ -117,6 +117,27 @@ def test_a_commit_is_interrupted_at_its_end_and_keeps_nobody_out(db: Any, monkey
     assert db.snapshot().get(b"k") == b"w"
 
 
+def test_a_commit_that_is_interrupted_at_its_beginning_lets_go_of_its_locks(
+    db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    txn = db.transaction(pessimistic=True)
+    with pytest.raises(KeyboardInterrupt), txn:
+        txn.put(b"k", b"v")
+        monkeypatch.setattr(txn._inner, "start_commit", interrupting(txn._inner.start_commit))
+    with db.transaction(pessimistic=True, timeout=0.5) as other:
+        other.lock(b"k")
+        assert other.get(b"k") == b"v"
+
+
+def test_a_commit_that_waits_for_a_lock_is_interrupted_at_once(db: Any) -> None:
+    with db.transaction(pessimistic=True) as holder:
+        holder.lock(b"k")
+        threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt), db.transaction(timeout=600) as txn:
+            txn.put(b"k", b"v")
+    assert db.snapshot().get(b"k") is None
+
+
 def test_a_thread_that_leads_a_group_and_is_interrupted_passes_the_lead_on(
     db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -340,7 +340,7 @@ class Database:
                     left_s = deadline - self._monotonic()
                     if left_s <= pause_s:
                         raise
-                    time.sleep(pause_s)
+                    interruptibly(partial(time.sleep, pause_s))
                     pause_s = min(2 * pause_s, LOCKED_PAUSE_S_MAX)
                 self.check()
         finally:

@@ -14,6 +14,7 @@ from pytinykv.client.errors import ConcurrentUseError
 from pytinykv.client.txn.sync import Snapshot, Transaction
 from pytinykv.client.txn.transaction import AsyncTransaction
 from pytinykv.embedded.backend import LocalBackend
+from pytinykv.embedded.interrupts import UNINTERRUPTED
 from pytinykv.embedded.oracle import LocalTxn, OpenView
 
 
@@ -72,12 +73,13 @@ class LocalTransaction(Transaction):
         over; `UndeterminedError` if it is not known whether it was committed; `ConcurrentUseError` if another call of it is
         under way, after which it is still open.
         """
-        if not self._ending.acquire(blocking=False):
-            raise ConcurrentUseError(f"commit of {self!r} while another thread commits it")
-        try:
-            return self._commit(self._local.deadline(self._limit(timeout)))
-        finally:
-            self._ending.release()
+        with UNINTERRUPTED:  # else locks would stay of which no call knows any more
+            if not self._ending.acquire(blocking=False):
+                raise ConcurrentUseError(f"commit of {self!r} while another thread commits it")
+            try:
+                return self._commit(self._local.deadline(self._limit(timeout)))
+            finally:
+                self._ending.release()
 
     def _commit(self, deadline: float) -> int | None:
         """As `AsyncTransaction.commit`."""
