@@ -121,9 +121,10 @@ def test_a_commit_that_is_interrupted_at_its_beginning_lets_go_of_its_locks(
     db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     txn = db.transaction(pessimistic=True)
-    with pytest.raises(KeyboardInterrupt), txn:
-        txn.put(b"k", b"v")
-        monkeypatch.setattr(txn._inner, "start_commit", interrupting(txn._inner.start_commit))
+    txn.put(b"k", b"v")
+    monkeypatch.setattr(txn._inner, "start_commit", interrupting(txn._inner.start_commit))
+    with pytest.raises(KeyboardInterrupt):
+        txn.commit()
     with db.transaction(pessimistic=True, timeout=0.5) as other:
         other.lock(b"k")
         assert other.get(b"k") == b"v"
