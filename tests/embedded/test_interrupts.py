@@ -165,3 +165,26 @@ def test_an_opening_and_a_close_that_are_interrupted_let_go_of_the_directory(
         with pytest.raises(KeyboardInterrupt):
             db.close()
     pytinykv.open(tmp_path).close()
+
+
+def test_scans_in_memory_are_interrupted_at_their_end() -> None:
+    """In the middle, CPython 3.13 would leave the lock that they hold."""
+    with pytinykv.open(None) as db:
+        db.run(lambda txn: [txn.put(b"%d" % number, b"v") for number in range(10)])
+        db.raw.batch_put({b"%d" % number: b"v" for number in range(10)})
+        database: Any = db._core.database  # type: ignore[attr-defined]  # that of an embedded database
+        seen: list[object] = []
+
+        class Engine:
+            """The engine, which looks who has the signal."""
+
+            def __getattr__(self, name: str) -> Any:
+                seen.append(signal.getsignal(signal.SIGINT))
+                return getattr(database.engine, name)
+
+        reads = database.reads
+        reads._engine = Engine()
+        with db.snapshot() as snapshot:
+            assert len(list(snapshot.scan())) == 10
+        assert seen
+        assert signal.default_int_handler not in seen

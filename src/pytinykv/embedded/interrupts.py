@@ -90,6 +90,23 @@ class _Uninterrupted:
 UNINTERRUPTED: Final = _Uninterrupted()
 
 
+class Uninterrupted:
+    """A lock that is held for loops. CPython 3.13 does not release one whose `with` is interrupted at the end of a round."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        UNINTERRUPTED.__enter__()
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+        UNINTERRUPTED.__exit__(kind, error, trace)
+
+
 def interruptibly(wait: Callable[[], _T]) -> _T:
     """Call a function that waits, and let Ctrl-C end it, also within `UNINTERRUPTED`. The caller cleans up behind it."""
     return UNINTERRUPTED.lifted(wait)

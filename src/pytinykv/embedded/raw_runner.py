@@ -231,7 +231,7 @@ class RawRunner:
         start, end = tag + command.range.start, raw_end(tag, command.range.end)
         database = self.database
         now_s, pairs = _now_s(), list[Pair]()
-        with database.reads.guard:
+        with database.reads.loop_guard:
             for key, stored in database.engine.scan(_RAW, start, end, reverse=reverse):
                 value = live_value(stored, now_s)
                 if value is not None:

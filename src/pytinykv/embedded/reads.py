@@ -20,6 +20,7 @@ from pytinykv.client.commands import Pair
 from pytinykv.client.key_space import KeyRange
 from pytinykv.client.scan_request import ScanRequest
 from pytinykv.client.txn.records import SnapshotView
+from pytinykv.embedded.interrupts import Uninterrupted
 from pytinykv.embedded.oracle import OpenView
 from pytinykv.embedded.refusals import engine_error
 from pytinykv.storage import ColumnFamily, Engine, EngineError, MemoryEngine
@@ -54,6 +55,10 @@ class EngineReads:
         self._engine = engine
         self.guard: AbstractContextManager[object] = writer if isinstance(engine, MemoryEngine) else nullcontext()
         """Held while the engine is read."""
+        self.loop_guard: AbstractContextManager[object] = (
+            Uninterrupted(writer) if isinstance(engine, MemoryEngine) else nullcontext()
+        )
+        """As `guard`, around loops."""
         self._keeps_cursors = not isinstance(engine, MemoryEngine)
 
     def get(self, view: OpenView, key: bytes) -> bytes | None:
@@ -97,7 +102,7 @@ class EngineReads:
         )
         pairs: list[Pair] = []
         size = 0
-        with self.guard:
+        with self.loop_guard:
             for pair in scan_unlocked(self._engine, command):
                 pairs.append(pair)
                 size += len(pair[1])
@@ -112,7 +117,7 @@ class RefusingReads(EngineReads):
     def __init__(self, refuse: Callable[[], None]) -> None:
         self._refuse = refuse
         """Raises."""
-        self.guard = nullcontext()
+        self.guard = self.loop_guard = nullcontext()
 
     def get(self, view: OpenView, key: bytes) -> bytes | None:
         self._refuse()
