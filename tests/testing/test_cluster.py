@@ -418,3 +418,17 @@ def test_a_cluster_that_is_never_closed_ends_with_the_interpreter(tmp_path: Path
     assert "<Cluster of 1 stores, at 127.0.0.1:" in run.stderr
     assert "was never closed; use `with`" in run.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_that_can_not_learn_what_became_of_a_lock_is_late_and_not_undetermined(one: testing.Cluster) -> None:
+    one.split(b"m")
+    one.answer("KvPrewrite", testing.Lost())
+    with connect(one.address) as victim, pytest.raises(UndeterminedError):
+        victim.run(lambda txn: [txn.put(key, b"v") for key in (b"a", b"z")], timeout=0.5)
+    one.clear_answers()
+    order = one.answer("KvCheckTxnStatus", testing.Lost(), times=9)
+    with pytest.raises(ClientError) as refused:
+        list(one.client().snapshot(timeout=1).scan())
+    assert order.given
+    assert not isinstance(refused.value, UndeterminedError)
+    assert isinstance(refused.value, TimeoutError)

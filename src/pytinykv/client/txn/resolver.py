@@ -195,10 +195,15 @@ class Resolver:
         known = self._known.get(lock.start_ts)
         if known is not None:
             return known
-        status = await self._ask_primary(lock, attempts.deadline, caller_ts=caller_ts, current_ts=current_ts)
-        primary = status.lock
-        if status.ttl_ms and primary is not None and primary.use_async_commit and primary.is_expired(current_ts):
-            status = await self._ask_secondaries(primary, attempts.deadline, current_ts)
+        try:
+            status = await self._ask_primary(lock, attempts.deadline, caller_ts=caller_ts, current_ts=current_ts)
+            primary = status.lock
+            if status.ttl_ms and primary is not None and primary.use_async_commit and primary.is_expired(current_ts):
+                status = await self._ask_secondaries(primary, attempts.deadline, current_ts)
+        except (
+            UndeterminedError
+        ) as error:  # asking rolls back what has run out; for the caller, who only met it, it is late
+            raise DeadlineExceededError(f"no certain answer in time; it may be repeated: {error}") from error
         if not status.ttl_ms and not status.was_pessimistic:
             self._remember(lock.start_ts, status)
         return status
