@@ -92,7 +92,8 @@ def test_a_damaged_command_fails_the_store_and_its_caller_is_answered(cluster: C
 
 
 @pytest.mark.parametrize(
-    ("took_s", "written", "inline"), [(0.0002, 100, True), (0.02, 100, False), (0.0002, 9_000, False)]
+    ("took_s", "written", "inline"),
+    [(0.0002, 100, True), (0.02, 100, False), (0.0002, 9_000, True), (0.0002, 90_000, False)],
 )
 def test_small_writes_on_a_quick_disk_are_synced_by_the_loop_itself(
     tmp_path: Path, took_s: float, written: int, inline: bool
