@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from pytinykv.storage import Engine
 
 INLINE_SYNC_BYTES_MAX = 64 * 1024
-"""Where more than this was written there is company: while the disk thread syncs it, the next turn fills. (256 puts of 100 bytes
-that travel together are less: nothing comes before they are answered.)"""
+"""Where more than this was written there is company: while the disk thread syncs it, the next turn fills.
+
+(256 puts of 100 bytes that travel together are less: nothing comes before they are answered.)"""
 SLOWEST_SYNC_DECAY = 0.95
 """How much of the slowest sync is remembered with each further one: a spike of 10 ms for a dozen syncs."""
 
