@@ -200,9 +200,8 @@ class Resolver:
             primary = status.lock
             if status.ttl_ms and primary is not None and primary.use_async_commit and primary.is_expired(current_ts):
                 status = await self._ask_secondaries(primary, attempts.deadline, current_ts)
-        except (
-            UndeterminedError
-        ) as error:  # asking rolls back what has run out; for the caller, who only met it, it is late
+        except UndeterminedError as error:
+            # Asking rolls back what has run out. Whether it did is nothing to the caller, who only met the lock.
             raise DeadlineExceededError(f"no certain answer in time; it may be repeated: {error}") from error
         if not status.ttl_ms and not status.was_pessimistic:
             self._remember(lock.start_ts, status)
