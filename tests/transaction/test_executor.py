@@ -263,6 +263,27 @@ def test_a_transaction_that_takes_its_lock_requests_back_gets_none_of_them_later
     assert bench.watch.waiting == []
 
 
+def test_a_lock_request_is_taken_back_also_when_it_was_just_woken() -> None:
+    """Then it waits for the latch of the key and not for the lock any more, behind the command that takes it back."""
+    bench = Bench()
+    bench.submit(lock(10, b"a"))
+    bench.region.apply()
+    given_up, other = bench.submit(lock(20, b"a")), bench.submit(lock(30, b"a"))
+    bench.submit(PessimisticRollback(keys=(b"a",), start_ts=Timestamp(10), for_update_ts=Timestamp(10)))
+    taken_back = bench.submit(PessimisticRollback(keys=(b"a",), start_ts=Timestamp(20), for_update_ts=Timestamp(20)))
+    while bench.region.log:
+        bench.region.apply()
+    assert taken_back == [(None, DONE)]
+    ((error, _),) = given_up
+    assert "taken its lock requests back" in str(error)
+    bench.now = bench.executor.next_due() or 0.0
+    bench.executor.on_time(bench.now)
+    bench.region.apply()
+    assert [error for error, _ in other] == [None], "the next one has the lock"
+    assert bench.watch.waiting == []
+    assert len(bench.executor.latches) == 0
+
+
 def test_a_stop_answers_all_who_wait() -> None:
     bench = Bench()
     bench.submit(lock(10, b"a"))

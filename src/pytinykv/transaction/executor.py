@@ -118,7 +118,17 @@ class WaitObserver(Protocol):
 class _Execution:
     """A command on its way."""
 
-    __slots__ = ("began_at", "command", "deadline", "evaluation", "latch", "on_answer", "port", "tried_key")
+    __slots__ = (
+        "began_at",
+        "command",
+        "deadline",
+        "evaluation",
+        "is_taken_back",
+        "latch",
+        "on_answer",
+        "port",
+        "tried_key",
+    )
 
     def __init__(self, port: RegionPort, command: WriteCommand, on_answer: OnAnswer, began_at: float) -> None:
         self.port: Final = port
@@ -134,6 +144,8 @@ class _Execution:
         """Until when it may wait for locks, monotonic; set when it waits first."""
         self.tried_key: bytes | None = None
         """The key for whose lock it was woken last: those behind it depend on what comes of that."""
+        self.is_taken_back = False
+        """Whether its transaction has taken the lock request back between its last wait and its next evaluation."""
 
 
 class Executor:
@@ -163,6 +175,8 @@ class Executor:
         """By region, locks in memory of commands whose fate is not known: kept while this store may serve its reads."""
         self._waiting: dict[Waiter, _Execution] = {}
         """Commands that wait for locks."""
+        self._woken: set[_Execution] = set()
+        """Commands that have waited for a lock, and wait for latches until they may look again."""
         self._is_together = False
         """Whether commands share a reader: within a block of `together`."""
         self._reader: MvccReader | None = None
@@ -216,8 +230,9 @@ class Executor:
             self._is_running = False
 
     def _evaluate(self, execution: _Execution) -> None:
+        self._woken.discard(execution)
         port = execution.port
-        refusal = port.refusal()
+        refusal = self._lost(WaitEnd.TAKEN_BACK) if execution.is_taken_back else port.refusal()
         if refusal is not None:
             self._finish(execution, refusal)
         elif not port.is_current():
@@ -324,6 +339,7 @@ class Executor:
         self._observer.end_wait(waiter)
         if why is WaitEnd.WOKEN or why is WaitEnd.TIMED_OUT:
             execution.tried_key = waiter.key  # too late to wait on, but not to look once more
+            self._woken.add(execution)
             self._latch(execution)
         else:
             self._finish(execution, execution.port.refusal() or self._lost(why))
@@ -332,12 +348,12 @@ class Executor:
         """End the waits for locks that a transaction takes back: it would get them later, and never give them back."""
         for waiter in [waiter for key in command.keys for waiter in self.waits.of_key(key)]:
             execution = self._waiting.get(waiter)
-            if execution is None or waiter.start_ts != command.start_ts:
-                continue  # another's, or ended by the end of one before it
-            asked = execution.command
-            assert isinstance(asked, PessimisticLock), "nothing else waits"
-            if asked.for_update_ts <= command.for_update_ts:
+            if execution is not None and _takes_back(command, execution.command):
                 self.waits.end(waiter, WaitEnd.TAKEN_BACK)
+        for execution in self._woken:
+            # All of them came before this command: of one that came later, the latches would have kept it from waiting.
+            if execution.tried_key in command.keys and _takes_back(command, execution.command):
+                execution.is_taken_back = True
 
     def _lost(self, why: WaitEnd) -> Exception:
         return WaitLostError(_LOST_BY[why])
@@ -392,6 +408,11 @@ _LOST_BY: Final = {
     WaitEnd.REGION_LOST: "the region changed while a lock was waited for",
     WaitEnd.TAKEN_BACK: "the transaction has taken its lock requests back",
 }
+
+
+def _takes_back(command: PessimisticRollback, asked: WriteCommand) -> bool:
+    assert isinstance(asked, PessimisticLock), "nothing else waits"
+    return asked.start_ts == command.start_ts and asked.for_update_ts <= command.for_update_ts
 
 
 def _cycle_error(cycle: tuple[Wait, ...]) -> Deadlock:
