@@ -130,12 +130,25 @@ def test_a_commit_that_is_interrupted_at_its_beginning_lets_go_of_its_locks(
         assert other.get(b"k") == b"v"
 
 
-def test_a_commit_that_waits_for_a_lock_is_interrupted_at_once(db: Any) -> None:
+def test_the_pause_of_a_commit_that_has_met_a_lock_is_interrupted(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = db._core.database.groups
+    run, tries = groups.run, []
+
+    def interrupted_run(*arguments: Any) -> Any:
+        tries.append(arguments)
+        try:
+            return run(*arguments)
+        except pytinykv.LockTimeoutError:
+            signal.raise_signal(signal.SIGINT)
+            raise
+
     with db.transaction(pessimistic=True) as holder:
         holder.lock(b"k")
-        threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
-        with pytest.raises(KeyboardInterrupt), db.transaction(timeout=600) as txn:
+        monkeypatch.setattr(groups, "run", interrupted_run)
+        with pytest.raises(KeyboardInterrupt), db.transaction() as txn:
             txn.put(b"k", b"v")
+        monkeypatch.undo()
+    assert len(tries) == 1
     assert db.snapshot().get(b"k") is None
 
 

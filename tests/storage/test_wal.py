@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,9 @@ from random import Random
 import pytest
 from tests.storage.engines import SMALL, copy_image, everything, log_ends, lose_power, put
 
-from pytinykv.storage import ColumnFamily, CorruptionError, RocksEngine
+from pytinykv.storage import ColumnFamily, CorruptionError, EngineError, RocksEngine
 from pytinykv.storage.engine import Engine
-from pytinykv.storage.rocks_log import MARK_NAME, ROOM_BYTES, mark_of, read_mark
+from pytinykv.storage.rocks_log import MARK_NAME, ROOM_BYTES, RocksLog, mark_of, read_mark
 from pytinykv.storage.wal import BLOCK_BYTES, find_damage, log_files, masked_crc, read_block, read_part
 
 RAW, RAFT, LOCK = ColumnFamily.RAW, ColumnFamily.RAFT, ColumnFamily.LOCK
@@ -377,6 +378,30 @@ def test_the_mark_follows_each_sync_and_close(tmp_path: Path) -> None:
     assert read_mark(path) == 40
     engine.close()
     assert read_mark(path) == 80
+
+
+def test_after_a_failed_sync_a_close_marks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operating system may have dropped what it could not write: that a later sync succeeds proves nothing."""
+    path = tmp_path / "db"
+    engine = RocksEngine.open(path)
+    write_numbered(engine, 0, 10)
+    engine.sync()
+    write_numbered(engine, 10, 10)
+
+    def fail(_sync: bool) -> None:
+        raise OSError("the disk failed")
+
+    monkeypatch.setattr(engine, "_database_flush_wal", fail)
+    with pytest.raises(EngineError, match="the disk failed"):
+        engine.sync()
+    engine.close()
+    assert read_mark(path) == 40
+
+
+def test_a_log_in_a_directory_that_is_not_there_is_an_error_and_nothing_else(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        RocksLog(tmp_path / "none")
+    gc.collect()  # what is raised in `__del__` fails the test
 
 
 @pytest.mark.parametrize("content", [b"", b"short", bytes(12), mark_of(40)[:-1] + b"?", b"?" + mark_of(40)[1:]])

@@ -1,8 +1,8 @@
 """Ctrl-C waits for the end of what must not be left in the middle.
 
 Python raises KeyboardInterrupt in the main thread between any two steps of its code: also while that thread holds a latch,
-leads a group, or has just been given a lock that nothing else knows of yet. Who catches it, as interactive sessions do, would
-go on with a database in which others wait for that thread for ever.
+leads a group, or has just been given a lock that nothing else knows of yet. A program that catches it, as interactive sessions do,
+would go on with a database in which others wait for that thread for ever.
 
     with UNINTERRUPTED:             # SIGINT is only noted, and handed over to the program's handler at the end
         …
@@ -90,7 +90,7 @@ class _Uninterrupted:
 UNINTERRUPTED: Final = _Uninterrupted()
 
 
-class Uninterrupted:
+class UninterruptedLock:
     """A lock that is held for loops. CPython 3.13 does not release one whose `with` is interrupted at the end of a round."""
 
     def __init__(self, lock: threading.Lock) -> None:

@@ -64,7 +64,7 @@ class LocalPort:
         self.writes: int = 0
         """Batches that were given to the engine; only grows."""
         self._unwritten: list[Change] = []
-        """What commits have left to `flush`, whole and in their order. Empty while nobody has the writer's lock."""
+        """What commits have left to `flush`, whole and in their order. Empty while the writer's lock is free."""
         self._unwritten_bytes = 0
         """Of the values in it."""
 
@@ -104,7 +104,7 @@ class LocalPort:
     def commit_plain(self, writes: Sequence[PlainWrite], start_ts: Timestamp, commit_ts: Timestamp) -> bool:
         """Commit writes if it is certain that nothing stands in the way; return whether that was so.
 
-        They are in the engine after the next `flush`, which has to come before anybody reads there what may be written here.
+        They are in the engine after the next `flush`, which has to come before a read there of what may be written here.
         Raises EngineError if it had to flush.
         """
         recent = self.recent

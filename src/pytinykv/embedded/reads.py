@@ -20,7 +20,7 @@ from pytinykv.client.commands import Pair
 from pytinykv.client.key_space import KeyRange
 from pytinykv.client.scan_request import ScanRequest
 from pytinykv.client.txn.records import SnapshotView
-from pytinykv.embedded.interrupts import Uninterrupted
+from pytinykv.embedded.interrupts import UninterruptedLock
 from pytinykv.embedded.oracle import OpenView
 from pytinykv.embedded.refusals import engine_error
 from pytinykv.storage import ColumnFamily, Engine, EngineError, MemoryEngine
@@ -56,7 +56,7 @@ class EngineReads:
         self.guard: AbstractContextManager[object] = writer if isinstance(engine, MemoryEngine) else nullcontext()
         """Held while the engine is read."""
         self.loop_guard: AbstractContextManager[object] = (
-            Uninterrupted(writer) if isinstance(engine, MemoryEngine) else nullcontext()
+            UninterruptedLock(writer) if isinstance(engine, MemoryEngine) else nullcontext()
         )
         """As `guard`, around loops."""
         self._keeps_cursors = not isinstance(engine, MemoryEngine)

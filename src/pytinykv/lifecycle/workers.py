@@ -94,9 +94,8 @@ class ThreadWorker:
             self._began_at = None
             try:
                 self._loop.call_soon_threadsafe(on_done, result)
-            except (
-                RuntimeError
-            ):  # the loop is closed: nothing waits any more, but what was submitted may let go of files
+            except RuntimeError:
+                # The loop is closed: nothing waits any more, but what was submitted may let go of files.
                 self.finish()
         with suppress(queue.Empty):
             while True:

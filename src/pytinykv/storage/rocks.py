@@ -330,7 +330,7 @@ class RocksEngine:
             release = [handle.close for handle in (database, *columns)]
         else:  # invariant 4; freeing them would close them, too
             release = [partial(keep_for_ever, handle) for handle in (database, *columns)]
-        sync = partial(self._sync_for_good, database)
+        sync = partial(self._last_sync, database)
         for step in (sync, partial(database.cancel_all_background, False), *release, self._log.close):
             try:
                 step()
@@ -340,10 +340,11 @@ class RocksEngine:
         if first is not None and self._failure is None:
             raise self._fail(first) from first
 
-    def _sync_for_good(self, database: Any) -> None:
+    def _last_sync(self, database: Any) -> None:
         sequence = database.latest_sequence_number()
         database.flush_wal(True)
-        self._log.after_sync(self._written_bytes, sequence)
+        if self._failure is None:  # after a failed sync this one proves nothing
+            self._log.after_sync(self._written_bytes, sequence)
 
 
 def _place(path: Path) -> tuple[int, int] | None:

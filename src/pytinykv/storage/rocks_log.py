@@ -63,15 +63,15 @@ class RocksLog:
 
     def __init__(self, path: Path) -> None:
         """Raises OSError."""
-        self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        """The directory itself, wherever its path leads later; -1 once closed."""
+        self._directory = -1
+        """Descriptor of the directory itself, wherever its path leads later; -1 once closed."""
         self._mark = -1
         """Descriptor of `SYNCED`; -1 once closed."""
         self._marked_bytes = 0
         """How much had been written at the last mark."""
         self._room_after_bytes = FIRST_ROOM_AFTER_BYTES
         """When so much has been written, room is made again."""
-        self._open_mark()
+        self._open(path)
 
     def before_sync(self, written_bytes: int) -> None:
         """Make room if there is little left. `written_bytes`: how much has been written since the database was opened."""
@@ -104,7 +104,8 @@ class RocksLog:
     def __del__(self) -> None:
         self.close()
 
-    def _open_mark(self) -> None:
+    def _open(self, path: Path) -> None:
+        self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._mark = os.open(MARK_NAME, os.O_WRONLY, dir_fd=self._directory)
         except FileNotFoundError:
