@@ -1,8 +1,8 @@
 """Ctrl-C waits for the end of what must not be left in the middle.
 
 Python raises KeyboardInterrupt in the main thread between any two steps of its code: also while that thread holds a latch,
-leads a group, or has just been given a lock that nothing else knows of yet. A program that catches it, as interactive sessions do,
-would go on with a database in which others wait for that thread for ever.
+leads a group, or has just been given a lock that nothing else knows of yet. A program that catches it, as interactive
+sessions do, would go on with a database in which others wait for that thread for ever.
 
     with UNINTERRUPTED:             # SIGINT is only noted, and handed over to the program's handler at the end
         …
